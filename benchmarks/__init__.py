@@ -1,0 +1,1 @@
+"""Measurements: ratios in one interleaved run, never absolute claims."""

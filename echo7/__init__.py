@@ -1,0 +1,19 @@
+"""echo7: the Echo Protocol (RFC 862) over TCP and UDP, as a service and as a library.
+
+    from reactor import Reactor
+    from echo7 import EchoServer
+
+    with Reactor() as loop:
+        server = EchoServer(hosts=["127.0.0.1"], port=0)
+        server.start(loop)
+        print(server.addresses)
+        loop.run()
+
+Reading order: `echo` (what is done with a byte and with a datagram), `guard` (which datagrams get no answer),
+`binding` (names and addresses to sockets), `server` (all of it together), `cli` (options to exit status), `log`.
+"""
+
+from echo7.binding import BindError
+from echo7.server import Counters, EchoServer, ServingAddress
+
+__all__ = ["BindError", "Counters", "EchoServer", "ServingAddress"]

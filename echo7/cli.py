@@ -1,0 +1,238 @@
+"""The command line: options → a frozen config → an exit status.
+
+    0  served, and ended in order        1  couldn't bind, or the last serving socket broke
+    2  the options make no sense         128 + n  ended at once by a second signal n
+
+Law: whatever an operator gets wrong costs one line that says what, why and what to do: never a traceback.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+
+from echo7 import limits, log
+from echo7.binding import BindError
+from echo7.server import Counters, EchoServer
+from reactor.listener import BACKLOG
+from reactor.loop import Reactor
+
+logger = logging.getLogger("echo7")
+
+ECHO_PORT = 7
+LEVELS = ("debug", "info", "warning", "error")
+EXAMPLES = """\
+examples:
+  echo7 serve                                  this machine only, port 7
+  echo7 serve --port 7007                      no privilege needed
+  echo7 serve --host '*'                       every address, IPv4 and IPv6
+  echo7 serve --host 192.0.2.1 --host fe80::1%eth0 --no-udp
+  echo7 serve --log-format json 2>>echo7.log
+
+signals:
+  TERM, INT   finish in order; the second one ends at once
+  USR1        log the counters
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class ServeConfig:
+    """What `echo7 serve` was asked for."""
+
+    hosts: tuple[str, ...]
+    port: int
+    tcp: bool
+    udp: bool
+    max_connections: int | None
+    backlog: int
+    socket_buffer_bytes: int | None
+    drain_timeout_s: float
+    log_level: str
+    log_format: str
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line and return the exit status. Usage errors raise SystemExit(2), as argparse does."""
+    try:
+        return serve(parse(argv))
+    except KeyboardInterrupt:  # before the service has taken the signal over
+        return 128 + signal.SIGINT
+
+
+def parse(argv: Sequence[str] | None) -> ServeConfig:
+    """Turn arguments into a config. Raise SystemExit(2) after one line on stderr."""
+    options = _parser().parse_args(argv)
+    if options.no_tcp and options.no_udp:
+        options.parser.error("--no-tcp and --no-udp together leave nothing to serve; drop one of them")
+    return ServeConfig(
+        hosts=tuple(options.host),
+        port=options.port,
+        tcp=not options.no_tcp,
+        udp=not options.no_udp,
+        max_connections=options.max_connections,
+        backlog=options.backlog,
+        socket_buffer_bytes=options.socket_buffer,
+        drain_timeout_s=options.drain_timeout,
+        log_level=options.log_level,
+        log_format=options.log_format,
+    )
+
+
+def serve(config: ServeConfig) -> int:
+    """Serve until a signal ends it; return the exit status."""
+    log.ensure_standard_descriptors()
+    handler = log.set_up(config.log_level, config.log_format)
+    descriptors = limits.raise_descriptor_limit()
+    with Reactor() as reactor:
+        service = Service(reactor, config, handler, descriptors)
+        try:
+            service.start()
+        except BindError as error:
+            log.event(logger, logging.ERROR, "bind_failed", str(error))
+            return 1
+        reactor.run()
+        service.log_counters("stopped")
+        return service.status
+
+
+class Service:
+    """One run of `echo7 serve`: an EchoServer, the signals, and what is logged about them."""
+
+    def __init__(self, reactor: Reactor, config: ServeConfig, handler: log.StderrHandler, descriptors: int) -> None:
+        self.status = 0
+        self._reactor = reactor
+        self._config = config
+        self._handler = handler
+        self._stopping = False
+        self._server = EchoServer(
+            config.hosts,
+            config.port,
+            tcp=config.tcp,
+            udp=config.udp,
+            max_connections=config.max_connections or limits.default_max_connections(descriptors),
+            backlog=config.backlog,
+            socket_buffer_bytes=config.socket_buffer_bytes,
+            drain_timeout_s=config.drain_timeout_s,
+            failed=self._failed,
+        )
+
+    def start(self) -> None:
+        """Bind, take the signals over, and say where we serve. Raise BindError."""
+        self._server.start(self._reactor)
+        for name in ("SIGTERM", "SIGINT", "SIGUSR1"):  # Windows has no SIGUSR1
+            if hasattr(signal, name):
+                signum = getattr(signal, name)
+                action = (lambda: self.log_counters("counters")) if name == "SIGUSR1" else self._ender(signum)
+                self._reactor.add_signal_handler(signum, action)
+        for host in self._server.left_out:
+            log.event(logger, logging.WARNING, "left_out", f"not serving {host}: this machine has no IPv6", address=host)
+        if not self._config.hosts:
+            text = "reachable from this machine only; to open it to every address: --host '*'"
+            log.event(logger, logging.INFO, "loopback_only", text)
+        for transport, host, port, text in self._server.addresses:
+            log.event(
+                logger, logging.INFO, "listening", f"listening on {transport} {text}",
+                transport=transport, address=host, port=port,
+            )  # fmt: skip
+
+    def log_counters(self, name: str) -> None:
+        """Log what has been done so far."""
+        counters = self._server.counters
+        text = f"{name}: {describe(counters)}, {self._handler.dropped} log lines dropped"
+        log.event(logger, logging.INFO, name, text, **asdict(counters), log_lines_dropped=self._handler.dropped)
+
+    def _ender(self, signum: int) -> Callable[[], None]:
+        return lambda: self._end(signum)
+
+    def _end(self, signum: int) -> None:
+        if self._stopping:
+            self.status = 128 + signum
+            self._server.abort()
+            self._reactor.stop()
+            return
+        self._stopping = True
+        text = f"stopping on {signal.Signals(signum).name}: delivering for up to {self._config.drain_timeout_s:g} s"
+        log.event(logger, logging.INFO, "stopping", text, signal=signal.Signals(signum).name)
+        self._server.stop(self._reactor.stop)
+
+    def _failed(self) -> None:
+        log.event(logger, logging.ERROR, "failed", "the last serving socket is broken: ending")
+        self.status = 1
+        self._stopping = True
+        self._server.stop(self._reactor.stop)
+
+
+def describe(counters: Counters) -> str:
+    """Return the counters in words."""
+    drops = ", ".join(f"{reason} {count}" for reason, count in counters.drops.items()) or "none"
+    return (
+        f"{counters.connections} connections ({counters.connections_open} open), "
+        f"{counters.tcp_bytes_received} bytes received and {counters.tcp_bytes_sent} sent over tcp; "
+        f"{counters.datagrams_received} datagrams received and {counters.datagrams_sent} answered over udp; "
+        f"drops: {drops}"
+    )
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="echo7", description="The Echo Protocol, RFC 862.")
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    command = commands.add_parser(
+        "serve",
+        help="echo TCP and UDP until a signal ends it",
+        description="Serve the Echo Protocol over TCP and UDP.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    command.set_defaults(parser=command)
+    add = command.add_argument
+    add("--host", action="append", default=[], metavar="HOST", type=_host,
+        help="address or name to serve on, or '*' for every address; may repeat (default: this machine only)")
+    add("--port", type=_number(0, 65_535), default=ECHO_PORT, metavar="PORT",
+        help="port for TCP and UDP; 0 takes a free one (default: %(default)s)")
+    add("--no-tcp", action="store_true", help="don't serve TCP")
+    add("--no-udp", action="store_true", help="don't serve UDP")
+    add("--max-connections", type=_number(1), metavar="N",
+        help="at this many, callers wait in the kernel's queue (default: what the descriptor limit allows)")
+    add("--backlog", type=_number(1, 2**31 - 1), default=BACKLOG, metavar="N",
+        help="callers that may wait in the kernel's queue (default: %(default)s)")
+    add("--socket-buffer", type=_number(1024, 2**30), metavar="BYTES",
+        help="cap the kernel's receive and send buffer of each socket (default: the kernel's own tuning)")
+    add("--drain-timeout", type=_seconds, default=5.0, metavar="SECONDS",
+        help="how long to deliver and wait for callers' ends when stopping (default: %(default)g)")
+    add("--log-level", choices=LEVELS, default="info", help="the least that is logged (default: %(default)s)")
+    add("--log-format", choices=("text", "json"), default="text", help="form of the log lines (default: %(default)s)")
+    return parser
+
+
+def _host(text: str) -> str:
+    if not text.strip():
+        raise argparse.ArgumentTypeError("an empty host names nothing; use '*' for every address")
+    return text
+
+
+def _seconds(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value <= 86_400:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds from 0 to 86400")
+    return value
+
+
+def _number(least: int, most: int | None = None) -> Callable[[str], int]:
+    def convert(text: str) -> int:
+        try:
+            value = int(text)
+        except ValueError:
+            value = least - 1
+        if value < least or (most is not None and value > most):
+            bounds = f"from {least} to {most}" if most is not None else f"of at least {least}"
+            raise argparse.ArgumentTypeError(f"{text!r} is not a whole number {bounds}")
+        return value
+
+    return convert

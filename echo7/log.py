@@ -1,0 +1,153 @@
+"""Log lines on stderr that can never hold the service up.
+
+Law: writing a log line doesn't block and doesn't raise. If whoever reads stderr has stopped, or has gone, lines are
+dropped and counted, and the count is logged as soon as there is room. A blocked write would stop the loop, and with it
+every connection: the reader of a log must not be able to do that.
+
+A pipe or terminal is opened anew for this, as setting O_NONBLOCK on the inherited descriptor would change it for
+every process that shares it.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import select
+import socket
+import stat
+import time
+from collections.abc import Callable
+
+STDERR = 2
+PIECE_BYTES = 4096  # PIPE_BUF on Linux: up to this, a pipe takes all or nothing (pipe(7))
+
+
+def event(logger: logging.Logger, level: int, name: str, text: str, **fields: object) -> None:
+    """Log one event: `text` for people, `name` and `fields` as stable keys for machines."""
+    logger.log(level, "%s", text, extra={"event": name, "fields": fields})
+
+
+def set_up(level: str, form: str) -> StderrHandler:
+    """Send what `reactor` and `echo7` log to stderr, as text or JSON. Return the handler, which counts its drops."""
+    handler = StderrHandler()
+    handler.setFormatter(JsonFormatter() if form == "json" else TextFormatter())
+    for name in ("reactor", "echo7"):
+        logger = logging.getLogger(name)
+        logger.setLevel(level.upper())
+        logger.handlers[:] = [handler]
+        logger.propagate = False
+    return handler
+
+
+def ensure_standard_descriptors() -> None:
+    """Open /dev/null in place of standard descriptors that the parent has closed.
+
+    Otherwise the first socket would get number 2, and the next log line would go to a caller.
+    """
+    while True:
+        descriptor = os.open(os.devnull, os.O_RDWR)
+        if descriptor > STDERR:
+            os.close(descriptor)
+            return
+
+
+class TextFormatter(logging.Formatter):
+    """`2026-01-31T12:00:00Z info listening on tcp 127.0.0.1:7`."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the line, and the traceback if there is one."""
+        return f"{_timestamp(record)} {record.levelname.lower()} {_message(record)}"
+
+
+class JsonFormatter(logging.Formatter):
+    """One JSON object a line: time, level, event, message, and the event's own fields."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the object as one line of ASCII."""
+        document: dict[str, object] = {
+            "time": _timestamp(record),
+            "level": record.levelname.lower(),
+            "event": getattr(record, "event", "log"),
+            "message": _message(record),
+        }
+        return json.dumps(document | getattr(record, "fields", {}))
+
+
+class StderrHandler(logging.Handler):
+    """Writes to a descriptor without ever blocking. `dropped` counts the lines that found no room."""
+
+    def __init__(self, descriptor: int = STDERR) -> None:
+        super().__init__()
+        self.dropped = 0
+        self._unreported = 0
+        self._write = _writer(descriptor)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write one line, after saying how many were dropped before it."""
+        if self._unreported:
+            note = logging.LogRecord("echo7", logging.WARNING, "", 0, "%d log lines were dropped", (self._unreported,), None)
+            if not self._put(note):
+                self._drop()
+                return
+            self._unreported = 0
+        if not self._put(record):
+            self._drop()
+
+    def _drop(self) -> None:
+        self.dropped += 1
+        self._unreported += 1
+
+    def _put(self, record: logging.LogRecord) -> bool:
+        data = (self.format(record) + "\n").encode("utf-8", "backslashreplace")
+        try:
+            for start in range(0, len(data), PIECE_BYTES):
+                piece = data[start : start + PIECE_BYTES]
+                if self._write(piece) < len(piece):
+                    return False
+        except OSError:  # EAGAIN: full. EPIPE, EIO: nobody reads any more
+            return False
+        return True
+
+
+def _writer(descriptor: int) -> Callable[[bytes], int]:
+    """Return a function that writes to `descriptor` at once or raises OSError."""
+    try:
+        mode = os.fstat(descriptor).st_mode
+    except OSError:
+        return _discard
+    if stat.S_ISSOCK(mode) and hasattr(socket, "MSG_DONTWAIT"):  # journald gives a service one
+        sock = socket.socket(fileno=os.dup(descriptor))
+        return lambda data: sock.send(data, socket.MSG_DONTWAIT)
+    if stat.S_ISFIFO(mode) or stat.S_ISCHR(mode):
+        try:
+            own = os.open(f"/dev/fd/{descriptor}", os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+        except (OSError, AttributeError):  # another user's terminal; or Windows, which has no such names
+            return lambda data: _write_if_ready(descriptor, data)
+        return lambda data: os.write(own, data)
+    return lambda data: os.write(descriptor, data)
+
+
+def _write_if_ready(descriptor: int, data: bytes) -> int:
+    """Write to a descriptor that can't be made non-blocking, if poll(2) says that there is room."""
+    if hasattr(select, "poll"):
+        poll = select.poll()
+        poll.register(descriptor, select.POLLOUT)
+        if not any(mask & select.POLLOUT for _, mask in poll.poll(0)):
+            return 0
+    return os.write(descriptor, data)
+
+
+def _discard(data: bytes) -> int:
+    return 0
+
+
+def _timestamp(record: logging.LogRecord) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created)) + f".{int(record.msecs):03d}Z"
+
+
+def _message(record: logging.LogRecord) -> str:
+    text = record.getMessage()
+    if record.exc_info:
+        text += "\n" + logging.Formatter().formatException(record.exc_info)
+    return text

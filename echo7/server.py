@@ -1,0 +1,201 @@
+"""EchoServer: listeners, endpoints, limits and the end, wired to a reactor that somebody else runs.
+
+Law: a server that stops keeps its word first. It accepts no more and reads no more; what it has read, it delivers;
+then it sends FIN and lingers until the caller's FIN, so that no reset destroys what is under way. Only what has not
+ended by the drain timeout is aborted.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from echo7.binding import Bound, bind_all
+from echo7.echo import DatagramEcho, StreamEcho
+from echo7.guard import Guard
+from reactor.connection import Connection, Limits
+from reactor.datagram import Datagram
+from reactor.listener import BACKLOG, Listener
+from reactor.loop import Reactor
+from reactor.sockets import format_address
+from reactor.timers import Timer
+
+logger = logging.getLogger("echo7")
+
+
+class ServingAddress(NamedTuple):
+    """One socket that is being served."""
+
+    transport: str  # "tcp" or "udp"
+    host: str  # numeric
+    port: int
+    text: str  # as a person writes it: 127.0.0.1:7, [::1]:7
+
+
+@dataclass(slots=True)
+class Counters:
+    """What a server has done so far. Bytes and datagrams are those of the payload."""
+
+    connections: int = 0
+    connections_open: int = 0
+    tcp_bytes_received: int = 0
+    tcp_bytes_sent: int = 0
+    datagrams_received: int = 0
+    datagrams_sent: int = 0
+    udp_bytes_received: int = 0
+    udp_bytes_sent: int = 0
+    drops: dict[str, int] = field(default_factory=dict)  # reason → how many: datagrams, and callers that accept lost
+
+
+class EchoServer:
+    """RFC 862 over TCP and UDP.
+
+    `hosts`: addresses, names, `*`; none means loopback, IPv4 and IPv6. `port`: 0 takes one free number for all.
+    `max_connections`: at that many, callers wait in the kernel's queue (None: as many as there are descriptors).
+    `socket_buffer_bytes`: caps the kernel's memory per socket (SO_RCVBUF, SO_SNDBUF). `drain_timeout_s`: see `stop`.
+    `failed`: called when the last serving socket has broken, which no ordinary trouble does.
+    """
+
+    def __init__(
+        self,
+        hosts: Sequence[str] = (),
+        port: int = 7,
+        *,
+        tcp: bool = True,
+        udp: bool = True,
+        max_connections: int | None = None,
+        backlog: int = BACKLOG,
+        socket_buffer_bytes: int | None = None,
+        drain_timeout_s: float = 5.0,
+        failed: Callable[[], object] | None = None,
+    ) -> None:
+        if not (tcp or udp):
+            raise ValueError("a server with neither TCP nor UDP serves nothing")
+        self._hosts, self._port, self._tcp, self._udp = tuple(hosts), port, tcp, udp
+        self._backlog, self._buffer_bytes = backlog, socket_buffer_bytes
+        self._max_connections = max_connections
+        self._drain_timeout_s = drain_timeout_s
+        self._failed = failed
+        self._limits = Limits(linger_timeout_s=drain_timeout_s)
+        self._stream = StreamEcho(self._connection_made, self._connection_lost)
+        self._listeners: list[Listener] = []
+        self._endpoints: list[Datagram] = []
+        self._counters = Counters()  # of what is closed; `counters` adds what is open
+        self._stopping = False
+        self._stopped: Callable[[], object] | None = None
+        self._deadline: Timer | None = None
+        self.left_out: list[str] = []  # IPv6 addresses that this machine can't serve
+
+    def start(self, reactor: Reactor, bound: Bound | None = None) -> None:
+        """Bind and serve on `reactor`. Raise BindError (one line, nothing left bound).
+
+        Names are looked up, which blocks: start before the reactor runs. `bound` gives sockets that are
+        already there, such as inherited ones, in place of hosts and port.
+        """
+        self._reactor = reactor
+        if bound is None:
+            bound = bind_all(
+                reactor.sockets, self._hosts, self._port, tcp=self._tcp, udp=self._udp,
+                backlog=self._backlog, buffer_bytes=self._buffer_bytes,
+            )  # fmt: skip
+        self.left_out = bound.left_out
+        guard = Guard(sock.getsockname()[1] for sock in bound.tcp + bound.udp)
+        datagram = DatagramEcho(guard, self._endpoint_lost)
+        self._listeners = [
+            Listener(reactor, sock, lambda: self._stream, self._limits, self._listener_lost) for sock in bound.tcp
+        ]
+        self._endpoints = [Datagram(reactor, sock, datagram) for sock in bound.udp]
+
+    @property
+    def addresses(self) -> list[ServingAddress]:
+        """The sockets being served, TCP first, with the ports that the kernel chose."""
+        found = [("tcp", listener.address) for listener in self._listeners if not listener.closed]
+        found += [("udp", endpoint.address) for endpoint in self._endpoints if not endpoint.closed]
+        return [ServingAddress(kind, a[0], a[1], format_address(a)) for kind, a in found]
+
+    @property
+    def counters(self) -> Counters:
+        """A snapshot: what has ended and what is under way, added up."""
+        past, drops = self._counters, {}
+        for endpoint in self._endpoints:
+            for reason, count in endpoint.drops.items():
+                drops[reason] = drops.get(reason, 0) + count
+        for listener in self._listeners:
+            for name, count in listener.errors.items():
+                drops["accept_" + name] = drops.get("accept_" + name, 0) + count
+        live = self._connections()
+        return Counters(
+            connections=past.connections,
+            connections_open=past.connections_open,
+            tcp_bytes_received=past.tcp_bytes_received + sum(c.bytes_received for c in live),
+            tcp_bytes_sent=past.tcp_bytes_sent + sum(c.bytes_sent for c in live),
+            datagrams_received=sum(e.datagrams_received for e in self._endpoints),
+            datagrams_sent=sum(e.datagrams_sent for e in self._endpoints),
+            udp_bytes_received=sum(e.bytes_received for e in self._endpoints),
+            udp_bytes_sent=sum(e.bytes_sent for e in self._endpoints),
+            drops=dict(sorted(drops.items())),
+        )
+
+    def stop(self, stopped: Callable[[], object] | None = None) -> None:
+        """Stop accepting and reading, deliver, FIN, linger; abort after the drain timeout; then call `stopped`."""
+        if self._stopping:
+            return
+        self._stopping, self._stopped = True, stopped
+        for listener in self._listeners:
+            listener.close()
+        for endpoint in self._endpoints:
+            endpoint.close()
+        self._deadline = self._reactor.call_later(self._drain_timeout_s, self._give_up)
+        for connection in self._connections():
+            connection.close()
+        self._check_stopped()
+
+    def abort(self) -> None:
+        """Give up what a `stop` is still waiting for."""
+        for connection in self._connections():
+            connection.abort()
+
+    def _connections(self) -> list[Connection]:
+        return [h for h in self._reactor.handlers if isinstance(h, Connection) and h.protocol is self._stream]
+
+    def _give_up(self) -> None:
+        logger.info("drain timeout: %d connections aborted", len(self._connections()))
+        self.abort()
+
+    def _check_stopped(self) -> None:
+        if self._stopping and not self._counters.connections_open:
+            if self._deadline is not None:
+                self._deadline.cancel()
+            if self._stopped is not None:
+                self._reactor.call_soon(self._stopped)
+                self._stopped = None
+
+    def _connection_made(self, connection: Connection) -> None:
+        self._counters.connections += 1
+        self._counters.connections_open += 1
+        if self._counters.connections_open == self._max_connections:
+            for listener in self._listeners:
+                listener.pause()
+
+    def _connection_lost(self, connection: Connection, error: Exception | None) -> None:
+        self._counters.tcp_bytes_received += connection.bytes_received
+        self._counters.tcp_bytes_sent += connection.bytes_sent
+        if self._counters.connections_open == self._max_connections:
+            for listener in self._listeners:
+                listener.resume()
+        self._counters.connections_open -= 1
+        self._check_stopped()
+
+    def _listener_lost(self, listener: Listener, error: OSError) -> None:
+        self._check_serving()
+
+    def _endpoint_lost(self, endpoint: Datagram, error: Exception | None) -> None:
+        if error is not None:
+            logger.error("a UDP socket is broken and closed: %s", error)
+        self._check_serving()
+
+    def _check_serving(self) -> None:
+        if not (self._stopping or self.addresses) and self._failed is not None:
+            self._failed()

@@ -1,0 +1,48 @@
+"""reactor: a single-threaded, non-blocking event loop, small enough to be read in an evening.
+
+    socket ─► selector.select() ─► Reactor.turn() ─► handler.on_event(mask)
+                                                        │
+              ┌─────────────────────────────────────────┘
+              ▼
+    Connection: receive ─► protocol.data_received ─► write ─► SendBuffer ─► flush ─► socket
+
+Read it in this order: `protocol` (what a user implements), `loop` (one turn), `timers`, `buffer`,
+`connection` (THE chapter), `listener`, `connector`, `datagram`, `signals`; then `sockets`, the one door through
+which sockets come in, and `control`, the small print of UDP. `README.md` beside this file is the guide.
+"""
+
+from reactor.connection import Connection, Limits, State
+from reactor.connector import Connector, connect_tcp
+from reactor.control import is_unicast, report_paths
+from reactor.datagram import Datagram, open_udp
+from reactor.listener import Listener, listen_tcp
+from reactor.loop import READ, WRITE, Reactor
+from reactor.protocol import DatagramProtocol, Handler, StreamProtocol
+from reactor.sockets import Address, SocketFactory, bind_tcp, bind_udp, format_address
+from reactor.timers import Timer
+
+__all__ = [
+    "READ",
+    "WRITE",
+    "Address",
+    "Connection",
+    "Connector",
+    "Datagram",
+    "DatagramProtocol",
+    "Handler",
+    "Limits",
+    "Listener",
+    "Reactor",
+    "SocketFactory",
+    "State",
+    "StreamProtocol",
+    "Timer",
+    "bind_tcp",
+    "bind_udp",
+    "connect_tcp",
+    "format_address",
+    "is_unicast",
+    "listen_tcp",
+    "open_udp",
+    "report_paths",
+]

@@ -1,0 +1,281 @@
+"""THE chapter: what a TCP connection does, and why no byte is lost, changed or invented.
+
+A byte makes one trip: receive → `data_received` → `write` → the kernel, inside one turn where the kernel
+lets it. What the kernel won't take waits in a SendBuffer, and leaves it only when `send` has said so.
+
+    state      means                                        goes to
+    OPEN       reading and writing                          DRAINING  close() called, or the peer's FIN was read
+    DRAINING   reading no more; delivering what is pending  LINGERING all sent, so our FIN is sent
+                                                            CLOSED    the same, if the peer's FIN was read before
+    LINGERING  reading, and throwing away, to the peer's    CLOSED    FIN read, or `linger_timeout_s` is over
+               FIN
+    CLOSED     the socket is closed; one callback to come   any state gets here on an error or abort()
+
+Lingering is there because closing a socket that holds unread input makes the kernel send RST, and an RST
+destroys what we had sent but the peer hadn't yet read (RFC 9293 §3.10.4, RFC 1122 §4.2.2.13).
+
+Laws. Interest is computed from the state by `_wanted`, never toggled by hand. Above the high-water mark
+we don't read, so a connection that answers no more than it receives never holds more than
+`Limits.bound_bytes`: a peer that sends and never reads stops itself. One receive per readiness, so that
+a hog waits its turn. EAGAIN, EINTR and short sends are normal, not errors.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import enum
+import socket
+import struct
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from reactor.buffer import Bytes, SendBuffer
+from reactor.loop import READ, WRITE, Reactor
+from reactor.protocol import StreamProtocol
+from reactor.sockets import OUT_OF_MEMORY, WOULD_BLOCK, Address
+from reactor.timers import Timer
+
+RETRY_S = 0.05  # the kernel was out of memory: the socket may well be "ready", so only time can help
+RESET_ON_CLOSE = struct.pack("hh" if sys.platform == "win32" else "ii", 1, 0)  # struct linger, socket(7)
+
+
+class State(enum.Enum):
+    """See the table in the module's docstring."""
+
+    OPEN = enum.auto()
+    DRAINING = enum.auto()
+    LINGERING = enum.auto()
+    CLOSED = enum.auto()
+
+
+OPEN, DRAINING, LINGERING, CLOSED = State  # an Enum attribute costs a dictionary look-up on the hot path
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What one connection may cost. One object serves all connections of a listener."""
+
+    high_water_bytes: int = 64 * 1024  # more than this pending: stop reading
+    receive_bytes: int = 64 * 1024  # the most taken from the kernel per readiness
+    linger_timeout_s: float = 5.0  # how long we wait for the peer's FIN after ours
+
+    @property
+    def bound_bytes(self) -> int:
+        """The most that a connection holds, if its protocol writes no more than it receives."""
+        return self.high_water_bytes + self.receive_bytes
+
+
+DEFAULT_LIMITS = Limits()
+
+
+class Connection:
+    """A TCP connection on a loop. Made by `listen_tcp` and `connect_tcp`, and handed to every callback."""
+
+    __slots__ = (
+        "_data_received", "_eof", "_paused", "_pending", "_reactor", "_recv", "_send", "_socket", "_timer",
+        "bytes_received", "bytes_sent", "closed", "interest", "limits", "protocol", "state",
+    )  # fmt: skip
+
+    def __init__(
+        self, reactor: Reactor, sock: socket.socket, protocol: StreamProtocol, limits: Limits = DEFAULT_LIMITS
+    ) -> None:
+        self.interest = 0
+        self.closed = False
+        self.protocol = protocol
+        self.bytes_received = 0  # handed to the protocol
+        self.bytes_sent = 0  # taken by the kernel
+        self._reactor = reactor
+        self._socket = sock
+        self.limits = limits
+        self.state = OPEN  # the five public ones are to be read only
+        self._pending = SendBuffer()
+        self._eof = False  # the peer's FIN has been read
+        self._paused = False  # by pause_reading
+        self._timer: Timer | None = None  # LINGERING: the deadline. Before that: a pause for want of memory
+        self._recv, self._send = sock.recv, sock.send  # bound once: these four are used for every message
+        self._data_received = protocol.data_received
+        reactor.adopt(self)
+
+    def open(self) -> None:
+        """Tell the protocol and begin to read. Whoever made the connection calls this once."""
+        self._reactor.guard(self.protocol.connection_made, self, owner=self)
+        self._update_interest()
+
+    @property
+    def pending_bytes(self) -> int:
+        """How many written bytes the kernel hasn't taken yet."""
+        return len(self._pending)
+
+    @property
+    def peer_address(self) -> Address:
+        """The other end's address. Raise OSError (ENOTCONN, EBADF) when it has gone."""
+        return self._socket.getpeername()  # type: ignore[no-any-return]
+
+    @property
+    def local_address(self) -> Address:
+        """Our end's address. Raise OSError (EBADF) when closed."""
+        return self._socket.getsockname()  # type: ignore[no-any-return]
+
+    def write(self, data: Bytes) -> None:
+        """Send bytes, now if the kernel takes them, else as soon as it does. Never blocks; never raises OSError.
+
+        There is no limit here: a protocol that writes more than it receives watches `pending_bytes` and
+        goes on when `drained` is called. After `close`, or when the connection is lost, nothing is written.
+        """
+        if self.state is not OPEN:
+            return
+        if not self.interest & WRITE and self._timer is None:  # nothing waits, so this may go at once
+            try:
+                sent = self._send(data)
+            except WOULD_BLOCK:
+                sent = 0
+            except OSError as error:
+                if self._is_fatal(error):
+                    return
+                sent = 0
+            self.bytes_sent += sent
+            if sent == len(data):
+                return
+            data = memoryview(data)[sent:]
+        self._pending.append(data)
+        self._update_interest()
+
+    def pause_reading(self) -> None:
+        """Call `data_received` no more until `resume_reading`; TCP then holds the peer back.
+
+        With nothing pending either, a paused connection isn't watched at all: a reset shows when it is resumed.
+        """
+        self._paused = True
+        self._update_interest()
+
+    def resume_reading(self) -> None:
+        """Undo `pause_reading`."""
+        self._paused = False
+        self._update_interest()
+
+    def close(self) -> None:
+        """End in order: deliver what is pending, send FIN, linger, close. Returns at once.
+
+        There is no deadline on the delivery (a slow reader is not a dead one): `abort` is for giving up.
+        """
+        if self.state is OPEN:
+            self.state = DRAINING
+            self._advance()
+
+    def abort(self, error: Exception | None = None) -> None:
+        """End now: forget what is pending and reset, so that the peer can't take half a stream for a whole one."""
+        if self.state is CLOSED:
+            return
+        if self.state is not LINGERING:  # there the peer has been sent everything, and a FIN
+            with contextlib.suppress(OSError):  # the peer has gone already (EINVAL on macOS)
+                self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
+        self._tear_down(error)
+
+    def fileno(self) -> int:
+        """Return the socket's descriptor."""
+        return self._socket.fileno()
+
+    def on_event(self, mask: int) -> None:
+        """Receive once, flush once. What isn't wanted any more, since the batch was made, isn't done."""
+        mask &= self.interest
+        if mask & READ:
+            try:
+                data = self._recv(self.limits.receive_bytes)
+            except WOULD_BLOCK:
+                pass
+            except OSError as error:
+                self._is_fatal(error)
+            else:
+                if self.state is OPEN and data:
+                    self.bytes_received += len(data)
+                    self._data_received(self, data)
+                elif not data:
+                    self._end_of_stream()
+        if mask & WRITE and self._pending:
+            self._flush()
+
+    def _flush(self) -> None:
+        try:
+            sent = self._send(self._pending.peek())
+        except WOULD_BLOCK:
+            return
+        except OSError as error:
+            self._is_fatal(error)
+            return
+        self._pending.consume(sent)
+        self.bytes_sent += sent
+        if not self._pending and self.state is OPEN:
+            self.protocol.drained(self)
+        self._advance()
+
+    def _end_of_stream(self) -> None:
+        if self.state is LINGERING:
+            self._tear_down(None)
+            return
+        self._eof = True
+        self._update_interest()  # before the callback: whatever it does, we have nothing more to read
+        if not self.protocol.eof_received(self):
+            self.close()
+
+    def _advance(self) -> None:
+        if self.state is DRAINING and not self._pending:
+            try:
+                self._socket.shutdown(socket.SHUT_WR)
+            except OSError as error:  # ENOTCONN: the peer's RST was here first
+                self._tear_down(error)
+                return
+            if self._eof:
+                self._tear_down(None)
+                return
+            self.state = LINGERING
+            self._set_timer(self.limits.linger_timeout_s, self._tear_down)
+        self._update_interest()
+
+    def _wanted(self) -> int:
+        """Derive the interest from the state: the only place where it is decided."""
+        if self.state is LINGERING:
+            return READ
+        if self._timer is not None or self.state is CLOSED:
+            return 0
+        interest = WRITE if self._pending else 0
+        if (
+            self.state is OPEN
+            and not (self._eof or self._paused)
+            and len(self._pending) <= self.limits.high_water_bytes
+        ):
+            interest |= READ
+        return interest
+
+    def _update_interest(self) -> None:
+        wanted = self._wanted()
+        if wanted != self.interest:
+            self._reactor.set_interest(self, wanted)
+
+    def _is_fatal(self, error: OSError) -> bool:
+        """Tear down and return true; but after ENOBUFS or ENOMEM only pause, and return false."""
+        if error.errno in OUT_OF_MEMORY and self.state is not LINGERING:
+            self._set_timer(RETRY_S, self._memory_may_be_back)
+            self._update_interest()
+            return False
+        self._tear_down(error)
+        return True
+
+    def _memory_may_be_back(self) -> None:
+        self._timer = None
+        self._update_interest()
+
+    def _set_timer(self, delay_s: float, callback: Callable[[], None]) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = self._reactor.call_later(delay_s, callback)
+
+    def _tear_down(self, error: Exception | None = None) -> None:
+        self.state = CLOSED
+        self.closed = True
+        if self._timer is not None:
+            self._timer.cancel()
+        self._reactor.release(self)
+        self._socket.close()
+        self._pending.clear()
+        self._reactor.call_soon(self.protocol.connection_lost, self, error)

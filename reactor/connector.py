@@ -1,0 +1,102 @@
+"""Connector: a TCP connection that isn't one yet.
+
+Law: exactly one of two things happens, and never inside the call that asked for it: the protocol's
+`connection_made` is called, or `failed(error)` is (unless it is given up by `abort`). A deadline makes sure of it. Connecting takes a numeric
+address; a name would have to be looked up, which blocks.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+from collections.abc import Callable
+
+from reactor.connection import DEFAULT_LIMITS, Connection, Limits
+from reactor.loop import WRITE, Reactor
+from reactor.protocol import StreamProtocol
+from reactor.sockets import Address, connect_result, new_client
+
+UNDER_WAY = frozenset({0, errno.EINPROGRESS, errno.EINTR, getattr(errno, "WSAEWOULDBLOCK", 0)})
+
+
+class Connector:
+    """One attempt. `abort()` gives it up silently."""
+
+    __slots__ = ("_failed", "_limits", "_protocol", "_reactor", "_socket", "_timer", "closed", "interest")
+
+    def __init__(
+        self,
+        reactor: Reactor,
+        sock: socket.socket,
+        protocol: StreamProtocol,
+        failed: Callable[[OSError], object],
+        timeout_s: float,
+        limits: Limits,
+    ) -> None:
+        self.interest = 0
+        self.closed = False
+        self._reactor = reactor
+        self._socket = sock
+        self._protocol = protocol
+        self._failed = failed
+        self._limits = limits
+        self._timer = reactor.call_later(timeout_s, self._end, errno.ETIMEDOUT)
+        reactor.adopt(self)
+
+    def start(self, address: Address) -> None:
+        """Call connect(2); the answer comes through the loop, even if it is known at once."""
+        code = self._socket.connect_ex(address)
+        if code in UNDER_WAY:
+            self._reactor.set_interest(self, WRITE)
+        else:
+            self._reactor.call_soon(self._end, code)
+
+    def fileno(self) -> int:
+        """Return the socket's descriptor."""
+        return self._socket.fileno()
+
+    def on_event(self, mask: int) -> None:
+        """Ask the kernel how it ended."""
+        code = connect_result(self._socket)
+        if code:
+            self._end(code)
+            return
+        self._let_go()
+        connection = Connection(self._reactor, self._socket, self._protocol, self._limits)
+        self._reactor.guard(connection.open, owner=connection)
+
+    def abort(self, error: Exception | None = None) -> None:
+        """Close without a word; if the loop aborts us because of an error, tell that one."""
+        if not self.closed:
+            self._let_go()
+            self._socket.close()
+            if isinstance(error, OSError):
+                self._reactor.call_soon(self._failed, error)
+
+    def _end(self, code: int) -> None:
+        self.abort(OSError(code, os.strerror(code)))
+
+    def _let_go(self) -> None:
+        self.closed = True
+        self._timer.cancel()
+        self._reactor.release(self)
+
+
+def connect_tcp(
+    reactor: Reactor,
+    address: Address,
+    protocol: StreamProtocol,
+    failed: Callable[[OSError], object],
+    *,
+    timeout_s: float = 10.0,
+    limits: Limits = DEFAULT_LIMITS,
+) -> Connector:
+    """Connect to a numeric (host, port) and give the connection to `protocol`, or call `failed(error)`.
+
+    The error is what connect(2) would raise; ETIMEDOUT also after `timeout_s`. Raise ValueError for a name,
+    OSError when no socket can be made (EMFILE, EAFNOSUPPORT).
+    """
+    connector = Connector(reactor, new_client(reactor.sockets, address), protocol, failed, timeout_s, limits)
+    connector.start(address)
+    return connector

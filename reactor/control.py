@@ -1,0 +1,82 @@
+"""Control data: which local address a datagram was sent to, and how to answer from it.
+
+Law: an answer comes from the address that was asked (RFC 1122 §4.1.3.5). The kernel tells in a `pktinfo`
+beside each datagram (ip(7), RFC 3542 §6); that, less its interface, goes back with the answer. The interface
+is left out because naming one bypasses routing, and answers are lost on a machine with several; a link-local
+address keeps its scope in the peer's own address. Between the two it is an opaque `path` of 0, 12 or 20 bytes.
+"""
+
+from __future__ import annotations
+
+import socket
+import sys
+from collections.abc import Callable
+from typing import Any
+
+# Not all of these have names in every supported Python; the number is Linux's <bits/in.h>.
+IP_PKTINFO: int = getattr(socket, "IP_PKTINFO", 8 if sys.platform == "linux" else -1)
+IPV6_RECVPKTINFO: int = getattr(socket, "IPV6_RECVPKTINFO", -1)
+IPV6_PKTINFO: int = getattr(socket, "IPV6_PKTINFO", -1)
+IPV4_INFO_BYTES, IPV6_INFO_BYTES = 12, 20  # struct in_pktinfo, struct in6_pktinfo
+MSG_TRUNC: int = getattr(socket, "MSG_TRUNC", 0)
+
+Control = list[tuple[int, int, bytes]]  # (level, type, data), as recvmsg and sendmsg have it
+Receive = Callable[[int], tuple[bytes, Control, int, Any]]  # size → data, control data, flags, source
+
+
+def report_paths(sock: socket.socket) -> None:
+    """Have the kernel add the address asked to each datagram.
+
+    An inherited IPv6 socket may carry IPv4 too (v4-mapped), so it is asked for both. Where the platform has
+    neither, answers from a wildcard socket leave from the address that routing picks.
+    """
+    if not hasattr(sock, "recvmsg"):
+        return
+    if sock.family == socket.AF_INET6 and IPV6_RECVPKTINFO >= 0:
+        sock.setsockopt(socket.IPPROTO_IPV6, IPV6_RECVPKTINFO, 1)
+        if sock.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY):
+            return
+    if IP_PKTINFO >= 0:
+        sock.setsockopt(socket.IPPROTO_IP, IP_PKTINFO, 1)
+
+
+def receiver(sock: socket.socket) -> Receive:
+    """Return `sock.recvmsg` with room for control data, or its like where there is only `recvfrom` (Windows)."""
+    if hasattr(sock, "recvmsg"):
+        recvmsg, room_bytes = sock.recvmsg, socket.CMSG_SPACE(IPV4_INFO_BYTES) + socket.CMSG_SPACE(IPV6_INFO_BYTES)
+        return lambda size_bytes: recvmsg(size_bytes, room_bytes)
+
+    def receive(size_bytes: int) -> tuple[bytes, Control, int, Any]:
+        data, source = sock.recvfrom(size_bytes)
+        return data, [], 0, source
+
+    return receive
+
+
+def path_of(control: Control) -> bytes:
+    """Return the path in a datagram's control data, or b"" when there is none."""
+    path = b""
+    for level, kind, data in control:
+        if kind == IP_PKTINFO and level == socket.IPPROTO_IP:
+            return data  # a v4-mapped datagram on an IPv6 socket brings both; only this one knows broadcast
+        if kind == IPV6_PKTINFO and level == socket.IPPROTO_IPV6:
+            path = data
+    return path
+
+
+def reply_control(path: bytes) -> Control:
+    """Return the control data that makes an answer leave from the address in `path`."""
+    if len(path) == IPV4_INFO_BYTES:
+        return [(socket.IPPROTO_IP, IP_PKTINFO, bytes(4) + path[4:])]
+    return [(socket.IPPROTO_IPV6, IPV6_PKTINFO, path[:16] + bytes(4))]
+
+
+def is_unicast(path: bytes) -> bool:
+    """Tell whether the datagram that came with `path` was sent to this host alone.
+
+    For IPv4 the kernel gives the address asked and the one it would answer from, and they are equal for
+    unicast only. An IPv6 address tells by itself (RFC 4291 §2.7). Without path: true.
+    """
+    if len(path) == IPV4_INFO_BYTES:
+        return path[4:8] == path[8:12]
+    return path[:1] != b"\xff"

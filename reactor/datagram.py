@@ -1,0 +1,159 @@
+"""Datagram: one UDP socket, many peers, and nothing that one of them can do to another.
+
+Law: an error that belongs to one datagram is counted, the datagram dropped, and the service goes on. A turn
+takes a bounded number of datagrams, so that a flood (of empty ones, even) starves nobody.
+
+When the kernel's send buffer is full, the one datagram that didn't fit is held and nothing more is received
+until it has gone: memory stays bounded, and the kernel's receive buffer does the waiting.
+"""
+
+from __future__ import annotations
+
+import socket
+
+from reactor.buffer import Bytes
+from reactor.control import MSG_TRUNC, Control, path_of, receiver, reply_control
+from reactor.loop import READ, WRITE, Reactor
+from reactor.protocol import DatagramProtocol
+from reactor.sockets import BROKEN_SOCKET, ONE_PEER, WOULD_BLOCK, Address, bind_udp, errno_name
+from reactor.timers import Timer
+
+DATAGRAMS_PER_TURN = 64
+RECEIVE_BYTES = 65_536  # more than any datagram (65,507 over IPv4, 65,527 over IPv6)
+RETRY_S = 0.25  # while the system is out of something
+
+
+class Datagram:
+    """A UDP endpoint on a loop; `open_udp` makes one, or give it any bound, non-blocking socket.
+
+    `drops` counts datagrams by reason: `send_EPERM`, `receive_ECONNREFUSED`, `truncated`, `callback`, `busy`, and
+    whatever the protocol adds with `drop`.
+    """
+
+    __slots__ = (
+        "_held", "_protocol", "_reactor", "_receive", "_socket", "_timer", "bytes_received", "bytes_sent", "closed",
+        "datagrams_received", "datagrams_sent", "drops", "interest",
+    )  # fmt: skip
+
+    def __init__(self, reactor: Reactor, sock: socket.socket, protocol: DatagramProtocol) -> None:
+        self.interest = 0
+        self.closed = False
+        self.datagrams_received = self.bytes_received = 0
+        self.datagrams_sent = self.bytes_sent = 0
+        self.drops: dict[str, int] = {}
+        self._reactor = reactor
+        self._socket = sock
+        self._protocol = protocol
+        self._receive = receiver(sock)
+        self._held: tuple[Bytes, Address, bytes] | None = None  # didn't fit into the kernel's send buffer
+        self._timer: Timer | None = None  # waiting for the system to have again what it was out of
+        reactor.adopt(self)
+        self._update_interest()
+
+    @property
+    def address(self) -> Address:
+        """The bound address, with the port that the kernel chose if it was asked to."""
+        return self._socket.getsockname()  # type: ignore[no-any-return]
+
+    def send(self, data: Bytes, destination: Address, path: bytes = b"") -> bool:
+        """Send one datagram, from the address that `path` names. Return whether the kernel took or holds it.
+
+        Whatever goes wrong is counted in `drops`; nothing is raised. While one is held because the kernel's
+        buffer is full, and after `close`, further ones are dropped as `busy`.
+        """
+        if self._held is not None or self.closed:
+            self.drop("busy")
+            return False
+        try:
+            if path:
+                sent = self._socket.sendmsg((data,), reply_control(path), 0, destination)
+            else:
+                sent = self._socket.sendto(data, destination)
+        except WOULD_BLOCK:
+            self._held = (data, destination, path)
+            self._update_interest()
+            return True
+        except OSError as error:
+            self.drop("send_" + errno_name(error))
+            return False
+        self.datagrams_sent += 1
+        self.bytes_sent += sent
+        return True
+
+    def drop(self, reason: str) -> None:
+        """Count one datagram that gets no answer."""
+        self.drops[reason] = self.drops.get(reason, 0) + 1
+
+    def abort(self, error: Exception | None = None) -> None:
+        """Close at once, dropping a datagram that is held, and tell the protocol why. Harmless twice."""
+        if self.closed:
+            return
+        self.closed = True
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._held is not None:
+            self.drop("busy")
+        self._reactor.release(self)
+        self._socket.close()
+        self._reactor.call_soon(self._protocol.endpoint_lost, self, error)
+
+    close = abort
+
+    def fileno(self) -> int:
+        """Return the socket's descriptor."""
+        return self._socket.fileno()
+
+    def on_event(self, mask: int) -> None:
+        """Send what was held, or receive until nothing waits, the turn's share is used up, or we must wait."""
+        if self._held is not None:
+            held, self._held = self._held, None
+            self.send(*held)
+            self._update_interest()
+            return
+        for _ in range(DATAGRAMS_PER_TURN):
+            if not self.interest & READ:
+                return
+            try:
+                data, control, flags, source = self._receive(RECEIVE_BYTES)
+            except WOULD_BLOCK:
+                return
+            except OSError as error:
+                self._receive_failed(error)
+            else:
+                self._deliver(data, control, flags, source)
+
+    def _deliver(self, data: bytes, control: Control, flags: int, source: Address) -> None:
+        self.datagrams_received += 1
+        self.bytes_received += len(data)
+        if flags & MSG_TRUNC:
+            self.drop("truncated")
+            return
+        try:
+            self._protocol.datagram_received(self, data, source, path_of(control) if control else b"")
+        except Exception as error:
+            self.drop("callback")
+            self._reactor.callback_failed(error)
+
+    def _receive_failed(self, error: OSError) -> None:
+        self.drop("receive_" + errno_name(error))
+        if error.errno in BROKEN_SOCKET:
+            self.abort(error)
+        elif error.errno not in ONE_PEER:
+            self._timer = self._reactor.call_later(RETRY_S, self._retry)
+            self._update_interest()
+
+    def _retry(self) -> None:
+        self._timer = None
+        self._update_interest()
+
+    def _update_interest(self) -> None:
+        wanted = READ if self._held is None else WRITE
+        self._reactor.set_interest(self, 0 if self.closed or self._timer is not None else wanted)
+
+
+def open_udp(reactor: Reactor, address: Address, protocol: DatagramProtocol) -> Datagram:
+    """Bind a UDP socket to a numeric (host, port), port 0 for any. Raise OSError as bind(2), ValueError for a name.
+
+    Another socket on the same port is refused (EADDRINUSE): SO_REUSEADDR is never set.
+    """
+    return Datagram(reactor, bind_udp(reactor.sockets, address), protocol)

@@ -1,0 +1,170 @@
+"""Listener: takes callers from the kernel's queue, a bounded number per turn.
+
+Law: no error of accept(2) ends the service unless the listening socket itself is broken. An error of one
+caller is skipped. When the system is out of something (descriptors, memory), the listener stops watching
+for a moment and then tries again: the callers wait in the kernel's queue, and the loop doesn't spin on a
+socket that stays readable because nobody can take anything from it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import socket
+from collections.abc import Callable
+
+from reactor.connection import DEFAULT_LIMITS, Connection, Limits
+from reactor.loop import READ, Reactor
+from reactor.protocol import StreamProtocol
+from reactor.sockets import BROKEN_SOCKET, ONE_PEER, WOULD_BLOCK, Address, bind_tcp, errno_name, format_address
+from reactor.timers import Timer
+
+ACCEPTS_PER_TURN = 64
+BACKLOG = 1024  # the kernel lowers it to its own limit (net.core.somaxconn)
+RETRY_S = 0.25  # while the system is out of something
+QUIET_S = 30.0  # between two log lines about that
+
+logger = logging.getLogger("reactor")
+
+
+class Listener:
+    """A listening TCP socket on a loop; `listen_tcp` makes one, or give it any listening, non-blocking socket.
+
+    `errors` counts what accept(2) has refused, by errno name; `lost` is called if the socket breaks.
+    """
+
+    __slots__ = (
+        "_factory", "_limits", "_logged_s", "_lost", "_paused", "_reactor", "_socket", "_timer",
+        "closed", "errors", "interest",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        reactor: Reactor,
+        sock: socket.socket,
+        factory: Callable[[], StreamProtocol],
+        limits: Limits = DEFAULT_LIMITS,
+        lost: Callable[[Listener, OSError], object] | None = None,
+    ) -> None:
+        self.interest = 0
+        self.closed = False
+        self.errors: dict[str, int] = {}
+        self._reactor = reactor
+        self._socket = sock
+        self._factory = factory
+        self._limits = limits
+        self._lost = lost
+        self._paused = False
+        self._timer: Timer | None = None  # waiting for the system to have again what it was out of
+        self._logged_s: float | None = None
+        reactor.adopt(self)
+        self._update_interest()
+
+    @property
+    def address(self) -> Address:
+        """The bound address, with the port that the kernel chose if it was asked to."""
+        return self._socket.getsockname()  # type: ignore[no-any-return]
+
+    def pause(self) -> None:
+        """Take no more callers until `resume`; they wait in the kernel's queue. Works in the middle of a batch."""
+        self._paused = True
+        self._update_interest()
+
+    def resume(self) -> None:
+        """Undo `pause`."""
+        self._paused = False
+        self._update_interest()
+
+    def abort(self, error: Exception | None = None) -> None:
+        """Close: callers still in the kernel's queue are reset by it. Harmless twice."""
+        if not self.closed:
+            self.closed = True
+            if self._timer is not None:
+                self._timer.cancel()
+            self._reactor.release(self)
+            with contextlib.suppress(OSError):  # EBADF: that is why we close
+                self._socket.close()
+
+    close = abort
+
+    def fileno(self) -> int:
+        """Return the socket's descriptor."""
+        return self._socket.fileno()
+
+    def on_event(self, mask: int) -> None:
+        """Accept until the queue is empty, the turn's share is used up, or somebody pauses us."""
+        for _ in range(ACCEPTS_PER_TURN):
+            if not self.interest:
+                return
+            try:
+                sock, _peer = self._socket.accept()
+            except WOULD_BLOCK:
+                return
+            except OSError as error:
+                self._refused(error)
+            else:
+                self._reactor.guard(self._welcome, sock)
+
+    def _welcome(self, sock: socket.socket) -> None:
+        try:
+            sock.setblocking(False)
+            connection = Connection(self._reactor, sock, self._factory(), self._limits)
+        except Exception:
+            sock.close()
+            raise
+        self._reactor.guard(connection.open, owner=connection)
+
+    def _refused(self, error: OSError) -> None:
+        name = errno_name(error)
+        self.errors[name] = self.errors.get(name, 0) + 1
+        if error.errno in BROKEN_SOCKET:
+            logger.error("listener %s is broken and closed: %s", self._name(), error.strerror)
+            self.abort(error)
+            if self._lost is not None:
+                self._reactor.call_soon(self._lost, self, error)
+        elif error.errno not in ONE_PEER:
+            self._wait(error)
+
+    def _wait(self, error: OSError) -> None:
+        now_s = self._reactor.now()
+        if self._logged_s is None or now_s - self._logged_s >= QUIET_S:
+            self._logged_s = now_s
+            logger.warning("listener %s waits, callers queue in the kernel: accept: %s", self._name(), error.strerror)
+        self._timer = self._reactor.call_later(RETRY_S, self._retry)
+        self._update_interest()
+
+    def _retry(self) -> None:
+        self._timer = None
+        self._update_interest()
+
+    def _update_interest(self) -> None:
+        idle = self.closed or self._paused or self._timer is not None
+        self._reactor.set_interest(self, 0 if idle else READ)
+
+    def _name(self) -> str:
+        try:
+            return format_address(self.address)
+        except OSError:
+            return "(address unknown)"
+
+
+def listen_tcp(
+    reactor: Reactor,
+    address: Address,
+    factory: Callable[[], StreamProtocol],
+    *,
+    backlog: int = BACKLOG,
+    limits: Limits = DEFAULT_LIMITS,
+) -> Listener:
+    """Listen on a numeric (host, port), port 0 for any, and call `factory()` for each connection's protocol.
+
+    Urgent data stays in the stream, keepalive finds dead peers, IPv6 sockets carry IPv6 only (see `bind_tcp`).
+    Raise OSError as bind(2) and listen(2) do, ValueError for a name.
+    """
+    sock = bind_tcp(reactor.sockets, address)
+    try:
+        sock.listen(backlog)
+    except BaseException:
+        sock.close()
+        raise
+    return Listener(reactor, sock, factory, limits)

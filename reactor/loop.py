@@ -1,0 +1,207 @@
+"""The loop. One turn is five steps, and `Reactor.turn` takes them in this order:
+
+    1. sleep     how long may select block? not at all if calls wait, else until the next timer
+    2. select    ask the kernel which descriptors are ready
+    3. dispatch  give each ready handler its mask: `handler.on_event(mask)`
+    4. timers    take out every timer that is due, then call them
+    5. calls     run what `call_soon` had queued when this step began, and no more
+
+Laws. The selector's `data` is the handler itself, and nothing is ever looked up by descriptor number: a
+handler that was closed earlier in the same batch is skipped, and a new one that got its number can't be
+taken for it. Interest changes in one place, `set_interest`. Every step is bounded, so each comes round
+again. A callback that raises costs its own handler, one log line and a traceback, never the loop.
+
+A loop belongs to one thread. Only `call_soon_threadsafe` may be called from others.
+"""
+
+from __future__ import annotations
+
+import collections
+import logging
+import selectors
+import socket
+import time
+from collections.abc import Callable, Collection
+from types import TracebackType
+
+from reactor.protocol import Handler
+from reactor.signals import Waker
+from reactor.sockets import SocketFactory
+from reactor.timers import Timer, Timers
+
+READ, WRITE = selectors.EVENT_READ, selectors.EVENT_WRITE
+LONGEST_SLEEP_S = 86_400.0  # poll(2) and epoll_wait(2) count milliseconds in an int: 24 days at the most
+
+logger = logging.getLogger("reactor")
+
+
+class Reactor:
+    """A single-threaded event loop over a `selectors` selector.
+
+    `selector` defaults to the platform's best, `clock` (seconds, monotonic) to `time.monotonic`, `sockets` to
+    the `socket` module. The three are the seams at which a simulated network takes the kernel's place. The
+    reactor closes the selector when it is closed itself. Use it as a context manager, or call `close`.
+    """
+
+    __slots__ = (
+        "_calls", "_clock", "_handlers", "_heap", "_select", "_selector", "_stopping", "_timers", "_waker", "sockets",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        *,
+        selector: selectors.BaseSelector | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        sockets: SocketFactory = socket,
+    ) -> None:
+        self.sockets = sockets
+        self._clock = clock
+        self._selector = selectors.DefaultSelector() if selector is None else selector
+        self._select = self._selector.select
+        self._handlers: set[Handler] = set()
+        self._timers = Timers()
+        self._heap = self._timers.heap  # its truth value costs nothing to ask, unlike a method
+        self._calls: collections.deque[tuple[Callable[..., object], tuple[object, ...]]] = collections.deque()
+        self._stopping = False
+        self._waker = Waker(sockets, self.call_soon)
+        self.adopt(self._waker)
+        self.set_interest(self._waker, READ)
+
+    def run(self) -> None:
+        """Turn until `stop` is called. What the last turn has begun, it finishes."""
+        try:
+            while not self._stopping:
+                self.turn()
+        finally:
+            self._stopping = False
+
+    def turn(self) -> None:
+        """Take the five steps of the module's docstring once; block in step 2 if there is nothing to do."""
+        sleep_s: float | None = None
+        if self._calls or self._stopping:
+            sleep_s = 0.0
+        elif self._heap:
+            sleep_s = self._until_next_timer_s()
+        for key, mask in self._select(sleep_s):
+            handler: Handler = key.data
+            if not handler.closed:
+                try:
+                    handler.on_event(mask)
+                except Exception as error:
+                    self.callback_failed(error, handler)
+        if self._heap:
+            for timer in self._timers.pop_due(self._clock()):
+                self.guard(timer.fire)
+        if self._calls:
+            self._run_calls()
+
+    def stop(self) -> None:
+        """Make `run` return after this turn (or at once, if it has yet to be called)."""
+        self._stopping = True
+
+    def _until_next_timer_s(self) -> float | None:
+        deadline_s = self._timers.next_deadline_s()
+        return None if deadline_s is None else min(max(0.0, deadline_s - self._clock()), LONGEST_SLEEP_S)
+
+    def _run_calls(self) -> None:
+        for _ in range(len(self._calls)):  # those that they queue in their turn come in the next one
+            callback, args = self._calls.popleft()
+            self.guard(callback, *args)
+
+    @property
+    def handlers(self) -> Collection[Handler]:
+        """Every open handler: listeners, connections, endpoints, and the loop's own waker."""
+        return self._handlers
+
+    def adopt(self, handler: Handler) -> None:
+        """Take a handler in, watching nothing yet. From now on `close` would close it."""
+        self._handlers.add(handler)
+
+    def set_interest(self, handler: Handler, interest: int) -> None:
+        """Have the selector watch for READ, WRITE, both, or (0) nothing.
+
+        With nothing to watch, the handler is unregistered: poll and epoll report HUP and ERR whether asked for
+        or not (poll(2)), and a handler with nothing to do would spin the loop.
+        """
+        if interest == handler.interest:
+            return
+        if not handler.interest:
+            self._selector.register(handler.fileno(), interest, handler)
+        elif not interest:
+            self._selector.unregister(handler.fileno())
+        else:
+            self._selector.modify(handler.fileno(), interest, handler)
+        handler.interest = interest
+
+    def release(self, handler: Handler) -> None:
+        """Unregister and forget a handler: the first step of its teardown, before it closes its socket."""
+        self.set_interest(handler, 0)
+        self._handlers.discard(handler)
+
+    def guard(self, callback: Callable[..., object], *args: object, owner: Handler | None = None) -> None:
+        """Call a user's callback. If it raises, log that once and abort `owner`, and go on."""
+        try:
+            callback(*args)
+        except Exception as error:
+            self.callback_failed(error, owner)
+
+    def callback_failed(self, error: Exception, owner: Handler | None = None) -> None:
+        """Log an exception that a user's callback has raised, once, with its traceback; abort `owner`."""
+        logger.error(
+            "a callback raised %r; %s", error, "its handler is closed" if owner else "the loop goes on", exc_info=error
+        )
+        if owner is not None:
+            self.guard(owner.abort, error)
+
+    def now(self) -> float:
+        """Return the loop's clock: monotonic seconds from an arbitrary start."""
+        return self._clock()
+
+    def call_later(self, delay_s: float, callback: Callable[..., object], *args: object) -> Timer:
+        """Call `callback(*args)` once, `delay_s` seconds from now. Raise ValueError for NaN or infinity."""
+        return self._timers.add(self._clock() + delay_s, callback, args)
+
+    def call_at(self, deadline_s: float, callback: Callable[..., object], *args: object) -> Timer:
+        """Call `callback(*args)` once `now()` has reached `deadline_s`. Raise ValueError for NaN or infinity."""
+        return self._timers.add(deadline_s, callback, args)
+
+    def call_soon(self, callback: Callable[..., object], *args: object) -> None:
+        """Call `callback(*args)` in step 5 of this turn, or of the next one if step 5 has begun."""
+        self._calls.append((callback, args))
+
+    def call_soon_threadsafe(self, callback: Callable[..., object], *args: object) -> None:
+        """`call_soon`, from any thread. Wakes the loop. Calls run in the order in which they were queued."""
+        self._calls.append((callback, args))
+        self._waker.wake()
+
+    def add_signal_handler(self, signum: int, callback: Callable[[], object]) -> None:
+        """Call `callback()` on the loop when the process gets this signal (signal(7)); bursts count once.
+
+        Raise ValueError outside the main thread, OSError for a signal that can't be caught.
+        """
+        self._waker.add_signal(signum, callback)
+
+    def remove_signal_handler(self, signum: int) -> None:
+        """Put back the signal's earlier disposition. Harmless if there was no handler."""
+        self._waker.remove_signal(signum)
+
+    def close(self) -> None:
+        """Abort every handler, tell their protocols, restore signals, close the selector. Harmless twice."""
+        if self._waker.closed:
+            return
+        for handler in self._handlers - {self._waker}:
+            self.guard(handler.abort)
+        self._run_calls()  # the last word of each protocol: connection_lost
+        self.release(self._waker)
+        self._waker.abort()
+        self._selector.close()
+
+    def __enter__(self) -> Reactor:
+        """Return the reactor itself."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close the reactor, whatever happened."""
+        self.close()

@@ -1,0 +1,101 @@
+"""Timers: a heap of (deadline, sequence, timer), and no opinion about what time it is.
+
+Law: due timers are all taken out before any of them is called. A callback that sets another timer,
+even with no delay, sets it for a later turn, so timers can't starve I/O. Equal deadlines fire in the
+order in which they were set: that is what the sequence number is for, and it also keeps `heapq`
+from ever comparing two timers.
+
+Cancelling is O(1): the timer is marked and stays in the heap until it comes up, or until the marked
+ones outnumber the live ones and all are swept out at once. So a million timers set and cancelled
+(the usual fate of a timeout) leave an empty heap, and each has paid for at most one sweep.
+"""
+
+from __future__ import annotations
+
+import heapq
+import math
+from collections.abc import Callable
+
+SWEEP_ABOVE = 64  # below so many cancelled timers a sweep costs more than it frees
+
+
+class Timer:
+    """One callback at one time. Made by `Reactor.call_later` and `call_at`."""
+
+    __slots__ = ("_timers", "args", "callback", "deadline_s")
+
+    def __init__(self, timers: Timers, deadline_s: float, callback: Callable[..., object], args: tuple[object, ...]) -> None:
+        self.deadline_s = deadline_s  # on the loop's monotonic clock
+        self.callback: Callable[..., object] | None = callback  # None once fired or cancelled
+        self.args = args
+        self._timers: Timers | None = timers  # None once taken out of the heap
+
+    @property
+    def active(self) -> bool:
+        """Whether the callback is still to be called."""
+        return self.callback is not None
+
+    def cancel(self) -> None:
+        """Make sure that the callback isn't called any more. Harmless when it has been, or twice."""
+        if self.callback is not None:
+            self.callback, self.args = None, ()  # nothing is kept alive by a timer that won't fire
+            if self._timers is not None:
+                self._timers._cancelled_one()
+
+    def fire(self) -> None:
+        """Call the callback, unless a timer due at the same time has cancelled it meanwhile."""
+        callback, args = self.callback, self.args
+        if callback is not None:
+            self.callback, self.args = None, ()
+            callback(*args)
+
+
+class Timers:
+    """All timers of one loop. Pure: the time comes in as a number."""
+
+    __slots__ = ("_cancelled", "_sequence", "heap")
+
+    def __init__(self) -> None:
+        self.heap: list[tuple[float, int, Timer]] = []  # always this one list: the loop looks at it in every turn
+        self._sequence = 0
+        self._cancelled = 0  # timers in the heap that are marked
+
+    def __len__(self) -> int:
+        """The number of timers that are still to fire."""
+        return len(self.heap) - self._cancelled
+
+    def add(self, deadline_s: float, callback: Callable[..., object], args: tuple[object, ...] = ()) -> Timer:
+        """Set a timer. Raise ValueError for a deadline that is no time (NaN, infinity)."""
+        if not math.isfinite(deadline_s):
+            raise ValueError(f"a timer's deadline must be a finite number of seconds, not {deadline_s!r}")
+        timer = Timer(self, deadline_s, callback, args)
+        heapq.heappush(self.heap, (deadline_s, self._sequence, timer))
+        self._sequence += 1
+        return timer
+
+    def next_deadline_s(self) -> float | None:
+        """Return the earliest deadline of a live timer, or None when there is none."""
+        heap = self.heap
+        while heap and heap[0][2].callback is None:
+            heapq.heappop(heap)
+            self._cancelled -= 1
+        return heap[0][0] if heap else None
+
+    def pop_due(self, now_s: float) -> list[Timer]:
+        """Take out every timer with a deadline of at most `now_s`, in firing order."""
+        heap, due = self.heap, []
+        while heap and heap[0][0] <= now_s:
+            timer = heapq.heappop(heap)[2]
+            if timer.callback is None:
+                self._cancelled -= 1
+            else:
+                timer._timers = None
+                due.append(timer)
+        return due
+
+    def _cancelled_one(self) -> None:
+        self._cancelled += 1
+        if self._cancelled > SWEEP_ABOVE and self._cancelled * 2 > len(self.heap):
+            self.heap[:] = [entry for entry in self.heap if entry[2].callback is not None]
+            heapq.heapify(self.heap)
+            self._cancelled = 0
