@@ -45,7 +45,18 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         load = compile_c(HERE / "load.c", folder)
         servers = {
-            "echo7": [sys.executable, "-m", "echo7", "serve", "--host", "127.0.0.1", "--no-udp", "--log-level", "error", "--port"],
+            "echo7": [
+                sys.executable,
+                "-m",
+                "echo7",
+                "serve",
+                "--host",
+                "127.0.0.1",
+                "--no-udp",
+                "--log-level",
+                "error",
+                "--port",
+            ],
             "asyncio": [sys.executable, str(HERE / "peers" / "asyncio_echo.py")],
             "c-epoll": [compile_c(HERE / "peers" / "epoll_echo.c", folder)],
         }
@@ -93,7 +104,8 @@ def report(results: dict[str, Result], options: argparse.Namespace) -> None:
     for name, result in results.items():
         ratios = [a / b for a, b in zip(ours, result.per_second, strict=True)]
         ratio = f"{statistics.median(ratios):.2f} ({min(ratios):.2f}-{max(ratios):.2f})" if name != "echo7" else ""
-        print(f"{name:10} {statistics.median(result.per_second):10,.0f} {statistics.median(result.cpu_us):11.2f}   {ratio}")
+        per_second, cpu_us = statistics.median(result.per_second), statistics.median(result.cpu_us)
+        print(f"{name:10} {per_second:10,.0f} {cpu_us:11.2f}   {ratio}")
 
 
 def free_port() -> int:

@@ -15,7 +15,7 @@ import socket
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-from reactor.listener import BACKLOG
+from reactor.limits import BACKLOG
 from reactor.sockets import WILDCARDS, Address, Socket, SocketFactory, bind_tcp, bind_udp, family_of, format_address
 
 EVERY_ADDRESS = "*"

@@ -11,14 +11,13 @@ from __future__ import annotations
 import argparse
 import logging
 import signal
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 
 from echo7 import limits, log
 from echo7.binding import BindError
 from echo7.server import Counters, EchoServer
-from reactor.listener import BACKLOG
+from reactor.limits import BACKLOG
 from reactor.loop import Reactor
 
 logger = logging.getLogger("echo7")
@@ -129,7 +128,9 @@ class Service:
                 action = (lambda: self.log_counters("counters")) if name == "SIGUSR1" else self._ender(signum)
                 self._reactor.add_signal_handler(signum, action)
         for host in self._server.left_out:
-            log.event(logger, logging.WARNING, "left_out", f"not serving {host}: this machine has no IPv6", address=host)
+            log.event(
+                logger, logging.WARNING, "left_out", f"not serving {host}: this machine has no IPv6", address=host
+            )
         if not self._config.hosts:
             text = "reachable from this machine only; to open it to every address: --host '*'"
             log.event(logger, logging.INFO, "loopback_only", text)
@@ -189,20 +190,49 @@ def _parser() -> argparse.ArgumentParser:
     )
     command.set_defaults(parser=command)
     add = command.add_argument
-    add("--host", action="append", default=[], metavar="HOST", type=_host,
-        help="address or name to serve on, or '*' for every address; may repeat (default: this machine only)")
-    add("--port", type=_number(0, 65_535), default=ECHO_PORT, metavar="PORT",
-        help="port for TCP and UDP; 0 takes a free one (default: %(default)s)")
+    add(
+        "--host",
+        action="append",
+        default=[],
+        metavar="HOST",
+        type=_host,
+        help="address or name to serve on, or '*' for every address; may repeat (default: this machine only)",
+    )
+    add(
+        "--port",
+        type=_number(0, 65_535),
+        default=ECHO_PORT,
+        metavar="PORT",
+        help="port for TCP and UDP; 0 takes a free one (default: %(default)s)",
+    )
     add("--no-tcp", action="store_true", help="don't serve TCP")
     add("--no-udp", action="store_true", help="don't serve UDP")
-    add("--max-connections", type=_number(1), metavar="N",
-        help="at this many, callers wait in the kernel's queue (default: what the descriptor limit allows)")
-    add("--backlog", type=_number(1, 2**31 - 1), default=BACKLOG, metavar="N",
-        help="callers that may wait in the kernel's queue (default: %(default)s)")
-    add("--socket-buffer", type=_number(1024, 2**30), metavar="BYTES",
-        help="cap the kernel's receive and send buffer of each socket (default: the kernel's own tuning)")
-    add("--drain-timeout", type=_seconds, default=5.0, metavar="SECONDS",
-        help="how long to deliver and wait for callers' ends when stopping (default: %(default)g)")
+    add(
+        "--max-connections",
+        type=_number(1),
+        metavar="N",
+        help="at this many, callers wait in the kernel's queue (default: what the descriptor limit allows)",
+    )
+    add(
+        "--backlog",
+        type=_number(1, 2**31 - 1),
+        default=BACKLOG,
+        metavar="N",
+        help="callers that may wait in the kernel's queue (default: %(default)s)",
+    )
+    add(
+        "--socket-buffer",
+        type=_number(1024, 2**30),
+        metavar="BYTES",
+        help="cap the kernel's receive and send buffer of each socket (default: the kernel's own tuning)",
+    )
+    add(
+        "--drain-timeout",
+        type=_seconds,
+        default=5.0,
+        metavar="SECONDS",
+        help="how long to deliver and wait for callers' ends when stopping (default: %(default)g)",
+    )
     add("--log-level", choices=LEVELS, default="info", help="the least that is logged (default: %(default)s)")
     add("--log-format", choices=("text", "json"), default="text", help="form of the log lines (default: %(default)s)")
     return parser

@@ -33,7 +33,7 @@ class StreamEcho(StreamProtocol):
         """Tell the server that a caller is here."""
         self._made(connection)
 
-    data_received = staticmethod(Connection.write)  # the echo; a method that calls it would cost 50 ns a message
+    data_received = staticmethod(Connection.write)  # type: ignore[assignment]  # the echo, and 50 ns less than a method
 
     def connection_lost(self, connection: Connection, error: Exception | None) -> None:
         """Tell the server that a caller has gone."""

@@ -28,7 +28,8 @@ def raise_descriptor_limit() -> int:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
         soft = hard
     limit = WITHOUT_LIMIT if soft == resource.RLIM_INFINITY else soft
-    return min(limit, SELECT_DESCRIPTORS) if selectors.DefaultSelector is selectors.SelectSelector else limit
+    by_select = issubclass(selectors.DefaultSelector, selectors.SelectSelector)
+    return min(limit, SELECT_DESCRIPTORS) if by_select else limit
 
 
 def default_max_connections(descriptors: int) -> int:

@@ -86,7 +86,9 @@ class StderrHandler(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         """Write one line, after saying how many were dropped before it."""
         if self._unreported:
-            note = logging.LogRecord("echo7", logging.WARNING, "", 0, "%d log lines were dropped", (self._unreported,), None)
+            note = logging.LogRecord(
+                "echo7", logging.WARNING, "", 0, "%d log lines were dropped", (self._unreported,), None
+            )
             if not self._put(note):
                 self._drop()
                 return

@@ -15,9 +15,10 @@ from typing import NamedTuple
 from echo7.binding import Bound, bind_all
 from echo7.echo import DatagramEcho, StreamEcho
 from echo7.guard import Guard
-from reactor.connection import Connection, Limits
+from reactor.connection import Connection
 from reactor.datagram import Datagram
-from reactor.listener import BACKLOG, Listener
+from reactor.limits import BACKLOG, Limits
+from reactor.listener import Listener
 from reactor.loop import Reactor
 from reactor.sockets import format_address
 from reactor.timers import Timer
@@ -118,7 +119,7 @@ class EchoServer:
     @property
     def counters(self) -> Counters:
         """A snapshot: what has ended and what is under way, added up."""
-        past, drops = self._counters, {}
+        past, drops = self._counters, dict[str, int]()
         for endpoint in self._endpoints:
             for reason, count in endpoint.drops.items():
                 drops[reason] = drops.get(reason, 0) + count

@@ -6,20 +6,23 @@
               ▼
     Connection: receive ─► protocol.data_received ─► write ─► SendBuffer ─► flush ─► socket
 
-Read it in this order: `protocol` (what a user implements), `loop` (one turn), `timers`, `buffer`,
-`connection` (THE chapter), `listener`, `connector`, `datagram`, `signals`; then `sockets`, the one door through
-which sockets come in, and `control`, the small print of UDP. `README.md` beside this file is the guide.
+Read it in this order: `protocol` (what a user implements), `loop` (one turn), `timers`, `buffer`, `connection` (THE
+chapter), `listener`, `connector`, `datagram`, `signals`. Beside them: `limits` (every bound on one screen), `sockets`
+(the one door through which sockets come in), `control` (the small print of UDP), `verbs` (with which a user starts).
+`README.md` in this folder is the guide.
 """
 
-from reactor.connection import Connection, Limits, State
-from reactor.connector import Connector, connect_tcp
+from reactor.connection import Connection, State
+from reactor.connector import Connector
 from reactor.control import is_unicast, report_paths
-from reactor.datagram import Datagram, open_udp
-from reactor.listener import Listener, listen_tcp
+from reactor.datagram import Datagram
+from reactor.limits import Limits
+from reactor.listener import Listener
 from reactor.loop import READ, WRITE, Reactor
 from reactor.protocol import DatagramProtocol, Handler, StreamProtocol
 from reactor.sockets import Address, SocketFactory, bind_tcp, bind_udp, format_address
 from reactor.timers import Timer
+from reactor.verbs import connect_tcp, listen_tcp, open_udp
 
 __all__ = [
     "READ",

@@ -1,14 +1,11 @@
 """SendBuffer: bytes that the kernel hasn't taken yet.
 
-Law: a byte leaves only by `consume`, after the kernel has said that it took it; and the work is
-linear in the bytes that pass, however small the pieces. The second half rests on CPython: deleting
-the front of a bytearray moves its start instead of its contents, and copies only when more than
-half has gone, so that each byte is copied about once. `tests/reactor/test_buffer.py` watches the memory
-itself and fails if that ever changes. A list of chunks would also be linear, but a peer that sends two
-bytes at a time would cost fifty bytes of memory for each of them.
+Law: a byte leaves only by `consume`, after the kernel has said that it took it; and the work is linear in the bytes
+that pass, however small the pieces. The second half rests on CPython: deleting the front of a bytearray moves its
+start instead of its contents, and copies only when more than half has gone, so that each byte is copied about once.
+`tests/reactor/test_buffer.py` watches the memory itself and fails if that ever changes. A list of chunks would also
+be linear, but a peer that sends two bytes at a time would cost fifty bytes of memory for each of them.
 """
-
-from __future__ import annotations
 
 Bytes = bytes | bytearray | memoryview  # what may be written; a memoryview must be of single bytes
 
@@ -38,7 +35,3 @@ class SendBuffer:
         if not 0 <= count <= len(self._pending):
             raise ValueError(f"{count} bytes can't leave a buffer of {len(self._pending)}")
         del self._pending[:count]
-
-    def clear(self) -> None:
-        """Forget everything: the connection is gone."""
-        self._pending = bytearray()

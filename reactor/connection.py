@@ -1,7 +1,7 @@
 """THE chapter: what a TCP connection does, and why no byte is lost, changed or invented.
 
-A byte makes one trip: receive → `data_received` → `write` → the kernel, inside one turn where the kernel
-lets it. What the kernel won't take waits in a SendBuffer, and leaves it only when `send` has said so.
+A byte makes one trip: receive → `data_received` → `write` → the kernel, inside one turn where the kernel lets it.
+What the kernel won't take waits in a SendBuffer, and leaves it only when `send` has said so.
 
     state      means                                        goes to
     OPEN       reading and writing                          DRAINING  close() called, or the peer's FIN was read
@@ -11,16 +11,14 @@ lets it. What the kernel won't take waits in a SendBuffer, and leaves it only wh
                FIN
     CLOSED     the socket is closed; one callback to come   any state gets here on an error or abort()
 
-Lingering is there because closing a socket that holds unread input makes the kernel send RST, and an RST
-destroys what we had sent but the peer hadn't yet read (RFC 9293 §3.10.4, RFC 1122 §4.2.2.13).
+Lingering is there because closing a socket that holds unread input makes the kernel send RST, and an RST destroys
+what we had sent but the peer hadn't yet read (RFC 9293 §3.10.4, RFC 1122 §4.2.2.13).
 
-Laws. Interest is computed from the state by `_wanted`, never toggled by hand. Above the high-water mark
-we don't read, so a connection that answers no more than it receives never holds more than
-`Limits.bound_bytes`: a peer that sends and never reads stops itself. One receive per readiness, so that
-a hog waits its turn. EAGAIN, EINTR and short sends are normal, not errors.
+Laws. Interest is computed from the state by `_wanted`, never toggled by hand. Above the high-water mark we don't
+read, so a connection that answers no more than it receives never holds more than `Limits.bound_bytes`: a peer that
+sends and never reads stops itself. One receive per readiness, so that a hog waits its turn. EAGAIN, EINTR and short
+sends are normal, not errors.
 """
-
-from __future__ import annotations
 
 import contextlib
 import enum
@@ -28,15 +26,14 @@ import socket
 import struct
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from reactor.buffer import Bytes, SendBuffer
+from reactor.limits import DEFAULT_LIMITS, SEND_RETRY_S, Limits
 from reactor.loop import READ, WRITE, Reactor
 from reactor.protocol import StreamProtocol
 from reactor.sockets import OUT_OF_MEMORY, WOULD_BLOCK, Address
 from reactor.timers import Timer
 
-RETRY_S = 0.05  # the kernel was out of memory: the socket may well be "ready", so only time can help
 RESET_ON_CLOSE = struct.pack("hh" if sys.platform == "win32" else "ii", 1, 0)  # struct linger, socket(7)
 
 
@@ -52,23 +49,6 @@ class State(enum.Enum):
 OPEN, DRAINING, LINGERING, CLOSED = State  # an Enum attribute costs a dictionary look-up on the hot path
 
 
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """What one connection may cost. One object serves all connections of a listener."""
-
-    high_water_bytes: int = 64 * 1024  # more than this pending: stop reading
-    receive_bytes: int = 64 * 1024  # the most taken from the kernel per readiness
-    linger_timeout_s: float = 5.0  # how long we wait for the peer's FIN after ours
-
-    @property
-    def bound_bytes(self) -> int:
-        """The most that a connection holds, if its protocol writes no more than it receives."""
-        return self.high_water_bytes + self.receive_bytes
-
-
-DEFAULT_LIMITS = Limits()
-
-
 class Connection:
     """A TCP connection on a loop. Made by `listen_tcp` and `connect_tcp`, and handed to every callback."""
 
@@ -80,15 +60,13 @@ class Connection:
     def __init__(
         self, reactor: Reactor, sock: socket.socket, protocol: StreamProtocol, limits: Limits = DEFAULT_LIMITS
     ) -> None:
-        self.interest = 0
-        self.closed = False
+        self.interest, self.closed = 0, False  # what the loop asks of a handler; these and the next five are read-only
+        self.state = OPEN
         self.protocol = protocol
+        self.limits = limits
         self.bytes_received = 0  # handed to the protocol
         self.bytes_sent = 0  # taken by the kernel
-        self._reactor = reactor
-        self._socket = sock
-        self.limits = limits
-        self.state = OPEN  # the five public ones are to be read only
+        self._reactor, self._socket = reactor, sock
         self._pending = SendBuffer()
         self._eof = False  # the peer's FIN has been read
         self._paused = False  # by pause_reading
@@ -211,7 +189,7 @@ class Connection:
 
     def _end_of_stream(self) -> None:
         if self.state is LINGERING:
-            self._tear_down(None)
+            self._tear_down()
             return
         self._eof = True
         self._update_interest()  # before the callback: whatever it does, we have nothing more to read
@@ -226,7 +204,7 @@ class Connection:
                 self._tear_down(error)
                 return
             if self._eof:
-                self._tear_down(None)
+                self._tear_down()
                 return
             self.state = LINGERING
             self._set_timer(self.limits.linger_timeout_s, self._tear_down)
@@ -238,12 +216,9 @@ class Connection:
             return READ
         if self._timer is not None or self.state is CLOSED:
             return 0
-        interest = WRITE if self._pending else 0
-        if (
-            self.state is OPEN
-            and not (self._eof or self._paused)
-            and len(self._pending) <= self.limits.high_water_bytes
-        ):
+        waiting_bytes = len(self._pending)
+        interest = WRITE if waiting_bytes else 0
+        if self.state is OPEN and waiting_bytes <= self.limits.high_water_bytes and not (self._eof or self._paused):
             interest |= READ
         return interest
 
@@ -255,7 +230,7 @@ class Connection:
     def _is_fatal(self, error: OSError) -> bool:
         """Tear down and return true; but after ENOBUFS or ENOMEM only pause, and return false."""
         if error.errno in OUT_OF_MEMORY and self.state is not LINGERING:
-            self._set_timer(RETRY_S, self._memory_may_be_back)
+            self._set_timer(SEND_RETRY_S, self._memory_may_be_back)
             self._update_interest()
             return False
         self._tear_down(error)
@@ -277,5 +252,5 @@ class Connection:
             self._timer.cancel()
         self._reactor.release(self)
         self._socket.close()
-        self._pending.clear()
+        self._pending = SendBuffer()
         self._reactor.call_soon(self.protocol.connection_lost, self, error)

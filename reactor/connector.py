@@ -1,27 +1,25 @@
 """Connector: a TCP connection that isn't one yet.
 
-Law: exactly one of two things happens, and never inside the call that asked for it: the protocol's
-`connection_made` is called, or `failed(error)` is (unless it is given up by `abort`). A deadline makes sure of it. Connecting takes a numeric
-address; a name would have to be looked up, which blocks.
+Law: exactly one of two things happens, and never inside the call that asked for it: the protocol's `connection_made`
+is called, or `failed(error)` is. A deadline makes sure of it. Only `abort` ends an attempt without a word.
 """
-
-from __future__ import annotations
 
 import errno
 import os
 import socket
 from collections.abc import Callable
 
-from reactor.connection import DEFAULT_LIMITS, Connection, Limits
+from reactor.connection import Connection
+from reactor.limits import Limits
 from reactor.loop import WRITE, Reactor
 from reactor.protocol import StreamProtocol
-from reactor.sockets import Address, connect_result, new_client
+from reactor.sockets import Address, connect_result
 
 UNDER_WAY = frozenset({0, errno.EINPROGRESS, errno.EINTR, getattr(errno, "WSAEWOULDBLOCK", 0)})
 
 
 class Connector:
-    """One attempt. `abort()` gives it up silently."""
+    """One attempt. `connect_tcp` makes one."""
 
     __slots__ = ("_failed", "_limits", "_protocol", "_reactor", "_socket", "_timer", "closed", "interest")
 
@@ -34,10 +32,8 @@ class Connector:
         timeout_s: float,
         limits: Limits,
     ) -> None:
-        self.interest = 0
-        self.closed = False
-        self._reactor = reactor
-        self._socket = sock
+        self.interest, self.closed = 0, False
+        self._reactor, self._socket = reactor, sock
         self._protocol = protocol
         self._failed = failed
         self._limits = limits
@@ -67,7 +63,7 @@ class Connector:
         self._reactor.guard(connection.open, owner=connection)
 
     def abort(self, error: Exception | None = None) -> None:
-        """Close without a word; if the loop aborts us because of an error, tell that one."""
+        """Give up: close without a word, unless it is because of an OSError, which is told."""
         if not self.closed:
             self._let_go()
             self._socket.close()
@@ -81,22 +77,3 @@ class Connector:
         self.closed = True
         self._timer.cancel()
         self._reactor.release(self)
-
-
-def connect_tcp(
-    reactor: Reactor,
-    address: Address,
-    protocol: StreamProtocol,
-    failed: Callable[[OSError], object],
-    *,
-    timeout_s: float = 10.0,
-    limits: Limits = DEFAULT_LIMITS,
-) -> Connector:
-    """Connect to a numeric (host, port) and give the connection to `protocol`, or call `failed(error)`.
-
-    The error is what connect(2) would raise; ETIMEDOUT also after `timeout_s`. Raise ValueError for a name,
-    OSError when no socket can be made (EMFILE, EAFNOSUPPORT).
-    """
-    connector = Connector(reactor, new_client(reactor.sockets, address), protocol, failed, timeout_s, limits)
-    connector.start(address)
-    return connector

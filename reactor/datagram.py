@@ -1,59 +1,48 @@
 """Datagram: one UDP socket, many peers, and nothing that one of them can do to another.
 
-Law: an error that belongs to one datagram is counted, the datagram dropped, and the service goes on. A turn
-takes a bounded number of datagrams, so that a flood (of empty ones, even) starves nobody.
+Law: an error that belongs to one datagram is counted, the datagram dropped, and the service goes on. A turn takes a
+bounded number of datagrams, so that a flood (of empty ones, even) starves nobody.
 
-When the kernel's send buffer is full, the one datagram that didn't fit is held and nothing more is received
-until it has gone: memory stays bounded, and the kernel's receive buffer does the waiting.
+When the kernel's send buffer is full, the one datagram that didn't fit is held and nothing more is received until it
+has gone: memory stays bounded, and the kernel's receive buffer does the waiting.
 """
-
-from __future__ import annotations
 
 import socket
 
 from reactor.buffer import Bytes
 from reactor.control import MSG_TRUNC, Control, path_of, receiver, reply_control
+from reactor.limits import DATAGRAM_BYTES, DATAGRAMS_PER_TURN, SHORTAGE_RETRY_S
 from reactor.loop import READ, WRITE, Reactor
 from reactor.protocol import DatagramProtocol
-from reactor.sockets import BROKEN_SOCKET, ONE_PEER, WOULD_BLOCK, Address, bind_udp, errno_name
+from reactor.sockets import BROKEN_SOCKET, ONE_PEER, WOULD_BLOCK, Address, errno_name
 from reactor.timers import Timer
-
-DATAGRAMS_PER_TURN = 64
-RECEIVE_BYTES = 65_536  # more than any datagram (65,507 over IPv4, 65,527 over IPv6)
-RETRY_S = 0.25  # while the system is out of something
 
 
 class Datagram:
-    """A UDP endpoint on a loop; `open_udp` makes one, or give it any bound, non-blocking socket.
+    """A UDP socket on a loop, bound and non-blocking. `open_udp` makes one.
 
     `drops` counts datagrams by reason: `send_EPERM`, `receive_ECONNREFUSED`, `truncated`, `callback`, `busy`, and
     whatever the protocol adds with `drop`.
     """
 
     __slots__ = (
-        "_held", "_protocol", "_reactor", "_receive", "_socket", "_timer", "bytes_received", "bytes_sent", "closed",
-        "datagrams_received", "datagrams_sent", "drops", "interest",
+        "_held", "_protocol", "_reactor", "_receive", "_socket", "_timer", "address", "bytes_received", "bytes_sent",
+        "closed", "datagrams_received", "datagrams_sent", "drops", "interest",
     )  # fmt: skip
 
     def __init__(self, reactor: Reactor, sock: socket.socket, protocol: DatagramProtocol) -> None:
-        self.interest = 0
-        self.closed = False
+        self.interest, self.closed = 0, False
+        self.address: Address = sock.getsockname()  # with the port that the kernel chose if it was asked to
         self.datagrams_received = self.bytes_received = 0
         self.datagrams_sent = self.bytes_sent = 0
         self.drops: dict[str, int] = {}
-        self._reactor = reactor
-        self._socket = sock
+        self._reactor, self._socket = reactor, sock
         self._protocol = protocol
         self._receive = receiver(sock)
         self._held: tuple[Bytes, Address, bytes] | None = None  # didn't fit into the kernel's send buffer
         self._timer: Timer | None = None  # waiting for the system to have again what it was out of
         reactor.adopt(self)
         self._update_interest()
-
-    @property
-    def address(self) -> Address:
-        """The bound address, with the port that the kernel chose if it was asked to."""
-        return self._socket.getsockname()  # type: ignore[no-any-return]
 
     def send(self, data: Bytes, destination: Address, path: bytes = b"") -> bool:
         """Send one datagram, from the address that `path` names. Return whether the kernel took or holds it.
@@ -114,7 +103,7 @@ class Datagram:
             if not self.interest & READ:
                 return
             try:
-                data, control, flags, source = self._receive(RECEIVE_BYTES)
+                data, control, flags, source = self._receive(DATAGRAM_BYTES)
             except WOULD_BLOCK:
                 return
             except OSError as error:
@@ -139,7 +128,7 @@ class Datagram:
         if error.errno in BROKEN_SOCKET:
             self.abort(error)
         elif error.errno not in ONE_PEER:
-            self._timer = self._reactor.call_later(RETRY_S, self._retry)
+            self._timer = self._reactor.call_later(SHORTAGE_RETRY_S, self._retry)
             self._update_interest()
 
     def _retry(self) -> None:
@@ -149,11 +138,3 @@ class Datagram:
     def _update_interest(self) -> None:
         wanted = READ if self._held is None else WRITE
         self._reactor.set_interest(self, 0 if self.closed or self._timer is not None else wanted)
-
-
-def open_udp(reactor: Reactor, address: Address, protocol: DatagramProtocol) -> Datagram:
-    """Bind a UDP socket to a numeric (host, port), port 0 for any. Raise OSError as bind(2), ValueError for a name.
-
-    Another socket on the same port is refused (EADDRINUSE): SO_REUSEADDR is never set.
-    """
-    return Datagram(reactor, bind_udp(reactor.sockets, address), protocol)

@@ -1,9 +1,9 @@
 """Listener: takes callers from the kernel's queue, a bounded number per turn.
 
-Law: no error of accept(2) ends the service unless the listening socket itself is broken. An error of one
-caller is skipped. When the system is out of something (descriptors, memory), the listener stops watching
-for a moment and then tries again: the callers wait in the kernel's queue, and the loop doesn't spin on a
-socket that stays readable because nobody can take anything from it.
+Law: no error of accept(2) ends the service unless the listening socket itself is broken. An error of one caller is
+skipped. When the system is out of something (descriptors, memory), the listener stops watching for a moment and then
+tries again: the callers wait in the kernel's queue, and the loop doesn't spin on a socket that stays readable because
+nobody can take anything from it.
 """
 
 from __future__ import annotations
@@ -13,29 +13,25 @@ import logging
 import socket
 from collections.abc import Callable
 
-from reactor.connection import DEFAULT_LIMITS, Connection, Limits
+from reactor.connection import Connection
+from reactor.limits import ACCEPTS_PER_TURN, DEFAULT_LIMITS, SHORTAGE_QUIET_S, SHORTAGE_RETRY_S, Limits
 from reactor.loop import READ, Reactor
 from reactor.protocol import StreamProtocol
-from reactor.sockets import BROKEN_SOCKET, ONE_PEER, WOULD_BLOCK, Address, bind_tcp, errno_name, format_address
+from reactor.sockets import BROKEN_SOCKET, ONE_PEER, WOULD_BLOCK, Address, errno_name, format_address
 from reactor.timers import Timer
-
-ACCEPTS_PER_TURN = 64
-BACKLOG = 1024  # the kernel lowers it to its own limit (net.core.somaxconn)
-RETRY_S = 0.25  # while the system is out of something
-QUIET_S = 30.0  # between two log lines about that
 
 logger = logging.getLogger("reactor")
 
 
 class Listener:
-    """A listening TCP socket on a loop; `listen_tcp` makes one, or give it any listening, non-blocking socket.
+    """A TCP socket on a loop, bound, listening and non-blocking. `listen_tcp` makes one.
 
-    `errors` counts what accept(2) has refused, by errno name; `lost` is called if the socket breaks.
+    `errors` counts what accept(2) has refused, by errno name; `lost(listener, error)` is called if the socket breaks.
     """
 
     __slots__ = (
         "_factory", "_limits", "_logged_s", "_lost", "_paused", "_reactor", "_socket", "_timer",
-        "closed", "errors", "interest",
+        "address", "closed", "errors", "interest",
     )  # fmt: skip
 
     def __init__(
@@ -46,11 +42,10 @@ class Listener:
         limits: Limits = DEFAULT_LIMITS,
         lost: Callable[[Listener, OSError], object] | None = None,
     ) -> None:
-        self.interest = 0
-        self.closed = False
+        self.interest, self.closed = 0, False
+        self.address: Address = sock.getsockname()  # with the port that the kernel chose if it was asked to
         self.errors: dict[str, int] = {}
-        self._reactor = reactor
-        self._socket = sock
+        self._reactor, self._socket = reactor, sock
         self._factory = factory
         self._limits = limits
         self._lost = lost
@@ -59,11 +54,6 @@ class Listener:
         self._logged_s: float | None = None
         reactor.adopt(self)
         self._update_interest()
-
-    @property
-    def address(self) -> Address:
-        """The bound address, with the port that the kernel chose if it was asked to."""
-        return self._socket.getsockname()  # type: ignore[no-any-return]
 
     def pause(self) -> None:
         """Take no more callers until `resume`; they wait in the kernel's queue. Works in the middle of a batch."""
@@ -118,7 +108,7 @@ class Listener:
         name = errno_name(error)
         self.errors[name] = self.errors.get(name, 0) + 1
         if error.errno in BROKEN_SOCKET:
-            logger.error("listener %s is broken and closed: %s", self._name(), error.strerror)
+            logger.error("listener %s is broken and closed: %s", format_address(self.address), error.strerror)
             self.abort(error)
             if self._lost is not None:
                 self._reactor.call_soon(self._lost, self, error)
@@ -127,10 +117,10 @@ class Listener:
 
     def _wait(self, error: OSError) -> None:
         now_s = self._reactor.now()
-        if self._logged_s is None or now_s - self._logged_s >= QUIET_S:
+        if self._logged_s is None or now_s - self._logged_s >= SHORTAGE_QUIET_S:
             self._logged_s = now_s
-            logger.warning("listener %s waits, callers queue in the kernel: accept: %s", self._name(), error.strerror)
-        self._timer = self._reactor.call_later(RETRY_S, self._retry)
+            logger.warning("listener %s waits, callers queue: %s", format_address(self.address), error.strerror)
+        self._timer = self._reactor.call_later(SHORTAGE_RETRY_S, self._retry)
         self._update_interest()
 
     def _retry(self) -> None:
@@ -140,31 +130,3 @@ class Listener:
     def _update_interest(self) -> None:
         idle = self.closed or self._paused or self._timer is not None
         self._reactor.set_interest(self, 0 if idle else READ)
-
-    def _name(self) -> str:
-        try:
-            return format_address(self.address)
-        except OSError:
-            return "(address unknown)"
-
-
-def listen_tcp(
-    reactor: Reactor,
-    address: Address,
-    factory: Callable[[], StreamProtocol],
-    *,
-    backlog: int = BACKLOG,
-    limits: Limits = DEFAULT_LIMITS,
-) -> Listener:
-    """Listen on a numeric (host, port), port 0 for any, and call `factory()` for each connection's protocol.
-
-    Urgent data stays in the stream, keepalive finds dead peers, IPv6 sockets carry IPv6 only (see `bind_tcp`).
-    Raise OSError as bind(2) and listen(2) do, ValueError for a name.
-    """
-    sock = bind_tcp(reactor.sockets, address)
-    try:
-        sock.listen(backlog)
-    except BaseException:
-        sock.close()
-        raise
-    return Listener(reactor, sock, factory, limits)

@@ -6,31 +6,29 @@
     4. timers    take out every timer that is due, then call them
     5. calls     run what `call_soon` had queued when this step began, and no more
 
-Laws. The selector's `data` is the handler itself, and nothing is ever looked up by descriptor number: a
-handler that was closed earlier in the same batch is skipped, and a new one that got its number can't be
-taken for it. Interest changes in one place, `set_interest`. Every step is bounded, so each comes round
-again. A callback that raises costs its own handler, one log line and a traceback, never the loop.
+Laws. The selector's `data` is the handler itself, and nothing is ever looked up by descriptor number: a handler that
+was closed earlier in the same batch is skipped, and a new one that got its number can't be taken for it. Interest
+changes in one place, `set_interest`. Every step is bounded, so each comes round again. A callback that raises costs
+its own handler, one log line and a traceback, never the loop.
 
 A loop belongs to one thread. Only `call_soon_threadsafe` may be called from others.
 """
-
-from __future__ import annotations
 
 import collections
 import logging
 import selectors
 import socket
 import time
-from collections.abc import Callable, Collection
-from types import TracebackType
+from collections.abc import Callable
+from typing import Self
 
+from reactor.limits import LONGEST_SLEEP_S
 from reactor.protocol import Handler
 from reactor.signals import Waker
 from reactor.sockets import SocketFactory
-from reactor.timers import Timer, Timers
+from reactor.timers import Arguments, Callback, Timer, Timers
 
 READ, WRITE = selectors.EVENT_READ, selectors.EVENT_WRITE
-LONGEST_SLEEP_S = 86_400.0  # poll(2) and epoll_wait(2) count milliseconds in an int: 24 days at the most
 
 logger = logging.getLogger("reactor")
 
@@ -44,7 +42,7 @@ class Reactor:
     """
 
     __slots__ = (
-        "_calls", "_clock", "_handlers", "_heap", "_select", "_selector", "_stopping", "_timers", "_waker", "sockets",
+        "_calls", "_heap", "_select", "_selector", "_stopping", "_timers", "_waker", "handlers", "now", "sockets",
     )  # fmt: skip
 
     def __init__(
@@ -55,13 +53,13 @@ class Reactor:
         sockets: SocketFactory = socket,
     ) -> None:
         self.sockets = sockets
-        self._clock = clock
+        self.now = clock  # monotonic seconds from an arbitrary start
         self._selector = selectors.DefaultSelector() if selector is None else selector
         self._select = self._selector.select
-        self._handlers: set[Handler] = set()
+        self.handlers: dict[Handler, None] = {}  # an ordered set of every open one; to be read only
         self._timers = Timers()
         self._heap = self._timers.heap  # its truth value costs nothing to ask, unlike a method
-        self._calls: collections.deque[tuple[Callable[..., object], tuple[object, ...]]] = collections.deque()
+        self._calls: collections.deque[tuple[Callback, Arguments]] = collections.deque()
         self._stopping = False
         self._waker = Waker(sockets, self.call_soon)
         self.adopt(self._waker)
@@ -90,7 +88,7 @@ class Reactor:
                 except Exception as error:
                     self.callback_failed(error, handler)
         if self._heap:
-            for timer in self._timers.pop_due(self._clock()):
+            for timer in self._timers.pop_due(self.now()):
                 self.guard(timer.fire)
         if self._calls:
             self._run_calls()
@@ -101,21 +99,16 @@ class Reactor:
 
     def _until_next_timer_s(self) -> float | None:
         deadline_s = self._timers.next_deadline_s()
-        return None if deadline_s is None else min(max(0.0, deadline_s - self._clock()), LONGEST_SLEEP_S)
+        return None if deadline_s is None else min(max(0.0, deadline_s - self.now()), LONGEST_SLEEP_S)
 
     def _run_calls(self) -> None:
         for _ in range(len(self._calls)):  # those that they queue in their turn come in the next one
             callback, args = self._calls.popleft()
             self.guard(callback, *args)
 
-    @property
-    def handlers(self) -> Collection[Handler]:
-        """Every open handler: listeners, connections, endpoints, and the loop's own waker."""
-        return self._handlers
-
     def adopt(self, handler: Handler) -> None:
         """Take a handler in, watching nothing yet. From now on `close` would close it."""
-        self._handlers.add(handler)
+        self.handlers[handler] = None
 
     def set_interest(self, handler: Handler, interest: int) -> None:
         """Have the selector watch for READ, WRITE, both, or (0) nothing.
@@ -123,22 +116,24 @@ class Reactor:
         With nothing to watch, the handler is unregistered: poll and epoll report HUP and ERR whether asked for
         or not (poll(2)), and a handler with nothing to do would spin the loop.
         """
-        if interest == handler.interest:
-            return
-        if not handler.interest:
+        before, handler.interest = (
+            handler.interest,
+            0,
+        )  # and so it stays if the selector raises: then it has forgotten it
+        if not before and interest:
             self._selector.register(handler.fileno(), interest, handler)
-        elif not interest:
+        elif before and not interest:
             self._selector.unregister(handler.fileno())
-        else:
+        elif before != interest:
             self._selector.modify(handler.fileno(), interest, handler)
         handler.interest = interest
 
     def release(self, handler: Handler) -> None:
         """Unregister and forget a handler: the first step of its teardown, before it closes its socket."""
         self.set_interest(handler, 0)
-        self._handlers.discard(handler)
+        self.handlers.pop(handler, None)
 
-    def guard(self, callback: Callable[..., object], *args: object, owner: Handler | None = None) -> None:
+    def guard(self, callback: Callback, *args: object, owner: Handler | None = None) -> None:
         """Call a user's callback. If it raises, log that once and abort `owner`, and go on."""
         try:
             callback(*args)
@@ -147,29 +142,24 @@ class Reactor:
 
     def callback_failed(self, error: Exception, owner: Handler | None = None) -> None:
         """Log an exception that a user's callback has raised, once, with its traceback; abort `owner`."""
-        logger.error(
-            "a callback raised %r; %s", error, "its handler is closed" if owner else "the loop goes on", exc_info=error
-        )
+        consequence = "its handler is closed" if owner else "the loop goes on"
+        logger.error("a callback raised %r; %s", error, consequence, exc_info=error)
         if owner is not None:
             self.guard(owner.abort, error)
 
-    def now(self) -> float:
-        """Return the loop's clock: monotonic seconds from an arbitrary start."""
-        return self._clock()
-
-    def call_later(self, delay_s: float, callback: Callable[..., object], *args: object) -> Timer:
+    def call_later(self, delay_s: float, callback: Callback, *args: object) -> Timer:
         """Call `callback(*args)` once, `delay_s` seconds from now. Raise ValueError for NaN or infinity."""
-        return self._timers.add(self._clock() + delay_s, callback, args)
+        return self._timers.add(self.now() + delay_s, callback, args)
 
-    def call_at(self, deadline_s: float, callback: Callable[..., object], *args: object) -> Timer:
+    def call_at(self, deadline_s: float, callback: Callback, *args: object) -> Timer:
         """Call `callback(*args)` once `now()` has reached `deadline_s`. Raise ValueError for NaN or infinity."""
         return self._timers.add(deadline_s, callback, args)
 
-    def call_soon(self, callback: Callable[..., object], *args: object) -> None:
+    def call_soon(self, callback: Callback, *args: object) -> None:
         """Call `callback(*args)` in step 5 of this turn, or of the next one if step 5 has begun."""
         self._calls.append((callback, args))
 
-    def call_soon_threadsafe(self, callback: Callable[..., object], *args: object) -> None:
+    def call_soon_threadsafe(self, callback: Callback, *args: object) -> None:
         """`call_soon`, from any thread. Wakes the loop. Calls run in the order in which they were queued."""
         self._calls.append((callback, args))
         self._waker.wake()
@@ -189,19 +179,18 @@ class Reactor:
         """Abort every handler, tell their protocols, restore signals, close the selector. Harmless twice."""
         if self._waker.closed:
             return
-        for handler in self._handlers - {self._waker}:
-            self.guard(handler.abort)
+        for handler in tuple(self.handlers):
+            if handler is not self._waker:
+                self.guard(handler.abort)
         self._run_calls()  # the last word of each protocol: connection_lost
         self.release(self._waker)
         self._waker.abort()
         self._selector.close()
 
-    def __enter__(self) -> Reactor:
+    def __enter__(self) -> Self:
         """Return the reactor itself."""
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *exception: object) -> None:
         """Close the reactor, whatever happened."""
         self.close()

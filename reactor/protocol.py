@@ -1,12 +1,11 @@
 """What a user of the library implements, and what the loop asks of a handler.
 
-Law: a callback is given everything it needs as arguments, the connection or endpoint first. So one
-protocol object may serve one connection or a hundred thousand of them, and holds state only if it
-wants to. Nothing here does I/O; each class is a `typing.Protocol` with harmless defaults, to be
-subclassed or merely matched.
+Law: a callback is given everything it needs as arguments, the connection or endpoint first. So one protocol object
+may serve one connection or a hundred thousand of them, and holds state only if it wants to. Nothing here does I/O;
+each class is a `typing.Protocol` with harmless defaults, to be subclassed or merely matched.
 
-No callback of a connection ever runs inside another one of the same connection: what must be told
-after the fact (`connection_lost`) is queued on the loop and told in the same turn.
+No callback of a connection ever runs inside another one of the same connection: what must be told after the fact
+(`connection_lost`) is queued on the loop and told in the same turn.
 """
 
 from __future__ import annotations

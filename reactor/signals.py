@@ -1,25 +1,22 @@
 """A signal, or another thread, becomes one more readable descriptor.
 
-Law: what must be done is remembered in memory; a byte in the socket pair only says "look". So it does no
-harm when the pair is full and a byte is lost: a full pair is readable, the loop wakes, and it finds
-everything. A signal is remembered once however often it came, as the kernel itself does (signal(7)), so a
-storm of one can't push out another, nor grow anything.
+Law: what must be done is remembered in memory; a byte in the socket pair only says "look". So it does no harm when
+the pair is full and a byte is lost: a full pair is readable, the loop wakes, and it finds everything. A signal is
+remembered once however often it came, as the kernel itself does (signal(7)), so a storm of one can't push out
+another, nor grow anything.
 
-Two things wake the loop for a signal, and each covers the other's gap. `set_wakeup_fd` writes from the C
-handler, also when the signal lands just before the loop goes to sleep. The Python handler, which runs a little
-later, remembers the signal and then writes once more, so that none is ever remembered unseen.
+Two things wake the loop for a signal, and each covers the other's gap. `set_wakeup_fd` writes from the C handler,
+also when the signal lands just before the loop goes to sleep. The Python handler, which runs a little later,
+remembers the signal and then writes once more, so that none is ever remembered unseen.
 """
-
-from __future__ import annotations
 
 import contextlib
 import signal
 from collections.abc import Callable
 from types import FrameType
 
+from reactor.limits import WAKE_BYTES_PER_TURN
 from reactor.sockets import WOULD_BLOCK, SocketFactory
-
-DRAIN_BYTES = 4096  # read per turn: if more waits, the next turn goes on
 
 
 class Waker:
@@ -29,20 +26,11 @@ class Waker:
     """
 
     __slots__ = (
-        "_call_soon",
-        "_callbacks",
-        "_pending",
-        "_previous",
-        "_previous_fd",
-        "_reader",
-        "_writer",
-        "closed",
-        "interest",
-    )
+        "_call_soon", "_callbacks", "_pending", "_previous", "_previous_fd", "_reader", "_writer", "closed", "interest",
+    )  # fmt: skip
 
     def __init__(self, sockets: SocketFactory, call_soon: Callable[..., None]) -> None:
-        self.interest = 0
-        self.closed = False
+        self.interest, self.closed = 0, False
         self._call_soon = call_soon
         self._callbacks: dict[int, Callable[[], object]] = {}
         self._pending: dict[int, None] = {}  # an ordered set: each signal once, oldest first
@@ -82,7 +70,7 @@ class Waker:
     def on_event(self, mask: int) -> None:
         """Empty the pair, then look at what is remembered: in this order, or a wake-up could be lost."""
         with contextlib.suppress(*WOULD_BLOCK):
-            self._reader.recv(DRAIN_BYTES)
+            self._reader.recv(WAKE_BYTES_PER_TURN)
         for signum in tuple(self._pending):
             del self._pending[signum]
             self._call_soon(self._callbacks[signum])

@@ -77,12 +77,22 @@ def format_address(address: Address) -> str:
     return f"[{host}%{_interface_name(scope)}]:{port}" if scope else f"[{host}]:{port}"
 
 
+@contextlib.contextmanager
+def closed_on_error(sock: Socket) -> Iterator[Socket]:
+    """Close `sock` if the block raises: whoever makes a socket closes it if the next step fails."""
+    try:
+        yield sock
+    except BaseException:
+        sock.close()
+        raise
+
+
 def bind_tcp(sockets: SocketFactory, address: Address, *, buffer_bytes: int | None = None) -> Socket:
     """Return a bound, non-blocking TCP socket, not yet listening. Raise OSError as bind(2), ValueError for a name.
 
     Accepted sockets inherit what is set here (Linux and BSD), so a new connection costs no system call for it.
     """
-    with _closed_on_error(_new(sockets, address, socket.SOCK_STREAM, buffer_bytes)) as sock:
+    with closed_on_error(_new(sockets, address, socket.SOCK_STREAM, buffer_bytes)) as sock:
         set_stream_options(sock)
         if sys.platform == "win32":
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_EXCLUSIVEADDRUSE, 1)
@@ -97,7 +107,7 @@ def bind_udp(sockets: SocketFactory, address: Address, *, buffer_bytes: int | No
 
     SO_REUSEADDR is never set: on UDP it would let a second daemon steal every datagram in silence.
     """
-    with _closed_on_error(_new(sockets, address, socket.SOCK_DGRAM, buffer_bytes)) as sock:
+    with closed_on_error(_new(sockets, address, socket.SOCK_DGRAM, buffer_bytes)) as sock:
         if address[0] in WILDCARDS:  # a socket with an address of its own can only answer from that
             report_paths(sock)
         sock.bind(address)
@@ -106,7 +116,7 @@ def bind_udp(sockets: SocketFactory, address: Address, *, buffer_bytes: int | No
 
 def new_client(sockets: SocketFactory, address: Address) -> Socket:
     """Return a non-blocking TCP socket for connecting to `address`. Raise as `bind_tcp` does."""
-    with _closed_on_error(_new(sockets, address, socket.SOCK_STREAM, None)) as sock:
+    with closed_on_error(_new(sockets, address, socket.SOCK_STREAM, None)) as sock:
         set_stream_options(sock)
         return sock
 
@@ -139,18 +149,9 @@ def connect_result(sock: Socket) -> int:
         return error.errno or errno.ENOTCONN
 
 
-@contextlib.contextmanager
-def _closed_on_error(sock: Socket) -> Iterator[Socket]:
-    try:
-        yield sock
-    except BaseException:
-        sock.close()
-        raise
-
-
 def _new(sockets: SocketFactory, address: Address, kind: int, buffer_bytes: int | None) -> Socket:
     family = family_of(address)
-    with _closed_on_error(sockets.socket(family, kind)) as sock:
+    with closed_on_error(sockets.socket(family, kind)) as sock:
         sock.setblocking(False)
         if family == socket.AF_INET6:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)

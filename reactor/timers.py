@@ -1,22 +1,22 @@
 """Timers: a heap of (deadline, sequence, timer), and no opinion about what time it is.
 
-Law: due timers are all taken out before any of them is called. A callback that sets another timer,
-even with no delay, sets it for a later turn, so timers can't starve I/O. Equal deadlines fire in the
-order in which they were set: that is what the sequence number is for, and it also keeps `heapq`
-from ever comparing two timers.
+Law: due timers are all taken out before any of them is called. A callback that sets another timer, even with no
+delay, sets it for a later turn, so timers can't starve I/O. Equal deadlines fire in the order in which they were set:
+that is what the sequence number is for, and it also keeps `heapq` from ever comparing two timers.
 
-Cancelling is O(1): the timer is marked and stays in the heap until it comes up, or until the marked
-ones outnumber the live ones and all are swept out at once. So a million timers set and cancelled
-(the usual fate of a timeout) leave an empty heap, and each has paid for at most one sweep.
+Cancelling is O(1): the timer is marked and stays in the heap until it comes up, or until the marked ones outnumber
+the live ones and all are swept out at once. So a million timers set and cancelled (the usual fate of a timeout) leave
+an empty heap, and each has paid for at most one sweep.
 """
-
-from __future__ import annotations
 
 import heapq
 import math
 from collections.abc import Callable
 
-SWEEP_ABOVE = 64  # below so many cancelled timers a sweep costs more than it frees
+from reactor.limits import SWEEP_ABOVE_TIMERS
+
+Callback = Callable[..., object]
+Arguments = tuple[object, ...]
 
 
 class Timer:
@@ -24,16 +24,11 @@ class Timer:
 
     __slots__ = ("_timers", "args", "callback", "deadline_s")
 
-    def __init__(self, timers: Timers, deadline_s: float, callback: Callable[..., object], args: tuple[object, ...]) -> None:
+    def __init__(self, timers: "Timers", deadline_s: float, callback: Callback, args: Arguments) -> None:
         self.deadline_s = deadline_s  # on the loop's monotonic clock
-        self.callback: Callable[..., object] | None = callback  # None once fired or cancelled
+        self.callback: Callback | None = callback  # None once fired or cancelled
         self.args = args
         self._timers: Timers | None = timers  # None once taken out of the heap
-
-    @property
-    def active(self) -> bool:
-        """Whether the callback is still to be called."""
-        return self.callback is not None
 
     def cancel(self) -> None:
         """Make sure that the callback isn't called any more. Harmless when it has been, or twice."""
@@ -64,7 +59,7 @@ class Timers:
         """The number of timers that are still to fire."""
         return len(self.heap) - self._cancelled
 
-    def add(self, deadline_s: float, callback: Callable[..., object], args: tuple[object, ...] = ()) -> Timer:
+    def add(self, deadline_s: float, callback: Callback, args: Arguments = ()) -> Timer:
         """Set a timer. Raise ValueError for a deadline that is no time (NaN, infinity)."""
         if not math.isfinite(deadline_s):
             raise ValueError(f"a timer's deadline must be a finite number of seconds, not {deadline_s!r}")
@@ -95,7 +90,7 @@ class Timers:
 
     def _cancelled_one(self) -> None:
         self._cancelled += 1
-        if self._cancelled > SWEEP_ABOVE and self._cancelled * 2 > len(self.heap):
+        if self._cancelled > SWEEP_ABOVE_TIMERS and self._cancelled * 2 > len(self.heap):
             self.heap[:] = [entry for entry in self.heap if entry[2].callback is not None]
             heapq.heapify(self.heap)
             self._cancelled = 0

@@ -1,0 +1,64 @@
+"""The three verbs with which a user starts: `listen_tcp`, `connect_tcp`, `open_udp`.
+
+Law: whoever makes a socket closes it if the next step fails. All three take numeric addresses, as a name would have to
+be looked up, which blocks (see `sockets.family_of`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from reactor.connector import Connector
+from reactor.datagram import Datagram
+from reactor.limits import BACKLOG, DEFAULT_LIMITS, Limits
+from reactor.listener import Listener
+from reactor.loop import Reactor
+from reactor.protocol import DatagramProtocol, StreamProtocol
+from reactor.sockets import Address, bind_tcp, bind_udp, closed_on_error, new_client
+
+
+def listen_tcp(
+    reactor: Reactor,
+    address: Address,
+    factory: Callable[[], StreamProtocol],
+    *,
+    backlog: int = BACKLOG,
+    limits: Limits = DEFAULT_LIMITS,
+) -> Listener:
+    """Listen on (host, port), port 0 for any, and call `factory()` for each connection's protocol.
+
+    Urgent data stays in the stream, keepalive finds dead peers, IPv6 sockets carry IPv6 only (see `bind_tcp`).
+    Raise OSError as bind(2) and listen(2) do, ValueError for a name.
+    """
+    with closed_on_error(bind_tcp(reactor.sockets, address)) as sock:
+        sock.listen(backlog)
+        return Listener(reactor, sock, factory, limits)
+
+
+def connect_tcp(
+    reactor: Reactor,
+    address: Address,
+    protocol: StreamProtocol,
+    failed: Callable[[OSError], object],
+    *,
+    timeout_s: float = 10.0,
+    limits: Limits = DEFAULT_LIMITS,
+) -> Connector:
+    """Connect to (host, port) and give the connection to `protocol`, or call `failed(error)`.
+
+    The error is what connect(2) would raise, or ETIMEDOUT after `timeout_s`. Raise ValueError for a name or a time-out
+    that is no time, OSError when no socket can be made (EMFILE, EAFNOSUPPORT).
+    """
+    with closed_on_error(new_client(reactor.sockets, address)) as sock:
+        connector = Connector(reactor, sock, protocol, failed, timeout_s, limits)
+        connector.start(address)
+        return connector
+
+
+def open_udp(reactor: Reactor, address: Address, protocol: DatagramProtocol) -> Datagram:
+    """Bind a UDP socket to (host, port), port 0 for any. Raise OSError as bind(2) does, ValueError for a name.
+
+    Another socket on the same port is refused (EADDRINUSE): SO_REUSEADDR is never set.
+    """
+    with closed_on_error(bind_udp(reactor.sockets, address)) as sock:
+        return Datagram(reactor, sock, protocol)

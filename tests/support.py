@@ -1,0 +1,490 @@
+"""What the tests share. Nothing here sleeps to synchronise: it waits for a thing to happen, or makes it happen."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import os
+import pathlib
+import selectors
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+from echo7.server import EchoServer
+from reactor import Connection, DatagramProtocol, Reactor, StreamProtocol
+from reactor.datagram import Datagram
+from reactor.sockets import Socket
+
+PROJECT = pathlib.Path(__file__).resolve().parent.parent
+PATIENCE_S = 20.0  # how long a thing that must happen may take on a loaded machine before the test fails
+MOST_TURNS = 200_000
+
+SELECTORS: list[type[selectors.BaseSelector]] = [
+    getattr(selectors, name)
+    for name in ("SelectSelector", "PollSelector", "EpollSelector", "KqueueSelector", "DevpollSelector")
+    if hasattr(selectors, name)
+]
+
+
+def has_ipv6() -> bool:
+    """Tell whether ::1 can be bound here."""
+    with contextlib.suppress(OSError), socket.socket(socket.AF_INET6, socket.SOCK_STREAM) as probe:
+        probe.bind(("::1", 0))
+        return True
+    return False
+
+
+# ---------------------------------------------------------------- a loop turned by hand
+
+
+def turn_until(reactor: Reactor, condition: Callable[[], object], turns: int = MOST_TURNS) -> None:
+    """Turn the loop until `condition()` is true. A wake-up timer keeps a turn from blocking for ever."""
+    for _ in range(turns):
+        if condition():
+            return
+        waker = reactor.call_later(0.005, int)
+        reactor.turn()
+        waker.cancel()
+    raise AssertionError(f"still not so after {turns} turns: {condition}")
+
+
+def turn_idle(reactor: Reactor, turns: int = 20) -> None:
+    """Turn the loop a few times without ever blocking, so that all that is ready is done."""
+    for _ in range(turns):
+        reactor.call_soon(int)
+        reactor.turn()
+
+
+class Recorder(StreamProtocol):
+    """A protocol that writes down what happens to its connections, and does nothing (or echoes)."""
+
+    def __init__(self, echo: bool = False, keep_open_on_eof: bool = False) -> None:
+        self.echo = echo
+        self.keep_open_on_eof = keep_open_on_eof
+        self.events: list[tuple[Any, ...]] = []
+        self.connections: list[Connection] = []
+        self.received = bytearray()
+
+    def connection_made(self, connection: Connection) -> None:
+        self.connections.append(connection)
+        self.events.append(("made",))
+
+    def data_received(self, connection: Connection, data: bytes) -> None:
+        self.events.append(("data", data))
+        self.received += data
+        if self.echo:
+            connection.write(data)
+
+    def drained(self, connection: Connection) -> None:
+        self.events.append(("drained",))
+
+    def eof_received(self, connection: Connection) -> bool:
+        self.events.append(("eof",))
+        return self.keep_open_on_eof
+
+    def connection_lost(self, connection: Connection, error: Exception | None) -> None:
+        self.events.append(("lost", error))
+
+    def kinds(self) -> list[str]:
+        """The names of the events, runs of `data` folded into one."""
+        names: list[str] = []
+        for event in self.events:
+            if not (names and names[-1] == event[0] == "data"):
+                names.append(event[0])
+        return names
+
+
+class DatagramRecorder(DatagramProtocol):
+    """A UDP protocol that writes down what comes, and answers if asked to."""
+
+    def __init__(self, echo: bool = False) -> None:
+        self.echo = echo
+        self.received: list[tuple[bytes, Any, bytes]] = []
+        self.lost: list[Exception | None] = []
+
+    def datagram_received(self, endpoint: Datagram, data: bytes, source: Any, path: bytes) -> None:
+        self.received.append((data, source, path))
+        if self.echo:
+            endpoint.send(data, source, path)
+
+    def endpoint_lost(self, endpoint: Datagram, error: Exception | None) -> None:
+        self.lost.append(error)
+
+
+# ---------------------------------------------------------------- faults at the system calls
+
+
+class Faults:
+    """A script of what happens at the next system calls, by name. What isn't scripted goes to the kernel.
+
+    An entry is None (do it), an int (do it, but with at most so many bytes), or an errno as OSError to raise.
+    """
+
+    def __init__(self) -> None:
+        self.script: dict[str, list[int | OSError | None]] = {}
+        self.calls: dict[str, int] = {}
+        self.always: dict[str, OSError] = {}
+
+    def add(self, call: str, *entries: int | OSError | None) -> None:
+        self.script.setdefault(call, []).extend(entries)
+
+    def next(self, call: str) -> int | None:
+        self.calls[call] = self.calls.get(call, 0) + 1
+        if call in self.always:
+            raise self.always[call]
+        entries = self.script.get(call)
+        entry = entries.pop(0) if entries else None
+        if isinstance(entry, OSError):
+            raise entry
+        return entry
+
+
+def os_error(code: int) -> OSError:
+    """An OSError of the right subclass (BlockingIOError for EAGAIN, and so on)."""
+    return OSError(code, os.strerror(code))
+
+
+EAGAIN = os_error(errno.EAGAIN)
+EINTR = os_error(errno.EINTR)
+
+
+class FlakySocket(socket.socket):
+    """A real socket whose system calls first ask a `Faults` script."""
+
+    faults: Faults
+
+    def recv(self, size: int, flags: int = 0) -> bytes:
+        limit = self.faults.next("recv")
+        return super().recv(size if limit is None else max(1, min(size, limit)), flags)
+
+    def send(self, data: Any, flags: int = 0) -> int:
+        limit = self.faults.next("send")
+        return super().send(data if limit is None else memoryview(data)[: max(1, limit)], flags)
+
+    def recvmsg(self, *args: Any) -> Any:
+        self.faults.next("recvmsg")
+        return super().recvmsg(*args)
+
+    def sendto(self, *args: Any) -> int:
+        self.faults.next("sendto")
+        return super().sendto(*args)
+
+    def sendmsg(self, *args: Any) -> int:
+        self.faults.next("sendmsg")
+        return super().sendmsg(*args)
+
+    def shutdown(self, how: int) -> None:
+        self.faults.next("shutdown")
+        super().shutdown(how)
+
+    def bind(self, address: Any) -> None:
+        self.faults.next("bind")
+        super().bind(address)
+
+    def listen(self, *args: Any) -> None:
+        self.faults.next("listen")
+        super().listen(*args)
+
+    def accept(self) -> tuple[socket.socket, Any]:
+        self.faults.next("accept")
+        plain, address = super().accept()
+        return adopt_socket(plain, self.faults), address
+
+
+class FlakySockets:
+    """A SocketFactory of FlakySockets: hand it to `Reactor(sockets=…)`."""
+
+    def __init__(self, faults: Faults | None = None) -> None:
+        self.faults = faults if faults is not None else Faults()
+        self.refused_families: dict[int, OSError] = {}  # family → what socket(2) says
+
+    def socket(self, family: int, type: int) -> socket.socket:
+        self.faults.next("socket")
+        if family in self.refused_families:
+            raise self.refused_families[family]
+        sock = FlakySocket(family, type)
+        sock.faults = self.faults
+        return sock
+
+    def socketpair(self) -> tuple[Socket, Socket]:
+        return socket.socketpair()
+
+
+def adopt_socket(plain: socket.socket, faults: Faults) -> FlakySocket:
+    """Turn a plain socket into a flaky one."""
+    family, kind, proto = plain.family, plain.type, plain.proto
+    flaky = FlakySocket(family, kind, proto, fileno=plain.detach())
+    flaky.faults = faults
+    return flaky
+
+
+class CountingSelector(selectors.DefaultSelector):
+    """Counts select calls, and how many of them found nothing though they didn't wait."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.selects = 0
+
+    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
+        self.selects += 1
+        return super().select(timeout)
+
+
+class ManualClock:
+    """A monotonic clock that moves only when told to."""
+
+    def __init__(self, now_s: float = 1000.0) -> None:
+        self.now_s = now_s
+
+    def __call__(self) -> float:
+        return self.now_s
+
+    def advance(self, seconds: float) -> None:
+        self.now_s += seconds
+
+
+# ---------------------------------------------------------------- a loop in a thread
+
+
+class LoopThread:
+    """A Reactor that runs in a thread of its own; `call` runs a function there and returns its result."""
+
+    def __init__(self, **options: Any) -> None:
+        self.reactor = Reactor(**options)
+        self._thread = threading.Thread(target=self.reactor.run, daemon=True)
+
+    def __enter__(self) -> LoopThread:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.reactor.call_soon_threadsafe(self.reactor.stop)
+        self._thread.join(PATIENCE_S)
+        assert not self._thread.is_alive(), "the loop didn't stop"
+        self.reactor.close()
+
+    def call(self, function: Callable[..., Any], *args: Any) -> Any:
+        """Run `function(*args)` on the loop and return what it returns, or raise what it raises."""
+        done = threading.Event()
+        box: list[tuple[Any, Exception | None]] = []
+
+        def run() -> None:
+            try:
+                box.append((function(*args), None))
+            except Exception as error:
+                box.append((None, error))
+            done.set()
+
+        self.reactor.call_soon_threadsafe(run)
+        assert done.wait(PATIENCE_S), "the loop is stuck"
+        result, error = box[0]
+        if error is not None:
+            raise error
+        return result
+
+    def wait_for(self, condition: Callable[[], object]) -> None:
+        """Return once `condition()` is true on the loop, looking again on each of its turns."""
+        done = threading.Event()
+
+        def look() -> None:
+            if condition():
+                done.set()
+            else:
+                self.reactor.call_later(0.002, look)
+
+        self.reactor.call_soon_threadsafe(look)
+        assert done.wait(PATIENCE_S), f"still not so after {PATIENCE_S} s: {condition}"
+
+
+class EchoThread(LoopThread):
+    """An EchoServer on loopback, any free port, in a thread."""
+
+    def __init__(
+        self, hosts: Sequence[str] = ("127.0.0.1",), reactor_options: dict[str, Any] | None = None, **options: Any
+    ) -> None:
+        super().__init__(**(reactor_options or {}))
+        self.server = EchoServer(hosts, 0, **options)
+        self.server.start(self.reactor)
+        self.port = self.server.addresses[0].port
+        self.host = hosts[0]
+
+    def connect(self, host: str | None = None) -> socket.socket:
+        """Return a connected TCP client, blocking with a time-out."""
+        sock = socket.create_connection((host or self.host, self.port), PATIENCE_S)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        return sock
+
+    def udp(self, host: str | None = None) -> socket.socket:
+        """Return a UDP client connected to the server, with a time-out."""
+        target = host or self.host
+        sock = socket.socket(socket.AF_INET6 if ":" in target else socket.AF_INET, socket.SOCK_DGRAM)
+        sock.settimeout(PATIENCE_S)
+        sock.connect((target, self.port))
+        return sock
+
+
+# ---------------------------------------------------------------- clients
+
+
+def receive_exactly(sock: socket.socket, count: int) -> bytes:
+    """Receive `count` bytes; fail on an earlier end."""
+    received = bytearray()
+    while len(received) < count:
+        piece = sock.recv(min(1 << 16, count - len(received)))
+        assert piece, f"the stream ended after {len(received)} of {count} bytes"
+        received += piece
+    return bytes(received)
+
+
+def receive_to_end(sock: socket.socket) -> bytes:
+    """Receive until FIN. A reset raises ConnectionResetError."""
+    received = bytearray()
+    while piece := sock.recv(1 << 16):
+        received += piece
+    return bytes(received)
+
+
+def send_in_background(sock: socket.socket, data: bytes, then: Callable[[], object] = int) -> threading.Thread:
+    """Send everything from a thread, so that the caller can read meanwhile; then call `then`."""
+
+    def run() -> None:
+        with contextlib.suppress(OSError):  # the reading side will show what went wrong
+            sock.sendall(data)
+            then()
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    return thread
+
+
+def echo_and_close(sock: socket.socket, data: bytes) -> bytes:
+    """Send all, half-close, and return everything that came back up to FIN."""
+    sender = send_in_background(sock, data, lambda: sock.shutdown(socket.SHUT_WR))
+    received = receive_to_end(sock)
+    sender.join(PATIENCE_S)
+    sock.close()
+    return received
+
+
+def fill(sock: socket.socket, most_bytes: int = 1 << 28) -> bytes:
+    """Send a non-repeating pattern until the kernel takes no more; return what it took. Real backpressure, no sleep."""
+    sock.setblocking(False)
+    sent = bytearray()
+    number = 0
+    while len(sent) < most_bytes:
+        piece = b"".join((number + i).to_bytes(8, "big") for i in range(512))
+        try:
+            count = sock.send(piece)
+        except BlockingIOError:
+            break
+        sent += piece[:count]
+        number += 512
+    return bytes(sent)
+
+
+def drain(sock: socket.socket) -> bytes:
+    """Receive all that is there now, without waiting."""
+    sock.setblocking(False)
+    received = bytearray()
+    with contextlib.suppress(BlockingIOError):
+        while piece := sock.recv(1 << 16):
+            received += piece
+    return bytes(received)
+
+
+def tcp_pair() -> tuple[socket.socket, socket.socket]:
+    """Return two connected TCP sockets on loopback, non-blocking."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        one = socket.create_connection(listener.getsockname())
+        other, _ = listener.accept()
+    one.setblocking(False)
+    other.setblocking(False)
+    return one, other
+
+
+def reset(sock: socket.socket) -> None:
+    """Close a TCP socket with RST instead of FIN."""
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\x01\x00\x00\x00\x00\x00\x00\x00")
+    sock.close()
+
+
+def whole_dribbled_trailing(data: bytes) -> Iterator[list[bytes]]:
+    """Yield three ways to send the same bytes: in one piece, byte by byte, and with the last byte on its own."""
+    yield [data]
+    yield [data[i : i + 1] for i in range(len(data))]
+    yield [data[:-1], data[-1:]]
+
+
+# ---------------------------------------------------------------- the real daemon
+
+
+class EchoProcess:
+    """`python -m echo7 serve` as an operator runs it. Ready when the context is entered; killed when it is left.
+
+    `lines` are the JSON log lines so far; `next_line` waits for one more.
+    """
+
+    def __init__(self, *arguments: str, port: int = 0, wait: bool = True, **popen: Any) -> None:
+        self.lines: list[dict[str, Any]] = []
+        self._wait = wait
+        command = [sys.executable, "-m", "echo7", "serve", "--port", str(port), "--log-format", "json", *arguments]
+        self.process = subprocess.Popen(command, cwd=PROJECT, stderr=subprocess.PIPE, text=True, **popen)
+
+    def __enter__(self) -> EchoProcess:
+        if self._wait:
+            self.wait_until_ready()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.process.kill()
+        self.process.wait(PATIENCE_S)
+        assert self.process.stderr is not None
+        self.process.stderr.close()
+
+    @property
+    def port(self) -> int:
+        """The port that is being served."""
+        port: int = next(line["port"] for line in self.lines if line["event"] == "listening")
+        return port
+
+    def wait_until_ready(self) -> None:
+        """Wait for a `listening` line, then for a first answer: all lines are there before anything is served."""
+        line = self.next_line("listening")
+        family = socket.AF_INET6 if ":" in line["address"] else socket.AF_INET
+        kind = socket.SOCK_STREAM if line["transport"] == "tcp" else socket.SOCK_DGRAM
+        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(line["address"], line["address"])
+        with socket.socket(family, kind) as client:
+            client.settimeout(PATIENCE_S)
+            client.connect((host, line["port"]))
+            client.send(b"ready?")
+            assert client.recv(6) == b"ready?"
+
+    def next_line(self, event: str) -> dict[str, Any]:
+        """Read log lines up to the next one of this event, and return it."""
+        assert self.process.stderr is not None
+        for text in self.process.stderr:
+            line: dict[str, Any] = json.loads(text)
+            self.lines.append(line)
+            if line["event"] == event:
+                return line
+        raise AssertionError(f"the process ended ({self.process.wait()}) without {event!r}; it said {self.lines}")
+
+    def finish(self, signum: int = signal.SIGTERM) -> int:
+        """Send a signal, read the log to its end, and return the exit status."""
+        self.process.send_signal(signum)
+        assert self.process.stderr is not None
+        for text in self.process.stderr:
+            self.lines.append(json.loads(text))
+        return self.process.wait(PATIENCE_S)
+
+    def connect(self, host: str = "127.0.0.1") -> socket.socket:
+        """Return a connected TCP client, blocking with a time-out."""
+        return socket.create_connection((host, self.port), PATIENCE_S)
