@@ -14,7 +14,7 @@ import signal
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 
-from echo7 import limits, log
+from echo7 import activation, limits, log
 from echo7.binding import BindError
 from echo7.server import Counters, EchoServer
 from reactor.limits import BACKLOG
@@ -31,6 +31,8 @@ examples:
   echo7 serve --host '*'                       every address, IPv4 and IPv6
   echo7 serve --host 192.0.2.1 --host fe80::1%eth0 --no-udp
   echo7 serve --log-format json 2>>echo7.log
+
+A systemd socket unit may hand the sockets in; --host and --port then have no effect.
 
 signals:
   TERM, INT   finish in order; the second one ends at once
@@ -86,7 +88,12 @@ def serve(config: ServeConfig) -> int:
     log.ensure_standard_descriptors()
     handler = log.set_up(config.log_level, config.log_format)
     descriptors = limits.raise_descriptor_limit()
-    with Reactor() as reactor:
+    try:
+        reactor = Reactor()
+    except OSError as error:  # EMFILE before we have begun
+        log.event(logger, logging.ERROR, "start_failed", f"cannot start: {error.strerror}; raise 'ulimit -n'")
+        return 1
+    with reactor:
         service = Service(reactor, config, handler, descriptors)
         try:
             service.start()
@@ -120,8 +127,9 @@ class Service:
         )
 
     def start(self) -> None:
-        """Bind, take the signals over, and say where we serve. Raise BindError."""
-        self._server.start(self._reactor)
+        """Bind, or take what systemd has bound; take the signals over; say where we serve. Raise BindError."""
+        handed_in = activation.inherited()
+        self._server.start(self._reactor, handed_in)
         for name in ("SIGTERM", "SIGINT", "SIGUSR1"):  # Windows has no SIGUSR1
             if hasattr(signal, name):
                 signum = getattr(signal, name)
@@ -131,7 +139,7 @@ class Service:
             log.event(
                 logger, logging.WARNING, "left_out", f"not serving {host}: this machine has no IPv6", address=host
             )
-        if not self._config.hosts:
+        if handed_in is None and not self._config.hosts:
             text = "reachable from this machine only; to open it to every address: --host '*'"
             log.event(logger, logging.INFO, "loopback_only", text)
         for transport, host, port, text in self._server.addresses:

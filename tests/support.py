@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import errno
 import json
 import os
 import pathlib
 import selectors
+import shutil
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+import pytest
+
+from echo7.binding import Bound
 from echo7.server import EchoServer
-from reactor import Connection, DatagramProtocol, Reactor, StreamProtocol
+from reactor import Connection, DatagramProtocol, Handler, Reactor, StreamProtocol
 from reactor.datagram import Datagram
 from reactor.sockets import Socket
 
@@ -488,3 +494,161 @@ class EchoProcess:
     def connect(self, host: str = "127.0.0.1") -> socket.socket:
         """Return a connected TCP client, blocking with a time-out."""
         return socket.create_connection((host, self.port), PATIENCE_S)
+
+
+# ---------------------------------------------------------------- an echo server turned by hand
+
+
+class EchoByHand:
+    """An EchoServer on a loop that the test turns itself: between two steps nothing happens but what the test does."""
+
+    def __init__(
+        self,
+        hosts: Sequence[str] = ("127.0.0.1",),
+        reactor_options: dict[str, Any] | None = None,
+        bound: Bound | None = None,
+        **options: Any,
+    ) -> None:
+        self.reactor = Reactor(**(reactor_options or {}))
+        self.server = EchoServer(hosts, 0, **options)
+        self.server.start(self.reactor, bound)
+        self.port = self.server.addresses[0].port
+
+    def __enter__(self) -> EchoByHand:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.reactor.close()
+
+    @property
+    def connections(self) -> list[Connection]:
+        """The server's ends, oldest first."""
+        return connections_of(self.reactor)
+
+    def connect(self, host: str = "127.0.0.1", buffer_bytes: int | None = None) -> socket.socket:
+        """Return a non-blocking TCP client that the server has accepted."""
+        before = self.server.counters.connections
+        sock = connect_small((host, self.port), buffer_bytes)
+        sock.setblocking(False)
+        turn_until(self.reactor, lambda: self.server.counters.connections > before)
+        return sock
+
+    def udp(self, host: str = "127.0.0.1") -> socket.socket:
+        """Return a non-blocking UDP client connected to the server."""
+        sock = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_DGRAM)
+        sock.setblocking(False)
+        sock.connect((host, self.port))
+        return sock
+
+    def send(self, client: socket.socket, data: bytes) -> bytes:
+        """Send all of it, turning the loop; return what came back meanwhile."""
+        rest, received = memoryview(data), bytearray()
+        while rest:
+            with contextlib.suppress(BlockingIOError):
+                rest = rest[client.send(rest) :]
+            turn_idle(self.reactor, 2)
+            received += drain(client)
+        return bytes(received)
+
+    def receive(self, client: socket.socket, count: int) -> bytes:
+        """Turn the loop until the client has got `count` bytes, or the end; return them."""
+        received = bytearray()
+
+        def enough() -> bool:
+            with contextlib.suppress(BlockingIOError):
+                while len(received) < count:
+                    piece = client.recv(min(1 << 16, count - len(received)))
+                    if not piece:
+                        return True
+                    received.extend(piece)
+            return len(received) == count
+
+        turn_until(self.reactor, enough)
+        return bytes(received)
+
+    def receive_to_end(self, client: socket.socket) -> bytes:
+        """Turn the loop until the client has got a FIN; return what came before it. A reset raises."""
+        return self.receive(client, 1 << 62)
+
+
+def connections_of(reactor: Reactor) -> list[Connection]:
+    """Every open Connection of a loop, oldest first."""
+    return [handler for handler in reactor.handlers if isinstance(handler, Connection)]
+
+
+def connect_small(address: tuple[str, int], buffer_bytes: int | None) -> socket.socket:
+    """Return a connected TCP client whose kernel buffers are no larger than asked (None: as the system has them)."""
+    sock = socket.socket(socket.AF_INET6 if ":" in address[0] else socket.AF_INET)
+    sock.settimeout(PATIENCE_S)
+    if buffer_bytes is not None:  # before connecting: the window is agreed on in the handshake
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, buffer_bytes)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, buffer_bytes)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    try:
+        sock.connect(address)
+    except OSError:
+        sock.close()
+        raise
+    return sock
+
+
+@contextlib.contextmanager
+def kernel_socket(handler: Handler) -> Iterator[socket.socket]:
+    """The kernel's socket behind a handler, to read or set its options. It shares all but the descriptor's number."""
+    with socket.socket(fileno=os.dup(handler.fileno())) as sock:
+        yield sock
+
+
+# ---------------------------------------------------------------- what only root can do
+
+
+def udp_over_ipv4(source: tuple[str, int], destination: tuple[str, int], data: bytes, checksum: int = 0) -> bytes:
+    """Return an IPv4 packet with a UDP datagram from any source at all (RFC 791, RFC 768). Checksum 0: none."""
+    addresses = socket.inet_aton(source[0]) + socket.inet_aton(destination[0])
+    header = struct.pack("!BBHHHBBH", 0x45, 0, 0, 0, 0, 64, socket.IPPROTO_UDP, 0)
+    return header + addresses + struct.pack("!HHHH", source[1], destination[1], 8 + len(data), checksum) + data
+
+
+def forge(packet: bytes) -> None:
+    """Send a ready-made IPv4 packet to this machine itself. Skips the test where raw sockets aren't allowed."""
+    host = socket.inet_ntoa(packet[16:20])
+    assert host.startswith("127."), "forged packets stay on loopback"
+    try:
+        raw = socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_RAW)
+    except PermissionError:
+        pytest.skip("raw sockets need CAP_NET_RAW")
+    with raw:
+        raw.sendto(packet, (host, 0))
+
+
+def in_network_namespace(commands: Sequence[str], body: Callable[[], object]) -> None:
+    """Run `ip` commands, then `body`, in a network namespace of their own; it goes when they end.
+
+    On Linux a namespace belongs to a thread: the sockets that `body` makes are there, all others stay where they are.
+    Skips the test where that isn't allowed.
+    """
+    problems: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            _enter_network_namespace(commands)
+            body()
+        except BaseException as problem:
+            problems.append(problem)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join()
+    if problems:
+        raise problems[0]
+
+
+def _enter_network_namespace(commands: Sequence[str]) -> None:
+    if not sys.platform.startswith("linux") or shutil.which("ip") is None:
+        pytest.skip("needs Linux and iproute2")
+    if ctypes.CDLL(None, use_errno=True).unshare(0x40000000) != 0:  # CLONE_NEWNET
+        pytest.skip(f"no network namespace for us: {os.strerror(ctypes.get_errno())}")
+    for command in ("link set lo up", *commands):
+        done = subprocess.run(["ip", *command.split()], capture_output=True, text=True, check=False)
+        if done.returncode != 0:
+            pytest.skip(f"ip {command}: {done.stderr.strip()}")

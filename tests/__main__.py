@@ -1,0 +1,53 @@
+"""`python3 -m tests [arguments for pytest]`: make a virtual environment, install pytest and hypothesis, run the tests.
+
+Needs nothing but Python ≥ 3.11 and a package index. The environment stays in `.venv-tests-3.x` and is used again until
+pyproject.toml asks for something else; delete it to start afresh.
+"""
+
+from __future__ import annotations
+
+import os
+import pathlib
+import subprocess
+import sys
+import tomllib
+import venv
+
+PROJECT = pathlib.Path(__file__).resolve().parent.parent
+OLDEST = (3, 11)
+
+
+def main(arguments: list[str]) -> int:
+    """Return pytest's exit status, or 2 with one line when the environment can't be made."""
+    if sys.version_info < OLDEST:
+        return _complain(f"Python {'.'.join(map(str, OLDEST))} or later is needed, this is {sys.version.split()[0]}")
+    folder = PROJECT / f".venv-tests-{sys.version_info[0]}.{sys.version_info[1]}"
+    python = folder / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
+    wanted = "\n".join(requirements())
+    stamp = folder / "requirements.txt"
+    if not (stamp.exists() and stamp.read_text() == wanted and python.exists()):
+        try:
+            venv.create(folder, clear=True, with_pip=True)
+        except (subprocess.CalledProcessError, OSError) as error:
+            return _complain(f"no virtual environment in {folder.name}: {error}; on Debian: apt install python3-venv")
+        command = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *requirements()]
+        if subprocess.run(command).returncode:
+            return _complain("pip couldn't install pytest and hypothesis; see its message above")
+        stamp.write_text(wanted)
+    return subprocess.run([str(python), "-m", "pytest", *arguments], cwd=PROJECT).returncode
+
+
+def requirements() -> list[str]:
+    """Return what pyproject.toml's extra `test` asks for."""
+    document = tomllib.loads((PROJECT / "pyproject.toml").read_text())
+    found: list[str] = document["project"]["optional-dependencies"]["test"]
+    return found
+
+
+def _complain(message: str) -> int:
+    print(f"tests: {message}", file=sys.stderr)
+    return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,86 @@
+"""What the READMEs show runs as shown."""
+
+from __future__ import annotations
+
+import pathlib
+import re
+import socket
+import threading
+from typing import Any
+
+import pytest
+
+import reactor
+from echo7 import EchoServer
+from reactor import Reactor
+from tests.support import PATIENCE_S, PROJECT, EchoThread, echo_and_close
+
+
+def python_block(path: pathlib.Path, marker: str) -> str:
+    """The one ```python block that contains `marker`."""
+    blocks = [block for block in re.findall(r"```python\n(.*?)```", path.read_text(), re.S) if marker in block]
+    assert len(blocks) == 1
+    return str(blocks[0])
+
+
+def run_in_thread(code: str, names: dict[str, Any]) -> threading.Thread:
+    thread = threading.Thread(target=exec, args=(compile(code, "README.md", "exec"), names), daemon=True)
+    thread.start()
+    return thread
+
+
+@pytest.fixture
+def started(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Catches the Reactor that README code makes, at the moment when it begins to run."""
+    box: list[Reactor] = []
+    running = threading.Event()
+    run = Reactor.run
+
+    def noticed_run(self: Reactor) -> None:
+        box.append(self)
+        running.set()
+        run(self)
+
+    monkeypatch.setattr(Reactor, "run", noticed_run)
+
+    def wait() -> Reactor:
+        assert running.wait(PATIENCE_S)
+        return box[0]
+
+    return wait
+
+
+def test_the_teachers_echo_server_on_reactor_alone_echoes(started: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    listeners: list[reactor.Listener] = []
+    listen = reactor.listen_tcp
+    monkeypatch.setattr(reactor, "listen_tcp", lambda *args: listeners.append(listen(*args)))
+    code = python_block(PROJECT / "README.md", "listen_tcp(loop").replace("7007", "0")
+    assert len([line for line in code.splitlines() if line.strip()]) <= 10
+    thread = run_in_thread(code, {"__name__": "readme"})
+    loop = started()
+    data = bytes(range(256)) * 8192
+    assert echo_and_close(socket.create_connection(listeners[0].address, PATIENCE_S), data) == data
+    loop.call_soon_threadsafe(loop.stop)
+    thread.join(PATIENCE_S)
+    assert not thread.is_alive()
+
+
+def test_the_service_as_a_library_runs_as_shown(started: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    names: dict[str, Any] = {"__name__": "readme"}
+    thread = run_in_thread(python_block(PROJECT / "README.md", "EchoServer(hosts"), names)
+    loop = started()
+    server: EchoServer = names["server"]
+    with socket.create_connection(("127.0.0.1", server.addresses[0].port), PATIENCE_S) as client:
+        assert echo_and_close(client, b"library") == b"library"
+    loop.call_soon_threadsafe(loop.stop)
+    thread.join(PATIENCE_S)
+    assert "127.0.0.1" in capsys.readouterr().out
+
+
+def test_the_guides_client_asks_and_leaves(capsys: pytest.CaptureFixture[str]) -> None:
+    with EchoThread() as echo:
+        code = python_block(PROJECT / "reactor" / "README.md", "class Ask").replace("7007", str(echo.port))
+        thread = run_in_thread(code, {"__name__": "readme"})
+        thread.join(PATIENCE_S)
+        assert not thread.is_alive()
+    assert capsys.readouterr().out == "hello?\n"
