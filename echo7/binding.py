@@ -15,9 +15,11 @@ import socket
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
+from echo7.guard import refused_source
 from reactor.limits import BACKLOG
 from reactor.sockets import WILDCARDS, Address, Socket, SocketFactory, bind_tcp, bind_udp, family_of, format_address
 
+ECHO_PORT = 7  # RFC 862
 EVERY_ADDRESS = "*"
 PORT_TRIES = 64  # to find one port number that is free for TCP and UDP on every address
 NO_IPV6 = frozenset({errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL, errno.EPROTONOSUPPORT})
@@ -64,6 +66,8 @@ def bind_all(
     Port 0 means one free number, the same for all. Raise BindError; then nothing is left bound.
     """
     targets = find_targets(hosts, port)
+    for target in targets:
+        _refuse_what_reaches_many(sockets, target.address)
     for tries_left in reversed(range(PORT_TRIES if port == 0 else 1)):
         bound = Bound()
         try:
@@ -111,6 +115,21 @@ def _expand(host: str, port: int) -> Iterable[Target]:
     addresses = [address for family, _, _, _, address in answers if family in (socket.AF_INET, socket.AF_INET6)]
     both = len({family_of(address) for address in addresses}) == 2
     return [Target(address, both and family_of(address) == socket.AF_INET6) for address in addresses]
+
+
+def _refuse_what_reaches_many(sockets: SocketFactory, address: Address) -> None:
+    many = refused_source(address[0]) in ("source_multicast", "source_broadcast")
+    if not many and family_of(address) == socket.AF_INET:  # a subnet's broadcast address only the kernel knows
+        with sockets.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+            try:
+                probe.connect((address[0], ECHO_PORT))  # sends nothing: EACCES without SO_BROADCAST, connect(2)
+            except OSError as error:
+                many = error.errno == errno.EACCES
+    if many:
+        raise BindError(
+            f"cannot serve on {address[0]}: it is a multicast or broadcast address, and what is sent to many gets no "
+            "answer; give an address of this machine, or '*'"
+        )
 
 
 def _bind_targets(

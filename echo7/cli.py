@@ -13,16 +13,16 @@ import logging
 import signal
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from typing import NoReturn
 
 from echo7 import activation, limits, log
-from echo7.binding import BindError
+from echo7.binding import ECHO_PORT, BindError
 from echo7.server import Counters, EchoServer
 from reactor.limits import BACKLOG
 from reactor.loop import Reactor
 
 logger = logging.getLogger("echo7")
 
-ECHO_PORT = 7
 LEVELS = ("debug", "info", "warning", "error")
 EXAMPLES = """\
 examples:
@@ -186,8 +186,16 @@ def describe(counters: Counters) -> str:
     )
 
 
+class OneLineParser(argparse.ArgumentParser):
+    """Says what is wrong in one line, and where to read on, instead of printing the whole usage."""
+
+    def error(self, message: str) -> NoReturn:
+        """Exit with status 2."""
+        self.exit(2, f"{self.prog}: {message}; see '{self.prog} --help'\n")
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="echo7", description="The Echo Protocol, RFC 862.")
+    parser = OneLineParser(prog="echo7", description="The Echo Protocol, RFC 862.")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     command = commands.add_parser(
         "serve",

@@ -71,7 +71,7 @@ class JsonFormatter(logging.Formatter):
             "event": getattr(record, "event", "log"),
             "message": _message(record),
         }
-        return json.dumps(document | getattr(record, "fields", {}))
+        return json.dumps(document | getattr(record, "fields", {}), default=str)
 
 
 class StderrHandler(logging.Handler):

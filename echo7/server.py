@@ -7,6 +7,7 @@ ended by the drain timeout is aborted.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -84,6 +85,7 @@ class EchoServer:
         self._listeners: list[Listener] = []
         self._endpoints: list[Datagram] = []
         self._counters = Counters()  # of what is closed; `counters` adds what is open
+        self._debug = logger.isEnabledFor(logging.DEBUG)
         self._stopping = False
         self._stopped: Callable[[], object] | None = None
         self._deadline: Timer | None = None
@@ -174,6 +176,9 @@ class EchoServer:
                 self._stopped = None
 
     def _connection_made(self, connection: Connection) -> None:
+        if self._debug:
+            with contextlib.suppress(OSError):  # ENOTCONN: gone already
+                logger.debug("connection from %s", format_address(connection.peer_address))
         self._counters.connections += 1
         self._counters.connections_open += 1
         if self._counters.connections_open == self._max_connections:
@@ -181,6 +186,11 @@ class EchoServer:
                 listener.pause()
 
     def _connection_lost(self, connection: Connection, error: Exception | None) -> None:
+        if self._debug:
+            how = "in order" if error is None else f"by {error!r}"
+            logger.debug(
+                "connection over, %s: %d bytes received, %d sent", how, connection.bytes_received, connection.bytes_sent
+            )
         self._counters.tcp_bytes_received += connection.bytes_received
         self._counters.tcp_bytes_sent += connection.bytes_sent
         if self._counters.connections_open == self._max_connections:

@@ -67,16 +67,22 @@ def path_of(control: Control) -> bytes:
 def reply_control(path: bytes) -> Control:
     """Return the control data that makes an answer leave from the address in `path`."""
     if len(path) == IPV4_INFO_BYTES:
-        return [(socket.IPPROTO_IP, IP_PKTINFO, bytes(4) + path[4:])]
+        asked = path[8:12]  # not path[4:8], which is empty when the datagram was queued before `report_paths`
+        return [(socket.IPPROTO_IP, IP_PKTINFO, bytes(4) + asked + asked)]
     return [(socket.IPPROTO_IPV6, IPV6_PKTINFO, path[:16] + bytes(4))]
 
 
 def is_unicast(path: bytes) -> bool:
     """Tell whether the datagram that came with `path` was sent to this host alone.
 
-    For IPv4 the kernel gives the address asked and the one it would answer from, and they are equal for
-    unicast only. An IPv6 address tells by itself (RFC 4291 §2.7). Without path: true.
+    For IPv4 the kernel gives the address asked and the one it would answer from, and they are equal for unicast only;
+    where it gives only the first (the datagram was there before `report_paths`), multicast and 255.255.255.255 are
+    known, and the kernel refuses to answer from a subnet's broadcast address. An IPv6 address tells by itself (RFC
+    4291 §2.7). Without path: true.
     """
     if len(path) == IPV4_INFO_BYTES:
-        return path[4:8] == path[8:12]
+        answering, asked = path[4:8], path[8:12]
+        if answering == bytes(4):
+            return not 224 <= asked[0] <= 239 and asked != b"\xff\xff\xff\xff"
+        return answering == asked
     return path[:1] != b"\xff"
