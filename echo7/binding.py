@@ -66,7 +66,7 @@ def bind_all(
     Port 0 means one free number, the same for all. Raise BindError; then nothing is left bound.
     """
     targets = find_targets(hosts, port)
-    for target in targets:
+    for target in targets if udp and not tcp else ():
         _refuse_what_reaches_many(sockets, target.address)
     for tries_left in reversed(range(PORT_TRIES if port == 0 else 1)):
         bound = Bound()
@@ -118,13 +118,14 @@ def _expand(host: str, port: int) -> Iterable[Target]:
 
 
 def _refuse_what_reaches_many(sockets: SocketFactory, address: Address) -> None:
+    """Raise BindError for an address that UDP can be bound to though it means many; TCP refuses these by itself."""
     many = refused_source(address[0]) in ("source_multicast", "source_broadcast")
     if not many and family_of(address) == socket.AF_INET:  # a subnet's broadcast address only the kernel knows
-        with sockets.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-            try:
+        try:
+            with sockets.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
                 probe.connect((address[0], ECHO_PORT))  # sends nothing: EACCES without SO_BROADCAST, connect(2)
-            except OSError as error:
-                many = error.errno == errno.EACCES
+        except OSError as error:  # any other will be met again, and explained, when binding
+            many = error.errno == errno.EACCES
     if many:
         raise BindError(
             f"cannot serve on {address[0]}: it is a multicast or broadcast address, and what is sent to many gets no "

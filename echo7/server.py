@@ -84,7 +84,8 @@ class EchoServer:
         self._stream = StreamEcho(self._connection_made, self._connection_lost)
         self._listeners: list[Listener] = []
         self._endpoints: list[Datagram] = []
-        self._counters = Counters()  # of what is closed; `counters` adds what is open
+        self._callers: set[Connection] = set()  # those whose connection_lost is still to come
+        self._counters = Counters()  # of the callers that have gone; `counters` adds the others
         self._debug = logger.isEnabledFor(logging.DEBUG)
         self._stopping = False
         self._stopped: Callable[[], object] | None = None
@@ -128,12 +129,11 @@ class EchoServer:
         for listener in self._listeners:
             for name, count in listener.errors.items():
                 drops["accept_" + name] = drops.get("accept_" + name, 0) + count
-        live = self._connections()
         return Counters(
             connections=past.connections,
-            connections_open=past.connections_open,
-            tcp_bytes_received=past.tcp_bytes_received + sum(c.bytes_received for c in live),
-            tcp_bytes_sent=past.tcp_bytes_sent + sum(c.bytes_sent for c in live),
+            connections_open=len(self._callers),
+            tcp_bytes_received=past.tcp_bytes_received + sum(c.bytes_received for c in self._callers),
+            tcp_bytes_sent=past.tcp_bytes_sent + sum(c.bytes_sent for c in self._callers),
             datagrams_received=sum(e.datagrams_received for e in self._endpoints),
             datagrams_sent=sum(e.datagrams_sent for e in self._endpoints),
             udp_bytes_received=sum(e.bytes_received for e in self._endpoints),
@@ -161,14 +161,15 @@ class EchoServer:
             connection.abort()
 
     def _connections(self) -> list[Connection]:
-        return [h for h in self._reactor.handlers if isinstance(h, Connection) and h.protocol is self._stream]
+        """Return our open connections, in the order in which they came."""
+        return [h for h in self._reactor.handlers if isinstance(h, Connection) and h in self._callers]
 
     def _give_up(self) -> None:
         logger.info("drain timeout: %d connections aborted", len(self._connections()))
         self.abort()
 
     def _check_stopped(self) -> None:
-        if self._stopping and not self._counters.connections_open:
+        if self._stopping and not self._callers:
             if self._deadline is not None:
                 self._deadline.cancel()
             if self._stopped is not None:
@@ -180,8 +181,8 @@ class EchoServer:
             with contextlib.suppress(OSError):  # ENOTCONN: gone already
                 logger.debug("connection from %s", format_address(connection.peer_address))
         self._counters.connections += 1
-        self._counters.connections_open += 1
-        if self._counters.connections_open == self._max_connections:
+        self._callers.add(connection)
+        if len(self._callers) == self._max_connections:
             for listener in self._listeners:
                 listener.pause()
 
@@ -193,20 +194,21 @@ class EchoServer:
             )
         self._counters.tcp_bytes_received += connection.bytes_received
         self._counters.tcp_bytes_sent += connection.bytes_sent
-        if self._counters.connections_open == self._max_connections:
+        if len(self._callers) == self._max_connections:
             for listener in self._listeners:
                 listener.resume()
-        self._counters.connections_open -= 1
+        self._callers.remove(connection)
         self._check_stopped()
 
     def _listener_lost(self, listener: Listener, error: OSError) -> None:
         self._check_serving()
 
     def _endpoint_lost(self, endpoint: Datagram, error: Exception | None) -> None:
-        if error is not None:
-            logger.error("a UDP socket is broken and closed: %s", error)
-        self._check_serving()
+        if error is not None:  # None: closed by `stop`, or with the reactor
+            logger.error("endpoint %s is broken and closed: %s", format_address(endpoint.address), error)
+            self._check_serving()
 
     def _check_serving(self) -> None:
         if not (self._stopping or self.addresses) and self._failed is not None:
-            self._failed()
+            failed, self._failed = self._failed, None
+            failed()
