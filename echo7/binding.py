@@ -66,7 +66,7 @@ def bind_all(
     Port 0 means one free number, the same for all. Raise BindError; then nothing is left bound.
     """
     targets = find_targets(hosts, port)
-    for target in targets if udp and not tcp else ():
+    for target in targets if udp else ():
         _refuse_what_reaches_many(sockets, target.address)
     for tries_left in reversed(range(PORT_TRIES if port == 0 else 1)):
         bound = Bound()
@@ -92,7 +92,8 @@ def find_targets(hosts: Sequence[str], port: int) -> list[Target]:
     found: dict[Address, Target] = {}
     for host in hosts:
         for target in _expand(host, port):
-            found.setdefault(target.address, target)
+            before = found.get(target.address, target)
+            found[target.address] = Target(target.address, before.optional and target.optional)
     covered = {family_of(address) for address in found if address[0] in WILDCARDS}  # the kernel would say EADDRINUSE
     return [t for t in found.values() if t.address[0] in WILDCARDS or family_of(t.address) not in covered]
 
@@ -118,7 +119,7 @@ def _expand(host: str, port: int) -> Iterable[Target]:
 
 
 def _refuse_what_reaches_many(sockets: SocketFactory, address: Address) -> None:
-    """Raise BindError for an address that UDP can be bound to though it means many; TCP refuses these by itself."""
+    """Raise BindError for an address that UDP can be bound to though it means many."""
     many = refused_source(address[0]) in ("source_multicast", "source_broadcast")
     if not many and family_of(address) == socket.AF_INET:  # a subnet's broadcast address only the kernel knows
         try:
@@ -147,12 +148,23 @@ def _bind_targets(
             try:
                 sock = bind(sockets, address, buffer_bytes=buffer_bytes)
             except OSError as error:
-                if not (target.optional and error.errno in NO_IPV6):
+                if not (target.optional and error.errno in NO_IPV6 and _lacks_ipv6(sockets, address[0])):
                     raise _explained(error, transport, address) from None
                 bound.left_out.append(address[0])
                 break
             bucket.append(sock)
             chosen_port = sock.getsockname()[1]
+
+
+def _lacks_ipv6(sockets: SocketFactory, host: str) -> bool:
+    """Tell a machine that has no IPv6, and so couldn't bind `host`, from one that has it, but not this address."""
+    if host in (*WILDCARDS, "::1"):
+        return True
+    try:
+        bind_udp(sockets, ("::1", 0, 0, 0)).close()
+    except OSError as error:
+        return error.errno in NO_IPV6
+    return False
 
 
 def _listen(listening: Sequence[Socket], backlog: int) -> None:

@@ -81,6 +81,7 @@ class StderrHandler(logging.Handler):
         super().__init__()
         self.dropped = 0
         self._unreported = 0
+        self._torn = False
         self._write = _writer(descriptor)
 
     def emit(self, record: logging.LogRecord) -> None:
@@ -101,15 +102,26 @@ class StderrHandler(logging.Handler):
         self._unreported += 1
 
     def _put(self, record: logging.LogRecord) -> bool:
-        data = (self.format(record) + "\n").encode("utf-8", "backslashreplace")
+        data = (self._words(record) + "\n").encode("utf-8", "backslashreplace")
+        if self._torn:  # the last line was cut short: end it first
+            data = b"\n" + data
         try:
             for start in range(0, len(data), PIECE_BYTES):
                 piece = data[start : start + PIECE_BYTES]
-                if self._write(piece) < len(piece):
+                written = self._write(piece)
+                self._torn = start + written < len(data) and (self._torn or start + written > 0)
+                if written < len(piece):
                     return False
         except OSError:  # EAGAIN: full. EPIPE, EIO: nobody reads any more
             return False
         return True
+
+    def _words(self, record: logging.LogRecord) -> str:
+        try:
+            return self.format(record)
+        except Exception as error:  # a callback may raise something whose own repr raises
+            text = f"a log record of {record.name} can't be put into words ({type(error).__name__}): {record.msg!r}"
+            return self.format(logging.LogRecord(record.name, record.levelno, "", 0, text, None, None))
 
 
 def _writer(descriptor: int) -> Callable[[bytes], int]:

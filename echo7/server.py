@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import socket
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -110,6 +111,10 @@ class EchoServer:
         self._listeners = [
             Listener(reactor, sock, lambda: self._stream, self._limits, self._listener_lost) for sock in bound.tcp
         ]
+        for (
+            sock
+        ) in bound.udp:  # handed in, it may be on; off, the kernel refuses to answer a subnet's broadcast address
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 0)
         self._endpoints = [Datagram(reactor, sock, datagram) for sock in bound.udp]
 
     @property

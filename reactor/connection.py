@@ -25,7 +25,6 @@ import enum
 import socket
 import struct
 import sys
-from collections.abc import Callable
 
 from reactor.buffer import Bytes, SendBuffer
 from reactor.limits import DEFAULT_LIMITS, SEND_RETRY_S, Limits
@@ -53,7 +52,7 @@ class Connection:
     """A TCP connection on a loop. Made by `listen_tcp` and `connect_tcp`, and handed to every callback."""
 
     __slots__ = (
-        "_data_received", "_eof", "_paused", "_pending", "_reactor", "_recv", "_send", "_socket", "_timer",
+        "_data_received", "_deadline", "_eof", "_paused", "_pending", "_reactor", "_recv", "_send", "_socket",
         "bytes_received", "bytes_sent", "closed", "interest", "limits", "protocol", "state",
     )  # fmt: skip
 
@@ -70,7 +69,7 @@ class Connection:
         self._pending = SendBuffer()
         self._eof = False  # the peer's FIN has been read
         self._paused = False  # by pause_reading
-        self._timer: Timer | None = None  # LINGERING: the deadline. Before that: a pause for want of memory
+        self._deadline: Timer | None = None  # of lingering
         self._recv, self._send = sock.recv, sock.send  # bound once: these four are used for every message
         self._data_received = protocol.data_received
         reactor.adopt(self)
@@ -103,7 +102,7 @@ class Connection:
         """
         if self.state is not OPEN:
             return
-        if not self.interest & WRITE and self._timer is None:  # nothing waits, so this may go at once
+        if not self.interest & WRITE:  # nothing waits, so this may go at once
             try:
                 sent = self._send(data)
             except WOULD_BLOCK:
@@ -207,14 +206,14 @@ class Connection:
                 self._tear_down()
                 return
             self.state = LINGERING
-            self._set_timer(self.limits.linger_timeout_s, self._tear_down)
+            self._deadline = self._reactor.call_later(self.limits.linger_timeout_s, self._tear_down)
         self._update_interest()
 
     def _wanted(self) -> int:
         """Derive the interest from the state: the only place where it is decided."""
         if self.state is LINGERING:
             return READ
-        if self._timer is not None or self.state is CLOSED:
+        if self.state is CLOSED:
             return 0
         waiting_bytes = len(self._pending)
         interest = WRITE if waiting_bytes else 0
@@ -229,27 +228,17 @@ class Connection:
 
     def _is_fatal(self, error: OSError) -> bool:
         """Tear down and return true; but after ENOBUFS or ENOMEM only pause, and return false."""
-        if error.errno in OUT_OF_MEMORY and self.state is not LINGERING:
-            self._set_timer(SEND_RETRY_S, self._memory_may_be_back)
-            self._update_interest()
+        if error.errno in OUT_OF_MEMORY:
+            self._reactor.rest(self, SEND_RETRY_S)
             return False
         self._tear_down(error)
         return True
 
-    def _memory_may_be_back(self) -> None:
-        self._timer = None
-        self._update_interest()
-
-    def _set_timer(self, delay_s: float, callback: Callable[[], None]) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-        self._timer = self._reactor.call_later(delay_s, callback)
-
     def _tear_down(self, error: Exception | None = None) -> None:
         self.state = CLOSED
         self.closed = True
-        if self._timer is not None:
-            self._timer.cancel()
+        if self._deadline is not None:
+            self._deadline.cancel()
         self._reactor.release(self)
         self._socket.close()
         self._pending = SendBuffer()

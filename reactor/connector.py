@@ -42,7 +42,11 @@ class Connector:
 
     def start(self, address: Address) -> None:
         """Call connect(2); the answer comes through the loop, even if it is known at once."""
-        code = self._socket.connect_ex(address)
+        try:
+            code = self._socket.connect_ex(address)
+        except Exception:  # not an address at all: OverflowError, gaierror
+            self.abort()
+            raise
         if code in UNDER_WAY:
             self._reactor.set_interest(self, WRITE)
         else:

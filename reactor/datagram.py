@@ -11,11 +11,10 @@ import socket
 
 from reactor.buffer import Bytes
 from reactor.control import MSG_TRUNC, Control, path_of, receiver, reply_control
-from reactor.limits import DATAGRAM_BYTES, DATAGRAMS_PER_TURN, SHORTAGE_RETRY_S
+from reactor.limits import DATAGRAM_BYTES, DATAGRAMS_PER_TURN
 from reactor.loop import READ, WRITE, Reactor
 from reactor.protocol import DatagramProtocol
 from reactor.sockets import BROKEN_SOCKET, ONE_PEER, WOULD_BLOCK, Address, errno_name
-from reactor.timers import Timer
 
 
 class Datagram:
@@ -26,7 +25,7 @@ class Datagram:
     """
 
     __slots__ = (
-        "_held", "_protocol", "_reactor", "_receive", "_socket", "_timer", "address", "bytes_received", "bytes_sent",
+        "_held", "_protocol", "_reactor", "_receive", "_socket", "address", "bytes_received", "bytes_sent",
         "closed", "datagrams_received", "datagrams_sent", "drops", "interest",
     )  # fmt: skip
 
@@ -39,8 +38,7 @@ class Datagram:
         self._reactor, self._socket = reactor, sock
         self._protocol = protocol
         self._receive = receiver(sock)
-        self._held: tuple[Bytes, Address, bytes] | None = None  # didn't fit into the kernel's send buffer
-        self._timer: Timer | None = None  # waiting for the system to have again what it was out of
+        self._held: tuple[bytes, Address, bytes] | None = None  # didn't fit into the kernel's send buffer
         reactor.adopt(self)
         self._update_interest()
 
@@ -59,7 +57,7 @@ class Datagram:
             else:
                 sent = self._socket.sendto(data, destination)
         except WOULD_BLOCK:
-            self._held = (data, destination, path)
+            self._held = (bytes(data), destination, path)  # the caller may reuse its memory
             self._update_interest()
             return True
         except OSError as error:
@@ -78,8 +76,6 @@ class Datagram:
         if self.closed:
             return
         self.closed = True
-        if self._timer is not None:
-            self._timer.cancel()
         if self._held is not None:
             self.drop("busy")
         self._reactor.release(self)
@@ -107,7 +103,8 @@ class Datagram:
             except WOULD_BLOCK:
                 return
             except OSError as error:
-                self._receive_failed(error)
+                if not self._goes_on_after(error):
+                    return
             else:
                 self._deliver(data, control, flags, source)
 
@@ -123,18 +120,14 @@ class Datagram:
             self.drop("callback")
             self._reactor.callback_failed(error)
 
-    def _receive_failed(self, error: OSError) -> None:
+    def _goes_on_after(self, error: OSError) -> bool:
         self.drop("receive_" + errno_name(error))
         if error.errno in BROKEN_SOCKET:
             self.abort(error)
         elif error.errno not in ONE_PEER:
-            self._timer = self._reactor.call_later(SHORTAGE_RETRY_S, self._retry)
-            self._update_interest()
-
-    def _retry(self) -> None:
-        self._timer = None
-        self._update_interest()
+            self._reactor.rest(self)
+        return error.errno in ONE_PEER
 
     def _update_interest(self) -> None:
         wanted = READ if self._held is None else WRITE
-        self._reactor.set_interest(self, 0 if self.closed or self._timer is not None else wanted)
+        self._reactor.set_interest(self, 0 if self.closed else wanted)

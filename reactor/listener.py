@@ -14,11 +14,10 @@ import socket
 from collections.abc import Callable
 
 from reactor.connection import Connection
-from reactor.limits import ACCEPTS_PER_TURN, DEFAULT_LIMITS, SHORTAGE_QUIET_S, SHORTAGE_RETRY_S, Limits
+from reactor.limits import ACCEPTS_PER_TURN, DEFAULT_LIMITS, SHORTAGE_QUIET_S, Limits
 from reactor.loop import READ, Reactor
 from reactor.protocol import StreamProtocol
 from reactor.sockets import BROKEN_SOCKET, ONE_PEER, WOULD_BLOCK, Address, errno_name, format_address
-from reactor.timers import Timer
 
 logger = logging.getLogger("reactor")
 
@@ -30,7 +29,7 @@ class Listener:
     """
 
     __slots__ = (
-        "_factory", "_limits", "_logged_s", "_lost", "_paused", "_reactor", "_socket", "_timer",
+        "_factory", "_limits", "_logged_s", "_lost", "_paused", "_reactor", "_socket",
         "address", "closed", "errors", "interest",
     )  # fmt: skip
 
@@ -50,7 +49,6 @@ class Listener:
         self._limits = limits
         self._lost = lost
         self._paused = False
-        self._timer: Timer | None = None  # waiting for the system to have again what it was out of
         self._logged_s: float | None = None
         reactor.adopt(self)
         self._update_interest()
@@ -69,8 +67,6 @@ class Listener:
         """Close: callers still in the kernel's queue are reset by it. Harmless twice."""
         if not self.closed:
             self.closed = True
-            if self._timer is not None:
-                self._timer.cancel()
             self._reactor.release(self)
             with contextlib.suppress(OSError):  # EBADF: that is why we close
                 self._socket.close()
@@ -91,7 +87,8 @@ class Listener:
             except WOULD_BLOCK:
                 return
             except OSError as error:
-                self._refused(error)
+                if not self._goes_on_after(error):
+                    return
             else:
                 self._reactor.guard(self._welcome, sock)
 
@@ -104,7 +101,7 @@ class Listener:
             raise
         self._reactor.guard(connection.open, owner=connection)
 
-    def _refused(self, error: OSError) -> None:
+    def _goes_on_after(self, error: OSError) -> bool:
         name = errno_name(error)
         self.errors[name] = self.errors.get(name, 0) + 1
         if error.errno in BROKEN_SOCKET:
@@ -114,19 +111,14 @@ class Listener:
                 self._reactor.call_soon(self._lost, self, error)
         elif error.errno not in ONE_PEER:
             self._wait(error)
+        return error.errno in ONE_PEER
 
     def _wait(self, error: OSError) -> None:
         now_s = self._reactor.now()
         if self._logged_s is None or now_s - self._logged_s >= SHORTAGE_QUIET_S:
             self._logged_s = now_s
             logger.warning("listener %s waits, callers queue: %s", format_address(self.address), error.strerror)
-        self._timer = self._reactor.call_later(SHORTAGE_RETRY_S, self._retry)
-        self._update_interest()
-
-    def _retry(self) -> None:
-        self._timer = None
-        self._update_interest()
+        self._reactor.rest(self)
 
     def _update_interest(self) -> None:
-        idle = self.closed or self._paused or self._timer is not None
-        self._reactor.set_interest(self, 0 if idle else READ)
+        self._reactor.set_interest(self, 0 if self.closed or self._paused else READ)

@@ -22,7 +22,7 @@ import time
 from collections.abc import Callable
 from typing import Self
 
-from reactor.limits import LONGEST_SLEEP_S
+from reactor.limits import LONGEST_SLEEP_S, SHORTAGE_RETRY_S
 from reactor.protocol import Handler
 from reactor.signals import Waker
 from reactor.sockets import SocketFactory
@@ -42,7 +42,8 @@ class Reactor:
     """
 
     __slots__ = (
-        "_calls", "_heap", "_select", "_selector", "_stopping", "_timers", "_waker", "handlers", "now", "sockets",
+        "_calls", "_heap", "_resting", "_select", "_selector", "_stopping", "_timers", "_waker",
+        "closed", "handlers", "now", "sockets",
     )  # fmt: skip
 
     def __init__(
@@ -60,7 +61,8 @@ class Reactor:
         self._timers = Timers()
         self._heap = self._timers.heap  # its truth value costs nothing to ask, unlike a method
         self._calls: collections.deque[tuple[Callback, Arguments]] = collections.deque()
-        self._stopping = False
+        self._resting: dict[Handler, Timer] = {}  # not watched for the moment, whatever their interest
+        self._stopping = self.closed = False
         self._waker = Waker(sockets, self.call_soon)
         self.adopt(self._waker)
         self.set_interest(self._waker, READ)
@@ -107,7 +109,9 @@ class Reactor:
             self.guard(callback, *args)
 
     def adopt(self, handler: Handler) -> None:
-        """Take a handler in, watching nothing yet. From now on `close` would close it."""
+        """Take a handler in, watching nothing yet; `close` will close it. Raise RuntimeError when that has begun."""
+        if self.closed:
+            raise RuntimeError("the reactor is closed")
         self.handlers[handler] = None
 
     def set_interest(self, handler: Handler, interest: int) -> None:
@@ -116,21 +120,38 @@ class Reactor:
         With nothing to watch, the handler is unregistered: poll and epoll report HUP and ERR whether asked for
         or not (poll(2)), and a handler with nothing to do would spin the loop.
         """
-        before, handler.interest = (
-            handler.interest,
-            0,
-        )  # and so it stays if the selector raises: then it has forgotten it
-        if not before and interest:
-            self._selector.register(handler.fileno(), interest, handler)
-        elif before and not interest:
+        before, handler.interest = handler.interest, interest
+        if before == interest or handler in self._resting:
+            return
+        try:
+            if not before:
+                self._selector.register(handler.fileno(), interest, handler)
+            elif not interest:
+                self._selector.unregister(handler.fileno())
+            else:
+                self._selector.modify(handler.fileno(), interest, handler)
+        except OSError:  # ENOMEM, ENOSPC, epoll_ctl(2): the selector has forgotten the handler
+            self._resting[handler] = self.call_later(SHORTAGE_RETRY_S, self._watch_again, handler)
+
+    def rest(self, handler: Handler, pause_s: float = SHORTAGE_RETRY_S) -> None:
+        """Watch nothing for `handler` for a while, whatever its interest.
+
+        For when the system is out of something: the socket stays ready, nobody can use it, and only time can help.
+        """
+        if handler.interest and handler not in self._resting:
             self._selector.unregister(handler.fileno())
-        elif before != interest:
-            self._selector.modify(handler.fileno(), interest, handler)
-        handler.interest = interest
+            self._resting[handler] = self.call_later(pause_s, self._watch_again, handler)
+
+    def _watch_again(self, handler: Handler) -> None:
+        del self._resting[handler]
+        interest, handler.interest = handler.interest, 0
+        self.set_interest(handler, interest)
 
     def release(self, handler: Handler) -> None:
         """Unregister and forget a handler: the first step of its teardown, before it closes its socket."""
         self.set_interest(handler, 0)
+        if handler in self._resting:
+            self._resting.pop(handler).cancel()
         self.handlers.pop(handler, None)
 
     def guard(self, callback: Callback, *args: object, owner: Handler | None = None) -> None:
@@ -177,8 +198,9 @@ class Reactor:
 
     def close(self) -> None:
         """Abort every handler, tell their protocols, restore signals, close the selector. Harmless twice."""
-        if self._waker.closed:
+        if self.closed:
             return
+        self.closed = True
         for handler in tuple(self.handlers):
             if handler is not self._waker:
                 self.guard(handler.abort)

@@ -55,10 +55,12 @@ def family_of(address: Address) -> socket.AddressFamily:
     runs, or in a thread that hands the result in with `call_soon_threadsafe`.
     """
     host = address[0]
+    number, percent, scope = host.partition("%")
     for family in (socket.AF_INET, socket.AF_INET6):
-        with contextlib.suppress(OSError):
-            socket.inet_pton(family, host.partition("%")[0] if family == socket.AF_INET6 else host)
-            return family
+        if bool(percent) == bool(scope) and not (percent and family == socket.AF_INET):
+            with contextlib.suppress(OSError):
+                socket.inet_pton(family, number)
+                return family
     raise ValueError(f"{host!r} is not a numeric IPv4 or IPv6 address; resolve names before they reach the loop")
 
 
