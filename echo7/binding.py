@@ -66,12 +66,12 @@ def bind_all(
     Port 0 means one free number, the same for all. Raise BindError; then nothing is left bound.
     """
     targets = find_targets(hosts, port)
-    for target in targets if udp else ():
-        _refuse_what_reaches_many(sockets, target.address)
     for tries_left in reversed(range(PORT_TRIES if port == 0 else 1)):
         bound = Bound()
         try:
             _bind_targets(bound, sockets, targets, tcp, udp, buffer_bytes)
+            for sock in bound.udp:
+                _refuse_what_reaches_many(sockets, sock.getsockname())
             _listen(bound.tcp, backlog)
         except _Taken as taken:
             bound.close()

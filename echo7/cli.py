@@ -23,6 +23,7 @@ from reactor.loop import Reactor
 
 logger = logging.getLogger("echo7")
 
+SIGNALS = [getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGUSR1") if hasattr(signal, name)]
 LEVELS = ("debug", "info", "warning", "error")
 EXAMPLES = """\
 examples:
@@ -67,6 +68,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 def parse(argv: Sequence[str] | None) -> ServeConfig:
     """Turn arguments into a config. Raise SystemExit(2) after one line on stderr."""
     options = _parser().parse_args(argv)
+    for name, value in vars(options).items():  # argparse of some versions takes `--port=--` for no value at all
+        if [] in value if name == "host" else value == []:
+            options.parser.error(f"argument --{name.replace('_', '-')}: '--' is no value")
     if options.no_tcp and options.no_udp:
         options.parser.error("--no-tcp and --no-udp together leave nothing to serve; drop one of them")
     return ServeConfig(
@@ -101,8 +105,15 @@ def serve(config: ServeConfig) -> int:
             log.event(logger, logging.ERROR, "bind_failed", str(error))
             return 1
         reactor.run()
+        ignore_signals()
         service.log_counters("stopped")
         return service.status
+
+
+def ignore_signals() -> None:
+    """Take in no more signals: what was to be done is done, and none shall spoil the exit status now."""
+    for signum in SIGNALS:
+        signal.signal(signum, signal.SIG_IGN)
 
 
 class Service:
@@ -130,11 +141,11 @@ class Service:
         """Bind, or take what systemd has bound; take the signals over; say where we serve. Raise BindError."""
         handed_in = activation.inherited()
         self._server.start(self._reactor, handed_in)
-        for name in ("SIGTERM", "SIGINT", "SIGUSR1"):  # Windows has no SIGUSR1
-            if hasattr(signal, name):
-                signum = getattr(signal, name)
-                action = (lambda: self.log_counters("counters")) if name == "SIGUSR1" else self._ender(signum)
-                self._reactor.add_signal_handler(signum, action)
+        for signum in SIGNALS:
+            ends = signum in (signal.SIGTERM, signal.SIGINT)
+            self._reactor.add_signal_handler(
+                signum, self._ender(signum) if ends else lambda: self.log_counters("counters")
+            )
         for host in self._server.left_out:
             log.event(
                 logger, logging.WARNING, "left_out", f"not serving {host}: this machine has no IPv6", address=host

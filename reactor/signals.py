@@ -58,7 +58,8 @@ class Waker:
         if self._callbacks.pop(signum, None) is None:
             return
         previous = self._previous.pop(signum)  # None: it wasn't set from Python, and can't be put back from it
-        signal.signal(signum, signal.SIG_DFL if previous is None else previous)
+        if signal.getsignal(signum) == self._remember:  # else somebody has taken it over meanwhile
+            signal.signal(signum, signal.SIG_DFL if previous is None else previous)
         self._pending.pop(signum, None)
         if not self._callbacks:
             signal.set_wakeup_fd(self._previous_fd)
