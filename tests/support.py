@@ -8,6 +8,7 @@ import errno
 import json
 import os
 import pathlib
+import select
 import selectors
 import shutil
 import signal
@@ -17,19 +18,21 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, Self
 
 import pytest
 
 from echo7.binding import Bound
 from echo7.server import EchoServer
-from reactor import Connection, DatagramProtocol, Handler, Reactor, StreamProtocol
+from reactor import READ, Connection, DatagramProtocol, Handler, Listener, Reactor, StreamProtocol
 from reactor.datagram import Datagram
+from reactor.limits import DEFAULT_LIMITS, Limits
 from reactor.sockets import Socket
 
 PROJECT = pathlib.Path(__file__).resolve().parent.parent
 PATIENCE_S = 20.0  # how long a thing that must happen may take on a loaded machine before the test fails
 MOST_TURNS = 200_000
+STALLED_TURNS = 500  # of 5 ms each, in which nothing has moved
 
 SELECTORS: list[type[selectors.BaseSelector]] = [
     getattr(selectors, name)
@@ -121,6 +124,29 @@ class DatagramRecorder(DatagramProtocol):
 
     def endpoint_lost(self, endpoint: Datagram, error: Exception | None) -> None:
         self.lost.append(error)
+
+
+def server_side(reactor: Reactor, client: socket.socket) -> Connection:
+    """Turn the loop until it has accepted this client, and return the connection that serves it."""
+    found: list[Connection] = []
+    name = client.getsockname()
+
+    def look() -> bool:
+        for handler in reversed(reactor.handlers):
+            with contextlib.suppress(OSError):  # one whose peer has gone
+                if isinstance(handler, Connection) and handler.peer_address == name:
+                    found.append(handler)
+                    return True
+        return False
+
+    turn_until(reactor, look)
+    return found[0]
+
+
+def wait_readable(handler: socket.socket | Connection | Listener) -> None:
+    """Return once the kernel has something for this socket. Takes nothing from it, and turns no loop."""
+    ready, _, _ = select.select([handler], [], [], PATIENCE_S)
+    assert ready, "nothing has arrived"
 
 
 # ---------------------------------------------------------------- faults at the system calls
@@ -265,7 +291,7 @@ class LoopThread:
         self.reactor = Reactor(**options)
         self._thread = threading.Thread(target=self.reactor.run, daemon=True)
 
-    def __enter__(self) -> LoopThread:
+    def __enter__(self) -> Self:
         self._thread.start()
         return self
 
@@ -511,7 +537,11 @@ class EchoByHand:
     ) -> None:
         self.reactor = Reactor(**(reactor_options or {}))
         self.server = EchoServer(hosts, 0, **options)
-        self.server.start(self.reactor, bound)
+        try:
+            self.server.start(self.reactor, bound)
+        except BaseException:
+            self.reactor.close()
+            raise
         self.port = self.server.addresses[0].port
 
     def __enter__(self) -> EchoByHand:
@@ -542,29 +572,61 @@ class EchoByHand:
 
     def send(self, client: socket.socket, data: bytes) -> bytes:
         """Send all of it, turning the loop; return what came back meanwhile."""
-        rest, received = memoryview(data), bytearray()
+        rest, received, stalled = memoryview(data), bytearray(), 0
         while rest:
-            with contextlib.suppress(BlockingIOError):
-                rest = rest[client.send(rest) :]
-            turn_idle(self.reactor, 2)
+            try:
+                rest, stalled = rest[client.send(rest) :], 0
+            except BlockingIOError:
+                stalled += 1
+            self._turn(stalled)
             received += drain(client)
         return bytes(received)
 
     def receive(self, client: socket.socket, count: int) -> bytes:
         """Turn the loop until the client has got `count` bytes, or the end; return them."""
-        received = bytearray()
-
-        def enough() -> bool:
-            with contextlib.suppress(BlockingIOError):
-                while len(received) < count:
-                    piece = client.recv(min(1 << 16, count - len(received)))
-                    if not piece:
-                        return True
-                    received.extend(piece)
-            return len(received) == count
-
-        turn_until(self.reactor, enough)
+        received, stalled = bytearray(), 0
+        while len(received) < count:
+            try:
+                piece = client.recv(min(1 << 16, count - len(received)))
+            except BlockingIOError:
+                stalled += 1
+                self._turn(stalled)
+                continue
+            if not piece:
+                break
+            received += piece
+            stalled = 0
         return bytes(received)
+
+    def fill(self, client: socket.socket, connection: Connection) -> bytes:
+        """Send until `connection`, the client's other end, has stopped reading and the kernel takes no more.
+
+        Return what was sent. The bound is looked at after every turn.
+        """
+        sent, stalled = bytearray(), 0
+        while stalled < 3 or connection.interest & READ:
+            piece = fill(client, most_bytes=1 << 18)
+            sent += piece
+            stalled = 0 if piece else stalled + 1
+            for turn in range(8):
+                self._turn(stalled if turn == 0 else 0)
+                assert connection.pending_bytes <= connection.limits.bound_bytes
+        return bytes(sent)
+
+    def answer(self, client: socket.socket) -> bytes:
+        """Turn the loop until the UDP client has got a datagram; return it."""
+        for stalled in range(STALLED_TURNS + 1):
+            with contextlib.suppress(BlockingIOError):
+                return client.recv(1 << 17)
+            self._turn(stalled)
+        raise AssertionError("unreachable: _turn raises first")
+
+    def _turn(self, stalled: int) -> None:
+        """Turn once, waiting a little only if nothing moves; fail if nothing has moved for long."""
+        assert stalled < STALLED_TURNS, "nothing moves any more"
+        waker = self.reactor.call_later(0.005 if stalled > 1 else 0.0, int)
+        self.reactor.turn()
+        waker.cancel()
 
     def receive_to_end(self, client: socket.socket) -> bytes:
         """Turn the loop until the client has got a FIN; return what came before it. A reset raises."""
@@ -600,6 +662,15 @@ def kernel_socket(handler: Handler) -> Iterator[socket.socket]:
 
 
 # ---------------------------------------------------------------- what only root can do
+
+
+def without_capabilities(*names: str) -> list[str]:
+    """What to put before a command so that it lacks these capabilities (`net_bind_service`, …), even as root."""
+    if os.getuid() != 0:
+        return []
+    if shutil.which("setpriv") is None:
+        pytest.skip("root needs setpriv(1) to do without a capability")
+    return ["setpriv", "--bounding-set", ",".join(f"-{name}" for name in names)]
 
 
 def udp_over_ipv4(source: tuple[str, int], destination: tuple[str, int], data: bytes, checksum: int = 0) -> bytes:
@@ -652,3 +723,91 @@ def _enter_network_namespace(commands: Sequence[str]) -> None:
         done = subprocess.run(["ip", *command.split()], capture_output=True, text=True, check=False)
         if done.returncode != 0:
             pytest.skip(f"ip {command}: {done.stderr.strip()}")
+    for _ in range(5000):  # the kernel finishes setting links up on its own time, and loses packets until then
+        links = subprocess.run(["ip", "-o", "link", "show", "up"], capture_output=True, text=True, check=True)
+        if all("state UP" in link or "state UNKNOWN" in link for link in links.stdout.splitlines()):
+            return
+    raise AssertionError(f"links that don't come up: {links.stdout}")
+
+
+# ---------------------------------------------------------------- a connection on a stage of its own
+
+
+class RecordingSelector(selectors.BaseSelector):
+    """Another selector, and what was asked of it. Each entry of `failures` makes one change of interest fail."""
+
+    def __init__(
+        self, inner: selectors.BaseSelector | None = None, on_select: Callable[[], object] | None = None
+    ) -> None:
+        self.inner = inner if inner is not None else selectors.DefaultSelector()
+        self.on_select = on_select
+        self.timeouts: list[float | None] = []
+        self.batches: list[list[tuple[selectors.SelectorKey, int]]] = []
+        self.failures: list[OSError] = []
+
+    def register(self, fileobj: Any, events: int, data: Any = None) -> selectors.SelectorKey:
+        if self.failures:
+            raise self.failures.pop(0)
+        return self.inner.register(fileobj, events, data)
+
+    def unregister(self, fileobj: Any) -> selectors.SelectorKey:
+        return self.inner.unregister(fileobj)
+
+    def modify(self, fileobj: Any, events: int, data: Any = None) -> selectors.SelectorKey:
+        if self.failures:
+            self.inner.unregister(fileobj)  # as the standard library's selectors do
+            raise self.failures.pop(0)
+        return self.inner.modify(fileobj, events, data)
+
+    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
+        self.timeouts.append(timeout)
+        if self.on_select is not None:
+            self.on_select()
+        batch = self.inner.select(timeout)
+        self.batches.append(batch)
+        return batch
+
+    def close(self) -> None:
+        self.inner.close()
+
+    def get_map(self) -> Any:
+        return self.inner.get_map()
+
+
+class Stage:
+    """One Connection on a loop turned by hand, `peer` at its other end, and every seam in the test's hands."""
+
+    def __init__(
+        self,
+        protocol: Recorder | None = None,
+        selector_class: type[selectors.BaseSelector] = selectors.DefaultSelector,
+        limits: Limits = DEFAULT_LIMITS,
+    ) -> None:
+        self.protocol = protocol if protocol is not None else Recorder()
+        self.clock, self.faults = ManualClock(), Faults()
+        self.selector = RecordingSelector(selector_class())
+        self.reactor = Reactor(selector=self.selector, clock=self.clock)
+        ours, self.peer = tcp_pair()
+        self.peer.settimeout(PATIENCE_S)
+        self.connection = Connection(self.reactor, adopt_socket(ours, self.faults), self.protocol, limits)
+
+    def __enter__(self) -> Stage:
+        self.connection.open()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.reactor.close()
+        self.peer.close()
+
+    def until(self, condition: Callable[[], object]) -> None:
+        """Turn until `condition()` is true. Time stands still."""
+        turn_until(self.reactor, condition)
+
+    def idle(self) -> None:
+        """Turn until all that is ready is done."""
+        turn_idle(self.reactor)
+
+
+def open_descriptors() -> int:
+    """Count this process's descriptors."""
+    return len(os.listdir("/dev/fd"))

@@ -1,0 +1,527 @@
+"""The command line as an operator meets it: options, start-up lines, signals, exit statuses."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import os
+import pathlib
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from echo7 import cli
+from echo7.binding import bind_all
+from tests.support import (
+    PATIENCE_S,
+    PROJECT,
+    EchoProcess,
+    connect_small,
+    fill,
+    has_ipv6,
+    receive_exactly,
+    receive_to_end,
+    without_capabilities,
+)
+
+IPV6 = pytest.mark.skipif(not has_ipv6(), reason="this machine has no IPv6")
+LOOPBACK = ["127.0.0.1", "::1"] if has_ipv6() else ["127.0.0.1"]
+UNPRIVILEGED = pathlib.Path("/proc/sys/net/ipv4/ip_unprivileged_port_start")
+SECONDS = st.floats(0, 86_400)
+
+
+def run(*arguments: str, flags: Sequence[str] = (), prefix: Sequence[str] = ()) -> subprocess.CompletedProcess[str]:
+    """Run the command to its own end."""
+    command = [*prefix, sys.executable, *flags, "-m", "echo7", *arguments]
+    return subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, timeout=PATIENCE_S, check=False)
+
+
+def only_line(text: str) -> str:
+    """The one line that there is."""
+    assert text.endswith("\n")
+    assert text.count("\n") == 1, text
+    return text.rstrip("\n")
+
+
+def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    """Parse arguments that make no sense; return the line that says so."""
+    with pytest.raises(SystemExit) as end:
+        cli.parse(["serve", *arguments])
+    assert end.value.code == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    return only_line(captured.err)
+
+
+@contextlib.contextmanager
+def text_log(*arguments: str) -> Iterator[list[str]]:
+    """Serve with the default log format; yield the lines up to the last `listening` one, then end it."""
+    command = [sys.executable, "-m", "echo7", "serve", "--port", "0", *arguments]
+    sockets = len(cli.parse(command[3:]).hosts or LOOPBACK) * (
+        2 - sum(a in ("--no-tcp", "--no-udp") for a in arguments)
+    )
+    with subprocess.Popen(command, cwd=PROJECT, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        lines: list[str] = []
+        while sum(" listening " in line for line in lines) < sockets:
+            line = process.stderr.readline()
+            assert line, lines
+            lines.append(line.rstrip("\n"))
+        try:
+            yield lines
+        finally:
+            process.kill()
+
+
+# ---------------------------------------------------------------- options
+
+
+def test_the_defaults_are_the_documented_ones() -> None:
+    """Issue: "`--port 7`", loopback, both transports, "`--drain-timeout` (default 5 s)", text."""
+    config = cli.parse(["serve"])
+    assert config == cli.ServeConfig(
+        hosts=(),
+        port=7,
+        tcp=True,
+        udp=True,
+        max_connections=None,
+        backlog=1024,
+        socket_buffer_bytes=None,
+        drain_timeout_s=5.0,
+        log_level="info",
+        log_format="text",
+    )
+
+
+def test_every_option_reaches_the_config() -> None:
+    """Issue: `echo7 serve [--host HOST]… [--port 7] [--no-tcp|--no-udp] [--max-connections N] …`."""
+    line = (
+        "serve --host 127.0.0.1 --host * --port 0 --no-udp --max-connections 3 --backlog 4 --socket-buffer 4096 "
+        "--drain-timeout 0.5 --log-level debug --log-format json"
+    )
+    assert cli.parse(line.split()) == cli.ServeConfig(
+        ("127.0.0.1", "*"), 0, True, False, 3, 4, 4096, 0.5, "debug", "json"
+    )
+
+
+@given(st.integers(0, 65_535), SECONDS, st.integers(1, 2**31 - 1))
+def test_every_sensible_number_is_taken_as_it_is(port: int, drain_timeout_s: float, backlog: int) -> None:
+    """Ports 0 … 65535, and time-outs in seconds, with fractions."""
+    arguments = ["serve", f"--port={port}", f"--drain-timeout={drain_timeout_s!r}", f"--backlog={backlog}"]
+    config = cli.parse(arguments)
+    assert (config.port, config.drain_timeout_s, config.backlog) == (port, drain_timeout_s, backlog)
+
+
+@given(
+    st.one_of(st.integers(max_value=-1), st.integers(65_536), st.floats().map(repr), st.text("abc-+.x# ", max_size=5))
+)
+@example("nan")
+@example("9" * 5000)
+def test_no_other_port_is_taken(capsys: pytest.CaptureFixture[str], port: int | str) -> None:
+    """Issue: "Usage errors: exit 2". Law: "one line that says what, why and what to do: never a traceback"."""
+    assert "--port" in refused(capsys, f"--port={port}")
+
+
+@pytest.mark.parametrize("text", ["nan", "inf", "-inf", "-1", "-0.001", "86401", "soon", "", "1e999"])
+def test_no_drain_timeout_is_taken_that_is_no_time(capsys: pytest.CaptureFixture[str], text: str) -> None:
+    """A timer's deadline must be finite: NaN would never come, infinity would wait for ever."""
+    assert "is not a number of seconds from 0 to 86400" in refused(capsys, f"--drain-timeout={text}")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--port", "-1"],
+        ["--port", "65536"],
+        ["--port", "echo"],
+        ["--port"],
+        ["--no-tcp", "--no-udp"],
+        ["--host", ""],
+        ["--host", "  "],
+        ["--max-connections", "0"],
+        ["--max-connections", "many"],
+        ["--backlog", "0"],
+        ["--backlog", str(2**31)],
+        ["--socket-buffer", "1"],
+        ["--drain-timeout", "-1"],
+        ["--log-level", "loud"],
+        ["--log-format", "xml"],
+        ["--unknown"],
+        ["surplus"],
+    ],
+    ids=" ".join,
+)
+def test_a_usage_error_is_one_line(capsys: pytest.CaptureFixture[str], arguments: list[str]) -> None:
+    """Law: "whatever an operator gets wrong costs one line"; the line says which option it was."""
+    line = refused(capsys, *arguments)
+    assert line.startswith("echo7")
+    assert arguments[0].strip("-") in line
+
+
+@pytest.mark.parametrize("arguments", [["serve", "--port", "x"], [], ["sevre"], ["serve", "--no-tcp", "--no-udp"]])
+def test_a_usage_error_ends_the_process_with_status_2(arguments: list[str]) -> None:
+    """Issue: "Usage errors: exit 2", on stderr, without a traceback."""
+    done = run(*arguments)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert only_line(done.stderr).startswith("echo7")
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["serve", "--help"]])
+def test_help_goes_to_stdout_and_is_no_error(capsys: pytest.CaptureFixture[str], arguments: list[str]) -> None:
+    """Whoever asks for help gets it, to be piped into a pager."""
+    with pytest.raises(SystemExit) as end:
+        cli.parse(arguments)
+    captured = capsys.readouterr()
+    assert end.value.code == 0
+    assert captured.err == ""
+    assert captured.out.startswith("usage: echo7")
+
+
+def test_the_help_names_every_option_with_its_default(capsys: pytest.CaptureFixture[str]) -> None:
+    """The help is the reference: no option without a word, no default unsaid."""
+    with pytest.raises(SystemExit):
+        cli.parse(["serve", "--help"])
+    text = " ".join(capsys.readouterr().out.split())
+    for option in dataclasses.fields(cli.ServeConfig):
+        name = option.name.removesuffix("_s").removesuffix("_bytes").removesuffix("s").replace("_", "-")
+        assert f" --{name}" in text or f" --no-{name}" in text
+    assert re.findall(r"\(default: ([^)]*)\)", text) == [
+        "this machine only",
+        "7",
+        "what the descriptor limit allows",
+        "1024",
+        "the kernel's own tuning",
+        "5",
+        "info",
+        "text",
+    ]
+
+
+# ---------------------------------------------------------------- starting
+
+
+@IPV6
+def test_by_default_each_socket_has_its_line_after_a_hint_that_it_is_loopback_only() -> None:
+    """Issue: "one line per socket to stderr, ending in `tcp 127.0.0.1:7` / `udp [::1]:7`"; "the start-up line says
+    that it is reachable from this machine only and how to open it".
+    """
+    with text_log() as (hint, *listening):
+        port = listening[0].rpartition(":")[2]
+        assert "reachable from this machine only" in hint
+        assert "--host '*'" in hint
+        ends = [line.split(" listening on ")[1] for line in listening]
+        assert ends == [f"tcp 127.0.0.1:{port}", f"tcp [::1]:{port}", f"udp 127.0.0.1:{port}", f"udp [::1]:{port}"]
+        assert all(re.match(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z info ", line) for line in [hint, *listening])
+
+
+@pytest.mark.parametrize(("option", "kind"), [("--no-udp", "tcp"), ("--no-tcp", "udp")])
+def test_a_transport_that_is_not_wanted_has_no_line(option: str, kind: str) -> None:
+    """What was asked for is all there is; and who names a host isn't told about loopback."""
+    with text_log("--host", "127.0.0.1", option) as lines:
+        assert len(lines) == 1
+        assert f" listening on {kind} 127.0.0.1:" in lines[0]
+
+
+@IPV6
+def test_the_json_lines_have_stable_keys() -> None:
+    """Issue: "(JSON: `event`, `transport`, `address`, `port`)", and only when all are logged is anything served."""
+    with EchoProcess() as echo:
+        while len(echo.lines) < 5:
+            echo.next_line("listening")
+        hint, *listening = echo.lines
+        assert hint["event"] == "loopback_only"
+        assert [line["event"] for line in listening] == ["listening"] * 4
+        found = [(line["transport"], line["address"], line["port"]) for line in listening]
+        assert found == [(kind, host, echo.port) for kind in ("tcp", "udp") for host in LOOPBACK]
+
+
+def test_a_star_is_served_without_the_hint() -> None:
+    """`--host '*'`: everybody may call; a hint at loopback would be wrong."""
+    with EchoProcess("--host", "*") as echo:
+        assert {line["event"] for line in echo.lines} == {"listening"}
+        assert echo.lines[0]["address"] == "0.0.0.0"
+
+
+def test_the_bare_interpreter_serves() -> None:
+    """Issue: "`python3 -m echo7 serve` # … nothing to install": not even what site-packages may hold."""
+    code = "import sys, echo7.__main__; print(*{name.partition('.')[0] for name in sys.modules})"
+    flags = ["-S", "-B", "-W", "error"]
+    done = subprocess.run(
+        [sys.executable, *flags, "-c", code],
+        cwd=PROJECT,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_S,
+        check=False,
+    )
+    assert done.stderr == ""
+    allowed = {*sys.stdlib_module_names, "echo7", "reactor", "__main__", "__mp_main__", "sitecustomize"}
+    assert set(done.stdout.split()) - allowed == set()
+    assert run("serve", "--help", flags=flags).returncode == 0
+
+
+def test_an_interruption_at_start_leaves_no_traceback() -> None:
+    """Story: ^C while a name is being looked up, before the service has taken the signal over."""
+    code = """if True:
+        import os, signal, socket, sys
+        from echo7 import cli
+        socket.getaddrinfo = lambda *args, **options: os.kill(os.getpid(), signal.SIGINT)
+        sys.exit(cli.main(["serve", "--host", "slow.test", "--port", "0"]))
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=PROJECT, capture_output=True, text=True, timeout=PATIENCE_S, check=False
+    )
+    assert (done.returncode, done.stderr) == (128 + signal.SIGINT, "")
+
+
+# ---------------------------------------------------------------- what can't be bound
+
+
+def unbindable(*arguments: str, prefix: Sequence[str] = ()) -> str:
+    """Try to serve; return the one line that says why not."""
+    done = run("serve", *arguments, prefix=prefix)
+    assert (done.returncode, done.stdout) == (1, "")
+    return only_line(done.stderr)
+
+
+@pytest.mark.parametrize("transport", ["tcp", "udp"])
+def test_a_port_in_use_costs_one_line_and_status_1(transport: str) -> None:
+    """Issue: "one clear line that names the address, the reason and the remedy …, exit status 1, no traceback"."""
+    holder = bind_all(socket, ["127.0.0.1"], 0, tcp=transport == "tcp", udp=transport == "udp")
+    (sock,) = holder.tcp + holder.udp
+    port = sock.getsockname()[1]
+    line = unbindable("--host", "127.0.0.1", "--port", str(port))
+    holder.close()
+    assert f" error cannot bind {transport} 127.0.0.1:{port}: Address already in use; " in line
+    assert "--port" in line
+
+
+def test_port_7_without_privilege_costs_one_line_with_the_remedies() -> None:
+    """Issue: "port 7 without privilege: sudo, an ambient capability, a systemd socket, or `--port`"."""
+    if not UNPRIVILEGED.exists() or int(UNPRIVILEGED.read_text()) <= 7:
+        pytest.skip("port 7 needs no privilege here")
+    line = unbindable("--port", "7", prefix=without_capabilities("net_bind_service"))
+    assert " error cannot bind tcp 127.0.0.1:7: Permission denied; " in line
+    for remedy in ("sudo", "ambient capability", "systemd socket", "--port"):
+        assert remedy in line
+
+
+@pytest.mark.parametrize(
+    ("host", "reason"),
+    [
+        ("192.0.2.1", "cannot bind tcp 192.0.2.1:7007: Cannot assign requested address; "),
+        ("two..dots", "cannot serve on 'two..dots': not a host name; "),
+        ("fe80::1%no-such-interface", "cannot serve on 'fe80::1%no-such-interface': "),
+    ],
+)
+def test_a_host_that_is_not_here_costs_one_line_and_status_1(host: str, reason: str) -> None:
+    """The address, the reason and the remedy, for what can't be looked up or belongs to another machine."""
+    assert reason in unbindable("--host", host, "--port", "7007")
+
+
+def test_in_json_what_cannot_be_bound_is_an_event() -> None:
+    """A machine that reads the log finds the failure by its name."""
+    line = json.loads(unbindable("--host", "two..dots", "--log-format", "json"))
+    assert (line["event"], line["level"]) == ("bind_failed", "error")
+
+
+@pytest.mark.skipif(shutil.which("unshare") is None or os.getuid() != 0, reason="needs root and unshare(1)")
+def test_a_machine_without_ipv6_serves_ipv4_and_says_so_in_one_line() -> None:
+    """Promise 20: "a machine without IPv6 still serves IPv4, with one log line"."""
+    script = 'ip link set lo up && sysctl -qw net.ipv6.conf.all.disable_ipv6=1 || exit 77; exec "$@"'
+    command = [sys.executable, "-m", "echo7", "serve", "--port", "7007", "--log-format", "json"]
+    with subprocess.Popen(
+        ["unshare", "-n", "sh", "-c", script, "sh", *command], cwd=PROJECT, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stderr is not None
+        lines = []
+        for text in process.stderr:
+            if not text.startswith("{"):
+                process.wait()
+                pytest.skip(f"no network namespace for us: {text}")
+            lines.append(json.loads(text))
+            if lines[-1].get("transport") == "udp":
+                break
+        process.kill()
+    assert [line["event"] for line in lines] == ["left_out", "loopback_only", "listening", "listening"]
+    assert "this machine has no IPv6" in lines[0]["message"]
+    assert [line["address"] for line in lines[2:]] == ["127.0.0.1"] * 2
+
+
+# ---------------------------------------------------------------- signals
+
+
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_the_service_in_order_with_a_summary(signum: signal.Signals) -> None:
+    """Issue: "exit 0"; "A summary line says connections, bytes, datagrams, and drops by reason"."""
+    with EchoProcess("--host", "127.0.0.1") as echo:
+        with echo.connect() as client:
+            client.sendall(b"12345")
+            receive_exactly(client, 5)
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as udp:
+            udp.settimeout(PATIENCE_S)
+            udp.connect(("127.0.0.1", echo.port))
+            udp.send(b"123")
+            assert udp.recv(10) == b"123"
+        assert echo.finish(signum) == 0
+    summary = echo.lines[-1]
+    assert summary["event"] == "stopped"
+    assert (summary["connections"], summary["connections_open"]) == (2, 0)  # the first was the one that asked: ready?
+    assert summary["tcp_bytes_received"] == summary["tcp_bytes_sent"] == 6 + 5
+    assert (summary["datagrams_received"], summary["datagrams_sent"]) == (1, 1)
+    assert (summary["udp_bytes_received"], summary["udp_bytes_sent"]) == (3, 3)
+    assert (summary["drops"], summary["log_lines_dropped"]) == ({}, 0)
+    assert [line["event"] for line in echo.lines].count("stopping") == 1
+
+
+def test_drops_are_in_the_summary_by_reason() -> None:
+    """Issue: "and drops by reason": a datagram from a responder's port gets no answer, and is counted."""
+    with EchoProcess("--host", "127.0.0.1", "--no-tcp") as echo:
+        responder = free_responder()
+        with responder, socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as udp:
+            responder.sendto(b"loop?", ("127.0.0.1", echo.port))
+            udp.settimeout(PATIENCE_S)
+            udp.connect(("127.0.0.1", echo.port))
+            udp.send(b"after")
+            assert udp.recv(10) == b"after"
+        assert echo.finish() == 0
+    assert echo.lines[-1]["drops"] == {"source_port_responder": 1}
+
+
+def free_responder() -> socket.socket:
+    """A socket on a responder's port that is high enough for everybody."""
+    sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    for port in (27_960, 11_211, 5353, 3702, 3283, 1900, 1434):
+        with contextlib.suppress(OSError):
+            sock.bind(("127.0.0.1", port))
+            return sock
+    sock.close()
+    pytest.skip("every one of these ports is in use")
+
+
+def test_in_text_the_summary_says_it_in_words() -> None:
+    """The same for people."""
+    command = [sys.executable, "-m", "echo7", "serve", "--port", "0", "--host", "127.0.0.1", "--no-udp"]
+    with subprocess.Popen(command, cwd=PROJECT, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        assert " listening on tcp 127.0.0.1:" in process.stderr.readline()
+        process.send_signal(signal.SIGTERM)
+        lines = process.stderr.read().splitlines()
+    assert process.returncode == 0
+    assert " info stopping on SIGTERM: delivering for up to 5 s" in lines[0]
+    assert lines[-1].endswith(
+        " info stopped: 0 connections (0 open), 0 bytes received and 0 sent over tcp; "
+        "0 datagrams received and 0 answered over udp; drops: none, 0 log lines dropped"
+    )
+
+
+def test_sigusr1_logs_the_counters_and_serving_goes_on() -> None:
+    """Issue: "SIGUSR1 logs the same counters while running"."""
+    with EchoProcess("--host", "127.0.0.1") as echo, echo.connect() as client:
+        for number in (1, 2):
+            client.sendall(b"x" * 10)
+            receive_exactly(client, 10)
+            echo.process.send_signal(signal.SIGUSR1)
+            line = echo.next_line("counters")
+            assert (line["connections"], line["connections_open"]) == (2, 1)
+            assert line["tcp_bytes_received"] == 6 + 10 * number
+        assert echo.process.poll() is None
+        client.close()
+        assert echo.finish() == 0
+    assert echo.lines[-1].keys() == line.keys(), "the summary has the same counters"
+
+
+def test_at_the_end_every_byte_that_was_read_is_delivered_before_fin() -> None:
+    """Issue: "deliver every byte that the process has read (what is still unread in the kernel is discarded while
+    lingering), FIN". A reset would raise ConnectionResetError here.
+    """
+    with EchoProcess("--host", "127.0.0.1", "--socket-buffer", "65536", "--drain-timeout", "20") as echo:
+        client = connect_small(("127.0.0.1", echo.port), 16_384)
+        sent = fill_until_stuck(echo, client)
+        echo.process.send_signal(signal.SIGTERM)
+        echo.next_line("stopping")
+        received = receive_to_end(client)
+        client.close()
+        summary = echo.next_line("stopped")
+        assert echo.process.wait(PATIENCE_S) == 0
+    assert sent.startswith(received)
+    assert len(received) + 6 == summary["tcp_bytes_received"] == summary["tcp_bytes_sent"]
+
+
+def fill_until_stuck(echo: EchoProcess, client: socket.socket) -> bytes:
+    """Send without reading until the process reads no more: two counts in a row are the same."""
+    sent, before = bytearray(), -1
+    while True:
+        sent += fill(client)
+        echo.process.send_signal(signal.SIGUSR1)
+        counters = echo.next_line("counters")
+        if counters["tcp_bytes_received"] == before and counters["tcp_bytes_received"] > counters["tcp_bytes_sent"]:
+            client.setblocking(True)
+            client.settimeout(PATIENCE_S)
+            return bytes(sent)
+        before = counters["tcp_bytes_received"]
+
+
+@contextlib.contextmanager
+def stuck(*arguments: str) -> Iterator[tuple[EchoProcess, socket.socket]]:
+    """A process, and a caller who sent a lot and reads nothing."""
+    with EchoProcess("--host", "127.0.0.1", "--socket-buffer", "65536", *arguments) as echo:
+        client = connect_small(("127.0.0.1", echo.port), 16_384)
+        fill_until_stuck(echo, client)
+        yield echo, client
+        client.close()
+
+
+def test_a_stuck_caller_does_not_outlive_the_drain_timeout() -> None:
+    """Issue: "until `--drain-timeout` (default 5 s), exit 0"."""
+    with stuck("--drain-timeout", "0.1") as (echo, client):
+        assert echo.finish() == 0
+        assert echo.lines[-1]["event"] == "stopped"
+        assert echo.lines[-1]["connections_open"] == 0
+        with pytest.raises(ConnectionResetError):
+            receive_to_end(client)
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [(signal.SIGTERM, signal.SIGTERM), (signal.SIGTERM, signal.SIGINT), (signal.SIGINT, signal.SIGTERM)],
+)
+def test_a_second_signal_ends_at_once_with_a_true_summary(first: signal.Signals, second: signal.Signals) -> None:
+    """Issue: "A second signal ends at once"; `cli`: "128 + n: ended at once by a second signal n". What has been
+    done is in the summary even so.
+    """
+    with stuck("--drain-timeout", "3600") as (echo, client):
+        before = echo.lines[-1]
+        echo.process.send_signal(first)
+        echo.next_line("stopping")
+        assert echo.finish(second) == 128 + second
+        summary = echo.lines[-1]
+        assert summary["event"] == "stopped"
+        assert summary["tcp_bytes_received"] == before["tcp_bytes_received"]
+        with pytest.raises(ConnectionResetError):
+            receive_to_end(client)
+
+
+def test_a_drain_timeout_of_zero_ends_at_once_and_in_order() -> None:
+    """0 is a time too: nobody is waited for, and the exit status is that of an orderly end."""
+    with stuck("--drain-timeout", "0") as (echo, _):
+        assert echo.finish() == 0
+        assert echo.lines[-1]["event"] == "stopped"
+
+
+def test_while_it_ends_sigusr1_still_tells_the_counters() -> None:
+    """An operator who wonders why it takes so long may ask."""
+    with stuck("--drain-timeout", "3600") as (echo, _):
+        echo.process.send_signal(signal.SIGTERM)
+        echo.next_line("stopping")
+        echo.process.send_signal(signal.SIGUSR1)
+        assert echo.next_line("counters")["connections_open"] == 1

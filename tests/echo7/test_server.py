@@ -1,0 +1,540 @@
+"""EchoServer as a library: its addresses, its counters, its limit, and how it ends."""
+
+from __future__ import annotations
+
+import errno
+import functools
+import socket
+import threading
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from echo7 import BindError, EchoServer
+from echo7.binding import bind_all
+from reactor import READ, Reactor, State, format_address
+from tests.support import (
+    PATIENCE_S,
+    EchoByHand,
+    EchoThread,
+    FlakySockets,
+    ManualClock,
+    drain,
+    echo_and_close,
+    fill,
+    has_ipv6,
+    kernel_socket,
+    os_error,
+    receive_exactly,
+    receive_to_end,
+    turn_idle,
+    turn_until,
+)
+
+IPV6 = pytest.mark.skipif(not has_ipv6(), reason="this machine has no IPv6")
+BOTH = ("127.0.0.1", "::1") if has_ipv6() else ("127.0.0.1", "127.0.0.2")
+DRAIN_S = 5.0
+
+
+class Calls:
+    """Counts how often it was called."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def __call__(self) -> None:
+        self.count += 1
+
+
+def at_hand(hosts: Sequence[str] = ("127.0.0.1",), clock: ManualClock | None = None, **options: Any) -> EchoByHand:
+    """A server turned by hand, on a clock that moves only when told to."""
+    return EchoByHand(hosts, {"clock": clock or ManualClock()}, drain_timeout_s=DRAIN_S, **options)
+
+
+# ---------------------------------------------------------------- as a library
+
+
+def test_the_packages_own_example_serves() -> None:
+    """`echo7/__init__.py`: make it, start it on a reactor, ask it for its addresses, run the reactor, stop it."""
+    with Reactor() as loop:
+        server = EchoServer(hosts=["127.0.0.1"], port=0)
+        server.start(loop)
+        _, host, port, _ = server.addresses[0]
+        answers: list[bytes] = []
+
+        def call() -> None:
+            answers.append(echo_and_close(socket.create_connection((host, port), PATIENCE_S), b"library"))
+            loop.call_soon_threadsafe(server.stop, loop.stop)
+
+        thread = threading.Thread(target=call)
+        thread.start()
+        loop.run()
+        thread.join(PATIENCE_S)
+    assert answers == [b"library"]
+
+
+def test_a_server_without_any_transport_is_refused() -> None:
+    """Neither TCP nor UDP: a mistake that shows at once, not at the first caller."""
+    with pytest.raises(ValueError, match="neither TCP nor UDP"):
+        EchoServer(tcp=False, udp=False)
+
+
+@pytest.mark.parametrize(
+    ("options", "kinds"), [({}, ["tcp", "udp"]), ({"udp": False}, ["tcp"]), ({"tcp": False}, ["udp"])]
+)
+def test_the_addresses_are_those_that_are_bound_tcp_first(options: dict[str, Any], kinds: list[str]) -> None:
+    """Issue: "ask it for its bound addresses"; `text` is what a person writes: 127.0.0.1:7, [::1]:7."""
+    with at_hand(BOTH, **options) as echo:
+        found = echo.server.addresses
+        assert [(a.transport, a.host) for a in found] == [(kind, host) for kind in kinds for host in BOTH]
+        assert {a.port for a in found} == {echo.port}
+        assert [a.text for a in found] == [format_address((a.host, a.port)) for a in found]
+
+
+def test_a_server_that_cannot_bind_leaves_the_reactor_as_it_was() -> None:
+    """`start` raises BindError: "one line, nothing left bound", and nothing watched either."""
+    with EchoByHand() as first, Reactor() as reactor:
+        before = list(reactor.handlers)
+        with pytest.raises(BindError, match=f"127.0.0.1:{first.port}"):
+            EchoServer(["127.0.0.1"], first.port).start(reactor)
+        assert list(reactor.handlers) == before
+
+
+def test_sockets_that_are_already_there_are_served_in_place_of_hosts_and_port() -> None:
+    """`start(bound=…)`: "sockets that are already there, such as inherited ones"."""
+    bound = bind_all(socket, ["127.0.0.2"], 0)
+    with EchoByHand(bound=bound) as echo:
+        assert {a.host for a in echo.server.addresses} == {"127.0.0.2"}
+        client = echo.connect("127.0.0.2")
+        client.send(b"inherited")
+        assert echo.receive(client, 9) == b"inherited"
+        client.close()
+
+
+# ---------------------------------------------------------------- counters
+
+
+def test_a_new_server_has_done_nothing() -> None:
+    """The counters begin at zero, the drops empty."""
+    with at_hand() as echo:
+        counters = echo.server.counters
+        assert counters.drops == {}
+        numbers = [getattr(counters, name) for name in counters.__dataclass_fields__ if name != "drops"]
+        assert numbers == [0] * 8
+
+
+@given(st.lists(st.tuples(st.integers(1, 3000), st.booleans()), min_size=1, max_size=5))
+def test_the_counters_add_up_what_has_ended_and_what_is_under_way(calls: list[tuple[int, bool]]) -> None:
+    """`counters`: "what has ended and what is under way, added up", and in whatever order callers leave."""
+    with at_hand() as echo:
+        clients = [echo.connect() for _ in calls]
+        for client, (size, leaves) in zip(clients, calls, strict=True):
+            client.sendall(bytes(size))
+            assert len(echo.receive(client, size)) == size
+            if leaves:
+                client.close()
+        staying = sum(not leaves for _, leaves in calls)
+        turn_until(echo.reactor, lambda: echo.server.counters.connections_open == staying)
+        counters, total = echo.server.counters, sum(size for size, _ in calls)
+        assert (counters.connections, counters.tcp_bytes_received, counters.tcp_bytes_sent) == (
+            len(calls),
+            total,
+            total,
+        )
+        for client in clients:
+            client.close()
+
+
+def test_datagrams_and_their_bytes_are_counted() -> None:
+    """A datagram that is answered, an empty one, and one that isn't: each has its counter."""
+    with at_hand(BOTH) as echo:
+        for host in BOTH:
+            client = echo.udp(host)
+            for data in (b"", b"abc"):
+                client.send(data)
+                turn_until(echo.reactor, functools.partial(_arrived, client, data))
+            client.close()
+        counters = echo.server.counters
+        assert (counters.datagrams_received, counters.datagrams_sent) == (4, 4)
+        assert (counters.udp_bytes_received, counters.udp_bytes_sent) == (6, 6)
+        assert counters.drops == {}
+
+
+def _arrived(client: socket.socket, data: bytes) -> bool:
+    try:
+        return client.recv(100) == data
+    except BlockingIOError:
+        return False
+
+
+def test_drops_are_counted_by_reason_over_all_sockets() -> None:
+    """Issue: "drops by reason": refused datagrams, failing sends, and callers that accept(2) lost."""
+    sockets = FlakySockets()
+    with EchoByHand(BOTH, {"sockets": sockets}) as echo:
+        sockets.faults.add("accept", os_error(errno.ECONNABORTED))
+        sockets.faults.add("sendto", os_error(errno.EPERM), os_error(errno.EPERM), os_error(errno.ENOBUFS))
+        clients = [echo.udp(host) for host in BOTH for _ in range(2)]
+        for client in clients:
+            client.send(b"x")
+        echo.connect().close()
+        turn_until(echo.reactor, lambda: echo.server.counters.datagrams_received == 4)
+        counters = echo.server.counters
+        assert counters.drops == {"accept_ECONNABORTED": 1, "send_ENOBUFS": 1, "send_EPERM": 2}
+        assert counters.datagrams_sent == 1
+        for client in clients:
+            client.close()
+
+
+def test_a_snapshot_does_not_change_any_more() -> None:
+    """`counters` is "a snapshot": whoever keeps one can compare it with a later one."""
+    with at_hand() as echo:
+        before = echo.server.counters
+        client = echo.connect()
+        assert (before.connections, before.connections_open) == (0, 0)
+        client.close()
+
+
+def test_the_counters_never_go_backwards() -> None:
+    """Story: between a connection's teardown and its `connection_lost`, its bytes were in neither sum."""
+    with at_hand() as echo:
+        client = echo.connect()
+        client.send(b"x" * 1000)
+        echo.receive(client, 1000)
+        echo.server.abort()
+        assert echo.server.counters.tcp_bytes_received == 1000
+        turn_idle(echo.reactor)
+        assert echo.server.counters.tcp_bytes_received == 1000
+        client.close()
+
+
+# ---------------------------------------------------------------- the limit of connections
+
+
+@pytest.mark.parametrize("full_by", BOTH)
+def test_when_the_house_is_full_callers_wait_at_every_door_and_are_served_later(full_by: str) -> None:
+    """`max_connections`: "at that many, callers wait in the kernel's queue", on all listeners, and lose nothing."""
+    with at_hand(BOTH, max_connections=2) as echo:
+        inside = [echo.connect(full_by) for _ in range(2)]
+        waiting = [socket.create_connection((host, echo.port), PATIENCE_S) for host in BOTH]
+        for client in waiting:
+            client.sendall(b"patience")
+        turn_idle(echo.reactor)
+        assert echo.server.counters.connections == 2
+        assert not any(drain(client) for client in waiting)
+        for leaving in inside:
+            leaving.close()
+        for client in waiting:
+            assert echo.receive(client, 8) == b"patience"
+        assert echo.server.counters.connections_open == 2
+        for client in waiting:
+            client.close()
+
+
+def test_the_limit_holds_within_one_batch_of_callers() -> None:
+    """A listener takes many callers in one turn: the pause must work in the middle of that."""
+    with at_hand(BOTH, max_connections=3) as echo:
+        clients = [socket.create_connection((host, echo.port), PATIENCE_S) for host in BOTH for _ in range(5)]
+        most = 0
+        for left in range(len(clients), 0, -1):
+            turn_idle(echo.reactor)
+            most = max(most, echo.server.counters.connections_open)
+            assert echo.server.counters.connections_open == min(3, left)
+            served = {connection.peer_address[:2] for connection in echo.connections}
+            leaving = next(client for client in clients if client.getsockname()[:2] in served)
+            clients.remove(leaving)
+            leaving.close()
+        assert most == 3
+
+
+def test_a_full_house_does_not_spin() -> None:
+    """Promise 9, "No idle CPU": a waiting caller keeps the listening socket readable, but it isn't watched."""
+    with at_hand(max_connections=1) as echo:
+        inside = echo.connect()
+        outside = socket.create_connection(("127.0.0.1", echo.port), PATIENCE_S)
+        listeners = [handler for handler in echo.reactor.handlers if handler not in echo.connections]
+        assert sum(bool(handler.interest) for handler in listeners) == 2, "the waker and UDP, but not the listener"
+        inside.close()
+        outside.close()
+
+
+def test_udp_goes_on_in_a_full_house() -> None:
+    """The limit is one of connections: datagrams have none."""
+    with at_hand(max_connections=1) as echo:
+        inside, client = echo.connect(), echo.udp()
+        client.send(b"datagram")
+        turn_until(echo.reactor, lambda: _arrived(client, b"datagram"))
+        inside.close()
+        client.close()
+
+
+# ---------------------------------------------------------------- the end
+
+
+def test_a_server_without_callers_stops_at_once() -> None:
+    """Nothing to deliver, nobody to wait for."""
+    stopped = Calls()
+    with at_hand(BOTH) as echo:
+        echo.server.stop(stopped)
+        turn_idle(echo.reactor)
+        assert stopped.count == 1
+        assert echo.server.addresses == []
+
+
+def test_stopped_is_called_from_the_loop_not_from_stop() -> None:
+    """No callback runs inside the call that asked for it: the caller of `stop` has not returned yet."""
+    stopped = Calls()
+    with at_hand() as echo:
+        echo.server.stop(stopped)
+        assert stopped.count == 0
+
+
+def test_a_stopping_server_takes_no_more_callers_and_no_more_datagrams() -> None:
+    """Issue: "SIGTERM/SIGINT: stop accepting, stop reading"."""
+    with at_hand() as echo:
+        staying, udp = echo.connect(), echo.udp()
+        echo.server.stop()
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection(("127.0.0.1", echo.port), PATIENCE_S)
+        udp.send(b"x")
+        with pytest.raises(ConnectionRefusedError):
+            turn_until(echo.reactor, lambda: _arrived(udp, b"x"))
+        staying.close()
+        udp.close()
+
+
+def test_a_stopping_server_delivers_every_byte_it_has_read_then_fin() -> None:
+    """Issue: "deliver every byte that the process has read (what is still unread in the kernel is discarded
+    while lingering), FIN, linger to EOF". A reset would raise here, and destroy what is under way.
+    """
+    stopped = Calls()
+    with at_hand() as echo:
+        client = echo.connect(buffer_bytes=8192)
+        sent = stuff(echo, client)
+        echo.server.stop(stopped)
+        read = echo.server.counters.tcp_bytes_received
+        assert echo.connections[0].pending_bytes > 0
+        received = echo.receive_to_end(client)
+        assert received == sent[:read]
+        assert len(sent) > read, "some of it was never read, and must not turn our FIN into a reset"
+        turn_idle(echo.reactor)
+        assert stopped.count == 0, "our FIN is sent, but the caller's isn't here"
+        client.close()
+        turn_until(echo.reactor, lambda: stopped.count)
+        assert echo.server.counters.tcp_bytes_sent == read
+
+
+def stuff(echo: EchoByHand, client: socket.socket) -> bytes:
+    """Send without reading until the server's end is paused at its bound and the kernel takes no more."""
+    sent = bytearray()
+    (connection,) = echo.connections
+
+    def paused() -> bool:
+        sent.extend(fill(client))
+        return not connection.interest & READ
+
+    turn_until(echo.reactor, paused)
+    while piece := fill(client):
+        sent.extend(piece)
+    return bytes(sent)
+
+
+def test_an_idle_caller_gets_fin_and_is_waited_for_until_it_has_ended_too() -> None:
+    """Law: "then it sends FIN and lingers until the caller's FIN"."""
+    stopped = Calls()
+    with at_hand() as echo:
+        client = echo.connect()
+        echo.server.stop(stopped)
+        assert echo.receive_to_end(client) == b""
+        assert echo.connections[0].state is State.LINGERING
+        assert stopped.count == 0
+        client.send(b"too late: discarded")
+        client.shutdown(socket.SHUT_WR)
+        turn_until(echo.reactor, lambda: stopped.count)
+        assert client.recv(1) == b"", "and no reset either"
+        client.close()
+
+
+def test_a_caller_that_never_reads_is_aborted_at_the_drain_timeout_and_not_before() -> None:
+    """Law: "Only what has not ended by the drain timeout is aborted"."""
+    stopped, clock = Calls(), ManualClock()
+    with at_hand(clock=clock) as echo:
+        client = echo.connect(buffer_bytes=8192)
+        stuff(echo, client)
+        echo.server.stop(stopped)
+        clock.advance(DRAIN_S - 0.001)
+        turn_idle(echo.reactor)
+        assert (stopped.count, len(echo.connections)) == (0, 1)
+        clock.advance(0.001)
+        turn_until(echo.reactor, lambda: stopped.count)
+        assert echo.connections == []
+        client.setblocking(True)
+        with pytest.raises(ConnectionResetError):
+            receive_to_end(client)
+        client.close()
+
+
+def test_a_caller_that_never_ends_is_left_at_the_drain_timeout() -> None:
+    """A caller that has everything, and our FIN, but keeps its side open, holds the end up no longer than that."""
+    stopped, clock = Calls(), ManualClock()
+    with at_hand(clock=clock) as echo:
+        client = echo.connect()
+        echo.server.stop(stopped)
+        assert echo.receive_to_end(client) == b""
+        clock.advance(DRAIN_S)
+        turn_until(echo.reactor, lambda: stopped.count)
+        client.close()
+
+
+@pytest.mark.parametrize("callers", [0, 1, 3])
+def test_stopped_is_called_once_however_the_end_comes(callers: int) -> None:
+    """`stop`: "then call `stopped`": once, also when a deadline was set and the last caller has gone before it."""
+    stopped, clock = Calls(), ManualClock()
+    with at_hand(clock=clock) as echo:
+        clients = [echo.connect() for _ in range(callers)]
+        echo.server.stop(stopped)
+        for client in clients:
+            client.close()
+        turn_until(echo.reactor, lambda: stopped.count)
+        clock.advance(10 * DRAIN_S)
+        turn_idle(echo.reactor)
+    assert stopped.count == 1
+
+
+def test_stopping_twice_is_stopping_once() -> None:
+    """A second `stop` changes nothing, during the drain and after it."""
+    stopped = Calls()
+    with at_hand() as echo:
+        client = echo.connect()
+        echo.server.stop(stopped)
+        echo.server.stop()
+        client.close()
+        turn_until(echo.reactor, lambda: stopped.count)
+        echo.server.stop()
+        turn_idle(echo.reactor)
+    assert stopped.count == 1
+
+
+def test_abort_ends_a_drain_at_once() -> None:
+    """`abort`: "Give up what a `stop` is still waiting for"."""
+    stopped = Calls()
+    with at_hand() as echo:
+        client = echo.connect()
+        echo.server.stop(stopped)
+        echo.server.abort()
+        turn_until(echo.reactor, lambda: stopped.count)
+        assert echo.server.counters.connections_open == 0
+        client.close()
+
+
+def test_a_stopped_server_gives_its_port_back() -> None:
+    """Another server can be started on the same reactor and port, without waiting for TIME_WAIT."""
+    with at_hand() as echo:
+        client = echo.connect()
+        echo.server.stop()
+        assert echo.receive_to_end(client) == b""
+        client.close()
+        turn_until(echo.reactor, lambda: not echo.connections)
+        successor = EchoServer(["127.0.0.1"], echo.port)
+        successor.start(echo.reactor)
+        assert [a.port for a in successor.addresses] == [echo.port] * 2
+
+
+def test_stopping_one_server_leaves_another_on_the_same_reactor_alone() -> None:
+    """Two servers on one loop: each ends its own callers only."""
+    with at_hand() as echo:
+        other = EchoServer(["127.0.0.1"], 0)
+        other.start(echo.reactor)
+        client = echo.connect()
+        other.stop()
+        client.send(b"still here")
+        assert echo.receive(client, 10) == b"still here"
+        client.close()
+
+
+# ---------------------------------------------------------------- failed
+
+
+@pytest.mark.parametrize("last", ["tcp", "udp"])
+def test_failed_is_called_when_the_last_socket_breaks_and_not_before(last: str) -> None:
+    """Promise 16: EBADF and its like close the socket; "exit 1 if it was the last"."""
+    failed, sockets = Calls(), FlakySockets()
+    with EchoByHand(reactor_options={"sockets": sockets}, failed=failed) as echo:
+        calls = {"tcp": "accept", "udp": "recvmsg"}
+        first = "udp" if last == "tcp" else "tcp"
+        sockets.faults.add(calls[first], os_error(errno.EBADF))
+        _poke(echo, first)
+        turn_until(echo.reactor, lambda: [a.transport for a in echo.server.addresses] == [last])
+        turn_idle(echo.reactor)
+        assert failed.count == 0
+        sockets.faults.add(calls[last], os_error(errno.EBADF))
+        _poke(echo, last)
+        turn_until(echo.reactor, lambda: failed.count)
+        turn_idle(echo.reactor)
+    assert failed.count == 1
+
+
+def _poke(echo: EchoByHand, transport: str) -> None:
+    """Make a serving socket readable."""
+    kind = socket.SOCK_STREAM if transport == "tcp" else socket.SOCK_DGRAM
+    with socket.socket(socket.AF_INET, kind) as client:
+        client.connect(("127.0.0.1", echo.port))
+        client.send(b"x")
+
+
+def test_failed_is_called_once_when_all_sockets_break_in_the_same_turn() -> None:
+    """`failed`: "called when the last serving socket has broken": there is only one last."""
+    failed, sockets = Calls(), FlakySockets()
+    with EchoByHand(BOTH, {"sockets": sockets}, failed=failed, udp=False) as echo:
+        sockets.faults.always["accept"] = os_error(errno.EBADF)
+        clients = [socket.create_connection((host, echo.port), PATIENCE_S) for host in BOTH]
+        turn_until(echo.reactor, lambda: failed.count)
+        turn_idle(echo.reactor)
+        for client in clients:
+            client.close()
+    assert failed.count == 1
+
+
+def test_callers_stay_served_when_the_last_listening_socket_breaks() -> None:
+    """What is broken takes nobody else with it: the owner decides in `failed` what becomes of those inside."""
+    failed, sockets = Calls(), FlakySockets()
+    with EchoByHand(reactor_options={"sockets": sockets}, failed=failed, udp=False) as echo:
+        inside = echo.connect()
+        sockets.faults.add("accept", os_error(errno.EINVAL))
+        _poke(echo, "tcp")
+        turn_until(echo.reactor, lambda: failed.count)
+        inside.send(b"inside")
+        assert echo.receive(inside, 6) == b"inside"
+        inside.close()
+
+
+@pytest.mark.parametrize("options", [{}, {"tcp": False}, {"udp": False}])
+def test_an_orderly_end_is_no_failure(options: dict[str, Any]) -> None:
+    """`failed`: "which no ordinary trouble does": neither `stop` nor the reactor's own end is trouble at all."""
+    failed = Calls()
+    with at_hand(failed=failed, **options) as echo:
+        echo.server.stop()
+        turn_idle(echo.reactor)
+    with at_hand(failed=failed, **options):
+        pass
+    assert failed.count == 0
+
+
+# ---------------------------------------------------------------- the kernel's memory
+
+
+def test_a_cap_on_the_kernels_buffers_reaches_every_socket() -> None:
+    """Promise 5: "`--socket-buffer BYTES` caps it"; Linux doubles what is asked for (socket(7))."""
+    with EchoThread(BOTH, socket_buffer_bytes=16_384) as echo, echo.connect() as client:
+        client.sendall(b"x")
+        receive_exactly(client, 1)
+        sizes = echo.call(lambda: [_buffer_sizes(handler) for handler in list(echo.reactor.handlers)[1:]])
+    assert len(sizes) == 5
+    assert all(16_384 <= size <= 32_768 for pair in sizes for size in pair)
+
+
+def _buffer_sizes(handler: Any) -> list[int]:
+    with kernel_socket(handler) as sock:
+        return [sock.getsockopt(socket.SOL_SOCKET, option) for option in (socket.SO_RCVBUF, socket.SO_SNDBUF)]

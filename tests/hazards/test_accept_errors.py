@@ -1,0 +1,266 @@
+"""The errors of accept(2).
+
+accept(2) fails for many reasons that have nothing to do with the service: the caller has hung up again, a firewall
+objects, the network behind one packet is down (Linux hands pending network errors of the new connection to accept), or
+the system is short of something. A naive server ends on the first error that it hadn't thought of; a slightly better
+one ignores them all and spins for ever on a listening socket that is really broken.
+
+What prevents it: each errno is one of three kinds (laws 7 and 10). One caller's: skip it and take the next at once. A
+shortage: pause, then try again. The socket's own: close it, say so in one line, and if it was the last, end with 1.
+"""
+
+import errno
+import functools
+import logging
+import os
+import resource
+import selectors
+import socket
+from collections.abc import Iterator
+
+import pytest
+
+import echo7.cli
+from echo7.server import EchoServer
+from reactor import Connection, Listener, Reactor
+from tests.support import (
+    PATIENCE_S,
+    SELECTORS,
+    FlakySocket,
+    FlakySockets,
+    ManualClock,
+    os_error,
+    receive_exactly,
+    turn_idle,
+    turn_until,
+    wait_readable,
+)
+
+
+def numbers(names: str) -> list[int]:
+    """The errnos of these names that this platform has."""
+    return [getattr(errno, name) for name in names.split() if hasattr(errno, name)]
+
+
+# accept(2) on Linux, under "Error handling" and ERRORS; POSIX adds EOPNOTSUPP and EPROTO.
+NOT_AN_ERROR = numbers("EAGAIN EINTR")
+ONE_CALLER = numbers(
+    "ECONNABORTED EPROTO EPERM ENETDOWN ENOPROTOOPT EHOSTDOWN ENONET EHOSTUNREACH EOPNOTSUPP ENETUNREACH "
+    "ESOCKTNOSUPPORT EPROTONOSUPPORT ETIMEDOUT ECONNRESET"
+)
+SHORTAGES = numbers("EMFILE ENFILE ENOBUFS ENOMEM ENOSR EFAULT")
+BROKEN = numbers("EBADF EINVAL ENOTSOCK")
+
+
+def name_of(code: int) -> str:
+    return errno.errorcode[code]
+
+
+class Service:
+    """An EchoServer whose accepts fail as told, on a loop turned by hand, and whether it has reported its end."""
+
+    def __init__(self, *, hosts: tuple[str, ...] = ("127.0.0.1",), udp: bool = False) -> None:
+        self.clock, self.sockets = ManualClock(), FlakySockets()
+        self.faults = self.sockets.faults
+        self.reactor = Reactor(clock=self.clock, sockets=self.sockets)
+        self.failures = 0
+        self.server = EchoServer(hosts, 0, udp=udp, failed=self._failed)
+        self.server.start(self.reactor)
+        self.address = self.server.addresses[0][1:3]
+        self.listener = next(h for h in self.reactor.handlers if isinstance(h, Listener))
+
+    def _failed(self) -> None:
+        self.failures += 1
+
+    def caller(self) -> socket.socket:
+        """Return a client that waits in the kernel's queue, having sent its ping."""
+        client = socket.create_connection(self.address, PATIENCE_S)
+        client.sendall(b"ping")
+        if not self.listener.closed:
+            wait_readable(self.listener)
+        return client
+
+    def assert_echoes(self, client: socket.socket) -> None:
+        before = self.server.counters.tcp_bytes_sent
+        turn_until(self.reactor, lambda: self.server.counters.tcp_bytes_sent >= before + 4)
+        assert receive_exactly(client, 4) == b"ping"
+
+
+@pytest.fixture
+def service() -> Iterator[Service]:
+    running = Service()
+    with running.reactor:
+        yield running
+
+
+@pytest.mark.parametrize("code", ONE_CALLER, ids=name_of)
+def test_an_error_of_one_caller_is_skipped_and_the_next_is_served_at_once(service: Service, code: int) -> None:
+    """'Those of one caller are skipped' (promise 16): in the very same turn, and the clock hasn't moved."""
+    service.faults.add("accept", os_error(code), os_error(code))
+    with service.caller() as client:
+        turn_idle(service.reactor, 1)
+        assert service.server.counters.connections == 1
+        assert service.server.counters.drops == {"accept_" + name_of(code): 2}
+        service.assert_echoes(client)
+    assert service.failures == 0
+
+
+@pytest.mark.parametrize("code", NOT_AN_ERROR, ids=name_of)
+def test_a_caller_who_isnt_there_after_all_is_no_error(
+    service: Service, code: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    """EAGAIN and EINTR mean 'later': nothing is counted or logged, and later comes."""
+    service.faults.add("accept", os_error(code))
+    with service.caller() as client:
+        service.assert_echoes(client)
+    assert service.server.counters.drops == {}
+    assert caplog.records == []
+
+
+@pytest.mark.parametrize("code", SHORTAGES, ids=name_of)
+def test_a_shortage_pauses_the_listener_and_passes(
+    service: Service, code: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    """'Those of resources pause the listener' (promise 16): no call of accept before a moment has passed."""
+    service.faults.always["accept"] = os_error(code)
+    with service.caller() as client:
+        turn_idle(service.reactor, 100)
+        assert service.faults.calls["accept"] == 1
+        assert len(caplog.records) == 1
+        service.clock.advance(1.0)
+        turn_idle(service.reactor, 100)
+        assert service.faults.calls["accept"] == 2
+        assert len(caplog.records) == 1, "it was said before"
+        del service.faults.always["accept"]
+        service.clock.advance(1.0)
+        service.assert_echoes(client)
+    assert service.server.counters.drops == {"accept_" + name_of(code): 2}
+    assert service.failures == 0
+
+
+@pytest.mark.parametrize("code", SHORTAGES, ids=name_of)
+def test_a_shortage_in_the_middle_of_a_queue_loses_nobody(service: Service, code: int) -> None:
+    """Who was accepted before it is served; who comes after it waits."""
+    service.faults.add("accept", None, os_error(code))
+    with service.caller() as first, service.caller() as second:
+        turn_idle(service.reactor, 3)
+        assert service.server.counters.connections == 1
+        assert receive_exactly(first, 4) == b"ping"
+        service.clock.advance(1.0)
+        service.assert_echoes(second)
+
+
+def errors_logged(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [record.getMessage() for record in caplog.records if record.levelno >= logging.ERROR]
+
+
+@pytest.mark.parametrize("code", BROKEN, ids=name_of)
+def test_a_broken_listener_is_closed_with_one_line(
+    service: Service, code: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    """'EBADF, EINVAL, ENOTSOCK close it with one line' (promise 16), and the last socket's end is reported once."""
+    with service.caller() as first:
+        service.assert_echoes(first)
+        service.faults.always["accept"] = os_error(code)
+        with service.caller():
+            turn_until(service.reactor, lambda: service.failures)
+        turn_idle(service.reactor)
+        assert service.faults.calls["accept"] <= 3
+        assert service.listener.closed
+        assert service.failures == 1
+        assert len(errors_logged(caplog)) == 1
+        assert os.strerror(code) in errors_logged(caplog)[0]
+        first.sendall(b"ping")  # a connection isn't its listener
+        service.assert_echoes(first)
+
+
+@pytest.mark.parametrize("code", BROKEN, ids=name_of)
+def test_a_broken_listener_does_not_end_what_else_is_served(code: int) -> None:
+    """'Exit 1 if it was the last': with UDP and a second listener still there, it wasn't."""
+    service = Service(hosts=("127.0.0.1", "127.0.0.2"), udp=True)
+    with service.reactor, socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asking:
+        service.faults.add("accept", os_error(code))
+        with service.caller():
+            turn_until(service.reactor, lambda: service.listener.closed)
+        turn_idle(service.reactor)
+        assert service.failures == 0
+        assert [(a.transport, a.host) for a in service.server.addresses] == [
+            ("tcp", "127.0.0.2"), ("udp", "127.0.0.1"), ("udp", "127.0.0.2"),
+        ]  # fmt: skip
+        asking.settimeout(PATIENCE_S)
+        asking.connect(service.address)
+        asking.send(b"still there?")
+        turn_until(service.reactor, lambda: service.server.counters.datagrams_sent)
+        assert asking.recv(100) == b"still there?"
+        service.address = ("127.0.0.2", service.address[1])
+        with socket.create_connection(service.address, PATIENCE_S) as client:
+            client.sendall(b"ping")
+            service.assert_echoes(client)
+
+
+@pytest.mark.parametrize("selector_class", SELECTORS)
+def test_a_listener_that_somebody_else_has_shut_down_is_closed(
+    selector_class: type[selectors.BaseSelector], caplog: pytest.LogCaptureFixture
+) -> None:
+    """For real: another process that shares the socket shuts it down; accept(2) then says EINVAL for ever."""
+    failures: list[str] = []
+    with Reactor(selector=selector_class()) as reactor:
+        server = EchoServer(("127.0.0.1",), 0, udp=False, failed=lambda: failures.append("failed"))
+        server.start(reactor)
+        listener = next(h for h in reactor.handlers if isinstance(h, Listener))
+        with socket.socket(fileno=os.dup(listener.fileno())) as shared:
+            shared.shutdown(socket.SHUT_RDWR)
+            turn_until(reactor, lambda: failures)
+            turn_idle(reactor)
+        assert failures == ["failed"]
+        assert len(errors_logged(caplog)) == 1
+        assert not any(isinstance(handler, Connection) for handler in reactor.handlers)
+
+
+class CalledAtOnce(FlakySocket):
+    """A socket that has its first caller as soon as it listens."""
+
+    def listen(self, *args: int) -> None:
+        super().listen(*args)
+        self.caller = socket.create_connection(self.getsockname(), PATIENCE_S)
+
+    def close(self) -> None:
+        if hasattr(self, "caller"):
+            self.caller.close()
+        super().close()
+
+
+class CalledAtOnceSockets(FlakySockets):
+    def socket(self, family: int, type: int) -> socket.socket:
+        sock = CalledAtOnce(family, type)
+        sock.faults = self.faults
+        return sock
+
+
+@pytest.fixture
+def as_before() -> Iterator[None]:
+    """Put back what `echo7 serve` changes in its process."""
+    loggers = [logging.getLogger(name) for name in ("reactor", "echo7")]
+    before = [(logger.level, logger.handlers[:], logger.propagate) for logger in loggers]
+    soft_and_hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    yield
+    resource.setrlimit(resource.RLIMIT_NOFILE, soft_and_hard)
+    for logger, (level, handlers, propagate) in zip(loggers, before, strict=True):
+        logger.setLevel(level)
+        logger.handlers[:], logger.propagate = handlers, propagate
+
+
+@pytest.mark.usefixtures("as_before")
+@pytest.mark.parametrize("code", BROKEN, ids=name_of)
+def test_the_process_ends_with_status_1_when_its_last_socket_breaks(
+    code: int, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """'Exit 1 if it was the last' (promise 16), through the whole command, with a line and no traceback."""
+    sockets = CalledAtOnceSockets()
+    sockets.faults.always["accept"] = os_error(code)
+    monkeypatch.setattr(echo7.cli, "Reactor", functools.partial(Reactor, sockets=sockets))
+    assert echo7.cli.main(["serve", "--host", "127.0.0.1", "--port", "0", "--no-udp"]) == 1
+    log = capfd.readouterr().err
+    assert "broken and closed: " + os.strerror(code) in log
+    assert "the last serving socket is broken" in log
+    assert "Traceback" not in log

@@ -1,0 +1,150 @@
+"""The service that has run out of descriptors.
+
+With every descriptor in use, accept(2) fails with EMFILE and the caller stays in the kernel's queue, so the listening
+socket stays readable. A naive server tries again at once, fails again, logs it, and so burns a core and fills the disk
+with one line a hundred thousand times, just when it is busiest; or it takes the error for fatal and ends.
+
+What prevents it: the soft limit is raised to the hard one at start; at the limit, the listener stops watching for a
+moment, says so once, and tries again (laws 7 and 10). The callers wait in the queue and are served in the end.
+"""
+
+import contextlib
+import errno
+import os
+import pathlib
+import shutil
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from echo7.server import EchoServer
+from reactor import Reactor
+from tests.support import (
+    PATIENCE_S,
+    EchoProcess,
+    FlakySockets,
+    ManualClock,
+    os_error,
+    receive_exactly,
+    turn_idle,
+    turn_until,
+)
+
+resource = pytest.importorskip("resource")
+
+MOST_ACCEPTS_PER_S = 20
+LIMIT = 48
+CALLERS = 70
+WATCH_S = 1.0
+LOCAL = ("--host", "127.0.0.1", "--drain-timeout", "0")
+
+
+def limit_descriptors(soft: int, hard: int) -> Callable[[], None]:
+    """Return what a child process does to itself before it starts."""
+    return lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def ask(client: socket.socket, data: bytes) -> None:
+    """One round trip."""
+    client.sendall(data)
+    assert receive_exactly(client, len(data)) == data
+
+
+@contextlib.contextmanager
+def crowded() -> Iterator[tuple[EchoProcess, list[socket.socket]]]:
+    """A daemon that has run out of descriptors, and its callers: the first are served, the last wait."""
+    with contextlib.ExitStack() as stack:
+        daemon = stack.enter_context(
+            EchoProcess(*LOCAL, "--max-connections", "1000", preexec_fn=limit_descriptors(LIMIT, LIMIT))
+        )
+        callers = [stack.enter_context(daemon.connect()) for _ in range(CALLERS)]
+        assert "waits, callers queue" in daemon.next_line("log")["message"]
+        yield daemon, callers
+
+
+def test_with_no_descriptor_left_callers_wait_and_are_served_when_some_go() -> None:
+    """'At the limit, the listener pauses and retries, and recovers when descriptors free up' (promise 15)."""
+    with crowded() as (daemon, callers):
+        for client in callers[:5]:
+            ask(client, b"those who are in go on")
+        for number, client in enumerate(callers):
+            client.sendall(b"caller %d" % number)
+        for client in callers[: CALLERS // 2]:
+            client.shutdown(socket.SHUT_WR)
+        for number, client in enumerate(callers):
+            expected = b"caller %d" % number
+            assert receive_exactly(client, len(expected)) == expected
+        assert daemon.finish() == 0
+        assert sum("callers queue" in line["message"] for line in daemon.lines) == 1, "'few log lines'"
+
+
+@pytest.mark.skipif(not shutil.which("strace"), reason="counts system calls with strace")
+def test_with_no_descriptor_left_accept_is_called_a_few_times_a_second(tmp_path: pathlib.Path) -> None:
+    """'No spin: fewer than 20 accept calls a second' (promise 15), counted from outside the process."""
+    trace = tmp_path / "trace"
+    with crowded() as (daemon, _):
+        command = ["strace", "-f", "-e", "trace=accept4,accept", "-o", str(trace), "-p", str(daemon.process.pid)]
+        tracer = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+        assert tracer.stderr is not None
+        first_line = tracer.stderr.readline()
+        if "attached" not in first_line:
+            tracer.wait(PATIENCE_S)
+            tracer.stderr.close()
+            pytest.skip(f"strace may not look at processes here: {first_line.strip()}")
+        time.sleep(WATCH_S)  # the quiet time over which calls are counted
+        tracer.send_signal(signal.SIGINT)
+        tracer.wait(PATIENCE_S)
+        tracer.stderr.close()
+        accepts = trace.read_text().count("EMFILE")
+        assert 1 <= accepts < MOST_ACCEPTS_PER_S * WATCH_S
+
+
+def test_a_listener_in_want_tries_seldom_and_says_so_once(caplog: pytest.LogCaptureFixture) -> None:
+    """The same by the loop's own clock, moved on a millisecond at a time for two seconds; and 'few log lines'."""
+    clock, sockets = ManualClock(), FlakySockets()
+    with Reactor(clock=clock, sockets=sockets) as reactor:
+        server = EchoServer(("127.0.0.1",), 0)
+        server.start(reactor)
+        sockets.faults.always["accept"] = os_error(errno.EMFILE)
+        with socket.create_connection(("127.0.0.1", server.addresses[0].port), PATIENCE_S) as client:
+            for _ in range(2_000):
+                turn_idle(reactor, 1)
+                clock.advance(0.001)
+            assert 2 <= sockets.faults.calls["accept"] <= 2 * MOST_ACCEPTS_PER_S
+            assert len(caplog.records) == 1
+            del sockets.faults.always["accept"]
+            clock.advance(1.0)
+            client.sendall(b"at last")
+            turn_until(reactor, lambda: server.counters.tcp_bytes_sent == 7)
+            assert client.recv(8) == b"at last"
+
+
+def test_the_soft_limit_is_raised_to_the_hard_one() -> None:
+    """'Raise the soft limit to the hard one at start' (promise 15): a soft limit of 40 doesn't keep 100 callers out."""
+    with contextlib.ExitStack() as stack:
+        daemon = stack.enter_context(EchoProcess(*LOCAL, preexec_fn=limit_descriptors(40, 200)))
+        callers = [stack.enter_context(daemon.connect()) for _ in range(100)]
+        for client in callers:
+            ask(client, b"room for all")
+        assert daemon.finish() == 0
+        assert daemon.lines[-1]["connections"] >= 100
+        assert daemon.lines[-1]["drops"] == {}
+
+
+def test_with_the_default_limits_the_process_keeps_some_descriptors_back() -> None:
+    """A full house is not a shortage: by default, callers wait before the last descriptor is gone."""
+    with contextlib.ExitStack() as stack:
+        daemon = stack.enter_context(EchoProcess(*LOCAL, preexec_fn=limit_descriptors(LIMIT, LIMIT)))
+        callers = [stack.enter_context(daemon.connect()) for _ in range(CALLERS)]
+        for number, client in enumerate(callers):
+            ask(client, b"one after another")
+            client.shutdown(socket.SHUT_WR)
+            assert client.recv(1) == b""
+            if number == 0 and os.path.isdir("/proc"):
+                assert len(os.listdir(f"/proc/{daemon.process.pid}/fd")) < LIMIT
+        assert daemon.finish() == 0
+        assert daemon.lines[-1]["drops"] == {}

@@ -1,0 +1,152 @@
+"""The hog.
+
+A naive server reads a ready socket until it is empty. A caller that sends faster than the server reads never lets it
+become empty, and everybody else waits for ever. The same happens with a datagram socket that is flooded (empty
+datagrams are the cheapest: they cost the sender nothing and look like "no data" to the reader), and with a listener
+that accepts until its queue is empty.
+
+What prevents it: one receive per readiness, and a bounded number of datagrams and callers per turn (laws 7 and 11). So
+nothing here needs a clock: a ping that has arrived is answered within two turns, whatever the hogs do.
+"""
+
+import contextlib
+import selectors
+import socket
+from collections.abc import Iterator
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from echo7.server import EchoServer
+from reactor import Connection, Reactor
+from reactor.limits import ACCEPTS_PER_TURN, DATAGRAMS_PER_TURN
+from tests.support import PATIENCE_S, SELECTORS, drain, server_side, turn_idle, turn_until, wait_readable
+
+PING_TURNS = 2
+BLOB = bytes(range(256)) * 512  # two receives' worth
+PIECES = 4
+
+
+class Hog:
+    """A caller that always has more to send, and takes what comes back."""
+
+    def __init__(self, reactor: Reactor, port: int) -> None:
+        self.sock = socket.create_connection(("127.0.0.1", port), PATIENCE_S)
+        self.connection = server_side(reactor, self.sock)
+
+    def shove(self) -> None:
+        """Make sure that more than one receive's worth waits at the server."""
+        drain(self.sock)
+        with contextlib.suppress(BlockingIOError):
+            for _ in range(PIECES):
+                self.sock.send(BLOB)
+
+
+@contextlib.contextmanager
+def serving(selector_class: type[selectors.BaseSelector], *hosts: str) -> Iterator[tuple[Reactor, EchoServer, int]]:
+    with Reactor(selector=selector_class()) as reactor:
+        server = EchoServer(hosts or ("127.0.0.1",), 0)
+        server.start(reactor)
+        yield reactor, server, server.addresses[0].port
+
+
+def turn_with_hogs(reactor: Reactor, hogs: list[Hog]) -> None:
+    """Turn once while every hog has plenty waiting, and see that none got more than its share."""
+    for hog in hogs:
+        hog.shove()
+        wait_readable(hog.connection)
+    before = [hog.connection.bytes_received for hog in hogs]
+    turn_idle(reactor, 1)
+    for hog, received in zip(hogs, before, strict=True):
+        assert hog.connection.bytes_received - received <= hog.connection.limits.receive_bytes
+
+
+def assert_ping_is_answered(reactor: Reactor, connection: Connection, client: socket.socket, hogs: list[Hog]) -> None:
+    """Send a ping, wait until it has arrived, and count turns until the kernel has the answer."""
+    sent_before = connection.bytes_sent
+    client.sendall(b"ping")
+    wait_readable(connection)
+    for _ in range(PING_TURNS):
+        turn_with_hogs(reactor, hogs)
+    assert connection.bytes_sent == sent_before + 4, f"not answered within {PING_TURNS} turns"
+    assert client.recv(5) == b"ping"
+
+
+@given(hogs_before=st.integers(0, 6), hogs_after=st.integers(1, 6), turns_between=st.integers(0, 3))
+def test_endless_senders_starve_no_ping(hogs_before: int, hogs_after: int, turns_between: int) -> None:
+    """'A hog starves nobody: a ping beside it is answered within two turns of its arrival' (promise 7)."""
+    with serving(selectors.DefaultSelector) as (reactor, _, port):
+        hogs = [Hog(reactor, port) for _ in range(hogs_before)]
+        with socket.create_connection(("127.0.0.1", port), PATIENCE_S) as client:
+            connection = server_side(reactor, client)
+            hogs += [Hog(reactor, port) for _ in range(hogs_after)]
+            for _ in range(turns_between):
+                turn_with_hogs(reactor, hogs)
+            assert_ping_is_answered(reactor, connection, client, hogs)
+            assert_ping_is_answered(reactor, connection, client, hogs)
+        for hog in hogs:
+            hog.sock.close()
+
+
+@pytest.mark.parametrize("selector_class", SELECTORS)
+def test_a_crowd_of_hogs_starves_no_ping(selector_class: type[selectors.BaseSelector]) -> None:
+    """The batch holds every ready handler, so the ping isn't left out of it, however many hogs there are."""
+    with serving(selector_class) as (reactor, _, port):
+        hogs = [Hog(reactor, port) for _ in range(60)]
+        with socket.create_connection(("127.0.0.1", port), PATIENCE_S) as client:
+            assert_ping_is_answered(reactor, server_side(reactor, client), client, hogs)
+        for hog in hogs:
+            hog.sock.close()
+
+
+def flood(sock: socket.socket, data: bytes) -> None:
+    """Send more datagrams than one turn takes; what doesn't fit into the kernel's buffer is lost, which is fine."""
+    for _ in range(DATAGRAMS_PER_TURN * 3):
+        with contextlib.suppress(BlockingIOError):
+            sock.send(data)
+
+
+@pytest.mark.parametrize("data", [b"", b"x", bytes(1400)], ids=["empty", "one byte", "full"])
+def test_a_flood_of_datagrams_starves_neither_stream_nor_datagram(data: bytes) -> None:
+    """A zero-length datagram is a datagram like any other: it counts against the turn's share (promise 7)."""
+    with serving(selectors.DefaultSelector, "127.0.0.1", "127.0.0.2") as (reactor, server, port):
+        with (
+            socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as flooder,
+            socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as neighbour,
+            socket.create_connection(("127.0.0.1", port), PATIENCE_S) as client,
+        ):
+            flooder.connect(("127.0.0.1", port))
+            neighbour.connect(("127.0.0.2", port))
+            neighbour.settimeout(PATIENCE_S)
+            connection = server_side(reactor, client)
+            for number in range(5):
+                client.sendall(b"ping")
+                neighbour.send(b"pong")
+                wait_readable(connection)
+                for _ in range(PING_TURNS):
+                    flood(flooder, data)
+                    before = server.counters.datagrams_received
+                    turn_idle(reactor, 1)
+                    taken = server.counters.datagrams_received - before
+                    assert 0 < taken <= DATAGRAMS_PER_TURN + 1  # the neighbour's, at another socket
+                assert connection.bytes_sent == 4 * (number + 1)
+                assert client.recv(5) == b"ping"
+                assert neighbour.recv(5) == b"pong"
+
+
+def test_a_rush_of_callers_starves_no_ping() -> None:
+    """A listener takes at most its share of callers in a turn; those who are in are served meanwhile."""
+    with serving(selectors.DefaultSelector) as (reactor, server, port):
+        with socket.create_connection(("127.0.0.1", port), PATIENCE_S) as client, contextlib.ExitStack() as rush:
+            connection = server_side(reactor, client)
+            for _ in range(ACCEPTS_PER_TURN * 4):
+                rush.enter_context(socket.create_connection(("127.0.0.1", port), PATIENCE_S))
+            client.sendall(b"ping")
+            wait_readable(connection)
+            for _ in range(PING_TURNS):
+                before = server.counters.connections
+                turn_idle(reactor, 1)
+                assert server.counters.connections - before <= ACCEPTS_PER_TURN
+            assert connection.bytes_sent == 4
+            turn_until(reactor, lambda: server.counters.connections == 1 + ACCEPTS_PER_TURN * 4)

@@ -1,0 +1,254 @@
+"""The stale event.
+
+`select` returns a batch. The first handler of the batch closes a second one that is in it too. The kernel gives the
+freed descriptor number to the next socket that is made, perhaps by a third handler of the same batch. A naive server
+that looks its connections up by number now hands the second one's event to the newcomer: it reads from it, writes
+another caller's bytes to it, or closes it because "it" was reset.
+
+What prevents it: the selector's `data` is the handler itself, one that was closed is skipped, and nothing is ever
+looked up by number (law 1). So a new handler can't be taken for the old one that had its number.
+"""
+
+import logging
+import os
+import selectors
+import socket
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from echo7.server import EchoServer
+from reactor import Connection, Listener, Reactor, StreamProtocol, listen_tcp
+from tests.support import (
+    PATIENCE_S,
+    SELECTORS,
+    Recorder,
+    RecordingSelector,
+    receive_exactly,
+    reset,
+    server_side,
+    tcp_pair,
+    turn_idle,
+    turn_until,
+    wait_readable,
+)
+
+
+class OrderedSelector(RecordingSelector):
+    """Another selector whose batches come in the order of `rank(handler)`, as no kernel promises any."""
+
+    def __init__(self, inner: selectors.BaseSelector) -> None:
+        super().__init__(inner)
+        self.rank: Callable[[Any], int] = lambda handler: 0
+
+    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
+        return sorted(super().select(timeout), key=lambda event: self.rank(event[0].data))
+
+
+class Newcomer:
+    """A connected pair that waits to be put on the loop under a number that has just been freed."""
+
+    def __init__(self) -> None:
+        self.near, self.far = tcp_pair()
+        self.recorder = Recorder(echo=True)
+
+    def take(self, reactor: Reactor, number: int) -> None:
+        """Come onto the loop as descriptor `number`."""
+        os.dup2(self.near.fileno(), number, inheritable=False)
+        self.near.close()
+        self.connection = Connection(reactor, socket.socket(fileno=number), self.recorder)
+        self.connection.open()
+        assert self.connection.fileno() == number
+
+    def assert_unharmed(self, reactor: Reactor) -> None:
+        """It has seen nothing but its own beginning, and works."""
+        assert self.recorder.events == [("made",)]
+        self.far.send(b"hello")
+        turn_until(reactor, lambda: self.recorder.received == b"hello")
+        self.far.settimeout(PATIENCE_S)
+        assert receive_exactly(self.far, 5) == b"hello"
+
+    def close(self) -> None:
+        self.near.close()
+        self.far.close()
+
+
+class Victim(Recorder):
+    """A connection that, when it hears something, ends others and gives their numbers to newcomers."""
+
+    def __init__(self, scene: "Scene", number: int) -> None:
+        super().__init__()
+        self.scene = scene
+        self.near, self.far = tcp_pair()
+        self.connection = Connection(scene.reactor, self.near, self)
+        self.number = number
+
+    def data_received(self, connection: Connection, data: bytes) -> None:
+        super().data_received(connection, data)
+        for target in self.scene.kills.get(self.number, ()):
+            self.scene.kill(target)
+
+
+class Scene:
+    """Some victims, all with an event in the same batch, and who of them ends whom."""
+
+    def __init__(self, reactor: Reactor, size: int, kills: dict[int, Sequence[int]]) -> None:
+        self.reactor = reactor
+        self.kills = kills
+        self.newcomers: list[Newcomer] = []
+        self.spare = [Newcomer() for _ in range(size)]
+        self.victims = [Victim(self, number) for number in range(size)]
+        for victim in self.victims:
+            victim.connection.open()
+
+    def kill(self, number: int) -> None:
+        """End one and put a newcomer in its place at once."""
+        connection = self.victims[number].connection
+        if not connection.closed:
+            descriptor = connection.fileno()
+            connection.abort()
+            newcomer = self.spare.pop()
+            newcomer.take(self.reactor, descriptor)
+            self.newcomers.append(newcomer)
+
+    def close(self) -> None:
+        for pair in [*self.spare, *self.newcomers]:
+            pair.close()
+        for victim in self.victims:
+            victim.far.close()
+
+
+def expected_receivers(order: Iterable[int], kills: dict[int, Sequence[int]]) -> set[int]:
+    """The naive model: go through the batch in order, leaving out who has been ended before."""
+    dead: set[int] = set()
+    receivers: set[int] = set()
+    for number in order:
+        if number not in dead:
+            receivers.add(number)
+            dead.update(kills.get(number, ()))
+    return receivers
+
+
+@pytest.mark.parametrize("by_reset", [False, True], ids=["data", "reset"])
+@pytest.mark.parametrize("selector_class", SELECTORS)
+def test_of_two_that_would_end_each_other_only_the_first_acts(
+    selector_class: type[selectors.BaseSelector], by_reset: bool
+) -> None:
+    """'A handler that closes another in the same batch, with the number reused at once, does no harm' (promise 8)."""
+    with Reactor(selector=selector_class()) as reactor:
+        scene = Scene(reactor, 3, {0: [1, 2], 1: [0, 2]})
+        for victim in scene.victims:
+            victim.far.send(b"x")
+            wait_readable(victim.connection)
+        if by_reset:
+            reset(scene.victims[2].far)
+        turn_idle(reactor, 1)
+        heard = [victim.number for victim in scene.victims[:2] if victim.received]
+        assert len(heard) == 1, "the second one was closed before its turn came"
+        assert len(scene.newcomers) == 2
+        turn_idle(reactor)
+        for newcomer in scene.newcomers:
+            newcomer.assert_unharmed(reactor)
+        scene.close()
+
+
+@given(data=st.data(), selector_class=st.sampled_from(SELECTORS), size=st.integers(2, 6))
+def test_whoever_ends_whom_in_whatever_order_newcomers_are_unharmed(
+    data: st.DataObject, selector_class: type[selectors.BaseSelector], size: int
+) -> None:
+    """Any order of the batch, anybody ending anybody (itself too): as if each event had come alone."""
+    numbers = st.integers(0, size - 1)
+    kills: dict[int, Sequence[int]] = data.draw(st.dictionaries(numbers, st.lists(numbers, unique=True)), "kills")
+    order = data.draw(st.permutations(range(size)), "order")
+    selector = OrderedSelector(selector_class())
+    with Reactor(selector=selector) as reactor:
+        scene = Scene(reactor, size, kills)
+        rank: dict[Any, int] = {scene.victims[number].connection: place for place, number in enumerate(order)}
+        selector.rank = lambda handler: rank.get(handler, -1)
+        for victim in scene.victims:
+            victim.far.send(b"x")
+            wait_readable(victim.connection)
+        turn_idle(reactor, 3)
+        receivers = expected_receivers(order, kills)
+        assert {victim.number for victim in scene.victims if victim.received} == receivers
+        ended = {target for number in receivers for target in kills.get(number, ())}
+        for victim in scene.victims:
+            assert victim.kinds().count("lost") == (victim.number in ended)
+        for newcomer in scene.newcomers:
+            newcomer.assert_unharmed(reactor)
+        scene.close()
+
+
+class Closer(StreamProtocol):
+    """Whatever it hears, it ends the connections in `targets`."""
+
+    def __init__(self) -> None:
+        self.targets: list[Connection] = []
+
+    def data_received(self, connection: Connection, data: bytes) -> None:
+        for target in self.targets:
+            target.abort()
+
+
+class NoLowerNumber:
+    """Takes every free descriptor number below `number`, so that the next socket to be made gets just that one."""
+
+    def __init__(self, number: int) -> None:
+        self.taken: list[int] = []
+        while (descriptor := os.open(os.devnull, os.O_RDONLY)) < number:
+            self.taken.append(descriptor)
+        os.close(descriptor)
+
+    def give_back(self) -> None:
+        for descriptor in self.taken:
+            os.close(descriptor)
+
+
+@pytest.mark.parametrize("reset_too", [False, True], ids=["data", "reset"])
+@pytest.mark.parametrize("selector_class", SELECTORS)
+def test_a_caller_who_is_accepted_under_a_number_just_freed_is_echoed(
+    selector_class: type[selectors.BaseSelector], reset_too: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    """End to end: in one batch a callback ends an echo connection, the listener accepts, the dead one's event comes."""
+    selector = OrderedSelector(selector_class())
+    closer = Closer()
+    with Reactor(selector=selector) as reactor:
+        server = EchoServer(("127.0.0.1",), 0)
+        server.start(reactor)
+        port = server.addresses[0].port
+        control_port = listen_tcp(reactor, ("127.0.0.1", 0), lambda: closer).address[1]
+        control = socket.create_connection(("127.0.0.1", control_port), PATIENCE_S)
+        controlling = server_side(reactor, control)
+        victim = socket.create_connection(("127.0.0.1", port), PATIENCE_S)
+        doomed = server_side(reactor, victim)
+        closer.targets.append(doomed)
+        freed = doomed.fileno()
+        selector.rank = lambda handler: 2 if handler is doomed else int(isinstance(handler, Listener))
+
+        victim.sendall(b"for the dead one")
+        wait_readable(doomed)
+        if reset_too:
+            reset(victim)
+        control.sendall(b"!")
+        wait_readable(controlling)
+        newcomer = socket.create_connection(("127.0.0.1", port), PATIENCE_S)
+        for handler in [h for h in reactor.handlers if isinstance(h, Listener) and h.address[1] == port]:
+            wait_readable(handler)
+        plugs = NoLowerNumber(freed)
+        turn_idle(reactor, 1)
+        plugs.give_back()
+
+        assert doomed.closed
+        served = server_side(reactor, newcomer)
+        assert served.fileno() == freed, "the number was to be reused in the same batch"
+        assert served.bytes_received == 0
+        newcomer.sendall(b"for me")
+        turn_until(reactor, lambda: served.bytes_sent == 6)
+        assert receive_exactly(newcomer, 6) == b"for me"
+        assert server.counters.connections_open == 1
+        assert [record for record in caplog.records if record.levelno >= logging.ERROR] == []
+        for sock in (control, victim, newcomer):
+            sock.close()

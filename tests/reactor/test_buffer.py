@@ -1,0 +1,120 @@
+"""SendBuffer: a queue of bytes, whose work is linear in what passes through it."""
+
+import ctypes
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+
+from reactor.buffer import Bytes, SendBuffer
+
+MOST_MOVES_PER_BYTE = 10  # CPython leaves an eighth of a bytearray's size to grow into: at most about nine copies
+
+
+class QueueMachine(RuleBasedStateMachine):
+    """Against the naive model: a `bytes` that is rebuilt each time."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.buffer, self.model = SendBuffer(), b""
+
+    @rule(data=st.binary(max_size=300), kind=st.sampled_from([bytes, bytearray, memoryview]))
+    def append(self, data: bytes, kind: type[Bytes]) -> None:
+        self.buffer.append(kind(data))
+        self.model += data
+
+    @rule(share=st.floats(0, 1))
+    def consume(self, share: float) -> None:
+        count = int(share * len(self.model))
+        self.buffer.consume(count)
+        self.model = self.model[count:]
+
+    @rule(excess=st.integers(1, 1 << 70))
+    def consume_too_many(self, excess: int) -> None:
+        with pytest.raises(ValueError, match="can't leave"):
+            self.buffer.consume(len(self.model) + excess)
+
+    @rule(count=st.integers(max_value=-1))
+    def consume_less_than_nothing(self, count: int) -> None:
+        with pytest.raises(ValueError, match="can't leave"):
+            self.buffer.consume(count)
+
+    @invariant()
+    def holds_what_the_model_holds(self) -> None:
+        assert bytes(self.buffer.peek()) == self.model
+        assert len(self.buffer) == len(self.model)
+        assert bool(self.buffer) == bool(self.model)
+
+
+TestABufferIsAQueueOfBytes = QueueMachine.TestCase
+
+
+def test_the_caller_may_reuse_its_memory_after_append() -> None:
+    """`append`: "Add a copy"."""
+    memory = bytearray(b"abc")
+    buffer = SendBuffer()
+    buffer.append(memory)
+    buffer.append(memoryview(memory)[1:])
+    memory[:] = b"xyz"
+    assert buffer.peek() == b"abcbc"
+
+
+class MoveCounter:
+    """Watches where in memory a buffer's contents lie, and so counts the bytes that were moved or copied."""
+
+    def __init__(self) -> None:
+        self.buffer = SendBuffer()
+        self.moved = self.appended = 0
+
+    def address(self) -> int:
+        pending = self.buffer.peek()
+        return ctypes.addressof(ctypes.c_char.from_buffer(pending)) if pending else 0
+
+    def append(self, data: bytes) -> None:
+        before, held = self.address(), len(self.buffer)
+        self.buffer.append(data)
+        self.appended += len(data)
+        if held and self.address() != before:
+            self.moved += held
+
+    def consume(self, count: int) -> None:
+        before = self.address()
+        self.buffer.consume(count)
+        if self.buffer and self.address() != before + count:
+            self.moved += len(self.buffer)
+
+    def consume_all(self, piece: int) -> None:
+        while self.buffer:
+            self.consume(min(piece, len(self.buffer)))
+
+    def assert_linear(self) -> None:
+        assert self.moved <= MOST_MOVES_PER_BYTE * self.appended, f"{self.moved} moves for {self.appended} bytes"
+
+
+def test_a_large_buffer_leaves_in_small_pieces_and_each_byte_is_moved_about_once() -> None:
+    """ "The work is linear in the bytes that pass, however small the pieces": 4 MiB leave 64 bytes at a time."""
+    counter = MoveCounter()
+    counter.append(bytes(4 << 20))
+    counter.consume_all(64)
+    assert counter.moved <= 2 * counter.appended
+
+
+def test_a_large_buffer_grows_in_small_pieces_without_being_copied_each_time() -> None:
+    """The same, on the way in."""
+    counter = MoveCounter()
+    for _ in range(1 << 15):
+        counter.append(bytes(32))
+    counter.assert_linear()
+
+
+@given(st.integers(1, 1 << 20), st.integers(1, 1 << 12), st.integers(1, 1 << 12), st.integers(1, 2_000))
+def test_output_is_linear_time_for_any_mixture_of_pieces(held: int, piece_in: int, piece_out: int, rounds: int) -> None:
+    """A large buffer is held; pieces come and go; at last all of it leaves."""
+    counter = MoveCounter()
+    counter.append(bytes(held))
+    for _ in range(rounds):
+        counter.append(bytes(piece_in))
+        counter.consume(min(piece_out, len(counter.buffer)))
+    counter.consume_all(max(piece_out, len(counter.buffer) // 1_000))
+    counter.assert_linear()

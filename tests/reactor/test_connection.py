@@ -1,0 +1,865 @@
+"""THE chapter, row by row: states, half-close, backpressure, errors, and the order of callbacks."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import selectors
+import socket
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from reactor import READ, WRITE, Connection, Limits, Reactor, State
+from reactor.limits import SEND_RETRY_S
+from tests.support import (
+    EAGAIN,
+    EINTR,
+    SELECTORS,
+    Recorder,
+    Stage,
+    drain,
+    fill,
+    open_descriptors,
+    os_error,
+    receive_exactly,
+    receive_to_end,
+    reset,
+    tcp_pair,
+    turn_idle,
+)
+
+SelectorClass = type[selectors.BaseSelector]
+OUT_OF_MEMORY = [errno.ENOBUFS, errno.ENOMEM]
+SMALL = Limits(high_water_bytes=1000, receive_bytes=500)
+
+on_every_selector = pytest.mark.parametrize("selector_class", SELECTORS)
+
+
+def stuck(stage: Stage, data: bytes = b"pending") -> None:
+    """Write, while the kernel takes nothing."""
+    stage.faults.always["send"] = EAGAIN
+    stage.connection.write(data)
+    assert stage.connection.pending_bytes == len(data)
+
+
+def unstick(stage: Stage) -> None:
+    """The kernel takes everything again."""
+    stage.faults.always.clear()
+
+
+def state_of(stage: Stage) -> State:
+    """Ask anew: mypy believes that an attribute stays what it was."""
+    return stage.connection.state
+
+
+def watched(stage: Stage) -> int:
+    """What the selector itself says that it watches. The waker is watched too."""
+    keys = [key for key in stage.selector.get_map().values() if key.data is stage.connection]
+    return keys[0].events if keys else 0
+
+
+# ---------------------------------------------------------------- the table of states
+
+
+@on_every_selector
+def test_close_with_nothing_pending_sends_fin_and_lingers(selector_class: SelectorClass) -> None:
+    """OPEN → DRAINING → LINGERING: "all sent, so our FIN is sent"."""
+    with Stage(selector_class=selector_class) as stage:
+        assert state_of(stage) is State.OPEN
+        stage.connection.write(b"bye")
+        stage.connection.close()
+        assert state_of(stage) is State.LINGERING
+        assert receive_to_end(stage.peer) == b"bye"
+        assert stage.protocol.kinds() == ["made"]
+
+
+@on_every_selector
+def test_close_with_bytes_pending_drains_first_and_reads_no_more(selector_class: SelectorClass) -> None:
+    """OPEN → DRAINING: "reading no more; delivering what is pending"; then FIN."""
+    with Stage(selector_class=selector_class) as stage:
+        stuck(stage)
+        stage.connection.close()
+        stage.peer.send(b"not for us any more")
+        stage.idle()
+        assert state_of(stage) is State.DRAINING
+        assert watched(stage) == WRITE
+        unstick(stage)
+        stage.until(lambda: state_of(stage) is State.LINGERING)
+        assert receive_to_end(stage.peer) == b"pending"
+        assert stage.protocol.received == b""
+
+
+@on_every_selector
+def test_the_peers_fin_drains_and_then_closes_without_lingering(selector_class: SelectorClass) -> None:
+    """OPEN → DRAINING "the peer's FIN was read"; DRAINING → CLOSED "if the peer's FIN was read before"."""
+    with Stage(selector_class=selector_class) as stage:
+        stuck(stage)
+        stage.peer.shutdown(socket.SHUT_WR)
+        stage.until(lambda: state_of(stage) is State.DRAINING)
+        stage.idle()
+        assert stage.protocol.kinds() == ["made", "eof"]
+        unstick(stage)
+        stage.until(lambda: state_of(stage) is State.CLOSED)
+        assert receive_to_end(stage.peer) == b"pending"
+        assert stage.protocol.events[-1] == ("lost", None)
+
+
+@on_every_selector
+def test_lingering_throws_away_what_comes_up_to_the_peers_fin(selector_class: SelectorClass) -> None:
+    """LINGERING → CLOSED: "FIN read". Nothing is left unread, so the kernel sends no RST, which would destroy data."""
+    with Stage(selector_class=selector_class) as stage:
+        stage.connection.write(b"the answer")
+        stage.connection.close()
+        stage.peer.sendall(bytes(200_000))
+        stage.idle()
+        assert state_of(stage) is State.LINGERING
+        stage.peer.shutdown(socket.SHUT_WR)
+        stage.until(lambda: stage.connection.closed)
+        assert receive_to_end(stage.peer) == b"the answer"
+        assert stage.protocol.received == b""
+        assert stage.protocol.events[1:] == [("lost", None)]
+
+
+def test_lingering_ends_when_its_time_is_over_and_not_before() -> None:
+    """LINGERING → CLOSED: "`linger_timeout_s` is over"."""
+    with Stage(limits=Limits(linger_timeout_s=3.0)) as stage:
+        stage.connection.close()
+        stage.clock.advance(2.9)
+        stage.idle()
+        assert state_of(stage) is State.LINGERING
+        stage.clock.advance(0.2)
+        stage.idle()
+        assert state_of(stage) is State.CLOSED
+        assert stage.protocol.events[-1] == ("lost", None)
+        assert receive_to_end(stage.peer) == b""
+
+
+def test_draining_has_no_deadline() -> None:
+    """ "There is no deadline on the delivery (a slow reader is not a dead one)"."""
+    with Stage() as stage:
+        stuck(stage)
+        stage.connection.close()
+        stage.clock.advance(86_400.0)
+        stage.idle()
+        assert state_of(stage) is State.DRAINING
+        unstick(stage)
+        stage.until(lambda: state_of(stage) is State.LINGERING)
+        assert receive_to_end(stage.peer) == b"pending"
+
+
+def close_while_stuck(stage: Stage) -> None:
+    """To DRAINING, and it stays there."""
+    stuck(stage)
+    stage.connection.close()
+
+
+REACH: dict[State, Callable[[Stage], object]] = {
+    State.OPEN: lambda stage: None,
+    State.DRAINING: close_while_stuck,
+    State.LINGERING: lambda stage: stage.connection.close(),
+    State.CLOSED: lambda stage: stage.connection.abort(),
+}
+BEFORE_CLOSED = [State.OPEN, State.DRAINING, State.LINGERING]
+
+
+@pytest.mark.parametrize("state", BEFORE_CLOSED)
+@on_every_selector
+def test_a_reset_by_the_peer_closes_from_any_state(selector_class: SelectorClass, state: State) -> None:
+    """ "Any state gets here on an error"; the error is told."""
+    with Stage(selector_class=selector_class) as stage:
+        REACH[state](stage)
+        assert state_of(stage) is state
+        unstick(stage)
+        reset(stage.peer)
+        stage.until(lambda: stage.protocol.kinds()[-1] == "lost")
+        assert state_of(stage) is State.CLOSED
+        assert isinstance(stage.protocol.events[-1][1], ConnectionError)
+
+
+@pytest.mark.parametrize("state", BEFORE_CLOSED)
+@on_every_selector
+def test_abort_closes_from_any_state_and_tells_its_reason(selector_class: SelectorClass, state: State) -> None:
+    """ "Any state gets here on … abort()". Twice is harmless."""
+    reason = RuntimeError("enough")
+    with Stage(selector_class=selector_class) as stage:
+        REACH[state](stage)
+        stage.connection.abort(reason)
+        stage.connection.abort()
+        assert state_of(stage) is State.CLOSED
+        assert stage.connection.pending_bytes == 0
+        stage.idle()
+        assert stage.protocol.events[1:] == [("lost", reason)]
+        assert stage.connection not in stage.reactor.handlers
+
+
+@pytest.mark.parametrize("state", [State.OPEN, State.DRAINING])
+def test_abort_sends_rst(state: State) -> None:
+    """ "So that the peer can't take half a stream for a whole one"."""
+    with Stage() as stage:
+        stage.connection.write(b"half")
+        REACH[state](stage)
+        stage.connection.abort()
+        with pytest.raises(ConnectionResetError):
+            receive_to_end(stage.peer)
+
+
+def test_abort_in_lingering_sends_no_rst() -> None:
+    """ "There the peer has been sent everything, and a FIN": an RST would destroy what it hasn't read yet."""
+    with Stage() as stage:
+        stage.connection.write(b"everything")
+        stage.connection.close()
+        stage.connection.abort()
+        stage.peer.shutdown(socket.SHUT_WR)
+        assert receive_to_end(stage.peer) == b"everything"
+
+
+def test_a_fin_that_cannot_be_sent_any_more_closes() -> None:
+    """shutdown(2), ENOTCONN: the peer's RST was here first."""
+    with Stage() as stage:
+        stage.faults.add("shutdown", os_error(errno.ENOTCONN))
+        stage.connection.close()
+        assert state_of(stage) is State.CLOSED
+        stage.idle()
+        assert stage.protocol.events[-1][1].errno == errno.ENOTCONN
+
+
+def test_closing_twice_is_closing_once() -> None:
+    """In every state but OPEN, close() has nothing left to do."""
+    with Stage() as stage:
+        for _ in range(3):
+            stage.connection.close()
+        assert stage.faults.calls["shutdown"] == 1
+        stage.peer.shutdown(socket.SHUT_WR)
+        stage.until(lambda: stage.connection.closed)
+        stage.connection.close()
+        stage.idle()
+        assert stage.protocol.kinds() == ["made", "lost"]
+
+
+# ---------------------------------------------------------------- half-close
+
+
+@on_every_selector
+def test_a_peer_that_half_closes_gets_everything_and_then_our_fin(selector_class: SelectorClass) -> None:
+    """Promise 4: "all the data, then FIN. No RST destroys data in flight"."""
+    with Stage(Recorder(echo=True), selector_class) as stage:
+        sent = fill(stage.peer, 3_000_000)
+        stage.idle()
+        stage.peer.shutdown(socket.SHUT_WR)
+        received = bytearray()
+        while not stage.connection.closed:
+            turn_idle(stage.reactor, 1)
+            received += drain(stage.peer)
+        stage.peer.setblocking(True)
+        received += receive_to_end(stage.peer)
+        assert received == sent
+        assert stage.protocol.events[-1] == ("lost", None)
+
+
+@on_every_selector
+def test_keep_open_on_eof_goes_on_writing_until_close(selector_class: SelectorClass) -> None:
+    """`eof_received`: "Return a true value to go on writing until `close()`". Meanwhile nothing is watched."""
+    with Stage(Recorder(keep_open_on_eof=True), selector_class) as stage:
+        stage.peer.shutdown(socket.SHUT_WR)
+        stage.until(lambda: ("eof",) in stage.protocol.events)
+        stage.idle()
+        assert state_of(stage) is State.OPEN
+        assert watched(stage) == 0
+        stage.connection.write(b"later")
+        stuck(stage, b", and later still")
+        unstick(stage)
+        stage.until(lambda: not stage.connection.pending_bytes)
+        stage.connection.close()
+        assert receive_to_end(stage.peer) == b"later, and later still"
+        assert state_of(stage) is State.CLOSED
+        assert stage.protocol.events.count(("eof",)) == 1
+
+
+@on_every_selector
+def test_a_kept_open_connection_whose_peer_resets_does_not_spin(selector_class: SelectorClass) -> None:
+    """Promise 9. The kernel reports HUP and ERR for as long as somebody watches; the next write tells."""
+    with Stage(Recorder(keep_open_on_eof=True), selector_class) as stage:
+        stage.peer.shutdown(socket.SHUT_WR)
+        stage.until(lambda: ("eof",) in stage.protocol.events)
+        reset(stage.peer)
+        stage.selector.batches.clear()
+        stage.idle()
+        assert not any(stage.selector.batches)
+        stage.connection.write(b"anybody there?")
+        assert stage.connection.closed
+
+
+# ---------------------------------------------------------------- writing
+
+
+@on_every_selector
+@pytest.mark.parametrize("refusal", [EAGAIN, EINTR])
+def test_what_the_kernel_will_not_take_now_goes_later_and_in_order(
+    selector_class: SelectorClass, refusal: OSError
+) -> None:
+    """ "EAGAIN, EINTR and short sends are normal, not errors"; nothing overtakes what waits."""
+    with Stage(selector_class=selector_class) as stage:
+        stage.faults.add("send", 2, refusal, 1, refusal, 3)
+        for piece in (b"abcd", bytearray(b"efgh"), memoryview(b"ijkl")):
+            stage.connection.write(piece)
+        stage.until(lambda: not stage.connection.pending_bytes)
+        assert receive_exactly(stage.peer, 12) == b"abcdefghijkl"
+        assert stage.connection.bytes_sent == 12
+        assert stage.protocol.kinds() == ["made", "drained"]
+
+
+def test_eagain_and_eintr_on_receiving_are_not_errors() -> None:
+    """Spurious readiness happens (select(2), BUGS)."""
+    with Stage() as stage:
+        stage.faults.add("recv", EAGAIN, EINTR, 1, EAGAIN)
+        stage.peer.send(b"abc")
+        stage.until(lambda: stage.protocol.received == b"abc")
+        assert state_of(stage) is State.OPEN
+
+
+@pytest.mark.parametrize("state", [State.DRAINING, State.LINGERING, State.CLOSED])
+def test_a_write_after_close_does_nothing(state: State) -> None:
+    """ "After `close`, or when the connection is lost, nothing is written"."""
+    with Stage() as stage:
+        REACH[state](stage)
+        pending = stage.connection.pending_bytes
+        unstick(stage)
+        stage.connection.write(b"too late")
+        assert stage.connection.pending_bytes == pending
+        stage.idle()
+        assert stage.connection.bytes_sent == pending
+
+
+def test_an_empty_write_does_no_harm() -> None:
+    """Neither when all is sent nor when something waits."""
+    with Stage() as stage:
+        stage.connection.write(b"")
+        stuck(stage)
+        stage.connection.write(b"")
+        unstick(stage)
+        stage.until(lambda: not stage.connection.pending_bytes)
+        stage.connection.write(b"")
+        assert receive_exactly(stage.peer, 7) == b"pending"
+        assert state_of(stage) is State.OPEN
+
+
+def test_a_write_to_a_peer_that_has_gone_closes_and_raises_nothing() -> None:
+    """`write` "never raises OSError"; `connection_lost` comes later, and tells why."""
+    with Stage() as stage:
+        stage.faults.add("send", os_error(errno.EPIPE))
+        stage.connection.write(b"?")
+        assert stage.connection.closed
+        assert stage.protocol.kinds() == ["made"]
+        stage.idle()
+        assert isinstance(stage.protocol.events[-1][1], BrokenPipeError)
+
+
+def write_unwatched(stage: Stage, data: bytes) -> None:
+    """Write on a connection that isn't watched, so that the selector must take it in, which it refuses."""
+    stage.connection.pause_reading()
+    stage.selector.failures.append(os_error(errno.ENOSPC))
+    stage.faults.add("send", 2)
+    stage.connection.write(data)
+
+
+def test_a_write_raises_no_oserror_when_the_selector_refuses() -> None:
+    """epoll_ctl(2) may say ENOMEM or ENOSPC, and `write` "never raises OSError"."""
+    with Stage() as stage:
+        write_unwatched(stage, b"abcd")
+
+
+def test_no_write_overtakes_what_waits_when_the_selector_refuses() -> None:
+    """Promise 1, "in order". Bytes wait though nothing is watched; the next write mustn't take that for "all sent"."""
+    with Stage() as stage:
+        with contextlib.suppress(OSError):
+            write_unwatched(stage, b"abcd")
+        stage.connection.write(b"efgh")
+        stage.idle()
+        with contextlib.suppress(ConnectionResetError):  # to end the connection is one way to keep the order
+            assert b"abcdefgh".startswith(drain(stage.peer))
+
+
+def test_pending_bytes_are_handed_on_when_they_have_been_taken_and_not_before() -> None:
+    """Law 5: "No byte leaves a buffer before the kernel has taken it"."""
+    with Stage() as stage:
+        stuck(stage, b"0123456789")
+        unstick(stage)
+        stage.faults.add("send", *[3] * 4)
+        for left in (7, 4, 1, 0):
+            stage.idle() if not left else turn_idle(stage.reactor, 1)
+            assert stage.connection.pending_bytes == left
+            assert stage.connection.bytes_sent == 10 - left
+
+
+# ---------------------------------------------------------------- backpressure
+
+
+@on_every_selector
+def test_a_peer_that_never_reads_is_paused_at_the_bound(selector_class: SelectorClass) -> None:
+    """Promise 5: "holds at most the documented bound, … its reading is paused"; once it reads, everything is there."""
+    sent, held = bytearray(), [0]
+
+    def is_paused() -> bool:
+        piece = fill(stage.peer)
+        sent.extend(piece)
+        held.append(stage.connection.pending_bytes)
+        return not piece and watched(stage) == WRITE
+
+    with Stage(Recorder(echo=True), selector_class) as stage:
+        stage.until(is_paused)
+        limits = stage.connection.limits
+        assert limits.high_water_bytes < max(held) <= limits.bound_bytes == 128 * 1024
+        received = bytearray()
+        while len(received) < len(sent):
+            received += drain(stage.peer)
+            turn_idle(stage.reactor, 1)
+        turn_idle(stage.reactor)
+        assert received == sent
+        assert watched(stage) == READ
+
+
+@pytest.mark.parametrize(("waiting_bytes", "reads"), [(1000, True), (1001, False)])
+def test_reading_stops_above_the_high_water_mark(waiting_bytes: int, reads: bool) -> None:
+    """`high_water_bytes`: "more than this pending: stop reading"."""
+    with Stage(limits=SMALL) as stage:
+        stuck(stage, bytes(waiting_bytes))
+        assert watched(stage) == (READ | WRITE if reads else WRITE)
+        unstick(stage)
+        stage.until(lambda: not stage.connection.pending_bytes)
+        assert watched(stage) == READ
+
+
+def test_one_receive_per_readiness_of_at_most_receive_bytes() -> None:
+    """Law 11: "One receive per readiness, so that a hog waits its turn"."""
+    with Stage(limits=SMALL) as stage:
+        stage.peer.send(bytes(1200))
+        stage.until(lambda: stage.protocol.received)
+        assert stage.faults.calls["recv"] == 1
+        stage.until(lambda: len(stage.protocol.received) == 1200)
+        assert [len(event[1]) for event in stage.protocol.events[1:]] == [500, 500, 200]
+        assert stage.connection.bytes_received == 1200
+
+
+@on_every_selector
+def test_pause_reading_and_resume_reading(selector_class: SelectorClass) -> None:
+    """ "Call `data_received` no more until `resume_reading`"; a paused connection isn't watched at all."""
+    with Stage(selector_class=selector_class) as stage:
+        stage.connection.pause_reading()
+        stage.connection.pause_reading()
+        stage.peer.send(b"waits")
+        stage.idle()
+        assert stage.protocol.received == b""
+        assert watched(stage) == 0
+        stage.connection.resume_reading()
+        stage.until(lambda: stage.protocol.received == b"waits")
+
+
+def test_a_reset_of_a_paused_connection_shows_when_it_is_resumed() -> None:
+    """As `pause_reading` says; until then it doesn't spin."""
+    with Stage() as stage:
+        stage.connection.pause_reading()
+        reset(stage.peer)
+        stage.selector.batches.clear()
+        stage.idle()
+        assert not any(stage.selector.batches)
+        stage.connection.resume_reading()
+        stage.until(lambda: stage.protocol.kinds() == ["made", "lost"])
+
+
+def test_a_paused_connection_still_delivers_and_closes() -> None:
+    """Pausing is about reading only; lingering reads, whatever was paused."""
+    with Stage() as stage:
+        stage.connection.pause_reading()
+        stuck(stage)
+        unstick(stage)
+        stage.connection.close()
+        stage.peer.send(b"unread")
+        stage.peer.shutdown(socket.SHUT_WR)
+        stage.until(lambda: stage.connection.closed)
+        assert receive_to_end(stage.peer) == b"pending"
+
+
+def test_pause_and_resume_after_the_end_do_no_harm() -> None:
+    """A protocol may hold on to its connection for too long."""
+    with Stage() as stage:
+        stage.connection.abort()
+        stage.connection.pause_reading()
+        stage.connection.resume_reading()
+        stage.connection.close()
+        assert stage.connection.interest == 0
+        with pytest.raises(OSError, match="descriptor"):
+            _ = stage.connection.local_address
+
+
+def test_drained_is_called_when_bytes_had_to_wait_and_only_then() -> None:
+    """`drained`: "Called when bytes had to wait for the peer and now all have been taken by the kernel"."""
+    with Stage() as stage:
+        stage.connection.write(b"at once")
+        stage.idle()
+        assert stage.protocol.kinds() == ["made"]
+        stage.faults.add("send", 1, EAGAIN, 1)
+        stage.connection.write(b"abc")
+        stage.idle()
+        assert stage.protocol.kinds() == ["made", "drained"]
+
+
+SLOWLY: list[int | OSError | None] = [EAGAIN, 2, EAGAIN] * 20
+
+
+def test_drained_may_write_more_than_the_kernel_takes_at_once() -> None:
+    """A producer that goes on from `drained`, round by round."""
+
+    class Producer(Recorder):
+        def drained(self, connection: Connection) -> None:
+            super().drained(connection)
+            if len(self.events) < 12:
+                connection.write(b"abc")
+
+    with Stage(Producer()) as stage:
+        stage.faults.add("send", *SLOWLY)
+        stage.connection.write(b"abc")
+        stage.until(lambda: len(stage.protocol.events) == 12)
+        stage.connection.close()
+        stage.until(lambda: state_of(stage) is State.LINGERING)
+        assert receive_to_end(stage.peer) == b"abc" * 11
+
+
+# ---------------------------------------------------------------- a kernel out of memory
+
+
+@pytest.mark.parametrize("code", OUT_OF_MEMORY)
+def test_a_send_without_memory_is_retried_by_timer_without_loss_and_without_spin(code: int) -> None:
+    """ENOBUFS and ENOMEM are the kernel's trouble, not the peer's. The socket stays writable meanwhile."""
+    with Stage() as stage:
+        stage.faults.always["send"] = os_error(code)
+        stage.connection.write(b"abc")
+        stage.connection.write(b"def")
+        stage.idle()
+        assert stage.faults.calls["send"] == 1
+        for tries in (2, 3, 4):
+            stage.clock.advance(SEND_RETRY_S)
+            stage.idle()
+            assert stage.faults.calls["send"] == tries
+        unstick(stage)
+        stage.clock.advance(SEND_RETRY_S)
+        stage.idle()
+        assert receive_exactly(stage.peer, 6) == b"abcdef"
+        assert stage.protocol.kinds() == ["made", "drained"]
+
+
+@pytest.mark.parametrize("code", OUT_OF_MEMORY)
+def test_a_receive_without_memory_is_retried_by_timer_without_loss_and_without_spin(code: int) -> None:
+    """The same on the way in."""
+    with Stage(Recorder(echo=True)) as stage:
+        stage.faults.always["recv"] = os_error(code)
+        stage.peer.send(b"abc")
+        stage.idle()
+        assert stage.faults.calls["recv"] == 1
+        stage.clock.advance(SEND_RETRY_S)
+        stage.idle()
+        assert stage.faults.calls["recv"] == 2
+        unstick(stage)
+        stage.clock.advance(SEND_RETRY_S)
+        stage.idle()
+        assert receive_exactly(stage.peer, 3) == b"abc"
+
+
+@pytest.mark.parametrize("code", OUT_OF_MEMORY)
+def test_close_while_the_kernel_has_no_memory_still_delivers(code: int) -> None:
+    """DRAINING waits for memory, too."""
+    with Stage() as stage:
+        stage.faults.add("send", os_error(code), os_error(code))
+        stage.connection.write(b"abc")
+        stage.connection.close()
+        for _ in range(3):
+            stage.clock.advance(SEND_RETRY_S)
+            stage.idle()
+        assert state_of(stage) is State.LINGERING
+        assert receive_to_end(stage.peer) == b"abc"
+
+
+def test_abort_while_the_kernel_has_no_memory_leaves_no_timer() -> None:
+    """A timer that came later would work on a closed socket."""
+    with Stage() as stage:
+        stage.faults.add("send", os_error(errno.ENOBUFS))
+        stage.connection.write(b"abc")
+        stage.connection.abort()
+        stage.selector.timeouts.clear()
+        stage.clock.advance(1.0)
+        stage.idle()
+        assert stage.protocol.kinds() == ["made", "lost"]
+
+
+@pytest.mark.parametrize("call", ["recv", "send"])
+@pytest.mark.parametrize("code", [errno.ECONNRESET, errno.EPIPE, errno.ETIMEDOUT, errno.EHOSTUNREACH, errno.EIO])
+def test_any_other_error_ends_the_connection_and_is_told(call: str, code: int) -> None:
+    """ "Any state gets here on an error"."""
+    with Stage(Recorder(echo=True)) as stage:
+        stage.faults.add(call, os_error(code))
+        stage.peer.send(b"abc")
+        stage.until(lambda: stage.protocol.kinds()[-1] == "lost")
+        assert stage.protocol.events[-1][1].errno == code
+
+
+def test_the_retry_survives_a_selector_that_is_out_of_memory_too() -> None:
+    """epoll_ctl(2) may say ENOMEM as well; the bytes must go out in the end, or the peer be told."""
+    with Stage() as stage:
+        stage.faults.add("send", os_error(errno.ENOMEM))
+        stage.connection.write(b"abc")
+        stage.selector.failures.append(os_error(errno.ENOMEM))
+        for _ in range(10):
+            stage.clock.advance(1.0)
+            stage.idle()
+        assert stage.connection.closed or drain(stage.peer) == b"abc"
+
+
+# ---------------------------------------------------------------- callbacks
+
+
+class Watch(Recorder):
+    """Notes how deep the callbacks of a connection are nested, and acts in one of them."""
+
+    def __init__(self, where: str, action: Callable[[Connection], object]) -> None:
+        super().__init__(echo=True)
+        self.where, self.action = where, action
+        self.depth = self.deepest = 0
+
+    def _run(self, name: str, callback: Callable[..., Any], *args: Any) -> Any:
+        self.depth += 1
+        self.deepest = max(self.deepest, self.depth)
+        try:
+            result = callback(*args)
+            if name == self.where:
+                self.action(args[0])
+            return result
+        finally:
+            self.depth -= 1
+
+    def connection_made(self, connection: Connection) -> None:
+        self._run("made", super().connection_made, connection)
+
+    def data_received(self, connection: Connection, data: bytes) -> None:
+        self._run("data", super().data_received, connection, data)
+
+    def drained(self, connection: Connection) -> None:
+        self._run("drained", super().drained, connection)
+
+    def eof_received(self, connection: Connection) -> bool:
+        return bool(self._run("eof", super().eof_received, connection))
+
+    def connection_lost(self, connection: Connection, error: Exception | None) -> None:
+        self._run("lost", super().connection_lost, connection, error)
+
+
+def fail_to_write(connection: Connection) -> None:
+    """The peer has gone, and the write shows it."""
+    connection._socket.faults.always["send"] = os_error(errno.EPIPE)  # type: ignore[attr-defined]
+    connection._socket.faults.always["shutdown"] = os_error(errno.ENOTCONN)  # type: ignore[attr-defined]
+    connection.write(b"more")
+
+
+def write_and_close(connection: Connection) -> None:
+    """The usual farewell."""
+    connection.write(b"more")
+    connection.close()
+
+
+def raise_zero_division(connection: Connection) -> None:
+    """A mistake in a protocol."""
+    _ = 1 // 0
+
+
+ACTIONS: list[Callable[[Connection], object]] = [
+    Connection.close,
+    Connection.abort,
+    write_and_close,
+    fail_to_write,
+    raise_zero_division,
+]
+
+
+@pytest.mark.parametrize("action", ACTIONS, ids=lambda action: str(action.__name__))
+@pytest.mark.parametrize("where", ["made", "data", "drained", "eof", "lost"])
+def test_a_connection_may_end_in_any_callback_and_connection_lost_comes_once_last_and_alone(
+    where: str, action: Callable[[Connection], object], caplog: pytest.LogCaptureFixture
+) -> None:
+    """Law 6: "A close may happen inside any callback". "No callback of a connection ever runs inside another one"."""
+    watch = Watch(where, action)
+    with Stage(watch) as stage:
+        stage.faults.add("send", EAGAIN)
+        with contextlib.suppress(ConnectionError):  # it may have ended already
+            stage.peer.send(b"abc")
+        stage.idle()
+        if not stage.connection.closed:
+            stage.peer.shutdown(socket.SHUT_WR)
+        stage.until(lambda: "lost" in watch.kinds())
+        stage.idle()
+        assert (watch.kinds().count("made"), watch.kinds().count("lost")) == (1, 1)
+        assert watch.kinds()[0] == "made"
+        assert watch.kinds()[-1] == "lost"
+        assert watch.deepest == 1
+        assert stage.connection.closed
+        assert stage.connection not in stage.reactor.handlers
+    raised = action is raise_zero_division
+    assert [bool(record.exc_info) for record in caplog.records] == [True] * raised
+
+
+def test_callbacks_come_in_the_order_of_the_protocol() -> None:
+    """made, data …, drained, eof, lost."""
+    with Stage(Recorder(echo=True)) as stage:
+        stage.faults.add("send", EAGAIN)
+        stage.peer.send(b"abc")
+        stage.until(lambda: ("drained",) in stage.protocol.events)
+        stage.peer.shutdown(socket.SHUT_WR)
+        stage.until(lambda: stage.connection.closed)
+        stage.idle()
+        assert stage.protocol.kinds() == ["made", "data", "drained", "eof", "lost"]
+
+
+def test_data_and_fin_that_come_together_are_told_one_after_the_other() -> None:
+    """The FIN behind the data must not swallow it."""
+    with Stage(Recorder(echo=True)) as stage:
+        stage.peer.send(b"abc")
+        stage.peer.shutdown(socket.SHUT_WR)
+        stage.until(lambda: stage.connection.closed)
+        stage.idle()
+        assert stage.protocol.kinds() == ["made", "data", "eof", "lost"]
+        assert receive_to_end(stage.peer) == b"abc"
+
+
+def test_no_descriptor_is_left_when_connections_come_and_go() -> None:
+    """Half of them end in order, half by abort."""
+    before = open_descriptors()
+    with Reactor() as reactor:
+        for number in range(20):
+            ours, peer = tcp_pair()
+            connection = Connection(reactor, ours, Recorder())
+            connection.open()
+            peer.close()
+            if number % 2:
+                connection.abort()
+            turn_idle(reactor)
+            assert connection.closed
+    assert open_descriptors() == before
+
+
+# ---------------------------------------------------------------- anything, in any order
+
+PIECES = st.binary(min_size=1, max_size=400)
+MISHAPS = st.sampled_from([EAGAIN, EINTR, os_error(errno.ENOBUFS), os_error(errno.ENOMEM), 1, 7])
+
+
+class ConnectionMachine(RuleBasedStateMachine):
+    """Whatever is done by us, the peer, the kernel and the clock: no byte is lost, changed, reordered or invented."""
+
+    @initialize(selector_class=st.sampled_from(SELECTORS), keep_open=st.booleans())
+    def begin(self, selector_class: SelectorClass, keep_open: bool) -> None:
+        self.stage = Stage(Recorder(keep_open_on_eof=keep_open), selector_class, SMALL).__enter__()
+        self.connection = self.stage.connection
+        self.written, self.seen, self.sent = bytearray(), bytearray(), bytearray()
+        self.peer_has_shut = self.aborted = False
+
+    @rule(data=PIECES)
+    def write(self, data: bytes) -> None:
+        if self.connection.state is State.OPEN:
+            self.written += data
+        self.connection.write(data)
+
+    @precondition(lambda self: not self.peer_has_shut and not self.connection.closed)
+    @rule(data=PIECES)
+    def peer_sends(self, data: bytes) -> None:
+        self.sent += data
+        self.stage.peer.send(data)
+
+    @precondition(lambda self: not self.peer_has_shut and not self.connection.closed)
+    @rule()
+    def peer_half_closes(self) -> None:
+        self.peer_has_shut = True
+        self.stage.peer.shutdown(socket.SHUT_WR)
+
+    @rule()
+    def pause(self) -> None:
+        self.connection.pause_reading()
+
+    @rule()
+    def resume(self) -> None:
+        self.connection.resume_reading()
+
+    @rule()
+    def close(self) -> None:
+        self.connection.close()
+
+    @rule(rare=st.integers(0, 9))
+    def abort(self, rare: int) -> None:
+        if not rare:
+            self.aborted = True
+            self.connection.abort()
+
+    @rule(call=st.sampled_from(["send", "recv"]), mishaps=st.lists(MISHAPS, max_size=4))
+    def the_kernel_is_difficult(self, call: str, mishaps: list[OSError | int]) -> None:
+        if self.connection.state is not State.LINGERING:
+            self.stage.faults.add(call, *mishaps)
+
+    @rule(seconds=st.sampled_from([0.01, SEND_RETRY_S, 1.0]))
+    def time_passes(self, seconds: float) -> None:
+        self.stage.clock.advance(seconds)
+
+    @rule(turns=st.integers(1, 4))
+    def turn(self, turns: int) -> None:
+        turn_idle(self.stage.reactor, turns)
+        self.look()
+
+    def look(self) -> None:
+        if not self.aborted:
+            self.seen += drain(self.stage.peer)
+        assert self.written.startswith(self.seen)
+        assert self.sent.startswith(self.stage.protocol.received)
+
+    @invariant()
+    def interest_is_what_the_state_wants_and_what_the_selector_watches(self) -> None:
+        assert self.connection.interest == self.connection._wanted()
+        resting = self.connection in self.stage.reactor._resting
+        assert watched(self.stage) == (0 if resting else self.connection.interest)
+
+    @invariant()
+    def no_byte_leaves_before_the_kernel_has_taken_it(self) -> None:
+        if not self.connection.closed:
+            assert self.connection.bytes_sent + self.connection.pending_bytes == len(self.written)
+        assert self.connection.bytes_received == len(self.stage.protocol.received)
+
+    @invariant()
+    def callbacks_come_in_order(self) -> None:
+        kinds = self.stage.protocol.kinds()
+        assert kinds[0] == "made"
+        assert kinds.count("made") == 1
+        assert kinds.count("eof") <= 1
+        assert "data" not in kinds[kinds.index("eof") :] if "eof" in kinds else True
+        assert "lost" not in kinds[:-1]
+
+    def teardown(self) -> None:
+        try:
+            if not self.connection.closed:
+                self.finish()
+        finally:
+            self.stage.__exit__()
+
+    def finish(self) -> None:
+        """The kernel recovers; all that was written must arrive, and the end be orderly."""
+        self.stage.faults.script.clear()
+        self.connection.close()
+        self.stage.clock.advance(SEND_RETRY_S)
+        turn_idle(self.stage.reactor)
+        self.look()
+        if not (self.peer_has_shut or self.connection.closed):
+            self.stage.peer.shutdown(socket.SHUT_WR)
+        turn_idle(self.stage.reactor)
+        self.look()
+        assert self.seen == self.written
+        assert self.stage.protocol.events[-1] == ("lost", None)
+
+
+TestAConnectionUnderAnything = ConnectionMachine.TestCase

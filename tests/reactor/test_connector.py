@@ -1,0 +1,295 @@
+"""Connector: either `connection_made` or `failed(error)`, never inside the call that asked for it."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import selectors
+import socket
+from collections.abc import Iterator
+from socket import socket as Socket
+
+import pytest
+
+from reactor import Connection, Limits, Reactor, connect_tcp
+from reactor.limits import SHORTAGE_RETRY_S
+from tests.support import (
+    PATIENCE_S,
+    SELECTORS,
+    FlakySockets,
+    ManualClock,
+    Recorder,
+    RecordingSelector,
+    open_descriptors,
+    os_error,
+    receive_exactly,
+    turn_idle,
+    turn_until,
+)
+
+
+class CallerSocket(socket.socket):
+    """A socket whose connect(2) fails at once, if told to, or binds itself to its destination first."""
+
+    code = 0
+    meets_itself = False
+
+    def connect_ex(self, address: tuple[str, int]) -> int:  # type: ignore[override]
+        if self.meets_itself:
+            self.bind(address)
+        return self.code or super().connect_ex(address)
+
+
+class Caller:
+    """A loop with a clock in the test's hands, and what became of an attempt."""
+
+    def __init__(self, selector_class: type[selectors.BaseSelector] = selectors.DefaultSelector) -> None:
+        self.clock = ManualClock()
+        self.selector = RecordingSelector(selector_class())
+        self.reactor = Reactor(selector=self.selector, clock=self.clock, sockets=self)
+        self.protocol = Recorder()
+        self.errors: list[OSError] = []
+        self.code, self.meets_itself = 0, False
+
+    def socket(self, family: int, type: int) -> Socket:
+        """Be the factory, too."""
+        sock = CallerSocket(family, type)
+        sock.code, sock.meets_itself = self.code, self.meets_itself
+        return sock
+
+    def socketpair(self) -> tuple[Socket, Socket]:
+        """For the waker."""
+        return socket.socketpair()
+
+    def outcomes(self) -> int:
+        """How often anything was told."""
+        return len(self.protocol.connections) + len(self.errors)
+
+
+@pytest.fixture(params=SELECTORS, ids=lambda selector_class: str(selector_class.__name__))
+def caller(request: pytest.FixtureRequest) -> Iterator[Caller]:
+    """One per selector class; whatever happens, nothing stays open."""
+    before = open_descriptors()
+    made = Caller(request.param)
+    with made.reactor:
+        yield made
+    assert open_descriptors() == before
+
+
+@pytest.fixture
+def server() -> Iterator[socket.socket]:
+    """A listening socket; the kernel completes handshakes by itself."""
+    with socket.create_server(("127.0.0.1", 0)) as made:
+        made.settimeout(PATIENCE_S)
+        yield made
+
+
+@contextlib.contextmanager
+def silent_address() -> Iterator[tuple[str, int]]:
+    """An address from which no answer comes: its queue is full, so the kernel drops what asks for more."""
+    with contextlib.ExitStack() as stack:
+        server = stack.enter_context(socket.socket())
+        server.bind(("127.0.0.1", 0))
+        server.listen(0)
+        for _ in range(4):
+            filler = stack.enter_context(socket.socket())
+            filler.setblocking(False)
+            filler.connect_ex(server.getsockname())
+        yield server.getsockname()
+
+
+def free_port() -> int:
+    """A port on which nobody listens."""
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        port: int = sock.getsockname()[1]
+        return port
+
+
+def test_a_connection_is_made_through_the_loop(caller: Caller, server: socket.socket) -> None:
+    """ "Give the connection to `protocol`": it can be written to at once, and has the limits asked for."""
+    limits = Limits(receive_bytes=3)
+    connect_tcp(caller.reactor, server.getsockname(), caller.protocol, caller.errors.append, limits=limits)
+    assert caller.outcomes() == 0
+    turn_until(caller.reactor, caller.outcomes)
+    (connection,) = caller.protocol.connections
+    accepted, _ = server.accept()
+    with accepted:
+        accepted.settimeout(PATIENCE_S)
+        connection.write(b"hello")
+        assert receive_exactly(accepted, 5) == b"hello"
+    assert connection.limits is limits
+    caller.clock.advance(1000.0)
+    turn_idle(caller.reactor)
+    assert caller.errors == []  # its deadline is forgotten
+
+
+def test_a_refused_connection_is_told_through_the_loop(caller: Caller) -> None:
+    """The error is what connect(2) would raise."""
+    connector = connect_tcp(caller.reactor, ("127.0.0.1", free_port()), caller.protocol, caller.errors.append)
+    assert caller.outcomes() == 0
+    turn_until(caller.reactor, caller.outcomes)
+    assert [type(error) for error in caller.errors] == [ConnectionRefusedError]
+    assert connector.closed
+    assert connector not in caller.reactor.handlers
+
+
+def test_an_error_that_is_known_at_once_still_comes_through_the_loop(caller: Caller) -> None:
+    """Law: "never inside the call that asked for it"."""
+    caller.code = errno.ENETUNREACH
+    connect_tcp(caller.reactor, ("127.0.0.1", 9), caller.protocol, caller.errors.append)
+    assert caller.outcomes() == 0
+    turn_idle(caller.reactor)
+    assert [error.errno for error in caller.errors] == [errno.ENETUNREACH]
+
+
+@pytest.mark.parametrize("code", [errno.EINPROGRESS, errno.EINTR])
+def test_a_connect_under_way_is_no_error(caller: Caller, server: socket.socket, code: int) -> None:
+    """connect(2): after EINTR, too, "the connection will be established asynchronously"."""
+    connect_tcp(caller.reactor, server.getsockname(), caller.protocol, caller.errors.append)
+    turn_until(caller.reactor, caller.outcomes)
+    assert caller.errors == []
+
+
+def test_silence_ends_at_the_deadline_and_not_before(caller: Caller) -> None:
+    """ "ETIMEDOUT after `timeout_s`"."""
+    with silent_address() as address:
+        connect_tcp(caller.reactor, address, caller.protocol, caller.errors.append, timeout_s=5.0)
+        caller.clock.advance(4.9)
+        turn_idle(caller.reactor)
+        assert caller.outcomes() == 0
+        caller.clock.advance(0.2)
+        turn_idle(caller.reactor)
+    assert [error.errno for error in caller.errors] == [errno.ETIMEDOUT]
+    assert isinstance(caller.errors[0], TimeoutError)
+    assert caller.protocol.connections == []
+
+
+def test_a_connection_that_comes_with_its_deadline_is_made_and_nothing_else_is_told(
+    caller: Caller, server: socket.socket
+) -> None:
+    """Law: "exactly one of two things happens"; what is ready goes before what is due."""
+    connect_tcp(caller.reactor, server.getsockname(), caller.protocol, caller.errors.append, timeout_s=5.0)
+    accepted, _ = server.accept()
+    caller.clock.advance(60.0)
+    turn_idle(caller.reactor)
+    accepted.close()
+    assert (len(caller.protocol.connections), caller.errors) == (1, [])
+
+
+def test_a_connect_that_meets_itself_is_refused(caller: Caller) -> None:
+    """A port of this machine on which nobody listens may be picked as the source port: then it would echo itself."""
+    caller.meets_itself = True
+    connect_tcp(caller.reactor, ("127.0.0.1", free_port()), caller.protocol, caller.errors.append)
+    turn_until(caller.reactor, caller.outcomes)
+    assert [type(error) for error in caller.errors] == [ConnectionRefusedError]
+    assert caller.protocol.connections == []
+
+
+def test_abort_is_silent(caller: Caller) -> None:
+    """ "Give up: close without a word". Twice is harmless."""
+    with silent_address() as address:
+        connector = connect_tcp(caller.reactor, address, caller.protocol, caller.errors.append, timeout_s=5.0)
+        connector.abort()
+        connector.abort()
+        caller.clock.advance(60.0)
+        turn_idle(caller.reactor)
+    assert caller.outcomes() == 0
+    assert connector not in caller.reactor.handlers
+
+
+def test_abort_silences_an_error_that_is_already_under_way(caller: Caller) -> None:
+    """Known at once, queued on the loop, and then nobody wants to hear it any more."""
+    caller.code = errno.ENETUNREACH
+    connect_tcp(caller.reactor, ("127.0.0.1", 9), caller.protocol, caller.errors.append).abort()
+    turn_idle(caller.reactor)
+    assert caller.outcomes() == 0
+
+
+def test_abort_after_success_leaves_the_connection_alone(caller: Caller, server: socket.socket) -> None:
+    """The socket has another owner then."""
+    connector = connect_tcp(caller.reactor, server.getsockname(), caller.protocol, caller.errors.append)
+    turn_until(caller.reactor, caller.outcomes)
+    connector.abort()
+    assert not caller.protocol.connections[0].closed
+    assert caller.protocol.connections[0].peer_address == server.getsockname()
+
+
+def test_a_protocol_that_raises_in_connection_made_is_not_told_that_it_failed(
+    caller: Caller, server: socket.socket, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It was connected; `connection_lost` tells the rest. One traceback."""
+
+    class Bad(Recorder):
+        def connection_made(self, connection: Connection) -> None:
+            super().connection_made(connection)
+            raise RuntimeError("not ready")
+
+    bad = Bad()
+    connect_tcp(caller.reactor, server.getsockname(), bad, caller.errors.append)
+    turn_until(caller.reactor, lambda: "lost" in bad.kinds())
+    assert caller.errors == []
+    assert [bool(record.exc_info) for record in caplog.records] == [True]
+
+
+@pytest.mark.parametrize("host", ["localhost", "example.org", ""])
+def test_a_name_is_refused(caller: Caller, host: str) -> None:
+    """Promise 22: "`connect_tcp` takes numeric addresses"."""
+    with pytest.raises(ValueError, match="numeric"):
+        connect_tcp(caller.reactor, (host, 7), caller.protocol, caller.errors.append)
+
+
+@pytest.mark.parametrize("timeout_s", [float("nan"), float("inf")])
+def test_a_timeout_that_is_no_time_is_refused_and_leaves_nothing(caller: Caller, timeout_s: float) -> None:
+    """ "Raise ValueError for … a time-out that is no time"."""
+    before = open_descriptors()
+    with pytest.raises(ValueError, match="finite"):
+        connect_tcp(caller.reactor, ("127.0.0.1", 9), caller.protocol, caller.errors.append, timeout_s=timeout_s)
+    assert open_descriptors() == before
+    assert len(caller.reactor.handlers) == 1  # the waker
+
+
+def assert_nothing_is_left(caller: Caller) -> None:
+    """The call has raised; that is one answer, and there must not be another."""
+    caller.clock.advance(60.0)
+    turn_idle(caller.reactor)
+    assert caller.outcomes() == 0
+    assert len(caller.reactor.handlers) == 1  # the waker
+
+
+@pytest.mark.parametrize(
+    ("address", "error"),
+    [(("127.0.0.1", 70_000), OverflowError), (("fe80::1%no-such-interface", 9), OSError)],
+    ids=["port", "scope"],
+)
+def test_a_connect_that_raises_leaves_nothing_behind(
+    caller: Caller, address: tuple[str, int], error: type[Exception]
+) -> None:
+    """An address that Python itself refuses: `failed` mustn't be called as well, ten seconds later."""
+    with pytest.raises(error):
+        connect_tcp(caller.reactor, address, caller.protocol, caller.errors.append)
+    assert_nothing_is_left(caller)
+
+
+def test_a_selector_that_refuses_for_a_while_only_delays(caller: Caller, server: socket.socket) -> None:
+    """epoll_ctl(2), ENOSPC: the attempt goes on when there is room again, and has one outcome like any other."""
+    caller.selector.failures.append(os_error(errno.ENOSPC))
+    connect_tcp(caller.reactor, server.getsockname(), caller.protocol, caller.errors.append)
+    turn_idle(caller.reactor)
+    assert caller.outcomes() == 0
+    caller.clock.advance(SHORTAGE_RETRY_S)
+    turn_idle(caller.reactor)
+    caller.clock.advance(60.0)
+    turn_idle(caller.reactor)
+    assert caller.protocol.kinds() == ["made"]
+    assert caller.errors == []
+
+
+def test_no_socket_to_be_had_is_raised_at_once() -> None:
+    """ "OSError when no socket can be made (EMFILE, EAFNOSUPPORT)"."""
+    sockets = FlakySockets()
+    sockets.faults.always["socket"] = os_error(errno.EMFILE)
+    with Reactor(sockets=sockets) as reactor:
+        with pytest.raises(OSError, match="open files"):
+            connect_tcp(reactor, ("127.0.0.1", 9), Recorder(), lambda error: None)
+        assert len(reactor.handlers) == 1

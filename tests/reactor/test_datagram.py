@@ -1,0 +1,375 @@
+"""Datagram: nothing that one peer does, or the kernel says about one datagram, stops the service."""
+
+from __future__ import annotations
+
+import errno
+import selectors
+import socket
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from reactor import READ, WRITE, Datagram, Reactor, open_udp
+from reactor.limits import DATAGRAMS_PER_TURN, SHORTAGE_RETRY_S
+from tests.support import (
+    EAGAIN,
+    EINTR,
+    PATIENCE_S,
+    SELECTORS,
+    DatagramRecorder,
+    FlakySockets,
+    ManualClock,
+    RecordingSelector,
+    has_ipv6,
+    open_descriptors,
+    os_error,
+    turn_idle,
+    turn_until,
+)
+
+ONE_DATAGRAM = [errno.ECONNREFUSED, errno.EHOSTUNREACH, errno.ENETUNREACH, errno.ENETDOWN, errno.EPERM, errno.EMSGSIZE]
+SHORTAGE = [errno.ENOBUFS, errno.ENOMEM, errno.EIO, 4321]
+BROKEN = [errno.EBADF, errno.EINVAL, errno.ENOTSOCK]
+
+
+class Post:
+    """An endpoint on loopback and a client connected to it, every seam in the test's hands."""
+
+    def __init__(
+        self, host: str = "127.0.0.1", selector_class: type[selectors.BaseSelector] = selectors.DefaultSelector
+    ) -> None:
+        self.clock, self.sockets = ManualClock(), FlakySockets()
+        self.faults = self.sockets.faults
+        self.selector = RecordingSelector(selector_class())
+        self.reactor = Reactor(selector=self.selector, clock=self.clock, sockets=self.sockets)
+        self.protocol = DatagramRecorder(echo=True)
+        self.endpoint = open_udp(self.reactor, (host, 0), self.protocol)
+        self.call = "sendto" if host == "127.0.0.1" else "sendmsg"  # on a wildcard, an answer names its source
+        self.client = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        self.client.settimeout(PATIENCE_S)
+        self.client.connect(("127.0.0.1", self.endpoint.address[1]))
+
+    def turn(self, turns: int = 1) -> None:
+        turn_idle(self.reactor, turns)
+
+    def receive(self) -> list[bytes]:
+        """All that has come back."""
+        self.client.setblocking(False)
+        found: list[bytes] = []
+        while True:
+            try:
+                found.append(self.client.recv(1 << 16))
+            except BlockingIOError:
+                return found
+
+    def assert_serves(self) -> None:
+        """The next one is answered."""
+        self.receive()
+        sent = self.endpoint.datagrams_sent
+        self.client.settimeout(PATIENCE_S)
+        self.client.send(b"still there?")
+        turn_until(self.reactor, lambda: self.endpoint.datagrams_sent > sent)
+        assert self.client.recv(100) == b"still there?"
+
+
+def open_post(made: Post) -> Iterator[Post]:
+    """Clean up afterwards."""
+    yield made
+    made.reactor.close()
+    made.client.close()
+
+
+@pytest.fixture(params=SELECTORS, ids=lambda selector_class: str(selector_class.__name__))
+def every_post(request: pytest.FixtureRequest) -> Iterator[Post]:
+    """One per selector class."""
+    yield from open_post(Post(selector_class=request.param))
+
+
+@pytest.fixture(params=["127.0.0.1", "0.0.0.0"])
+def post(request: pytest.FixtureRequest) -> Iterator[Post]:
+    """One with an address of its own, and one on the wildcard; they send by different calls."""
+    yield from open_post(Post(request.param))
+
+
+def test_a_datagram_is_handed_over_whole_with_its_source(every_post: Post) -> None:
+    """ "Called with one whole datagram"; a zero-length one is one, too."""
+    for data in (b"abc", b"", b"defg"):
+        every_post.client.send(data)
+    turn_until(every_post.reactor, lambda: len(every_post.protocol.received) == 3)
+    source = every_post.client.getsockname()
+    assert every_post.protocol.received == [(b"abc", source, b""), (b"", source, b""), (b"defg", source, b"")]
+    assert every_post.receive() == [b"abc", b"", b"defg"]
+    endpoint = every_post.endpoint
+    assert (endpoint.datagrams_received, endpoint.bytes_received) == (3, 7)
+    assert (endpoint.datagrams_sent, endpoint.bytes_sent) == (3, 7)
+    assert endpoint.drops == {}
+
+
+def test_a_turn_takes_a_bounded_number_of_datagrams(every_post: Post) -> None:
+    """Promise 7: a flood (of empty ones, even) starves nobody."""
+    for _ in range(DATAGRAMS_PER_TURN + 5):
+        every_post.client.send(b"")
+    every_post.turn()
+    assert len(every_post.protocol.received) == DATAGRAMS_PER_TURN
+    every_post.turn()
+    assert len(every_post.protocol.received) == DATAGRAMS_PER_TURN + 5
+
+
+@pytest.mark.parametrize("size", [0, 1, 1472, 65_507])
+def test_every_size_passes(post: Post, size: int) -> None:
+    """65,507 bytes are the most that IPv4 carries."""
+    data = bytes(range(256)) * 256
+    post.client.send(data[:size])
+    turn_until(post.reactor, lambda: post.protocol.received)
+    assert post.receive() == [data[:size]]
+
+
+@pytest.mark.skipif(not has_ipv6(), reason="this machine has no IPv6")
+def test_the_largest_ipv6_datagram_passes() -> None:
+    """65,527 bytes."""
+    protocol = DatagramRecorder(echo=True)
+    with Reactor() as reactor, socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as client:
+        endpoint = open_udp(reactor, ("::1", 0), protocol)
+        client.connect(endpoint.address)
+        client.send(bytes(65_527))
+        turn_until(reactor, lambda: protocol.received)
+        client.settimeout(PATIENCE_S)
+        assert client.recv(1 << 17) == bytes(65_527)
+
+
+@pytest.mark.skipif(not hasattr(socket, "MSG_TRUNC"), reason="truncation can't be seen here")
+def test_a_truncated_datagram_is_counted_and_not_delivered(post: Post, monkeypatch: pytest.MonkeyPatch) -> None:
+    """ "Truncation shows only in MSG_TRUNC"; half a datagram is none."""
+    monkeypatch.setattr("reactor.datagram.DATAGRAM_BYTES", 20)
+    post.client.send(bytes(21))
+    post.client.send(bytes(20))
+    turn_until(post.reactor, lambda: post.protocol.received)
+    assert [len(data) for data, _, _ in post.protocol.received] == [20]
+    assert post.endpoint.drops == {"truncated": 1}
+
+
+# ---------------------------------------------------------------- a full send buffer
+
+
+def test_a_datagram_that_does_not_fit_is_held_and_goes_out_later_and_reading_pauses(every_post: Post) -> None:
+    """ "The one datagram that didn't fit is held and nothing more is received until it has gone"."""
+    post = every_post
+    post.faults.always["sendto"] = EAGAIN
+    for data in (b"one", b"two", b"three"):
+        post.client.send(data)
+    post.turn(10)
+    assert [data for data, _, _ in post.protocol.received] == [b"one"]
+    assert post.endpoint.interest == WRITE
+    assert post.endpoint.drops == {}
+    post.faults.always.clear()
+    turn_until(post.reactor, lambda: len(post.protocol.received) == 3)
+    assert post.receive() == [b"one", b"two", b"three"]
+    assert post.endpoint.interest == READ
+    assert (post.endpoint.datagrams_sent, post.endpoint.bytes_sent) == (3, 11)
+
+
+def test_a_held_datagram_is_answered_from_the_address_that_was_asked(post: Post) -> None:
+    """Its path is held with it."""
+    post.faults.add(post.call, EAGAIN, EINTR, EAGAIN)
+    post.assert_serves()
+
+
+def test_a_held_datagram_that_fails_in_the_end_is_counted(post: Post) -> None:
+    """Then reading goes on."""
+    post.faults.add(post.call, EAGAIN, os_error(errno.EPERM))
+    post.client.send(b"lost")
+    turn_until(post.reactor, lambda: post.endpoint.drops == {"send_EPERM": 1})
+    post.assert_serves()
+
+
+def test_while_one_is_held_further_ones_are_dropped_as_busy(post: Post) -> None:
+    """Memory stays bounded: one is held, not a queue."""
+    post.faults.add("sendto", EAGAIN)
+    destination = post.client.getsockname()
+    assert post.endpoint.send(b"held", destination) is True
+    assert post.endpoint.send(b"dropped", destination) is False
+    assert post.endpoint.drops == {"busy": 1}
+    turn_until(post.reactor, lambda: post.endpoint.datagrams_sent == 1)
+    assert post.receive() == [b"held"]
+    assert post.endpoint.send(b"free again", destination) is True
+
+
+def test_the_caller_may_reuse_its_memory_after_send(post: Post) -> None:
+    """As with a stream's `write`: what is held must not change when the caller's buffer does."""
+    post.faults.add("sendto", EAGAIN)
+    memory = bytearray(b"before")
+    assert post.endpoint.send(memoryview(memory), post.client.getsockname())
+    memory[:] = b"after!"
+    turn_until(post.reactor, lambda: post.endpoint.datagrams_sent == 1)
+    assert post.receive() == [b"before"]
+
+
+# ---------------------------------------------------------------- errors
+
+
+@pytest.mark.parametrize("code", ONE_DATAGRAM + SHORTAGE + BROKEN)
+def test_whatever_goes_wrong_with_sending_is_counted_and_service_goes_on(post: Post, code: int) -> None:
+    """Promise 14: "counted, dropped, service goes on". EINVAL is what a source port of 0 gives."""
+    post.faults.add(post.call, os_error(code))
+    post.client.send(b"lost")
+    turn_until(post.reactor, lambda: post.protocol.received)
+    assert post.endpoint.drops == {"send_" + errno.errorcode.get(code, str(code)): 1}
+    assert post.endpoint.datagrams_sent == 0
+    post.assert_serves()
+
+
+def test_send_tells_whether_the_kernel_took_it(post: Post) -> None:
+    """ "Nothing is raised"."""
+    post.faults.add("sendto", None, os_error(errno.EPERM))
+    destination = post.client.getsockname()
+    assert post.endpoint.send(b"taken", destination) is True
+    assert post.endpoint.send(b"refused", destination) is False
+    assert post.endpoint.send(bytes(70_000), destination) is False
+    assert post.endpoint.drops == {"send_EPERM": 1, "send_EMSGSIZE": 1}
+
+
+@pytest.mark.parametrize("code", ONE_DATAGRAM)
+def test_an_error_that_an_earlier_datagram_caused_is_counted_and_receiving_goes_on(post: Post, code: int) -> None:
+    """udp(7): an ICMP error is handed to whoever calls next. The next datagram is taken in the same turn."""
+    post.faults.add("recvmsg", os_error(code), os_error(code))
+    post.client.send(b"abc")
+    post.turn()
+    assert [data for data, _, _ in post.protocol.received] == [b"abc"]
+    assert post.endpoint.drops == {"receive_" + errno.errorcode[code]: 2}
+
+
+@pytest.mark.parametrize("error", [EAGAIN, EINTR])
+def test_spurious_readiness_is_no_error(post: Post, error: OSError) -> None:
+    """A datagram with a wrong checksum wakes us, and then isn't there (select(2), BUGS)."""
+    post.faults.add("recvmsg", error)
+    post.assert_serves()
+    assert post.endpoint.drops == {}
+
+
+@pytest.mark.parametrize("code", SHORTAGE)
+def test_a_shortage_at_receiving_pauses_and_recovers(post: Post, code: int) -> None:
+    """No spin: the socket stays readable, but is asked at most 20 times a second. An unknown errno is a shortage."""
+    post.faults.always["recvmsg"] = os_error(code)
+    post.client.send(b"waits")
+    for _ in range(1000):
+        post.clock.advance(0.001)
+        post.turn()
+    assert 1 <= post.faults.calls["recvmsg"] < 20
+    post.faults.always.clear()
+    post.clock.advance(SHORTAGE_RETRY_S)
+    post.turn(3)
+    assert [data for data, _, _ in post.protocol.received] == [b"waits"]
+    post.assert_serves()
+
+
+def test_an_endpoint_recovers_though_the_selector_is_out_of_memory_at_its_retry(post: Post) -> None:
+    """When memory is short, epoll_ctl(2) may say ENOMEM as well as recvmsg(2). It must not stay deaf for that."""
+    post.faults.add("recvmsg", os_error(errno.ENOMEM))
+    post.client.send(b"waits")
+    post.turn()
+    post.selector.failures.append(os_error(errno.ENOMEM))
+    for _ in range(20):
+        post.clock.advance(SHORTAGE_RETRY_S)
+        post.turn()
+    assert [data for data, _, _ in post.protocol.received] == [b"waits"]
+
+
+def test_sending_works_during_a_shortage_at_receiving(post: Post) -> None:
+    """One that doesn't fit meanwhile is held until the pause is over."""
+    post.faults.add("recvmsg", os_error(errno.ENOMEM))
+    post.client.send(b"abc")
+    post.turn()
+    post.faults.add("sendto", EAGAIN)
+    assert post.endpoint.send(b"held", post.client.getsockname())
+    post.clock.advance(SHORTAGE_RETRY_S)
+    post.turn(5)
+    assert post.receive() == [b"held", b"abc"]
+
+
+@pytest.mark.parametrize("code", BROKEN)
+def test_a_broken_socket_ends_the_endpoint_and_tells_the_protocol(post: Post, code: int) -> None:
+    """ "`error` is … why the socket had to go"."""
+    post.faults.always["recvmsg"] = os_error(code)
+    post.client.send(b"abc")
+    post.turn(5)
+    assert post.endpoint.closed
+    assert [getattr(error, "errno", None) for error in post.protocol.lost] == [code]
+    assert post.endpoint not in post.reactor.handlers
+    assert post.faults.calls["recvmsg"] == 1
+
+
+def test_a_callback_that_raises_costs_its_datagram_only(post: Post, caplog: pytest.LogCaptureFixture) -> None:
+    """Promise 17, and law 10: one logged traceback, one drop, and the others of the batch are served."""
+
+    class Sensitive(DatagramRecorder):
+        def datagram_received(self, endpoint: Datagram, data: bytes, source: Any, path: bytes) -> None:
+            if data == b"poison":
+                raise ValueError("I can't stand it")
+            super().datagram_received(endpoint, data, source, path)
+
+    post.endpoint._protocol = Sensitive(echo=True)
+    for data in (b"before", b"poison", b"after"):
+        post.client.send(data)
+    post.turn(2)
+    assert post.receive() == [b"before", b"after"]
+    assert post.endpoint.drops == {"callback": 1}
+    assert not post.endpoint.closed
+    assert [bool(record.exc_info) for record in caplog.records] == [True]
+
+
+# ---------------------------------------------------------------- the end
+
+
+def test_close_tells_the_protocol_once_and_frees_the_port(post: Post) -> None:
+    """ "Called once, last. `error` is None after `close()`"."""
+    before = open_descriptors()
+    post.endpoint.close()
+    post.endpoint.close()
+    assert open_descriptors() == before - 1
+    assert post.protocol.lost == []  # not inside the call
+    post.turn(3)
+    assert post.protocol.lost == [None]
+    open_udp(post.reactor, post.endpoint.address, DatagramRecorder())
+
+
+def test_after_close_nothing_is_sent_and_a_held_one_is_counted_as_dropped(post: Post) -> None:
+    """ "After `close`, further ones are dropped as `busy`"."""
+    destination = post.client.getsockname()
+    post.faults.add("sendto", EAGAIN)
+    post.endpoint.send(b"held", destination)
+    post.endpoint.close()
+    assert post.endpoint.drops == {"busy": 1}
+    assert post.endpoint.send(b"too late", destination) is False
+    post.turn(3)
+    assert post.endpoint.drops == {"busy": 2}
+    assert post.receive() == []
+
+
+def test_close_inside_a_callback_ends_the_batch(post: Post) -> None:
+    """Law 6: "A close may happen inside any callback"."""
+
+    class Brief(DatagramRecorder):
+        def datagram_received(self, endpoint: Datagram, data: bytes, source: Any, path: bytes) -> None:
+            super().datagram_received(endpoint, data, source, path)
+            endpoint.close()
+
+    brief = Brief()
+    post.endpoint._protocol = brief
+    for _ in range(3):
+        post.client.send(b"abc")
+    post.turn(3)
+    assert len(brief.received) == 1
+    assert brief.lost == [None]
+
+
+def test_close_during_a_shortage_leaves_no_timer(post: Post) -> None:
+    """A retry that came later would work on a closed socket."""
+    post.faults.add("recvmsg", os_error(errno.ENOMEM))
+    post.client.send(b"abc")
+    post.turn()
+    post.endpoint.close()
+    post.clock.advance(1.0)
+    post.turn(3)
+    assert post.endpoint not in post.reactor.handlers
+    assert post.protocol.lost == [None]

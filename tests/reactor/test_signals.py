@@ -1,0 +1,213 @@
+"""Signals and wake-ups: what must be done is remembered in memory; a byte in the pair only says "look"."""
+
+import os
+import signal
+import socket
+import sys
+import threading
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from reactor import Reactor
+from tests.support import RecordingSelector, turn_idle, turn_until
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGUSR1")
+USR1, USR2 = getattr(signal, "SIGUSR1", 0), getattr(signal, "SIGUSR2", 0)
+STORM = 100_000
+
+
+@pytest.fixture
+def reactor() -> Iterator[Reactor]:
+    """A loop in the main thread, and the process's signals as they were afterwards."""
+    before = {signum: signal.getsignal(signum) for signum in (USR1, USR2)}
+    with Reactor() as made:
+        yield made
+    assert {signum: signal.getsignal(signum) for signum in (USR1, USR2)} == before
+    assert signal.set_wakeup_fd(-1) == -1
+
+
+def counter(calls: list[str], name: str) -> Callable[[], None]:
+    """A callback that notes its name."""
+    return lambda: calls.append(name)
+
+
+def send(signum: int) -> None:
+    """Have this process get a signal, as from outside."""
+    os.kill(os.getpid(), signum)
+
+
+def test_a_signal_calls_its_callback_on_the_loop(reactor: Reactor) -> None:
+    """ "A signal becomes one more readable"; never inside the handler itself."""
+    calls: list[str] = []
+    reactor.add_signal_handler(USR1, counter(calls, "USR1"))
+    send(USR1)
+    assert calls == []
+    turn_until(reactor, lambda: calls)
+    assert calls == ["USR1"]
+
+
+def test_a_signal_wakes_a_loop_that_sleeps_for_ever(reactor: Reactor) -> None:
+    """Sent from another thread, once the loop is asleep or about to be: both must do."""
+    reactor.add_signal_handler(USR1, reactor.stop)
+    thread = threading.Thread(target=send, args=(USR1,))
+    reactor.call_soon(thread.start)
+    reactor.run()
+    thread.join()
+
+
+def test_a_burst_of_one_signal_counts_once(reactor: Reactor) -> None:
+    """ "A signal is remembered once however often it came, as the kernel itself does" (signal(7))."""
+    calls: list[str] = []
+    reactor.add_signal_handler(USR1, counter(calls, "USR1"))
+    for _ in range(5):
+        signal.raise_signal(USR1)
+    turn_until(reactor, lambda: calls)
+    turn_idle(reactor)
+    assert calls == ["USR1"]
+    send(USR1)
+    turn_until(reactor, lambda: len(calls) == 2)
+
+
+def test_a_storm_of_one_signal_does_not_lose_another(reactor: Reactor) -> None:
+    """Promise 19: "Signals are not lost under a storm of 10^5 other signals"."""
+    calls: list[str] = []
+    reactor.add_signal_handler(USR1, counter(calls, "USR1"))
+    reactor.add_signal_handler(USR2, counter(calls, "USR2"))
+    for number in range(STORM):
+        send(USR1)
+        if number == STORM // 2:
+            send(USR2)
+    turn_until(reactor, lambda: "USR2" in calls)
+    turn_until(reactor, lambda: "USR1" in calls)
+    turn_idle(reactor, 200)
+    assert sorted(calls) == ["USR1", "USR2"]
+
+
+def test_signals_are_called_in_the_order_in_which_they_came(reactor: Reactor) -> None:
+    """ "An ordered set: each signal once, oldest first"."""
+    calls: list[str] = []
+    reactor.add_signal_handler(USR1, counter(calls, "USR1"))
+    reactor.add_signal_handler(USR2, counter(calls, "USR2"))
+    for signum in (USR2, USR1, USR2):
+        signal.raise_signal(signum)
+    turn_until(reactor, lambda: len(calls) == 2)
+    assert calls == ["USR2", "USR1"]
+
+
+def test_a_callback_that_raises_costs_neither_the_loop_nor_the_next_signal(
+    reactor: Reactor, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Promise 17, for signals."""
+    calls: list[str] = []
+    reactor.add_signal_handler(USR1, lambda: 1 // 0)
+    reactor.add_signal_handler(USR2, counter(calls, "USR2"))
+    signal.raise_signal(USR1)
+    signal.raise_signal(USR2)
+    turn_until(reactor, lambda: calls)
+    assert [bool(record.exc_info) for record in caplog.records] == [True]
+    signal.raise_signal(USR2)
+    turn_until(reactor, lambda: len(calls) == 2)
+
+
+def test_removing_a_handler_puts_the_earlier_one_back(reactor: Reactor) -> None:
+    """ "Put back the signal's earlier disposition. Harmless if there was no handler"."""
+    came: list[int] = []
+    original = signal.signal(USR1, lambda signum, frame: came.append(signum))
+    try:
+        reactor.remove_signal_handler(USR1)
+        for _ in range(2):  # set anew, it must not take its own handler for the earlier one
+            reactor.add_signal_handler(USR1, int)
+        reactor.remove_signal_handler(USR1)
+        signal.raise_signal(USR1)
+        assert came == [USR1]
+        assert signal.set_wakeup_fd(-1) == -1
+    finally:
+        signal.signal(USR1, original)
+
+
+def test_a_removed_handler_is_not_called_for_a_signal_that_came_before(reactor: Reactor) -> None:
+    """Nor does the loop stumble over what it remembers of it."""
+    calls: list[str] = []
+    reactor.add_signal_handler(USR1, counter(calls, "USR1"))
+    reactor.add_signal_handler(USR2, counter(calls, "USR2"))
+    signal.raise_signal(USR1)
+    signal.raise_signal(USR2)
+    reactor.remove_signal_handler(USR1)
+    turn_until(reactor, lambda: calls)
+    turn_idle(reactor)
+    assert calls == ["USR2"]
+
+
+def test_closing_the_loop_puts_signals_and_wake_up_back() -> None:
+    """ "restore signals"; the fixture of the other tests proves it too."""
+    before = signal.getsignal(USR1)
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        ours.setblocking(False)
+        signal.set_wakeup_fd(ours.fileno())
+        try:
+            with Reactor() as reactor:
+                reactor.add_signal_handler(USR1, int)
+                reactor.add_signal_handler(USR2, int)
+                assert signal.getsignal(USR1) is not before
+        finally:
+            restored = signal.set_wakeup_fd(-1)
+        assert restored == ours.fileno()
+    assert signal.getsignal(USR1) is before
+
+
+def test_a_signal_that_cannot_be_caught_is_an_error_and_changes_nothing(reactor: Reactor) -> None:
+    """ "Raise … OSError for a signal that can't be caught"."""
+    with pytest.raises(OSError, match="Invalid argument"):
+        reactor.add_signal_handler(signal.SIGKILL, int)
+    assert signal.set_wakeup_fd(-1) == -1
+    reactor.remove_signal_handler(signal.SIGKILL)
+
+
+def test_outside_the_main_thread_a_signal_handler_is_refused(reactor: Reactor) -> None:
+    """ "Raise ValueError outside the main thread" (Python delivers signals there only)."""
+    errors: list[Exception] = []
+
+    def attempt() -> None:
+        try:
+            reactor.add_signal_handler(USR1, int)
+        except ValueError as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=attempt)
+    thread.start()
+    thread.join()
+    assert len(errors) == 1
+    reactor.remove_signal_handler(USR1)
+
+
+def test_a_full_pair_blocks_nobody_and_loses_nothing(reactor: Reactor) -> None:
+    """Promise 19: "the wake-up socket overflowing is harmless"."""
+    done: list[int] = []
+    for number in range(STORM):
+        reactor.call_soon_threadsafe(done.append, number)
+    reactor.turn()
+    assert done == list(range(STORM))
+    turn_idle(reactor, 200)
+    reactor.call_soon_threadsafe(done.append, STORM)
+    reactor.turn()
+    assert done[-1] == STORM
+
+
+def test_one_turn_empties_a_bounded_part_of_the_pair_and_the_rest_wakes_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As long as anything is in the pair, it stays readable; then the loop may sleep."""
+    monkeypatch.setattr("reactor.signals.WAKE_BYTES_PER_TURN", 10)
+    selector = RecordingSelector()
+    with Reactor(selector=selector) as reactor:
+        for number in range(25):
+            reactor.call_soon_threadsafe(int, number)
+        turn_idle(reactor, 5)
+    assert [len(batch) for batch in selector.batches] == [1, 1, 1, 0, 0]
+
+
+def test_waking_a_closed_loop_is_harmless() -> None:
+    """A thread that hands in its result too late must not crash."""
+    reactor = Reactor()
+    reactor.close()
+    reactor.call_soon_threadsafe(int)

@@ -1,0 +1,164 @@
+"""Timers: against a naive sorted list; and what cancelling costs."""
+
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, rule
+
+from reactor.limits import SWEEP_ABOVE_TIMERS
+from reactor.timers import Timer, Timers
+
+DEADLINES_S = st.integers(0, 8).map(float)  # few, so that many are equal
+HANDLES: Bundle[int] = Bundle("handles")
+
+
+class TimersMachine(RuleBasedStateMachine):
+    """The model is a list of (deadline, number) that is sorted whenever somebody asks."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.timers = Timers()
+        self.heap = self.timers.heap
+        self.made: list[Timer] = []
+        self.live: list[tuple[float, int]] = []
+        self.fired: list[int] = []
+
+    @rule(target=HANDLES, deadline_s=DEADLINES_S)
+    def add(self, deadline_s: float) -> int:
+        number = len(self.made)
+        self.made.append(self.timers.add(deadline_s, self.fired.append, (number,)))
+        self.live.append((deadline_s, number))
+        return number
+
+    @rule(deadline_s=DEADLINES_S, count=st.integers(SWEEP_ABOVE_TIMERS, 3 * SWEEP_ABOVE_TIMERS))
+    def add_and_cancel_many(self, deadline_s: float, count: int) -> None:
+        for timer in [self.timers.add(deadline_s, self.fired.append, (-1,)) for _ in range(count)]:
+            timer.cancel()
+
+    @rule(number=HANDLES)
+    def cancel(self, number: int) -> None:
+        self.made[number].cancel()  # it may have fired, or been cancelled, before
+        self.live = [entry for entry in self.live if entry[1] != number]
+
+    @rule(now_s=DEADLINES_S, number=HANDLES, fire_before_cancel=st.integers(0, 3))
+    def fire_what_is_due_and_cancel_one_meanwhile(self, now_s: float, number: int, fire_before_cancel: int) -> None:
+        expected = [n for deadline_s, n in sorted(self.live) if deadline_s <= now_s]
+        due = self.timers.pop_due(now_s)
+        assert [self.made.index(timer) for timer in due] == expected
+        self.live = [entry for entry in self.live if entry[0] > now_s]
+        for timer in due[:fire_before_cancel]:
+            timer.fire()
+        self.cancel(number)
+        for timer in due[fire_before_cancel:]:
+            timer.fire()
+        assert self.fired == [n for i, n in enumerate(expected) if i < fire_before_cancel or n != number]
+        self.fired.clear()
+
+    @rule()
+    def ask_for_the_next_deadline(self) -> None:
+        assert self.timers.next_deadline_s() == (min(self.live)[0] if self.live else None)
+
+    @invariant()
+    def has_as_many_as_the_model(self) -> None:
+        assert len(self.timers) == len(self.live)
+
+    @invariant()
+    def keeps_the_list_that_the_loop_looks_at(self) -> None:
+        assert self.timers.heap is self.heap
+
+
+TestTimersAreASortedList = TimersMachine.TestCase
+
+
+@given(st.lists(DEADLINES_S))
+def test_timers_fire_by_deadline_and_equal_ones_in_the_order_in_which_they_were_set(deadlines: list[float]) -> None:
+    """ "Equal deadlines fire in the order in which they were set"."""
+    timers = Timers()
+    fired: list[int] = []
+    for number, deadline_s in enumerate(deadlines):
+        timers.add(deadline_s, fired.append, (number,))
+    for timer in timers.pop_due(math.inf):
+        timer.fire()
+    assert fired == sorted(range(len(deadlines)), key=lambda number: deadlines[number])
+
+
+@pytest.mark.parametrize("deadline_s", [math.nan, math.inf, -math.inf])
+def test_a_deadline_that_is_no_time_is_refused(deadline_s: float) -> None:
+    """NaN compares with nothing: one in the heap would disorder it for all."""
+    timers = Timers()
+    with pytest.raises(ValueError, match="finite"):
+        timers.add(deadline_s, int)
+    assert len(timers) == 0
+    assert timers.next_deadline_s() is None
+
+
+def test_half_a_million_timers_set_and_cancelled_never_grow_the_heap() -> None:
+    """ "A million timers set and cancelled (the usual fate of a timeout) leave an empty heap"."""
+    timers = Timers()
+    longest = 0
+    for number in range(500_000):
+        timers.add(float(number), int).cancel()
+        longest = max(longest, len(timers.heap))
+    assert longest <= 2 * SWEEP_ABOVE_TIMERS
+    assert len(timers) == 0
+    assert timers.next_deadline_s() is None
+    assert not timers.heap
+
+
+def test_many_timers_cancelled_at_last_leave_a_small_heap_though_one_lives_on() -> None:
+    """The dead ones are swept out even when a live one lies on top, so that they can't be popped from there."""
+    timers = Timers()
+    timers.add(0.0, int)
+    for timer in [timers.add(1.0, int) for _ in range(100_000)]:
+        timer.cancel()
+    assert len(timers) == 1
+    assert len(timers.heap) <= 2 * SWEEP_ABOVE_TIMERS
+
+
+def test_a_timer_cancelled_by_another_that_is_due_at_the_same_time_does_not_fire() -> None:
+    """Both have been taken out of the heap already when the first one runs."""
+    timers = Timers()
+    fired: list[str] = []
+    timers.add(1.0, lambda: victim.cancel())
+    victim = timers.add(1.0, fired.append, ("victim",))
+    for timer in timers.pop_due(1.0):
+        timer.fire()
+    assert fired == []
+    assert len(timers) == 0
+
+
+@pytest.mark.parametrize("fire", [True, False])
+def test_cancelling_after_the_timer_was_taken_out_does_not_corrupt_the_count(fire: bool) -> None:
+    """A timer that counted as cancelled in a heap that it has left would make `len` negative."""
+    timers = Timers()
+    timer = timers.add(1.0, int)
+    timers.add(2.0, int)
+    (due,) = timers.pop_due(1.0)
+    assert due is timer
+    if fire:
+        due.fire()
+    timer.cancel()
+    timer.cancel()
+    due.fire()
+    assert len(timers) == 1
+    assert timers.next_deadline_s() == 2.0
+
+
+def test_a_cancelled_timer_keeps_nothing_alive() -> None:
+    """ "Nothing is kept alive by a timer that won't fire": neither the callback nor its arguments."""
+    timer = Timers().add(1.0, print, (object(),))
+    timer.cancel()
+    assert timer.callback is None
+    assert timer.args == ()
+
+
+def test_a_timer_whose_callback_raises_has_fired() -> None:
+    """It must not fire again when it is asked to."""
+    timers = Timers()
+    timer = timers.add(0.0, lambda: 1 // 0)
+    with pytest.raises(ZeroDivisionError):
+        timer.fire()
+    timer.fire()
+    assert timer.callback is None

@@ -1,0 +1,96 @@
+"""The three verbs: what they refuse, and that nothing is left of what they could not do."""
+
+import errno
+import sys
+from collections.abc import Callable
+
+import pytest
+
+from reactor import Reactor, listen_tcp, open_udp
+from reactor.limits import SHORTAGE_RETRY_S, Limits
+from tests.support import (
+    DatagramRecorder,
+    FlakySockets,
+    ManualClock,
+    Recorder,
+    RecordingSelector,
+    open_descriptors,
+    os_error,
+    turn_idle,
+)
+
+
+def test_the_default_bound_of_a_connection_is_128_kib() -> None:
+    """Promise 5: "default ≤ 128 KiB, by assertion"."""
+    assert Limits().bound_bytes <= 128 * 1024
+
+
+@pytest.mark.parametrize("step", ["socket", "bind", "listen"])
+def test_a_listen_that_fails_at_any_step_leaves_nothing(step: str) -> None:
+    """ "Whoever makes a socket closes it if the next step fails"."""
+    sockets = FlakySockets()
+    with Reactor(sockets=sockets) as reactor:
+        before = open_descriptors()
+        sockets.faults.add(step, os_error(errno.EADDRINUSE))
+        with pytest.raises(OSError, match="in use"):
+            listen_tcp(reactor, ("127.0.0.1", 0), Recorder)
+        assert open_descriptors() == before
+        assert len(reactor.handlers) == 1  # the waker
+
+
+@pytest.mark.parametrize("step", ["socket", "bind"])
+def test_an_open_udp_that_fails_at_any_step_leaves_nothing(step: str) -> None:
+    """The same."""
+    sockets = FlakySockets()
+    with Reactor(sockets=sockets) as reactor:
+        before = open_descriptors()
+        sockets.faults.add(step, os_error(errno.EADDRINUSE))
+        with pytest.raises(OSError, match="in use"):
+            open_udp(reactor, ("127.0.0.1", 0), DatagramRecorder())
+        assert open_descriptors() == before
+        assert len(reactor.handlers) == 1
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        lambda reactor, datagrams: listen_tcp(reactor, ("127.0.0.1", 0), Recorder),
+        lambda reactor, datagrams: open_udp(reactor, ("127.0.0.1", 0), datagrams),
+    ],
+    ids=["listen_tcp", "open_udp"],
+)
+def test_a_selector_that_refuses_for_a_while_only_delays(use: Callable[[Reactor, DatagramRecorder], object]) -> None:
+    """The last step is epoll_ctl(2), which may say ENOSPC. It is tried again by the loop, not left to the caller."""
+    selector, clock = RecordingSelector(), ManualClock()
+    with Reactor(selector=selector, clock=clock) as reactor:
+        selector.failures.append(os_error(errno.ENOSPC))
+        use(reactor, DatagramRecorder())
+        assert len(selector.get_map()) == 1
+        clock.advance(SHORTAGE_RETRY_S)
+        turn_idle(reactor)
+        assert len(selector.get_map()) == len(reactor.handlers) == 2
+
+
+def test_names_are_refused() -> None:
+    """Promise 22: "names are resolved before the loop runs or in a thread"."""
+    with Reactor() as reactor:
+        with pytest.raises(ValueError, match="numeric"):
+            listen_tcp(reactor, ("localhost", 0), Recorder)
+        with pytest.raises(ValueError, match="numeric"):
+            open_udp(reactor, ("localhost", 0), DatagramRecorder())
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="addresses are shared differently there")
+def test_a_second_socket_on_a_udp_port_is_refused() -> None:
+    """Promise 13: "Binding a second daemon to a UDP port in use is refused"."""
+    with Reactor() as reactor:
+        first = open_udp(reactor, ("127.0.0.1", 0), DatagramRecorder())
+        with pytest.raises(OSError, match="in use"):
+            open_udp(reactor, first.address, DatagramRecorder())
+
+
+def test_port_0_takes_a_free_port_and_says_which() -> None:
+    """ "With the port that the kernel chose if it was asked to"."""
+    with Reactor() as reactor:
+        assert listen_tcp(reactor, ("127.0.0.1", 0), Recorder).address[1] > 0
+        assert open_udp(reactor, ("127.0.0.1", 0), DatagramRecorder()).address[1] > 0

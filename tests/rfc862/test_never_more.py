@@ -1,0 +1,270 @@
+"""Never more than received: an echo server that invents a single byte, or datagram, is broken or a weapon."""
+
+from __future__ import annotations
+
+import contextlib
+import selectors
+import socket
+import threading
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from reactor.sockets import Socket
+from tests.support import (
+    EAGAIN,
+    EINTR,
+    PATIENCE_S,
+    SELECTORS,
+    EchoByHand,
+    EchoThread,
+    FlakySocket,
+    FlakySockets,
+    drain,
+    receive_to_end,
+    send_in_background,
+    turn_idle,
+)
+
+BOUND_BYTES = 131_072
+MOST_CLIENTS = 4
+
+
+# ---------------------------------------------------------------- a ledger at every system call
+
+
+class LedgerSocket(FlakySocket):
+    """Enters each byte that passes the kernel's door, and notes the moment when more has gone out than came in."""
+
+    received = sent = 0
+    overdrawn: list[str]
+
+    def recv(self, size: int, flags: int = 0) -> bytes:
+        data = super().recv(size, flags)
+        self.received += len(data)
+        return data
+
+    def send(self, data: Any, flags: int = 0) -> int:
+        count = super().send(data, flags)
+        self.sent += count
+        if self.sent > self.received:
+            self.overdrawn.append(f"{self.sent} bytes sent, {self.received} received")
+        return count
+
+    def accept(self) -> tuple[socket.socket, Any]:
+        flaky, address = super().accept()
+        return self._like(flaky), address
+
+    def _like(self, flaky: socket.socket) -> LedgerSocket:
+        sock = LedgerSocket(flaky.family, flaky.type, flaky.proto, fileno=flaky.detach())
+        sock.faults, sock.overdrawn = self.faults, self.overdrawn
+        return sock
+
+
+class LedgerSockets(FlakySockets):
+    """A SocketFactory of LedgerSockets; `overdrawn` is what went wrong."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.overdrawn: list[str] = []
+
+    def socket(self, family: int, type: int) -> Socket:
+        sock = LedgerSocket(family, type)
+        sock.faults, sock.overdrawn = self.faults, self.overdrawn
+        return sock
+
+
+@given(
+    plans=st.lists(st.lists(st.binary(min_size=1, max_size=3000), max_size=6), min_size=1, max_size=4),
+    sends=st.lists(st.none() | st.integers(1, 100) | st.sampled_from([EAGAIN, EINTR]), max_size=30),
+)
+def test_at_every_system_call_no_more_has_gone_out_than_came_in(
+    plans: list[list[bytes]], sends: list[int | OSError | None]
+) -> None:
+    """Promise 2: "Never has more been sent than received, at any moment, on any connection"; several talk at once."""
+    sockets = LedgerSockets()
+    sockets.faults.add("send", *sends)
+    with EchoThread(reactor_options={"sockets": sockets}) as echo, contextlib.ExitStack() as stack:
+        clients = [stack.enter_context(echo.connect()) for _ in plans]
+        for client, pieces in zip(clients, plans, strict=True):
+            for piece in pieces:
+                client.sendall(piece)
+            client.shutdown(socket.SHUT_WR)
+        assert [receive_to_end(client) for client in clients] == [b"".join(pieces) for pieces in plans]
+    assert not sockets.overdrawn
+
+
+def test_in_bulk_the_caller_never_counts_more_than_it_sent() -> None:
+    """Promise 2 seen from outside: each piece that comes back is what was sent at that very place of the stream."""
+    sockets = LedgerSockets()
+    data = b"".join(number.to_bytes(4, "big") for number in range(500_000))
+    with EchoThread(reactor_options={"sockets": sockets}) as echo, echo.connect() as client:
+        sender = send_in_background(client, data, lambda: client.shutdown(socket.SHUT_WR))
+        count = 0
+        while piece := client.recv(1 << 16):
+            assert data[count : count + len(piece)] == piece
+            count += len(piece)
+        sender.join(PATIENCE_S)
+        assert count == len(data)
+    assert not sockets.overdrawn
+
+
+# ---------------------------------------------------------------- nothing unasked
+
+
+def test_nothing_is_sent_before_anything_is_received() -> None:
+    """RFC 862: only "data received is sent back". No greeting, no byte, for as long as the caller says nothing."""
+    sockets = LedgerSockets()
+    with EchoByHand(reactor_options={"sockets": sockets}) as echo:
+        clients = [echo.connect() for _ in range(5)]
+        datagrams = echo.udp()
+        turn_idle(echo.reactor, 100)
+        for sock in (*clients, datagrams):
+            with sock, pytest.raises(BlockingIOError):
+                sock.recv(1)
+        assert sockets.faults.calls.get("send", 0) == sockets.faults.calls.get("sendto", 0) == 0
+
+
+def test_one_datagram_is_answered_by_one() -> None:
+    """RFC 862: "When a datagram is received, the data from it is sent back in an answering datagram": in one."""
+    with EchoByHand(("*",)) as echo, echo.udp() as client:
+        for count in range(1, 30):
+            client.send(b"%d" % count)
+            assert echo.answer(client) == b"%d" % count
+            turn_idle(echo.reactor)
+            with pytest.raises(BlockingIOError):
+                client.recv(99)
+            counters = echo.server.counters
+            assert counters.datagrams_received == counters.datagrams_sent == count
+            assert counters.udp_bytes_received == counters.udp_bytes_sent
+
+
+def test_counters_agree_at_every_moment_under_load() -> None:
+    """Promise 2, as an operator sees it: no snapshot of the counters shows more sent than received."""
+    finished = threading.Event()
+    with EchoThread() as echo, echo.connect() as client:
+        sender = send_in_background(client, bytes(4_000_000), lambda: client.shutdown(socket.SHUT_WR))
+
+        def read() -> None:
+            with contextlib.suppress(OSError):
+                receive_to_end(client)
+            finished.set()
+
+        reader = threading.Thread(target=read)
+        reader.start()
+        while not finished.is_set():
+            counters = echo.call(lambda: echo.server.counters)
+            assert counters.tcp_bytes_sent <= counters.tcp_bytes_received <= counters.tcp_bytes_sent + BOUND_BYTES
+        sender.join(PATIENCE_S)
+        reader.join(PATIENCE_S)
+
+
+# ---------------------------------------------------------------- any interleaving, looked at after every step
+
+
+@dataclass
+class Caller:
+    """A client, and all that it knows."""
+
+    socket: socket.socket
+    sent: bytearray = field(default_factory=bytearray)
+    received: bytearray = field(default_factory=bytearray)
+    half_closed: bool = False
+    ended: bool = False
+
+    def read(self, count: int) -> None:
+        with contextlib.suppress(BlockingIOError):
+            piece = self.socket.recv(count)
+            self.received += piece
+            self.ended = not piece
+
+
+class EchoMachine(RuleBasedStateMachine):
+    """Callers come, talk, read, half-close in any order, system calls fail, and the loop turns when it does."""
+
+    callers: list[Caller]
+
+    @initialize(selector=st.sampled_from(SELECTORS))
+    def start(self, selector: type[selectors.BaseSelector]) -> None:
+        self.sockets = LedgerSockets()
+        options = {"selector": selector(), "sockets": self.sockets}
+        self.echo = EchoByHand(reactor_options=options, socket_buffer_bytes=16_384, udp=False)
+        self.callers = []
+
+    def talkers(self) -> list[Caller]:
+        return [caller for caller in self.callers if not caller.half_closed]
+
+    @precondition(lambda self: len(self.callers) < MOST_CLIENTS)
+    @rule()
+    def connect(self) -> None:
+        self.callers.append(Caller(self.echo.connect()))
+
+    @precondition(lambda self: self.talkers())
+    @rule(which=st.integers(0), piece=st.binary(min_size=1, max_size=300), times=st.integers(1, 300))
+    def send(self, which: int, piece: bytes, times: int) -> None:
+        caller, data = self.talkers()[which % len(self.talkers())], piece * times
+        with contextlib.suppress(BlockingIOError):
+            caller.sent += data[: caller.socket.send(data)]
+
+    @precondition(lambda self: self.talkers())
+    @rule(which=st.integers(0))
+    def half_close(self, which: int) -> None:
+        caller = self.talkers()[which % len(self.talkers())]
+        caller.socket.shutdown(socket.SHUT_WR)
+        caller.half_closed = True
+
+    @precondition(lambda self: self.callers)
+    @rule(which=st.integers(0), count=st.integers(1, 100_000))
+    def read(self, which: int, count: int) -> None:
+        self.callers[which % len(self.callers)].read(count)
+
+    @rule(
+        call=st.sampled_from(["recv", "send"]),
+        entries=st.lists(st.integers(1, 5000) | st.sampled_from([EAGAIN, EINTR]), max_size=3),
+    )
+    def fail_soon(self, call: str, entries: list[int | OSError]) -> None:
+        self.sockets.faults.add(call, *entries)
+
+    @rule(turns=st.integers(1, 10))
+    def turn(self, turns: int) -> None:
+        turn_idle(self.echo.reactor, turns)
+
+    @invariant()
+    def no_connection_has_sent_more_than_it_received(self) -> None:
+        for connection in self.echo.connections:
+            waiting = connection.bytes_received - connection.bytes_sent
+            assert 0 <= waiting == connection.pending_bytes <= BOUND_BYTES
+        assert not self.sockets.overdrawn
+
+    @invariant()
+    def every_caller_has_a_prefix_of_what_it_sent(self) -> None:
+        for caller in self.callers:
+            assert caller.sent.startswith(caller.received)
+        counters = self.echo.server.counters
+        assert sum(len(caller.received) for caller in self.callers) <= counters.tcp_bytes_sent
+        assert counters.tcp_bytes_sent <= counters.tcp_bytes_received <= sum(len(c.sent) for c in self.callers)
+
+    @invariant()
+    def nobody_sees_the_end_before_having_said_it(self) -> None:
+        for caller in self.callers:
+            assert not caller.ended or (caller.half_closed and caller.received == caller.sent)
+
+    def teardown(self) -> None:
+        if not hasattr(self, "echo"):
+            return
+        with self.echo:
+            for caller in self.callers:
+                with caller.socket as sock:
+                    if not caller.half_closed:
+                        sock.shutdown(socket.SHUT_WR)
+                    if not caller.ended:
+                        caller.received += self.echo.receive_to_end(sock)
+                    assert caller.received == caller.sent
+                    assert drain(sock) == b""
+
+
+TestEchoMachine = EchoMachine.TestCase

@@ -1,0 +1,517 @@
+"""RFC 862, UDP: "When a datagram is received, the data from it is sent back in an answering datagram."."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import socket
+import struct
+from collections.abc import Iterator
+from typing import Any, cast
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from echo7.binding import BindError, Bound
+from echo7.echo import DatagramEcho
+from echo7.guard import RESPONDER_PORTS, Guard
+from echo7.server import EchoServer
+from reactor import Datagram, Reactor
+from reactor.sockets import bind_udp
+from tests.support import (
+    EAGAIN,
+    EINTR,
+    EchoByHand,
+    EchoThread,
+    FlakySockets,
+    ManualClock,
+    forge,
+    has_ipv6,
+    in_network_namespace,
+    kernel_socket,
+    os_error,
+    turn_idle,
+    turn_until,
+    udp_over_ipv4,
+)
+
+IPV4_MOST_BYTES = 65_507  # 65,535 less 20 bytes of IPv4 header and 8 of UDP header (RFC 791, RFC 768)
+IPV6_MOST_BYTES = 65_527  # 65,535 less 8: the IPv6 header doesn't count (RFC 8200 §3)
+SIZES = [0, 1, 2, 511, 512, 1472, 1473, 8193, IPV4_MOST_BYTES - 1, IPV4_MOST_BYTES]
+ROOM_BYTES = 1 << 17  # more than any datagram: one that has grown would show
+PINGS = 3
+
+needs_ipv6 = pytest.mark.skipif(not has_ipv6(), reason="needs IPv6 on loopback")
+
+
+@pytest.fixture(scope="module")
+def echo() -> Iterator[EchoThread]:
+    with EchoThread(("*",)) as server:
+        yield server
+
+
+def pattern(size: int, seed: bytes) -> bytes:
+    """`size` bytes that repeat nowhere in step with a packet."""
+    return (seed * (size // len(seed) + 1))[:size]
+
+
+def ordinary(echo: EchoByHand, host: str = "127.0.0.1") -> None:
+    """An ordinary datagram gets its answer, so all that came before it has been judged."""
+    with echo.udp(host) as client:
+        client.send(b"ordinary")
+        assert echo.answer(client) == b"ordinary"
+
+
+def assert_silent(sock: socket.socket) -> None:
+    sock.setblocking(False)
+    with pytest.raises(BlockingIOError):
+        sock.recv(ROOM_BYTES)
+
+
+# ---------------------------------------------------------------- every size, unchanged, one for one
+
+
+@pytest.mark.parametrize("served", ["127.0.0.1", "*"])
+@pytest.mark.parametrize("size", SIZES)
+def test_a_datagram_of_every_size_comes_back_in_one(served: str, size: int) -> None:
+    """Promise 11: "A datagram of every size 0…65,507 […] comes back unchanged in one datagram"."""
+    data = pattern(size, bytes(range(251)))
+    with EchoThread((served,)) as echo, echo.udp("127.0.0.1") as client:
+        client.send(data)
+        assert client.recv(ROOM_BYTES) == data
+        client.send(b"next")
+        assert client.recv(ROOM_BYTES) == b"next"
+
+
+@needs_ipv6
+@pytest.mark.parametrize("served", ["::1", "*"])
+@pytest.mark.parametrize("size", [*SIZES, IPV6_MOST_BYTES - 1, IPV6_MOST_BYTES])
+def test_over_ipv6_a_datagram_of_every_size_comes_back_in_one(served: str, size: int) -> None:
+    """Promise 11: "IPv6 65,527"."""
+    data = pattern(size, bytes(range(251)))
+    with EchoThread((served,)) as echo, echo.udp("::1") as client:
+        client.send(data)
+        assert client.recv(ROOM_BYTES) == data
+        client.send(b"next")
+        assert client.recv(ROOM_BYTES) == b"next"
+
+
+@given(size=st.integers(0, IPV4_MOST_BYTES), seed=st.binary(min_size=1, max_size=300))
+def test_any_datagram_comes_back_unchanged(echo: EchoThread, size: int, seed: bytes) -> None:
+    """Promise 11 for any size and any content."""
+    with echo.udp("127.0.0.1") as client:
+        client.send(pattern(size, seed))
+        assert client.recv(ROOM_BYTES) == pattern(size, seed)
+
+
+@given(datagrams=st.lists(st.binary(max_size=1000), max_size=40))
+def test_a_burst_is_answered_one_for_one_in_order(echo: EchoThread, datagrams: list[bytes]) -> None:
+    """RFC 862: each gets "an answering datagram": none is merged, split, doubled or left out, empty ones included."""
+    with echo.udp("127.0.0.1") as client:
+        for data in datagrams:
+            client.send(data)
+        assert [client.recv(ROOM_BYTES) for _ in datagrams] == datagrams
+        client.send(b"the end")
+        assert client.recv(ROOM_BYTES) == b"the end"
+
+
+@pytest.mark.parametrize("buffer_bytes", [1024, 16_384])
+def test_capped_kernel_buffers_still_carry_the_largest_datagram(buffer_bytes: int) -> None:
+    """Promise 11 under `--socket-buffer`: the cap bounds what queues up, not what one datagram may be."""
+    data = pattern(IPV4_MOST_BYTES, b"large")
+    with EchoThread(("127.0.0.1",), socket_buffer_bytes=buffer_bytes) as echo, echo.udp() as client:
+        client.send(data)
+        assert client.recv(ROOM_BYTES) == data
+
+
+def test_several_callers_get_their_own_answers(echo: EchoThread) -> None:
+    """RFC 862: the answer goes to where the datagram came from, whoever else is asking."""
+    with contextlib.ExitStack() as stack:
+        clients = [stack.enter_context(echo.udp("127.0.0.1")) for _ in range(8)]
+        for round_number in range(5):
+            for number, client in enumerate(clients):
+                client.send(b"%d of %d" % (round_number, number))
+        for round_number in range(5):
+            for number, client in enumerate(clients):
+                assert client.recv(ROOM_BYTES) == b"%d of %d" % (round_number, number)
+
+
+# ---------------------------------------------------------------- from the address that was asked
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.0.0.5", "127.200.3.4", pytest.param("::1", marks=needs_ipv6)])
+def test_the_answer_comes_from_the_address_that_was_asked(echo: EchoThread, host: str) -> None:
+    """RFC 1122 §4.1.3.5: "the response SHOULD use as its source the specific-destination address of the request".
+
+    Promise 12. The client is connected, so its kernel throws away what comes from anywhere else.
+    """
+    with echo.udp(host) as client:
+        client.send(b"who is there?")
+        data, source = client.recvfrom(ROOM_BYTES)
+        assert (data, source[:2]) == (b"who is there?", (host, echo.port))
+
+
+def test_a_machine_with_several_addresses_answers_from_the_one_asked() -> None:
+    """Promise 12 beyond loopback: two addresses on an interface, link-local IPv6 with its scope."""
+
+    def body() -> None:
+        scope = socket.if_nametoindex("one")
+        with EchoByHand(("*",)) as echo:
+            for address in (("10.1.1.1",), ("10.1.1.2",), ("fd77::1",), ("fd77::2",), ("fe80::1", 0, scope)):
+                family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
+                with socket.socket(family, socket.SOCK_DGRAM) as client:
+                    client.setblocking(False)
+                    client.connect((address[0], echo.port, *address[1:]))
+                    client.send(b"which?")
+                    assert echo.answer(client) == b"which?"
+
+    in_network_namespace(
+        [
+            *TWO_INTERFACES,
+            "addr add 10.1.1.2/24 dev one",
+            "addr add fd77::2/64 dev one nodad",
+            "addr add fe80::1/64 dev one nodad",
+        ],
+        body,
+    )
+
+
+# ---------------------------------------------------------------- to whom no answer goes: sources
+
+
+@pytest.mark.parametrize("port", sorted({7, 13, 17, 19, 37, 53, 69, 123} | RESPONDER_PORTS.keys()))
+def test_a_known_responder_gets_no_answer(port: int) -> None:
+    """Promise 13: one datagram that claims to come from a responder would go to and fro for ever (CVE-1999-0103)."""
+    with EchoByHand(("*",)) as echo, socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as responder:
+        try:
+            responder.bind(("127.77.0.1", port))
+        except OSError as error:
+            pytest.skip(f"port {port}: {error.strerror}")
+        responder.sendto(b"chargen", ("127.0.0.1", echo.port))
+        ordinary(echo)
+        assert_silent(responder)
+        assert echo.server.counters.drops == {"source_port_responder": 1}
+
+
+@pytest.mark.parametrize("port", [8, 12, 1024, 7007, 65_535])
+def test_any_other_port_gets_its_answer(port: int) -> None:
+    """RFC 862 makes no exceptions: only those that promise 13 names are refused."""
+    with EchoByHand(("*",)) as echo, socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
+        client.setblocking(False)
+        try:
+            client.bind(("127.77.0.1", port))
+        except OSError as error:
+            pytest.skip(f"port {port}: {error.strerror}")
+        client.sendto(b"an ordinary client", ("127.0.0.1", echo.port))
+        assert echo.answer(client) == b"an ordinary client"
+        assert echo.server.counters.drops == {}
+
+
+@pytest.mark.parametrize("served", ["127.0.0.1", "*"])
+@pytest.mark.parametrize(
+    ("source", "reason"),
+    [
+        (("127.0.0.1", 0), "source_port_zero"),
+        (("127.9.9.9", 0), "source_port_zero"),
+        (("224.0.0.1", 5000), "source_multicast"),
+        (("239.255.255.255", 5000), "source_multicast"),
+        (("255.255.255.255", 5000), "source_broadcast"),
+        (("127.255.255.255", 5000), "send_EACCES"),  # a subnet's broadcast: only the kernel knows it
+    ],
+    ids=str,
+)
+def test_a_forged_source_that_is_no_single_host_gets_no_answer(
+    served: str, source: tuple[str, int], reason: str
+) -> None:
+    """Promise 13, and RFC 1122 §3.2.1.3: such an address "MUST NOT be used as a source address". Port 0 is nobody's."""
+    with EchoByHand((served,)) as echo:
+        forge(udp_over_ipv4(source, ("127.0.0.1", echo.port), b"forged"))
+        ordinary(echo)
+        counters = echo.server.counters
+        assert counters.drops == {reason: 1}
+        assert (counters.datagrams_received, counters.datagrams_sent) == (2, 1)
+
+
+class NoEndpoint:
+    """Stands for an endpoint where the kernel lets no such datagram in: it counts, and sends to nobody."""
+
+    def __init__(self) -> None:
+        self.sent: list[Any] = []
+        self.dropped: list[str] = []
+
+    def send(self, *arguments: Any) -> bool:
+        self.sent.append(arguments)
+        return True
+
+    def drop(self, reason: str) -> None:
+        self.dropped.append(reason)
+
+
+@pytest.mark.parametrize(
+    ("source", "reason"),
+    [
+        (("ff02::1", 5000, 0, 1), "source_multicast"),
+        (("ff0e::4:5:6", 5000, 0, 0), "source_multicast"),
+        (("::ffff:224.0.0.251", 5000, 0, 0), "source_multicast"),
+        (("::ffff:255.255.255.255", 5000, 0, 0), "source_broadcast"),
+        (("::", 5000, 0, 0), "source_unspecified"),
+        (("0.0.0.0", 5000), "source_unspecified"),
+        (("fe80::1%eth0", 0, 0, 2), "source_port_zero"),
+        (("2001:db8::1", 5353, 0, 0), "source_port_responder"),
+        (("2001:db8::1", 40_000, 0, 0), "source_port_own"),
+    ],
+    ids=str,
+)
+def test_sources_that_the_kernel_would_stop_are_refused_by_us_too(source: tuple[Any, ...], reason: str) -> None:
+    """Promise 13 doesn't rest on the kernel's own checks, which differ from system to system."""
+    endpoint = NoEndpoint()
+    echo = DatagramEcho(Guard([40_000]), lambda *_: None)
+    echo.datagram_received(cast("Datagram", endpoint), b"forged", source, b"")
+    assert (endpoint.sent, endpoint.dropped) == ([], [reason])
+
+
+@pytest.mark.parametrize("source", [("2001:db8::ff02", 5000, 0, 0), ("ff::1", 5000, 0, 0), ("223.255.255.1", 5000)])
+def test_sources_that_only_look_like_multicast_are_answered(source: tuple[Any, ...]) -> None:
+    """ff00::/8 begins with ff in a group of four digits: ff::1 is 00ff::1, and a single host."""
+    endpoint = NoEndpoint()
+    DatagramEcho(Guard(), lambda *_: None).datagram_received(cast("Datagram", endpoint), b"honest", source, b"")
+    assert endpoint.sent == [(b"honest", source, b"")]
+
+
+# ---------------------------------------------------------------- to whom no answer goes: other echo servers
+
+
+def test_our_own_port_as_the_source_gets_no_answer() -> None:
+    """Promise 13: whoever uses our port number is taken for another of our kind."""
+    with EchoByHand() as echo, socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as twin:
+        twin.bind(("127.0.0.2", echo.port))
+        twin.sendto(b"hello, me", ("127.0.0.1", echo.port))
+        ordinary(echo)
+        assert_silent(twin)
+        assert echo.server.counters.drops == {"source_port_own": 1}
+
+
+@contextlib.contextmanager
+def two_servers(ports: tuple[int, int]) -> Iterator[tuple[EchoByHand, EchoByHand]]:
+    """Servers at 127.8.6.1 and 127.8.6.2; port 0 for any. Skips the test where the ports can't be had."""
+    with Reactor() as reactor, contextlib.ExitStack() as stack:
+        servers: list[EchoByHand] = []
+        for number, port in enumerate(ports, 1):
+            port = port or (servers[0].port if servers else 0)
+            try:
+                sock = bind_udp(reactor.sockets, (f"127.8.6.{number}", port))
+            except OSError as error:
+                pytest.skip(f"port {port}: {error.strerror}")
+            servers.append(stack.enter_context(EchoByHand(bound=Bound(udp=[sock]))))
+        yield servers[0], servers[1]
+
+
+@pytest.mark.parametrize("ports", [(0, 0), (7, 0), (19, 0), (27_960, 0), (11_211, 27_960)], ids=str)
+@pytest.mark.parametrize("swapped", [False, True])
+def test_two_servers_and_one_forged_datagram_make_at_most_two_replies(ports: tuple[int, int], swapped: bool) -> None:
+    """Promise 13: "Two of our servers on one port number, or with either on a refused port": at most two replies, ever.
+
+    Two naive ones made 600,000 datagrams in two seconds.
+    """
+    with two_servers(ports) as (one, other):
+        asked, blamed = (other, one) if swapped else (one, other)
+        source, destination = blamed.server.addresses[0], asked.server.addresses[0]
+        forge(udp_over_ipv4((source.host, source.port), (destination.host, destination.port), b"go!"))
+        turn_until(asked.reactor, lambda: asked.server.counters.datagrams_received)
+        for _ in range(50):
+            turn_idle(one.reactor, 2)
+            turn_idle(other.reactor, 2)
+        counters = [one.server.counters, other.server.counters]
+        assert sum(c.datagrams_sent for c in counters) <= 2
+        assert sum(c.datagrams_received for c in counters) == 1 + sum(c.datagrams_sent for c in counters)
+        assert sum(sum(c.drops.values()) for c in counters) == 1
+
+
+# ---------------------------------------------------------------- to whom no answer goes: destinations
+
+
+def test_a_datagram_sent_to_a_broadcast_address_gets_no_answer() -> None:
+    """Promise 13: a thousand machines that answer one broadcast are a flood (RFC 1122 §3.2.1.3)."""
+    with EchoByHand(("*",)) as echo, socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
+        client.sendto(b"all of you", ("127.255.255.255", echo.port))
+        ordinary(echo)
+        assert_silent(client)
+        assert echo.server.counters.drops == {"destination_broadcast": 1}
+
+
+def join(sock: socket.socket, group: str) -> None:
+    member = struct.pack("!4s4s", socket.inet_aton(group), socket.inet_aton("127.0.0.1"))
+    sock.setsockopt(socket.IPPROTO_IP, socket.IP_ADD_MEMBERSHIP, member)
+
+
+def test_a_datagram_sent_to_a_multicast_group_gets_no_answer() -> None:
+    """Promise 13, on a server whose machine has joined a group."""
+    with EchoByHand(("0.0.0.0",)) as echo, socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
+        endpoint = next(h for h in echo.reactor.handlers if isinstance(h, Datagram))
+        with kernel_socket(endpoint) as sock:
+            join(sock, "239.8.6.2")
+        client.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_IF, socket.inet_aton("127.0.0.1"))
+        client.sendto(b"all of you", ("239.8.6.2", echo.port))
+        ordinary(echo)
+        assert_silent(client)
+        assert echo.server.counters.drops == {"destination_multicast": 1}
+
+
+@pytest.mark.parametrize("host", ["127.255.255.255", "239.8.6.2"])
+def test_a_server_bound_to_an_address_of_many_answers_nobody(host: str) -> None:
+    """Promise 13: bound to a broadcast or multicast address, each datagram was sent to one. Refusing it is fine."""
+    try:
+        server = EchoByHand((host,))
+    except BindError:
+        return
+    with server as echo, socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
+        if host.startswith("239"):
+            with kernel_socket(next(h for h in echo.reactor.handlers if isinstance(h, Datagram))) as sock:
+                join(sock, host)
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
+        client.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_IF, socket.inet_aton("127.0.0.1"))
+        client.sendto(b"all of you", (host, echo.port))
+        turn_until(echo.reactor, lambda: echo.server.counters.datagrams_received)
+        assert echo.server.counters.datagrams_sent == 0
+        assert_silent(client)
+
+
+TWO_INTERFACES = [
+    "link add one type veth peer name two",
+    "link set one addrgenmode none",  # no addresses of its own, which would come later
+    "link set two addrgenmode none",
+    "link set two up",
+    "link set one up",
+    "addr add 10.1.1.1/24 brd + dev one",
+    "addr add fd77::1/64 dev one nodad",
+]
+
+
+@pytest.mark.parametrize(
+    ("group", "reason"),
+    [
+        ("10.1.1.255", "destination_broadcast"),
+        ("224.0.0.1", "destination_multicast"),
+        ("ff02::1", "destination_multicast"),
+    ],
+)
+def test_on_a_real_interface_no_datagram_for_many_is_answered(group: str, reason: str) -> None:
+    """Promise 13 with a subnet's broadcast, all hosts, and all IPv6 nodes, which every machine listens to unasked."""
+
+    def body() -> None:
+        family = socket.AF_INET6 if ":" in group else socket.AF_INET
+        with EchoByHand(("*",)) as echo, socket.socket(family, socket.SOCK_DGRAM) as client:
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
+            if family == socket.AF_INET:
+                client.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_IF, socket.inet_aton("10.1.1.1"))
+                client.sendto(b"all of you", (group, echo.port))
+            else:
+                client.sendto(b"all of you", (group, echo.port, 0, socket.if_nametoindex("one")))
+            turn_until(echo.reactor, lambda: echo.server.counters.datagrams_received)
+            ordinary(echo, "fd77::1" if family == socket.AF_INET6 else "10.1.1.1")
+            assert_silent(client)
+            assert echo.server.counters.drops.keys() == {reason}
+            assert echo.server.counters.datagrams_sent == 1
+
+    in_network_namespace(TWO_INTERFACES, body)
+
+
+# ---------------------------------------------------------------- one daemon per port
+
+
+@pytest.mark.parametrize("served", ["127.0.0.1", "*"])
+def test_a_second_daemon_on_the_port_is_refused(served: str) -> None:
+    """Promise 13: "Binding a second daemon to a UDP port in use is refused", so that no datagram is stolen."""
+    with EchoByHand((served,), tcp=False) as echo, Reactor() as reactor:
+        second = EchoServer((served,), echo.port, tcp=False)
+        with pytest.raises(BindError, match="in use"):
+            second.start(reactor)
+        ordinary(echo)
+
+
+@pytest.mark.parametrize("option", ["SO_REUSEADDR", "SO_REUSEPORT"])
+@pytest.mark.parametrize("served", ["127.0.0.1", "*"])
+def test_a_thief_that_sets_reuse_on_its_own_is_refused(served: str, option: str) -> None:
+    """Promise 13: "never SO_REUSEADDR on UDP": both sides must set it to share a port, and we don't (socket(7))."""
+    with EchoByHand((served,), tcp=False) as echo, socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as thief:
+        thief.setsockopt(socket.SOL_SOCKET, getattr(socket, option), 1)
+        with pytest.raises(OSError, match="in use") as caught:
+            thief.bind(("127.0.0.1", echo.port))
+        assert caught.value.errno == errno.EADDRINUSE
+        ordinary(echo)
+
+
+# ---------------------------------------------------------------- errors of one datagram
+
+
+@pytest.mark.parametrize(
+    "name", ["EPERM", "ENOBUFS", "EMSGSIZE", "ENETUNREACH", "ECONNREFUSED", "EHOSTUNREACH", "EINVAL"]
+)
+@pytest.mark.parametrize(("served", "call"), [("127.0.0.1", "sendto"), ("*", "sendmsg")])
+def test_an_answer_that_cannot_be_sent_is_counted_and_dropped(served: str, call: str, name: str) -> None:
+    """Promise 14: "counted, dropped, service goes on", and the very next datagram is answered."""
+    sockets = FlakySockets()
+    with EchoByHand((served,), reactor_options={"sockets": sockets}) as echo, echo.udp() as client:
+        sockets.faults.add(call, os_error(getattr(errno, name)))
+        client.send(b"unlucky")
+        client.send(b"lucky")
+        assert echo.answer(client) == b"lucky"
+        assert_silent(client)
+        assert echo.server.counters.drops == {f"send_{name}": 1}
+
+
+@pytest.mark.parametrize("name", ["ECONNREFUSED", "EPERM", "ENETUNREACH", "EMSGSIZE", "ENOBUFS", "ENOMEM"])
+def test_a_receive_that_fails_is_counted_and_the_service_goes_on(name: str) -> None:
+    """Promise 14: an error that ICMP or memory has caused is nobody's end; after a shortage there is a pause."""
+    sockets, clock = FlakySockets(), ManualClock()
+    with EchoByHand(reactor_options={"sockets": sockets, "clock": clock}) as echo, echo.udp() as client:
+        sockets.faults.add("recvmsg", os_error(getattr(errno, name)))
+        client.send(b"after all")
+        turn_until(echo.reactor, lambda: echo.server.counters.drops)
+        clock.advance(1.0)
+        assert echo.answer(client) == b"after all"
+        assert echo.server.counters.drops == {f"receive_{name}": 1}
+
+
+@pytest.mark.parametrize("error", [EAGAIN, EINTR], ids=["EAGAIN", "EINTR"])
+def test_spurious_readiness_is_no_trouble(error: OSError) -> None:
+    """Promise 14. select(2): a socket may be reported ready "and nevertheless a subsequent read blocks"."""
+    sockets = FlakySockets()
+    with EchoByHand(reactor_options={"sockets": sockets}) as echo, echo.udp() as client:
+        sockets.faults.add("recvmsg", error, error)
+        client.send(b"at the third try")
+        assert echo.answer(client) == b"at the third try"
+        assert sockets.faults.calls["recvmsg"] >= 3
+
+
+def test_a_datagram_with_a_wrong_checksum_is_no_trouble() -> None:
+    """Promise 14 with the real thing: the socket is ready, and the kernel then finds nothing fit to be read."""
+    with EchoByHand() as echo:
+        forge(udp_over_ipv4(("127.0.0.1", 5000), ("127.0.0.1", echo.port), b"damaged", checksum=0x1234))
+        ordinary(echo)
+        assert echo.server.counters.datagrams_received == 1
+
+
+@given(blocked=st.integers(1, 6), count=st.integers(1, 20))
+def test_a_full_send_buffer_delays_answers_and_loses_none(blocked: int, count: int) -> None:
+    """Promise 11 when sendto(2) says EAGAIN: one datagram is held, and nothing more is received until it has gone."""
+    sockets = FlakySockets()
+    with EchoByHand(reactor_options={"sockets": sockets}) as echo, echo.udp() as client:
+        sockets.faults.add("sendto", *[EAGAIN] * blocked)
+        for number in range(count):
+            client.send(b"%d" % number)
+        assert [echo.answer(client) for _ in range(count)] == [b"%d" % number for number in range(count)]
+        assert echo.server.counters.drops == {}
+
+
+def test_a_caller_that_has_gone_is_no_trouble() -> None:
+    """Promise 14: its host answers with an ICMP error (ECONNREFUSED), which must not end the service for others."""
+    with EchoByHand() as echo:
+        for _ in range(PINGS):
+            with echo.udp() as client:
+                client.send(b"asked, and gone")
+            turn_idle(echo.reactor)
+        ordinary(echo)
+        assert echo.server.counters.datagrams_sent == PINGS + 1
