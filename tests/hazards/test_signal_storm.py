@@ -1,8 +1,8 @@
 """The storm of signals.
 
 A naive loop gets its signals as bytes through a pipe: the C handler writes one byte for each, the loop reads them back.
-The pipe is finite. A hundred thousand SIGUSR1 (a monitoring script gone wild) fill it, and the one SIGTERM in their midst
-is dropped, so that the service can't be ended; or the write blocks, in a signal handler, for ever.
+The pipe is finite. A hundred thousand SIGUSR1 (a monitoring script gone wild) fill it, and the one SIGTERM in their
+midst is dropped, so that the service can't be ended; or the write blocks, in a signal handler, for ever.
 
 What prevents it: signals are remembered in memory, each once, and the byte says only "look" (see `reactor.signals`). A
 full wake-up socket is a readable one: the loop wakes and finds everything.
