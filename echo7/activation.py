@@ -11,19 +11,32 @@ UDP socket is refused by name.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 from collections.abc import MutableMapping
+from typing import Any
 
 from echo7.binding import BindError, Bound
 from reactor.control import report_paths
-from reactor.sockets import set_stream_options
+from reactor.limits import BACKLOG
+from reactor.sockets import set_buffers, set_stream_options
 
 FIRST_DESCRIPTOR = 3  # SD_LISTEN_FDS_START
 
 
-def inherited(environment: MutableMapping[str, str] = os.environ) -> Bound | None:
-    """Return the sockets that were handed in, or None when there are none for us. Raise BindError for a wrong kind."""
+def inherited(
+    environment: MutableMapping[str, str] = os.environ,
+    *,
+    tcp: bool = True,
+    udp: bool = True,
+    backlog: int = BACKLOG,
+    buffer_bytes: int | None = None,
+) -> Bound | None:
+    """Return the sockets that were handed in, or None when there are none for us. Raise BindError for a wrong kind.
+
+    The options are those of `bind_all`: sockets of a transport that isn't wanted are closed.
+    """
     pid, count = environment.get("LISTEN_PID"), environment.get("LISTEN_FDS")
     if pid != str(os.getpid()) or not count:
         return None
@@ -36,12 +49,39 @@ def inherited(environment: MutableMapping[str, str] = os.environ) -> Bound | Non
     for index in range(int(count)):
         name = names[index] if index < len(names) else ""
         _take(bound, FIRST_DESCRIPTOR + index, name or "unnamed")
-    return bound if bound.tcp or bound.udp else None
+    if not count.strip("0"):
+        return None
+    _keep_wanted(bound, tcp, udp)
+    for sock in bound.tcp + bound.udp:
+        if buffer_bytes is not None:
+            set_buffers(sock, buffer_bytes)
+    for sock in bound.tcp:
+        sock.listen(backlog)
+    return bound
+
+
+def _keep_wanted(bound: Bound, tcp: bool, udp: bool) -> None:
+    for wanted, found in ((tcp, bound.tcp), (udp, bound.udp)):
+        while found and not wanted:
+            found.pop().close()
+    if not (bound.tcp or bound.udp):
+        raise BindError("systemd hands in no socket of the transport that is left; drop --no-tcp or --no-udp")
+
+
+class HandedIn(socket.socket):
+    """A socket that others have made and bound."""
+
+    def accept(self) -> tuple[socket.socket, Any]:
+        """Accept, and ask for what callers who were queued before we came couldn't inherit from the listener."""
+        sock, address = super().accept()
+        with contextlib.suppress(OSError):  # the caller has gone already
+            set_stream_options(sock)
+        return sock, address
 
 
 def _take(bound: Bound, descriptor: int, name: str) -> None:
     try:
-        sock = socket.socket(fileno=descriptor)
+        sock = HandedIn(fileno=descriptor)
     except OSError as error:
         raise BindError(f"descriptor {descriptor} ({name}) from systemd is no socket: {error.strerror}") from None
     internet = sock.family in (socket.AF_INET, socket.AF_INET6)

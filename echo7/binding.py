@@ -184,6 +184,10 @@ def _explained(error: OSError, transport: str, address: Address) -> Exception:
         ),
         errno.EADDRNOTAVAIL: "no interface of this machine has it ('ip address' lists them); choose another --host",
         errno.EAFNOSUPPORT: "this machine has no such address family; choose another --host",
+        errno.EINVAL: (
+            "a link-local address needs its interface, as in fe80::1%eth0, and an IPv4 address is given as IPv4; "
+            "else choose another --host"
+        ),
         errno.EMFILE: "the limit of open descriptors is too low; raise it ('ulimit -n')",
     }.get(error.errno or 0, "choose another --host or --port")
     reason = os.strerror(error.errno) if error.errno else str(error)

@@ -139,7 +139,10 @@ class Service:
 
     def start(self) -> None:
         """Bind, or take what systemd has bound; take the signals over; say where we serve. Raise BindError."""
-        handed_in = activation.inherited()
+        config = self._config
+        handed_in = activation.inherited(
+            tcp=config.tcp, udp=config.udp, backlog=config.backlog, buffer_bytes=config.socket_buffer_bytes
+        )
         self._server.start(self._reactor, handed_in)
         for signum in SIGNALS:
             ends = signum in (signal.SIGTERM, signal.SIGINT)
@@ -150,7 +153,7 @@ class Service:
             log.event(
                 logger, logging.WARNING, "left_out", f"not serving {host}: this machine has no IPv6", address=host
             )
-        if handed_in is None and not self._config.hosts:
+        if handed_in is None and not config.hosts:
             text = "reachable from this machine only; to open it to every address: --host '*'"
             log.event(logger, logging.INFO, "loopback_only", text)
         for transport, host, port, text in self._server.addresses:

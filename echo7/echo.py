@@ -21,8 +21,6 @@ class StreamEcho(StreamProtocol):
     Backpressure, half-close and lingering are the Connection's business, and its defaults are what the RFC wants.
     """
 
-    __slots__ = ("_lost", "_made")
-
     def __init__(
         self, made: Callable[[Connection], None], lost: Callable[[Connection, Exception | None], None]
     ) -> None:
@@ -42,8 +40,6 @@ class StreamEcho(StreamProtocol):
 
 class DatagramEcho(DatagramProtocol):
     """UDP: what arrives is sent back to where it came from, from where it was sent to, unless the guard objects."""
-
-    __slots__ = ("_lost", "_refusal")
 
     def __init__(self, guard: Guard, lost: Callable[[Datagram, Exception | None], None]) -> None:
         self._refusal = guard.refusal

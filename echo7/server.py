@@ -22,7 +22,7 @@ from reactor.datagram import Datagram
 from reactor.limits import BACKLOG, Limits
 from reactor.listener import Listener
 from reactor.loop import Reactor
-from reactor.sockets import format_address
+from reactor.sockets import Address, format_address
 from reactor.timers import Timer
 
 logger = logging.getLogger("echo7")
@@ -32,7 +32,7 @@ class ServingAddress(NamedTuple):
     """One socket that is being served."""
 
     transport: str  # "tcp" or "udp"
-    host: str  # numeric
+    host: str  # numeric, with its scope if it is link-local
     port: int
     text: str  # as a person writes it: 127.0.0.1:7, [::1]:7
 
@@ -50,6 +50,12 @@ class Counters:
     udp_bytes_received: int = 0
     udp_bytes_sent: int = 0
     drops: dict[str, int] = field(default_factory=dict)  # reason → how many: datagrams, and callers that accept lost
+
+
+def _serving(transport: str, address: Address) -> ServingAddress:
+    text = format_address(address)
+    host, _, port = text.rpartition(":")
+    return ServingAddress(transport, host.strip("[]"), int(port), text)
 
 
 class EchoServer:
@@ -76,6 +82,8 @@ class EchoServer:
     ) -> None:
         if not (tcp or udp):
             raise ValueError("a server with neither TCP nor UDP serves nothing")
+        if max_connections is not None and max_connections < 1:
+            raise ValueError(f"max_connections must be at least 1, not {max_connections}; None is without a limit")
         self._hosts, self._port, self._tcp, self._udp = tuple(hosts), port, tcp, udp
         self._backlog, self._buffer_bytes = backlog, socket_buffer_bytes
         self._max_connections = max_connections
@@ -89,7 +97,8 @@ class EchoServer:
         self._counters = Counters()  # of the callers that have gone; `counters` adds the others
         self._debug = logger.isEnabledFor(logging.DEBUG)
         self._stopping = False
-        self._stopped: Callable[[], object] | None = None
+        self._stopped: list[Callable[[], object]] = []  # to be told when all is done
+        self._reactor: Reactor | None = None
         self._deadline: Timer | None = None
         self.left_out: list[str] = []  # IPv6 addresses that this machine can't serve
 
@@ -97,23 +106,23 @@ class EchoServer:
         """Bind and serve on `reactor`. Raise BindError (one line, nothing left bound).
 
         Names are looked up, which blocks: start before the reactor runs. `bound` gives sockets that are
-        already there, such as inherited ones, in place of hosts and port.
+        already there, such as inherited ones, in place of hosts and port. A server starts once: RuntimeError.
         """
-        self._reactor = reactor
+        if self._reactor is not None:
+            raise RuntimeError("this server has been started; make a new one")
         if bound is None:
             bound = bind_all(
                 reactor.sockets, self._hosts, self._port, tcp=self._tcp, udp=self._udp,
                 backlog=self._backlog, buffer_bytes=self._buffer_bytes,
             )  # fmt: skip
-        self.left_out = bound.left_out
+        self._reactor, self.left_out = reactor, bound.left_out
         guard = Guard(sock.getsockname()[1] for sock in bound.tcp + bound.udp)
         datagram = DatagramEcho(guard, self._endpoint_lost)
         self._listeners = [
             Listener(reactor, sock, lambda: self._stream, self._limits, self._listener_lost) for sock in bound.tcp
         ]
-        for (
-            sock
-        ) in bound.udp:  # handed in, it may be on; off, the kernel refuses to answer a subnet's broadcast address
+        # A socket handed in may have it on. Off, the kernel refuses to answer a subnet's broadcast address.
+        for sock in bound.udp:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 0)
         self._endpoints = [Datagram(reactor, sock, datagram) for sock in bound.udp]
 
@@ -122,7 +131,7 @@ class EchoServer:
         """The sockets being served, TCP first, with the ports that the kernel chose."""
         found = [("tcp", listener.address) for listener in self._listeners if not listener.closed]
         found += [("udp", endpoint.address) for endpoint in self._endpoints if not endpoint.closed]
-        return [ServingAddress(kind, a[0], a[1], format_address(a)) for kind, a in found]
+        return [_serving(transport, address) for transport, address in found]
 
     @property
     def counters(self) -> Counters:
@@ -147,15 +156,22 @@ class EchoServer:
         )
 
     def stop(self, stopped: Callable[[], object] | None = None) -> None:
-        """Stop accepting and reading, deliver, FIN, linger; abort after the drain timeout; then call `stopped`."""
+        """Stop accepting and reading, deliver, FIN, linger; abort after the drain timeout; then call `stopped`.
+
+        Asked again, it only notes the other `stopped`. Raise RuntimeError before `start`.
+        """
+        reactor = self._running_on()
+        if stopped is not None:
+            self._stopped.append(stopped)
         if self._stopping:
+            self._check_stopped()
             return
-        self._stopping, self._stopped = True, stopped
+        self._stopping = True
         for listener in self._listeners:
             listener.close()
         for endpoint in self._endpoints:
             endpoint.close()
-        self._deadline = self._reactor.call_later(self._drain_timeout_s, self._give_up)
+        self._deadline = reactor.call_later(self._drain_timeout_s, self._give_up)
         for connection in self._connections():
             connection.close()
         self._check_stopped()
@@ -167,19 +183,27 @@ class EchoServer:
 
     def _connections(self) -> list[Connection]:
         """Return our open connections, in the order in which they came."""
-        return [h for h in self._reactor.handlers if isinstance(h, Connection) and h in self._callers]
+        handlers = self._running_on().handlers
+        return [h for h in handlers if isinstance(h, Connection) and h in self._callers]
+
+    def _running_on(self) -> Reactor:
+        if self._reactor is None:
+            raise RuntimeError("this server hasn't been started")
+        return self._reactor
 
     def _give_up(self) -> None:
-        logger.info("drain timeout: %d connections aborted", len(self._connections()))
+        left = self._connections()
+        cut = sum(1 for connection in left if connection.pending_bytes)
+        text = "drain timeout: %d callers cut off with bytes pending, %d that had everything but hadn't closed"
+        logger.warning(text, cut, len(left) - cut, extra={"event": "drain_timeout"})
         self.abort()
 
     def _check_stopped(self) -> None:
         if self._stopping and not self._callers:
             if self._deadline is not None:
                 self._deadline.cancel()
-            if self._stopped is not None:
-                self._reactor.call_soon(self._stopped)
-                self._stopped = None
+            while self._stopped:
+                self._running_on().call_soon(self._stopped.pop(0))
 
     def _connection_made(self, connection: Connection) -> None:
         if self._debug:
@@ -210,7 +234,8 @@ class EchoServer:
 
     def _endpoint_lost(self, endpoint: Datagram, error: Exception | None) -> None:
         if error is not None:  # None: closed by `stop`, or with the reactor
-            logger.error("endpoint %s is broken and closed: %s", format_address(endpoint.address), error)
+            name = format_address(endpoint.address)
+            logger.error("endpoint %s is broken and closed: %s", name, error, extra={"event": "socket_broken"})
             self._check_serving()
 
     def _check_serving(self) -> None:

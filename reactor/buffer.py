@@ -2,9 +2,8 @@
 
 Law: a byte leaves only by `consume`, after the kernel has said that it took it; and the work is linear in the bytes
 that pass, however small the pieces. The second half rests on CPython: deleting the front of a bytearray moves its
-start instead of its contents, and copies only when more than half has gone, so that each byte is copied about once.
-`tests/reactor/test_buffer.py` watches the memory itself and fails if that ever changes. A list of chunks would also
-be linear, but a peer that sends two bytes at a time would cost fifty bytes of memory for each of them.
+start instead of its contents, and copies only when more than half has gone. `tests/reactor/test_buffer.py` watches the
+memory itself. A list of chunks would be linear too, but cost fifty bytes of memory for a peer's every two.
 """
 
 Bytes = bytes | bytearray | memoryview  # what may be written; a memoryview must be of single bytes

@@ -21,7 +21,7 @@ UNDER_WAY = frozenset({0, errno.EINPROGRESS, errno.EINTR, getattr(errno, "WSAEWO
 class Connector:
     """One attempt. `connect_tcp` makes one."""
 
-    __slots__ = ("_failed", "_limits", "_protocol", "_reactor", "_socket", "_timer", "closed", "interest")
+    __slots__ = ("_failed", "_limits", "_protocol", "_reactor", "_socket", "_timer", "closed", "fileno", "interest")
 
     def __init__(
         self,
@@ -33,7 +33,7 @@ class Connector:
         limits: Limits,
     ) -> None:
         self.interest, self.closed = 0, False
-        self._reactor, self._socket = reactor, sock
+        self._reactor, self._socket, self.fileno = reactor, sock, sock.fileno
         self._protocol = protocol
         self._failed = failed
         self._limits = limits
@@ -51,10 +51,6 @@ class Connector:
             self._reactor.set_interest(self, WRITE)
         else:
             self._reactor.call_soon(self._end, code)
-
-    def fileno(self) -> int:
-        """Return the socket's descriptor."""
-        return self._socket.fileno()
 
     def on_event(self, mask: int) -> None:
         """Ask the kernel how it ended."""

@@ -26,7 +26,7 @@ class Datagram:
 
     __slots__ = (
         "_held", "_protocol", "_reactor", "_receive", "_socket", "address", "bytes_received", "bytes_sent",
-        "closed", "datagrams_received", "datagrams_sent", "drops", "interest",
+        "closed", "datagrams_received", "datagrams_sent", "drops", "fileno", "interest",
     )  # fmt: skip
 
     def __init__(self, reactor: Reactor, sock: socket.socket, protocol: DatagramProtocol) -> None:
@@ -35,7 +35,7 @@ class Datagram:
         self.datagrams_received = self.bytes_received = 0
         self.datagrams_sent = self.bytes_sent = 0
         self.drops: dict[str, int] = {}
-        self._reactor, self._socket = reactor, sock
+        self._reactor, self._socket, self.fileno = reactor, sock, sock.fileno
         self._protocol = protocol
         self._receive = receiver(sock)
         self._held: tuple[bytes, Address, bytes] | None = None  # didn't fit into the kernel's send buffer
@@ -45,8 +45,8 @@ class Datagram:
     def send(self, data: Bytes, destination: Address, path: bytes = b"") -> bool:
         """Send one datagram, from the address that `path` names. Return whether the kernel took or holds it.
 
-        Whatever goes wrong is counted in `drops`; nothing is raised. While one is held because the kernel's
-        buffer is full, and after `close`, further ones are dropped as `busy`.
+        What the kernel refuses is counted in `drops`, not raised. While one is held because the kernel's buffer is
+        full, and after `close`, more are dropped as `busy`. `destination` is numeric: a name would be looked up here.
         """
         if self._held is not None or self.closed:
             self.drop("busy")
@@ -83,10 +83,6 @@ class Datagram:
         self._reactor.call_soon(self._protocol.endpoint_lost, self, error)
 
     close = abort
-
-    def fileno(self) -> int:
-        """Return the socket's descriptor."""
-        return self._socket.fileno()
 
     def on_event(self, mask: int) -> None:
         """Send what was held, or receive until nothing waits, the turn's share is used up, or we must wait."""

@@ -1,23 +1,21 @@
 """Listener: takes callers from the kernel's queue, a bounded number per turn.
 
 Law: no error of accept(2) ends the service unless the listening socket itself is broken. An error of one caller is
-skipped. When the system is out of something (descriptors, memory), the listener stops watching for a moment and then
-tries again: the callers wait in the kernel's queue, and the loop doesn't spin on a socket that stays readable because
-nobody can take anything from it.
+skipped. When the system is out of something (descriptors, memory), the listener rests for a moment and tries again: the
+callers wait in the kernel's queue, and the loop doesn't spin on a socket that stays ready.
 """
 
 from __future__ import annotations
 
 import contextlib
 import logging
-import socket
 from collections.abc import Callable
 
 from reactor.connection import Connection
 from reactor.limits import ACCEPTS_PER_TURN, DEFAULT_LIMITS, SHORTAGE_QUIET_S, Limits
 from reactor.loop import READ, Reactor
 from reactor.protocol import StreamProtocol
-from reactor.sockets import BROKEN_SOCKET, ONE_PEER, WOULD_BLOCK, Address, errno_name, format_address
+from reactor.sockets import BROKEN_SOCKET, ONE_PEER, WOULD_BLOCK, Address, Socket, errno_name, format_address
 
 logger = logging.getLogger("reactor")
 
@@ -30,13 +28,13 @@ class Listener:
 
     __slots__ = (
         "_factory", "_limits", "_logged_s", "_lost", "_paused", "_reactor", "_socket",
-        "address", "closed", "errors", "interest",
+        "address", "closed", "errors", "fileno", "interest",
     )  # fmt: skip
 
     def __init__(
         self,
         reactor: Reactor,
-        sock: socket.socket,
+        sock: Socket,
         factory: Callable[[], StreamProtocol],
         limits: Limits = DEFAULT_LIMITS,
         lost: Callable[[Listener, OSError], object] | None = None,
@@ -44,7 +42,7 @@ class Listener:
         self.interest, self.closed = 0, False
         self.address: Address = sock.getsockname()  # with the port that the kernel chose if it was asked to
         self.errors: dict[str, int] = {}
-        self._reactor, self._socket = reactor, sock
+        self._reactor, self._socket, self.fileno = reactor, sock, sock.fileno
         self._factory = factory
         self._limits = limits
         self._lost = lost
@@ -73,10 +71,6 @@ class Listener:
 
     close = abort
 
-    def fileno(self) -> int:
-        """Return the socket's descriptor."""
-        return self._socket.fileno()
-
     def on_event(self, mask: int) -> None:
         """Accept until the queue is empty, the turn's share is used up, or somebody pauses us."""
         for _ in range(ACCEPTS_PER_TURN):
@@ -92,7 +86,7 @@ class Listener:
             else:
                 self._reactor.guard(self._welcome, sock)
 
-    def _welcome(self, sock: socket.socket) -> None:
+    def _welcome(self, sock: Socket) -> None:
         try:
             sock.setblocking(False)
             connection = Connection(self._reactor, sock, self._factory(), self._limits)
@@ -105,7 +99,10 @@ class Listener:
         name = errno_name(error)
         self.errors[name] = self.errors.get(name, 0) + 1
         if error.errno in BROKEN_SOCKET:
-            logger.error("listener %s is broken and closed: %s", format_address(self.address), error.strerror)
+            extra = {"event": "socket_broken"}
+            logger.error(
+                "listener %s is broken and closed: %s", format_address(self.address), error.strerror, extra=extra
+            )
             self.abort(error)
             if self._lost is not None:
                 self._reactor.call_soon(self._lost, self, error)
@@ -117,7 +114,10 @@ class Listener:
         now_s = self._reactor.now()
         if self._logged_s is None or now_s - self._logged_s >= SHORTAGE_QUIET_S:
             self._logged_s = now_s
-            logger.warning("listener %s waits, callers queue: %s", format_address(self.address), error.strerror)
+            extra = {"event": "accept_waits"}
+            logger.warning(
+                "listener %s waits, callers queue: %s", format_address(self.address), error.strerror, extra=extra
+            )
         self._reactor.rest(self)
 
     def _update_interest(self) -> None:

@@ -25,7 +25,7 @@ from typing import Self
 from reactor.limits import LONGEST_SLEEP_S, SHORTAGE_RETRY_S
 from reactor.protocol import Handler
 from reactor.signals import Waker
-from reactor.sockets import SocketFactory
+from reactor.sockets import NO_ROOM_TO_WATCH, SocketFactory
 from reactor.timers import Arguments, Callback, Timer, Timers
 
 READ, WRITE = selectors.EVENT_READ, selectors.EVENT_WRITE
@@ -36,13 +36,13 @@ logger = logging.getLogger("reactor")
 class Reactor:
     """A single-threaded event loop over a `selectors` selector.
 
-    `selector` defaults to the platform's best, `clock` (seconds, monotonic) to `time.monotonic`, `sockets` to
-    the `socket` module. The three are the seams at which a simulated network takes the kernel's place. The
-    reactor closes the selector when it is closed itself. Use it as a context manager, or call `close`.
+    `selector` defaults to the platform's best, `clock` (monotonic seconds) to `time.monotonic`, `sockets` to the module
+    `socket`: the three seams at which a simulated network takes the kernel's place. `close` closes the selector too.
+    select(2) can't watch descriptors of 1,024 and more: with a SelectSelector, keep the process's limit at that.
     """
 
     __slots__ = (
-        "_calls", "_heap", "_resting", "_select", "_selector", "_stopping", "_timers", "_waker",
+        "_calls", "_heap", "_resting", "_running", "_select", "_selector", "_stopping", "_timers", "_waker",
         "closed", "handlers", "now", "sockets",
     )  # fmt: skip
 
@@ -62,7 +62,7 @@ class Reactor:
         self._heap = self._timers.heap  # its truth value costs nothing to ask, unlike a method
         self._calls: collections.deque[tuple[Callback, Arguments]] = collections.deque()
         self._resting: dict[Handler, Timer] = {}  # not watched for the moment, whatever their interest
-        self._stopping = self.closed = False
+        self._running = self._stopping = self.closed = False
         self._waker = Waker(sockets, self.call_soon)
         self.adopt(self._waker)
         self.set_interest(self._waker, READ)
@@ -70,9 +70,11 @@ class Reactor:
     def run(self) -> None:
         """Turn until `stop` is called. What the last turn has begun, it finishes."""
         try:
+            self._running = True
             while not self._stopping:
                 self.turn()
         finally:
+            self._running = False
             self._stopping = False
 
     def turn(self) -> None:
@@ -117,8 +119,8 @@ class Reactor:
     def set_interest(self, handler: Handler, interest: int) -> None:
         """Have the selector watch for READ, WRITE, both, or (0) nothing.
 
-        With nothing to watch, the handler is unregistered: poll and epoll report HUP and ERR whether asked for
-        or not (poll(2)), and a handler with nothing to do would spin the loop.
+        With nothing to watch, the handler is unregistered: poll and epoll report HUP and ERR whether asked for or not
+        (poll(2)), and a handler with nothing to do would spin the loop. If the kernel has no room, we try again soon.
         """
         before, handler.interest = handler.interest, interest
         if before == interest or handler in self._resting:
@@ -130,7 +132,10 @@ class Reactor:
                 self._selector.unregister(handler.fileno())
             else:
                 self._selector.modify(handler.fileno(), interest, handler)
-        except OSError:  # ENOMEM, ENOSPC, epoll_ctl(2): the selector has forgotten the handler
+        except OSError as error:
+            if error.errno not in NO_ROOM_TO_WATCH:
+                handler.interest = 0
+                raise
             self._resting[handler] = self.call_later(SHORTAGE_RETRY_S, self._watch_again, handler)
 
     def rest(self, handler: Handler, pause_s: float = SHORTAGE_RETRY_S) -> None:
@@ -164,7 +169,8 @@ class Reactor:
     def callback_failed(self, error: Exception, owner: Handler | None = None) -> None:
         """Log an exception that a user's callback has raised, once, with its traceback; abort `owner`."""
         consequence = "its handler is closed" if owner else "the loop goes on"
-        logger.error("a callback raised %r; %s", error, consequence, exc_info=error)
+        extra = {"event": "callback_raised"}
+        logger.error("a callback raised %r; %s", error, consequence, exc_info=error, extra=extra)
         if owner is not None:
             self.guard(owner.abort, error)
 
@@ -197,7 +203,9 @@ class Reactor:
         self._waker.remove_signal(signum)
 
     def close(self) -> None:
-        """Abort every handler, tell their protocols, restore signals, close the selector. Harmless twice."""
+        """Abort every handler, tell protocols, restore signals, close the selector. Raise RuntimeError inside `run`."""
+        if self._running:
+            raise RuntimeError("the loop is running: stop() it, and close it when run() has returned")
         if self.closed:
             return
         self.closed = True

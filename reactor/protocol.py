@@ -4,8 +4,7 @@ Law: a callback is given everything it needs as arguments, the connection or end
 may serve one connection or a hundred thousand of them, and holds state only if it wants to. Nothing here does I/O;
 each class is a `typing.Protocol` with harmless defaults, to be subclassed or merely matched.
 
-No callback of a connection ever runs inside another one of the same connection: what must be told after the fact
-(`connection_lost`) is queued on the loop and told in the same turn.
+No callback of a connection ever runs inside another: `connection_lost` is queued on the loop, and told soon after.
 """
 
 from __future__ import annotations

@@ -5,9 +5,8 @@ the pair is full and a byte is lost: a full pair is readable, the loop wakes, an
 remembered once however often it came, as the kernel itself does (signal(7)), so a storm of one can't push out
 another, nor grow anything.
 
-Two things wake the loop for a signal, and each covers the other's gap. `set_wakeup_fd` writes from the C handler,
-also when the signal lands just before the loop goes to sleep. The Python handler, which runs a little later,
-remembers the signal and then writes once more, so that none is ever remembered unseen.
+Two things wake the loop for a signal, and each covers the other's gap: `set_wakeup_fd` writes from the C handler, also
+just before the loop goes to sleep; the Python handler, a little later, remembers the signal and writes once more.
 """
 
 import contextlib
@@ -26,7 +25,8 @@ class Waker:
     """
 
     __slots__ = (
-        "_call_soon", "_callbacks", "_pending", "_previous", "_previous_fd", "_reader", "_writer", "closed", "interest",
+        "_call_soon", "_callbacks", "_pending", "_previous", "_previous_fd", "_reader", "_writer",
+        "closed", "fileno", "interest",
     )  # fmt: skip
 
     def __init__(self, sockets: SocketFactory, call_soon: Callable[..., None]) -> None:
@@ -37,6 +37,7 @@ class Waker:
         self._previous: dict[int, signal._HANDLER] = {}
         self._previous_fd = -1
         self._reader, self._writer = sockets.socketpair()
+        self.fileno = self._reader.fileno
         self._reader.setblocking(False)
         self._writer.setblocking(False)
 
@@ -64,17 +65,13 @@ class Waker:
         if not self._callbacks:
             signal.set_wakeup_fd(self._previous_fd)
 
-    def fileno(self) -> int:
-        """Return the end that the loop watches."""
-        return self._reader.fileno()
-
     def on_event(self, mask: int) -> None:
         """Empty the pair, then look at what is remembered: in this order, or a wake-up could be lost."""
         with contextlib.suppress(*WOULD_BLOCK):
             self._reader.recv(WAKE_BYTES_PER_TURN)
         for signum in tuple(self._pending):
             del self._pending[signum]
-            self._call_soon(self._callbacks[signum])
+            self._call_soon(lambda signum=signum: self._callbacks.get(signum, int)())  # it may be removed before
 
     def abort(self, error: Exception | None = None) -> None:
         """Put the signals back and close both ends. The loop does this last, and has unregistered us."""

@@ -22,6 +22,7 @@ Address = tuple[Any, ...]  # (host, port) for IPv4; (host, port, flow, scope id)
 # What an errno means for whoever holds the socket. Any other is taken for a shortage that will pass.
 WOULD_BLOCK = (BlockingIOError, InterruptedError)  # not an error: the kernel says "later"
 OUT_OF_MEMORY = frozenset({errno.ENOBUFS, errno.ENOMEM})  # the kernel's trouble, not the peer's: try again soon
+NO_ROOM_TO_WATCH = frozenset({errno.ENOMEM, errno.ENOSPC})  # epoll_ctl(2)
 BROKEN_SOCKET = frozenset({errno.EBADF, errno.EINVAL, errno.ENOTSOCK})
 # Errors that one peer's packets have caused. Linux hands them to accept(2) too, which says to go on as after EAGAIN.
 ONE_PEER = frozenset(
@@ -137,6 +138,12 @@ def set_stream_options(sock: Socket) -> None:
             sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
 
 
+def set_buffers(sock: Socket, size_bytes: int) -> None:
+    """Cap the kernel's receive and send buffer; it takes twice this, for its own bookkeeping (socket(7))."""
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, size_bytes)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, size_bytes)
+
+
 def connect_result(sock: Socket) -> int:
     """Return the errno with which a non-blocking connect has ended, 0 for success (connect(2), SO_ERROR).
 
@@ -158,8 +165,7 @@ def _new(sockets: SocketFactory, address: Address, kind: int, buffer_bytes: int 
         if family == socket.AF_INET6:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         if buffer_bytes is not None:  # before listen(2): the window is agreed on in the handshake (tcp(7))
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, buffer_bytes)
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, buffer_bytes)
+            set_buffers(sock, buffer_bytes)
         return sock
 
 

@@ -4,9 +4,8 @@ Law: due timers are all taken out before any of them is called. A callback that 
 delay, sets it for a later turn, so timers can't starve I/O. Equal deadlines fire in the order in which they were set:
 that is what the sequence number is for, and it also keeps `heapq` from ever comparing two timers.
 
-Cancelling is O(1): the timer is marked and stays in the heap until it comes up, or until the marked ones outnumber
-the live ones and all are swept out at once. So a million timers set and cancelled (the usual fate of a timeout) leave
-an empty heap, and each has paid for at most one sweep.
+Cancelling is O(1): the timer is marked and stays in the heap until it comes up, or until the marked ones outnumber the
+live ones and all are swept out. So a million timers set and cancelled (a timeout's usual fate) leave an empty heap.
 """
 
 import heapq

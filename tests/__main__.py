@@ -10,7 +10,6 @@ import os
 import pathlib
 import subprocess
 import sys
-import tomllib
 import venv
 
 PROJECT = pathlib.Path(__file__).resolve().parent.parent
@@ -39,6 +38,8 @@ def main(arguments: list[str]) -> int:
 
 def requirements() -> list[str]:
     """Return what pyproject.toml's extra `test` asks for."""
+    import tomllib  # not before the version has been looked at: 3.10 has none
+
     document = tomllib.loads((PROJECT / "pyproject.toml").read_text())
     found: list[str] = document["project"]["optional-dependencies"]["test"]
     return found

@@ -502,6 +502,15 @@ class EchoProcess:
     def next_line(self, event: str) -> dict[str, Any]:
         """Read log lines up to the next one of this event, and return it."""
         assert self.process.stderr is not None
+        overdue = threading.Timer(PATIENCE_S, self.process.kill)
+        overdue.start()
+        try:
+            return self._read_up_to(event)
+        finally:
+            overdue.cancel()
+
+    def _read_up_to(self, event: str) -> dict[str, Any]:
+        assert self.process.stderr is not None
         for text in self.process.stderr:
             line: dict[str, Any] = json.loads(text)
             self.lines.append(line)

@@ -62,7 +62,7 @@ def crowded() -> Iterator[tuple[EchoProcess, list[socket.socket]]]:
             EchoProcess(*LOCAL, "--max-connections", "1000", preexec_fn=limit_descriptors(LIMIT, LIMIT))
         )
         callers = [stack.enter_context(daemon.connect()) for _ in range(CALLERS)]
-        assert "waits, callers queue" in daemon.next_line("log")["message"]
+        assert "waits, callers queue" in daemon.next_line("accept_waits")["message"]
         yield daemon, callers
 
 

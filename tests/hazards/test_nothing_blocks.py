@@ -19,9 +19,19 @@ import pytest
 from echo7.server import EchoServer
 from reactor import Connection, Reactor, StreamProtocol, connect_tcp, listen_tcp, open_udp
 from reactor.protocol import DatagramProtocol
-from tests.support import PATIENCE_S, EchoProcess, Recorder, has_ipv6, receive_exactly, server_side, turn_until
+from tests.support import (
+    PATIENCE_S,
+    EchoProcess,
+    ManualClock,
+    Recorder,
+    has_ipv6,
+    receive_exactly,
+    server_side,
+    turn_idle,
+    turn_until,
+)
 
-NAMES = ["localhost", "example.com", "", "*", "127.1", "0x7f.1", "localhost.", "127.0.0.1 ", "::1%", "[::1]", "a" * 300]
+NAMES = ["localhost", "example.com", "", "*", "127.1", "0x7f.1", "localhost.", "127.0.0.1 ", "[::1]", "a" * 300]
 O_NONBLOCK = 0o4000  # on Linux, and that is where /proc/PID/fdinfo is
 LOOK_UPS = ("getaddrinfo", "gethostbyname", "gethostbyname_ex", "gethostbyaddr", "getnameinfo", "getfqdn")
 
@@ -63,6 +73,27 @@ def test_names_are_refused_without_being_looked_up(
         handlers_before = list(reactor.handlers)
         with pytest.raises(ValueError, match="numeric"):
             verb(reactor, host)
+        assert list(reactor.handlers) == handlers_before
+
+
+@pytest.mark.parametrize("address", [("fe80::1%nosuch0", 7), ("::1%", 7), ("127.0.0.1", 70_000)], ids=str)
+def test_an_address_that_only_the_socket_call_finds_wrong_leaves_nothing_behind(
+    address: tuple[str, int], no_look_ups: Callable[[], None]
+) -> None:
+    """A scope that no interface has, a port that isn't one: raised or told to `failed`, but only one of the two."""
+    no_look_ups()
+    clock = ManualClock()
+    with Reactor(clock=clock) as reactor:
+        handlers_before = list(reactor.handlers)
+        told: list[object] = []
+        try:
+            connect_tcp(reactor, address, StreamProtocol(), told.append)
+        except (OSError, ValueError, OverflowError) as error:
+            told.append(error)
+        turn_idle(reactor)
+        clock.advance(3600.0)
+        turn_idle(reactor)
+        assert len(told) == 1
         assert list(reactor.handlers) == handlers_before
 
 

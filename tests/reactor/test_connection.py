@@ -91,6 +91,7 @@ def test_close_with_bytes_pending_drains_first_and_reads_no_more(selector_class:
         stage.until(lambda: state_of(stage) is State.LINGERING)
         assert receive_to_end(stage.peer) == b"pending"
         assert stage.protocol.received == b""
+        assert stage.protocol.kinds() == ["made"]  # `drained` would ask for more, and nothing more can be written
 
 
 @on_every_selector
@@ -121,7 +122,9 @@ def test_lingering_throws_away_what_comes_up_to_the_peers_fin(selector_class: Se
         stage.until(lambda: stage.connection.closed)
         assert receive_to_end(stage.peer) == b"the answer"
         assert stage.protocol.received == b""
-        assert stage.protocol.events[1:] == [("lost", None)]
+        stage.clock.advance(2 * stage.connection.limits.linger_timeout_s)
+        stage.idle()
+        assert stage.protocol.events[1:] == [("lost", None)]  # the deadline was forgotten
 
 
 def test_lingering_ends_when_its_time_is_over_and_not_before() -> None:
@@ -470,6 +473,28 @@ def test_a_reset_of_a_paused_connection_shows_when_it_is_resumed() -> None:
         stage.until(lambda: stage.protocol.kinds() == ["made", "lost"])
 
 
+@on_every_selector
+def test_a_connection_paused_in_the_same_batch_is_not_read_any_more(selector_class: SelectorClass) -> None:
+    """ "What isn't wanted any more, since the batch was made, isn't done": whoever comes first pauses the other."""
+
+    class PausesTheOther(Recorder):
+        def data_received(self, connection: Connection, data: bytes) -> None:
+            super().data_received(connection, data)
+            for other in self.connections:
+                if other is not connection:
+                    other.pause_reading()
+
+    protocol = PausesTheOther()
+    with Stage(protocol, selector_class) as stage:
+        ours, peer = tcp_pair()
+        Connection(stage.reactor, ours, protocol).open()
+        stage.peer.send(b"x")
+        peer.send(b"x")
+        stage.idle()
+        peer.close()
+        assert protocol.received == b"x"
+
+
 def test_a_paused_connection_still_delivers_and_closes() -> None:
     """Pausing is about reading only; lingering reads, whatever was paused."""
     with Stage() as stage:
@@ -694,6 +719,8 @@ def test_a_connection_may_end_in_any_callback_and_connection_lost_comes_once_las
         with contextlib.suppress(ConnectionError):  # it may have ended already
             stage.peer.send(b"abc")
         stage.idle()
+        ends_at_once = action in (Connection.abort, fail_to_write, raise_zero_division)
+        assert stage.connection.closed is (ends_at_once and where in ("made", "data", "drained"))
         if not stage.connection.closed:
             stage.peer.shutdown(socket.SHUT_WR)
         stage.until(lambda: "lost" in watch.kinds())

@@ -206,6 +206,17 @@ def test_abort_silences_an_error_that_is_already_under_way(caller: Caller) -> No
     assert caller.outcomes() == 0
 
 
+def test_abort_because_of_an_oserror_tells_it_through_the_loop(caller: Caller) -> None:
+    """ "Unless it is because of an OSError, which is told"; never inside the call."""
+    with silent_address() as address:
+        connector = connect_tcp(caller.reactor, address, caller.protocol, caller.errors.append)
+        reason = os_error(errno.ENETDOWN)
+        connector.abort(reason)
+        assert caller.outcomes() == 0
+        turn_idle(caller.reactor)
+    assert caller.errors == [reason]
+
+
 def test_abort_after_success_leaves_the_connection_alone(caller: Caller, server: socket.socket) -> None:
     """The socket has another owner then."""
     connector = connect_tcp(caller.reactor, server.getsockname(), caller.protocol, caller.errors.append)

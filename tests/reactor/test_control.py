@@ -93,7 +93,7 @@ def test_a_request_older_than_the_asking_for_paths_is_judged_by_its_address_alon
     assert is_unicast(bytes(8) + asked.packed) is not many
 
 
-@given(st.ip_addresses(v=6), st.integers(0, 99))
+@given(st.ip_addresses(v=6) | st.ip_addresses(v=6, network="ff00::/8"), st.integers(0, 99))
 def test_an_ipv6_request_was_unicast_unless_sent_to_ff00(asked: ipaddress.IPv6Address, index: int) -> None:
     """RFC 4291 §2.7: a multicast address begins with eight ones."""
     assert is_unicast(asked.packed + index.to_bytes(4, sys.byteorder)) is not asked.is_multicast

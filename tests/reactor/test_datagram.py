@@ -346,6 +346,13 @@ def test_after_close_nothing_is_sent_and_a_held_one_is_counted_as_dropped(post: 
     assert post.receive() == []
 
 
+def test_a_send_after_close_is_dropped_as_busy(post: Post) -> None:
+    """The closed socket isn't even asked."""
+    post.endpoint.close()
+    assert post.endpoint.send(b"too late", post.client.getsockname()) is False
+    assert post.endpoint.drops == {"busy": 1}
+
+
 def test_close_inside_a_callback_ends_the_batch(post: Post) -> None:
     """Law 6: "A close may happen inside any callback"."""
 

@@ -84,6 +84,30 @@ def test_a_storm_of_one_signal_does_not_lose_another(reactor: Reactor) -> None:
     assert sorted(calls) == ["USR1", "USR2"]
 
 
+def test_a_signal_that_has_been_told_is_forgotten(reactor: Reactor) -> None:
+    """The next wake-up, for whatever reason, must not tell it again."""
+    calls: list[str] = []
+    reactor.add_signal_handler(USR1, counter(calls, "USR1"))
+    reactor.add_signal_handler(USR2, counter(calls, "USR2"))
+    signal.raise_signal(USR1)
+    turn_until(reactor, lambda: calls)
+    signal.raise_signal(USR2)
+    turn_until(reactor, lambda: len(calls) == 2)
+    reactor.call_soon_threadsafe(int)
+    turn_idle(reactor)
+    assert calls == ["USR1", "USR2"]
+
+
+def test_a_handler_removed_by_an_earlier_call_of_the_same_turn_is_not_called(reactor: Reactor) -> None:
+    """The loop has noticed the signal, and then nobody wants to hear of it any more."""
+    calls: list[str] = []
+    reactor.add_signal_handler(USR1, counter(calls, "USR1"))
+    signal.raise_signal(USR1)
+    reactor.call_soon(reactor.remove_signal_handler, USR1)
+    turn_idle(reactor)
+    assert calls == []
+
+
 def test_signals_are_called_in_the_order_in_which_they_came(reactor: Reactor) -> None:
     """ "An ordered set: each signal once, oldest first"."""
     calls: list[str] = []

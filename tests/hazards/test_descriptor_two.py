@@ -1,0 +1,74 @@
+"""The log line that went to a caller.
+
+A service is started with stderr closed (`2>&-`, a careless supervisor). The lowest free descriptor number is 2, so the
+next socket that is made gets it. From then on every log line, and every traceback, is written into some caller's
+connection, and what that caller sends is read by nobody who expects it.
+
+What prevents it: before anything else, the missing standard descriptors are filled with /dev/null (promise 21).
+"""
+
+import contextlib
+import os
+import pathlib
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+
+import pytest
+
+from tests.support import PATIENCE_S, PROJECT, echo_and_close, reset
+
+pytestmark = pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="looks at /proc/PID/fd")
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def close_all(descriptors: Sequence[int]) -> None:
+    for descriptor in descriptors:
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def silent_daemon(closed: Sequence[int]) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
+    """A daemon that was started without these descriptors. It can't say that it is ready, so it is asked."""
+    port = free_port()
+    command = [sys.executable, "-m", "echo7", "serve", "--host", "127.0.0.1", "--port", str(port)]
+    command += ["--log-level", "debug"]
+    with subprocess.Popen(command, cwd=PROJECT, preexec_fn=lambda: close_all(closed)) as daemon:
+        try:
+            wait_for_answer(daemon, port)
+            yield daemon, port
+        finally:
+            daemon.kill()
+
+
+def wait_for_answer(daemon: subprocess.Popen[bytes], port: int) -> None:
+    deadline_s = time.monotonic() + PATIENCE_S
+    while time.monotonic() < deadline_s and daemon.poll() is None:
+        with contextlib.suppress(ConnectionRefusedError), socket.create_connection(("127.0.0.1", port), PATIENCE_S):
+            return
+    pytest.fail(f"it doesn't listen; exit status {daemon.returncode}")
+
+
+@pytest.mark.parametrize("closed", [(2,), (1, 2), (0, 1, 2)], ids=str)
+def test_with_stderr_closed_no_log_line_reaches_a_caller(closed: tuple[int, ...]) -> None:
+    """'A closed stderr never blocks or ends the service' (promise 21), and callers get what they sent and no more."""
+    with silent_daemon(closed) as (daemon, port):
+        descriptors = pathlib.Path("/proc", str(daemon.pid), "fd")
+        assert [os.readlink(descriptors / str(number)) for number in closed] == [os.devnull] * len(closed)
+        callers = [socket.create_connection(("127.0.0.1", port), PATIENCE_S) for _ in range(5)]
+        for _ in range(3):
+            daemon.send_signal(signal.SIGUSR1)  # there would be something to log
+        reset(callers.pop())
+        for number, caller in enumerate(callers):
+            assert echo_and_close(caller, b"caller %d" % number) == b"caller %d" % number
+        daemon.send_signal(signal.SIGTERM)
+        assert daemon.wait(PATIENCE_S) == 0
