@@ -1,8 +1,8 @@
 """Log lines on stderr that can never hold the service up.
 
 Law: writing a log line doesn't block and doesn't raise. If whoever reads stderr has stopped, or has gone, lines are
-dropped and counted, and the count is logged as soon as there is room. A blocked write would stop the loop, and with it
-every connection: the reader of a log must not be able to do that.
+dropped and counted, and the count is logged before the next line that finds room. A blocked write would stop the loop,
+and with it every connection: the reader of a log must not be able to do that.
 
 A pipe or terminal is opened anew for this, as setting O_NONBLOCK on the inherited descriptor would change it for
 every process that shares it.
@@ -10,16 +10,21 @@ every process that shares it.
 
 from __future__ import annotations
 
+import atexit
+import contextlib
 import json
 import logging
 import os
-import select
+import queue
 import socket
 import stat
+import threading
 import time
 from collections.abc import Callable
 
 STDERR = 2
+COURIER_PIECES = 256
+COURIER_FAREWELL_S = 0.5
 PIECE_BYTES = 4096  # PIPE_BUF on Linux: up to this, a pipe takes all or nothing (pipe(7))
 
 
@@ -137,19 +142,43 @@ def _writer(descriptor: int) -> Callable[[bytes], int]:
         try:
             own = os.open(f"/dev/fd/{descriptor}", os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
         except (OSError, AttributeError):  # another user's terminal; or Windows, which has no such names
-            return lambda data: _write_if_ready(descriptor, data)
+            return Courier(descriptor).write
         return lambda data: os.write(own, data)
     return lambda data: os.write(descriptor, data)
 
 
-def _write_if_ready(descriptor: int, data: bytes) -> int:
-    """Write to a descriptor that can't be made non-blocking, if poll(2) says that there is room."""
-    if hasattr(select, "poll"):
-        poll = select.poll()
-        poll.register(descriptor, select.POLLOUT)
-        if not any(mask & select.POLLOUT for _, mask in poll.poll(0)):
+class Courier:
+    """Writes to a descriptor that blocks and can't be opened anew, in a thread that may be held up instead of the loop.
+
+    poll(2) wouldn't do: it tells of some room, not of how much.
+    """
+
+    def __init__(self, descriptor: int) -> None:
+        self._waiting: queue.Queue[bytes] = queue.Queue(COURIER_PIECES)
+        self._descriptor = descriptor
+        threading.Thread(target=self._run, name="log courier", daemon=True).start()
+        atexit.register(self._finish)
+
+    def write(self, data: bytes) -> int:
+        """Take a piece to be written; 0 when too many wait."""
+        try:
+            self._waiting.put_nowait(data)
+        except queue.Full:
             return 0
-    return os.write(descriptor, data)
+        return len(data)
+
+    def _run(self) -> None:
+        while True:
+            piece = self._waiting.get()
+            with contextlib.suppress(OSError):  # EPIPE, EIO: nobody reads any more
+                os.write(self._descriptor, piece)
+            self._waiting.task_done()
+
+    def _finish(self) -> None:
+        """Give the last lines a moment, but no more: whoever holds them up must not hold up the end."""
+        done = threading.Thread(target=self._waiting.join, daemon=True)
+        done.start()
+        done.join(COURIER_FAREWELL_S)
 
 
 def _discard(data: bytes) -> int:

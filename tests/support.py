@@ -464,11 +464,13 @@ class EchoProcess:
     `lines` are the JSON log lines so far; `next_line` waits for one more.
     """
 
-    def __init__(self, *arguments: str, port: int = 0, wait: bool = True, **popen: Any) -> None:
+    def __init__(
+        self, *arguments: str, port: int = 0, wait: bool = True, prefix: Sequence[str] = (), **popen: Any
+    ) -> None:
         self.lines: list[dict[str, Any]] = []
         self._wait = wait
         command = [sys.executable, "-m", "echo7", "serve", "--port", str(port), "--log-format", "json", *arguments]
-        self.process = subprocess.Popen(command, cwd=PROJECT, stderr=subprocess.PIPE, text=True, **popen)
+        self.process = subprocess.Popen([*prefix, *command], cwd=PROJECT, stderr=subprocess.PIPE, text=True, **popen)
 
     def __enter__(self) -> EchoProcess:
         if self._wait:

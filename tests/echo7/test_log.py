@@ -449,22 +449,45 @@ def test_a_stderr_that_nobody_reads_never_blocks_the_service(ends: Ends) -> None
         assert sum(int(note[1]) for note in notes if note) == lines[-1]["log_lines_dropped"]
 
 
-@linux_only
-@pytest.mark.skipif(os.getuid() != 0, reason="only root can give a descriptor to somebody else")
+somebody_elses = pytest.mark.skipif(
+    not sys.platform.startswith("linux") or os.getuid() != 0, reason="only root can give a descriptor to somebody else"
+)
+
+
+@contextlib.contextmanager
+def logging_to_somebody_else(ends: Ends) -> Iterator[tuple[Logging, Reader, tuple[int, int]]]:
+    """A service whose stderr belongs to another user, so that it can't be opened anew."""
+    with ends() as (reading, writing):
+        os.fchown(writing, NOBODY, NOBODY)
+        os.fchmod(writing, 0o600)
+        with Logging(writing, without_capabilities("dac_override", "dac_read_search")) as service:
+            reader = Reader(reading)
+            start(service, reader)
+            yield service, reader, (reading, writing)
+
+
+@somebody_elses
+@pytest.mark.parametrize("ends", [pipe_ends, terminal_ends], ids=["pipe", "terminal"])
+def test_somebody_elses_stderr_gets_every_line_to_the_last(ends: Ends) -> None:
+    """What can't be opened anew is still written to, and the summary isn't lost at the end."""
+    with logging_to_somebody_else(ends) as (service, reader, _):
+        service.process.send_signal(signal.SIGUSR1)
+        reader.until("counters")
+        assert service.end() == 0
+        assert reader.until("stopped")[-1]["log_lines_dropped"] == 0
+
+
+@somebody_elses
 @pytest.mark.parametrize("ends", [pipe_ends, terminal_ends], ids=["pipe", "terminal"])
 def test_somebody_elses_stderr_that_nobody_reads_never_blocks_the_service(ends: Ends) -> None:
     """Story: after `su` the terminal or pipe belongs to another user and can't be opened anew (EACCES); poll(2) said
     that there was room, though not for a whole line, and the write blocked.
     """
-    with ends() as (reading, writing):
-        os.fchown(writing, NOBODY, NOBODY)
-        os.fchmod(writing, 0o600)
-        with Logging(writing, without_capabilities("dac_override", "dac_read_search")) as service:
-            start(service, Reader(reading))
-            fill_stderr(writing)
-            os.read(reading, 100)  # a little room, less than a line
-            service.log_a_lot()
-            assert service.end() == 0
+    with logging_to_somebody_else(ends) as (service, _, (reading, writing)):
+        fill_stderr(writing)
+        os.read(reading, 100)  # a little room, less than a line
+        service.log_a_lot()
+        assert service.end() == 0
 
 
 @every_kind
@@ -531,3 +554,14 @@ def test_a_full_disk_does_not_end_the_service() -> None:
         service.connect()
         service.log_a_lot()
         assert service.end() == 0
+
+
+def test_a_courier_is_held_up_in_the_loops_stead() -> None:
+    """Story: poll(2) said that a terminal had room, but not for the whole line, and the write slept."""
+    reading, writing = os.pipe()
+    courier = Courier(writing)
+    pieces = [b"%04d" % number * 1000 for number in range(COURIER_PIECES * 2)]
+    taken = [piece for piece in pieces if courier.write(piece)]
+    assert COURIER_PIECES <= len(taken) < len(pieces)
+    with open(reading, "rb") as file:
+        assert file.read(4000 * len(taken)) == b"".join(taken)

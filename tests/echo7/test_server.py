@@ -403,18 +403,48 @@ def test_stopped_is_called_once_however_the_end_comes(callers: int) -> None:
     assert stopped.count == 1
 
 
-def test_stopping_twice_is_stopping_once() -> None:
-    """A second `stop` changes nothing, during the drain and after it."""
-    stopped = Calls()
+def test_stopping_twice_is_stopping_once_and_both_are_told() -> None:
+    """`stop`: "Asked again, it only notes the other `stopped`", during the drain and after it."""
+    first, second, third = Calls(), Calls(), Calls()
     with at_hand() as echo:
         client = echo.connect()
-        echo.server.stop(stopped)
+        echo.server.stop(first)
         echo.server.stop()
+        echo.server.stop(second)
+        turn_idle(echo.reactor)
+        assert (first.count, second.count) == (0, 0)
         client.close()
-        turn_until(echo.reactor, lambda: stopped.count)
+        turn_until(echo.reactor, lambda: first.count and second.count)
+        echo.server.stop(third)
+        turn_until(echo.reactor, lambda: third.count)
+    assert (first.count, second.count, third.count) == (1, 1, 1)
+
+
+def test_what_makes_no_sense_is_refused_at_once() -> None:
+    """A server that was never started can't end, one that runs can't start again, and one for nobody is none."""
+    with pytest.raises(RuntimeError, match="hasn't been started"):
+        EchoServer().stop()
+    with pytest.raises(ValueError, match="max_connections"):
+        EchoServer(max_connections=0)
+    with at_hand() as echo, pytest.raises(RuntimeError, match="has been started"):
+        echo.server.start(echo.reactor)
+
+
+def test_the_drain_timeout_says_who_was_cut_off_and_who_only_waited(caplog: pytest.LogCaptureFixture) -> None:
+    """Of those who are left then, some lose data and some had everything: an operator cares which."""
+    clock = ManualClock()
+    with at_hand(clock=clock) as echo:
+        reader = echo.connect(buffer_bytes=8192)
+        stuff(echo, reader)
+        idle = [echo.connect() for _ in range(2)]
         echo.server.stop()
         turn_idle(echo.reactor)
-    assert stopped.count == 1
+        clock.advance(DRAIN_S)
+        turn_until(echo.reactor, lambda: not echo.connections)
+        for client in [reader, *idle]:
+            client.close()
+    (message,) = [record.getMessage() for record in caplog.records if vars(record).get("event") == "drain_timeout"]
+    assert message == "drain timeout: 1 callers cut off with bytes pending, 2 that had everything but hadn't closed"
 
 
 def test_abort_ends_a_drain_at_once() -> None:
@@ -538,3 +568,37 @@ def test_a_cap_on_the_kernels_buffers_reaches_every_socket() -> None:
 def _buffer_sizes(handler: Any) -> list[int]:
     with kernel_socket(handler) as sock:
         return [sock.getsockopt(socket.SOL_SOCKET, option) for option in (socket.SO_RCVBUF, socket.SO_SNDBUF)]
+
+
+# ---------------------------------------------------------------- one life
+
+
+def test_a_server_starts_once() -> None:
+    """A second start would bind again what nobody could ever stop."""
+    with at_hand() as echo, pytest.raises(RuntimeError, match="has been started"):
+        echo.server.start(echo.reactor)
+
+
+def test_a_server_that_has_not_started_cannot_stop() -> None:
+    with pytest.raises(RuntimeError, match="hasn't been started"):
+        EchoServer().stop()
+
+
+def test_whoever_asks_it_to_stop_is_told_also_the_second_time() -> None:
+    """Also when all is done already."""
+    first, second, third = Calls(), Calls(), Calls()
+    with at_hand() as echo:
+        client = echo.connect()
+        echo.server.stop(first)
+        echo.server.stop(second)
+        client.close()
+        turn_until(echo.reactor, lambda: first.count and second.count)
+        echo.server.stop(third)
+        turn_idle(echo.reactor)
+    assert (first.count, second.count, third.count) == (1, 1, 1)
+
+
+@pytest.mark.parametrize("most", [0, -1])
+def test_no_callers_at_all_is_no_limit_that_makes_sense(most: int) -> None:
+    with pytest.raises(ValueError, match="max_connections"):
+        EchoServer(max_connections=most)

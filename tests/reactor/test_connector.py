@@ -119,9 +119,29 @@ def test_a_connection_is_made_through_the_loop(caller: Caller, server: socket.so
         connection.write(b"hello")
         assert receive_exactly(accepted, 5) == b"hello"
     assert connection.limits is limits
-    caller.clock.advance(1000.0)
-    turn_idle(caller.reactor)
-    assert caller.errors == []  # its deadline is forgotten
+
+
+def test_once_connected_the_deadline_is_forgotten(caller: Caller, server: socket.socket) -> None:
+    """Ten thousand connects a second mustn't leave a hundred thousand timers behind."""
+    connect_tcp(caller.reactor, server.getsockname(), caller.protocol, caller.errors.append, timeout_s=5.0)
+    caller.reactor.turn()  # blocks until it is connected
+    accepted, _ = server.accept()
+    accepted.send(b"x")
+    caller.reactor.turn()
+    accepted.close()
+    assert caller.protocol.received == b"x"
+    assert caller.selector.timeouts == [5.0, None]
+
+
+def test_a_connection_that_cannot_be_watched_is_lost_and_not_failed(
+    caller: Caller, server: socket.socket, caplog: pytest.LogCaptureFixture
+) -> None:
+    """epoll_ctl(2), EPERM, say: it was made, so `connection_lost` tells, and nothing stays open."""
+    connect_tcp(caller.reactor, server.getsockname(), caller.protocol, caller.errors.append)
+    caller.selector.failures.append(os_error(errno.EPERM))
+    turn_until(caller.reactor, lambda: "lost" in caller.protocol.kinds())
+    assert (caller.protocol.kinds(), caller.errors) == (["made", "lost"], [])
+    assert len(caplog.records) == 1
 
 
 def test_a_refused_connection_is_told_through_the_loop(caller: Caller) -> None:

@@ -237,6 +237,7 @@ def test_an_error_that_an_earlier_datagram_caused_is_counted_and_receiving_goes_
     post.turn()
     assert [data for data, _, _ in post.protocol.received] == [b"abc"]
     assert post.endpoint.drops == {"receive_" + errno.errorcode[code]: 2}
+    post.assert_serves()  # no time passes: it doesn't rest
 
 
 @pytest.mark.parametrize("error", [EAGAIN, EINTR])

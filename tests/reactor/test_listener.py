@@ -339,6 +339,18 @@ def test_a_protocol_that_raises_in_connection_made_costs_its_connection_only(
     assert_serves(door)
 
 
+def test_a_caller_that_cannot_be_watched_is_lost_alone(door: Door, caplog: pytest.LogCaptureFixture) -> None:
+    """epoll_ctl(2), EPERM, say: a connection that nobody watches would stay for ever."""
+    door.selector.failures.append(os_error(errno.EPERM))
+    client = door.call()
+    door.turn(3)
+    assert door.protocol.kinds() == ["made", "lost"]
+    with pytest.raises(ConnectionResetError):
+        client.recv(1)
+    assert len(caplog.records) == 1
+    assert_serves(door)
+
+
 def test_close_resets_those_who_wait_and_frees_the_port(door: Door) -> None:
     """ "Callers still in the kernel's queue are reset by it. Harmless twice"."""
     door.listener.pause()

@@ -405,15 +405,31 @@ def test_a_handler_that_rests_is_not_watched_and_comes_back_by_itself(rig: Rig) 
     assert watched(rig, handler) == READ
 
 
-def test_a_handler_that_rests_can_be_closed_and_leaves_no_timer(rig: Rig) -> None:
+def test_a_handler_that_rests_can_be_closed_and_leaves_no_timer(rig: Rig, caplog: pytest.LogCaptureFixture) -> None:
     """Or its number would be watched again, for whoever has it by then."""
     handler = rig.handler()
     rig.reactor.rest(handler)
     handler.abort()
+    rig.handler()
+    rig.reactor.turn()
+    assert rig.selector.timeouts == [None]
     rig.clock.advance(SHORTAGE_RETRY_S)
     turn_idle(rig.reactor)
     assert handler.masks == []
     assert handler not in rig.reactor.handlers
+    assert caplog.records == []
+
+
+@pytest.mark.parametrize("before", [0, WRITE])
+def test_what_can_never_be_watched_is_an_error_at_once(rig: Rig, before: int) -> None:
+    """epoll_ctl(2), EPERM: no waiting will help. Nothing is watched, and `interest` says so."""
+    handler = rig.handler(interest=before)
+    rig.selector.failures.append(os_error(errno.EPERM))
+    with pytest.raises(PermissionError):
+        rig.reactor.set_interest(handler, READ)
+    assert handler.interest == watched(rig, handler) == 0
+    rig.reactor.set_interest(handler, READ)
+    assert handler.interest == watched(rig, handler) == READ
 
 
 def test_a_handler_that_the_selector_has_refused_can_be_closed(rig: Rig) -> None:
@@ -519,6 +535,23 @@ def test_close_is_harmless_twice(rig: Rig) -> None:
     assert handler.aborted_with == [None]
 
 
+def test_close_inside_run_is_refused(rig: Rig) -> None:
+    """The loop would go on with a closed selector."""
+    errors: list[Exception] = []
+
+    def close() -> None:
+        try:
+            rig.reactor.close()
+        except RuntimeError as error:
+            errors.append(error)
+        rig.reactor.stop()
+
+    rig.reactor.call_soon(close)
+    rig.reactor.run()
+    assert len(errors) == 1
+    assert not rig.reactor.closed
+
+
 def test_close_runs_the_calls_that_wait(rig: Rig) -> None:
     """Among them is the last word of each protocol."""
     rig.reactor.call_soon(rig.order.append, "call")
@@ -576,3 +609,23 @@ def test_a_reactor_that_is_never_run_leaves_no_descriptor() -> None:
     for _ in range(10):
         Reactor().close()
     assert open_descriptors() == before
+
+
+def test_a_running_loop_is_stopped_not_closed(rig: Rig, caplog: pytest.LogCaptureFixture) -> None:
+    """Story: closed from one of its own callbacks, it went on to select on a closed selector."""
+    rig.reactor.call_soon(rig.reactor.close)
+    rig.reactor.call_soon(rig.reactor.stop)
+    rig.reactor.run()
+    assert [record.exc_info[0] for record in caplog.records if record.exc_info] == [RuntimeError]
+    assert not rig.reactor.closed
+
+
+@pytest.mark.parametrize("code", [errno.EPERM, errno.EBADF])
+def test_what_can_never_be_watched_is_an_error_at_once(rig: Rig, code: int) -> None:
+    """A regular file on epoll, a descriptor that is closed: time won't help, and trying in silence would hide it."""
+    handler = rig.handler(interest=0)
+    rig.selector.failures.append(os_error(code))
+    with pytest.raises(OSError, match=os.strerror(code)):
+        rig.reactor.set_interest(handler, READ)
+    assert handler.interest == watched(rig, handler) == 0
+    handler.abort()

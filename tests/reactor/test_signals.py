@@ -98,7 +98,9 @@ def test_a_signal_that_has_been_told_is_forgotten(reactor: Reactor) -> None:
     assert calls == ["USR1", "USR2"]
 
 
-def test_a_handler_removed_by_an_earlier_call_of_the_same_turn_is_not_called(reactor: Reactor) -> None:
+def test_a_handler_removed_by_an_earlier_call_of_the_same_turn_is_not_called(
+    reactor: Reactor, caplog: pytest.LogCaptureFixture
+) -> None:
     """The loop has noticed the signal, and then nobody wants to hear of it any more."""
     calls: list[str] = []
     reactor.add_signal_handler(USR1, counter(calls, "USR1"))
@@ -106,6 +108,21 @@ def test_a_handler_removed_by_an_earlier_call_of_the_same_turn_is_not_called(rea
     reactor.call_soon(reactor.remove_signal_handler, USR1)
     turn_idle(reactor)
     assert calls == []
+    assert caplog.records == []
+
+
+def test_a_signal_that_somebody_else_has_taken_over_meanwhile_stays_theirs(reactor: Reactor) -> None:
+    """To put back what was there before us would undo what came after us."""
+    came: list[int] = []
+    original = signal.getsignal(USR1)
+    try:
+        reactor.add_signal_handler(USR1, int)
+        signal.signal(USR1, lambda signum, frame: came.append(signum))
+        reactor.remove_signal_handler(USR1)
+        signal.raise_signal(USR1)
+        assert came == [USR1]
+    finally:
+        signal.signal(USR1, original)
 
 
 def test_signals_are_called_in_the_order_in_which_they_came(reactor: Reactor) -> None:
@@ -158,6 +175,7 @@ def test_a_removed_handler_is_not_called_for_a_signal_that_came_before(reactor: 
     signal.raise_signal(USR1)
     signal.raise_signal(USR2)
     reactor.remove_signal_handler(USR1)
+    reactor.add_signal_handler(USR1, counter(calls, "anew"))
     turn_until(reactor, lambda: calls)
     turn_idle(reactor)
     assert calls == ["USR2"]
@@ -235,3 +253,26 @@ def test_waking_a_closed_loop_is_harmless() -> None:
     reactor = Reactor()
     reactor.close()
     reactor.call_soon_threadsafe(int)
+
+
+def test_a_callback_that_was_removed_meanwhile_is_not_called() -> None:
+    """The signal has come and its call is queued; what was removed before its turn stays removed."""
+    called: list[str] = []
+    with Reactor() as reactor:
+        reactor.add_signal_handler(signal.SIGUSR2, lambda: called.append("removed"))
+        reactor.call_soon(reactor.remove_signal_handler, signal.SIGUSR2)
+        signal.raise_signal(signal.SIGUSR2)
+        turn_idle(reactor)
+    assert called == []
+
+
+def test_a_handler_that_somebody_else_has_set_since_is_left_alone() -> None:
+    """What `echo7 serve` does at its end, so that a late signal can't spoil the exit status."""
+    before = signal.getsignal(signal.SIGUSR2)
+    try:
+        with Reactor() as reactor:
+            reactor.add_signal_handler(signal.SIGUSR2, lambda: None)
+            signal.signal(signal.SIGUSR2, signal.SIG_IGN)
+        assert signal.getsignal(signal.SIGUSR2) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGUSR2, before)

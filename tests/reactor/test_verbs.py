@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from reactor import Reactor, listen_tcp, open_udp
+from reactor import Reactor, connect_tcp, listen_tcp, open_udp
 from reactor.limits import SHORTAGE_RETRY_S, Limits
 from tests.support import (
     DatagramRecorder,
@@ -69,6 +69,25 @@ def test_a_selector_that_refuses_for_a_while_only_delays(use: Callable[[Reactor,
         clock.advance(SHORTAGE_RETRY_S)
         turn_idle(reactor)
         assert len(selector.get_map()) == len(reactor.handlers) == 2
+
+
+VERBS: list[Callable[[Reactor], object]] = [
+    lambda reactor: listen_tcp(reactor, ("127.0.0.1", 0), Recorder),
+    lambda reactor: connect_tcp(reactor, ("127.0.0.1", 9), Recorder(), int),
+    lambda reactor: open_udp(reactor, ("127.0.0.1", 0), DatagramRecorder()),
+]
+
+
+@pytest.mark.parametrize("verb", VERBS, ids=["listen_tcp", "connect_tcp", "open_udp"])
+def test_a_closed_reactor_takes_nothing_in_and_no_descriptor_is_left(verb: Callable[[Reactor], object]) -> None:
+    """`adopt`: "Raise RuntimeError when that has begun"; nobody would ever close the socket."""
+    reactor = Reactor()
+    reactor.close()
+    before = open_descriptors()
+    with pytest.raises(RuntimeError, match="closed"):
+        verb(reactor)
+    assert open_descriptors() == before
+    assert not reactor.handlers
 
 
 def test_names_are_refused() -> None:
