@@ -27,6 +27,7 @@ from hypothesis import strategies as st
 
 from echo7 import log
 from echo7.binding import BindError, bind_all
+from echo7.log import COURIER_PIECES, Courier
 from tests.support import PATIENCE_S, PROJECT, receive_exactly, without_capabilities
 
 NOBODY = 65_534

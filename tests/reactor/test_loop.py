@@ -420,18 +420,6 @@ def test_a_handler_that_rests_can_be_closed_and_leaves_no_timer(rig: Rig, caplog
     assert caplog.records == []
 
 
-@pytest.mark.parametrize("before", [0, WRITE])
-def test_what_can_never_be_watched_is_an_error_at_once(rig: Rig, before: int) -> None:
-    """epoll_ctl(2), EPERM: no waiting will help. Nothing is watched, and `interest` says so."""
-    handler = rig.handler(interest=before)
-    rig.selector.failures.append(os_error(errno.EPERM))
-    with pytest.raises(PermissionError):
-        rig.reactor.set_interest(handler, READ)
-    assert handler.interest == watched(rig, handler) == 0
-    rig.reactor.set_interest(handler, READ)
-    assert handler.interest == watched(rig, handler) == READ
-
-
 def test_a_handler_that_the_selector_has_refused_can_be_closed(rig: Rig) -> None:
     """Unregistering what isn't registered would raise, and leave the socket open."""
     handler = rig.handler()
@@ -533,23 +521,6 @@ def test_close_is_harmless_twice(rig: Rig) -> None:
     rig.reactor.close()
     rig.reactor.close()
     assert handler.aborted_with == [None]
-
-
-def test_close_inside_run_is_refused(rig: Rig) -> None:
-    """The loop would go on with a closed selector."""
-    errors: list[Exception] = []
-
-    def close() -> None:
-        try:
-            rig.reactor.close()
-        except RuntimeError as error:
-            errors.append(error)
-        rig.reactor.stop()
-
-    rig.reactor.call_soon(close)
-    rig.reactor.run()
-    assert len(errors) == 1
-    assert not rig.reactor.closed
 
 
 def test_close_runs_the_calls_that_wait(rig: Rig) -> None:

@@ -73,7 +73,7 @@ def test_a_selector_that_refuses_for_a_while_only_delays(use: Callable[[Reactor,
 
 VERBS: list[Callable[[Reactor], object]] = [
     lambda reactor: listen_tcp(reactor, ("127.0.0.1", 0), Recorder),
-    lambda reactor: connect_tcp(reactor, ("127.0.0.1", 9), Recorder(), int),
+    lambda reactor: connect_tcp(reactor, ("127.0.0.1", 9), Recorder(), lambda error: None),
     lambda reactor: open_udp(reactor, ("127.0.0.1", 0), DatagramRecorder()),
 ]
 
