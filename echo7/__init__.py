@@ -16,4 +16,6 @@ Reading order: `echo` (what is done with a byte and with a datagram), `guard` (w
 from echo7.binding import BindError
 from echo7.server import Counters, EchoServer, ServingAddress
 
+__version__ = "0.1.0"
+
 __all__ = ["BindError", "Counters", "EchoServer", "ServingAddress"]

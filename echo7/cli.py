@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import NoReturn
 
-from echo7 import activation, limits, log
+from echo7 import __version__, activation, limits, log
 from echo7.binding import ECHO_PORT, BindError
 from echo7.server import Counters, EchoServer
 from reactor.limits import BACKLOG
@@ -210,6 +210,7 @@ class OneLineParser(argparse.ArgumentParser):
 
 def _parser() -> argparse.ArgumentParser:
     parser = OneLineParser(prog="echo7", description="The Echo Protocol, RFC 862.")
+    parser.add_argument("--version", action="version", version=f"echo7 {__version__}")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     command = commands.add_parser(
         "serve",

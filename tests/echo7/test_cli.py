@@ -19,6 +19,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+import echo7
 from echo7 import cli
 from echo7.binding import bind_all
 from tests.support import (
@@ -525,3 +526,10 @@ def test_while_it_ends_sigusr1_still_tells_the_counters() -> None:
         echo.next_line("stopping")
         echo.process.send_signal(signal.SIGUSR1)
         assert echo.next_line("counters")["connections_open"] == 1
+
+
+def test_the_version_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        cli.main(["--version"])
+    assert end.value.code == 0
+    assert capsys.readouterr().out == f"echo7 {echo7.__version__}\n"
