@@ -17,6 +17,7 @@ import struct
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Self
 
@@ -54,9 +55,11 @@ def has_ipv6() -> bool:
 
 def turn_until(reactor: Reactor, condition: Callable[[], object], turns: int = MOST_TURNS) -> None:
     """Turn the loop until `condition()` is true. A wake-up timer keeps a turn from blocking for ever."""
+    patience_ends_s = time.monotonic() + PATIENCE_S
     for _ in range(turns):
         if condition():
             return
+        assert time.monotonic() < patience_ends_s, f"still not so after {PATIENCE_S} s: {condition}"
         waker = reactor.call_later(0.005, int)
         reactor.turn()
         waker.cancel()

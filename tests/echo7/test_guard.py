@@ -27,9 +27,9 @@ addresses_v6 = st.one_of(
     st.ip_addresses(v=6, network="ff00::/8"),
     st.integers(0, 2**32).map(V6),
 )
-own_ports = st.sets(st.integers(1, 65_535), max_size=4)
 known = st.sampled_from(sorted(RESPONDER_PORTS))
-ports = st.one_of(st.just(0), known, st.integers(0, 65_535))
+own_ports = st.sets(st.one_of(st.sampled_from([0, 7, 53]), known, st.integers(0, 65_535)), max_size=4)
+ports = st.one_of(st.sampled_from([0, 7, 53]), known, st.integers(0, 65_535))
 ipv4_paths = st.tuples(addresses_v4, addresses_v4, st.booleans())
 sources = st.sampled_from(["10.0.0.1", "224.0.0.1", "0.0.0.0", "255.255.255.255", "ff02::1", "::", "::1"])
 
@@ -108,11 +108,15 @@ def test_a_source_port_on_which_a_responder_listens_gets_no_answer(port: int) ->
 
 
 def test_the_responders_that_the_promise_names_are_all_known() -> None:
-    """Promise 13: "known UDP responders": echo, daytime, qotd, chargen, time, dns, tftp, ntp and others."""
-    assert {7, 13, 17, 19, 37, 53, 69, 123} <= RESPONDER_PORTS.keys()
+    """Promise 13: "known UDP responders": those of DESIGN, and those that amplification attacks are known to use."""
+    in_design = {7, 13, 17, 19, 37, 53, 69, 123}
+    amplifiers = {11, 111, 137, 138, 161, 177, 389, 427, 520, 623, 1434, 1900, 3283, 3702, 5353, 11211, 27960}
+    assert in_design | amplifiers <= RESPONDER_PORTS.keys()
 
 
 @given(own_ports, ports, sources)
+@example({0}, 0, "10.0.0.1")
+@example({7}, 7, "10.0.0.1")
 def test_the_source_port_decides_first_zero_before_own_before_responder(own: set[int], port: int, host: str) -> None:
     """Each refusal is "counted under its reason": a fixed order makes the reason the same every time."""
     if port == 0:
