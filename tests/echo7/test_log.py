@@ -305,10 +305,11 @@ class Logging:
         self.process.wait(PATIENCE_S)
 
     def connect(self) -> None:
-        """Call, again and again as long as nobody is there yet."""
+        """Call, again and again as long as nobody is there yet; an answer shows that the signals are taken over too."""
         for _ in range(int(PATIENCE_S / 0.01)):
             with contextlib.suppress(ConnectionRefusedError):
                 self.client = socket.create_connection(("127.0.0.1", self.port), PATIENCE_S)
+                self.ping()
                 return
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self.process.wait(0.01)
@@ -384,10 +385,9 @@ class Reader:
 
 
 def start(service: Logging, reader: Reader) -> None:
-    """Read the start-up lines, call, and have one echo."""
+    """Read the start-up lines and call."""
     service.port = reader.until("listening", "udp")[-1]["port"]
     service.connect()
-    service.ping()
 
 
 @contextlib.contextmanager
@@ -526,7 +526,6 @@ def test_a_file_is_appended_to(tmp_path: pathlib.Path) -> None:
     with path.open("a") as file, Logging(file.fileno()) as service, path.open("a") as other:
         service.port = wait_for_port(service, path)
         service.connect()
-        service.ping()
         other.write("what others write\n")
         other.flush()
         assert service.end() == 0
