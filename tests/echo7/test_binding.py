@@ -356,11 +356,9 @@ def test_a_port_in_use_is_named_with_its_reason_and_remedy(transport: str, host:
     """Promise 13: "Binding a second daemon to a UDP port in use is refused"; and TCP likewise."""
     first = bind_all(socket, [host], 0)
     (port,) = ports_of(first)
-    for sock in first.udp if transport == "tcp" else first.tcp:
-        sock.close()
     try:
         with pytest.raises(BindError) as error:
-            bind_all(socket, [host], port)
+            bind_all(socket, [host], port, tcp=transport == "tcp", udp=transport == "udp")
     finally:
         first.close()
     address = format_address((host, port))

@@ -15,6 +15,7 @@ import logging
 import os
 import resource
 import selectors
+import signal
 import socket
 from collections.abc import Iterator
 
@@ -243,7 +244,10 @@ def as_before() -> Iterator[None]:
     loggers = [logging.getLogger(name) for name in ("reactor", "echo7")]
     before = [(logger.level, logger.handlers[:], logger.propagate) for logger in loggers]
     soft_and_hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    dispositions = {signum: signal.getsignal(signum) for signum in echo7.cli.SIGNALS}
     yield
+    for signum, disposition in dispositions.items():
+        signal.signal(signum, disposition)
     resource.setrlimit(resource.RLIMIT_NOFILE, soft_and_hard)
     for logger, (level, handlers, propagate) in zip(loggers, before, strict=True):
         logger.setLevel(level)

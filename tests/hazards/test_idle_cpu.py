@@ -36,8 +36,8 @@ QUIET_S = 1.0
 MOST_SELECTS = 50  # a spinning loop makes hundreds of thousands
 TURNS = 1_000
 STRAGGLERS = 50  # so many may find something: the kernel still moves a byte or two between small buffers
-BUFFER_BYTES = 4096  # so that a connection is full after a few kilobytes
-LIMITS = Limits(high_water_bytes=8192, receive_bytes=4096, linger_timeout_s=3600.0)
+BUFFER_BYTES = 32 * 1024  # so that a connection is soon full; much less, and the kernel drops and waits to send again
+LIMITS = Limits(linger_timeout_s=3600.0)
 BLOB = bytes(16 * 1024)
 
 
@@ -77,6 +77,16 @@ class Stage:
         client.setblocking(False)
         self.clients.append(client)
         return client, server_side(self.reactor, client)
+
+    def stuff(self, client: socket.socket, condition: Callable[[], object]) -> None:
+        """Have the client send, and read nothing, until `condition()` is true."""
+
+        def send_and_look() -> object:
+            with contextlib.suppress(BlockingIOError):
+                client.send(BLOB)
+            return condition()
+
+        turn_until(self.reactor, send_and_look)
 
     def port_of(self, factory: Callable[[], StreamProtocol]) -> int:
         """Return the port of a new listener of that kind."""
@@ -118,22 +128,14 @@ def stuck(stage: Stage, count: int) -> None:
     """The peer sends until nothing more goes in, and reads nothing."""
     for _ in range(count):
         client, connection = stage.caller(stage.echo_port)
-        while connection.pending_bytes <= connection.limits.high_water_bytes:
-            with contextlib.suppress(BlockingIOError):
-                client.send(BLOB)
-            turn_idle(stage.reactor, 1)
+        stage.stuff(client, lambda connection=connection: connection.pending_bytes > LIMITS.high_water_bytes)
 
 
 def stuck_then_half_closed(stage: Stage, count: int) -> None:
     """The peer has sent all and a FIN, and reads nothing: what is left to deliver can't go."""
     for _ in range(count):
         client, connection = stage.caller(stage.echo_port)
-        for _ in range(3):
-            client.send(BLOB[: BUFFER_BYTES // 2])
-            turn_idle(stage.reactor, 2)
-        while connection.pending_bytes == 0:
-            client.send(BLOB[: BUFFER_BYTES // 2])
-            turn_idle(stage.reactor, 2)
+        stage.stuff(client, lambda connection=connection: connection.pending_bytes)
         client.shutdown(socket.SHUT_WR)
 
 

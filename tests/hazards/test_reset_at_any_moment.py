@@ -171,9 +171,7 @@ def in_the_middle_of_data(reactor: Reactor, peer: Peer) -> None:
 def while_our_output_is_pending(reactor: Reactor, peer: Peer) -> None:
     """With the kernel's send buffer full, and ours not empty."""
     connection = server_side(reactor, peer.sock)
-    while not connection.pending_bytes:
-        peer.stuff()
-        turn_idle(reactor, 1)
+    turn_until(reactor, lambda: (peer.stuff(), connection.pending_bytes)[1])
 
 
 def after_its_own_fin(reactor: Reactor, peer: Peer) -> None:
