@@ -8,6 +8,7 @@ import errno
 import json
 import os
 import pathlib
+import random
 import select
 import selectors
 import shutil
@@ -23,7 +24,7 @@ from typing import Any, Self
 
 import pytest
 
-from echo7.binding import Bound
+from echo7.binding import BindError, Bound, bind_all
 from echo7.server import EchoServer
 from reactor import READ, Connection, DatagramProtocol, Handler, Listener, Reactor, StreamProtocol
 from reactor.datagram import Datagram
@@ -673,6 +674,19 @@ def kernel_socket(handler: Handler) -> Iterator[socket.socket]:
     """The kernel's socket behind a handler, to read or set its options. It shares all but the descriptor's number."""
     with socket.socket(fileno=os.dup(handler.fileno())) as sock:
         yield sock
+
+
+def quiet_port(hosts: Sequence[str] = ("127.0.0.1",)) -> int:
+    """A port that is free for TCP and UDP, and that no client gets by chance from the kernel.
+
+    A client that calls one before anybody serves it might else be given the same number, and be its own peer
+    (RFC 9293 §3.5, simultaneous open).
+    """
+    for port in random.sample(range(20_000, 32_000), 100):
+        with contextlib.suppress(BindError):
+            bind_all(socket, hosts, port).close()
+            return port
+    raise AssertionError("no port is free")
 
 
 # ---------------------------------------------------------------- what only root can do

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from echo7.binding import PORT_TRIES, BindError, Bound, bind_all, find_targets
 from reactor.sockets import Socket, format_address
-from tests.support import FlakySockets, has_ipv6, open_descriptors, os_error
+from tests.support import FlakySockets, has_ipv6, open_descriptors, os_error, quiet_port
 
 IPV6 = pytest.mark.skipif(not has_ipv6(), reason="this machine has no IPv6")
 HERE_V4 = ["127.0.0.1", "127.0.0.2", "127.0.0.3"]
@@ -76,14 +76,6 @@ def ports_of(bound: Bound) -> set[int]:
 
 def targets_of(*hosts: str, port: int = 7) -> list[str]:
     return [format_address(target.address) for target in find_targets(hosts, port)]
-
-
-def free_port() -> int:
-    """A number that was free a moment ago."""
-    bound = bind_all(socket, [], 0)
-    (port,) = ports_of(bound)
-    bound.close()
-    return port
 
 
 def one_line(error: pytest.ExceptionInfo[BindError]) -> str:
@@ -339,7 +331,7 @@ def test_an_interruption_leaves_nothing_bound(sockets: Remembering) -> None:
 
 def test_after_an_error_no_descriptor_is_open_and_the_port_is_free() -> None:
     """The same with the kernel: the first address is given back when the second can't be had."""
-    port = free_port()
+    port = quiet_port()
     before = open_descriptors()
     with pytest.raises(BindError):
         bind_all(socket, ["127.0.0.1", NOT_OURS_V4], port)
@@ -460,6 +452,6 @@ def test_other_trouble_with_ipv6_is_not_taken_for_its_absence(sockets: Rememberi
     """A port in use on ::1 alone is an error, also where ::1 may be left out."""
     sockets.faults.add("bind", None, None, os_error(errno.EADDRINUSE))
     with pytest.raises(BindError) as error:
-        bind_all(sockets, [], free_port())
+        bind_all(sockets, [], quiet_port(()))
     assert "cannot bind tcp [::1]:" in one_line(error)
     assert not sockets.still_open

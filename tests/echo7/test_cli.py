@@ -29,6 +29,7 @@ from tests.support import (
     connect_small,
     fill,
     has_ipv6,
+    quiet_port,
     receive_exactly,
     receive_to_end,
     without_capabilities,
@@ -297,9 +298,8 @@ def unbindable(*arguments: str, prefix: Sequence[str] = ()) -> str:
 @pytest.mark.parametrize("transport", ["tcp", "udp"])
 def test_a_port_in_use_costs_one_line_and_status_1(transport: str) -> None:
     """Issue: "one clear line that names the address, the reason and the remedy …, exit status 1, no traceback"."""
-    holder = bind_all(socket, ["127.0.0.1"], 0, tcp=transport == "tcp", udp=transport == "udp")
-    (sock,) = holder.tcp + holder.udp
-    port = sock.getsockname()[1]
+    port = quiet_port()
+    holder = bind_all(socket, ["127.0.0.1"], port, tcp=transport == "tcp", udp=transport == "udp")
     other = {"tcp": "--no-udp", "udp": "--no-tcp"}[transport]  # somebody else may have this number there
     line = unbindable("--host", "127.0.0.1", "--port", str(port), other)
     holder.close()

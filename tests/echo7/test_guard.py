@@ -64,6 +64,13 @@ def test_an_ipv4_source_is_refused_exactly_when_it_is_no_single_host(address: V4
     assert refused_source(kernel_text(address)) == expected_source(address)
 
 
+def test_every_first_octet_is_judged_rightly_by_the_quick_look_too() -> None:
+    """The quick look goes by the first two characters: there are few enough beginnings to try them all."""
+    for octet in range(256):
+        for address in (V4(octet << 24 | 1), V4((octet + 1 << 24) - 1)):
+            assert Guard().refusal((str(address), CLIENT_PORT), b"") == expected_source(address)
+
+
 @given(addresses_v6)
 def test_an_ipv6_source_is_refused_exactly_when_it_is_no_single_host(address: V6) -> None:
     """RFC 4291 §2.7: an IPv6 multicast address begins with ff, and its first group is written out in full."""

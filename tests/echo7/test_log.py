@@ -9,7 +9,6 @@ import logging
 import os
 import pathlib
 import pty
-import random
 import re
 import select
 import signal
@@ -26,9 +25,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from echo7 import log
-from echo7.binding import BindError, bind_all
 from echo7.log import COURIER_PIECES, Courier
-from tests.support import PATIENCE_S, PROJECT, receive_exactly, without_capabilities
+from tests.support import PATIENCE_S, PROJECT, quiet_port, receive_exactly, without_capabilities
 
 NOBODY = 65_534
 ROUNDS = 40  # of SIGUSR1, each a line of about 300 bytes
@@ -334,17 +332,6 @@ class Logging:
         self.client.close()
         self.process.send_signal(signal.SIGTERM)
         return self.process.wait(PATIENCE_S)
-
-
-def quiet_port() -> int:
-    """A port that is free, and that no client gets by chance: one that calls it before anybody serves might else be
-    given the same number, and be its own peer (RFC 9293 §3.5, simultaneous open).
-    """
-    for port in random.sample(range(20_000, 32_000), 100):
-        with contextlib.suppress(BindError):
-            bind_all(socket, ["127.0.0.1"], port).close()
-            return port
-    raise AssertionError("no port is free")
 
 
 class Reader:

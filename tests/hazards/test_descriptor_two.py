@@ -51,9 +51,11 @@ def silent_daemon(closed: Sequence[int]) -> Iterator[tuple[subprocess.Popen[byte
 
 
 def wait_for_answer(daemon: subprocess.Popen[bytes], port: int) -> None:
+    """Ask until there is an answer: by then it has also taken its signals over."""
     deadline_s = time.monotonic() + PATIENCE_S
     while time.monotonic() < deadline_s and daemon.poll() is None:
-        with contextlib.suppress(ConnectionRefusedError), socket.create_connection(("127.0.0.1", port), PATIENCE_S):
+        with contextlib.suppress(ConnectionRefusedError), socket.create_connection(("127.0.0.1", port)) as client:
+            assert echo_and_close(client, b"ready?") == b"ready?"
             return
     pytest.fail(f"it doesn't listen; exit status {daemon.returncode}")
 

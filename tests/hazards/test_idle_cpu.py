@@ -9,6 +9,7 @@ What prevents it: interest is computed from the state, and a handler that wants 
 """
 
 import contextlib
+import functools
 import selectors
 import socket
 from collections.abc import Callable, Iterator
@@ -124,18 +125,22 @@ def reset_while_paused(stage: Stage, count: int) -> None:
         reset(client)
 
 
+def holds_more(connection: Connection, count: int) -> bool:
+    return connection.pending_bytes > count
+
+
 def stuck(stage: Stage, count: int) -> None:
     """The peer sends until nothing more goes in, and reads nothing."""
     for _ in range(count):
         client, connection = stage.caller(stage.echo_port)
-        stage.stuff(client, lambda connection=connection: connection.pending_bytes > LIMITS.high_water_bytes)
+        stage.stuff(client, functools.partial(holds_more, connection, LIMITS.high_water_bytes))
 
 
 def stuck_then_half_closed(stage: Stage, count: int) -> None:
     """The peer has sent all and a FIN, and reads nothing: what is left to deliver can't go."""
     for _ in range(count):
         client, connection = stage.caller(stage.echo_port)
-        stage.stuff(client, lambda connection=connection: connection.pending_bytes)
+        stage.stuff(client, functools.partial(holds_more, connection, 0))
         client.shutdown(socket.SHUT_WR)
 
 

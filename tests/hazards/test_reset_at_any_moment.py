@@ -171,7 +171,12 @@ def in_the_middle_of_data(reactor: Reactor, peer: Peer) -> None:
 def while_our_output_is_pending(reactor: Reactor, peer: Peer) -> None:
     """With the kernel's send buffer full, and ours not empty."""
     connection = server_side(reactor, peer.sock)
-    turn_until(reactor, lambda: (peer.stuff(), connection.pending_bytes)[1])
+
+    def stuffed() -> int:
+        peer.stuff()
+        return connection.pending_bytes
+
+    turn_until(reactor, stuffed)
 
 
 def after_its_own_fin(reactor: Reactor, peer: Peer) -> None:
