@@ -23,7 +23,9 @@ from reactor.loop import Reactor
 
 logger = logging.getLogger("echo7")
 
-SIGNALS = [getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGUSR1") if hasattr(signal, name)]
+ENDING_SIGNALS = [signal.SIGTERM, signal.SIGINT]
+COUNTERS_SIGNALS = [signal.SIGUSR1] if hasattr(signal, "SIGUSR1") else []  # Windows has none
+SIGNALS = ENDING_SIGNALS + COUNTERS_SIGNALS
 LEVELS = ("debug", "info", "warning", "error")
 EXAMPLES = """\
 examples:
@@ -89,6 +91,7 @@ def parse(argv: Sequence[str] | None) -> ServeConfig:
 
 def serve(config: ServeConfig) -> int:
     """Serve until a signal ends it; return the exit status."""
+    ignore(COUNTERS_SIGNALS)  # whoever asks for the counters before there are any shall not end us
     log.ensure_standard_descriptors()
     handler = log.set_up(config.log_level, config.log_format)
     descriptors = limits.raise_descriptor_limit()
@@ -105,14 +108,14 @@ def serve(config: ServeConfig) -> int:
             log.event(logger, logging.ERROR, "bind_failed", str(error))
             return 1
         reactor.run()
-        ignore_signals()
+        ignore(SIGNALS)  # what was to be done is done, and none shall spoil the exit status now
         service.log_counters("stopped")
         return service.status
 
 
-def ignore_signals() -> None:
-    """Take in no more signals: what was to be done is done, and none shall spoil the exit status now."""
-    for signum in SIGNALS:
+def ignore(signums: Sequence[int]) -> None:
+    """Have the process take no notice of some signals."""
+    for signum in signums:
         signal.signal(signum, signal.SIG_IGN)
 
 
@@ -144,11 +147,10 @@ class Service:
             tcp=config.tcp, udp=config.udp, backlog=config.backlog, buffer_bytes=config.socket_buffer_bytes
         )
         self._server.start(self._reactor, handed_in)
-        for signum in SIGNALS:
-            ends = signum in (signal.SIGTERM, signal.SIGINT)
-            self._reactor.add_signal_handler(
-                signum, self._ender(signum) if ends else lambda: self.log_counters("counters")
-            )
+        for signum in ENDING_SIGNALS:
+            self._reactor.add_signal_handler(signum, self._ender(signum))
+        for signum in COUNTERS_SIGNALS:
+            self._reactor.add_signal_handler(signum, lambda: self.log_counters("counters"))
         for host in self._server.left_out:
             log.event(
                 logger, logging.WARNING, "left_out", f"not serving {host}: this machine has no IPv6", address=host

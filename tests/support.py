@@ -133,12 +133,12 @@ class DatagramRecorder(DatagramProtocol):
 def server_side(reactor: Reactor, client: socket.socket) -> Connection:
     """Turn the loop until it has accepted this client, and return the connection that serves it."""
     found: list[Connection] = []
-    name = client.getsockname()
+    both_ends = client.getpeername(), client.getsockname()  # two clients of two listeners may have the same port
 
     def look() -> bool:
         for handler in reversed(reactor.handlers):
             with contextlib.suppress(OSError):  # one whose peer has gone
-                if isinstance(handler, Connection) and handler.peer_address == name:
+                if isinstance(handler, Connection) and both_ends == (handler.local_address, handler.peer_address):
                     found.append(handler)
                     return True
         return False
@@ -751,11 +751,23 @@ def _enter_network_namespace(commands: Sequence[str]) -> None:
         done = subprocess.run(["ip", *command.split()], capture_output=True, text=True, check=False)
         if done.returncode != 0:
             pytest.skip(f"ip {command}: {done.stderr.strip()}")
-    for _ in range(5000):  # the kernel finishes setting links up on its own time, and loses packets until then
-        links = subprocess.run(["ip", "-o", "link", "show", "up"], capture_output=True, text=True, check=True)
-        if all("state UP" in link or "state UNKNOWN" in link for link in links.stdout.splitlines()):
+    for _ in range(5000):
+        if _network_is_settled():
             return
-    raise AssertionError(f"links that don't come up: {links.stdout}")
+    raise AssertionError("the namespace's links and addresses don't come up")
+
+
+def _network_is_settled() -> bool:
+    """The kernel sets links up and adds the routes to IPv6 addresses on its own time; packets are lost until then."""
+
+    def lines(*arguments: str) -> list[str]:
+        done = subprocess.run(["ip", "-o", *arguments], capture_output=True, text=True, check=True)
+        return done.stdout.splitlines()
+
+    if not all("state UP" in link or "state UNKNOWN" in link for link in lines("link", "show", "up")):
+        return False
+    addresses = {line.split()[3].partition("/")[0] for line in lines("-6", "addr", "show", "up")}
+    return addresses <= {line.split()[1] for line in lines("-6", "route", "show", "table", "local")}
 
 
 # ---------------------------------------------------------------- a connection on a stage of its own
