@@ -222,7 +222,12 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     command.set_defaults(parser=command)
-    add = command.add_argument
+    _add_what_to_serve(command.add_argument)
+    _add_how_to_serve(command.add_argument)
+    return parser
+
+
+def _add_what_to_serve(add: Callable[..., object]) -> None:
     add(
         "--host",
         action="append",
@@ -246,6 +251,9 @@ def _parser() -> argparse.ArgumentParser:
         metavar="N",
         help="at this many, callers wait in the kernel's queue (default: what the descriptor limit allows)",
     )
+
+
+def _add_how_to_serve(add: Callable[..., object]) -> None:
     add(
         "--backlog",
         type=_number(1, 2**31 - 1),
@@ -268,7 +276,6 @@ def _parser() -> argparse.ArgumentParser:
     )
     add("--log-level", choices=LEVELS, default="info", help="the least that is logged (default: %(default)s)")
     add("--log-format", choices=("text", "json"), default="text", help="form of the log lines (default: %(default)s)")
-    return parser
 
 
 def _host(text: str) -> str:
