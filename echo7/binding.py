@@ -17,7 +17,8 @@ from dataclasses import dataclass, field
 
 from echo7.guard import refused_source
 from reactor.limits import BACKLOG
-from reactor.sockets import WILDCARDS, Address, Socket, SocketFactory, bind_tcp, bind_udp, family_of, format_address
+from reactor.seams import SocketFactory
+from reactor.sockets import WILDCARDS, Address, Socket, bind_tcp, bind_udp, family_of, format_address
 
 ECHO_PORT = 7  # RFC 862
 EVERY_ADDRESS = "*"

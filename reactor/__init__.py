@@ -7,8 +7,9 @@
     Connection: receive ─► protocol.data_received ─► write ─► SendBuffer ─► flush ─► socket
 
 Read it in this order: `protocol` (what a user implements), `loop` (one turn), `timers`, `buffer`, `connection` (THE
-chapter), `listener`, `connector`, `datagram`, `signals`. Beside them: `limits` (every bound on one screen), `sockets`
-(the one door through which sockets come in), `control` (the small print of UDP), `verbs` (with which a user starts).
+chapter), `listener`, `connector`, `datagram`, `signals`. Beside them: `limits` (every bound on one screen), `seams`
+(where a simulated world can come in), `sockets` (what sockets are asked for, and what their errors mean), `control`
+(the small print of UDP), `verbs` (with which a user starts).
 `README.md` in this folder is the guide.
 """
 
@@ -20,7 +21,8 @@ from reactor.limits import Limits
 from reactor.listener import Listener
 from reactor.loop import READ, WRITE, Reactor
 from reactor.protocol import DatagramProtocol, Handler, StreamProtocol
-from reactor.sockets import Address, SocketFactory, bind_tcp, bind_udp, format_address
+from reactor.seams import SignalSource, SocketFactory
+from reactor.sockets import Address, bind_tcp, bind_udp, format_address
 from reactor.timers import Timer
 from reactor.verbs import connect_tcp, listen_tcp, open_udp
 
@@ -36,6 +38,7 @@ __all__ = [
     "Limits",
     "Listener",
     "Reactor",
+    "SignalSource",
     "SocketFactory",
     "State",
     "StreamProtocol",

@@ -17,6 +17,7 @@ A loop belongs to one thread. Only `call_soon_threadsafe` may be called from oth
 import collections
 import logging
 import selectors
+import signal
 import socket
 import time
 from collections.abc import Callable
@@ -24,8 +25,9 @@ from typing import Self
 
 from reactor.limits import LONGEST_SLEEP_S, SHORTAGE_RETRY_S
 from reactor.protocol import Handler
+from reactor.seams import SignalSource, SocketFactory
 from reactor.signals import Waker
-from reactor.sockets import NO_ROOM_TO_WATCH, SocketFactory
+from reactor.sockets import NO_ROOM_TO_WATCH
 from reactor.timers import Arguments, Callback, Timer, Timers
 
 READ, WRITE = selectors.EVENT_READ, selectors.EVENT_WRITE
@@ -36,8 +38,8 @@ logger = logging.getLogger("reactor")
 class Reactor:
     """A single-threaded event loop over a `selectors` selector.
 
-    `selector` defaults to the platform's best, `clock` (monotonic seconds) to `time.monotonic`, `sockets` to the module
-    `socket`: the three seams at which a simulated network takes the kernel's place. `close` closes the selector too.
+    `selector` defaults to the platform's best, `clock` (monotonic seconds) to `time.monotonic`, `sockets` and `signals`
+    to the modules: four seams, at which a simulation takes the kernel's place. `close` closes the selector too.
     select(2) can't watch descriptors of 1,024 and more: with a SelectSelector, keep the process's limit at that.
     """
 
@@ -52,6 +54,7 @@ class Reactor:
         selector: selectors.BaseSelector | None = None,
         clock: Callable[[], float] = time.monotonic,
         sockets: SocketFactory = socket,
+        signals: SignalSource = signal,
     ) -> None:
         self.sockets = sockets
         self.now = clock  # monotonic seconds from an arbitrary start
@@ -63,7 +66,7 @@ class Reactor:
         self._calls: collections.deque[tuple[Callback, Arguments]] = collections.deque()
         self._resting: dict[Handler, Timer] = {}  # not watched for the moment, whatever their interest
         self._running = self._stopping = self.closed = False
-        self._waker = Waker(sockets, self.call_soon)
+        self._waker = Waker(sockets, signals, self.call_soon)
         self.adopt(self._waker)
         self.set_interest(self._waker, READ)
 

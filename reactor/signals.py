@@ -5,17 +5,20 @@ the pair is full and a byte is lost: a full pair is readable, the loop wakes, an
 remembered once however often it came, as the kernel itself does (signal(7)), so a storm of one can't push out
 another, nor grow anything.
 
-Two things wake the loop for a signal, and each covers the other's gap: `set_wakeup_fd` writes from the C handler, also
-just before the loop goes to sleep; the Python handler, a little later, remembers the signal and writes once more.
+Two things happen to a signal. The interpreter's own C handler notes it and then writes the byte (`set_wakeup_fd`), also
+just before the loop goes to sleep. At the next bytecode it calls our handler, which is a method of a dict, in C: a
+handler in Python would itself be interrupted by the next signal, and a storm would pile up calls until RecursionError.
 """
 
 import contextlib
 import signal
 from collections.abc import Callable
 from types import FrameType
+from typing import Any
 
 from reactor.limits import WAKE_BYTES_PER_TURN
-from reactor.sockets import WOULD_BLOCK, SocketFactory
+from reactor.seams import SignalSource, SocketFactory
+from reactor.sockets import WOULD_BLOCK
 
 
 class Waker:
@@ -25,16 +28,16 @@ class Waker:
     """
 
     __slots__ = (
-        "_call_soon", "_callbacks", "_pending", "_previous", "_previous_fd", "_reader", "_writer",
-        "closed", "fileno", "interest",
+        "_call_soon", "_callbacks", "_pending", "_previous", "_previous_fd", "_reader", "_signals",
+        "_writer", "closed", "fileno", "interest",
     )  # fmt: skip
 
-    def __init__(self, sockets: SocketFactory, call_soon: Callable[..., None]) -> None:
+    def __init__(self, sockets: SocketFactory, signals: SignalSource, call_soon: Callable[..., None]) -> None:
         self.interest, self.closed = 0, False
-        self._call_soon = call_soon
+        self._signals, self._call_soon = signals, call_soon
         self._callbacks: dict[int, Callable[[], object]] = {}
-        self._pending: dict[int, None] = {}  # an ordered set: each signal once, oldest first
-        self._previous: dict[int, signal._HANDLER] = {}
+        self._pending: dict[int, FrameType | None] = {}  # each signal once, oldest first; the frame is of no use
+        self._previous: dict[int, Any] = {}
         self._previous_fd = -1
         self._reader, self._writer = sockets.socketpair()
         self.fileno = self._reader.fileno
@@ -42,15 +45,15 @@ class Waker:
         self._writer.setblocking(False)
 
     def wake(self) -> None:
-        """Make the loop's select return. Safe from any thread and from a signal handler; never blocks."""
+        """Make the loop's select return. Safe from any thread; never blocks."""
         with contextlib.suppress(OSError):  # full: it will wake anyway. Closed: there is nobody to wake
             self._writer.send(b"\0")
 
     def add_signal(self, signum: int, callback: Callable[[], object]) -> None:
         """See `Reactor.add_signal_handler`."""
-        previous = signal.signal(signum, self._remember)
+        previous = self._signals.signal(signum, self._pending.setdefault)
         if not self._callbacks:
-            self._previous_fd = signal.set_wakeup_fd(self._writer.fileno(), warn_on_full_buffer=False)
+            self._previous_fd = self._signals.set_wakeup_fd(self._writer.fileno(), warn_on_full_buffer=False)
         self._previous.setdefault(signum, previous)
         self._callbacks[signum] = callback
 
@@ -59,11 +62,11 @@ class Waker:
         if self._callbacks.pop(signum, None) is None:
             return
         previous = self._previous.pop(signum)  # None: it wasn't set from Python, and can't be put back from it
-        if signal.getsignal(signum) == self._remember:  # else somebody has taken it over meanwhile
-            signal.signal(signum, signal.SIG_DFL if previous is None else previous)
+        if self._signals.getsignal(signum) == self._pending.setdefault:  # else somebody has taken it over meanwhile
+            self._signals.signal(signum, signal.SIG_DFL if previous is None else previous)
         self._pending.pop(signum, None)
         if not self._callbacks:
-            signal.set_wakeup_fd(self._previous_fd)
+            self._signals.set_wakeup_fd(self._previous_fd)
 
     def on_event(self, mask: int) -> None:
         """Empty the pair, then look at what is remembered: in this order, or a wake-up could be lost."""
@@ -80,7 +83,3 @@ class Waker:
             self.remove_signal(signum)
         self._reader.close()
         self._writer.close()
-
-    def _remember(self, signum: int, frame: FrameType | None) -> None:
-        self._pending[signum] = None
-        self.wake()

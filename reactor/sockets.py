@@ -12,9 +12,10 @@ import errno
 import socket
 import sys
 from collections.abc import Iterator
-from typing import Any, Protocol
+from typing import Any
 
 from reactor.control import report_paths
+from reactor.seams import SocketFactory
 
 Socket = socket.socket
 Address = tuple[Any, ...]  # (host, port) for IPv4; (host, port, flow, scope id) for IPv6
@@ -37,16 +38,6 @@ WILDCARDS = ("0.0.0.0", "::")  # noqa: S104 - to recognise them
 
 # A silent peer is given up after 180 + 4 × 30 s = five minutes (tcp(7)). The names differ by platform.
 KEEPALIVE_IDLE_S, KEEPALIVE_INTERVAL_S, KEEPALIVE_PROBES = 180, 30, 4
-
-
-class SocketFactory(Protocol):
-    """What is needed of a network. The `socket` module is one."""
-
-    def socket(self, family: int, type: int) -> Socket:
-        """Return a new socket, or raise OSError as socket(2) does."""
-
-    def socketpair(self) -> tuple[Socket, Socket]:
-        """Return two connected stream sockets (socketpair(2)), for wake-ups."""
 
 
 def family_of(address: Address) -> socket.AddressFamily:

@@ -26,14 +26,14 @@ if not hasattr(signal, "SIGUSR1"):
     pytest.skip("POSIX signals", allow_module_level=True)
 
 STORM = 100_000
-SMALL_STORM = 20_000
+SMALL_STORM = 40_000
 SENDER = """
 import os, signal, sys
 pid, count, last = map(int, sys.argv[1:])
 for number in range(count):
     os.kill(pid, signal.SIGUSR1)
     os.kill(pid, signal.SIGWINCH)
-    if number == count // 2:
+    if number == count // 8:
         os.kill(pid, signal.SIGTERM)
 os.kill(pid, last)
 """

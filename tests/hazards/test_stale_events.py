@@ -21,7 +21,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from echo7.server import EchoServer
-from reactor import Connection, Listener, Reactor, StreamProtocol, listen_tcp
+from reactor import READ, Connection, Listener, Reactor, StreamProtocol, listen_tcp
 from tests.support import (
     PATIENCE_S,
     SELECTORS,
@@ -180,6 +180,65 @@ def test_whoever_ends_whom_in_whatever_order_newcomers_are_unharmed(
         for newcomer in scene.newcomers:
             newcomer.assert_unharmed(reactor)
         scene.close()
+
+
+class Bell:
+    """The plainest handler there is: it writes down what it hears, and then does something."""
+
+    def __init__(self, reactor: Reactor, near: socket.socket, then: Callable[[], object] = int) -> None:
+        self.interest, self.closed = 0, False
+        self.reactor, self.near, self.then = reactor, near, then
+        self.heard: list[int] = []
+        reactor.adopt(self)
+        reactor.set_interest(self, READ)
+
+    def fileno(self) -> int:
+        return self.near.fileno()
+
+    def on_event(self, mask: int) -> None:
+        self.heard.append(mask)
+        self.then()
+
+    def abort(self, error: Exception | None = None) -> None:
+        if not self.closed:
+            self.closed = True
+            self.reactor.release(self)
+            self.near.close()
+
+
+@pytest.mark.parametrize("selector_class", SELECTORS)
+def test_neither_the_closed_handler_nor_its_successor_hears_the_stale_event(
+    selector_class: type[selectors.BaseSelector],
+) -> None:
+    """A Connection shrugs off an event that isn't for it; this one wouldn't. The loop itself must not deliver it."""
+    selector = OrderedSelector(selector_class())
+    with Reactor(selector=selector) as reactor:
+        (first_near, first_far), (near, far), (next_near, next_far) = tcp_pair(), tcp_pair(), tcp_pair()
+        successors: list[Bell] = []
+
+        def replace() -> None:
+            number = doomed.fileno()
+            doomed.abort()
+            os.dup2(next_near.fileno(), number, inheritable=False)
+            successors.append(Bell(reactor, socket.socket(fileno=number)))
+
+        doomed = Bell(reactor, near)
+        first = Bell(reactor, first_near, replace)
+        selector.rank = lambda handler: int(handler is doomed)
+        for client, handler in ((far, doomed), (first_far, first)):
+            client.send(b"x")
+            wait_readable(handler.near)
+        turn_idle(reactor, 1)
+        assert first.heard == [READ]
+        assert doomed.heard == []
+        assert successors[0].heard == []
+        next_far.send(b"x")
+        wait_readable(next_near)
+        first.abort()
+        turn_idle(reactor, 1)
+        assert successors[0].heard == [READ]
+        for sock in (first_far, far, next_far, next_near):
+            sock.close()
 
 
 class Closer(StreamProtocol):

@@ -6,6 +6,7 @@ import socket
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from types import FrameType
 
 import pytest
 
@@ -67,6 +68,23 @@ def test_a_burst_of_one_signal_counts_once(reactor: Reactor) -> None:
     assert calls == ["USR1"]
     send(USR1)
     turn_until(reactor, lambda: len(calls) == 2)
+
+
+def test_no_python_runs_while_a_signal_is_being_noted(reactor: Reactor) -> None:
+    """A handler in Python is itself interrupted by the next signal: in a storm, calls pile up to a RecursionError."""
+    reactor.add_signal_handler(USR1, int)
+    frames: list[str] = []
+
+    def note(frame: FrameType, event: str, arg: object) -> None:
+        if event == "call":
+            frames.append(frame.f_code.co_qualname)
+
+    sys.setprofile(note)
+    try:
+        signal.raise_signal(USR1)
+    finally:
+        sys.setprofile(None)
+    assert frames == []
 
 
 def test_a_storm_of_one_signal_does_not_lose_another(reactor: Reactor) -> None:
