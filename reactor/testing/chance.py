@@ -1,0 +1,196 @@
+"""Chance: every decision that a simulated world makes, from one seed; and the script that replays what it decided.
+
+Law: the same seed and the same program give the same run. What goes wrong is drawn from a stream of its own, apart
+from the one that scenarios draw from, so that a run can be repeated with *some* of its faults: that is how a failure
+gets small.
+
+A fault has a name, `call.kind`: `send.short` lets send(2) take a part only, `recv.EINTR` has recv(2) interrupted. The
+system calls are numbered, each kind of call for itself, and a script says what goes wrong at which one:
+`send#3=short:1 accept#1=EMFILE`. The number after the colon is how much: bytes, milliseconds, or which peer.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import random
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+# What accept(2) says when one caller has failed: an error of that caller's packets, or a firewall's no.
+ONE_CALLER = (
+    "ECONNABORTED EPROTO ENOPROTOOPT EOPNOTSUPP EPERM ETIMEDOUT ENETDOWN ENETUNREACH ENONET EHOSTDOWN EHOSTUNREACH"
+)
+UNREACHABLE = "ENETUNREACH EHOSTUNREACH ENETDOWN"
+
+# What can go wrong at which call. `step` stands for any system call: what the world does meanwhile.
+CATALOGUE: dict[str, tuple[str, ...]] = {
+    call: tuple(kind for kind in kinds.split() if not kind.startswith("E") or hasattr(errno, kind))
+    for call, kinds in {
+        "recv": "short EAGAIN EINTR ECONNRESET ETIMEDOUT ENOBUFS ENOMEM",
+        "send": "short EAGAIN EINTR ECONNRESET EPIPE ETIMEDOUT ENOBUFS ENOMEM",
+        "accept": f"EAGAIN EINTR {ONE_CALLER} EMFILE ENFILE ENOBUFS ENOMEM",
+        "connect": f"ECONNREFUSED ETIMEDOUT EADDRNOTAVAIL EPERM {UNREACHABLE}",
+        "recvmsg": f"EAGAIN EINTR ECONNREFUSED ENOBUFS ENOMEM {UNREACHABLE}",
+        "sendmsg": f"EAGAIN EINTR ENOBUFS ENOMEM EPERM EMSGSIZE ECONNREFUSED EACCES {UNREACHABLE}",
+        "socket": "EMFILE ENFILE ENOBUFS ENOMEM",
+        "register": "ENOMEM ENOSPC",
+        "select": "spurious shuffle fewer early late",
+        "segment": "delay",
+        "packet": "loss duplicate delay",
+        "step": "fin reset partition signal",
+    }.items()
+}
+FAULTS = tuple(f"{call}.{kind}" for call, kinds in CATALOGUE.items() for kind in kinds)
+
+# Without those at which a scenario can't even begin, unless it expects them: socket(2) has nothing to try again.
+USUAL_FAULTS = tuple(name for name in FAULTS if not name.startswith("socket."))
+
+
+class Fault(NamedTuple):
+    """Something that goes wrong at one call."""
+
+    call: str
+    number: int  # the how manieth of its kind, from 1
+    kind: str  # an errno's name, or a word of CATALOGUE
+    amount: int  # what it means depends on the kind
+
+    def __str__(self) -> str:
+        """Write it as scripts do."""
+        return f"{self.call}#{self.number}={self.kind}:{self.amount}"
+
+    def error(self) -> OSError:
+        """Return the error that a kind with an errno's name stands for."""
+        code = getattr(errno, self.kind)
+        return OSError(code, os.strerror(code))
+
+
+def parse_script(text: str) -> list[Fault]:
+    """Read faults as `Fault.__str__` writes them, separated by space; `:amount` may be missing. Raise ValueError."""
+    found = []
+    for word in text.split():
+        call, _, rest = word.partition("#")
+        number, _, rest = rest.partition("=")
+        kind, _, amount = rest.partition(":")
+        if kind not in CATALOGUE.get(call, ()) or not number.isdecimal() or not (amount or "1").isdecimal():
+            raise ValueError(f"{word!r} is no fault: it would be call#number=kind or call#number=kind:amount")
+        found.append(Fault(call, int(number), kind, int(amount or 1)))
+    return found
+
+
+def everything(probability: float) -> dict[str, float]:
+    """Return a mix in which every fault has this probability at each of its calls."""
+    return dict.fromkeys(FAULTS, probability)
+
+
+def random_mix(source: random.Random, among: Iterable[str] = USUAL_FAULTS) -> dict[str, float]:
+    """Return a random subset of faults, each with a probability of its own, from rare to often.
+
+    A mix of everything hides what a few faults do undisturbed; so each run has its own few.
+    """
+    share = source.choice((0.1, 0.3, 0.6))
+    chosen = [name for name in among if source.random() < share]
+    return {name: 10 ** -source.uniform(0.7, 2.5) for name in chosen}
+
+
+@dataclass(slots=True)
+class _Table:
+    """One call's faults: where in [0, 1) the trouble begins, and what lies there."""
+
+    begins: float
+    kinds: list[tuple[float, str]]  # (upper limit, kind), ascending
+
+    def __init__(self, entries: list[tuple[str, float]]) -> None:
+        total = sum(probability for _, probability in entries)
+        limit = self.begins = max(0.0, 1.0 - total)
+        self.kinds = []
+        for kind, probability in entries:
+            limit += probability if total <= 1.0 else probability / total
+            self.kinds.append((limit, kind))
+
+    def at(self, where: float) -> str:
+        return next((kind for limit, kind in self.kinds if where < limit), self.kinds[-1][1])
+
+
+class Chance:
+    """Decides what goes wrong. `injected` lists what did, in order: joined by spaces, it is the script."""
+
+    __slots__ = ("_calls", "_script", "_source", "_tables", "injected")
+
+    def __init__(self, source: random.Random, mix: Mapping[str, float], script: str) -> None:
+        self._source = source
+        self._tables = _tables(mix)
+        self._script = {(fault.call, fault.number): fault for fault in parse_script(script)}
+        self._calls: dict[str, int] = {}
+        self.injected: list[Fault] = []
+
+    def plan(self, call: str, kind: str, amount: int = 1, *, after: int = 0) -> None:
+        """Have `kind` happen at the next `call`, or, skipping `after` of them, at a later one. Raise ValueError."""
+        number = self._calls.get(call, 0) + 1 + after
+        [fault] = parse_script(f"{call}#{number}={kind}:{amount}")
+        self._script[call, number] = fault
+
+    def draw(self, call: str) -> Fault | None:
+        """Count one call, and return what shall go wrong with it. It counts as injected only by `inject`."""
+        number = self._calls[call] = self._calls.get(call, 0) + 1
+        if self._script and (fault := self._script.pop((call, number), None)) is not None:
+            return fault
+        table = self._tables.get(call)
+        if table is None:
+            return None
+        where = self._source.random()
+        if where < table.begins:  # trouble is at the upper end: a source that tends to 0, as when shrinking, has none
+            return None
+        return Fault(call, number, table.at(where), int(2 ** (16 * self._source.random())))
+
+    def inject(self, fault: Fault) -> Fault:
+        """Note that a fault has had its effect."""
+        self.injected.append(fault)
+        return fault
+
+    def counts(self) -> dict[str, int]:
+        """Return how often each fault was injected, by name."""
+        found: dict[str, int] = {}
+        for fault in self.injected:
+            name = f"{fault.call}.{fault.kind}"
+            found[name] = found.get(name, 0) + 1
+        return found
+
+    def script(self) -> str:
+        """Return the script that replays this run's faults."""
+        return " ".join(str(fault) for fault in self.injected)
+
+
+def _tables(mix: Mapping[str, float]) -> dict[str, _Table]:
+    entries: dict[str, list[tuple[str, float]]] = {}
+    for name, probability in mix.items():
+        call, _, kind = name.partition(".")
+        if kind not in CATALOGUE.get(call, ()):
+            raise ValueError(f"{name!r} is no fault; reactor.testing.FAULTS lists them")
+        if not 0 <= probability <= 1:
+            raise ValueError(f"the probability of {name} must be from 0 to 1, not {probability!r}")
+        if probability:
+            entries.setdefault(call, []).append((kind, probability))
+    return {call: _Table(found) for call, found in entries.items()}
+
+
+def source_of(seed: int | random.Random | Any) -> random.Random:
+    """Return the stream for a seed, a `random.Random` itself, or the one that hypothesis's `data` gives."""
+    if isinstance(seed, random.Random):
+        return seed
+    if hasattr(seed, "draw"):
+        from hypothesis import strategies  # who has a data object has hypothesis
+
+        drawn: random.Random = seed.draw(strategies.randoms(use_true_random=False))
+        return drawn
+    return random.Random(seed)  # noqa: S311 - a simulation must repeat itself
+
+
+def subsets(faults: list[Fault]) -> Iterator[list[Fault]]:
+    """Yield what is left of `faults` when pieces are taken out: halves first, then ever smaller ones."""
+    size = len(faults)
+    while size > 1:
+        size = (size + 1) // 2
+        for start in range(0, len(faults), size):
+            yield faults[:start] + faults[start + size :]

@@ -1,0 +1,143 @@
+"""Endpoint: what simulated stream and datagram sockets have in common.
+
+Law: a socket does what the kernel's would, as far as `tests/conformance` compares the two. What no program should ever
+do (use a closed socket, close a watched one, block) is noted in `network.violations`, besides being refused.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+from typing import TYPE_CHECKING, Any, Self
+
+if TYPE_CHECKING:
+    from reactor.testing.chance import Fault
+    from reactor.testing.network import SimulatedNetwork
+
+Address = tuple[Any, ...]
+
+# The bits of poll(2). The module `select` has them, but not on every platform.
+POLLIN, POLLPRI, POLLOUT, POLLERR, POLLHUP, POLLRDHUP = 0x1, 0x2, 0x4, 0x8, 0x10, 0x2000
+LEAST_BUFFER_BYTES = 1
+BUFFERS = {(socket.SOL_SOCKET, socket.SO_SNDBUF), (socket.SOL_SOCKET, socket.SO_RCVBUF)}
+
+
+def os_error(code: int) -> OSError:
+    """Return the OSError of an errno, of the right subclass."""
+    return OSError(code, os.strerror(code))
+
+
+class SimulatedSocket:
+    """A socket of a simulated network. Has the methods of `socket.socket` that a non-blocking program needs.
+
+    `inside`: it belongs to the program under test, so it has a descriptor and meets faults; other sockets have neither.
+    `faulty` is false for the pair that wakes the loop, which never leaves the machine.
+    """
+
+    __slots__ = (
+        "blocking", "closed", "error", "family", "faulty", "inside", "local", "network", "number", "options",
+        "proto", "type",
+    )  # fmt: skip
+
+    def __init__(self, network: SimulatedNetwork, family: int, kind: int, inside: bool) -> None:
+        self.network, self.inside, self.faulty = network, inside, inside
+        self.family, self.type, self.proto = socket.AddressFamily(family), socket.SocketKind(kind), 0
+        self.number = network.descriptors.take(self) if inside else -1
+        self.closed = False
+        self.blocking = True
+        self.error = 0  # SO_ERROR: told once, by the next call
+        self.local: Address | None = None
+        self.options: dict[tuple[int, int], int | bytes] = {
+            (socket.SOL_SOCKET, socket.SO_SNDBUF): network.send_buffer_bytes,
+            (socket.SOL_SOCKET, socket.SO_RCVBUF): network.receive_buffer_bytes,
+        }
+
+    def __enter__(self) -> Self:
+        """Return the socket itself."""
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        """Close it."""
+        self.close()
+
+    def fileno(self) -> int:
+        """Return the descriptor, -1 when closed."""
+        return self.number
+
+    def setblocking(self, flag: bool) -> None:
+        """Only False makes a socket of use here: with True, a call that would wait raises RuntimeError."""
+        self.blocking = flag
+
+    def setsockopt(self, level: int, name: int, value: int | bytes) -> None:
+        """Remember an option; those that matter to the simulation have their effect."""
+        self.check_open("setsockopt")
+        if (level, name) in BUFFERS and isinstance(value, int):
+            value = max(LEAST_BUFFER_BYTES, 2 * value)  # socket(7): the kernel doubles it
+        self.options[level, name] = value
+
+    def getsockopt(self, level: int, name: int) -> int:
+        """Return an option, 0 if it was never set. SO_ERROR is told once."""
+        self.check_open("getsockopt")
+        if (level, name) == (socket.SOL_SOCKET, socket.SO_ERROR):
+            code, self.error = self.error, 0
+            return code
+        value = self.options.get((level, name), 0)
+        return value if isinstance(value, int) else 1
+
+    def getsockname(self) -> Address:
+        """Return our own address."""
+        if self.closed:
+            raise os_error(errno.EBADF)
+        return self.local or self.network.any_address(self.family)
+
+    def bind(self, address: Address) -> None:
+        """Take a local address: bind(2)."""
+        self.check_open("bind")
+        if self.local is not None:
+            raise os_error(errno.EINVAL)
+        self.local = self.network.ports.bind(self, address)
+
+    def close(self) -> None:
+        """Close; the descriptor's number is free again. Harmless twice."""
+        if not self.closed:
+            if self.inside:
+                self.network.enter("close")
+                self.network.about_to_close(self.number)
+                self.network.descriptors.give_back(self.number)
+            self.closed, self.number = True, -1
+            self.ended()
+            self.network.ports.release(self)
+
+    def ended(self) -> None:
+        """Do what the kernel does when the last descriptor goes."""
+        raise NotImplementedError
+
+    def poll(self) -> int:
+        """Return the bits of poll(2), HUP and ERR among them whether asked for or not."""
+        raise NotImplementedError
+
+    def enter(self, call: str) -> Fault | None:
+        """Begin a system call: the world takes a step, and something may go wrong."""
+        self.check_open(call)
+        return self.network.enter(call, self.faulty) if self.inside else None
+
+    def check_open(self, call: str) -> None:
+        """Raise EBADF, and note who does such things."""
+        if self.closed:
+            if self.inside:
+                self.network.violations.append(f"{call} on a closed socket")
+            raise os_error(errno.EBADF)
+
+    def would_block(self) -> Exception:
+        """Return what to raise when there is nothing to do yet: EAGAIN."""
+        if self.blocking:
+            if self.inside:
+                self.network.violations.append("a call that would block")
+            return RuntimeError("nothing blocks in a simulation: call setblocking(False)")
+        return os_error(errno.EAGAIN)
+
+    def take_error(self) -> OSError:
+        """Return the pending error as an exception, and forget it."""
+        code, self.error = self.error, 0
+        return os_error(code)

@@ -1,0 +1,424 @@
+"""SimulatedNetwork: a kernel, the world around it, and everything that can go wrong, from one seed.
+
+    network = SimulatedNetwork(7, faults={"send.short": 0.2, "recv.EAGAIN": 0.1})
+    reactor = network.reactor()          # the real Reactor, on simulated sockets, selector, clock and signals
+
+Law: the program under test can't tell the difference, and the same seed gives the same run. No socket, thread or sleep
+of the real world is used. The world moves only when the program makes a system call: a peer may reset at any of them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import ipaddress
+import random
+import selectors
+import socket
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, cast
+
+from reactor.loop import Reactor
+from reactor.sockets import Socket
+from reactor.testing.chance import Chance, Fault, source_of
+from reactor.testing.clock import SimulatedClock
+from reactor.testing.datagram import DatagramSocket, Packet
+from reactor.testing.endpoint import Address
+from reactor.testing.peers import DatagramPeer, Peer, PeerServer
+from reactor.testing.ports import Descriptors, Ports
+from reactor.testing.selector import Quiet, SimulatedSelector
+from reactor.testing.signals import SimulatedSignals
+from reactor.testing.stream import CONNECTING, LISTENING, SYN_RETRY_S, StreamSocket, join
+from reactor.testing.wire import Wire
+
+LOCAL_ADDRESSES = ("127.0.0.1", "::1", "10.0.0.1", "10.0.0.2", "fd00::1", "fd00::2")
+BROADCASTS = ("255.255.255.255", "10.0.0.255")
+STRANGERS: dict[int, str] = {socket.AF_INET: "192.0.2.1", socket.AF_INET6: "2001:db8::1"}
+LOOPBACK_INTERFACE, ROUTED_INTERFACE = 1, 2
+IDLE_TURNS = 3  # so many turns in which nothing at all changes are a spin
+MOST_TURNS = 1_000_000
+
+
+class Watcher:
+    """Is told what happens; to be subclassed by whoever checks something after every step."""
+
+    def call(self, name: str, sock: StreamSocket, data: bytes) -> None:
+        """Note what the program has done on a stream: `accept`, `recv` and `send` with bytes moved, `eof`, `fin`."""
+
+    def datagram(self, name: str, sock: DatagramSocket, data: bytes, peer: Address, asked: str) -> None:
+        """Note a `request` that was received, or an `answer` that is sent, and the local address of either."""
+
+    def select(self, timeout_s: float | None) -> None:
+        """All handlers have been called, and the loop is about to look what is ready."""
+
+
+class SimulatedNetwork:
+    """The four seams of a Reactor, and the world behind them.
+
+    `seed`: a number, a `random.Random`, or hypothesis's `data`. `faults`: probabilities by name (see `FAULTS`);
+    `script`: exactly these, as `chance.script()` returns them. `addresses`: this machine's. Buffers and latency are
+    those of every connection. `violations` lists what no program should ever do; `chance.injected` what went wrong.
+    """
+
+    def __init__(
+        self,
+        seed: int | random.Random | Any = 0,
+        *,
+        faults: Mapping[str, float] | None = None,
+        script: str = "",
+        addresses: Sequence[str] = LOCAL_ADDRESSES,
+        descriptor_limit: int = 1024,
+        send_buffer_bytes: int = 65_536,
+        receive_buffer_bytes: int = 65_536,
+        latency_s: float = 0.0,
+    ) -> None:
+        self.random = source_of(seed)  # for scenarios: not disturbed by what goes wrong
+        apart = random.Random(f"{seed} faults") if isinstance(seed, int) else self.random  # noqa: S311
+        self.chance = Chance(apart, faults or {}, script)
+        self.clock = SimulatedClock()
+        self.wire = Wire(self.clock)
+        self.descriptors = Descriptors(descriptor_limit)
+        self.ports = Ports(self)
+        self.signals = SimulatedSignals(self)
+        self.addresses = tuple(addresses)
+        self.send_buffer_bytes, self.receive_buffer_bytes = send_buffer_bytes, receive_buffer_bytes
+        self.latency_s = latency_s
+        self.steps = 0  # system calls of the program
+        self.violations: list[str] = []
+        self.watchers: list[Watcher] = []
+        self.journal: list[str] | None = None  # the calls, in words, if somebody wants them
+        self.reactors: list[Reactor] = []
+        self._selectors: list[SimulatedSelector] = []
+        self._peers: list[Peer | PeerServer | DatagramPeer] = []
+        self._changes = self._changes_before = self._idle_turns = self._turns = 0
+
+    # ------------------------------------------------------------ the seams
+
+    def socket(self, family: int, type: int) -> Socket:
+        """Return a new socket of the program under test: socket(2). Raise OSError when there are none left."""
+        fault = self.enter("socket")
+        if fault is not None:
+            raise self.inject(fault).error()
+        made = StreamSocket if type == socket.SOCK_STREAM else DatagramSocket
+        return cast(Socket, made(self, family, True))
+
+    def socketpair(self) -> tuple[Socket, Socket]:
+        """Return two connected sockets, on which nothing goes wrong."""
+        one, other = StreamSocket(self, socket.AF_INET, True), StreamSocket(self, socket.AF_INET, True)
+        one.faulty = other.faulty = False
+        join(self, one, other)
+        return cast(Socket, one), cast(Socket, other)
+
+    def selector(self) -> selectors.BaseSelector:
+        """Return a new selector over this network's sockets."""
+        made = SimulatedSelector(self)
+        self._selectors.append(made)
+        return made
+
+    def reactor(self) -> Reactor:
+        """Return a Reactor on this network. There is one thread here: one reactor can run at a time."""
+        made = Reactor(selector=self.selector(), clock=self.clock, sockets=self, signals=self.signals)
+        self.reactors.append(made)
+        return made
+
+    def run(self, reactor: Reactor, *, until: Callable[[], object] | None = None, for_s: float | None = None) -> None:
+        """Turn the loop until it stops, until nothing more will happen, until `until()` is true or time is up.
+
+        Raise AssertionError for what no program should do, RuntimeError if a million turns don't suffice.
+        """
+        if for_s is not None:
+            end_s = self.clock() + for_s
+            self.wire.call_later(for_s, int)  # so that the loop wakes up for it
+            until = lambda: self.clock() >= end_s  # noqa: E731
+        with contextlib.suppress(Quiet):
+            if until is None:
+                reactor.run()
+            else:
+                while not until():
+                    reactor.turn()
+        self.check()
+
+    def check(self) -> None:
+        """Raise AssertionError if the program has done what no program should."""
+        if self.violations:
+            raise AssertionError("; ".join(self.violations))
+
+    # ------------------------------------------------------------ the outside
+
+    def peer(self, address: Address, *, source: str = "") -> Peer:
+        """Have somebody outside connect to `address`, from the host `source`."""
+        sock = self._stranger_stream(address, source, 0)
+        sock.connect_ex(address)
+        return self.add_peer(Peer(self, sock))
+
+    def peer_server(self, address: Address) -> PeerServer:
+        """Have somebody outside listen on `address`."""
+        sock = self._stranger_stream(address, address[0], address[1])
+        sock.listen()
+        server = PeerServer(self, sock)
+        self._peers.append(server)
+        return server
+
+    def udp_peer(self, *, source: str = "192.0.2.1", port: int = 0) -> DatagramPeer:
+        """Return somebody outside who sends and receives datagrams."""
+        sock = DatagramSocket(self, _family(source), False)
+        sock.setblocking(False)
+        sock.bind((source, port))
+        peer = DatagramPeer(sock)
+        self._peers.append(peer)
+        return peer
+
+    def add_peer(self, peer: Peer) -> Peer:
+        """Let a peer move from now on."""
+        self._peers.append(peer)
+        return peer
+
+    def _stranger_stream(self, address: Address, source: str, port: int) -> StreamSocket:
+        family = _family(address[0])
+        sock = StreamSocket(self, family, False)
+        sock.setblocking(False)
+        sock.bind((source or STRANGERS[family], port))
+        return sock
+
+    def call_later(self, delay_s: float, action: Callable[[], object]) -> None:
+        """Have something happen outside after `delay_s` seconds."""
+        self.wire.call_later(delay_s, action)
+
+    def partition(self, host: str, for_s: float | None = None) -> None:
+        """Cut a host off, for a while or until `heal`."""
+        self.wire.partition(host)
+        for sock in self.descriptors.open.values():
+            if isinstance(sock, StreamSocket) and sock.link is not None and sock.remote and sock.remote[0] == host:
+                sock.link.fall_silent()
+        if for_s is not None:
+            self.wire.call_later(for_s, lambda: self.heal(host))
+
+    def heal(self, host: str) -> None:
+        """Let a host be reached again."""
+        self.wire.heal(host)
+        self.changed()
+
+    def plan(self, call: str, kind: str, amount: int = 1, *, after: int = 0) -> None:
+        """Have one thing go wrong at the next `call`, or `after` so many of them. Raise ValueError if there is none."""
+        self.chance.plan(call, kind, amount, after=after)
+
+    # ------------------------------------------------------------ what goes on at every system call
+
+    def enter(self, call: str, faulty: bool = True) -> Fault | None:
+        """Begin a system call of the program: the world takes a step, signals come. Return what goes wrong."""
+        self.steps += 1
+        meanwhile = self.chance.draw("step")
+        if meanwhile is not None:
+            self._meanwhile(meanwhile)
+        self.signals.deliver()
+        fault = self.chance.draw(call) if faulty else None
+        if self.journal is not None:
+            self.journal.append(f"{self.clock():.3f} {call}" + (f" [{fault}]" if fault else ""))
+        return fault
+
+    def _meanwhile(self, fault: Fault) -> None:
+        if fault.kind == "signal":
+            if self.signals.at_random:
+                self.inject(fault)
+                self.signals.raise_signal(self.signals.at_random[fault.amount % len(self.signals.at_random)])
+            return
+        peers = [peer for peer in self._peers if isinstance(peer, Peer) and not peer.over]
+        if not peers:
+            return
+        self.inject(fault)
+        peer = peers[fault.amount % len(peers)]
+        if fault.kind == "partition":
+            self.partition(peer.socket.host, fault.amount / 1e3)
+        else:
+            {"fin": peer.finish_now, "reset": peer.reset}[fault.kind]()
+
+    def draw(self, call: str) -> Fault | None:
+        """Ask whether anything goes wrong with something that is no system call."""
+        return self.chance.draw(call)
+
+    def inject(self, fault: Fault) -> Fault:
+        """Note that something went wrong."""
+        self.changed()
+        if self.journal is not None:
+            self.journal.append(f"    -> {fault}")
+        return self.chance.inject(fault)
+
+    def changed(self) -> None:
+        """Note that something is otherwise than before: a loop that turns for it doesn't spin."""
+        self._changes += 1
+
+    def observe(self, name: str, sock: StreamSocket, data: bytes) -> None:
+        """Tell the watchers of a call on a stream."""
+        self._changes += 1
+        if sock.faulty:
+            if self.journal is not None:
+                self.journal.append(f"    {name}({sock.number}): {len(data)} bytes")
+            for watcher in self.watchers:
+                watcher.call(name, sock, data)
+
+    def observe_datagram(self, name: str, sock: DatagramSocket, data: bytes, peer: Address, local: Address) -> None:
+        """Tell the watchers of a datagram."""
+        self._changes += 1
+        if self.journal is not None:
+            self.journal.append(f"    {name}({sock.number}): {len(data)} bytes, peer {peer}, local {local[0]}")
+        for watcher in self.watchers:
+            watcher.datagram(name, sock, data, peer, str(local[0]))
+
+    def about_to_close(self, number: int) -> None:
+        """Note a descriptor that is closed while a selector watches it: its next owner would be taken for it."""
+        self.changed()
+        if any(number in selector.get_map() for selector in self._selectors):
+            self.violations.append(f"descriptor {number} was closed while it was watched")
+
+    def about_to_select(self, timeout_s: float | None) -> None:
+        """Look for a loop that spins, and let the world go on a little."""
+        for watcher in self.watchers:
+            watcher.select(timeout_s)
+        self._turns += 1
+        if self._turns > MOST_TURNS:
+            raise RuntimeError(f"the loop hasn't come to rest in {MOST_TURNS:,} turns")
+        self._idle_turns = self._idle_turns + 1 if self._changes == self._changes_before else 0
+        self._changes_before = self._changes
+        if self._idle_turns == IDLE_TURNS:
+            self.violations.append("the loop spins: it turns, and nothing changes")
+        self.wire.run_due()
+
+    def move_peers(self) -> bool:
+        """Let every peer take its turn; return whether any did anything."""
+        moved = False
+        gone = 0
+        for peer in self._peers:
+            if peer.over:
+                gone += 1
+            elif peer.move():
+                moved = True
+        if gone * 2 > len(self._peers):
+            self._peers = [peer for peer in self._peers if not peer.over]
+        return moved
+
+    def go_on(self, until_s: float | None) -> bool:
+        """Let the world go on while the loop sleeps; return false when it is time to wake. Raise Quiet at the end."""
+        if until_s is not None and until_s <= self.clock():
+            return False
+        if self.move_peers() or self.wire.run_due():
+            return True
+        next_s = self.wire.next_s()
+        if next_s is None and until_s is None:
+            raise Quiet
+        self.changed()
+        if next_s is None or (until_s is not None and until_s < next_s):
+            assert until_s is not None
+            self.clock.reach(until_s)
+            return False
+        self.clock.reach(next_s)
+        self.wire.run_due()
+        return True
+
+    # ------------------------------------------------------------ the wire
+
+    def call(self, caller: StreamSocket) -> None:
+        """Let a SYN arrive: the listener's kernel answers, not the listener."""
+        if caller.state != CONNECTING or caller.remote is None:
+            return
+        host, port = caller.remote[:2]
+        if not self.wire.is_open(caller.host, host):
+            self.wire.when_healed(lambda: self.call(caller))
+            return
+        listener = self.ports.find(socket.SOCK_STREAM, caller.family, host, port)
+        if not isinstance(listener, StreamSocket) or listener.state != LISTENING:
+            if self.ports.knows(host):
+                caller.die(errno.ECONNREFUSED)
+        elif len(listener.queue) > listener.backlog:
+            self.wire.call_later(SYN_RETRY_S, lambda: self.call(caller))
+        else:
+            answerer = StreamSocket(self, caller.family, False)
+            answerer.options.update(listener.options)
+            answerer.local, answerer.remote = caller.remote, caller.local
+            join(self, caller, answerer)
+            listener.queue.append(answerer)
+            self.changed()
+
+    def carry(self, sender: DatagramSocket, data: bytes, source: Address, destination: Address, interface: int) -> None:
+        """Carry a datagram to whoever is bound there, if the way is open and luck has it."""
+        host = str(self.canonical(sender.family, destination)[0])
+        if interface and interface != self.interface_of(host):
+            return  # forced through an interface from which there is no way
+        if not self.wire.is_open(str(source[0]), host):
+            return
+
+        def deliver() -> None:
+            self._deliver(sender, data, source, host, destination[1])
+
+        fault = self.draw("packet")
+        if fault is None:
+            self.wire.call_later(self.latency_s, deliver) if self.latency_s else deliver()
+            return
+        self.inject(fault)
+        if fault.kind == "delay":
+            self.wire.call_later(self.latency_s + fault.amount / 1e4, deliver)
+        elif fault.kind == "duplicate":
+            deliver()
+            self.wire.call_later(self.latency_s + fault.amount / 1e4, deliver)
+
+    def _deliver(self, sender: DatagramSocket, data: bytes, source: Address, host: str, port: int) -> None:
+        if self.is_broadcast(host):
+            for sock in self.ports.listeners_to_all(port):
+                if isinstance(sock, DatagramSocket):
+                    own = str(self.source_for(sock.family, source)[0])
+                    sock.arrive(Packet(data, source, host, own, ROUTED_INTERFACE))
+            return
+        found = self.ports.find(socket.SOCK_DGRAM, sender.family, host, port)
+        if isinstance(found, DatagramSocket):
+            found.arrive(Packet(data, source, host, host, self.interface_of(host)))
+        elif self.ports.knows(host) and sender.remote is not None:  # ICMP: told to connected sockets only
+            sender.error = errno.ECONNREFUSED
+            self.changed()
+
+    # ------------------------------------------------------------ addresses
+
+    def is_local(self, host: str) -> bool:
+        """Tell whether an address is this machine's."""
+        return host in self.addresses or host.startswith("127.")
+
+    def is_wildcard(self, host: str) -> bool:
+        """Tell whether an address stands for all of this machine's."""
+        return host in ("0.0.0.0", "::")  # noqa: S104 - to recognise them
+
+    def is_broadcast(self, host: str) -> bool:
+        """Tell whether an address stands for all machines of a network."""
+        return host in BROADCASTS
+
+    def interface_of(self, host: str) -> int:
+        """Return the index of the interface that has an address, or by which it is reached."""
+        if host in ("127.0.0.1", "::1"):
+            return LOOPBACK_INTERFACE
+        routed = [address for address in self.addresses if self.interface_is_routed(address)]
+        return ROUTED_INTERFACE + routed.index(host) // 2 if host in routed else ROUTED_INTERFACE
+
+    def interface_is_routed(self, host: str) -> bool:
+        """Tell whether an address is one that other machines can reach."""
+        return not (host.startswith("127.") or host == "::1")
+
+    def any_address(self, family: int) -> Address:
+        """Return the wildcard of a family, with no port."""
+        return ("0.0.0.0", 0) if family == socket.AF_INET else ("::", 0, 0, 0)  # noqa: S104
+
+    def canonical(self, family: int, address: Address) -> Address:
+        """Return an address as getsockname(2) gives it. Raise EINVAL for one of another family."""
+        host = str(address[0]).partition("%")[0]
+        if _family(host) != family:
+            raise OSError(errno.EINVAL, "an address of another family")
+        host = ipaddress.ip_address(host).compressed
+        return (host, address[1]) if family == socket.AF_INET else (host, address[1], *(*address[2:], 0, 0)[:2])
+
+    def source_for(self, family: int, destination: Address) -> Address:
+        """Return the address that routing picks for what is sent to `destination`, with no port."""
+        host = str(destination[0])
+        if not self.is_local(host):
+            usable = [own for own in self.addresses if _family(own) == family and self.interface_is_routed(own)]
+            host = usable[0] if usable else host
+        return self.canonical(family, (host, 0))
+
+
+def _family(host: str) -> int:
+    return socket.AF_INET6 if ":" in host else socket.AF_INET

@@ -1,0 +1,220 @@
+"""Peers: who is at the other end, outside the program under test.
+
+Law: a peer is told what to do and does it as fast as the connection lets it, a bounded piece per move, whenever the
+loop looks for something to do. It has no descriptor and meets no faults; what is wrong with the world, it sees as any
+peer would.
+"""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import random
+import socket
+from typing import TYPE_CHECKING
+
+from reactor.testing.datagram import DatagramSocket
+from reactor.testing.endpoint import POLLERR, POLLIN, Address
+from reactor.testing.stream import CONNECTED, CONNECTING, LINGER_ZERO, Link, StreamSocket
+
+if TYPE_CHECKING:
+    from reactor.testing.network import SimulatedNetwork
+
+EAGER_BYTES = 65_536
+
+
+class Peer:
+    """A TCP connection's other end: one that calls (`SimulatedNetwork.peer`) or answers (`peer_server`).
+
+    `received` is what has come, `sent` what has gone. `eof`: the other side has sent FIN. `lost`: the
+    connection is over without that, and `received` may be short. `read_bytes` and `write_bytes` are what it moves at
+    once.
+    """
+
+    __slots__ = (
+        "_finishing", "_outbox", "eof", "error", "link", "network", "paused", "read_bytes", "received", "sent",
+        "socket", "write_bytes",
+    )  # fmt: skip
+
+    def __init__(self, network: SimulatedNetwork, sock: StreamSocket) -> None:
+        self.network, self.socket = network, sock
+        self.link: Link | None = sock.link
+        self.received, self.sent = bytearray(), bytearray()
+        self.eof = False
+        self.error: OSError | None = None
+        self.paused = False
+        self.read_bytes = self.write_bytes = EAGER_BYTES
+        self._outbox: collections.deque[tuple[bytes, int]] = collections.deque()
+        self._finishing = False
+
+    @property
+    def lost(self) -> bool:
+        """Whether the connection ended otherwise than by FIN, so that nothing can be expected of it."""
+        return bool(self.error or (self.link is not None and self.link.fate))
+
+    @property
+    def over(self) -> bool:
+        """Whether nothing more will happen here."""
+        return self.socket.closed or self.error is not None
+
+    def send(self, data: bytes, *, urgent: bool = False) -> None:
+        """Send bytes, in time; the last of them as urgent data, if asked for."""
+        self._outbox.append((data, socket.MSG_OOB if urgent else 0))
+
+    def finish(self) -> None:
+        """Send FIN when all has been sent, and close when the other side has done so too."""
+        self._finishing = True
+
+    def finish_now(self) -> None:
+        """Send FIN at this very byte: what hasn't gone yet never will."""
+        self._outbox.clear()
+        self._finishing = True
+        self.move()
+
+    def reset(self) -> None:
+        """Send RST now."""
+        if not self.over:
+            self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, LINGER_ZERO)
+            self.close()
+
+    def close(self) -> None:
+        """Close now, whatever is unread or unsent."""
+        self.socket.close()
+
+    def vanish(self) -> None:
+        """Fall silent for ever, as when the power goes: no FIN, no RST, no answer."""
+        if self.link is not None and not self.over:
+            self.link.cut = True
+            self.link.fate = self.link.fate or "the peer vanished"
+            self.link.fall_silent()
+        self.error = self.error or ConnectionError("vanished")
+
+    def pause(self) -> None:
+        """Read no more until `resume`: a slow reader, or a stuck one."""
+        self.paused = True
+
+    def resume(self) -> None:
+        """Read again."""
+        self.paused = False
+
+    def move(self) -> bool:
+        """Send and receive a piece each; return whether anything has moved."""
+        if self.over or self.socket.state == CONNECTING:
+            return False
+        self.link = self.link or self.socket.link
+        try:
+            wrote = self._write()
+            return self._read() or wrote
+        except BlockingIOError:
+            return False
+        except OSError as error:
+            self.error = error
+            self.socket.close()
+            return True
+
+    def _write(self) -> bool:
+        sock = self.socket
+        if self._outbox:
+            if sock.outgoing is None or (sock.state == CONNECTED and sock.outgoing.room_bytes <= 0):
+                return False
+            data, flags = self._outbox.popleft()
+            piece = data[: self.write_bytes]
+            taken = sock.send(piece, flags if len(piece) == len(data) and len(data) <= sock.outgoing.room_bytes else 0)
+            self.sent += data[:taken]
+            if taken < len(data):
+                self._outbox.appendleft((data[taken:], flags))
+            return taken > 0
+        if self._finishing and sock.outgoing is not None and not sock.outgoing.fin:
+            with contextlib.suppress(OSError):  # ENOTCONN: reading tells why
+                sock.shutdown(socket.SHUT_WR)
+            return True
+        return False
+
+    def _read(self) -> bool:
+        if self.paused or self.eof or not self.socket.poll() & (POLLIN | POLLERR):
+            return False
+        data = self.socket.recv(self.read_bytes)
+        self.received += data
+        if not data:
+            self.eof = self.socket.incoming is not None and self.socket.incoming.fin_arrived
+            if self.eof and not (self.socket.outgoing and self.socket.outgoing.fin):
+                return True  # half-closed: we may go on sending
+            self.close()
+        return True
+
+
+class PeerServer:
+    """A listening peer: `callers` are those who came."""
+
+    __slots__ = ("_network", "_socket", "address", "callers")
+
+    def __init__(self, network: SimulatedNetwork, sock: StreamSocket) -> None:
+        self._network, self._socket = network, sock
+        self.address = sock.getsockname()
+        self.callers: list[Peer] = []
+
+    def move(self) -> bool:
+        """Welcome whoever waits."""
+        came = False
+        while self._socket.queue:
+            sock, _ = self._socket.accept()
+            sock.setblocking(False)
+            self.callers.append(self._network.add_peer(Peer(self._network, sock)))
+            came = True
+        return came
+
+    def close(self) -> None:
+        """Listen no more."""
+        self._socket.close()
+
+    @property
+    def over(self) -> bool:
+        """Whether it listens no more."""
+        return self._socket.closed
+
+
+class DatagramPeer:
+    """A UDP socket outside. `received` holds (data, source) in the order of arrival."""
+
+    __slots__ = ("paused", "received", "socket")
+
+    def __init__(self, sock: DatagramSocket) -> None:
+        self.socket = sock
+        self.received: list[tuple[bytes, Address]] = []
+        self.paused = False
+
+    @property
+    def address(self) -> Address:
+        """Where it is."""
+        return self.socket.getsockname()
+
+    @property
+    def over(self) -> bool:
+        """Whether it is closed."""
+        return self.socket.closed
+
+    def send(self, data: bytes, destination: Address) -> None:
+        """Send one datagram."""
+        self.socket.sendto(data, destination)
+
+    def move(self) -> bool:
+        """Receive everything that has come."""
+        moved = False
+        while self.socket.inbox and not self.paused:
+            self.received.append(self.socket.recvfrom(EAGER_BYTES))
+            moved = True
+        return moved
+
+    def close(self) -> None:
+        """Close."""
+        self.socket.close()
+
+
+def pieces(source: random.Random, data: bytes) -> list[bytes]:
+    """Cut bytes at random places: how a peer's writes may fall."""
+    found = []
+    while data:
+        size = min(len(data), int(2 ** (source.random() * 16)))
+        found.append(data[:size])
+        data = data[size:]
+    return found

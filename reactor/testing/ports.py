@@ -1,0 +1,114 @@
+"""Ports and descriptors: the small integers of a kernel.
+
+Law: as in a kernel, the lowest free descriptor is given first, so a number that was just freed comes back at once:
+whoever remembers an owner by number will soon meet the wrong one.
+"""
+
+from __future__ import annotations
+
+import errno
+import heapq
+import socket
+from typing import TYPE_CHECKING
+
+from reactor.testing.endpoint import Address, SimulatedSocket, os_error
+
+if TYPE_CHECKING:
+    from reactor.testing.network import SimulatedNetwork
+
+FIRST_DESCRIPTOR = 3  # 0, 1 and 2 are taken in every process
+EPHEMERAL = (32_768, 60_999)  # ip(7), ip_local_port_range
+LAST_PORT = 65_535
+
+
+class Descriptors:
+    """The descriptor table of the program under test."""
+
+    __slots__ = ("_free", "_next", "limit", "open")
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self.open: dict[int, SimulatedSocket] = {}
+        self._free: list[int] = []
+        self._next = FIRST_DESCRIPTOR
+
+    def take(self, owner: SimulatedSocket) -> int:
+        """Return the lowest free number. Raise EMFILE when there is none."""
+        if len(self.open) + FIRST_DESCRIPTOR >= self.limit:
+            raise os_error(errno.EMFILE)
+        if self._free:
+            number = heapq.heappop(self._free)
+        else:
+            number = self._next
+            self._next += 1
+        self.open[number] = owner
+        return number
+
+    def give_back(self, number: int) -> None:
+        """Free a number."""
+        del self.open[number]
+        heapq.heappush(self._free, number)
+
+
+class Ports:
+    """Who is bound to what."""
+
+    __slots__ = ("_bound", "_network", "_next")
+
+    def __init__(self, network: SimulatedNetwork) -> None:
+        self._network = network
+        self._bound: dict[tuple[int, int], dict[str, SimulatedSocket]] = {}  # (type, port) → host → socket
+        self._next = EPHEMERAL[0]
+
+    def bind(self, sock: SimulatedSocket, address: Address) -> Address:
+        """Take (host, port) for a socket, port 0 for any, and return it in full. Raise as bind(2) does."""
+        host, port, *rest = self._network.canonical(sock.family, address)
+        if sock.inside and not (self._network.is_local(host) or self._network.is_wildcard(host)):
+            raise os_error(errno.EADDRNOTAVAIL)
+        port = port or self._ephemeral(sock, host)
+        if self._taken(sock, host, port):
+            raise os_error(errno.EADDRINUSE)
+        self._bound.setdefault((sock.type, port), {})[host] = sock
+        return (host, port, *rest)
+
+    def release(self, sock: SimulatedSocket) -> None:
+        """Free what a socket had."""
+        if sock.local is not None:
+            hosts = self._bound.get((sock.type, sock.local[1]), {})
+            if hosts.get(sock.local[0]) is sock:
+                del hosts[sock.local[0]]
+
+    def find(self, kind: int, family: int, host: str, port: int) -> SimulatedSocket | None:
+        """Return who gets what is sent to (host, port): its own socket first, else one bound to the wildcard."""
+        hosts = self._bound.get((kind, port), {})
+        if host in hosts:
+            return hosts[host]
+        wildcard = hosts.get(str(self._network.any_address(family)[0]))
+        return wildcard if wildcard is not None and self._network.is_local(host) else None
+
+    def listeners_to_all(self, port: int) -> list[SimulatedSocket]:
+        """Return who hears an IPv4 broadcast."""
+        hosts = self._bound.get((socket.SOCK_DGRAM, port), {})
+        everywhere = self._network.any_address(socket.AF_INET)[0]
+        return [sock for host, sock in hosts.items() if host == everywhere]
+
+    def knows(self, host: str) -> bool:
+        """Tell whether anybody lives at `host`."""
+        return self._network.is_local(host) or any(host in hosts for hosts in self._bound.values())
+
+    def _taken(self, sock: SimulatedSocket, host: str, port: int) -> bool:
+        hosts = self._bound.get((sock.type, port), {})
+        for other_host, other in hosts.items():
+            if other.family == sock.family and sock.inside == other.inside:
+                both = self._network.is_wildcard(host) or self._network.is_wildcard(other_host)
+                if host == other_host or both:
+                    return True
+        return False
+
+    def _ephemeral(self, sock: SimulatedSocket, host: str) -> int:
+        first, last = EPHEMERAL
+        for _ in range(last - first + 1):
+            port, self._next = self._next, self._next + 1 if self._next < last else first
+            if not self._taken(sock, host, port):
+                return port
+        raise os_error(errno.EADDRINUSE)

@@ -1,0 +1,61 @@
+"""SimulatedSignals: what the module `signal` is to a loop, without a process that gets any.
+
+Law: a signal comes in two steps, as in CPython: a byte is written to the wake-up descriptor at once, in the middle of
+whatever is being done; the handler is called a little later, between two steps of the program.
+"""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from reactor.testing.stream import StreamSocket
+
+if TYPE_CHECKING:
+    from reactor.testing.network import SimulatedNetwork
+
+
+class SimulatedSignals:
+    """To be handed to `Reactor(signals=…)`."""
+
+    __slots__ = ("_handlers", "_network", "_noted", "_wakeup_fd", "at_random")
+
+    def __init__(self, network: SimulatedNetwork) -> None:
+        self._network = network
+        self._handlers: dict[int, Any] = {}
+        self._noted: list[int] = []
+        self._wakeup_fd = -1
+        self.at_random: tuple[int, ...] = ()  # those that the fault `step.signal` raises
+
+    def signal(self, signum: int, handler: Any, /) -> Any:
+        """Set a handler and return the one before, as signal.signal does."""
+        before = self.getsignal(signum)
+        self._handlers[signum] = handler
+        return before
+
+    def getsignal(self, signum: int, /) -> Any:
+        """Return a signal's handler."""
+        return self._handlers.get(signum, signal.SIG_DFL)
+
+    def set_wakeup_fd(self, fd: int, /, *, warn_on_full_buffer: bool = True) -> int:
+        """Have a byte written to `fd` for every signal; return the descriptor before, -1 for none."""
+        before, self._wakeup_fd = self._wakeup_fd, fd
+        return before
+
+    def raise_signal(self, signum: int) -> None:
+        """Let the program get a signal now. One that it hasn't asked for is ignored."""
+        if not callable(self.getsignal(signum)):
+            return
+        self._noted.append(signum)
+        sock = self._network.descriptors.open.get(self._wakeup_fd)
+        if isinstance(sock, StreamSocket):
+            sock.write_from_kernel(bytes([signum]))
+
+    def deliver(self) -> None:
+        """Call the handlers of what has come."""
+        while self._noted:
+            signum = self._noted.pop(0)
+            handler: Callable[[int, Any], object] = self.getsignal(signum)
+            if callable(handler):
+                handler(signum, None)

@@ -1,0 +1,133 @@
+"""simulate: run a scenario in many bad worlds, and make the first that breaks it small.
+
+Law: a failure that can't be repeated is worth nothing. What is raised names the seed, and the fewest faults that still
+make the scenario fail; with both, the run repeats exactly.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+
+from reactor.testing.chance import Fault, parse_script, random_mix, subsets
+from reactor.testing.network import SimulatedNetwork
+
+Scenario = Callable[[SimulatedNetwork], object]
+JOURNAL_LINES = 30
+MOST_RERUNS = 400  # of a failing scenario, to make it small
+
+
+class SimulationFailed(AssertionError):
+    """A scenario failed. `seed` and `script` repeat it."""
+
+    def __init__(self, seed: int, script: str, cause: BaseException, journal: list[str]) -> None:
+        self.seed, self.script = seed, script
+        lines = "\n    ".join(journal[-JOURNAL_LINES:])
+        super().__init__(
+            f"seed {seed} fails: {type(cause).__name__}: {cause}\n"
+            f"the fewest faults with which it does: simulate(scenario, seeds=[{seed}], script={script!r})\n"
+            f"the last calls, the clock before each:\n    {lines}"
+        )
+
+
+@dataclass(slots=True)
+class Report:
+    """What a simulation has gone through."""
+
+    runs: int = 0
+    steps: int = 0  # system calls
+    injected: dict[str, int] = field(default_factory=dict)  # fault → how often
+
+    def add(self, network: SimulatedNetwork) -> None:
+        """Add one run."""
+        self.runs += 1
+        self.steps += network.steps
+        for name, count in network.chance.counts().items():
+            self.injected[name] = self.injected.get(name, 0) + count
+
+
+def simulate(
+    scenario: Scenario,
+    *,
+    seeds: int | Iterable[int] = 100,
+    faults: Mapping[str, float] | None = None,
+    script: str | None = None,
+) -> Report:
+    """Call `scenario(network)` once for each seed, each time in another world, and return what it went through.
+
+    `faults`: probabilities by name; by default each seed has a random mix of its own (see `random_mix`). `script`:
+    these faults and no others. When the scenario is over, its reactors are closed; a descriptor that is left, a
+    callback that raised or anything else in `network.violations` fails it too. Raise SimulationFailed.
+    """
+    report = Report()
+    for seed in range(seeds) if isinstance(seeds, int) else seeds:
+        mix = {} if script is not None else faults
+        if mix is None:
+            mix = random_mix(random.Random(f"{seed} mix"))  # noqa: S311 - to be repeated
+        network = SimulatedNetwork(seed, faults=mix, script=script or "")
+        cause = run_once(scenario, network)
+        report.add(network)
+        if cause is not None:
+            raise _smallest(scenario, seed, network.chance.injected, cause) from cause
+    return report
+
+
+def run_once(scenario: Scenario, network: SimulatedNetwork) -> Exception | None:
+    """Run a scenario to its end, leftovers checked; return what it raised."""
+    listener = _CallbackWatch(network)
+    logger = logging.getLogger("reactor")
+    logger.addHandler(listener)
+    try:
+        scenario(network)
+        close(network)
+        network.check()
+    except Exception as error:
+        return error
+    finally:
+        logger.removeHandler(listener)
+    return None
+
+
+def close(network: SimulatedNetwork) -> None:
+    """Close the reactors, and note the descriptors that are left."""
+    for reactor in network.reactors:
+        reactor.close()
+    if network.descriptors.open:
+        network.violations.append(f"descriptors left open: {sorted(network.descriptors.open)}")
+
+
+class _CallbackWatch(logging.Handler):
+    """The loop survives a callback that raises, and logs it. A scenario doesn't survive it."""
+
+    def __init__(self, network: SimulatedNetwork) -> None:
+        super().__init__(logging.ERROR)
+        self._network = network
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if getattr(record, "event", "") == "callback_raised":
+            self._network.violations.append(record.getMessage())
+
+
+def _smallest(scenario: Scenario, seed: int, faults: list[Fault], cause: Exception) -> SimulationFailed:
+    """Take faults out as long as it fails in the same way (ddmin, Zeller and Hildebrandt 2002)."""
+    reruns = 0
+    smaller = True
+    while smaller:
+        smaller = False
+        for candidate in subsets(faults):
+            reruns += 1
+            if reruns > MOST_RERUNS:
+                break
+            network = SimulatedNetwork(seed, script=" ".join(map(str, candidate)))
+            again = run_once(scenario, network)
+            if type(again) is type(cause) and len(network.chance.injected) < len(faults):
+                faults, cause, smaller = network.chance.injected, again, True
+                break
+    script = " ".join(map(str, faults))
+    network = SimulatedNetwork(seed, script=script)
+    network.journal = []
+    again = run_once(scenario, network)
+    assert parse_script(script) == faults
+    return SimulationFailed(seed, script, again or cause, network.journal)

@@ -1,0 +1,511 @@
+"""Streams: two pipes and what may become of them; the TCP that a simulated kernel speaks.
+
+Law: a pipe is three places in a row, each bounded: what the sender's kernel holds, what is on the wire, and what the
+receiver's kernel holds. Bytes move from one to the next and are never in two. Nothing is lost but by a reset, and that
+comes when a socket is closed that holds unread bytes, when bytes reach a closed socket, when the program asks for one
+(SO_LINGER of zero), or when the world is bad.
+"""
+
+from __future__ import annotations
+
+import collections
+import errno
+import functools
+import socket
+import struct
+from typing import TYPE_CHECKING
+
+from reactor.testing.endpoint import (
+    POLLERR,
+    POLLHUP,
+    POLLIN,
+    POLLOUT,
+    POLLPRI,
+    POLLRDHUP,
+    Address,
+    SimulatedSocket,
+    os_error,
+)
+
+if TYPE_CHECKING:
+    from reactor.testing.chance import Fault
+    from reactor.testing.network import SimulatedNetwork
+
+Buffer = bytes | bytearray | memoryview
+RETRANSMIT_S = 924.0  # how long Linux goes on sending again what nobody acknowledges (tcp(7), tcp_retries2)
+CONNECT_S = 127.0  # and a SYN (tcp_syn_retries)
+SYN_RETRY_S = 1.0
+LINGER_ZERO = struct.pack("ii", 1, 0)
+FRESH, LISTENING, CONNECTING, CONNECTED, DEAD = "fresh", "listening", "connecting", "connected", "dead"
+
+
+class Pipe:
+    """One direction of a connection. Places in the stream are counted from its first byte."""
+
+    __slots__ = (
+        "arrived", "fin", "fin_arrived", "flight", "flight_bytes", "mark", "receive_bytes", "received", "send_bytes",
+        "sent", "urgent", "waiting",
+    )  # fmt: skip
+
+    def __init__(self, send_bytes: int, receive_bytes: int) -> None:
+        self.send_bytes, self.receive_bytes = send_bytes, receive_bytes  # the two kernels' bounds
+        self.waiting = bytearray()  # in the sender's kernel
+        self.flight: collections.deque[bytes] = collections.deque()  # on the wire; empty bytes are a FIN
+        self.flight_bytes = 0
+        self.arrived = bytearray()  # in the receiver's kernel
+        self.fin = False  # the sender has said that this is all
+        self.fin_arrived = False
+        self.sent = 0  # place behind the last byte taken from the sender
+        self.received = 0  # place of the first byte that the receiver hasn't taken
+        self.urgent: int | None = None  # place of the last urgent byte, while it is in the stream
+        self.mark: int | None = None  # and where a recv stops because of it
+
+    @property
+    def room_bytes(self) -> int:
+        """How much the sender's kernel still takes."""
+        return self.send_bytes - len(self.waiting)
+
+    def destroy(self) -> None:
+        """Forget all that hasn't arrived."""
+        self.waiting.clear()
+        self.flight.clear()
+        self.flight_bytes = 0
+
+
+class Link:
+    """Two sockets connected: a caller and an answerer. `fate` says what ended it, if that wasn't two FINs."""
+
+    __slots__ = ("_network", "_silent", "cut", "ends", "fate", "reset_s")
+
+    def __init__(self, network: SimulatedNetwork, caller: StreamSocket, answerer: StreamSocket) -> None:
+        self._network = network
+        self.ends = (caller, answerer)
+        self.fate = ""
+        self.reset_s = 0.0
+        self.cut = False  # one end has vanished without a word
+        self._silent = 0  # how often it fell silent
+
+    @property
+    def is_open(self) -> bool:
+        """Whether segments get through."""
+        one, other = self.ends
+        return not self.cut and self._network.wire.is_open(one.host, other.host)
+
+    def other(self, end: StreamSocket) -> StreamSocket:
+        """Return the other end."""
+        return self.ends[end is self.ends[0]]
+
+    def push(self, end: StreamSocket) -> None:
+        """Send from `end` what the other's window has room for."""
+        pipe = end.outgoing
+        if pipe is None or not (pipe.waiting or pipe.fin):
+            return
+        if not self.is_open:
+            self._network.wire.when_healed(lambda: self.push(end))
+            return
+        room_bytes = pipe.receive_bytes - len(pipe.arrived) - pipe.flight_bytes
+        if pipe.waiting and room_bytes > 0:
+            segment = bytes(pipe.waiting[:room_bytes])
+            del pipe.waiting[: len(segment)]
+            pipe.flight.append(segment)
+            pipe.flight_bytes += len(segment)
+            self._send(end, pipe)
+        if pipe.fin and not pipe.waiting and not pipe.fin_arrived and b"" not in pipe.flight:
+            pipe.flight.append(b"")
+            self._send(end, pipe)
+
+    def _send(self, end: StreamSocket, pipe: Pipe) -> None:
+        network = self._network
+        fault = network.draw("segment")
+        if fault is not None:
+            network.inject(fault)
+            delay_s = fault.amount / 1e4
+        elif len(pipe.flight) == 1 and not network.latency_s:
+            self._land(end, pipe)
+            return
+        else:  # streams keep their order: behind those that are late
+            delay_s = 0.0
+        network.wire.call_later(network.latency_s + delay_s, lambda: self._land(end, pipe))
+
+    def _land(self, end: StreamSocket, pipe: Pipe) -> None:
+        """Take the first segment off the wire; it may have been destroyed meanwhile."""
+        if not pipe.flight:
+            return
+        if not self.is_open:
+            self._network.wire.when_healed(lambda: self._land(end, pipe))
+            return
+        segment = pipe.flight.popleft()
+        receiver = self.other(end)
+        pipe.flight_bytes -= len(segment)
+        if receiver.closed and segment:
+            self.reset(receiver, "bytes reached a closed socket")
+        elif segment:
+            pipe.arrived += segment
+            receiver.look_for_urgent()
+        else:
+            pipe.fin_arrived = True
+        self._network.changed()
+
+    def reset(self, by: StreamSocket, fate: str, code: int = errno.ECONNRESET) -> None:
+        """`by` sends RST: what neither kernel has delivered is destroyed, and the other end is told."""
+        if self.fate:
+            return
+        self.fate, self.reset_s = fate, self._network.clock()
+        by.die(0)
+        other = self.other(by)
+        if self.is_open:
+            other.die(other.error_of_reset(code))
+        else:
+            self._network.wire.when_healed(lambda: other.die(code))
+
+    def fall_silent(self) -> None:
+        """Each end gives up by itself, if the silence lasts: after retransmissions, or keepalive probes."""
+        self._silent += 1
+        for end in self.ends:
+            patience_s = end.patience_s()
+            if patience_s is not None:
+                self._network.wire.call_later(patience_s, functools.partial(self._give_up, end, self._silent))
+
+    def _give_up(self, end: StreamSocket, silence: int) -> None:
+        if not self.is_open and silence == self._silent and end.state == CONNECTED:
+            self.fate = self.fate or "timed out"
+            end.die(errno.ETIMEDOUT)
+
+
+class StreamSocket(SimulatedSocket):
+    """A TCP socket, or one end of a socket pair."""
+
+    __slots__ = (
+        "backlog", "incoming", "link", "outgoing", "queue", "read_shut", "remote", "shut_s", "state", "urgent_byte",
+    )  # fmt: skip
+
+    def __init__(self, network: SimulatedNetwork, family: int, inside: bool) -> None:
+        super().__init__(network, family, socket.SOCK_STREAM, inside)
+        self.state = FRESH
+        self.remote: Address | None = None
+        self.link: Link | None = None
+        self.incoming: Pipe | None = None
+        self.outgoing: Pipe | None = None
+        self.queue: collections.deque[StreamSocket] = collections.deque()  # of a listener: connections to be accepted
+        self.backlog = 0
+        self.read_shut = False
+        self.shut_s: float | None = None  # when our FIN was sent
+        self.urgent_byte = b""  # out of band, without SO_OOBINLINE
+
+    @property
+    def host(self) -> str:
+        """The address at which this end lives."""
+        return str(self.local[0]) if self.local else ""
+
+    # ------------------------------------------------------------ beginning
+
+    def listen(self, backlog: int = 128) -> None:
+        """Let callers come: listen(2)."""
+        self.check_open("listen")
+        if self.local is None:
+            self.bind(self.network.any_address(self.family))
+        self.state, self.backlog = LISTENING, backlog
+
+    def accept(self) -> tuple[StreamSocket, Address]:
+        """Take the first of those that wait: accept(2)."""
+        fault = self.enter("accept")
+        if self.state != LISTENING:
+            raise os_error(errno.EINVAL)
+        if fault is not None:
+            self._refuse_to_accept(fault)
+        if not self.queue:
+            raise self.would_block()
+        if self.inside:
+            number = self.network.descriptors.take(self.queue[0])
+            self.queue[0].number = number
+            self.queue[0].inside = self.queue[0].faulty = True
+        accepted = self.queue.popleft()
+        assert accepted.remote is not None
+        self.network.observe("accept", accepted, b"")
+        return accepted, accepted.remote
+
+    def _refuse_to_accept(self, fault: Fault) -> None:
+        network = self.network
+        if fault.kind not in ("EAGAIN", "EINTR", "EMFILE", "ENFILE", "ENOBUFS", "ENOMEM"):
+            if not self.queue:
+                return  # there is no caller who could have failed
+            lost = self.queue.popleft()
+            if lost.link is not None:
+                lost.link.reset(lost, "accept failed")
+            lost.close()
+        raise network.inject(fault).error()
+
+    def connect_ex(self, address: Address) -> int:
+        """Begin to connect, and return EINPROGRESS or why not: connect(2)."""
+        fault = self.enter("connect")
+        if fault is not None:
+            self.network.inject(fault)
+            if fault.kind in ("ECONNREFUSED", "ETIMEDOUT"):  # these come later, through SO_ERROR
+                self.state, self.error = CONNECTING, fault.error().errno or 0
+                self.network.wire.call_later(0.0, lambda: self.die(self.error))
+                return errno.EINPROGRESS
+            return fault.error().errno or 0
+        if self.state != FRESH:
+            return errno.EISCONN if self.state == CONNECTED else errno.EALREADY
+        if self.local is None:
+            self.local = self.network.ports.bind(self, self.network.source_for(self.family, address))
+        self.remote = self.network.canonical(self.family, address)
+        self.state = CONNECTING
+        self.network.wire.call_later(self.network.latency_s, lambda: self.network.call(self))
+        if not self.network.latency_s:
+            self.network.wire.run_due()
+        if self.state == CONNECTING:
+            self.network.wire.call_later(CONNECT_S, self._connect_timed_out)
+        return errno.EINPROGRESS
+
+    def _connect_timed_out(self) -> None:
+        if self.state == CONNECTING:
+            self.die(errno.ETIMEDOUT)
+
+    def established(self, link: Link, outgoing: Pipe, incoming: Pipe) -> None:
+        """Become an end of a connection."""
+        self.state = CONNECTED
+        self.link, self.outgoing, self.incoming = link, outgoing, incoming
+
+    # ------------------------------------------------------------ bytes
+
+    def recv(self, size: int, flags: int = 0) -> bytes:
+        """Take up to `size` bytes: recv(2). An urgent byte ends what one call gives, as Linux has it."""
+        fault = self.enter("recv")
+        if flags & socket.MSG_OOB:
+            return self._recv_urgent()
+        if fault is not None and self.state == CONNECTED:
+            size = self._hamper(fault, size, len(self.incoming.arrived) if self.incoming else 0)
+        pipe = self.incoming
+        if self.state in (FRESH, LISTENING, CONNECTING) or pipe is None:
+            if self.error:
+                raise self.take_error()
+            if self.state == DEAD:
+                return b""
+            raise os_error(errno.ENOTCONN)
+        if pipe.arrived:
+            data = self._take(pipe, size)
+            self.network.observe("recv", self, data)
+            return data
+        return self._nothing_to_read(pipe)
+
+    def _passes_urgent(self, pipe: Pipe) -> bool:
+        """Tell whether the next byte to be passed is an urgent one that isn't in the stream."""
+        return pipe.mark is not None and pipe.urgent is None and pipe.mark <= pipe.received
+
+    def _nothing_to_read(self, pipe: Pipe) -> bytes:
+        if self._passes_urgent(pipe):  # now it has been passed, and can't be had any more
+            pipe.mark, self.urgent_byte = None, b""
+        if pipe.fin_arrived or self.read_shut:
+            self.network.observe("eof", self, b"")
+            return b""
+        if self.error:
+            raise self.take_error()
+        if self.state == DEAD:
+            return b""
+        raise self.would_block()
+
+    def _take(self, pipe: Pipe, size: int) -> bytes:
+        if pipe.mark is not None and 0 < pipe.mark - pipe.received < size:
+            size = pipe.mark - pipe.received
+        data = bytes(pipe.arrived[:size])
+        del pipe.arrived[:size]
+        pipe.received += len(data)
+        if pipe.mark is not None and pipe.received > pipe.mark:
+            pipe.mark = pipe.urgent = None
+            self.urgent_byte = b""
+        if self.link is not None:
+            self.link.push(self.link.other(self))  # the window is open again
+        return data
+
+    def recv_into(self, buffer: bytearray | memoryview, size: int = 0) -> int:
+        """Take bytes into `buffer`: recv(2)."""
+        data = self.recv(size or len(buffer))
+        buffer[: len(data)] = data
+        return len(data)
+
+    def send(self, data: Buffer, flags: int = 0) -> int:
+        """Give bytes to the kernel, as many as it has room for: send(2)."""
+        fault = self.enter("send")
+        pipe = self.outgoing
+        size = len(data)
+        if fault is not None and self.state == CONNECTED and pipe is not None and not pipe.fin:
+            size = self._hamper(fault, size, pipe.room_bytes)
+        if self.error:
+            raise self.take_error()
+        if self.state in (LISTENING, FRESH, DEAD) or pipe is None or pipe.fin:
+            raise os_error(errno.EPIPE) if self.state != CONNECTING else self.would_block()
+        if size and pipe.room_bytes <= 0:
+            raise self.would_block()
+        taken = bytes(memoryview(data)[: min(size, pipe.room_bytes)])
+        pipe.waiting += taken
+        pipe.sent += len(taken)
+        if flags & socket.MSG_OOB and taken:
+            pipe.urgent = pipe.mark = pipe.sent - 1
+        if taken:
+            self.network.observe("send", self, taken)
+        if self.link is not None:
+            self.link.push(self)
+        return len(taken)
+
+    def _hamper(self, fault: Fault, size: int, possible: int) -> int:
+        """Let a fault have its effect on recv or send; return how many bytes it leaves to be moved."""
+        if fault.kind == "short":
+            most = min(size, possible)
+            if most > 1:
+                self.network.inject(fault)
+                return max(1, min(fault.amount, most - 1))
+            return size
+        self.network.inject(fault)
+        if fault.kind in ("ECONNRESET", "EPIPE", "ETIMEDOUT") and self.link is not None:
+            self.link.reset(self, "fault " + fault.kind)
+            if self.incoming is not None:
+                self.incoming.arrived.clear()
+        raise fault.error()
+
+    def shutdown(self, how: int) -> None:
+        """Send FIN after what waits, or read no more, or both: shutdown(2)."""
+        self.enter("shutdown")
+        pipe = self.outgoing
+        both = pipe is not None and self.incoming is not None and pipe.fin and self.incoming.fin_arrived
+        if self.state != CONNECTED or pipe is None or both:
+            raise os_error(errno.ENOTCONN)
+        if how in (socket.SHUT_RD, socket.SHUT_RDWR):
+            self.read_shut = True
+        if how in (socket.SHUT_WR, socket.SHUT_RDWR) and not pipe.fin:
+            self._finish(pipe)
+        self.network.changed()
+
+    def _finish(self, pipe: Pipe) -> None:
+        pipe.fin, self.shut_s = True, self.network.clock()
+        self.network.observe("fin", self, b"")
+        if self.link is not None:
+            self.link.push(self)
+
+    # ------------------------------------------------------------ the urgent byte
+
+    def look_for_urgent(self) -> None:
+        """Without SO_OOBINLINE, take the urgent byte out of the stream when it arrives: tcp(7)."""
+        pipe = self.incoming
+        if pipe is None or pipe.urgent is None or self.options.get((socket.SOL_SOCKET, socket.SO_OOBINLINE)):
+            return
+        place = pipe.urgent - pipe.received
+        if 0 <= place < len(pipe.arrived):
+            self.urgent_byte = bytes(pipe.arrived[place : place + 1])
+            del pipe.arrived[place : place + 1]
+            pipe.sent -= 1  # places are counted without it from now on
+            pipe.urgent = None
+
+    def write_from_kernel(self, data: bytes) -> None:
+        """Send what fits, without a system call of the program: the interpreter's wake-up byte."""
+        if self.outgoing is not None and self.link is not None and self.outgoing.room_bytes >= len(data):
+            self.outgoing.waiting += data
+            self.outgoing.sent += len(data)
+            self.link.push(self)
+
+    def _recv_urgent(self) -> bytes:
+        data, self.urgent_byte = self.urgent_byte, b""
+        if not data:
+            raise os_error(errno.EINVAL)
+        return data
+
+    # ------------------------------------------------------------ ends
+
+    def ended(self) -> None:
+        """Reset what is left in the queue; FIN, or RST if anything is unread."""
+        for waiting in self.queue:
+            if waiting.link is not None:
+                waiting.link.reset(waiting, "its listener was closed")
+            waiting.close()
+        self.queue.clear()
+        if self.state == CONNECTED and self.link is not None and self.outgoing is not None:
+            if self.options.get((socket.SOL_SOCKET, socket.SO_LINGER)) == LINGER_ZERO:
+                self.link.reset(self, "SO_LINGER")
+            elif self.incoming is not None and (self.incoming.arrived or self._passes_urgent(self.incoming)):
+                self.link.reset(self, "closed with bytes unread")
+            elif not self.outgoing.fin:
+                self._finish(self.outgoing)
+        elif self.state == CONNECTING:
+            self.state = DEAD
+
+    def die(self, code: int) -> None:
+        """The connection is no more; what has arrived can still be read."""
+        if self.state == DEAD:
+            return
+        self.state, self.error = DEAD, code
+        if self.outgoing is not None:
+            self.outgoing.destroy()
+        if self.incoming is not None:
+            self.incoming.destroy()
+        self.network.changed()
+
+    def error_of_reset(self, code: int) -> int:
+        """Return what a RST is told as: nothing when both FINs were exchanged, EPIPE after the peer's (tcp_reset)."""
+        if self.incoming is None or self.outgoing is None or not self.incoming.fin_arrived:
+            return code
+        return 0 if self.outgoing.fin_arrived else errno.EPIPE
+
+    def patience_s(self) -> float | None:
+        """Return how long this end waits for one that is silent: for ever, if it neither sends nor probes."""
+        if self.state != CONNECTED or self.outgoing is None:
+            return None
+        if self.outgoing.waiting or self.outgoing.flight:
+            return RETRANSMIT_S
+        if not self.options.get((socket.SOL_SOCKET, socket.SO_KEEPALIVE)):
+            return None
+        idle_s, interval_s, probes = (
+            self.options.get((socket.IPPROTO_TCP, getattr(socket, name, -1)), usual)
+            for name, usual in (("TCP_KEEPIDLE", 7200), ("TCP_KEEPINTVL", 75), ("TCP_KEEPCNT", 9))
+        )
+        assert isinstance(idle_s, int)
+        assert isinstance(interval_s, int)
+        assert isinstance(probes, int)
+        return idle_s + interval_s * probes
+
+    def getpeername(self) -> Address:
+        """Return the other end's address, or raise ENOTCONN."""
+        if self.closed:
+            raise os_error(errno.EBADF)
+        both = self.outgoing and self.outgoing.fin and self.incoming and self.incoming.fin_arrived
+        if self.state != CONNECTED or self.remote is None or both:
+            raise os_error(errno.ENOTCONN)
+        return self.remote
+
+    def poll(self) -> int:
+        """Return the bits of poll(2), as Linux computes them in tcp_poll."""
+        if self.state == LISTENING:
+            return POLLIN if self.queue else 0
+        if self.state == CONNECTING:
+            return 0
+        if self.state == FRESH:
+            return POLLOUT | POLLHUP
+        bits = POLLPRI if self.urgent_byte or self._is_urgent(self.incoming) else 0
+        if self.state == DEAD or self.incoming is None or self.outgoing is None:
+            return bits | POLLIN | POLLOUT | POLLHUP | POLLRDHUP | (POLLERR if self.error else 0)
+        if self.incoming.fin_arrived or self.read_shut:
+            bits |= POLLIN | POLLRDHUP
+            if self.outgoing.fin:
+                bits |= POLLHUP
+        elif self.incoming.arrived:
+            bits |= POLLIN
+        if self.outgoing.fin or self.outgoing.room_bytes * 3 >= self.outgoing.send_bytes:
+            bits |= POLLOUT
+        return bits
+
+    @staticmethod
+    def _is_urgent(pipe: Pipe | None) -> bool:
+        return pipe is not None and pipe.urgent is not None and 0 <= pipe.urgent - pipe.received < len(pipe.arrived)
+
+
+def join(network: SimulatedNetwork, caller: StreamSocket, answerer: StreamSocket) -> Link:
+    """Connect two sockets, each with the buffers that its options say."""
+
+    def pipe(sender: StreamSocket, receiver: StreamSocket) -> Pipe:
+        send_bytes = sender.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF)
+        return Pipe(send_bytes, receiver.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF))
+
+    link = Link(network, caller, answerer)
+    there, back = pipe(caller, answerer), pipe(answerer, caller)
+    caller.established(link, there, back)
+    answerer.established(link, back, there)
+    return link

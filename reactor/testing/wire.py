@@ -1,0 +1,62 @@
+"""Wire: what is under way, and who can reach whom.
+
+Law: everything that happens later is in one heap, ordered by time and then by the order in which it was decided; so a
+run repeats itself exactly.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Callable
+
+from reactor.testing.clock import SimulatedClock
+
+
+class Wire:
+    """The events to come, and the hosts that are cut off for the moment."""
+
+    __slots__ = ("_clock", "_events", "_healed", "_sequence", "cut_off")
+
+    def __init__(self, clock: SimulatedClock) -> None:
+        self._clock = clock
+        self._events: list[tuple[float, int, Callable[[], object]]] = []
+        self._sequence = 0
+        self.cut_off: set[str] = set()
+        self._healed: list[Callable[[], object]] = []  # what waits for a way to open
+
+    def call_later(self, delay_s: float, action: Callable[[], object]) -> None:
+        """Have `action()` called when `delay_s` seconds have passed, while the loop sleeps or turns."""
+        heapq.heappush(self._events, (self._clock() + delay_s, self._sequence, action))
+        self._sequence += 1
+
+    def next_s(self) -> float | None:
+        """Return when the next event comes, or None if none will."""
+        return self._events[0][0] if self._events else None
+
+    def run_due(self) -> bool:
+        """Call what is due; return whether there was anything."""
+        ran = False
+        while self._events and self._events[0][0] <= self._clock():
+            _, _, action = heapq.heappop(self._events)
+            action()
+            ran = True
+        return ran
+
+    def is_open(self, one: str, other: str) -> bool:
+        """Tell whether two hosts can reach each other."""
+        return not self.cut_off or not (one in self.cut_off or other in self.cut_off)
+
+    def when_healed(self, action: Callable[[], object]) -> None:
+        """Call `action()` once, after the next heal: it may find its way still closed, and ask again."""
+        self._healed.append(action)
+
+    def partition(self, host: str) -> None:
+        """Cut a host off: nothing from it or to it arrives."""
+        self.cut_off.add(host)
+
+    def heal(self, host: str) -> None:
+        """Let a host be reached again; what streams had under way goes on."""
+        self.cut_off.discard(host)
+        waiting, self._healed = self._healed, []
+        for action in waiting:
+            action()

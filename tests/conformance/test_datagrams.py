@@ -1,0 +1,199 @@
+"""What UDP sockets do, in the kernel and in the simulation."""
+
+from __future__ import annotations
+
+import socket
+from typing import Any
+
+import pytest
+
+from reactor import is_unicast, report_paths
+from reactor.control import MSG_TRUNC, path_of, receiver, reply_control
+from tests.conformance.worlds import KernelWorld, Sockets, told
+from tests.support import in_network_namespace
+
+LIMITS = [(socket.AF_INET, 65_507), (socket.AF_INET6, 65_527)]
+FAMILIES = [socket.AF_INET, socket.AF_INET6]
+WILDCARD = {socket.AF_INET: ("0.0.0.0", 0), socket.AF_INET6: ("::", 0, 0, 0)}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_datagram_of_no_bytes_is_a_datagram(net: Sockets, family: int) -> None:
+    receiver, sender = net.udp(family), net.udp(family)
+    assert sender.sendto(b"", receiver.getsockname()) == 0
+    net.wait(receiver, "IN")
+    assert receiver.recvfrom(10) == (b"", sender.getsockname())
+    assert told(receiver.recvfrom, 10) == "EAGAIN"
+
+
+def test_datagrams_keep_their_bounds(net: Sockets) -> None:
+    receiver, sender = net.udp(), net.udp()
+    for data in (b"one", b"", b"three"):
+        sender.sendto(data, receiver.getsockname())
+    net.wait(receiver, "IN")
+    assert [receiver.recv(100) for _ in range(3)] == [b"one", b"", b"three"]
+
+
+@pytest.mark.parametrize(("family", "most"), LIMITS)
+def test_the_greatest_datagram_passes_and_a_greater_one_is_refused(net: Sockets, family: int, most: int) -> None:
+    receiver, sender = net.udp(family), net.udp(family)
+    sender.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 18)
+    data = bytes(range(256)) * 257
+    assert told(sender.sendto, data[: most + 1], receiver.getsockname()) == "EMSGSIZE"
+    assert sender.sendto(data[:most], receiver.getsockname()) == most
+    net.wait(receiver, "IN")
+    assert receiver.recv(1 << 17) == data[:most]
+
+
+def test_what_does_not_fit_into_the_buffer_is_cut_and_said_so(net: Sockets) -> None:
+    receiver, sender = net.udp(), net.udp()
+    sender.sendto(b"abcdef", receiver.getsockname())
+    net.wait(receiver, "IN")
+    data, control, flags, _source = receiver.recvmsg(3, 100)
+    assert (data, control, flags) == (b"abc", [], MSG_TRUNC)
+    assert told(receiver.recv, 10) == "EAGAIN"
+
+
+def test_port_0_and_broadcast_can_not_be_sent_to(net: Sockets) -> None:
+    sender = net.udp()
+    assert told(sender.sendto, b"x", ("127.0.0.1", 0)) == "EINVAL"
+    assert told(sender.sendto, b"x", ("255.255.255.255", 9)) == "EACCES"
+    assert told(sender.connect, ("255.255.255.255", 9)) == "EACCES"
+    assert told(sender.send, b"x") == "EDESTADDRREQ"
+
+
+def test_a_connected_socket_is_told_that_nobody_is_there_and_another_is_not(net: Sockets) -> None:
+    gone = net.udp()
+    address = gone.getsockname()
+    gone.close()
+    connected, other = net.udp(), net.udp()
+    connected.connect(address)
+    assert connected.getpeername() == address
+    assert connected.send(b"x") == 1
+    net.wait(connected, "ERR")
+    assert told(connected.recv, 1) == "ECONNREFUSED"
+    assert told(connected.recv, 1) == "EAGAIN"
+    assert connected.send(b"x") == 1
+    net.wait(connected, "ERR")
+    assert told(connected.send, b"x") == "ECONNREFUSED"
+    assert other.sendto(b"x", address) == 1
+    assert net.poll(other) == {"OUT"}
+
+
+def test_a_connected_socket_hears_its_peer_alone(net: Sockets) -> None:
+    peer, stranger, connected = net.udp(), net.udp(), net.udp()
+    connected.connect(peer.getsockname())
+    stranger.sendto(b"stranger", connected.getsockname())
+    peer.sendto(b"peer", connected.getsockname())
+    net.wait(connected, "IN")
+    assert connected.recv(100) == b"peer"
+    assert told(connected.recv, 100) == "EAGAIN"
+
+
+def asked(net: Sockets, family: int, host: str) -> tuple[bytes, Any, Any]:
+    """Ask a wildcard server at `host`; return the path, the server and the client."""
+    server = net.world.socket(family, socket.SOCK_DGRAM)
+    report_paths(server)
+    server.bind(WILDCARD[socket.AddressFamily(family)])
+    client = net.udp(family)
+    client.sendto(b"question", (host, *server.getsockname()[1:]))
+    net.wait(server, "IN")
+    data, control, flags, source = receiver(server)(100)
+    assert (data, flags, source) == (b"question", 0, client.getsockname())
+    return path_of(control), server, client
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.9.9.9", "::1"])
+def test_a_wildcard_socket_is_told_which_address_was_asked_and_can_answer_from_it(net: Sockets, host: str) -> None:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    path, server, client = asked(net, family, host)
+    assert len(path) == (20 if ":" in host else 12)
+    assert is_unicast(path)
+    server.sendmsg([b"answer"], reply_control(path), 0, client.getsockname())
+    net.wait(client, "IN")
+    data, source = client.recvfrom(100)
+    assert (data, source[0], source[1]) == (b"answer", host, server.getsockname()[1])
+
+
+def test_without_that_an_answer_leaves_from_the_address_that_routing_picks(net: Sockets) -> None:
+    """Why the path must be handed back: 127.9.9.9 was asked, and the answer comes from another address."""
+    _path, server, client = asked(net, socket.AF_INET, "127.9.9.9")
+    server.sendto(b"answer", client.getsockname())
+    net.wait(client, "IN")
+    assert client.recvfrom(100)[1][0] == "127.0.0.1"
+
+
+def test_an_address_of_somebody_else_can_not_be_answered_from(net: Sockets) -> None:
+    _path, server, client = asked(net, socket.AF_INET, "127.0.0.1")
+    stranger = bytes(4) + socket.inet_aton("203.0.113.9") * 2
+    assert told(server.sendmsg, [b"x"], reply_control(stranger), 0, client.getsockname()) in ("EINVAL", "ENETUNREACH")
+
+
+def test_a_full_receive_buffer_loses_what_comes(net: Sockets) -> None:
+    receiver, sender = net.udp(), net.udp()
+    receiver.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    for _ in range(100):
+        sender.sendto(bytes(1000), receiver.getsockname())
+    net.wait(receiver, "IN")
+    received = 0
+    while told(receiver.recv, 2000) != "EAGAIN":
+        received += 1
+    assert 0 < received < 50
+
+
+def test_one_port_has_one_owner(net: Sockets) -> None:
+    first = net.udp()
+    second = net.world.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    assert told(second.bind, first.getsockname()) == "EADDRINUSE"
+    assert told(second.bind, ("0.0.0.0", first.getsockname()[1])) == "EADDRINUSE"
+
+
+def test_tcp_and_udp_have_ports_of_their_own(net: Sockets) -> None:
+    """Another process may have the TCP port of that number, but not time and again."""
+    for _ in range(20):
+        first, tcp = net.udp(), net.tcp()
+        if told(tcp.bind, first.getsockname()) is None:
+            assert tcp.getsockname() == first.getsockname()
+            return
+    raise AssertionError("no TCP port is free if UDP has it")
+
+
+def test_a_closed_port_is_free(net: Sockets) -> None:
+    first = net.udp()
+    address = first.getsockname()
+    first.close()
+    assert net.udp(socket.AF_INET, address).getsockname() == address
+
+
+def test_a_wildcard_in_the_kernel_is_a_wildcard_here(net: Sockets) -> None:
+    """A specific address's own socket comes before the wildcard's."""
+    everywhere = net.udp(socket.AF_INET, ("0.0.0.0", 0))
+    sender = net.udp()
+    sender.sendto(b"x", ("127.0.0.1", everywhere.getsockname()[1]))
+    net.wait(everywhere, "IN")
+    assert everywhere.getsockname()[0] == "0.0.0.0"
+    assert everywhere.recv(10) == b"x"
+
+
+def test_a_request_to_a_broadcast_address_says_so(net: Sockets) -> None:
+    """It needs a network with one: the kernel gets a namespace of its own, the simulation has it."""
+
+    def ask() -> None:
+        server, client = net.udp(socket.AF_INET, ("0.0.0.0", 0)), net.udp(socket.AF_INET, ("10.0.0.1", 0))
+        report_paths(server)
+        address = ("10.0.0.255", server.getsockname()[1])
+        assert told(client.sendto, b"x", address) == "EACCES"
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
+        client.sendto(b"x", address)
+        net.wait(server, "IN")
+        _data, control, _flags, _source = receiver(server)(100)
+        path = path_of(control)
+        assert path[4:12] == socket.inet_aton("10.0.0.1") + socket.inet_aton("10.0.0.255")
+        assert not is_unicast(path)
+
+    if isinstance(net.world, KernelWorld):
+        network = ["link add v0 type veth peer name v1", "addr add 10.0.0.1/24 brd 10.0.0.255 dev v0"]
+        network += ["link set v1 up", "link set v0 up"]
+        in_network_namespace(network, ask)
+    else:
+        ask()

@@ -1,0 +1,98 @@
+"""What a selector over epoll does, and the simulated one."""
+
+from __future__ import annotations
+
+import selectors
+
+import pytest
+
+from reactor import READ, WRITE
+from reactor.sockets import Socket
+from tests.conformance.worlds import Sockets
+
+
+def masks(selector: selectors.BaseSelector) -> dict[object, int]:
+    return {key.data: mask for key, mask in selector.select(0)}
+
+
+def watched(net: Sockets, sock: Socket, interest: int) -> selectors.BaseSelector:
+    selector = net.world.selector()
+    selector.register(sock.fileno(), interest, "it")
+    return selector
+
+
+def test_readiness_is_a_level(net: Sockets) -> None:
+    """What isn't dealt with is reported again."""
+    server, client = net.pair()
+    selector = watched(net, server, READ)
+    assert masks(selector) == {}
+    client.send(b"x")
+    net.wait(server, "IN")
+    assert masks(selector) == masks(selector) == {"it": READ}
+    server.recv(1)
+    assert masks(selector) == {}
+
+
+def test_only_what_was_asked_for_is_reported(net: Sockets) -> None:
+    server, client = net.pair()
+    client.send(b"x")
+    net.wait(server, "IN")
+    selector = watched(net, server, WRITE)
+    assert masks(selector) == {"it": WRITE}
+    selector.modify(server.fileno(), READ | WRITE, "other")
+    assert masks(selector) == {"other": READ | WRITE}
+    selector.unregister(server.fileno())
+    assert masks(selector) == {}
+
+
+@pytest.mark.parametrize("interest", [READ, WRITE, READ | WRITE])
+def test_a_reset_is_reported_as_whatever_was_asked_for(net: Sockets, interest: int) -> None:
+    """HUP and ERR count as both, so a handler that asks for one of them learns of the end."""
+    server, client = net.pair()
+    client.send(b"unread")
+    net.wait(server, "IN")
+    server.close()
+    net.wait(client, "RDHUP")
+    assert masks(watched(net, client, interest)) == {"it": interest}
+
+
+def test_a_closed_descriptor_is_reported_no_more_but_its_key_stays(net: Sockets) -> None:
+    """Why teardown unregisters first: the number's next owner can't be registered."""
+    server, client = net.pair()
+    client.send(b"x")
+    net.wait(server, "IN")
+    selector, number = watched(net, server, READ), server.fileno()
+    server.close()
+    assert masks(selector) == {}
+    while (successor := net.tcp()).fileno() != number:
+        pass
+    with pytest.raises(KeyError):
+        selector.register(successor.fileno(), READ, "successor")
+    assert selector.get_key(number).data == "it"
+
+
+def test_misuse_is_refused(net: Sockets) -> None:
+    sock = net.tcp()
+    selector = net.world.selector()
+    for events in (0, 4):
+        with pytest.raises(ValueError, match="nvalid events"):
+            selector.register(sock.fileno(), events, None)
+    for change in (selector.unregister, lambda number: selector.modify(number, READ, None)):
+        with pytest.raises(KeyError):
+            change(sock.fileno())
+    selector.register(sock, READ, None)
+    with pytest.raises(KeyError):
+        selector.register(sock, READ, None)
+    assert len(selector.get_map()) == 1
+    selector.unregister(sock)
+    sock.close()
+    with pytest.raises(ValueError, match="nvalid file descriptor"):
+        selector.register(sock, READ, None)
+
+
+def test_a_timeout_that_nothing_ends_ends(net: Sockets) -> None:
+    sock = net.udp()
+    selector = watched(net, sock, READ)
+    assert selector.select(0.001) == []
+    assert selector.select(0) == []
+    assert selector.select(-1) == []
