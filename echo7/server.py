@@ -199,9 +199,8 @@ class EchoServer:
         self.abort()
 
     def _check_stopped(self) -> None:
-        if self._stopping and not self._callers:
-            if self._deadline is not None:
-                self._deadline.cancel()
+        if self._deadline is not None and not self._callers:  # `stop` has set it
+            self._deadline.cancel()
             while self._stopped:
                 self._running_on().call_soon(self._stopped.pop(0))
 
