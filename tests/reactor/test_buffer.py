@@ -50,6 +50,16 @@ class QueueMachine(RuleBasedStateMachine):
 TestABufferIsAQueueOfBytes = QueueMachine.TestCase
 
 
+@pytest.mark.parametrize("count", [-1, 4])
+def test_a_count_that_the_kernel_cannot_have_taken_is_refused_and_nothing_is_forgotten(count: int) -> None:
+    """ "Raise ValueError for more than there are": what was never pending can't have been sent."""
+    buffer = SendBuffer()
+    buffer.append(b"abc")
+    with pytest.raises(ValueError, match="can't leave a buffer of 3"):
+        buffer.consume(count)
+    assert buffer.peek() == b"abc"
+
+
 def test_the_caller_may_reuse_its_memory_after_append() -> None:
     """`append`: "Add a copy"."""
     memory = bytearray(b"abc")

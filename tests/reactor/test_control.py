@@ -6,9 +6,10 @@ import sys
 from typing import Any
 
 import pytest
-from hypothesis import assume, given
+from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
+from reactor import control
 from reactor.control import (
     IP_PKTINFO,
     IPV6_PKTINFO,
@@ -46,6 +47,7 @@ def test_the_path_is_found_among_other_control_data(before: Control, after: Cont
 
 
 @given(OTHERS)
+@example([(socket.SOL_SOCKET, 29, bytes(16))])  # SO_TIMESTAMP
 def test_without_pktinfo_there_is_no_path(others: Control) -> None:
     """ "Return the path in a datagram's control data, or b"" when there is none"."""
     assert path_of(others) == b""
@@ -192,6 +194,27 @@ def test_a_platform_without_recvmsg_receives_without_paths() -> None:
     report_paths(plain)  # it has no setsockopt
     assert receiver(plain)(3) == (b"dat", [], 0, ("127.0.0.1", 9))
     assert path_of([]) == b""
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", pytest.param("::1", marks=needs_ipv6)])
+def test_a_platform_without_pktinfo_is_not_asked_for_it(host: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """ "Where the platform has neither, answers from a wildcard socket leave from the address that routing picks":
+    what comes has no path, and is answered without one.
+    """
+    for name in ("IP_PKTINFO", "IPV6_RECVPKTINFO"):
+        monkeypatch.setattr(control, name, -1)
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_DGRAM) as server:
+        report_paths(server)
+        server.bind((host, 0))
+        with socket.socket(server.family, socket.SOCK_DGRAM) as client:
+            for sock in (client, server):
+                sock.settimeout(PATIENCE_S)
+            client.connect(server.getsockname())
+            client.send(b"?")
+            data, ancillary, _, source = receiver(server)(16)
+            assert (data, path_of(ancillary)) == (b"?", b"")
+            server.sendto(data, source)
+            assert client.recv(16) == b"?"
 
 
 def test_the_receiver_leaves_room_for_both_kinds_of_path() -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from reactor import Connection, Limits, Listener, Reactor, StreamProtocol, bind_tcp, listen_tcp
+from reactor import Connection, Limits, Listener, Reactor, StreamProtocol, bind_tcp, format_address, listen_tcp
 from reactor.limits import ACCEPTS_PER_TURN, SHORTAGE_QUIET_S, SHORTAGE_RETRY_S
 from tests.support import (
     EAGAIN,
@@ -280,6 +280,20 @@ def test_a_broken_socket_closes_the_listener_with_one_line_and_tells(
     assert caplog.records[0].exc_info is None
     door.clients[0].send(b"pong")
     turn_until(door.reactor, lambda: door.protocol.received.endswith(b"pong"))
+
+
+def test_a_broken_socket_of_which_nobody_wants_to_be_told_closes_the_listener_all_the_same(
+    door: Door, caplog: pytest.LogCaptureFixture
+) -> None:
+    """`lost` may be left out, as the guide's server does: the loop goes on with whatever else is on it."""
+    other = listen_tcp(door.reactor, ("127.0.0.1", 0), lambda: door.protocol)
+    door.faults.add("accept", os_error(errno.EBADF))
+    with socket.create_connection(other.address, PATIENCE_S):
+        turn_until(door.reactor, lambda: other.closed)
+    assert [record.getMessage() for record in caplog.records] == [
+        f"listener {format_address(other.address)} is broken and closed: Bad file descriptor"
+    ]
+    assert_serves(door)
 
 
 def test_a_factory_that_raises_costs_its_caller_only(door: Door, caplog: pytest.LogCaptureFixture) -> None:

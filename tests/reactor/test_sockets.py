@@ -213,6 +213,16 @@ def test_a_client_has_what_a_stream_needs() -> None:
         assert not sock.getsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR)
 
 
+@linux_only
+def test_where_the_system_lacks_an_option_of_keepalive_the_others_are_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    """ "The names differ by platform": a missing one keeps nobody from connecting."""
+    monkeypatch.delattr(socket, "TCP_KEEPINTVL")
+    with new_client(socket, ("127.0.0.1", 7)) as sock:
+        assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+        assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE) == 180
+        assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT) == 4
+
+
 @pytest.mark.parametrize("maker", MAKERS)
 @pytest.mark.parametrize("host", LOOPBACKS)
 def test_every_socket_is_non_blocking_and_not_inherited_by_children(maker: Callable[..., Socket], host: str) -> None:
