@@ -139,3 +139,4 @@ def test_the_buffers_are_capped_where_asked_for(tcp: socket.socket) -> None:
         daemon.next_line("listening")
         sizes = [tcp.getsockopt(socket.SOL_SOCKET, name) for name in (socket.SO_RCVBUF, socket.SO_SNDBUF)]
         assert max(sizes) <= 2 * 8192
+        assert daemon.finish() == 0

@@ -448,6 +448,27 @@ def test_an_ipv6_address_that_is_not_here_is_an_error_where_ipv6_works(names: Na
     assert NOT_OURS_V6 in one_line(error)
 
 
+def test_without_ipv6_any_address_of_a_name_with_both_is_left_out(sockets: Remembering, names: Names) -> None:
+    """Law: "where IPv4 was asked for in the same breath (`*`, the default, a name with both), it is left out"."""
+    names({"both.test": ["127.0.0.1", NOT_OURS_V6]})
+    sockets.refused_families[socket.AF_INET6] = os_error(errno.EAFNOSUPPORT)
+    bound = bind_all(sockets, ["both.test"], 0)
+    assert bound.left_out == [NOT_OURS_V6]
+    assert hosts_of(bound.tcp) == hosts_of(bound.udp) == ["127.0.0.1"]
+    assert sockets.still_open == bound.tcp + bound.udp
+
+
+def test_whether_a_machine_has_ipv6_is_not_told_by_a_shortage(sockets: Remembering, names: Names) -> None:
+    """EADDRNOTAVAIL for an address, and then no descriptor left to find out why: that is no machine without IPv6."""
+    names({"both.test": ["127.0.0.1", NOT_OURS_V6]})
+    sockets.faults.add("socket", None, None, os_error(errno.EADDRNOTAVAIL), os_error(errno.EMFILE))
+    with pytest.raises(BindError) as error:
+        bind_all(sockets, ["both.test"], 0)
+    assert NOT_OURS_V6 in one_line(error)
+    assert sockets.faults.calls["socket"] == 4
+    assert not sockets.still_open
+
+
 def test_other_trouble_with_ipv6_is_not_taken_for_its_absence(sockets: Remembering) -> None:
     """A port in use on ::1 alone is an error, also where ::1 may be left out."""
     sockets.faults.add("bind", None, None, os_error(errno.EADDRINUSE))

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
+import importlib
 import json
+import logging
 import os
 import pathlib
 import re
@@ -20,15 +23,18 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 import echo7
-from echo7 import cli
+from echo7 import cli, log
 from echo7.binding import bind_all
+from reactor import Reactor
 from tests.support import (
     PATIENCE_S,
     PROJECT,
     EchoProcess,
+    FlakySockets,
     connect_small,
     fill,
     has_ipv6,
+    os_error,
     quiet_port,
     receive_exactly,
     receive_to_end,
@@ -169,6 +175,25 @@ def test_a_usage_error_is_one_line(capsys: pytest.CaptureFixture[str], arguments
     assert arguments[0].strip("-") in line
 
 
+@pytest.mark.parametrize(
+    "option", "port max-connections backlog socket-buffer drain-timeout log-level log-format".split()
+)
+def test_two_dashes_are_no_value(capsys: pytest.CaptureFixture[str], option: str) -> None:
+    """Story: argparse of Python 3.11 took `--port=--` for an empty list, which went as far as bind(2)."""
+    assert f"--{option}" in refused(capsys, f"--{option}=--")
+
+
+@pytest.mark.parametrize(("name", "value"), [("port", []), ("host", ["127.0.0.1", []])])
+def test_what_argparse_takes_for_no_value_at_all_is_refused_by_name(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, name: str, value: list[object]
+) -> None:
+    """The same whatever this Python's argparse does with `--`: "argparse of some versions takes it for no value"."""
+    options = cli._parser().parse_args(["serve"])
+    setattr(options, name, value)
+    monkeypatch.setattr(cli.OneLineParser, "parse_args", lambda parser, argv: options)
+    assert f"argument --{name}: '--' is no value" in refused(capsys)
+
+
 @pytest.mark.parametrize("arguments", [["serve", "--port", "x"], [], ["sevre"], ["serve", "--no-tcp", "--no-udp"]])
 def test_a_usage_error_ends_the_process_with_status_2(arguments: list[str]) -> None:
     """Issue: "Usage errors: exit 2", on stderr, without a traceback."""
@@ -244,6 +269,7 @@ def test_the_json_lines_have_stable_keys() -> None:
         assert [line["event"] for line in listening] == ["listening"] * 4
         found = [(line["transport"], line["address"], line["port"]) for line in listening]
         assert found == [(kind, host, echo.port) for kind in ("tcp", "udp") for host in LOOPBACK]
+        assert echo.finish() == 0
 
 
 def test_a_star_is_served_without_the_hint() -> None:
@@ -271,6 +297,11 @@ def test_the_bare_interpreter_serves() -> None:
     assert run("serve", "--help", flags=flags).returncode == 0
 
 
+def test_to_import_the_command_is_not_to_run_it() -> None:
+    """Who imports every module (pydoc, a linter, multiprocessing's children) starts no service by that."""
+    assert importlib.import_module("echo7.__main__").main is cli.main
+
+
 def test_an_interruption_at_start_leaves_no_traceback() -> None:
     """Story: ^C while a name is being looked up, before the service has taken the signal over."""
     code = """if True:
@@ -283,6 +314,24 @@ def test_an_interruption_at_start_leaves_no_traceback() -> None:
         [sys.executable, "-c", code], cwd=PROJECT, capture_output=True, text=True, timeout=PATIENCE_S, check=False
     )
     assert (done.returncode, done.stderr) == (128 + signal.SIGINT, "")
+
+
+def test_without_the_descriptors_that_a_loop_needs_the_start_costs_one_line_and_status_1() -> None:
+    """Law: "whatever an operator gets wrong costs one line": `ulimit -n` is too low for the selector and its waker."""
+    code = """if True:
+        import os, resource, sys
+        from echo7 import cli
+        free = os.dup(2)  # the number that comes next
+        os.close(free)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (free + 2, free + 2))  # a selector and a pair need three
+        sys.exit(cli.main(["serve", "--port", "0", "--log-format", "json"]))
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=PROJECT, capture_output=True, text=True, timeout=PATIENCE_S, check=False
+    )
+    line = json.loads(only_line(done.stderr))
+    assert (done.returncode, line["event"], line["level"]) == (1, "start_failed", "error")
+    assert line["message"] == "cannot start: Too many open files; raise 'ulimit -n'"
 
 
 # ---------------------------------------------------------------- what can't be bound
@@ -357,6 +406,19 @@ def test_a_machine_without_ipv6_serves_ipv4_and_says_so_in_one_line() -> None:
     assert [line["event"] for line in lines] == ["left_out", "loopback_only", "listening", "listening"]
     assert "this machine has no IPv6" in lines[0]["message"]
     assert [line["address"] for line in lines[2:]] == ["127.0.0.1"] * 2
+
+
+def test_each_address_that_is_left_out_has_a_line_with_its_name(caplog: pytest.LogCaptureFixture) -> None:
+    """The same without root: "a machine without IPv6 still serves IPv4, with one log line"."""
+    caplog.set_level(logging.INFO)
+    sockets = FlakySockets()
+    sockets.refused_families[socket.AF_INET6] = os_error(errno.EAFNOSUPPORT)
+    config = cli.parse(["serve", "--host", "*", "--port", "0"])
+    with Reactor(sockets=sockets) as reactor:
+        cli.Service(reactor, config, log.StderrHandler(), 1024).start()
+    found = [(vars(record)["event"], vars(record)["fields"]["address"]) for record in caplog.records]
+    assert found == [("left_out", "::"), ("listening", "0.0.0.0"), ("listening", "0.0.0.0")]
+    assert caplog.messages[0] == "not serving ::: this machine has no IPv6"
 
 
 # ---------------------------------------------------------------- signals

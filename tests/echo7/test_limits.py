@@ -8,6 +8,7 @@ import resource
 import selectors
 import signal
 import socket
+import subprocess
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -17,7 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from echo7 import limits
-from tests.support import EchoProcess, receive_exactly
+from tests.support import PATIENCE_S, PROJECT, EchoProcess, receive_exactly
 
 UNLIMITED = resource.RLIM_INFINITY
 linux_only = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
@@ -73,6 +74,20 @@ def test_a_system_without_limits_to_ask_for_gets_what_select_can_do(monkeypatch:
     """Windows has no `resource` module, and select(2) with FD_SETSIZE."""
     monkeypatch.setattr(limits, "resource", None)
     assert limits.raise_descriptor_limit() == limits.SELECT_DESCRIPTORS
+
+
+def test_without_the_module_that_asks_for_limits_the_service_is_imported_and_works() -> None:
+    """The same from the import on, which is where Windows differs."""
+    code = """if True:
+        import sys
+        sys.modules["resource"] = None  # the import raises ImportError
+        from echo7 import limits
+        print(limits.raise_descriptor_limit())
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=PROJECT, capture_output=True, text=True, timeout=PATIENCE_S, check=False
+    )
+    assert (done.stdout, done.stderr) == (f"{limits.SELECT_DESCRIPTORS}\n", "")
 
 
 def test_no_more_descriptors_are_promised_than_the_selector_can_watch(monkeypatch: pytest.MonkeyPatch) -> None:
