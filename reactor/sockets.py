@@ -88,7 +88,7 @@ def bind_tcp(sockets: SocketFactory, address: Address, *, buffer_bytes: int | No
     """
     with closed_on_error(_new(sockets, address, socket.SOCK_STREAM, buffer_bytes)) as sock:
         set_stream_options(sock)
-        if sys.platform == "win32":
+        if sys.platform == "win32":  # pragma: no cover - no other system has SO_EXCLUSIVEADDRUSE
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_EXCLUSIVEADDRUSE, 1)
         else:  # only to be able to come back while old connections are in TIME_WAIT (socket(7))
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
