@@ -16,6 +16,7 @@ import socket
 import stat
 import subprocess
 import sys
+import threading
 import tty
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -552,3 +553,48 @@ def test_a_courier_is_held_up_in_the_loops_stead() -> None:
     assert COURIER_PIECES <= len(taken) < len(pieces)
     with open(reading, "rb") as file:
         assert file.read(4000 * len(taken)) == b"".join(taken)
+
+
+def test_a_stderr_that_cannot_be_opened_anew_has_a_courier(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same without root: "another user's terminal; or Windows, which has no such names"."""
+    reading, writing = os.pipe()
+    with monkeypatch.context() as patch, open(reading) as file:
+        patch.setattr(os, "open", refuse)
+        handler = log.StderrHandler(writing)
+        handler.setFormatter(log.TextFormatter())
+        handler.handle(record_of("through the courier"))
+        assert file.readline().endswith(" info through the courier\n")
+    assert os.get_blocking(writing), "the descriptor is others' too, and stays as it was"
+    os.close(writing)
+
+
+def refuse(*args: object) -> int:
+    raise PermissionError
+
+
+def test_at_the_end_a_courier_has_delivered_what_finds_room() -> None:
+    """ "Give the last lines a moment": the summary is the last of them."""
+    reading, writing = os.pipe()
+    courier = Courier(writing)
+    pieces = [b"%04d" % number for number in range(100)]
+    assert all(courier.write(piece) for piece in pieces)
+    courier._finish()
+    assert os.read(reading, 1000) == b"".join(pieces)
+    os.close(reading)
+    os.close(writing)
+
+
+def test_at_the_end_a_courier_that_is_held_up_is_not_waited_for() -> None:
+    """ "But no more: whoever holds them up must not hold up the end"."""
+    reading, writing = os.pipe()
+    courier = Courier(writing)
+    fill_stderr(writing)
+    courier.write(b"summary")
+    end = threading.Thread(target=courier._finish, daemon=True)
+    end.start()
+    end.join(PATIENCE_S)
+    assert not end.is_alive()
+    with open(reading, "rb", buffering=0) as file:
+        while not file.read(1 << 16).endswith(b"summary"):
+            pass
+    os.close(writing)
