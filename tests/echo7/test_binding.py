@@ -12,8 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from echo7 import binding
 from echo7.binding import PORT_TRIES, BindError, Bound, bind_all, find_targets
-from reactor.sockets import Socket, format_address
+from reactor.sockets import Socket, bind_tcp, bind_udp, format_address
 from tests.support import FlakySockets, has_ipv6, open_descriptors, os_error, quiet_port
 
 IPV6 = pytest.mark.skipif(not has_ipv6(), reason="this machine has no IPv6")
@@ -446,6 +447,28 @@ def test_an_ipv6_address_that_is_not_here_is_an_error_where_ipv6_works(names: Na
     with pytest.raises(BindError) as error:
         bind_all(socket, ["stale.test"], 0).close()
     assert NOT_OURS_V6 in one_line(error)
+
+
+def test_whether_a_machine_has_ipv6_is_told_by_its_loopback(names: Names, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same on a machine of any kind: `::1` can be bound, so the other address is one that belongs elsewhere."""
+
+    def bind_tcp_here(sockets: Any, address: Any, **options: Any) -> Socket:
+        if address[0] == NOT_OURS_V6:
+            raise os_error(errno.EADDRNOTAVAIL)
+        return bind_tcp(sockets, address, **options)
+
+    def bind_udp_here(sockets: Any, address: Any, **options: Any) -> Socket:
+        asked.append(address[0])
+        return bind_udp(sockets, ("127.0.0.1", 0), **options)
+
+    asked: list[str] = []
+    names({"stale.test": ["127.0.0.1", NOT_OURS_V6]})
+    monkeypatch.setattr(binding, "bind_tcp", bind_tcp_here)
+    monkeypatch.setattr(binding, "bind_udp", bind_udp_here)
+    with pytest.raises(BindError) as error:
+        bind_all(socket, ["stale.test"], 0)
+    assert NOT_OURS_V6 in one_line(error)
+    assert asked == ["127.0.0.1", "::1"]
 
 
 def test_without_ipv6_any_address_of_a_name_with_both_is_left_out(sockets: Remembering, names: Names) -> None:

@@ -408,17 +408,25 @@ def test_a_machine_without_ipv6_serves_ipv4_and_says_so_in_one_line() -> None:
     assert [line["address"] for line in lines[2:]] == ["127.0.0.1"] * 2
 
 
-def test_each_address_that_is_left_out_has_a_line_with_its_name(caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize(
+    ("hosts", "hints", "left_out", "served"),
+    [([], ["loopback_only"], "::1", "127.0.0.1"), (["--host", "*"], [], "::", "0.0.0.0")],
+    ids=["default", "every address"],
+)
+def test_each_address_that_is_left_out_has_a_line_with_its_name(
+    caplog: pytest.LogCaptureFixture, hosts: list[str], hints: list[str], left_out: str, served: str
+) -> None:
     """The same without root: "a machine without IPv6 still serves IPv4, with one log line"."""
     caplog.set_level(logging.INFO)
     sockets = FlakySockets()
     sockets.refused_families[socket.AF_INET6] = os_error(errno.EAFNOSUPPORT)
-    config = cli.parse(["serve", "--host", "*", "--port", "0"])
+    config = cli.parse(["serve", "--port", "0", *hosts])
     with Reactor(sockets=sockets) as reactor:
         cli.Service(reactor, config, log.StderrHandler(), 1024).start()
-    found = [(vars(record)["event"], vars(record)["fields"]["address"]) for record in caplog.records]
-    assert found == [("left_out", "::"), ("listening", "0.0.0.0"), ("listening", "0.0.0.0")]
-    assert caplog.messages[0] == "not serving ::: this machine has no IPv6"
+    events = [vars(record)["event"] for record in caplog.records]
+    assert events == ["left_out", *hints, "listening", "listening"]
+    assert caplog.messages[0] == f"not serving {left_out}: this machine has no IPv6"
+    assert [vars(record)["fields"]["address"] for record in caplog.records[-2:]] == [served] * 2
 
 
 # ---------------------------------------------------------------- signals

@@ -178,6 +178,35 @@ def test_on_an_inherited_dual_stack_socket_the_ipv4_path_is_reported() -> None:
     assert path[8:12] == socket.inet_aton("127.0.0.5")
 
 
+class AskedSocket:
+    """An IPv6 socket on a machine with or without IPv6: it only writes down what it is asked for."""
+
+    family = socket.AF_INET6
+    recvmsg = None  # it is there
+
+    def __init__(self, v6only: int) -> None:
+        self.v6only = v6only
+        self.asked: list[tuple[int, int]] = []
+
+    def setsockopt(self, level: int, name: int, value: int) -> None:
+        self.asked.append((level, name))
+
+    def getsockopt(self, level: int, name: int) -> int:
+        return self.v6only
+
+
+@pytest.mark.parametrize("v6only", [0, 1])
+def test_only_a_socket_that_may_carry_ipv4_is_asked_for_its_paths_too(
+    v6only: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """ "An inherited IPv6 socket may carry IPv4 too (v4-mapped), so it is asked for both"."""
+    for name, number in (("IP_PKTINFO", 8), ("IPV6_RECVPKTINFO", 49)):
+        monkeypatch.setattr(control, name, number)
+    sock: Any = AskedSocket(v6only)
+    report_paths(sock)
+    assert sock.asked == [(socket.IPPROTO_IPV6, 49), *([] if v6only else [(socket.IPPROTO_IP, 8)])]
+
+
 class PlainSocket:
     """A UDP socket on a platform without recvmsg (Windows)."""
 
