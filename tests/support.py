@@ -743,14 +743,30 @@ def in_network_namespace(commands: Sequence[str], body: Callable[[], object]) ->
 
 
 def _enter_network_namespace(commands: Sequence[str]) -> None:
+    new_network_namespace()
+    run_ip(commands)
+    wait_for_network()
+
+
+def new_network_namespace() -> None:
+    """Put this thread into a network namespace of its own. Skips the test where that isn't allowed."""
     if not sys.platform.startswith("linux") or shutil.which("ip") is None:
         pytest.skip("needs Linux and iproute2")
     if ctypes.CDLL(None, use_errno=True).unshare(0x40000000) != 0:  # CLONE_NEWNET
         pytest.skip(f"no network namespace for us: {os.strerror(ctypes.get_errno())}")
-    for command in ("link set lo up", *commands):
+    run_ip(["link set lo up"])
+
+
+def run_ip(commands: Sequence[str]) -> None:
+    """Run `ip` commands in this thread's network namespace. Skips the test where one fails."""
+    for command in commands:
         done = subprocess.run(["ip", *command.split()], capture_output=True, text=True, check=False)
         if done.returncode != 0:
             pytest.skip(f"ip {command}: {done.stderr.strip()}")
+
+
+def wait_for_network() -> None:
+    """Return once the links and addresses of this thread's network namespace can be used."""
     for _ in range(5000):
         if _network_is_settled():
             return
