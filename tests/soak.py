@@ -54,7 +54,7 @@ LOOK_AT_MOST_EVERY_S = 2.0
 WARM_UP = 0.1  # of the time
 BOUND_BYTES = 131_072  # the promise: what one connection may hold in the process
 GRAIN_BYTES = 1 << 20
-MOST_STREAM_BYTES = 8 << 20  # more than the kernel holds for a hoarder, so that the daemon has to hold its share too
+MOST_STREAM_BYTES = 24 << 20  # more than the kernel holds for a hoarder, so that the daemon has to hold its share too
 MOST_DATAGRAM_BYTES = 65_507
 BURST_BYTES = 80_000  # so that a burst fits into the kernel's buffers, as a rule
 URGENT_SHARE = 0.1  # of the sends of a caller who is urgent at all
@@ -650,7 +650,9 @@ def report(soak: Soak, status: int | None) -> None:
         "exit status on SIGTERM": f"{status}",
         "violations": f"{len(tally.violations)}",
     }
-    print(f"\r| soak, {soak._options.connections} callers at once, seed {soak._options.seed} | |\n|---|---|")
+    if sys.stderr.isatty():
+        print("\r\x1b[K", end="", file=sys.stderr, flush=True)  # the progress
+    print(f"| soak, {soak._options.connections} callers at once, seed {soak._options.seed} | |\n|---|---|")
     for name, value in rows.items():
         print(f"| {name} | {value} |")
     for violation in tally.violations[:VIOLATIONS_SHOWN]:
