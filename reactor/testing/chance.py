@@ -188,8 +188,10 @@ def source_of(seed: int | random.Random | Any) -> random.Random:
 
 
 def subsets(faults: list[Fault]) -> Iterator[list[Fault]]:
-    """Yield what is left of `faults` when pieces are taken out: halves first, then ever smaller ones."""
+    """Yield what is left of `faults` when pieces are taken out: all, halves, then ever smaller ones."""
     size = len(faults)
+    if faults:
+        yield []
     while size > 1:
         size = (size + 1) // 2
         for start in range(0, len(faults), size):

@@ -144,6 +144,7 @@ class DatagramSocket(SimulatedSocket):
         if self.remote is not None and packet.source[:2] != self.remote[:2]:
             return
         if self.inbox and self.held_bytes + cost_bytes > capacity_bytes:
+            self.network.datagrams_lost += 1
             return
         self.inbox.append(packet)
         self.held_bytes += cost_bytes

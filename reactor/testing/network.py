@@ -84,11 +84,13 @@ class SimulatedNetwork:
         self.send_buffer_bytes, self.receive_buffer_bytes = send_buffer_bytes, receive_buffer_bytes
         self.latency_s = latency_s
         self.steps = 0  # system calls of the program
+        self.datagrams_lost = 0  # for want of room in a receive buffer
         self.violations: list[str] = []
         self.watchers: list[Watcher] = []
         self.journal: list[str] | None = None  # the calls, in words, if somebody wants them
         self.reactors: list[Reactor] = []
         self._selectors: list[SimulatedSelector] = []
+        self._until: Callable[[], object] | None = None
         self._peers: list[Peer | PeerServer | DatagramPeer] = []
         self._changes = self._changes_before = self._idle_turns = self._turns = 0
 
@@ -130,13 +132,18 @@ class SimulatedNetwork:
             end_s = self.clock() + for_s
             self.wire.call_later(for_s, int)  # so that the loop wakes up for it
             until = lambda: self.clock() >= end_s  # noqa: E731
+        self._until = until
+        self.changed()  # whoever calls this may have changed anything
         with contextlib.suppress(Quiet):
-            if until is None:
-                reactor.run()
-            else:
-                while not until():
-                    reactor.turn()
+            reactor.run()
+        self._until = None
         self.check()
+
+    def settle(self) -> None:
+        """Let everything that is under way arrive, without the program's doing."""
+        with contextlib.suppress(Quiet):
+            while True:
+                self.go_on(None)
 
     def check(self) -> None:
         """Raise AssertionError if the program has done what no program should."""
@@ -274,6 +281,8 @@ class SimulatedNetwork:
         """Look for a loop that spins, and let the world go on a little."""
         for watcher in self.watchers:
             watcher.select(timeout_s)
+        if self._until is not None and self._until():
+            raise Quiet
         self._turns += 1
         if self._turns > MOST_TURNS:
             raise RuntimeError(f"the loop hasn't come to rest in {MOST_TURNS:,} turns")

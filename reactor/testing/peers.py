@@ -8,7 +8,6 @@ peer would.
 from __future__ import annotations
 
 import collections
-import contextlib
 import random
 import socket
 from typing import TYPE_CHECKING
@@ -51,6 +50,11 @@ class Peer:
     def lost(self) -> bool:
         """Whether the connection ended otherwise than by FIN, so that nothing can be expected of it."""
         return bool(self.error or (self.link is not None and self.link.fate))
+
+    @property
+    def finished(self) -> bool:
+        """Whether all was sent that should be, and FIN."""
+        return self._finishing and not self._outbox and bool(self.socket.outgoing and self.socket.outgoing.fin)
 
     @property
     def over(self) -> bool:
@@ -124,9 +128,8 @@ class Peer:
             if taken < len(data):
                 self._outbox.appendleft((data[taken:], flags))
             return taken > 0
-        if self._finishing and sock.outgoing is not None and not sock.outgoing.fin:
-            with contextlib.suppress(OSError):  # ENOTCONN: reading tells why
-                sock.shutdown(socket.SHUT_WR)
+        if self._finishing and sock.state == CONNECTED and sock.outgoing is not None and not sock.outgoing.fin:
+            sock.shutdown(socket.SHUT_WR)
             return True
         return False
 

@@ -32,9 +32,14 @@ class Descriptors:
         self._free: list[int] = []
         self._next = FIRST_DESCRIPTOR
 
+    @property
+    def is_full(self) -> bool:
+        """Whether there is no number left."""
+        return len(self.open) + FIRST_DESCRIPTOR >= self.limit
+
     def take(self, owner: SimulatedSocket) -> int:
         """Return the lowest free number. Raise EMFILE when there is none."""
-        if len(self.open) + FIRST_DESCRIPTOR >= self.limit:
+        if self.is_full:
             raise os_error(errno.EMFILE)
         if self._free:
             number = heapq.heappop(self._free)

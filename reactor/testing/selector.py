@@ -22,7 +22,7 @@ Ready = list[tuple[selectors.SelectorKey, int]]
 
 
 class Quiet(Exception):
-    """The loop would sleep for ever: nothing is ready, no timer runs, and nothing is under way."""
+    """The run is over: the loop would sleep for ever, or whoever runs it wanted no more."""
 
 
 class SimulatedSelector(selectors.BaseSelector):

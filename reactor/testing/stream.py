@@ -75,12 +75,13 @@ class Pipe:
 class Link:
     """Two sockets connected: a caller and an answerer. `fate` says what ended it, if that wasn't two FINs."""
 
-    __slots__ = ("_network", "_silent", "cut", "ends", "fate", "reset_s")
+    __slots__ = ("_network", "_silent", "broken_by", "cut", "ends", "fate", "reset_s")
 
     def __init__(self, network: SimulatedNetwork, caller: StreamSocket, answerer: StreamSocket) -> None:
         self._network = network
         self.ends = (caller, answerer)
         self.fate = ""
+        self.broken_by: StreamSocket | None = None  # the end that sent RST, and when it did
         self.reset_s = 0.0
         self.cut = False  # one end has vanished without a word
         self._silent = 0  # how often it fell silent
@@ -150,7 +151,7 @@ class Link:
         """`by` sends RST: what neither kernel has delivered is destroyed, and the other end is told."""
         if self.fate:
             return
-        self.fate, self.reset_s = fate, self._network.clock()
+        self.fate, self.broken_by, self.reset_s = fate, by, self._network.clock()
         by.die(0)
         other = self.other(by)
         if self.is_open:
@@ -176,7 +177,8 @@ class StreamSocket(SimulatedSocket):
     """A TCP socket, or one end of a socket pair."""
 
     __slots__ = (
-        "backlog", "incoming", "link", "outgoing", "queue", "read_shut", "remote", "shut_s", "state", "urgent_byte",
+        "backlog", "eof_told", "incoming", "link", "outgoing", "queue", "read_shut", "remote", "shut_s", "state",
+        "urgent_byte",
     )  # fmt: skip
 
     def __init__(self, network: SimulatedNetwork, family: int, inside: bool) -> None:
@@ -188,7 +190,7 @@ class StreamSocket(SimulatedSocket):
         self.outgoing: Pipe | None = None
         self.queue: collections.deque[StreamSocket] = collections.deque()  # of a listener: connections to be accepted
         self.backlog = 0
-        self.read_shut = False
+        self.read_shut = self.eof_told = False
         self.shut_s: float | None = None  # when our FIN was sent
         self.urgent_byte = b""  # out of band, without SO_OOBINLINE
 
@@ -297,7 +299,9 @@ class StreamSocket(SimulatedSocket):
         if self._passes_urgent(pipe):  # now it has been passed, and can't be had any more
             pipe.mark, self.urgent_byte = None, b""
         if pipe.fin_arrived or self.read_shut:
-            self.network.observe("eof", self, b"")
+            if not self.eof_told:  # to be told again changes nothing
+                self.eof_told = True
+                self.network.observe("eof", self, b"")
             return b""
         if self.error:
             raise self.take_error()

@@ -1,0 +1,358 @@
+"""The simulation has teeth: each bug that echo servers are known for is planted here, and found.
+
+The same seeds pass without it (`test_swarm.py`). `SEEDS` is the stated number: no bug may hide from so many worlds.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import socket
+import types
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+import reactor.sockets
+from echo7.echo import StreamEcho
+from echo7.guard import Guard
+from reactor import READ, WRITE, Connection, Datagram, Listener, Reactor
+from reactor.connection import LINGERING, OPEN
+from reactor.signals import Waker
+from reactor.sockets import WOULD_BLOCK
+from reactor.testing import SimulationFailed, simulate
+from tests.simulation.world import swarm_scenario
+
+SEEDS = 200
+Plant = Callable[[pytest.MonkeyPatch], None]
+BUGS: dict[str, Plant] = {}
+
+
+def bug(plant: Plant) -> Plant:
+    """List a bug under its function's name."""
+    BUGS[plant.__name__] = plant
+    return plant
+
+
+def wrong(owner: Any, name: str) -> Callable[[Any], Plant]:
+    """Make a bug of a function that takes the place of `owner.name`."""
+
+    def plant(replacement: Any) -> Plant:
+        replaced = staticmethod(replacement) if owner is StreamEcho else replacement
+        BUGS[replacement.__name__] = lambda patch: patch.setattr(owner, name, replaced)
+        return BUGS[replacement.__name__]
+
+    return plant
+
+
+# ---------------------------------------------------------------- bytes
+
+
+@wrong(Connection, "_flush")
+def bytes_popped_before_send_has_taken_them(self: Any) -> None:
+    data = bytes(self._pending.peek())
+    self._pending.consume(len(data))
+    with contextlib.suppress(OSError):
+        self.bytes_sent += self._send(data)
+    self._advance()
+
+
+@wrong(StreamEcho, "data_received")
+def a_short_write_ignored(self: Any, data: bytes) -> None:
+    if self.state is OPEN:
+        with contextlib.suppress(OSError):
+            self._send(data)
+
+
+@wrong(StreamEcho, "data_received")
+def a_write_that_overtakes_what_waits(self: Any, data: bytes) -> None:
+    if self.state is not OPEN:
+        return
+    sent = 0
+    with contextlib.suppress(OSError):
+        sent = self._send(data)
+        self.bytes_sent += sent
+    self._pending.append(data[sent:])
+    self._update_interest()
+
+
+@bug
+def an_urgent_byte_left_out_of_the_stream(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(reactor.sockets, "set_stream_options", lambda sock: None)
+
+
+@bug
+def a_greeting_that_nobody_asked_for(patch: pytest.MonkeyPatch) -> None:
+    original = Connection.open
+
+    def greet(self: Connection) -> None:
+        original(self)
+        self.write(b"220 ready\r\n")
+
+    patch.setattr(Connection, "open", greet)
+
+
+@bug
+def a_byte_changed_in_a_great_while(patch: pytest.MonkeyPatch) -> None:
+    original = Connection.write
+
+    def write(self: Connection, data: bytes) -> None:
+        original(self, data.replace(b"\r\n", b"\n"))
+
+    patch.setattr(StreamEcho, "data_received", staticmethod(write))
+
+
+# ---------------------------------------------------------------- readiness and interest
+
+
+@wrong(Connection, "_wanted")
+def no_backpressure(self: Any) -> int:
+    return READ | (WRITE if self._pending else 0)
+
+
+@bug
+def interest_toggled_by_hand(patch: pytest.MonkeyPatch) -> None:
+    """WRITE is asked for when bytes must wait, and nobody takes it back."""
+
+    def update(self: Any) -> None:
+        wanted = self._wanted() | (self.interest & WRITE if self.state is OPEN else 0)
+        if wanted != self.interest:
+            self._reactor.set_interest(self, wanted)
+
+    patch.setattr(Connection, "_update_interest", update)
+
+
+@bug
+def reading_never_begun_again(patch: pytest.MonkeyPatch) -> None:
+    """Backpressure stops reading, and the flush doesn't look again."""
+
+    def advance(self: Any) -> None:
+        if self.state is not OPEN:
+            original(self)
+
+    original = Connection._advance
+    patch.setattr(Connection, "_advance", advance)
+
+
+def eager(patient: tuple[type[OSError], ...]) -> Callable[[Any, int], None]:
+    """An on_event that trusts what it is told, and takes all but `patient` for the end."""
+
+    def on_event(self: Any, mask: int) -> None:
+        try:
+            data = self._recv(self.limits.receive_bytes) if mask & READ else None
+        except patient:
+            return
+        except OSError as error:
+            self._is_fatal(error)
+            return
+        if data and self.state is OPEN:
+            self.bytes_received += len(data)
+            self._data_received(self, data)
+        elif data == b"":
+            self._end_of_stream()
+        if mask & WRITE and not self.closed:
+            self._flush()
+
+    return on_event
+
+
+@bug
+def handlers_looked_up_by_descriptor_number(patch: pytest.MonkeyPatch) -> None:
+    """A table by number, in which a new owner doesn't take the old one's place."""
+    table: dict[tuple[Reactor, int], Any] = {}
+    original = Reactor.set_interest
+
+    def set_interest(self: Reactor, handler: Any, interest: int) -> None:
+        original(self, handler, interest)
+        table.setdefault((self, handler.fileno()), handler)
+
+    def turn(self: Any) -> None:
+        sleep_s = 0.0 if self._calls or self._stopping else self._until_next_timer_s()
+        for key, mask in self._select(sleep_s):
+            table[self, key.fd].on_event(mask)
+        for timer in self._timers.pop_due(self.now()):
+            self.guard(timer.fire)
+        self._run_calls()
+
+    patch.setattr(Reactor, "set_interest", set_interest)
+    patch.setattr(Reactor, "turn", turn)
+
+
+BUGS["events_trusted_though_readiness_may_be_spurious"] = lambda patch: patch.setattr(Connection, "on_event", eager(()))
+
+
+@bug
+def nothing_to_do_and_still_registered(patch: pytest.MonkeyPatch) -> None:
+    """A half-closed, drained connection that is watched for HUP turns the loop for nothing."""
+
+    def end_of_stream(self: Any) -> None:
+        if self.state is LINGERING:
+            self._tear_down()
+            return
+        if not self._pending:
+            self.close()
+
+    patch.setattr(Connection, "_end_of_stream", end_of_stream)
+
+
+# ---------------------------------------------------------------- the end
+
+
+@wrong(Connection, "_advance")
+def closed_without_lingering(self: Any) -> None:
+    if self.state is not OPEN and not self._pending:
+        self._tear_down()
+    else:
+        self._update_interest()
+
+
+@wrong(Connection, "_end_of_stream")
+def half_close_taken_for_the_end(self: Any) -> None:
+    self._tear_down()
+
+
+@wrong(Connection, "_tear_down")
+def closed_before_it_is_unregistered(self: Any, error: Exception | None = None) -> None:
+    self.state, self.closed = LINGERING, True
+    number = self._socket.fileno()
+    self._socket.close()
+    with contextlib.suppress(KeyError, ValueError):
+        self._reactor._selector.unregister(number)
+    self.interest = 0
+    self._reactor.release(self)
+    self._reactor.call_soon(self.protocol.connection_lost, self, error)
+
+
+@bug
+def a_descriptor_leaked(patch: pytest.MonkeyPatch) -> None:
+    original = Connection._tear_down
+
+    def tear_down(self: Any, error: Exception | None = None) -> None:
+        if error is not None:  # unregistered and forgotten, but not closed
+            self._socket = types.SimpleNamespace(close=int, fileno=self._socket.fileno)
+        original(self, error)
+
+    patch.setattr(Connection, "_tear_down", tear_down)
+
+
+@wrong(Connection, "_is_fatal")
+def enobufs_taken_for_the_end(self: Any, error: OSError) -> bool:
+    self.abort(error)
+    return True
+
+
+@bug
+def eagain_taken_for_the_end(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr("reactor.connection.WOULD_BLOCK", ())
+
+
+@bug
+def eintr_taken_for_the_end(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr("reactor.connection.WOULD_BLOCK", (BlockingIOError,))
+
+
+# ---------------------------------------------------------------- callers
+
+
+@wrong(Listener, "_wait")
+def no_rest_when_descriptors_run_out(self: Any, error: OSError) -> None:
+    """Spin on a listener that stays ready."""
+
+
+@bug
+def one_caller_s_error_ends_the_listener(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr("reactor.listener.ONE_PEER", frozenset())
+    patch.setattr("reactor.listener.BROKEN_SOCKET", frozenset({errno.ECONNABORTED, errno.EPROTO, errno.ENETDOWN}))
+
+
+@bug
+def a_full_house_that_never_opens_again(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Listener, "resume", lambda self: None)
+
+
+# ---------------------------------------------------------------- datagrams
+
+
+@bug
+def empty_datagrams_dropped(patch: pytest.MonkeyPatch) -> None:
+    original = Datagram._deliver
+
+    def deliver(self: Any, data: bytes, control: Any, flags: int, source: Any) -> None:
+        if data:
+            original(self, data, control, flags, source)
+
+    patch.setattr(Datagram, "_deliver", deliver)
+
+
+@bug
+def an_answer_from_another_address_than_was_asked(patch: pytest.MonkeyPatch) -> None:
+    original = Datagram.send
+    patch.setattr(Datagram, "send", lambda self, data, to, path=b"": original(self, data, to))
+
+
+@bug
+def the_interface_named_in_the_answer(patch: pytest.MonkeyPatch) -> None:
+    """What came with the request is sent back as it is: routing is bypassed, and the answer lost on a host with two."""
+    kind = (socket.IPPROTO_IP, 8), (socket.IPPROTO_IPV6, getattr(socket, "IPV6_PKTINFO", 50))
+    patch.setattr("reactor.datagram.reply_control", lambda path: [(*kind[len(path) == 20], path)])
+
+
+@bug
+def answered_twice_when_the_buffer_was_full(patch: pytest.MonkeyPatch) -> None:
+    original = Datagram.on_event
+
+    def on_event(self: Any, mask: int) -> None:
+        held = self._held
+        original(self, mask)
+        if held is not None and self._held is None:
+            self.send(*held)
+
+    patch.setattr(Datagram, "on_event", on_event)
+
+
+@bug
+def a_datagram_cut_to_512_bytes(patch: pytest.MonkeyPatch) -> None:
+    original = Datagram.send
+    patch.setattr(Datagram, "send", lambda self, data, to, path=b"": original(self, data[:512], to, path))
+
+
+@bug
+def no_guard(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Guard, "refusal", lambda self, source, path: None)
+
+
+@bug
+def one_send_error_ends_the_endpoint(patch: pytest.MonkeyPatch) -> None:
+    original = Datagram.drop
+
+    def drop(self: Any, reason: str) -> None:
+        original(self, reason)
+        if reason.startswith("send_"):
+            self.abort()
+
+    patch.setattr(Datagram, "drop", drop)
+
+
+# ---------------------------------------------------------------- signals
+
+
+@wrong(Waker, "on_event")
+def a_signal_looked_for_before_the_byte_is_taken(self: Any, mask: int) -> None:
+    pending = tuple(self._pending)
+    with contextlib.suppress(*WOULD_BLOCK):
+        self._reader.recv(4096)
+    for signum in pending:
+        del self._pending[signum]
+        self._call_soon(self._callbacks[signum])
+
+
+@pytest.mark.parametrize("name", BUGS)
+def test_a_planted_bug_is_found(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Within SEEDS worlds, and repeated by the seed and script that the failure names."""
+    BUGS[name](monkeypatch)
+    with pytest.raises(SimulationFailed) as found:
+        simulate(swarm_scenario, seeds=SEEDS)
+    again = found.value
+    with pytest.raises(SimulationFailed):
+        simulate(swarm_scenario, seeds=[again.seed], script=again.script)

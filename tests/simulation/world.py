@@ -1,0 +1,312 @@
+"""The whole EchoServer in a simulated world, and everything that must be true of it at every step.
+
+`World` is the stage: the real server on a SimulatedNetwork, callers, and an Auditor that watches every system call. The
+swarm, the state machine and the planted bugs all play on it.
+"""
+
+from __future__ import annotations
+
+import collections
+import functools
+import random
+import socket
+from typing import cast
+
+from echo7.guard import RESPONDER_PORTS
+from echo7.server import EchoServer
+from reactor import Connection, Reactor
+from reactor.testing import DatagramPeer, Peer, SimulatedNetwork, Watcher, pieces
+from reactor.testing.datagram import DatagramSocket
+from reactor.testing.endpoint import Address
+from reactor.testing.stream import StreamSocket
+
+PORT = 7
+DRAIN_S = 5.0
+TCP_HOSTS = ("10.0.0.1", "10.0.0.2", "fd00::1", "127.0.0.1")
+UDP_HOSTS = (*TCP_HOSTS, "fd00::2", "10.0.0.255")
+REFUSED_PORTS = (0, PORT, *RESPONDER_PORTS)
+USR1, TERM = 10, 15  # their numbers on Linux; no real signal is sent
+
+
+class Ledger:
+    """One connection of the server: what it was given, and how much of that it has given back."""
+
+    def __init__(self, sock: StreamSocket) -> None:
+        self.sock = sock
+        self.received = bytearray()
+        self.sent_bytes = 0
+        self.owed_bytes: int | None = None  # fixed by our FIN: what comes while we linger is thrown away
+
+
+class Auditor(Watcher):
+    """Watches the server's system calls. Findings go into `network.violations`; `select` raises them at once."""
+
+    def __init__(self, network: SimulatedNetwork, reactor: Reactor) -> None:
+        self.network, self.reactor = network, reactor
+        self.ledgers: dict[StreamSocket, Ledger] = {}
+        self.unanswered: collections.Counter[tuple[Address, bytes, str]] = collections.Counter()
+        self.answers = 0
+
+    def call(self, name: str, sock: StreamSocket, data: bytes) -> None:
+        if name == "accept":
+            self.ledgers[sock] = Ledger(sock)
+            return
+        ledger = self.ledgers[sock]
+        if name == "recv":
+            ledger.received += data
+        elif name == "fin":
+            ledger.owed_bytes = len(ledger.received)
+        elif name == "send":
+            at = ledger.sent_bytes
+            ledger.sent_bytes += len(data)
+            if ledger.sent_bytes > len(ledger.received):
+                self.found("more was sent than was received")
+            elif ledger.received[at : at + len(data)] != data:
+                self.found(f"changed bytes at {at}")
+
+    def datagram(self, name: str, sock: DatagramSocket, data: bytes, peer: Address, asked: str) -> None:
+        key = (peer, data, asked)
+        if name == "request":
+            self.unanswered[key] += 1
+            return
+        self.answers += 1
+        self.unanswered[key] -= 1
+        if self.unanswered[key] < 0:
+            self.found(f"an answer of {len(data)} bytes from {asked} that nobody had asked for")
+        if peer[1] in REFUSED_PORTS or self.network.is_broadcast(asked):
+            self.found(f"an answer to port {peer[1]} from {asked}")
+
+    def select(self, timeout_s: float | None) -> None:
+        """All handlers have run: state, interest and descriptors must agree."""
+        owners = {0}
+        for handler in self.reactor.handlers:
+            owners.add(handler.fileno())
+            if handler.closed:
+                self.found(f"{handler!r} is closed and still there")
+            if isinstance(handler, Connection):
+                self._check_connection(handler)
+        for number, key in self.reactor._selector.get_map().items():
+            if key.data.closed or key.events != key.data.interest or key.data.fileno() != number:
+                self.found(f"descriptor {number} is watched for {key.events}, its handler is {key.data!r}")
+        for number in self.network.descriptors.open.keys() - owners:
+            sock = self.network.descriptors.open[number]
+            if sock.faulty:
+                self.found(f"descriptor {number} belongs to nobody")
+        self.network.check()
+
+    def _check_connection(self, connection: Connection) -> None:
+        if connection.interest != connection._wanted():
+            self.found(f"interest is {connection.interest}, the state says {connection._wanted()}")
+        if connection.pending_bytes > connection.limits.bound_bytes:
+            self.found(f"{connection.pending_bytes} bytes are pending")
+        sock = cast(StreamSocket, connection._socket)
+        ledger = self.ledgers[sock]
+        owed_bytes = len(ledger.received) if ledger.owed_bytes is None else ledger.owed_bytes
+        if ledger.sent_bytes + connection.pending_bytes != owed_bytes:
+            self.found(f"{len(ledger.received)} bytes came, {ledger.sent_bytes} went, {connection.pending_bytes} wait")
+
+    def found(self, what: str) -> None:
+        self.network.violations.append(what)
+
+
+class World:
+    """A server that serves, and those who call it."""
+
+    def __init__(self, network: SimulatedNetwork, max_connections: int | None = None) -> None:
+        self.network, self.max_connections = network, max_connections
+        self.reactor = network.reactor()
+        self.auditor = Auditor(network, self.reactor)
+        network.watchers.append(self.auditor)
+        self.server = EchoServer(["*"], PORT, drain_timeout_s=DRAIN_S, max_connections=max_connections)
+        self.server.start(self.reactor)
+        self.serving = self.server.addresses
+        self.peers: list[Peer] = []
+        self.datagram_peers: list[DatagramPeer] = []
+        self.asked: collections.Counter[tuple[Address, bytes]] = collections.Counter()
+        self.stopped_s: float | None = None  # when the end began
+        self.running = True
+        self.snapshots = 0
+        self.reactor.add_signal_handler(TERM, self.stop)
+        self.reactor.add_signal_handler(USR1, self.look)
+
+    def stop(self) -> None:
+        """What the command does on SIGTERM."""
+        if self.stopped_s is None:
+            self.stopped_s = self.network.clock()
+        self.server.stop(self._stopped)
+
+    def _stopped(self) -> None:
+        self.running = False
+        self.reactor.stop()
+
+    def look(self) -> None:
+        """What the command does on SIGUSR1."""
+        self.snapshots += 1
+        counters = self.server.counters
+        if counters.tcp_bytes_sent > counters.tcp_bytes_received:
+            self.auditor.found("the counters say that more was sent than received")
+
+    def call(self, host: str = "10.0.0.1", source: str = "") -> Peer:
+        """Have a caller connect."""
+        peer = self.network.peer((host, PORT), source=source)
+        self.peers.append(peer)
+        return peer
+
+    def datagram_peer(self, family: int = socket.AF_INET, port: int = 0) -> DatagramPeer:
+        """Have somebody ready to send datagrams."""
+        source = "192.0.2.7" if family == socket.AF_INET else "2001:db8::7"
+        peer = self.network.udp_peer(source=source, port=port)
+        peer.socket.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
+        self.datagram_peers.append(peer)
+        return peer
+
+    def ask(self, peer: DatagramPeer, data: bytes, host: str) -> None:
+        """Have a datagram sent to the server."""
+        peer.send(data, (host, PORT))
+        self.asked[peer.address, data] += 1
+
+    def finish(self) -> None:
+        """Let everything come to rest, end the service as SIGTERM does, and look at the whole."""
+        self.network.run(self.reactor, until=lambda: self.stopped_s is not None)
+        if self.stopped_s is None:
+            self._check_served()
+            self.network.signals.raise_signal(TERM)
+        self.network.run(self.reactor)
+        self.network.settle()
+        if self.server.counters.connections_open:
+            self.auditor.found("the server has stopped, and callers are left")
+        self._check_ends()
+        self._check_datagrams()
+        self.network.check()
+
+    def _check_served(self) -> None:
+        """At rest, and nobody has stopped the server: every caller who wasn't reset has all of his bytes."""
+        if not self.network.chance.injected:
+            self._check_nothing_is_missing()
+        if len(self.server.addresses) != len(self.serving):
+            self.auditor.found(f"of {self.serving}, only {self.server.addresses} are still served")
+        if self.reactor._waker._pending:
+            self.auditor.found("a signal was noted, and nobody has looked")
+        descriptors = self.network.descriptors
+        full = self.server.counters.connections_open == self.max_connections or descriptors.is_full
+        for peer in self.peers:
+            if peer.lost or peer.paused or peer.link is None or (peer.socket.closed and not peer.eof):
+                continue
+            if full and peer.link.other(peer.socket) not in self.auditor.ledgers:
+                continue  # it waits for a place
+            if peer.received != peer.sent:
+                self.auditor.found(
+                    f"{len(peer.sent)} bytes were sent, {len(peer.received)} came back, and that was all"
+                )
+            if peer.finished and not peer.eof:
+                self.auditor.found("a caller has sent FIN and never got one")
+
+    def _check_ends(self) -> None:
+        for peer in self.peers:
+            if not peer.sent.startswith(peer.received):
+                self.auditor.found("what came back isn't what was sent")
+            if peer.link is None:
+                continue
+            end = peer.link.other(peer.socket)
+            ledger = self.auditor.ledgers.get(end)
+            if ledger is None:
+                continue  # never accepted
+            if not peer.link.fate:
+                gave_up = peer.paused or (peer.socket.closed and not peer.eof)
+                if not gave_up and (peer.received != ledger.received[: ledger.owed_bytes] or not peer.eof):
+                    self.auditor.found(f"{len(ledger.received)} bytes were read, {len(peer.received)} came back")
+            elif peer.link.broken_by is end:
+                self._check_reset(peer, end)
+
+    def _check_reset(self, peer: Peer, end: StreamSocket) -> None:
+        """A reset by the server itself needs a reason: the world's, or patience that is over."""
+        link = peer.link
+        assert link is not None
+        if link.fate.startswith(("fault", "accept failed", "its listener was closed")):
+            return
+        if self.stopped_s is not None and link.reset_s >= self.stopped_s + DRAIN_S:
+            return  # the drain timeout
+        if end.shut_s is not None and link.reset_s >= end.shut_s + DRAIN_S:
+            return  # the linger timeout is the same
+        self.auditor.found(f"the server reset a connection without need: {link.fate}")
+
+    def _check_datagrams(self) -> None:
+        counters = self.server.counters
+        refused = sum(n for name, n in counters.drops.items() if not name.startswith(("receive_", "accept_")))
+        if counters.datagrams_received != counters.datagrams_sent + refused:
+            self.auditor.found(f"datagrams unaccounted for: {counters}")
+        answered = collections.Counter(
+            (peer.address, data) for peer in self.datagram_peers for data, _ in peer.received
+        )
+        for key, count in answered.items():
+            if not self.asked[key]:
+                self.auditor.found("an answer that is no datagram of mine")
+            if count > self.asked[key] and "packet.duplicate" not in self.network.chance.counts():
+                self.auditor.found("more answers than questions")
+
+    def _check_nothing_is_missing(self) -> None:
+        """In a good world, every datagram that deserves an answer gets it."""
+        deserving = sum(n for (address, _), n in self.asked.items() if address[1] not in REFUSED_PORTS)
+        answered = sum(len(peer.received) for peer in self.datagram_peers)
+        broadcast = self.server.counters.drops.get("destination_broadcast", 0)
+        if answered + broadcast + self.network.datagrams_lost < deserving:
+            self.auditor.found(f"{deserving} datagrams deserved an answer, {answered} got one")
+
+
+def swarm_scenario(network: SimulatedNetwork) -> World:
+    """A random crowd calls the service in a random world."""
+    source = network.random
+    network.send_buffer_bytes = int(2 ** source.uniform(0, 16))
+    network.receive_buffer_bytes = int(2 ** source.uniform(0, 16))
+    network.latency_s = source.choice((0.0, 0.0, 0.001, 0.3))
+    network.descriptors.limit = source.choice((1024, 1024, 12))
+    network.signals.at_random = (USR1,)
+    world = World(network, max_connections=source.choice((None, None, 1, 3)))
+    for _ in range(source.randrange(1, 9)):
+        network.call_later(source.choice((0.0, source.uniform(0, 3))), lambda: caller(world, source))
+    for _ in range(source.randrange(3)):
+        crowd_of_datagrams(world, source)
+    if source.random() < 0.3:
+        network.call_later(source.uniform(0, 4), lambda: network.signals.raise_signal(TERM))
+    world.finish()
+    return world
+
+
+def caller(world: World, source: random.Random) -> None:
+    """One caller, of any temper."""
+    peer = world.call(source.choice(TCP_HOSTS), source=source.choice(("", "")))
+    peer.read_bytes = int(2 ** source.uniform(0, 16))
+    peer.write_bytes = int(2 ** source.uniform(0, 16))
+    most = 64 * min(peer.read_bytes, peer.write_bytes, world.network.send_buffer_bytes)  # so that it ends in time
+    data = source.randbytes(min(most, int(2 ** source.uniform(0, 18))))
+    for piece in pieces(source, data):
+        peer.send(piece, urgent=source.random() < 0.1)
+    later = world.network.call_later
+    temper = source.choice("finish finish finish finish idle reset close vanish pause slow cut".split())
+    moment_s = source.choice((0.0, source.uniform(0, 5)))
+    if temper == "finish":
+        peer.finish()
+    elif temper == "slow":
+        peer.pause()
+        peer.finish()
+        later(moment_s, peer.resume)
+    elif temper == "pause":
+        peer.pause()
+    elif temper == "cut":
+        later(moment_s, peer.finish_now)
+    elif temper != "idle":
+        later(moment_s, {"reset": peer.reset, "close": peer.close, "vanish": peer.vanish}[temper])
+
+
+def crowd_of_datagrams(world: World, source: random.Random) -> None:
+    """One host that sends a few datagrams of all sizes."""
+    family = source.choice((socket.AF_INET, socket.AF_INET6))
+    port = source.choice((0, 0, 0, 0, 19, 53))
+    try:
+        peer = world.datagram_peer(family, port)
+    except OSError:  # two with one port
+        return
+    for _ in range(source.randrange(1, 8)):
+        data = source.randbytes(source.choice((0, 1, 512, 1472, 1473, 8193, 65_507)))
+        host = source.choice([host for host in UDP_HOSTS if (":" in host) == (family == socket.AF_INET6)])
+        world.network.call_later(source.uniform(0, 2), functools.partial(world.ask, peer, data, host))
