@@ -148,6 +148,10 @@ def test_the_source_address_decides_before_the_destination(host: str, addresses:
 
 
 @given(ipv4_paths, st.integers(0, 2**31 - 1))
+@example((V4("223.255.255.255"), V4("223.255.255.1"), False), 2)  # a subnet's broadcast address, beside multicast
+@example((V4("224.0.0.0"), V4("192.0.2.1"), False), 2)
+@example((V4("239.255.255.255"), V4("192.0.2.1"), False), 2)
+@example((V4("240.0.0.0"), V4("240.0.0.1"), False), 2)
 def test_an_ipv4_request_is_answered_only_if_it_was_sent_to_this_host_alone(
     addresses: tuple[V4, V4, bool], interface: int
 ) -> None:

@@ -177,6 +177,14 @@ def test_a_listener_closed_in_the_middle_of_a_batch_accepts_no_more(door: Door) 
     assert door.faults.calls["accept"] == 1
 
 
+def test_the_kernel_is_asked_for_no_more_once_it_has_said_that_nobody_waits(door: Door) -> None:
+    """ "Accept until the queue is empty": one caller costs two calls of accept(2), not a whole turn's share."""
+    door.call()
+    door.turn()
+    assert len(door.served) == 1
+    assert door.faults.calls["accept"] == 2
+
+
 @pytest.mark.parametrize("error", [EAGAIN, EINTR])
 def test_readiness_without_a_caller_is_no_error(door: Door, error: OSError) -> None:
     """The caller may have gone again before we came."""
@@ -212,12 +220,27 @@ def test_a_shortage_pauses_and_recovers(door: Door, code: int, caplog: pytest.Lo
     assert_serves(door)
 
 
-def test_a_shortage_is_logged_anew_after_a_quiet_while(door: Door, caplog: pytest.LogCaptureFixture) -> None:
-    """An operator who looks later must see it, too."""
+@pytest.mark.parametrize("uptime_s", [0.0, 7.0, 1000.0])
+def test_a_shortage_is_logged_anew_after_a_quiet_while(
+    door: Door, uptime_s: float, caplog: pytest.LogCaptureFixture
+) -> None:
+    """An operator who looks later must see it, too, even soon after the machine's clock began to count."""
+    door.clock.now_s = uptime_s
     door.faults.always["accept"] = os_error(errno.EMFILE)
     door.call()
     door.pass_time(2.5 * SHORTAGE_QUIET_S)
     assert [record.levelname for record in caplog.records] == ["WARNING"] * 3
+
+
+def test_a_shortage_is_logged_once_in_each_quiet_while(door: Door, caplog: pytest.LogCaptureFixture) -> None:
+    """SHORTAGE_QUIET_S lies "between two log lines about that": no less and no more."""
+    door.faults.always["accept"] = os_error(errno.EMFILE)
+    door.call()
+    door.turn()
+    for share, lines in ((0.75, 1), (0.25, 2), (0.75, 2), (0.25, 3)):  # the sums are exact in binary
+        door.clock.advance(share * SHORTAGE_QUIET_S)
+        door.turn(2)
+        assert len(caplog.records) == lines
 
 
 def test_a_shortage_in_the_middle_of_a_batch_keeps_those_already_in(door: Door) -> None:
@@ -298,7 +321,8 @@ def test_a_broken_socket_of_which_nobody_wants_to_be_told_closes_the_listener_al
 
 def test_a_factory_that_raises_costs_its_caller_only(door: Door, caplog: pytest.LogCaptureFixture) -> None:
     """Promise 17: the caller's connection is closed, one traceback logged, and the others of the batch are served."""
-    outcomes: list[Any] = [door.protocol, ZeroDivisionError("no protocol today"), door.protocol]
+    mistake = ZeroDivisionError("no protocol today")
+    outcomes: list[Any] = [door.protocol, mistake, door.protocol]
 
     def factory() -> StreamProtocol:
         outcome = outcomes.pop(0)
@@ -314,7 +338,7 @@ def test_a_factory_that_raises_costs_its_caller_only(door: Door, caplog: pytest.
     assert len(door.served) == 2
     assert open_descriptors() == before + 2
     assert door.clients[1].recv(1) == b""
-    assert [bool(record.exc_info) for record in caplog.records] == [True]
+    assert [record.exc_info and record.exc_info[1] for record in caplog.records] == [mistake]
     door.factory = lambda: door.protocol
     assert_serves(door)
 
