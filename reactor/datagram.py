@@ -125,5 +125,4 @@ class Datagram:
         return error.errno in ONE_PEER
 
     def _update_interest(self) -> None:
-        wanted = READ if self._held is None else WRITE
-        self._reactor.set_interest(self, 0 if self.closed else wanted)
+        self._reactor.set_interest(self, READ if self._held is None else WRITE)

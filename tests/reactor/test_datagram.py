@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from reactor import READ, WRITE, Datagram, Reactor, open_udp
+from reactor.control import Control
 from reactor.limits import DATAGRAMS_PER_TURN, SHORTAGE_RETRY_S
 from tests.support import (
     EAGAIN,
@@ -149,6 +150,29 @@ def test_a_truncated_datagram_is_counted_and_not_delivered(post: Post, monkeypat
     assert post.endpoint.drops == {"truncated": 1}
 
 
+@pytest.mark.parametrize("name", ["MSG_CTRUNC", "MSG_EOR", "MSG_ERRQUEUE"])
+def test_what_else_the_kernel_says_about_a_datagram_costs_nobody_an_answer(post: Post, name: str) -> None:
+    """Of recvmsg(2)'s flags, MSG_TRUNC alone means that data is missing."""
+    flag = getattr(socket, name, 0)
+    receive = post.endpoint._receive
+
+    def receive_flagged(size: int) -> tuple[bytes, Control, int, Any]:
+        data, control, flags, source = receive(size)
+        return data, control, flags | flag, source
+
+    post.endpoint._receive = receive_flagged
+    post.assert_serves()
+    assert post.endpoint.drops == {}
+
+
+def test_the_kernel_is_asked_for_no_more_once_it_has_said_that_nothing_waits(post: Post) -> None:
+    """ "Receive until nothing waits": one datagram costs two calls of recvmsg(2), not a whole turn's share."""
+    post.client.send(b"abc")
+    post.turn()
+    assert len(post.protocol.received) == 1
+    assert post.faults.calls["recvmsg"] == 2
+
+
 # ---------------------------------------------------------------- a full send buffer
 
 
@@ -167,6 +191,18 @@ def test_a_datagram_that_does_not_fit_is_held_and_goes_out_later_and_reading_pau
     assert post.receive() == [b"one", b"two", b"three"]
     assert post.endpoint.interest == READ
     assert (post.endpoint.datagrams_sent, post.endpoint.bytes_sent) == (3, 11)
+
+
+def test_readiness_to_send_is_not_taken_for_readiness_to_receive(post: Post) -> None:
+    """ "Send what was held, or receive": whether something waits, the kernel says in the turn after."""
+    post.faults.add(post.call, EAGAIN)
+    post.client.send(b"held")
+    turn_until(post.reactor, lambda: post.endpoint.interest == WRITE)
+    asked = post.faults.calls["recvmsg"]
+    post.client.send(b"waits")
+    turn_until(post.reactor, lambda: post.endpoint.datagrams_sent == 1)
+    assert post.faults.calls["recvmsg"] == asked
+    turn_until(post.reactor, lambda: post.endpoint.datagrams_sent == 2)
 
 
 def test_a_held_datagram_is_answered_from_the_address_that_was_asked(post: Post) -> None:
