@@ -117,6 +117,25 @@ def test_many_timers_cancelled_at_last_leave_a_small_heap_though_one_lives_on() 
     assert len(timers.heap) <= 2 * SWEEP_ABOVE_TIMERS
 
 
+@pytest.mark.parametrize("count", [100, 200, 201, 1000])
+def test_the_cancelled_are_swept_out_when_they_outnumber_the_live_and_are_many(count: int) -> None:
+    """ "Until the marked ones outnumber the live ones and all are swept out"; a sweep for a few "costs more"."""
+    timers = Timers()
+    marked = 0
+    for live, timer in reversed(list(enumerate([timers.add(0.0, int) for _ in range(count)]))):
+        timer.cancel()
+        marked += 1
+        if marked > max(live, SWEEP_ABOVE_TIMERS):
+            marked = 0
+        assert len(timers.heap) == live + marked
+        assert len(timers) == live
+
+
+def test_a_timer_knows_its_deadline() -> None:
+    """Whoever holds one may ask how long it has still to go."""
+    assert Timers().add(2.5, int).deadline_s == 2.5
+
+
 def test_a_timer_cancelled_by_another_that_is_due_at_the_same_time_does_not_fire() -> None:
     """Both have been taken out of the heap already when the first one runs."""
     timers = Timers()
