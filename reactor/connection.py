@@ -213,9 +213,7 @@ class Connection:
         """Derive the interest from the state: the only place where it is decided."""
         if self.state is LINGERING:
             return READ
-        if self.state is CLOSED:
-            return 0
-        waiting_bytes = len(self._pending)
+        waiting_bytes = len(self._pending)  # none when CLOSED
         interest = WRITE if waiting_bytes else 0
         if self.state is OPEN and waiting_bytes <= self.limits.high_water_bytes and not (self._eof or self._paused):
             interest |= READ

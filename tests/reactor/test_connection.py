@@ -30,6 +30,7 @@ from tests.support import (
     reset,
     tcp_pair,
     turn_idle,
+    wait_readable,
 )
 
 SelectorClass = type[selectors.BaseSelector]
@@ -315,6 +316,19 @@ def test_what_the_kernel_will_not_take_now_goes_later_and_in_order(
         assert stage.protocol.kinds() == ["made", "drained"]
 
 
+def test_what_the_kernel_refused_is_not_offered_again_before_it_has_said_that_there_is_room() -> None:
+    """Readiness to be read says nothing about room: a send for each thing that arrives would be a wasted call."""
+    with Stage(Recorder(echo=True)) as stage:
+        stage.faults.add("send", EAGAIN)
+        stage.peer.send(b"abc")
+        wait_readable(stage.connection)
+        turn_idle(stage.reactor, 1)
+        assert stage.faults.calls == {"recv": 1, "send": 1}
+        assert stage.connection.pending_bytes == 3
+        stage.idle()
+        assert receive_exactly(stage.peer, 3) == b"abc"
+
+
 def test_eagain_and_eintr_on_receiving_are_not_errors() -> None:
     """Spurious readiness happens (select(2), BUGS)."""
     with Stage() as stage:
@@ -356,6 +370,7 @@ def test_a_write_to_a_peer_that_has_gone_closes_and_raises_nothing() -> None:
         stage.faults.add("send", os_error(errno.EPIPE))
         stage.connection.write(b"?")
         assert stage.connection.closed
+        assert stage.connection.pending_bytes == 0
         assert stage.protocol.kinds() == ["made"]
         stage.idle()
         assert isinstance(stage.protocol.events[-1][1], BrokenPipeError)
@@ -756,6 +771,22 @@ def test_data_and_fin_that_come_together_are_told_one_after_the_other() -> None:
         stage.idle()
         assert stage.protocol.kinds() == ["made", "data", "eof", "lost"]
         assert receive_to_end(stage.peer) == b"abc"
+
+
+def test_a_connection_knows_both_ends_until_they_have_gone() -> None:
+    """`peer_address`, `local_address`: "Raise OSError … when it has gone"."""
+    with Stage() as stage:
+        assert stage.connection.peer_address == stage.peer.getsockname()
+        assert stage.connection.local_address == stage.peer.getpeername()
+        reset(stage.peer)
+        wait_readable(stage.connection)
+        with pytest.raises(OSError, match=r"not connected|Invalid"):
+            _ = stage.connection.peer_address
+        stage.connection.abort()
+        with pytest.raises(OSError, match="descriptor"):
+            _ = stage.connection.peer_address
+        with pytest.raises(OSError, match="descriptor"):
+            _ = stage.connection.local_address
 
 
 def test_no_descriptor_is_left_when_connections_come_and_go() -> None:
