@@ -25,7 +25,7 @@ from reactor.testing.simulate import run_once
 from tests.simulation.world import World, swarm_scenario
 
 SEEDS_AT_ONCE = 50
-PROGRESS_S = 0.5
+TERMINAL_PROGRESS_S, LOG_PROGRESS_S = 0.5, 20.0
 
 
 @dataclass(slots=True)
@@ -124,28 +124,46 @@ def table(tally: Tally, elapsed_s: float, command: str) -> str:
     return "\n".join([*lines, "", "faults: " + ", ".join(f"{name} {count:,}" for name, count in kinds)])
 
 
+class Progress:
+    """One line, written over on a terminal; elsewhere a new one now and then."""
+
+    def __init__(self) -> None:
+        self._on_terminal = sys.stderr.isatty()
+        self._shown_s = time.monotonic()
+
+    def show(self, text: str) -> None:
+        """Show it if it is time."""
+        now_s = time.monotonic()
+        if now_s - self._shown_s >= (TERMINAL_PROGRESS_S if self._on_terminal else LOG_PROGRESS_S):
+            self._shown_s = now_s
+            print(f"\r{text}" if self._on_terminal else text, end="\r" if self._on_terminal else "\n", file=sys.stderr)
+
+
 def main(arguments: list[str]) -> int:
-    """Return 0 without a violation, 1 with one."""
+    """Return 0 without a violation, 1 with one, 130 after ^C (the table is of what was done till then)."""
     parser = argparse.ArgumentParser(prog="python -m tests.swarm", description="the real EchoServer in bad worlds")
     parser.add_argument("--seeds", type=_positive, default=1000, help="how many worlds (1000)")
     parser.add_argument("--jobs", type=_positive, default=os.cpu_count() or 1, help="processes (one a core)")
     parser.add_argument("--first", type=int, default=0, help="the first seed (0)")
     options = parser.parse_args(arguments)
-    began_s = shown_s = time.monotonic()
+    began_s = time.monotonic()
     tally = Tally()
-    for part in run_all(options.first, options.seeds, options.jobs):
-        tally.add(part)
-        now_s = time.monotonic()
-        if sys.stderr.isatty() and now_s - shown_s > PROGRESS_S:
-            shown_s = now_s
-            print(f"\r{tally.seeds:,} seeds, {tally.faults:,} faults", end="\r", file=sys.stderr, flush=True)
-        if tally.failures:
-            break
+    progress = Progress()
+    status = 0
+    try:
+        for part in run_all(options.first, options.seeds, options.jobs):
+            tally.add(part)
+            progress.show(f"{tally.seeds:,} of {options.seeds:,} seeds, {tally.faults:,} faults")
+            if tally.failures:
+                status = 1
+                break
+    except KeyboardInterrupt:
+        status = 130
     command = f"python3 -m tests.swarm --seeds {options.seeds}" + (f" --first {options.first}" if options.first else "")
     print(table(tally, time.monotonic() - began_s, command))
     for failure in tally.failures:
         print(f"\n{failure}", file=sys.stderr)
-    return 1 if tally.failures else 0
+    return status
 
 
 def _positive(text: str) -> int:

@@ -84,3 +84,32 @@ def test_the_guides_client_asks_and_leaves(capsys: pytest.CaptureFixture[str]) -
         thread.join(PATIENCE_S)
         assert not thread.is_alive()
     assert capsys.readouterr().out == "hello?\n"
+
+
+def simulated(code: str) -> dict[str, Any]:
+    names: dict[str, Any] = {"__name__": "readme"}
+    exec(compile(code, "README.md", "exec"), names)
+    return names
+
+
+GUIDE = PROJECT / "reactor" / "testing" / "README.md"
+
+
+def test_a_students_protocol_is_tested_in_fifteen_lines(capsys: pytest.CaptureFixture[str]) -> None:
+    code = python_block(GUIDE, "def scenario")
+    assert len([line for line in code.splitlines() if line.strip()]) <= 15
+    simulated(code)
+    assert "runs=200" in capsys.readouterr().out
+
+
+def test_the_bug_in_the_guide_is_found_with_the_words_that_it_shows() -> None:
+    """The seed, the script and the calls: whoever reads the guide sees the same when he runs it."""
+    bug = python_block(GUIDE, "splitlines")
+    code = python_block(GUIDE, "def scenario")
+    right = code[code.index("class Shout") : code.index("def scenario")]
+    with pytest.raises(AssertionError) as found:
+        simulated(code.replace(right, bug))
+    [shown] = re.findall(r"```text\n(.*?)```", GUIDE.read_text(), re.S)
+    begin, end = shown.rstrip().split("    …\n")
+    assert str(found.value).startswith(begin)
+    assert end in str(found.value)

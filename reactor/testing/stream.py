@@ -357,8 +357,9 @@ class StreamSocket(SimulatedSocket):
         if fault.kind == "short":
             most = min(size, possible)
             if most > 1:
-                self.network.inject(fault)
-                return max(1, min(fault.amount, most - 1))
+                left = max(1, min(fault.amount, most - 1))
+                self.network.inject(fault._replace(amount=left))
+                return left
             return size
         self.network.inject(fault)
         if fault.kind in ("ECONNRESET", "EPIPE", "ETIMEDOUT") and self.link is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 from typing import Any
 
@@ -11,7 +12,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from reactor.testing import CATALOGUE, Peer, SimulatedNetwork
 from reactor.testing.simulate import close
-from tests.simulation.world import DRAIN_S, TCP_HOSTS, TERM, USR1, World
+from tests.simulation.world import DRAIN_S, TCP_HOSTS, TERM, USR1, World, closed_handlers_watched
 
 CALLS = ("recv", "send", "accept", "recvmsg", "sendmsg", "register", "select", "segment", "packet")
 FAULTS = [(call, kind) for call in CALLS for kind in CATALOGUE[call]]
@@ -24,6 +25,8 @@ class EchoMachine(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.network = SimulatedNetwork(0)
+        self.watch = contextlib.ExitStack()
+        self.watch.enter_context(closed_handlers_watched(self.network))
 
     @initialize(
         buffers=st.tuples(st.integers(1, 70_000), st.integers(1, 70_000)),
@@ -94,10 +97,11 @@ class EchoMachine(RuleBasedStateMachine):
         self.network.check()
 
     def teardown(self) -> None:
-        if hasattr(self, "world"):
-            self.world.finish()
-            close(self.network)
-            self.network.check()
+        with self.watch:
+            if hasattr(self, "world"):
+                self.world.finish()
+                close(self.network)
+                self.network.check()
 
 
 TestEchoMachine = EchoMachine.TestCase

@@ -196,6 +196,28 @@ def nothing_to_do_and_still_registered(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Connection, "_end_of_stream", end_of_stream)
 
 
+@bug
+def events_of_the_batch_delivered_to_the_dead(patch: pytest.MonkeyPatch) -> None:
+    """The loop doesn't ask whether a handler is still open."""
+
+    def turn(self: Any) -> None:
+        sleep_s = 0.0 if self._calls or self._stopping else self._until_next_timer_s()
+        for key, mask in self._select(sleep_s):
+            key.data.on_event(mask)
+        for timer in self._timers.pop_due(self.now()):
+            self.guard(timer.fire)
+        self._run_calls()
+
+    def close_the_others(self: Any, connection: Connection) -> None:
+        others = [handler for handler in connection._reactor.handlers if isinstance(handler, Connection)]
+        self._made(connection)
+        if len(others) > 2:
+            others[0].abort()
+
+    patch.setattr(Reactor, "turn", turn)
+    patch.setattr(StreamEcho, "connection_made", close_the_others)
+
+
 # ---------------------------------------------------------------- the end
 
 

@@ -7,14 +7,18 @@ swarm, the state machine and the planted bugs all play on it.
 from __future__ import annotations
 
 import collections
+import contextlib
+import errno
 import functools
 import random
 import socket
-from typing import cast
+from collections.abc import Callable, Iterator
+from typing import Any, cast
+from unittest import mock
 
 from echo7.guard import RESPONDER_PORTS
 from echo7.server import EchoServer
-from reactor import Connection, Reactor
+from reactor import Connection, Datagram, Listener, Reactor
 from reactor.testing import DatagramPeer, Peer, SimulatedNetwork, Watcher, pieces
 from reactor.testing.datagram import DatagramSocket
 from reactor.testing.endpoint import Address
@@ -22,7 +26,7 @@ from reactor.testing.stream import StreamSocket
 
 PORT = 7
 DRAIN_S = 5.0
-PATIENCE_S = 400.0
+PATIENCE_S = 100.0  # longer than any delay or partition
 TCP_HOSTS = ("10.0.0.1", "10.0.0.2", "fd00::1", "127.0.0.1")
 UDP_HOSTS = (*TCP_HOSTS, "fd00::2", "10.0.0.255")
 REFUSED_PORTS = (0, PORT, *RESPONDER_PORTS)
@@ -47,8 +51,10 @@ class Auditor(Watcher):
         self.ledgers: dict[StreamSocket, Ledger] = {}
         self.unanswered: collections.Counter[tuple[Address, bytes, str]] = collections.Counter()
         self.answers = 0
+        self.moved_s = network.clock()
 
     def call(self, name: str, sock: StreamSocket, data: bytes) -> None:
+        self.moved_s = self.network.clock()
         if name == "accept":
             self.ledgers[sock] = Ledger(sock)
             return
@@ -183,8 +189,8 @@ class World:
 
     def _is_enough(self) -> bool:
         """At rest the run ends by itself; but a full house with callers at the door looks again, for ever."""
-        waited_enough = self.network.descriptors.is_full and self.network.clock() > self.began_s + PATIENCE_S
-        return self.stopped_s is not None or waited_enough
+        nothing_moves = self.network.clock() > self.auditor.moved_s + PATIENCE_S
+        return self.stopped_s is not None or (self.network.descriptors.is_full and nothing_moves)
 
     def _check_served(self) -> None:
         """At rest, and nobody has stopped the server: every caller who wasn't reset has all of his bytes."""
@@ -192,11 +198,13 @@ class World:
             self._check_nothing_is_missing()
         if len(self.server.addresses) != len(self.serving):
             self.auditor.found(f"of {self.serving}, only {self.server.addresses} are still served")
-        if self.reactor._waker._pending:
+        if self.reactor._waker._pending and not self.network.descriptors.is_full:  # then it was cut off in the middle
             self.auditor.found("a signal was noted, and nobody has looked")
         descriptors = self.network.descriptors
         full = self.server.counters.connections_open == self.max_connections or descriptors.is_full
         for peer in self.peers:
+            if peer.link is None and isinstance(peer.error, OSError) and peer.error.errno == errno.ECONNREFUSED:
+                self.auditor.found("a caller was refused")
             if peer.lost or peer.paused or peer.link is None or (peer.socket.closed and not peer.eof):
                 continue
             if full and peer.link.other(peer.socket) not in self.auditor.ledgers:
@@ -260,8 +268,31 @@ class World:
             self.auditor.found(f"{deserving} datagrams deserved an answer, {answered} got one")
 
 
+@contextlib.contextmanager
+def closed_handlers_watched(network: SimulatedNetwork) -> Iterator[None]:
+    """No handler runs after its close: not even one that would do nothing then."""
+
+    def watched(on_event: Callable[[Any, int], None]) -> Callable[[Any, int], None]:
+        def checked(self: Any, mask: int) -> None:
+            if self.closed:
+                network.violations.append(f"{self!r} is closed, and was called")
+            on_event(self, mask)
+
+        return checked
+
+    with contextlib.ExitStack() as stack:
+        for kind in (Connection, Listener, Datagram):
+            stack.enter_context(mock.patch.object(kind, "on_event", watched(kind.on_event)))
+        yield
+
+
 def swarm_scenario(network: SimulatedNetwork) -> World:
     """A random crowd calls the service in a random world."""
+    with closed_handlers_watched(network):
+        return _swarm(network)
+
+
+def _swarm(network: SimulatedNetwork) -> World:
     source = network.random
     network.send_buffer_bytes = int(2 ** source.uniform(0, 16))
     network.receive_buffer_bytes = int(2 ** source.uniform(0, 16))
