@@ -81,7 +81,7 @@ def _note(tally: Tally, network: SimulatedNetwork, world: World) -> None:
         tally.injected[name] = tally.injected.get(name, 0) + number
 
 
-def _explained(seed: int, failed: Exception) -> str:
+def _explained(seed: int, failed: BaseException) -> str:
     try:
         simulate(swarm_scenario, seeds=[seed])
     except SimulationFailed as small:

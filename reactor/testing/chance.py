@@ -187,6 +187,13 @@ def source_of(seed: int | random.Random | Any) -> random.Random:
     return random.Random(seed)  # noqa: S311 - a simulation must repeat itself
 
 
+def source_apart(seed: int | random.Random | Any, drawn: random.Random) -> random.Random:
+    """Return another stream for the same seed: what is drawn from one doesn't shift the other."""
+    if hasattr(seed, "draw"):
+        return source_of(seed)
+    return random.Random(f"{seed} faults" if isinstance(seed, int) else drawn.getrandbits(64))  # noqa: S311
+
+
 def subsets(faults: list[Fault]) -> Iterator[list[Fault]]:
     """Yield what is left of `faults` when pieces are taken out: all, halves, then ever smaller ones."""
     size = len(faults)

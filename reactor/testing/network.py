@@ -20,7 +20,7 @@ from typing import Any, cast
 
 from reactor.loop import Reactor
 from reactor.sockets import Socket
-from reactor.testing.chance import Chance, Fault, source_of
+from reactor.testing.chance import Chance, Fault, source_apart, source_of
 from reactor.testing.clock import SimulatedClock
 from reactor.testing.datagram import DatagramSocket, Packet
 from reactor.testing.endpoint import Address
@@ -35,8 +35,11 @@ LOCAL_ADDRESSES = ("127.0.0.1", "::1", "10.0.0.1", "10.0.0.2", "fd00::1", "fd00:
 BROADCASTS = ("255.255.255.255", "10.0.0.255")
 STRANGERS: dict[int, str] = {socket.AF_INET: "192.0.2.1", socket.AF_INET6: "2001:db8::1"}
 LOOPBACK_INTERFACE, ROUTED_INTERFACE = 1, 2
-IDLE_TURNS = 3  # so many turns in which nothing at all changes are a spin
+IDLE_TURNS = 8  # so many turns in which nothing at all changes are a spin
 MOST_TURNS = 1_000_000
+MOST_TURNS_AT_ONCE = 200_000  # while the clock stands still
+LONGEST_SHORTAGE_S = 2.0
+SHORTAGES = ("EMFILE", "ENFILE", "ENOBUFS", "ENOMEM", "ENOSPC")
 
 
 class Watcher:
@@ -73,8 +76,8 @@ class SimulatedNetwork:
         latency_s: float = 0.0,
     ) -> None:
         self.random = source_of(seed)  # for scenarios: not disturbed by what goes wrong
-        apart = random.Random(f"{seed} faults") if isinstance(seed, int) else self.random  # noqa: S311
-        self.chance = Chance(apart, faults or {}, script)
+        self.seed = seed if isinstance(seed, int) else None
+        self.chance = Chance(source_apart(seed, self.random), faults or {}, script)
         self.clock = SimulatedClock()
         self.wire = Wire(self.clock)
         self.descriptors = Descriptors(descriptor_limit)
@@ -90,6 +93,8 @@ class SimulatedNetwork:
         self.journal: list[str] | None = None  # the calls, in words, if somebody wants them
         self.reactors: list[Reactor] = []
         self._selectors: list[SimulatedSelector] = []
+        self._shortages: dict[str, tuple[float, Fault]] = {}
+        self._turned_s, self._turns_at_once = 0.0, 0
         self._until: Callable[[], object] | None = None
         self._peers: list[Peer | PeerServer | DatagramPeer] = []
         self._changes = self._changes_before = self._idle_turns = self._turns = 0
@@ -148,7 +153,7 @@ class SimulatedNetwork:
     def check(self) -> None:
         """Raise AssertionError if the program has done what no program should."""
         if self.violations:
-            raise AssertionError("; ".join(self.violations))
+            raise AssertionError(f"{'; '.join(self.violations)} (seed {self.seed}, {len(self.chance.injected)} faults)")
 
     # ------------------------------------------------------------ the outside
 
@@ -158,11 +163,11 @@ class SimulatedNetwork:
         sock.connect_ex(address)
         return self.add_peer(Peer(self, sock))
 
-    def peer_server(self, address: Address) -> PeerServer:
-        """Have somebody outside listen on `address`."""
+    def peer_server(self, address: Address, answer: Callable[[Peer, bytes], object] | None = None) -> PeerServer:
+        """Have somebody outside listen on `address`, and call `answer(peer, data)` for what each caller sends."""
         sock = self._stranger_stream(address, address[0], address[1])
         sock.listen()
-        server = PeerServer(self, sock)
+        server = PeerServer(self, sock, answer)
         self._peers.append(server)
         return server
 
@@ -218,9 +223,16 @@ class SimulatedNetwork:
         if meanwhile is not None:
             self._meanwhile(meanwhile)
         self.signals.deliver()
-        fault = self.chance.draw(call) if faulty else None
         if self.journal is not None:
-            self.journal.append(f"{self.clock():.3f} {call}" + (f" [{fault}]" if fault else ""))
+            self.journal.append(f"{self.clock():.3f} {call}")
+        if not faulty:
+            return None
+        fault = self.chance.draw(call)
+        if self._shortages and (shortage := self._shortages.get(call)) is not None:
+            until_s, lasting = shortage
+            if self.clock() < until_s:
+                return lasting
+            del self._shortages[call]
         return fault
 
     def _meanwhile(self, fault: Fault) -> None:
@@ -244,8 +256,13 @@ class SimulatedNetwork:
         return self.chance.draw(call)
 
     def inject(self, fault: Fault) -> Fault:
-        """Note that something went wrong."""
+        """Note that something went wrong. A shortage lasts: it goes on at the next such call, and counts once."""
+        if fault.amount == 0:
+            return fault
         self.changed()
+        if fault.kind in SHORTAGES:
+            end_s = self.clock() + min(fault.amount / 1e3, LONGEST_SHORTAGE_S)
+            self._shortages[fault.call] = (end_s, fault._replace(amount=0))
         if self.journal is not None:
             self.journal.append(f"    -> {fault}")
         return self.chance.inject(fault)
@@ -283,14 +300,20 @@ class SimulatedNetwork:
             watcher.select(timeout_s)
         if self._until is not None and self._until():
             raise Quiet
-        self._turns += 1
-        if self._turns > MOST_TURNS:
-            raise RuntimeError(f"the loop hasn't come to rest in {MOST_TURNS:,} turns")
+        self._count_turn()
         self._idle_turns = self._idle_turns + 1 if self._changes == self._changes_before else 0
         self._changes_before = self._changes
         if self._idle_turns == IDLE_TURNS:
             self.violations.append("the loop spins: it turns, and nothing changes")
         self.wire.run_due()
+
+    def _count_turn(self) -> None:
+        self._turns += 1
+        self._turns_at_once += 1
+        if self.clock() != self._turned_s:
+            self._turned_s, self._turns_at_once = self.clock(), 1
+        if self._turns_at_once > MOST_TURNS_AT_ONCE or self._turns > MOST_TURNS:
+            raise RuntimeError(f"the loop doesn't come to rest: {self._turns:,} turns, {self._turns_at_once:,} at once")
 
     def move_peers(self) -> bool:
         """Let every peer take its turn; return whether any did anything."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import collections
 import random
 import socket
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from reactor.testing.datagram import DatagramSocket
@@ -25,14 +26,14 @@ EAGER_BYTES = 65_536
 class Peer:
     """A TCP connection's other end: one that calls (`SimulatedNetwork.peer`) or answers (`peer_server`).
 
-    `received` is what has come, `sent` what has gone. `eof`: the other side has sent FIN. `lost`: the
-    connection is over without that, and `received` may be short. `read_bytes` and `write_bytes` are what it moves at
-    once.
+    `received` is what has come, `sent` what has gone. `eof`: the other side has sent FIN. `lost`: the connection is
+    over without that, and `received` may be short. `cut_short`: FIN came before all was sent. `read_bytes` and
+    `write_bytes` are what it moves at once.
     """
 
     __slots__ = (
-        "_finishing", "_outbox", "eof", "error", "link", "network", "paused", "read_bytes", "received", "sent",
-        "socket", "write_bytes",
+        "_finishing", "_outbox", "answer", "cut_short", "eof", "error", "link", "network", "paused", "read_bytes",
+        "received", "sent", "socket", "write_bytes",
     )  # fmt: skip
 
     def __init__(self, network: SimulatedNetwork, sock: StreamSocket) -> None:
@@ -42,6 +43,8 @@ class Peer:
         self.eof = False
         self.error: OSError | None = None
         self.paused = False
+        self.cut_short = False
+        self.answer: Callable[[Peer, bytes], object] | None = None
         self.read_bytes = self.write_bytes = EAGER_BYTES
         self._outbox: collections.deque[tuple[bytes, int]] = collections.deque()
         self._finishing = False
@@ -71,6 +74,7 @@ class Peer:
 
     def finish_now(self) -> None:
         """Send FIN at this very byte: what hasn't gone yet never will."""
+        self.cut_short = self.cut_short or bool(self._outbox)
         self._outbox.clear()
         self._finishing = True
         self.move()
@@ -138,6 +142,8 @@ class Peer:
             return False
         data = self.socket.recv(self.read_bytes)
         self.received += data
+        if data and self.answer is not None:
+            self.answer(self, data)
         if not data:
             self.eof = self.socket.incoming is not None and self.socket.incoming.fin_arrived
             if self.eof and not (self.socket.outgoing and self.socket.outgoing.fin):
@@ -149,10 +155,12 @@ class Peer:
 class PeerServer:
     """A listening peer: `callers` are those who came."""
 
-    __slots__ = ("_network", "_socket", "address", "callers")
+    __slots__ = ("_answer", "_network", "_socket", "address", "callers")
 
-    def __init__(self, network: SimulatedNetwork, sock: StreamSocket) -> None:
-        self._network, self._socket = network, sock
+    def __init__(
+        self, network: SimulatedNetwork, sock: StreamSocket, answer: Callable[[Peer, bytes], object] | None
+    ) -> None:
+        self._network, self._socket, self._answer = network, sock, answer
         self.address = sock.getsockname()
         self.callers: list[Peer] = []
 
@@ -162,7 +170,9 @@ class PeerServer:
         while self._socket.queue:
             sock, _ = self._socket.accept()
             sock.setblocking(False)
-            self.callers.append(self._network.add_peer(Peer(self._network, sock)))
+            caller = self._network.add_peer(Peer(self._network, sock))
+            caller.answer = self._answer
+            self.callers.append(caller)
             came = True
         return came
 

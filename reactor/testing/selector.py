@@ -45,7 +45,6 @@ class SimulatedSelector(selectors.BaseSelector):
         if number not in self._network.descriptors.open:
             raise ValueError(f"descriptor {number} isn't open")
         key = self._keys[number] = selectors.SelectorKey(fileobj, number, events, data)
-        self._network.changed()
         return key
 
     def modify(self, fileobj: Any, events: int, data: Any = None) -> selectors.SelectorKey:
@@ -55,7 +54,6 @@ class SimulatedSelector(selectors.BaseSelector):
         if number not in self._keys:
             raise KeyError(f"{number} is not registered")
         key = self._keys[number] = selectors.SelectorKey(fileobj, number, events, data)
-        self._network.changed()
         return key
 
     def unregister(self, fileobj: Any) -> selectors.SelectorKey:
@@ -64,7 +62,6 @@ class SimulatedSelector(selectors.BaseSelector):
         number = _number(fileobj)
         if number not in self._keys:
             raise KeyError(f"{number} is not registered")
-        self._network.changed()
         return self._keys.pop(number)
 
     def select(self, timeout: float | None = None) -> Ready:

@@ -50,7 +50,7 @@ class Pipe:
     def __init__(self, send_bytes: int, receive_bytes: int) -> None:
         self.send_bytes, self.receive_bytes = send_bytes, receive_bytes  # the two kernels' bounds
         self.waiting = bytearray()  # in the sender's kernel
-        self.flight: collections.deque[bytes] = collections.deque()  # on the wire; empty bytes are a FIN
+        self.flight: collections.deque[bytes | None] = collections.deque()  # on the wire; b"" is FIN, None is RST
         self.flight_bytes = 0
         self.arrived = bytearray()  # in the receiver's kernel
         self.fin = False  # the sender has said that this is all
@@ -65,17 +65,11 @@ class Pipe:
         """How much the sender's kernel still takes."""
         return self.send_bytes - len(self.waiting)
 
-    def destroy(self) -> None:
-        """Forget all that hasn't arrived."""
-        self.waiting.clear()
-        self.flight.clear()
-        self.flight_bytes = 0
-
 
 class Link:
     """Two sockets connected: a caller and an answerer. `fate` says what ended it, if that wasn't two FINs."""
 
-    __slots__ = ("_network", "_silent", "broken_by", "cut", "ends", "fate", "reset_s")
+    __slots__ = ("_network", "_reset_code", "_silent", "broken_by", "cut", "ends", "fate", "reset_s")
 
     def __init__(self, network: SimulatedNetwork, caller: StreamSocket, answerer: StreamSocket) -> None:
         self._network = network
@@ -85,6 +79,7 @@ class Link:
         self.reset_s = 0.0
         self.cut = False  # one end has vanished without a word
         self._silent = 0  # how often it fell silent
+        self._reset_code = errno.ECONNRESET
 
     @property
     def is_open(self) -> bool:
@@ -117,47 +112,44 @@ class Link:
 
     def _send(self, end: StreamSocket, pipe: Pipe) -> None:
         network = self._network
-        fault = network.draw("segment")
+        fault = network.draw("segment") if end.leaves_the_machine else None
+        delay_s = network.latency_s if end.leaves_the_machine else 0.0
         if fault is not None:
-            network.inject(fault)
-            delay_s = fault.amount / 1e4
-        elif len(pipe.flight) == 1 and not network.latency_s:
+            delay_s += network.inject(fault).amount / 1e4
+        if delay_s or len(pipe.flight) > 1:  # streams keep their order: behind those that are late
+            network.wire.call_later(delay_s, lambda: self._land(end, pipe))
+        else:
             self._land(end, pipe)
-            return
-        else:  # streams keep their order: behind those that are late
-            delay_s = 0.0
-        network.wire.call_later(network.latency_s + delay_s, lambda: self._land(end, pipe))
 
     def _land(self, end: StreamSocket, pipe: Pipe) -> None:
-        """Take the first segment off the wire; it may have been destroyed meanwhile."""
-        if not pipe.flight:
-            return
+        """Take the first segment off the wire."""
         if not self.is_open:
             self._network.wire.when_healed(lambda: self._land(end, pipe))
             return
         segment = pipe.flight.popleft()
         receiver = self.other(end)
-        pipe.flight_bytes -= len(segment)
-        if receiver.closed and segment:
-            self.reset(receiver, "bytes reached a closed socket")
-        elif segment:
-            pipe.arrived += segment
-            receiver.look_for_urgent()
+        if segment is None:
+            receiver.die(receiver.error_of_reset(self._reset_code))
+        elif not segment:
+            pipe.fin_arrived = receiver.state == CONNECTED
         else:
-            pipe.fin_arrived = True
+            pipe.flight_bytes -= len(segment)
+            if receiver.closed:
+                self.reset(receiver, "bytes reached a closed socket")
+            elif receiver.state == CONNECTED:
+                pipe.arrived += segment
+                receiver.look_for_urgent()
         self._network.changed()
 
     def reset(self, by: StreamSocket, fate: str, code: int = errno.ECONNRESET) -> None:
-        """`by` sends RST: what neither kernel has delivered is destroyed, and the other end is told."""
-        if self.fate:
-            return
-        self.fate, self.broken_by, self.reset_s = fate, by, self._network.clock()
-        by.die(0)
-        other = self.other(by)
-        if self.is_open:
-            other.die(other.error_of_reset(code))
-        else:
-            self._network.wire.when_healed(lambda: other.die(code))
+        """`by` sends RST behind what is on the wire; what is still in either kernel's send buffer is destroyed."""
+        if not self.fate:
+            self.fate, self.broken_by, self.reset_s = fate, by, self._network.clock()
+            self._reset_code = code
+            by.die(0)
+            if by.outgoing is not None:
+                by.outgoing.flight.append(None)
+                self._send(by, by.outgoing)
 
     def fall_silent(self) -> None:
         """Each end gives up by itself, if the silence lasts: after retransmissions, or keepalive probes."""
@@ -193,6 +185,18 @@ class StreamSocket(SimulatedSocket):
         self.read_shut = self.eof_told = False
         self.shut_s: float | None = None  # when our FIN was sent
         self.urgent_byte = b""  # out of band, without SO_OOBINLINE
+
+    @property
+    def leaves_the_machine(self) -> bool:
+        """Whether what is sent goes over a network: not between the two of a socket pair."""
+        return self.local is not None
+
+    def setsockopt(self, level: int, name: int, value: int | bytes) -> None:
+        """Remember an option. The size of a buffer takes effect at once."""
+        super().setsockopt(level, name, value)
+        if self.outgoing is not None and self.incoming is not None:
+            self.outgoing.send_bytes = self.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF)
+            self.incoming.receive_bytes = self.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF)
 
     @property
     def host(self) -> str:
@@ -274,8 +278,8 @@ class StreamSocket(SimulatedSocket):
     def recv(self, size: int, flags: int = 0) -> bytes:
         """Take up to `size` bytes: recv(2). An urgent byte ends what one call gives, as Linux has it."""
         fault = self.enter("recv")
-        if flags & socket.MSG_OOB:
-            return self._recv_urgent()
+        if flags:
+            return self._recv_urgent(flags)
         if fault is not None and self.state == CONNECTED:
             size = self._hamper(fault, size, len(self.incoming.arrived) if self.incoming else 0)
         pipe = self.incoming
@@ -285,7 +289,7 @@ class StreamSocket(SimulatedSocket):
             if self.state == DEAD:
                 return b""
             raise os_error(errno.ENOTCONN)
-        if pipe.arrived:
+        if pipe.arrived or not size:
             data = self._take(pipe, size)
             self.network.observe("recv", self, data)
             return data
@@ -298,7 +302,7 @@ class StreamSocket(SimulatedSocket):
     def _nothing_to_read(self, pipe: Pipe) -> bytes:
         if self._passes_urgent(pipe):  # now it has been passed, and can't be had any more
             pipe.mark, self.urgent_byte = None, b""
-        if pipe.fin_arrived or self.read_shut:
+        if pipe.fin_arrived or (self.read_shut and not self.error):
             if not self.eof_told:  # to be told again changes nothing
                 self.eof_told = True
                 self.network.observe("eof", self, b"")
@@ -331,6 +335,8 @@ class StreamSocket(SimulatedSocket):
     def send(self, data: Buffer, flags: int = 0) -> int:
         """Give bytes to the kernel, as many as it has room for: send(2)."""
         fault = self.enter("send")
+        if flags not in (0, socket.MSG_OOB):
+            raise NotImplementedError(f"send with flags {flags:#x} is not simulated, only MSG_OOB")
         pipe = self.outgoing
         size = len(data)
         if fault is not None and self.state == CONNECTED and pipe is not None and not pipe.fin:
@@ -408,7 +414,9 @@ class StreamSocket(SimulatedSocket):
             self.outgoing.sent += len(data)
             self.link.push(self)
 
-    def _recv_urgent(self) -> bytes:
+    def _recv_urgent(self, flags: int) -> bytes:
+        if flags != socket.MSG_OOB:
+            raise NotImplementedError(f"recv with flags {flags:#x} is not simulated, only MSG_OOB")
         data, self.urgent_byte = self.urgent_byte, b""
         if not data:
             raise os_error(errno.EINVAL)
@@ -439,9 +447,7 @@ class StreamSocket(SimulatedSocket):
             return
         self.state, self.error = DEAD, code
         if self.outgoing is not None:
-            self.outgoing.destroy()
-        if self.incoming is not None:
-            self.incoming.destroy()
+            self.outgoing.waiting.clear()
         self.network.changed()
 
     def error_of_reset(self, code: int) -> int:

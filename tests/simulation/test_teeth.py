@@ -17,11 +17,13 @@ import pytest
 import reactor.sockets
 from echo7.echo import StreamEcho
 from echo7.guard import Guard
+from echo7.server import EchoServer
 from reactor import READ, WRITE, Connection, Datagram, Listener, Reactor
 from reactor.connection import LINGERING, OPEN
 from reactor.signals import Waker
-from reactor.sockets import WOULD_BLOCK
+from reactor.sockets import OUT_OF_MEMORY, WOULD_BLOCK
 from reactor.testing import SimulationFailed, simulate
+from reactor.timers import Timers
 from tests.simulation.world import swarm_scenario
 
 SEEDS = 200
@@ -274,6 +276,100 @@ def eintr_taken_for_the_end(patch: pytest.MonkeyPatch) -> None:
     patch.setattr("reactor.connection.WOULD_BLOCK", (BlockingIOError,))
 
 
+@bug
+def timers_that_fire_early(patch: pytest.MonkeyPatch) -> None:
+    original = Timers.pop_due
+    patch.setattr(Timers, "pop_due", lambda self, now_s: original(self, now_s + 1.0))
+
+
+@wrong(Connection, "abort")
+def aborted_without_a_reset(self: Any, error: Exception | None = None) -> None:
+    """The peer takes half a stream for a whole one."""
+    if not self.closed:
+        self._tear_down(error)
+
+
+@wrong(Connection, "_wanted")
+def reading_goes_on_while_draining(self: Any) -> int:
+    reading = not self._eof and len(self._pending) <= self.limits.high_water_bytes
+    return (READ if reading else 0) | (WRITE if self._pending else 0)
+
+
+@wrong(Connection, "_is_fatal")
+def no_rest_when_memory_runs_out(self: Any, error: OSError) -> bool:
+    if error.errno in OUT_OF_MEMORY:
+        return False
+    self._tear_down(error)
+    return True
+
+
+@wrong(Reactor, "rest")
+def a_rest_of_no_time(self: Any, handler: Any, pause_s: float = 0.0) -> None:
+    if handler.interest and handler not in self._resting:
+        self._selector.unregister(handler.fileno())
+        self._resting[handler] = self.call_later(0.0, self._watch_again, handler)
+
+
+@wrong(Reactor, "rest")
+def a_rest_without_an_end(self: Any, handler: Any, pause_s: float = 0.0) -> None:
+    if handler.interest and handler not in self._resting:
+        self._selector.unregister(handler.fileno())
+        self._resting[handler] = self.call_later(pause_s, int)
+
+
+@bug
+def dead_peers_never_found(patch: pytest.MonkeyPatch) -> None:
+    """No keepalive."""
+    inline = (socket.SOL_SOCKET, socket.SO_OOBINLINE, 1)
+    patch.setattr(reactor.sockets, "set_stream_options", lambda sock: sock.setsockopt(*inline))
+
+
+# ---------------------------------------------------------------- the service
+
+
+@bug
+def pending_bytes_lost_at_the_end(patch: pytest.MonkeyPatch) -> None:
+    original = EchoServer.stop
+
+    def stop(self: EchoServer, stopped: Callable[[], object] | None = None) -> None:
+        original(self, stopped)
+        self.abort()
+
+    patch.setattr(EchoServer, "stop", stop)
+
+
+@bug
+def an_end_that_takes_a_minute(patch: pytest.MonkeyPatch) -> None:
+    original = EchoServer.stop
+
+    def stop(self: Any, stopped: Callable[[], object] | None = None) -> None:
+        self._drain_timeout_s = 60.0
+        original(self, stopped)
+
+    patch.setattr(EchoServer, "stop", stop)
+
+
+@wrong(EchoServer, "_check_stopped")
+def an_end_that_never_comes(self: Any) -> None:
+    """Nobody is told."""
+
+
+@wrong(Listener, "pause")
+def max_connections_ignored(self: Any) -> None:
+    """Callers go on coming."""
+
+
+@bug
+def bytes_forgotten_by_the_counters(patch: pytest.MonkeyPatch) -> None:
+    original = EchoServer._connection_lost
+
+    def lost(self: Any, connection: Any, error: Exception | None) -> None:
+        connection.bytes_sent = 0
+        original(self, connection, error)
+
+    patch.setattr(EchoServer, "_connection_lost", lost)
+
+
 # ---------------------------------------------------------------- callers
 
 
@@ -331,6 +427,33 @@ def answered_twice_when_the_buffer_was_full(patch: pytest.MonkeyPatch) -> None:
             self.send(*held)
 
     patch.setattr(Datagram, "on_event", on_event)
+
+
+@bug
+def a_held_answer_dropped_and_counted_as_sent(patch: pytest.MonkeyPatch) -> None:
+    original = Datagram.on_event
+
+    def on_event(self: Any, mask: int) -> None:
+        if self._held is not None:
+            self._held = None
+            self.datagrams_sent += 1
+            self._update_interest()
+        original(self, mask)
+
+    patch.setattr(Datagram, "on_event", on_event)
+
+
+@bug
+def an_endpoint_deaf_after_a_shortage(patch: pytest.MonkeyPatch) -> None:
+    original = Datagram._goes_on_after
+
+    def goes_on_after(self: Any, error: OSError) -> bool:
+        goes_on = original(self, error)
+        if not (goes_on or self.closed):
+            self._reactor.set_interest(self, 0)
+        return goes_on
+
+    patch.setattr(Datagram, "_goes_on_after", goes_on_after)
 
 
 @bug

@@ -18,7 +18,7 @@ from unittest import mock
 
 from echo7.guard import RESPONDER_PORTS
 from echo7.server import EchoServer
-from reactor import Connection, Datagram, Listener, Reactor
+from reactor import READ, WRITE, Connection, Datagram, Listener, Reactor, State
 from reactor.testing import DatagramPeer, Peer, SimulatedNetwork, Watcher, pieces
 from reactor.testing.datagram import DatagramSocket
 from reactor.testing.endpoint import Address
@@ -43,14 +43,22 @@ class Ledger:
         self.owed_bytes: int | None = None  # fixed by our FIN: what comes while we linger is thrown away
 
 
+def interest_of(connection: Connection) -> int:
+    """The table of states, written a second time: what a connection must be watched for."""
+    pending_bytes, bound_bytes = connection.pending_bytes, connection.limits.high_water_bytes
+    held_back = pending_bytes > bound_bytes or connection._eof or connection._paused
+    reading = connection.state is State.LINGERING or (connection.state is State.OPEN and not held_back)
+    return (READ if reading else 0) | (WRITE if pending_bytes else 0)
+
+
 class Auditor(Watcher):
     """Watches the server's system calls. Findings go into `network.violations`; `select` raises them at once."""
 
-    def __init__(self, network: SimulatedNetwork, reactor: Reactor) -> None:
-        self.network, self.reactor = network, reactor
+    def __init__(self, network: SimulatedNetwork, reactor: Reactor, max_connections: int | None) -> None:
+        self.network, self.reactor, self.max_connections = network, reactor, max_connections
         self.ledgers: dict[StreamSocket, Ledger] = {}
         self.unanswered: collections.Counter[tuple[Address, bytes, str]] = collections.Counter()
-        self.answers = 0
+        self.requests = self.answers = 0
         self.moved_s = network.clock()
 
     def call(self, name: str, sock: StreamSocket, data: bytes) -> None:
@@ -74,6 +82,7 @@ class Auditor(Watcher):
     def datagram(self, name: str, sock: DatagramSocket, data: bytes, peer: Address, asked: str) -> None:
         key = (peer, data, asked)
         if name == "request":
+            self.requests += 1
             self.unanswered[key] += 1
             return
         self.answers += 1
@@ -86,6 +95,9 @@ class Auditor(Watcher):
     def select(self, timeout_s: float | None) -> None:
         """All handlers have run: state, interest and descriptors must agree."""
         owners = {0}
+        held = sum(isinstance(handler, Connection) for handler in self.reactor.handlers)
+        if self.max_connections is not None and held > self.max_connections:
+            self.found(f"{held} connections where {self.max_connections} may be")
         for handler in self.reactor.handlers:
             owners.add(handler.fileno())
             if handler.closed:
@@ -102,8 +114,8 @@ class Auditor(Watcher):
         self.network.check()
 
     def _check_connection(self, connection: Connection) -> None:
-        if connection.interest != connection._wanted():
-            self.found(f"interest is {connection.interest}, the state says {connection._wanted()}")
+        if connection.interest != interest_of(connection):
+            self.found(f"interest is {connection.interest}, the state says {interest_of(connection)}")
         if connection.pending_bytes > connection.limits.bound_bytes:
             self.found(f"{connection.pending_bytes} bytes are pending")
         sock = cast(StreamSocket, connection._socket)
@@ -122,7 +134,7 @@ class World:
     def __init__(self, network: SimulatedNetwork, max_connections: int | None = None) -> None:
         self.network, self.max_connections = network, max_connections
         self.reactor = network.reactor()
-        self.auditor = Auditor(network, self.reactor)
+        self.auditor = Auditor(network, self.reactor, max_connections)
         network.watchers.append(self.auditor)
         self.server = EchoServer(["*"], PORT, drain_timeout_s=DRAIN_S, max_connections=max_connections)
         self.server.start(self.reactor)
@@ -144,6 +156,10 @@ class World:
         self.server.stop(self._stopped)
 
     def _stopped(self) -> None:
+        assert self.stopped_s is not None
+        took_s = self.network.clock() - self.stopped_s
+        if took_s > DRAIN_S + 0.1 and "select.late" not in self.network.chance.counts():
+            self.auditor.found(f"the end took {took_s} s")
         self.running = False
         self.reactor.stop()
 
@@ -181,8 +197,8 @@ class World:
             self.network.signals.raise_signal(TERM)
         self.network.run(self.reactor)
         self.network.settle()
-        if self.server.counters.connections_open:
-            self.auditor.found("the server has stopped, and callers are left")
+        if self.running or self.server.counters.connections_open:
+            self.auditor.found("the server doesn't end, or has ended and callers are left")
         self._check_ends()
         self._check_datagrams()
         self.network.check()
@@ -196,6 +212,12 @@ class World:
         """At rest, and nobody has stopped the server: every caller who wasn't reset has all of his bytes."""
         if not self.network.chance.injected:
             self._check_nothing_is_missing()
+        for sock in self.network.descriptors.open.values():
+            if isinstance(sock, DatagramSocket) and sock.inbox:
+                self.auditor.found("an endpoint is deaf")
+            full = self.network.descriptors.is_full  # then the run was cut off, and the dead may be found later
+            if isinstance(sock, StreamSocket) and sock.link is not None and sock.link.fate and not full:
+                self.auditor.found(f"a dead connection is kept: {sock.link.fate}")
         if len(self.server.addresses) != len(self.serving):
             self.auditor.found(f"of {self.serving}, only {self.server.addresses} are still served")
         if self.reactor._waker._pending and not self.network.descriptors.is_full:  # then it was cut off in the middle
@@ -227,6 +249,8 @@ class World:
             if ledger is None:
                 continue  # never accepted
             if not peer.link.fate:
+                if ledger.owed_bytes is not None and ledger.sent_bytes != ledger.owed_bytes:
+                    self.auditor.found(f"FIN after {ledger.sent_bytes} of {ledger.owed_bytes} bytes")
                 gave_up = peer.paused or (peer.socket.closed and not peer.eof)
                 if not gave_up and (peer.received != ledger.received[: ledger.owed_bytes] or not peer.eof):
                     self.auditor.found(f"{len(ledger.received)} bytes were read, {len(peer.received)} came back")
@@ -246,7 +270,11 @@ class World:
         self.auditor.found(f"the server reset a connection without need: {link.fate}")
 
     def _check_datagrams(self) -> None:
-        counters = self.server.counters
+        counters, auditor = self.server.counters, self.auditor
+        if counters.tcp_bytes_sent != sum(ledger.sent_bytes for ledger in auditor.ledgers.values()):
+            auditor.found(f"other bytes were sent than {counters} says")
+        if (counters.datagrams_received, counters.datagrams_sent) != (auditor.requests, auditor.answers):
+            auditor.found(f"{auditor.requests} requests, {auditor.answers} answers; {counters}")
         refused = sum(n for name, n in counters.drops.items() if not name.startswith(("receive_", "accept_")))
         if counters.datagrams_received != counters.datagrams_sent + refused:
             self.auditor.found(f"datagrams unaccounted for: {counters}")
@@ -302,7 +330,7 @@ def _swarm(network: SimulatedNetwork) -> World:
     world = World(network, max_connections=source.choice((None, None, 1, 3)))
     for _ in range(source.randrange(1, 9)):
         network.call_later(source.choice((0.0, source.uniform(0, 3))), lambda: caller(world, source))
-    for _ in range(source.randrange(3)):
+    for _ in range(source.randrange(4)):
         crowd_of_datagrams(world, source)
     if source.random() < 0.3:
         network.call_later(source.uniform(0, 4), lambda: network.signals.raise_signal(TERM))
@@ -315,12 +343,16 @@ def caller(world: World, source: random.Random) -> None:
     peer = world.call(source.choice(TCP_HOSTS), source=source.choice(("", "")))
     peer.read_bytes = int(2 ** source.uniform(0, 16))
     peer.write_bytes = int(2 ** source.uniform(0, 16))
+    temper = source.choice("finish finish finish finish idle reset close vanish pause pause slow cut".split())
     most = 64 * min(peer.read_bytes, peer.write_bytes, world.network.send_buffer_bytes)  # so that it ends in time
-    data = source.randbytes(min(most, int(2 ** source.uniform(0, 18))))
+    if temper == "pause":  # enough to fill every buffer on the way, or a little more than the kernels'
+        on_the_way = world.network.send_buffer_bytes + world.network.receive_buffer_bytes
+        wide = min(world.network.receive_buffer_bytes, peer.write_bytes) >= 2048
+        most = 400_000 if wide and source.random() < 0.5 else on_the_way + source.randrange(1, 500)
+    data = source.randbytes(most if temper == "pause" else min(most, int(2 ** source.uniform(0, 18))))
     for piece in pieces(source, data):
         peer.send(piece, urgent=source.random() < 0.1)
     later = world.network.call_later
-    temper = source.choice("finish finish finish finish idle reset close vanish pause slow cut".split())
     moment_s = source.choice((0.0, source.uniform(0, 5)))
     if temper == "finish":
         peer.finish()
@@ -344,7 +376,7 @@ def crowd_of_datagrams(world: World, source: random.Random) -> None:
         peer = world.datagram_peer(family, port)
     except OSError:  # two with one port
         return
-    for _ in range(source.randrange(1, 8)):
+    for _ in range(source.randrange(1, 20)):
         data = source.randbytes(source.choice((0, 1, 512, 1472, 1473, 8193, 65_507)))
         host = source.choice([host for host in UDP_HOSTS if (":" in host) == (family == socket.AF_INET6)])
         world.network.call_later(source.uniform(0, 2), functools.partial(world.ask, peer, data, host))

@@ -1,0 +1,187 @@
+"""The Connection's contract with any protocol, not only an echo: in bad worlds, from both sides."""
+
+from __future__ import annotations
+
+import socket
+
+import pytest
+
+from reactor import Connection, Limits, StreamProtocol, connect_tcp, listen_tcp
+from reactor.testing import Peer, SimulatedNetwork, SimulationFailed, simulate
+from tests.simulation.world import closed_handlers_watched
+
+ADDRESS = ("10.0.0.1", 7)
+LIMITS = Limits(high_water_bytes=1000, receive_bytes=500, linger_timeout_s=2.0)
+SEEDS = 150
+
+
+class Contract(StreamProtocol):
+    """Answers each piece twice, closes first after some bytes, and checks the order in which it is called."""
+
+    def __init__(self, network: SimulatedNetwork, enough_bytes: int) -> None:
+        self.network, self.enough_bytes = network, enough_bytes
+        self.calls: list[str] = []
+        self.received = bytearray()
+
+    def expect(self, call: str, *before: str) -> None:
+        last = self.calls[-1] if self.calls else "nothing"
+        if last not in before:
+            self.network.violations.append(f"{call} came after {last}")
+        self.calls.append(call)
+
+    def connection_made(self, connection: Connection) -> None:
+        self.expect("made", "nothing")
+
+    def data_received(self, connection: Connection, data: bytes) -> None:
+        self.expect("data", "made", "data", "drained")
+        self.received += data
+        connection.write(data)
+        connection.write(data)
+        if len(self.received) >= self.enough_bytes:
+            connection.close()
+
+    def drained(self, connection: Connection) -> None:
+        self.expect("drained", "data", "drained", "eof")
+
+    def eof_received(self, connection: Connection) -> bool:
+        self.expect("eof", "made", "data", "drained")
+        return False
+
+    def connection_lost(self, connection: Connection, error: Exception | None) -> None:
+        self.expect("lost", "made", "data", "drained", "eof")
+
+
+def contract_scenario(network: SimulatedNetwork) -> None:
+    """Some callers; the server closes first, or they do. At rest nothing is left of any of them."""
+    protocols: list[Contract] = []
+
+    def protocol() -> Contract:
+        protocols.append(Contract(network, network.random.choice((1, 700, 10**6))))
+        return protocols[-1]
+
+    network.send_buffer_bytes = network.random.choice((100, 65_536))
+    with closed_handlers_watched(network):
+        loop = network.reactor()
+        listener = listen_tcp(loop, ADDRESS, protocol, limits=LIMITS)
+        peers = [network.peer(ADDRESS) for _ in range(network.random.randrange(1, 4))]
+        for peer in peers:
+            peer.send(network.random.randbytes(network.random.randrange(3000)))
+            temper = network.random.choice(("finish", "idle", "vanish", "pause"))
+            if temper != "idle":
+                network.call_later(network.random.choice((0.0, 1.0)), getattr(peer, temper))
+        network.run(loop)
+        for peer in peers:
+            peer.resume()
+        network.run(loop)
+        check_rest(network, protocols, [h for h in loop.handlers if isinstance(h, Connection)], peers)
+        listener.close()
+
+
+def check_rest(network: SimulatedNetwork, protocols: list[Contract], left: list[Connection], peers: list[Peer]) -> None:
+    for connection in left:  # those who wait for a caller who has all the time in the world
+        sock = connection._socket
+        assert connection.state.name == "OPEN", f"{connection.state} at rest"
+        assert not sock.link.fate  # type: ignore[attr-defined]
+    assert sum(protocol.calls[-1:] != ["lost"] for protocol in protocols) == len(left)
+    for peer in peers:
+        assert len(peer.received) <= 2 * len(peer.sent)
+
+
+def test_any_protocol_is_called_in_order_and_nothing_is_left_of_it() -> None:
+    """made, then data, drained and eof, then lost, once; and lingering ends for a caller who never closes."""
+    simulate(contract_scenario, seeds=SEEDS)
+
+
+def linger_for_ever(patch: pytest.MonkeyPatch) -> None:
+    def advance(self: Connection) -> None:
+        original(self)
+        if self._deadline is not None:
+            self._deadline.cancel()
+
+    original = Connection._advance
+    patch.setattr(Connection, "_advance", advance)
+
+
+def linger_timer_not_cancelled(patch: pytest.MonkeyPatch) -> None:
+    def tear_down(self: Connection, error: Exception | None = None) -> None:
+        self._deadline = None
+        original(self, error)
+
+    original = Connection._tear_down
+    patch.setattr(Connection, "_tear_down", tear_down)
+
+
+@pytest.mark.parametrize("plant", [linger_for_ever, linger_timer_not_cancelled])
+def test_a_planted_bug_is_found(plant: object, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those that an echo server can't show, because its callers close first."""
+    plant(monkeypatch)  # type: ignore[operator]
+    with pytest.raises(SimulationFailed):
+        simulate(contract_scenario, seeds=SEEDS)
+
+
+class Ask(StreamProtocol):
+    """A client: sends a question, reads the answer to its end."""
+
+    def __init__(self, question: bytes) -> None:
+        self.question, self.answer = question, bytearray()
+        self.over: list[object] = []
+
+    def connection_made(self, connection: Connection) -> None:
+        connection.write(self.question)
+
+    def data_received(self, connection: Connection, data: bytes) -> None:
+        self.answer += data
+
+    def connection_lost(self, connection: Connection, error: Exception | None) -> None:
+        self.over.append(error)
+
+
+def client_scenario(network: SimulatedNetwork) -> None:
+    """A client of ours calls a server outside: one of two ends comes, once, and an answer is whole or an error told."""
+
+    def answer(peer: Peer, data: bytes) -> None:
+        peer.send(data.upper())
+        if peer.received.endswith(b"."):
+            peer.finish()
+
+    question = b"x" * network.random.randrange(1, 200_000) + b"."
+    network.peer_server(("192.0.2.80", 80), answer)
+    loop = network.reactor()
+    client = Ask(question)
+    try:
+        connect_tcp(loop, ("192.0.2.80", 80), client, client.over.append, timeout_s=5)
+    except OSError:  # no socket to be had
+        return
+    network.run(loop)
+    assert len(client.over) == 1, client.over
+    if client.over == [None] and "step.fin" not in network.chance.counts():
+        assert client.answer == question.upper()
+
+
+def test_a_client_gets_a_whole_answer_or_an_error() -> None:
+    """`connect_tcp` in bad worlds, with every fault that connect(2) and socket(2) can have."""
+    report = simulate(client_scenario, seeds=SEEDS * 3)
+    assert report.injected["connect.ECONNREFUSED"]
+
+
+def test_no_descriptor_is_lost_when_there_are_none_left() -> None:
+    """socket(2) fails while a service starts: nothing is left open."""
+
+    def start(network: SimulatedNetwork) -> None:
+        network.plan("socket", "EMFILE")
+        with pytest.raises(OSError, match="Too many open files"):
+            listen_tcp(network.reactor(), ADDRESS, StreamProtocol)
+
+    simulate(start, seeds=1, faults={})
+
+
+def test_the_families_are_kept_apart() -> None:
+    """An IPv6 listener doesn't take IPv4 callers (IPV6_V6ONLY)."""
+    network = SimulatedNetwork()
+    loop = network.reactor()
+    listen_tcp(loop, ("::", 7, 0, 0), StreamProtocol)
+    peer = network.peer(ADDRESS)
+    network.run(loop)
+    assert peer.lost
+    assert peer.socket.family == socket.AF_INET
+    loop.close()
