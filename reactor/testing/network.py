@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import ipaddress
+import math
 import random
 import selectors
 import socket
@@ -19,7 +20,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
 
 from reactor.loop import Reactor
-from reactor.sockets import Socket
+from reactor.sockets import Socket, closed_on_error
 from reactor.testing.chance import Chance, Fault, source_apart, source_of
 from reactor.testing.clock import SimulatedClock
 from reactor.testing.datagram import DatagramSocket, Packet
@@ -96,6 +97,7 @@ class SimulatedNetwork:
         self._shortages: dict[str, tuple[float, Fault]] = {}
         self._turned_s, self._turns_at_once = 0.0, 0
         self._until: Callable[[], object] | None = None
+        self._end_s = math.inf  # of the run
         self._peers: list[Peer | PeerServer | DatagramPeer] = []
         self._changes = self._changes_before = self._idle_turns = self._turns = 0
 
@@ -111,7 +113,9 @@ class SimulatedNetwork:
 
     def socketpair(self) -> tuple[Socket, Socket]:
         """Return two connected sockets, on which nothing goes wrong."""
-        one, other = StreamSocket(self, socket.AF_INET, True), StreamSocket(self, socket.AF_INET, True)
+        one = StreamSocket(self, socket.AF_INET, True)
+        with closed_on_error(cast(Socket, one)):  # there may be a number for one, and none for the other
+            other = StreamSocket(self, socket.AF_INET, True)
         one.faulty = other.faulty = False
         join(self, one, other)
         return cast(Socket, one), cast(Socket, other)
@@ -133,15 +137,16 @@ class SimulatedNetwork:
 
         Raise AssertionError for what no program should do, RuntimeError if a million turns don't suffice.
         """
+        self._until, self._turns = until, 0
         if for_s is not None:
-            end_s = self.clock() + for_s
-            self.wire.call_later(for_s, int)  # so that the loop wakes up for it
-            until = lambda: self.clock() >= end_s  # noqa: E731
-        self._until = until
+            self._end_s = self.clock() + for_s
+            self.wire.call_later(for_s, int)  # so that the world stops there
         self.changed()  # whoever calls this may have changed anything
-        with contextlib.suppress(Quiet):
-            reactor.run()
-        self._until = None
+        try:
+            with contextlib.suppress(Quiet):
+                reactor.run()
+        finally:
+            self._until, self._end_s = None, math.inf
         self.check()
 
     def settle(self) -> None:
@@ -196,14 +201,13 @@ class SimulatedNetwork:
         """Have something happen outside after `delay_s` seconds."""
         self.wire.call_later(delay_s, action)
 
-    def partition(self, host: str, for_s: float | None = None) -> None:
+    def partition(self, host: str, for_s: float = math.inf) -> None:
         """Cut a host off, for a while or until `heal`."""
-        self.wire.partition(host)
-        for sock in self.descriptors.open.values():
-            if isinstance(sock, StreamSocket) and sock.link is not None and sock.remote and sock.remote[0] == host:
+        self.wire.partition(host, for_s)
+        streams = [sock for sock in self.descriptors.open.values() if isinstance(sock, StreamSocket)]
+        for sock in streams + [waiting for listener in streams for waiting in listener.queue]:
+            if sock.link is not None and sock.remote and sock.remote[0] == host:
                 sock.link.fall_silent()
-        if for_s is not None:
-            self.wire.call_later(for_s, lambda: self.heal(host))
 
     def heal(self, host: str) -> None:
         """Let a host be reached again."""
@@ -261,7 +265,7 @@ class SimulatedNetwork:
             return fault
         self.changed()
         if fault.kind in SHORTAGES:
-            end_s = self.clock() + min(fault.amount / 1e3, LONGEST_SHORTAGE_S)
+            end_s = self.clock() + min((fault.amount - 1) / 1e3, LONGEST_SHORTAGE_S)  # 1: this call alone
             self._shortages[fault.call] = (end_s, fault._replace(amount=0))
         if self.journal is not None:
             self.journal.append(f"    -> {fault}")
@@ -298,7 +302,7 @@ class SimulatedNetwork:
         """Look for a loop that spins, and let the world go on a little."""
         for watcher in self.watchers:
             watcher.select(timeout_s)
-        if self._until is not None and self._until():
+        if self.clock() >= self._end_s or (self._until is not None and self._until()):
             raise Quiet
         self._count_turn()
         self._idle_turns = self._idle_turns + 1 if self._changes == self._changes_before else 0
@@ -313,7 +317,9 @@ class SimulatedNetwork:
         if self.clock() != self._turned_s:
             self._turned_s, self._turns_at_once = self.clock(), 1
         if self._turns_at_once > MOST_TURNS_AT_ONCE or self._turns > MOST_TURNS:
-            raise RuntimeError(f"the loop doesn't come to rest: {self._turns:,} turns, {self._turns_at_once:,} at once")
+            raise RuntimeError(
+                f"the loop hasn't come to rest in {self._turns:,} turns, {self._turns_at_once:,} at once"
+            )
 
     def move_peers(self) -> bool:
         """Let every peer take its turn; return whether any did anything."""
@@ -332,6 +338,8 @@ class SimulatedNetwork:
         """Let the world go on while the loop sleeps; return false when it is time to wake. Raise Quiet at the end."""
         if until_s is not None and until_s <= self.clock():
             return False
+        if self.clock() >= self._end_s:
+            raise Quiet
         if self.move_peers() or self.wire.run_due():
             return True
         next_s = self.wire.next_s()

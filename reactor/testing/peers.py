@@ -66,7 +66,8 @@ class Peer:
 
     def send(self, data: bytes, *, urgent: bool = False) -> None:
         """Send bytes, in time; the last of them as urgent data, if asked for."""
-        self._outbox.append((data, socket.MSG_OOB if urgent else 0))
+        if data:  # to send nothing is no move
+            self._outbox.append((data, socket.MSG_OOB if urgent else 0))
 
     def finish(self) -> None:
         """Send FIN when all has been sent, and close when the other side has done so too."""
@@ -91,7 +92,10 @@ class Peer:
 
     def vanish(self) -> None:
         """Fall silent for ever, as when the power goes: no FIN, no RST, no answer."""
-        if self.link is not None and not self.over:
+        self.link = self.link or self.socket.link
+        if self.link is None:
+            self.socket.close()  # nobody is there to finish the handshake
+        elif not self.over:
             self.link.cut = True
             self.link.fate = self.link.fate or "the peer vanished"
             self.link.fall_silent()
@@ -113,8 +117,6 @@ class Peer:
         try:
             wrote = self._write()
             return self._read() or wrote
-        except BlockingIOError:
-            return False
         except OSError as error:
             self.error = error
             self.socket.close()
@@ -134,6 +136,8 @@ class Peer:
             return taken > 0
         if self._finishing and sock.state == CONNECTED and sock.outgoing is not None and not sock.outgoing.fin:
             sock.shutdown(socket.SHUT_WR)
+            if self.eof:
+                self.close()
             return True
         return False
 

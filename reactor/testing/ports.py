@@ -104,9 +104,9 @@ class Ports:
     def _taken(self, sock: SimulatedSocket, host: str, port: int) -> bool:
         hosts = self._bound.get((sock.type, port), {})
         for other_host, other in hosts.items():
-            if other.family == sock.family and sock.inside == other.inside:
-                both = self._network.is_wildcard(host) or self._network.is_wildcard(other_host)
-                if host == other_host or both:
+            if other.family == sock.family:
+                everywhere = self._network.is_wildcard(host) or self._network.is_wildcard(other_host)
+                if host == other_host or (everywhere and sock.inside == other.inside):
                     return True
         return False
 

@@ -138,5 +138,6 @@ def _smallest(scenario: Scenario, seed: int, faults: list[Fault], cause: BaseExc
 
 
 def _kind(error: BaseException) -> tuple[type, str]:
-    """Return what two failures of one kind have in common: not the numbers."""
-    return type(error), re.sub("[^a-z ]+", "", str(error).lower())[:40]
+    """Return what two failures of one kind have in common; of the first violation its words, but not its numbers."""
+    violation = re.fullmatch(r"(.*?)(;.*)? \(seed .*\)", str(error), re.DOTALL)
+    return type(error), re.sub("[^a-z ]+", "", violation[1].lower()) if violation else ""

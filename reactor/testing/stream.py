@@ -94,10 +94,11 @@ class Link:
     def push(self, end: StreamSocket) -> None:
         """Send from `end` what the other's window has room for."""
         pipe = end.outgoing
-        if pipe is None or not (pipe.waiting or pipe.fin):
+        if pipe is None or end.state == DEAD or not (pipe.waiting or pipe.fin):
             return
         if not self.is_open:
             self._network.wire.when_healed(lambda: self.push(end))
+            self._network.wire.call_later(RETRANSMIT_S, functools.partial(self._give_up, end, self._silent))
             return
         room_bytes = pipe.receive_bytes - len(pipe.arrived) - pipe.flight_bytes
         if pipe.waiting and room_bytes > 0:
@@ -134,11 +135,13 @@ class Link:
             pipe.fin_arrived = receiver.state == CONNECTED
         else:
             pipe.flight_bytes -= len(segment)
-            if receiver.closed:
+            if receiver.closed and not self.fate:
                 self.reset(receiver, "bytes reached a closed socket")
-            elif receiver.state == CONNECTED:
+            elif receiver.state == CONNECTED and not receiver.closed:
                 pipe.arrived += segment
                 receiver.look_for_urgent()
+            else:  # it has given up, and its kernel knows of no connection
+                end.die(end.error_of_reset(errno.ECONNRESET))
         self._network.changed()
 
     def reset(self, by: StreamSocket, fate: str, code: int = errno.ECONNRESET) -> None:
@@ -163,6 +166,13 @@ class Link:
         if not self.is_open and silence == self._silent and end.state == CONNECTED:
             self.fate = self.fate or "timed out"
             end.die(errno.ETIMEDOUT)
+            self._network.wire.when_healed(lambda: self._probe(self.other(end)))
+
+    def _probe(self, end: StreamSocket) -> None:
+        """The other end has given up. This one learns of it when it sends, or by its keepalive probes: an RST comes."""
+        patience_s = end.patience_s()
+        if patience_s is not None:
+            self._network.wire.call_later(patience_s, lambda: end.die(end.error_of_reset(errno.ECONNRESET)))
 
 
 class StreamSocket(SimulatedSocket):
@@ -236,8 +246,8 @@ class StreamSocket(SimulatedSocket):
             if not self.queue:
                 return  # there is no caller who could have failed
             lost = self.queue.popleft()
-            if lost.link is not None:
-                lost.link.reset(lost, "accept failed")
+            assert lost.link is not None
+            lost.link.reset(lost, "accept failed")
             lost.close()
         raise network.inject(fault).error()
 
@@ -247,8 +257,8 @@ class StreamSocket(SimulatedSocket):
         if fault is not None:
             self.network.inject(fault)
             if fault.kind in ("ECONNREFUSED", "ETIMEDOUT"):  # these come later, through SO_ERROR
-                self.state, self.error = CONNECTING, fault.error().errno or 0
-                self.network.wire.call_later(0.0, lambda: self.die(self.error))
+                self.state = CONNECTING
+                self.network.wire.call_later(0.0, lambda: self.die(getattr(errno, fault.kind)))
                 return errno.EINPROGRESS
             return fault.error().errno or 0
         if self.state != FRESH:
@@ -283,12 +293,12 @@ class StreamSocket(SimulatedSocket):
         if fault is not None and self.state == CONNECTED:
             size = self._hamper(fault, size, len(self.incoming.arrived) if self.incoming else 0)
         pipe = self.incoming
-        if self.state in (FRESH, LISTENING, CONNECTING) or pipe is None:
+        if pipe is None:
             if self.error:
                 raise self.take_error()
             if self.state == DEAD:
                 return b""
-            raise os_error(errno.ENOTCONN)
+            raise self.would_block() if self.state == CONNECTING else os_error(errno.ENOTCONN)
         if pipe.arrived or not size:
             data = self._take(pipe, size)
             self.network.observe("recv", self, data)
@@ -322,8 +332,8 @@ class StreamSocket(SimulatedSocket):
         if pipe.mark is not None and pipe.received > pipe.mark:
             pipe.mark = pipe.urgent = None
             self.urgent_byte = b""
-        if self.link is not None:
-            self.link.push(self.link.other(self))  # the window is open again
+        assert self.link is not None
+        self.link.push(self.link.other(self))  # the window is open again
         return data
 
     def recv_into(self, buffer: bytearray | memoryview, size: int = 0) -> int:
@@ -354,8 +364,8 @@ class StreamSocket(SimulatedSocket):
             pipe.urgent = pipe.mark = pipe.sent - 1
         if taken:
             self.network.observe("send", self, taken)
-        if self.link is not None:
-            self.link.push(self)
+        assert self.link is not None
+        self.link.push(self)
         return len(taken)
 
     def _hamper(self, fault: Fault, size: int, possible: int) -> int:
@@ -370,8 +380,8 @@ class StreamSocket(SimulatedSocket):
         self.network.inject(fault)
         if fault.kind in ("ECONNRESET", "EPIPE", "ETIMEDOUT") and self.link is not None:
             self.link.reset(self, "fault " + fault.kind)
-            if self.incoming is not None:
-                self.incoming.arrived.clear()
+            assert self.incoming is not None
+            self.incoming.arrived.clear()
         raise fault.error()
 
     def shutdown(self, how: int) -> None:
@@ -390,8 +400,8 @@ class StreamSocket(SimulatedSocket):
     def _finish(self, pipe: Pipe) -> None:
         pipe.fin, self.shut_s = True, self.network.clock()
         self.network.observe("fin", self, b"")
-        if self.link is not None:
-            self.link.push(self)
+        assert self.link is not None
+        self.link.push(self)
 
     # ------------------------------------------------------------ the urgent byte
 
@@ -427,8 +437,8 @@ class StreamSocket(SimulatedSocket):
     def ended(self) -> None:
         """Reset what is left in the queue; FIN, or RST if anything is unread."""
         for waiting in self.queue:
-            if waiting.link is not None:
-                waiting.link.reset(waiting, "its listener was closed")
+            assert waiting.link is not None
+            waiting.link.reset(waiting, "its listener was closed")
             waiting.close()
         self.queue.clear()
         if self.state == CONNECTED and self.link is not None and self.outgoing is not None:

@@ -6,7 +6,9 @@ run repeats itself exactly.
 
 from __future__ import annotations
 
+import functools
 import heapq
+import math
 from collections.abc import Callable
 
 from reactor.testing.clock import SimulatedClock
@@ -21,7 +23,7 @@ class Wire:
         self._clock = clock
         self._events: list[tuple[float, int, Callable[[], object]]] = []
         self._sequence = 0
-        self.cut_off: set[str] = set()
+        self.cut_off: dict[str, float] = {}  # host → until when
         self._healed: list[Callable[[], object]] = []  # what waits for a way to open
 
     def call_later(self, delay_s: float, action: Callable[[], object]) -> None:
@@ -50,13 +52,19 @@ class Wire:
         """Call `action()` once, after the next heal: it may find its way still closed, and ask again."""
         self._healed.append(action)
 
-    def partition(self, host: str) -> None:
-        """Cut a host off: nothing from it or to it arrives."""
-        self.cut_off.add(host)
+    def partition(self, host: str, for_s: float = math.inf) -> None:
+        """Cut a host off, for a while: nothing from it or to it arrives. Of two partitions, the longer one counts."""
+        until_s = self.cut_off[host] = max(self._clock() + for_s, self.cut_off.get(host, 0.0))
+        if until_s < math.inf:
+            self.call_later(for_s, functools.partial(self._heal_in_time, host))
+
+    def _heal_in_time(self, host: str) -> None:
+        if self._clock() >= self.cut_off.get(host, math.inf):
+            self.heal(host)
 
     def heal(self, host: str) -> None:
         """Let a host be reached again; what streams had under way goes on."""
-        self.cut_off.discard(host)
+        self.cut_off.pop(host, None)
         waiting, self._healed = self._healed, []
         for action in waiting:
             action()

@@ -1,0 +1,205 @@
+"""Chance: what goes wrong, from one seed, and the script that repeats it."""
+
+from __future__ import annotations
+
+import errno
+import random
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from reactor.testing import CATALOGUE, FAULTS, USUAL_FAULTS, Fault, everything, random_mix
+from reactor.testing.chance import Chance, parse_script, source_of, subsets
+
+
+def chance(mix: dict[str, float] | None = None, script: str = "", seed: int = 0) -> Chance:
+    return Chance(random.Random(seed), mix or {}, script)
+
+
+def drawn(source: Chance, call: str, times: int) -> list[str]:
+    return [str(source.inject(fault)) for _ in range(times) if (fault := source.draw(call)) is not None]
+
+
+FAULT = st.builds(
+    lambda name, number, amount: Fault(name.split(".")[0], number, name.split(".")[1], amount),
+    st.sampled_from(FAULTS),
+    st.integers(1, 10**6),
+    st.integers(0, 65_536),
+)
+
+
+@given(faults=st.lists(FAULT))
+def test_a_script_says_what_its_faults_say(faults: list[Fault]) -> None:
+    """Promise: what is written can be read, and means the same."""
+    assert parse_script(" ".join(map(str, faults))) == faults
+
+
+def test_an_amount_that_is_not_given_is_one() -> None:
+    """Promise: scripts can be written by hand."""
+    assert parse_script("send#3=short\n accept#1=EMFILE:7") == [
+        Fault("send", 3, "short", 1),
+        Fault("accept", 1, "EMFILE", 7),
+    ]
+
+
+@pytest.mark.parametrize(
+    "word", ["send", "send#3", "send#=short", "send#x=short", "send#1=loss", "sent#1=short", "send#1=short:x", "#1=:"]
+)
+def test_what_is_no_fault_is_refused(word: str) -> None:
+    """Promise: a slip in a script is told, and not taken for a world in which nothing goes wrong."""
+    with pytest.raises(ValueError, match="is no fault"):
+        parse_script(word)
+    with pytest.raises(ValueError, match="is no fault"):
+        chance(script=word)
+
+
+@pytest.mark.parametrize(
+    ("mix", "words"),
+    [
+        ({"send.loss": 0.1}, "is no fault"),
+        ({"nonsense": 0.1}, "is no fault"),
+        ({"send.short": -0.1}, "from 0 to 1"),
+        ({"send.short": 1.1}, "from 0 to 1"),
+        ({"send.short": float("nan")}, "from 0 to 1"),
+    ],
+)
+def test_what_is_no_mix_is_refused(mix: dict[str, float], words: str) -> None:
+    """Promise: a fault that doesn't exist, and a probability that is none, are told."""
+    with pytest.raises(ValueError, match=words):
+        chance(mix)
+
+
+def test_without_a_mix_nothing_goes_wrong() -> None:
+    """Promise: nothing that nobody asked for goes wrong, and a probability of 0 means never."""
+    source = chance({"recv.short": 0.0})
+    assert not [fault for call in CATALOGUE for _ in range(100) if (fault := source.draw(call))]
+
+
+def test_what_is_certain_goes_wrong_each_time() -> None:
+    """Promise: a probability of 1 means always."""
+    source = chance({"recv.short": 1.0})
+    assert len(drawn(source, "recv", 50)) == 50
+    assert not drawn(source, "send", 50)
+
+
+def test_more_than_certain_is_shared_out() -> None:
+    """Promise: when probabilities add up to more than 1, each kind gets its share, and something happens always."""
+    source = chance({"recv.short": 1.0, "recv.EINTR": 1.0})
+    assert len(drawn(source, "recv", 1000)) == 1000
+    counts = source.counts()
+    assert counts.keys() == {"recv.short", "recv.EINTR"}
+    assert min(counts.values()) > 400
+
+
+def test_probabilities_are_kept() -> None:
+    """Promise: a fault comes about as often as its probability says."""
+    source = chance({"recv.short": 0.2, "recv.EINTR": 0.05})
+    drawn(source, "recv", 10_000)
+    counts = source.counts()
+    assert 1800 < counts["recv.short"] < 2200
+    assert 400 < counts["recv.EINTR"] < 600
+
+
+def test_the_same_seed_decides_the_same_and_another_something_else() -> None:
+    """Promise: every decision comes from the seed."""
+    mix = everything(0.1)
+    first, same, other = (drawn(chance(mix, seed=seed), "send", 200) for seed in (1, 1, 2))
+    assert first == same != other
+
+
+def test_a_source_that_tends_to_nothing_has_no_trouble() -> None:
+    """Promise: hypothesis makes an example small by drawing 0, and then nothing goes wrong."""
+
+    class Zeros(random.Random):
+        def random(self) -> float:
+            return 0.0
+
+    source = Chance(Zeros(), dict.fromkeys(FAULTS, 0.05), "")
+    assert not drawn(source, "recv", 10)
+
+
+def test_a_script_is_followed_to_the_letter() -> None:
+    """Promise: each kind of call is numbered for itself, and a script's faults come at their numbers, each once."""
+    source = chance(script="send#2=short:9 recv#1=EINTR")
+    assert drawn(source, "send", 5) == ["send#2=short:9"]
+    assert drawn(source, "recv", 5) == ["recv#1=EINTR:1"]
+    assert source.script() == "send#2=short:9 recv#1=EINTR:1"
+
+
+def test_what_had_no_effect_is_not_in_the_script() -> None:
+    """Promise: a script lists what did go wrong, not what could have."""
+    source = chance(script="send#1=short")
+    assert source.draw("send") is not None
+    assert source.script() == ""
+    assert source.counts() == {}
+
+
+def test_a_plan_counts_from_now() -> None:
+    """Promise: `plan` means the next call, or a later one."""
+    source = chance()
+    drawn(source, "send", 3)
+    source.plan("send", "EAGAIN")
+    source.plan("send", "short", 5, after=2)
+    assert drawn(source, "send", 10) == ["send#4=EAGAIN:1", "send#6=short:5"]
+    with pytest.raises(ValueError, match="is no fault"):
+        source.plan("send", "loss")
+
+
+def test_a_script_comes_before_the_mix() -> None:
+    """Promise: what was planned happens, whatever luck has."""
+    source = chance({"send.EINTR": 1.0}, "send#2=short:7")
+    assert [word.split(":")[0] for word in drawn(source, "send", 3)] == ["send#1=EINTR", "send#2=short", "send#3=EINTR"]
+
+
+@pytest.mark.parametrize("name", [name for name in FAULTS if name.split(".")[1].startswith("E")])
+def test_a_fault_with_an_errnos_name_is_that_error(name: str) -> None:
+    """Promise: what is raised is what the kernel would have Python raise, of the right class."""
+    call, _, kind = name.partition(".")
+    error = Fault(call, 1, kind, 1).error()
+    assert error.errno == getattr(errno, kind)
+    assert type(error) is type(OSError(error.errno, ""))
+
+
+def test_the_usual_faults_leave_a_scenario_its_sockets() -> None:
+    """Promise: by default a scenario can begin."""
+    assert set(FAULTS) - set(USUAL_FAULTS) == {"socket.EMFILE", "socket.ENFILE", "socket.ENOBUFS", "socket.ENOMEM"}
+
+
+def test_a_random_mix_has_some_faults_from_rare_to_often() -> None:
+    """Promise: each world has its own few, so that none hides what another does undisturbed."""
+    mixes = [random_mix(random.Random(seed)) for seed in range(50)]
+    assert {name for mix in mixes for name in mix} == set(USUAL_FAULTS)
+    assert all(len(mix) < len(USUAL_FAULTS) for mix in mixes)
+    assert all(0.003 < probability < 0.2 for mix in mixes for probability in mix.values())
+    assert random_mix(random.Random(1)) == mixes[1]
+    assert random_mix(random.Random(1), among=["send.short"]).keys() <= {"send.short"}
+
+
+def test_everything_is_everything() -> None:
+    """Promise: `everything` leaves nothing out."""
+    assert everything(0.01) == dict.fromkeys(FAULTS, 0.01)
+
+
+def test_a_seed_may_be_a_number_or_a_source() -> None:
+    """Promise: a number gives the same stream each time, and a `random.Random` is used itself."""
+    assert source_of(7).random() == source_of(7).random()
+    own = random.Random(1)
+    assert source_of(own) is own
+
+
+@given(data=st.data())
+def test_a_seed_may_be_what_hypothesis_draws_from(data: st.DataObject) -> None:
+    """Promise: with hypothesis's `data`, hypothesis decides, and can make an example small."""
+    assert 0 <= source_of(data).random() < 1
+
+
+@given(count=st.integers(0, 40))
+def test_subsets_take_out_all_then_halves_then_ever_smaller_pieces(count: int) -> None:
+    """Promise: whichever single fault isn't needed is tried without, at last."""
+    faults = [Fault("send", number, "short", 1) for number in range(1, count + 1)]
+    found = list(subsets(faults))
+    assert all(len(left) < len(faults) for left in found)
+    assert not faults or found[0] == []
+    for index in range(count if count > 1 else 0):
+        assert faults[:index] + faults[index + 1 :] in found

@@ -1,0 +1,84 @@
+"""Wire: events in the order of their time, and hosts that are cut off."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from reactor.testing import SimulatedClock
+from reactor.testing.wire import Wire
+
+
+@given(delays_s=st.lists(st.integers(0, 5)))
+def test_events_come_by_time_and_at_the_same_time_in_the_order_in_which_they_were_decided(delays_s: list[int]) -> None:
+    """Promise: a run repeats itself exactly."""
+    clock = SimulatedClock()
+    wire = Wire(clock)
+    seen: list[tuple[int, int]] = []
+    for number, delay_s in enumerate(delays_s):
+        wire.call_later(delay_s, lambda entry=(delay_s, number): seen.append(entry))  # type: ignore[misc]
+    for _ in range(6):
+        wire.run_due()
+        clock.advance(1)
+    assert seen == sorted((delay_s, number) for number, delay_s in enumerate(delays_s))
+    assert wire.next_s() is None
+
+
+def test_nothing_comes_before_its_time() -> None:
+    """Promise: `next_s` says when the next event comes, and until then there is nothing to run."""
+    clock = SimulatedClock(0.0)
+    wire = Wire(clock)
+    seen: list[str] = []
+    assert wire.next_s() is None
+    assert not wire.run_due()
+    wire.call_later(2.0, lambda: seen.append("late"))
+    wire.call_later(1.0, lambda: seen.append("early"))
+    assert wire.next_s() == 1.0
+    assert not wire.run_due()
+    clock.advance(1.0)
+    assert wire.run_due()
+    assert seen == ["early"]
+    assert wire.next_s() == 2.0
+
+
+def test_an_event_due_at_once_that_an_event_decides_comes_in_the_same_go() -> None:
+    """Promise: when `run_due` is done, nothing is due."""
+    wire = Wire(SimulatedClock())
+    seen: list[str] = []
+    wire.call_later(0.0, lambda: wire.call_later(0.0, lambda: seen.append("second")))
+    assert wire.run_due()
+    assert seen == ["second"]
+    assert not wire.run_due()
+
+
+def test_a_host_that_is_cut_off_can_neither_reach_nor_be_reached_until_it_is_healed() -> None:
+    """Promise: a partition has two directions, and concerns nobody else."""
+    wire = Wire(SimulatedClock())
+    assert wire.is_open("a", "b")
+    wire.partition("a")
+    assert not wire.is_open("a", "b")
+    assert not wire.is_open("b", "a")
+    assert wire.is_open("b", "c")
+    wire.heal("a")
+    assert wire.is_open("a", "b")
+    wire.heal("never cut off")
+
+
+def test_what_waits_for_a_heal_is_called_once_and_may_wait_again() -> None:
+    """Promise: a heal wakes everybody who waits, and whose way is still closed asks again."""
+    wire = Wire(SimulatedClock())
+    seen: list[str] = []
+
+    def again() -> None:
+        seen.append("healed")
+        if "b" in wire.cut_off:
+            wire.when_healed(again)
+
+    wire.partition("a")
+    wire.partition("b")
+    wire.when_healed(again)
+    wire.heal("a")
+    assert seen == ["healed"]
+    wire.heal("b")
+    wire.heal("b")
+    assert seen == ["healed", "healed"]
