@@ -229,8 +229,8 @@ class World:
                 self.auditor.found("a caller was refused")
             if peer.lost or peer.paused or peer.link is None or (peer.socket.closed and not peer.eof):
                 continue
-            if full and peer.link.other(peer.socket) not in self.auditor.ledgers:
-                continue  # it waits for a place
+            if full and (not peer.link.is_open or peer.link.other(peer.socket) not in self.auditor.ledgers):
+                continue  # the run was cut off while it waited for a place, or behind a partition
             if peer.received != peer.sent:
                 self.auditor.found(
                     f"{len(peer.sent)} bytes were sent, {len(peer.received)} came back, and that was all"
@@ -344,11 +344,12 @@ def caller(world: World, source: random.Random) -> None:
     peer.read_bytes = int(2 ** source.uniform(0, 16))
     peer.write_bytes = int(2 ** source.uniform(0, 16))
     temper = source.choice("finish finish finish finish idle reset close vanish pause pause slow cut".split())
-    most = 64 * min(peer.read_bytes, peer.write_bytes, world.network.send_buffer_bytes)  # so that it ends in time
+    buffers = world.network.send_buffer_bytes, world.network.receive_buffer_bytes
+    most = 500 * min(peer.read_bytes, peer.write_bytes, *buffers)  # so that it ends in time
     if temper == "pause":  # enough to fill every buffer on the way, or a little more than the kernels'
-        on_the_way = world.network.send_buffer_bytes + world.network.receive_buffer_bytes
-        wide = min(world.network.receive_buffer_bytes, peer.write_bytes) >= 2048
-        most = 400_000 if wide and source.random() < 0.5 else on_the_way + source.randrange(1, 500)
+        at_once = min(*buffers, peer.write_bytes)
+        wide = at_once >= 2048 and source.random() < 0.5
+        most = 400_000 if wide else min(sum(buffers) + source.randrange(1, 500), 2000 * at_once)
     data = source.randbytes(most if temper == "pause" else min(most, int(2 ** source.uniform(0, 18))))
     for piece in pieces(source, data):
         peer.send(piece, urgent=source.random() < 0.1)
