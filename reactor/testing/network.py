@@ -403,9 +403,8 @@ class SimulatedNetwork:
     def _deliver(self, sender: DatagramSocket, data: bytes, source: Address, host: str, port: int) -> None:
         if self.is_broadcast(host):
             for sock in self.ports.listeners_to_all(port):
-                if isinstance(sock, DatagramSocket):
-                    own = str(self.source_for(sock.family, source)[0])
-                    sock.arrive(Packet(data, source, host, own, ROUTED_INTERFACE))
+                own = str(self.source_for(sock.family, source)[0])
+                cast(DatagramSocket, sock).arrive(Packet(data, source, host, own, ROUTED_INTERFACE))
             return
         found = self.ports.find(socket.SOCK_DGRAM, sender.family, host, port)
         if isinstance(found, DatagramSocket):

@@ -18,7 +18,7 @@ from reactor.testing.network import SimulatedNetwork
 
 Scenario = Callable[[SimulatedNetwork], object]
 JOURNAL_LINES = 30
-MOST_RERUNS, MOST_SHRINKING_S = 400, 30.0  # of a failing scenario, to make it small
+MOST_RERUNS = 400  # of a failing scenario, to make it small
 
 
 class SimulationFailed(AssertionError):
@@ -56,6 +56,7 @@ def simulate(
     seeds: int | Iterable[int] = 100,
     faults: Mapping[str, float] | None = None,
     script: str | None = None,
+    shrinking_s: float = 30.0,
 ) -> Report:
     """Call `scenario(network)` once for each seed, each time in another world, and return what it went through.
 
@@ -72,7 +73,7 @@ def simulate(
         cause = run_once(scenario, network)
         report.add(network)
         if cause is not None:
-            raise _smallest(scenario, seed, network.chance.injected, cause) from cause
+            raise _smallest(scenario, seed, network.chance.injected, cause, shrinking_s) from cause
     return report
 
 
@@ -114,7 +115,9 @@ class _CallbackWatch(logging.Handler):
             self._network.violations.append(record.getMessage())
 
 
-def _smallest(scenario: Scenario, seed: int, faults: list[Fault], cause: BaseException) -> SimulationFailed:
+def _smallest(
+    scenario: Scenario, seed: int, faults: list[Fault], cause: BaseException, shrinking_s: float
+) -> SimulationFailed:
     """Take faults out as long as it fails in the same way (ddmin, Zeller and Hildebrandt 2002)."""
     reruns, began_s = 0, time.monotonic()
     smaller = True
@@ -122,7 +125,7 @@ def _smallest(scenario: Scenario, seed: int, faults: list[Fault], cause: BaseExc
         smaller = False
         for candidate in subsets(faults):
             reruns += 1
-            if reruns > MOST_RERUNS or time.monotonic() - began_s > MOST_SHRINKING_S:
+            if reruns > MOST_RERUNS or time.monotonic() - began_s > shrinking_s:
                 break
             network = SimulatedNetwork(seed, script=" ".join(map(str, candidate)))
             again = run_once(scenario, network)

@@ -150,9 +150,9 @@ class Link:
             self.fate, self.broken_by, self.reset_s = fate, by, self._network.clock()
             self._reset_code = code
             by.die(0)
-            if by.outgoing is not None:
-                by.outgoing.flight.append(None)
-                self._send(by, by.outgoing)
+            assert by.outgoing is not None
+            by.outgoing.flight.append(None)
+            self._send(by, by.outgoing)
 
     def fall_silent(self) -> None:
         """Each end gives up by itself, if the silence lasts: after retransmissions, or keepalive probes."""

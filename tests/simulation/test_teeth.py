@@ -497,7 +497,7 @@ def test_a_planted_bug_is_found(name: str, monkeypatch: pytest.MonkeyPatch) -> N
     """Within SEEDS worlds, and repeated by the seed and script that the failure names."""
     BUGS[name](monkeypatch)
     with pytest.raises(SimulationFailed) as found:
-        simulate(swarm_scenario, seeds=SEEDS)
+        simulate(swarm_scenario, seeds=SEEDS, shrinking_s=0.2)
     again = found.value
     with pytest.raises(SimulationFailed):
-        simulate(swarm_scenario, seeds=[again.seed], script=again.script)
+        simulate(swarm_scenario, seeds=[again.seed], script=again.script, shrinking_s=0.0)

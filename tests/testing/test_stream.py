@@ -670,3 +670,15 @@ def test_an_end_whose_peer_gave_up_learns_of_it_when_it_sends() -> None:
     assert peer.lost
     assert sock.send(b"x") == 1
     assert told(sock.send, b"x") == "ECONNRESET"
+
+
+def test_an_urgent_byte_is_taken_out_when_it_arrives_and_no_sooner() -> None:
+    """Promise: it may be announced long before it comes: here the window is too small for what is before it."""
+    network = SimulatedNetwork(receive_buffer_bytes=2)
+    sock, peer = pair(network)
+    peer.send(b"abcX", urgent=True)
+    go(network)
+    assert sock.recv(10) == b"ab"
+    go(network)
+    assert sock.recv(10) == b"c"
+    assert sock.recv(1, socket.MSG_OOB) == b"X"
