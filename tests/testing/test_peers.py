@@ -293,3 +293,18 @@ def test_a_peer_that_closes_by_itself_is_simply_gone() -> None:
     assert sock.recv(10) == b"bye"
     assert sock.recv(10) == b""
     assert (peer.over, peer.lost) == (True, False)
+
+
+def test_a_peer_server_answers_what_its_callers_send() -> None:
+    """Promise: `answer` is called with each piece, and what it sends comes back; then the caller is cut short."""
+    network = SimulatedNetwork()
+    server = network.peer_server((ELSEWHERE, 80), lambda peer, data: peer.send(data.upper()))
+    caller = network.peer((ELSEWHERE, 80), source="192.0.2.9")
+    caller.send(b"question")
+    go(network)
+    assert caller.received == b"QUESTION"
+    caller.pause()
+    caller.send(b"x" * 1_000_000)
+    caller.finish_now()
+    assert caller.cut_short
+    assert len(server.callers) == 1
