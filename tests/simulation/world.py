@@ -150,10 +150,10 @@ class World:
         self.reactor.add_signal_handler(USR1, self.look)
 
     def stop(self) -> None:
-        """What the command does on SIGTERM."""
+        """What the command does on SIGTERM; here a second one changes nothing."""
         if self.stopped_s is None:
             self.stopped_s = self.network.clock()
-        self.server.stop(self._stopped)
+            self.server.stop(self._stopped)
 
     def _stopped(self) -> None:
         assert self.stopped_s is not None
@@ -326,7 +326,7 @@ def _swarm(network: SimulatedNetwork) -> World:
     network.receive_buffer_bytes = int(2 ** source.uniform(0, 16))
     network.latency_s = source.choice((0.0, 0.0, 0.001, 0.3))
     network.descriptors.limit = source.choice((1024, 1024, 12))
-    network.signals.at_random = (USR1,)
+    network.signals.at_random = source.choice(((USR1,), (USR1,), (USR1,), (USR1, USR1, USR1, TERM)))
     world = World(network, max_connections=source.choice((None, None, 1, 3)))
     for _ in range(source.randrange(1, 9)):
         network.call_later(source.choice((0.0, source.uniform(0, 3))), lambda: caller(world, source))
