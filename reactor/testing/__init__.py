@@ -5,8 +5,9 @@
                        Chance │        └── every system call: the world moves, something goes wrong ◄┘
 
 Read it in this order: `chance` (what goes wrong, and the script that repeats it), `clock`, `wire` (what is under way),
-`endpoint`, `stream` (TCP), `datagram` (UDP), `ports`, `selector`, `signals`, `peers` (the other end), `network` (all
-of it together), `simulate` (many seeds, and the smallest failure). `README.md` in this folder is the guide.
+`endpoint`, `link` and `stream` (TCP), `datagram` (UDP), `ports`, `selector`, `signals`, `peers` (the other end),
+`network` (all of it together), `simulate` (many seeds, and the smallest failure). `README.md` in this folder is the
+guide.
 """
 
 from reactor.testing.chance import CATALOGUE, FAULTS, USUAL_FAULTS, Fault, everything, random_mix

@@ -25,11 +25,12 @@ from reactor.testing.chance import Chance, Fault, source_apart, source_of
 from reactor.testing.clock import SimulatedClock
 from reactor.testing.datagram import DatagramSocket, Packet
 from reactor.testing.endpoint import Address
+from reactor.testing.link import CONNECTING, LISTENING, join
 from reactor.testing.peers import DatagramPeer, Peer, PeerServer
 from reactor.testing.ports import Descriptors, Ports
 from reactor.testing.selector import Quiet, SimulatedSelector
 from reactor.testing.signals import SimulatedSignals
-from reactor.testing.stream import CONNECTING, LISTENING, SYN_RETRY_S, StreamSocket, join
+from reactor.testing.stream import SYN_RETRY_S, StreamSocket
 from reactor.testing.wire import Wire
 
 LOCAL_ADDRESSES = ("127.0.0.1", "::1", "10.0.0.1", "10.0.0.2", "fd00::1", "fd00::2")

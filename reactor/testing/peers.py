@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING
 
 from reactor.testing.datagram import DatagramSocket
 from reactor.testing.endpoint import POLLERR, POLLIN, Address
-from reactor.testing.stream import CONNECTED, CONNECTING, LINGER_ZERO, Link, StreamSocket
+from reactor.testing.link import CONNECTED, CONNECTING, Link
+from reactor.testing.stream import LINGER_ZERO, StreamSocket
 
 if TYPE_CHECKING:
     from reactor.testing.network import SimulatedNetwork

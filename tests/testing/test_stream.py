@@ -12,7 +12,8 @@ import pytest
 from reactor.testing import CATALOGUE, SimulatedNetwork
 from reactor.testing.chance import ONE_CALLER
 from reactor.testing.endpoint import POLLERR, POLLHUP, POLLIN, POLLOUT, POLLRDHUP
-from reactor.testing.stream import CONNECT_S, LINGER_ZERO, RETRANSMIT_S, SYN_RETRY_S, StreamSocket
+from reactor.testing.link import RETRANSMIT_S
+from reactor.testing.stream import CONNECT_S, LINGER_ZERO, SYN_RETRY_S, StreamSocket
 from tests.conformance.worlds import told
 from tests.testing.programs import (
     ELSEWHERE,

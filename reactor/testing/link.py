@@ -1,0 +1,172 @@
+"""Links: two pipes between two sockets, and what may become of them.
+
+Law: a pipe is three places in a row, each bounded: what the sender's kernel holds, what is on the wire, and what the
+receiver's kernel holds. Bytes move from one to the next and are never in two. Nothing is lost but by a reset, and that
+comes when a socket is closed that holds unread bytes, when bytes reach a closed socket, when the program asks for one
+(SO_LINGER of zero), or when the world is bad.
+"""
+
+from __future__ import annotations
+
+import collections
+import errno
+import functools
+import socket
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from reactor.testing.network import SimulatedNetwork
+    from reactor.testing.stream import StreamSocket
+
+RETRANSMIT_S = 924.0  # how long Linux goes on sending again what nobody acknowledges (tcp(7), tcp_retries2)
+FRESH, LISTENING, CONNECTING, CONNECTED, DEAD = "fresh", "listening", "connecting", "connected", "dead"
+
+
+class Pipe:
+    """One direction of a connection. Places in the stream are counted from its first byte."""
+
+    __slots__ = (
+        "arrived", "fin", "fin_arrived", "flight", "flight_bytes", "mark", "receive_bytes", "received", "send_bytes",
+        "sent", "urgent", "waiting",
+    )  # fmt: skip
+
+    def __init__(self, send_bytes: int, receive_bytes: int) -> None:
+        self.send_bytes, self.receive_bytes = send_bytes, receive_bytes  # the two kernels' bounds
+        self.waiting = bytearray()  # in the sender's kernel
+        self.flight: collections.deque[bytes | None] = collections.deque()  # on the wire; b"" is FIN, None is RST
+        self.flight_bytes = 0
+        self.arrived = bytearray()  # in the receiver's kernel
+        self.fin = False  # the sender has said that this is all
+        self.fin_arrived = False
+        self.sent = 0  # place behind the last byte taken from the sender
+        self.received = 0  # place of the first byte that the receiver hasn't taken
+        self.urgent: int | None = None  # place of the last urgent byte, while it is in the stream
+        self.mark: int | None = None  # and where a recv stops because of it
+
+    @property
+    def room_bytes(self) -> int:
+        """How much the sender's kernel still takes."""
+        return self.send_bytes - len(self.waiting)
+
+
+class Link:
+    """Two sockets connected: a caller and an answerer. `fate` says what ended it, if that wasn't two FINs."""
+
+    __slots__ = ("_network", "_reset_code", "_silent", "broken_by", "cut", "ends", "fate", "reset_s")
+
+    def __init__(self, network: SimulatedNetwork, caller: StreamSocket, answerer: StreamSocket) -> None:
+        self._network = network
+        self.ends = (caller, answerer)
+        self.fate = ""
+        self.broken_by: StreamSocket | None = None  # the end that sent RST, and when it did
+        self.reset_s = 0.0
+        self.cut = False  # one end has vanished without a word
+        self._silent = 0  # how often it fell silent
+        self._reset_code = errno.ECONNRESET
+
+    @property
+    def is_open(self) -> bool:
+        """Whether segments get through."""
+        one, other = self.ends
+        return not self.cut and self._network.wire.is_open(one.host, other.host)
+
+    def other(self, end: StreamSocket) -> StreamSocket:
+        """Return the other end."""
+        return self.ends[end is self.ends[0]]
+
+    def push(self, end: StreamSocket) -> None:
+        """Send from `end` what the other's window has room for."""
+        pipe = end.outgoing
+        if pipe is None or end.state == DEAD or not (pipe.waiting or pipe.fin):
+            return
+        if not self.is_open:
+            self._network.wire.when_healed(lambda: self.push(end))
+            self._network.wire.call_later(RETRANSMIT_S, functools.partial(self._give_up, end, self._silent))
+            return
+        room_bytes = pipe.receive_bytes - len(pipe.arrived) - pipe.flight_bytes
+        if pipe.waiting and room_bytes > 0:
+            segment = bytes(pipe.waiting[:room_bytes])
+            del pipe.waiting[: len(segment)]
+            pipe.flight.append(segment)
+            pipe.flight_bytes += len(segment)
+            self._send(end, pipe)
+        if pipe.fin and not pipe.waiting and not pipe.fin_arrived and b"" not in pipe.flight:
+            pipe.flight.append(b"")
+            self._send(end, pipe)
+
+    def _send(self, end: StreamSocket, pipe: Pipe) -> None:
+        network = self._network
+        fault = network.draw("segment") if end.leaves_the_machine else None
+        delay_s = network.latency_s if end.leaves_the_machine else 0.0
+        if fault is not None:
+            delay_s += network.inject(fault).amount / 1e4
+        if delay_s or len(pipe.flight) > 1:  # streams keep their order: behind those that are late
+            network.wire.call_later(delay_s, lambda: self._land(end, pipe))
+        else:
+            self._land(end, pipe)
+
+    def _land(self, end: StreamSocket, pipe: Pipe) -> None:
+        """Take the first segment off the wire."""
+        if not self.is_open:
+            self._network.wire.when_healed(lambda: self._land(end, pipe))
+            return
+        segment = pipe.flight.popleft()
+        receiver = self.other(end)
+        if segment is None:
+            receiver.die(receiver.error_of_reset(self._reset_code))
+        elif not segment:
+            pipe.fin_arrived = receiver.state == CONNECTED
+        else:
+            pipe.flight_bytes -= len(segment)
+            if receiver.closed and not self.fate:
+                self.reset(receiver, "bytes reached a closed socket")
+            elif receiver.state == CONNECTED and not receiver.closed:
+                pipe.arrived += segment
+                receiver.look_for_urgent()
+            else:  # it has given up, and its kernel knows of no connection
+                end.die(end.error_of_reset(errno.ECONNRESET))
+        self._network.changed()
+
+    def reset(self, by: StreamSocket, fate: str, code: int = errno.ECONNRESET) -> None:
+        """`by` sends RST behind what is on the wire; what is still in either kernel's send buffer is destroyed."""
+        if not self.fate:
+            self.fate, self.broken_by, self.reset_s = fate, by, self._network.clock()
+            self._reset_code = code
+            by.die(0)
+            assert by.outgoing is not None
+            by.outgoing.flight.append(None)
+            self._send(by, by.outgoing)
+
+    def fall_silent(self) -> None:
+        """Each end gives up by itself, if the silence lasts: after retransmissions, or keepalive probes."""
+        self._silent += 1
+        for end in self.ends:
+            patience_s = end.patience_s()
+            if patience_s is not None:
+                self._network.wire.call_later(patience_s, functools.partial(self._give_up, end, self._silent))
+
+    def _give_up(self, end: StreamSocket, silence: int) -> None:
+        if not self.is_open and silence == self._silent and end.state == CONNECTED:
+            self.fate = self.fate or "timed out"
+            end.die(errno.ETIMEDOUT)
+            self._network.wire.when_healed(lambda: self._probe(self.other(end)))
+
+    def _probe(self, end: StreamSocket) -> None:
+        """The other end has given up. This one learns of it when it sends, or by its keepalive probes: an RST comes."""
+        patience_s = end.patience_s()
+        if patience_s is not None:
+            self._network.wire.call_later(patience_s, lambda: end.die(end.error_of_reset(errno.ECONNRESET)))
+
+
+def join(network: SimulatedNetwork, caller: StreamSocket, answerer: StreamSocket) -> Link:
+    """Connect two sockets, each with the buffers that its options say."""
+
+    def pipe(sender: StreamSocket, receiver: StreamSocket) -> Pipe:
+        send_bytes = sender.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF)
+        return Pipe(send_bytes, receiver.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF))
+
+    link = Link(network, caller, answerer)
+    there, back = pipe(caller, answerer), pipe(answerer, caller)
+    caller.established(link, there, back)
+    answerer.established(link, back, there)
+    return link
