@@ -5,7 +5,6 @@ is called, or `failed(error)` is. A deadline makes sure of it. Only `abort` ends
 """
 
 import errno
-import os
 import socket
 from collections.abc import Callable
 
@@ -13,7 +12,7 @@ from reactor.connection import Connection
 from reactor.limits import Limits
 from reactor.loop import WRITE, Reactor
 from reactor.protocol import StreamProtocol
-from reactor.sockets import Address, connect_result
+from reactor.sockets import Address, connect_result, os_error
 
 UNDER_WAY = frozenset({0, errno.EINPROGRESS, errno.EINTR, getattr(errno, "WSAEWOULDBLOCK", 0)})
 
@@ -71,7 +70,7 @@ class Connector:
                 self._reactor.call_soon(self._failed, error)
 
     def _end(self, code: int) -> None:
-        self.abort(OSError(code, os.strerror(code)))
+        self.abort(os_error(code))
 
     def _let_go(self) -> None:
         self.closed = True

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import os
 import socket
 import sys
 from collections.abc import Iterator
@@ -54,6 +55,11 @@ def family_of(address: Address) -> socket.AddressFamily:
                 socket.inet_pton(family, number)
                 return family
     raise ValueError(f"{host!r} is not a numeric IPv4 or IPv6 address; resolve names before they reach the loop")
+
+
+def os_error(code: int) -> OSError:
+    """Return the exception for an errno, of the right subclass (BlockingIOError for EAGAIN, and so on)."""
+    return OSError(code, os.strerror(code))
 
 
 def errno_name(error: OSError) -> str:

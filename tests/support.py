@@ -29,7 +29,7 @@ from echo7.server import EchoServer
 from reactor import READ, Connection, DatagramProtocol, Handler, Listener, Reactor, StreamProtocol
 from reactor.datagram import Datagram
 from reactor.limits import DEFAULT_LIMITS, Limits
-from reactor.sockets import Socket
+from reactor.sockets import Socket, os_error
 
 PROJECT = pathlib.Path(__file__).resolve().parent.parent
 PATIENCE_S = 20.0  # how long a thing that must happen may take on a loaded machine before the test fails
@@ -179,11 +179,6 @@ class Faults:
         if isinstance(entry, OSError):
             raise entry
         return entry
-
-
-def os_error(code: int) -> OSError:
-    """An OSError of the right subclass (BlockingIOError for EAGAIN, and so on)."""
-    return OSError(code, os.strerror(code))
 
 
 EAGAIN = os_error(errno.EAGAIN)

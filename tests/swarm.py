@@ -14,13 +14,13 @@ import functools
 import logging
 import multiprocessing
 import os
-import random
 import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from reactor.testing import SimulatedNetwork, SimulationFailed, random_mix, simulate
+from reactor.testing import SimulatedNetwork, SimulationFailed, simulate
+from reactor.testing.chance import mix_of
 from reactor.testing.simulate import run_once
 from tests.simulation.world import World, swarm_scenario
 
@@ -56,7 +56,7 @@ def run_seeds(first: int, count: int) -> Tally:
     logging.getLogger("echo7").addHandler(logging.NullHandler())
     tally = Tally()
     for seed in range(first, first + count):
-        network = SimulatedNetwork(seed, faults=random_mix(random.Random(f"{seed} mix")))
+        network = SimulatedNetwork(seed, faults=mix_of(seed))
         failed = run_once(functools.partial(_live, tally), network)
         if failed is not None:
             tally.failures.append(_explained(seed, failed))

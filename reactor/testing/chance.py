@@ -12,15 +12,17 @@ system calls are numbered, each kind of call for itself, and a script says what 
 from __future__ import annotations
 
 import errno
-import os
 import random
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from reactor.sockets import os_error
+
 # What accept(2) says when one caller has failed: an error of that caller's packets, or a firewall's no.
-ONE_CALLER = (
-    "ECONNABORTED EPROTO ENOPROTOOPT EOPNOTSUPP EPERM ETIMEDOUT ENETDOWN ENETUNREACH ENONET EHOSTDOWN EHOSTUNREACH"
+ONE_CALLER = tuple(
+    "ECONNABORTED EPROTO ENOPROTOOPT EOPNOTSUPP EPERM ETIMEDOUT ENETDOWN ENETUNREACH ENONET EHOSTDOWN "
+    "EHOSTUNREACH".split()
 )
 UNREACHABLE = "ENETUNREACH EHOSTUNREACH ENETDOWN"
 
@@ -30,7 +32,7 @@ CATALOGUE: dict[str, tuple[str, ...]] = {
     for call, kinds in {
         "recv": "short EAGAIN EINTR ECONNRESET ETIMEDOUT ENOBUFS ENOMEM",
         "send": "short EAGAIN EINTR ECONNRESET EPIPE ETIMEDOUT ENOBUFS ENOMEM",
-        "accept": f"EAGAIN EINTR {ONE_CALLER} EMFILE ENFILE ENOBUFS ENOMEM",
+        "accept": f"EAGAIN EINTR {' '.join(ONE_CALLER)} EMFILE ENFILE ENOBUFS ENOMEM",
         "connect": f"ECONNREFUSED ETIMEDOUT EADDRNOTAVAIL EPERM {UNREACHABLE}",
         "recvmsg": f"EAGAIN EINTR ECONNREFUSED ENOBUFS ENOMEM {UNREACHABLE}",
         "sendmsg": f"EAGAIN EINTR ENOBUFS ENOMEM EPERM EMSGSIZE ECONNREFUSED EACCES {UNREACHABLE}",
@@ -62,8 +64,7 @@ class Fault(NamedTuple):
 
     def error(self) -> OSError:
         """Return the error that a kind with an errno's name stands for."""
-        code = getattr(errno, self.kind)
-        return OSError(code, os.strerror(code))
+        return os_error(getattr(errno, self.kind))
 
 
 def parse_script(text: str) -> list[Fault]:
@@ -92,6 +93,11 @@ def random_mix(source: random.Random, among: Iterable[str] = USUAL_FAULTS) -> di
     share = source.choice((0.1, 0.3, 0.6))
     chosen = [name for name in among if source.random() < share]
     return {name: 10 ** -source.uniform(0.7, 2.5) for name in chosen}
+
+
+def mix_of(seed: int) -> dict[str, float]:
+    """Return the mix that `simulate` gives to a seed."""
+    return random_mix(random.Random(f"{seed} mix"))  # noqa: S311 - to be repeated
 
 
 @dataclass(slots=True)

@@ -16,7 +16,8 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from reactor.control import IP_PKTINFO, IPV6_PKTINFO, IPV6_RECVPKTINFO, MSG_TRUNC
-from reactor.testing.endpoint import POLLERR, POLLIN, POLLOUT, Address, SimulatedSocket, os_error
+from reactor.sockets import Address, os_error
+from reactor.testing.endpoint import POLLERR, POLLIN, POLLOUT, SimulatedSocket
 from reactor.testing.stream import Buffer
 
 if TYPE_CHECKING:

@@ -7,25 +7,19 @@ do (use a closed socket, close a watched one, block) is noted in `network.violat
 from __future__ import annotations
 
 import errno
-import os
 import socket
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Self
+
+from reactor.sockets import Address, os_error
 
 if TYPE_CHECKING:
     from reactor.testing.chance import Fault
     from reactor.testing.network import SimulatedNetwork
 
-Address = tuple[Any, ...]
-
 # The bits of poll(2). The module `select` has them, but not on every platform.
 POLLIN, POLLPRI, POLLOUT, POLLERR, POLLHUP, POLLRDHUP = 0x1, 0x2, 0x4, 0x8, 0x10, 0x2000
 LEAST_BUFFER_BYTES = 1
 BUFFERS = {(socket.SOL_SOCKET, socket.SO_SNDBUF), (socket.SOL_SOCKET, socket.SO_RCVBUF)}
-
-
-def os_error(code: int) -> OSError:
-    """Return the OSError of an errno, of the right subclass."""
-    return OSError(code, os.strerror(code))
 
 
 class SimulatedSocket:

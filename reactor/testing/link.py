@@ -96,7 +96,7 @@ class Link:
 
     def _send(self, end: StreamSocket, pipe: Pipe) -> None:
         network = self._network
-        fault = network.draw("segment") if end.leaves_the_machine else None
+        fault = network.chance.draw("segment") if end.leaves_the_machine else None
         delay_s = network.latency_s if end.leaves_the_machine else 0.0
         if fault is not None:
             delay_s += network.inject(fault).amount / 1e4

@@ -20,11 +20,10 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
 
 from reactor.loop import Reactor
-from reactor.sockets import Socket, closed_on_error
+from reactor.sockets import WILDCARDS, Address, Socket, closed_on_error, family_of
 from reactor.testing.chance import Chance, Fault, source_apart, source_of
 from reactor.testing.clock import SimulatedClock
 from reactor.testing.datagram import DatagramSocket, Packet
-from reactor.testing.endpoint import Address
 from reactor.testing.link import CONNECTING, LISTENING, join
 from reactor.testing.peers import DatagramPeer, Peer, PeerServer
 from reactor.testing.ports import Descriptors, Ports
@@ -256,10 +255,6 @@ class SimulatedNetwork:
         else:
             {"fin": peer.finish_now, "reset": peer.reset}[fault.kind]()
 
-    def draw(self, call: str) -> Fault | None:
-        """Ask whether anything goes wrong with something that is no system call."""
-        return self.chance.draw(call)
-
     def inject(self, fault: Fault) -> Fault:
         """Note that something went wrong. A shortage lasts: it goes on at the next such call, and counts once."""
         if fault.amount == 0:
@@ -390,7 +385,7 @@ class SimulatedNetwork:
         def deliver() -> None:
             self._deliver(sender, data, source, host, destination[1])
 
-        fault = self.draw("packet")
+        fault = self.chance.draw("packet")
         if fault is None:
             self.wire.call_later(self.latency_s, deliver) if self.latency_s else deliver()
             return
@@ -422,22 +417,25 @@ class SimulatedNetwork:
 
     def is_wildcard(self, host: str) -> bool:
         """Tell whether an address stands for all of this machine's."""
-        return host in ("0.0.0.0", "::")  # noqa: S104 - to recognise them
+        return host in WILDCARDS
 
     def is_broadcast(self, host: str) -> bool:
         """Tell whether an address stands for all machines of a network."""
         return host in BROADCASTS
 
     def interface_of(self, host: str) -> int:
-        """Return the index of the interface that has an address, or by which it is reached."""
-        if host in ("127.0.0.1", "::1"):
-            return LOOPBACK_INTERFACE
-        routed = [address for address in self.addresses if self.interface_is_routed(address)]
-        return ROUTED_INTERFACE + routed.index(host) // 2 if host in routed else ROUTED_INTERFACE
+        """Return the index of the interface that has an address of ours, or by which another one is reached.
 
-    def interface_is_routed(self, host: str) -> bool:
-        """Tell whether an address is one that other machines can reach."""
-        return not (host.startswith("127.") or host == "::1")
+        The first address of a family is on the interface that leads outside, each other one on its own.
+        """
+        if host.startswith("127.") or host == "::1":
+            return LOOPBACK_INTERFACE
+        own = self._reachable(_family(host))
+        return ROUTED_INTERFACE + (own.index(host) if host in own else 0)
+
+    def _reachable(self, family: int) -> list[str]:
+        """Return our addresses of a family that other machines can reach."""
+        return [own for own in self.addresses if _family(own) == family and not own.startswith("127.") and own != "::1"]
 
     def any_address(self, family: int) -> Address:
         """Return the wildcard of a family, with no port."""
@@ -455,10 +453,10 @@ class SimulatedNetwork:
         """Return the address that routing picks for what is sent to `destination`, with no port."""
         host = str(destination[0])
         if not self.is_local(host):
-            usable = [own for own in self.addresses if _family(own) == family and self.interface_is_routed(own)]
+            usable = self._reachable(family)
             host = usable[0] if usable else host
         return self.canonical(family, (host, 0))
 
 
 def _family(host: str) -> int:
-    return socket.AF_INET6 if ":" in host else socket.AF_INET
+    return family_of((host,))

@@ -13,8 +13,9 @@ import socket
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from reactor.sockets import Address
 from reactor.testing.datagram import DatagramSocket
-from reactor.testing.endpoint import POLLERR, POLLIN, Address
+from reactor.testing.endpoint import POLLERR, POLLIN
 from reactor.testing.link import CONNECTED, CONNECTING, Link
 from reactor.testing.stream import LINGER_ZERO, StreamSocket
 

@@ -7,13 +7,12 @@ make the scenario fail; with both, the run repeats exactly.
 from __future__ import annotations
 
 import logging
-import random
 import re
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
-from reactor.testing.chance import Fault, parse_script, random_mix, subsets
+from reactor.testing.chance import Fault, mix_of, parse_script, subsets
 from reactor.testing.network import SimulatedNetwork
 
 Scenario = Callable[[SimulatedNetwork], object]
@@ -68,7 +67,7 @@ def simulate(
     for seed in range(seeds) if isinstance(seeds, int) else seeds:
         mix = {} if script is not None else faults
         if mix is None:
-            mix = random_mix(random.Random(f"{seed} mix"))  # noqa: S311 - to be repeated
+            mix = mix_of(seed)
         network = SimulatedNetwork(seed, faults=mix, script=script or "")
         cause = run_once(scenario, network)
         report.add(network)

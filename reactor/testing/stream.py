@@ -12,17 +12,9 @@ import socket
 import struct
 from typing import TYPE_CHECKING
 
-from reactor.testing.endpoint import (
-    POLLERR,
-    POLLHUP,
-    POLLIN,
-    POLLOUT,
-    POLLPRI,
-    POLLRDHUP,
-    Address,
-    SimulatedSocket,
-    os_error,
-)
+from reactor.sockets import Address, os_error
+from reactor.testing.chance import ONE_CALLER
+from reactor.testing.endpoint import POLLERR, POLLHUP, POLLIN, POLLOUT, POLLPRI, POLLRDHUP, SimulatedSocket
 from reactor.testing.link import CONNECTED, CONNECTING, DEAD, FRESH, LISTENING, RETRANSMIT_S, Link, Pipe
 
 if TYPE_CHECKING:
@@ -60,6 +52,11 @@ class StreamSocket(SimulatedSocket):
     def leaves_the_machine(self) -> bool:
         """Whether what is sent goes over a network: not between the two of a socket pair."""
         return self.local is not None
+
+    @property
+    def _both_have_finished(self) -> bool:
+        """Whether our FIN was sent and the other's has come: for the kernel, the connection is no more."""
+        return bool(self.outgoing and self.outgoing.fin and self.incoming and self.incoming.fin_arrived)
 
     def setsockopt(self, level: int, name: int, value: int | bytes) -> None:
         """Remember an option. The size of a buffer takes effect at once."""
@@ -102,7 +99,7 @@ class StreamSocket(SimulatedSocket):
 
     def _refuse_to_accept(self, fault: Fault) -> None:
         network = self.network
-        if fault.kind not in ("EAGAIN", "EINTR", "EMFILE", "ENFILE", "ENOBUFS", "ENOMEM"):
+        if fault.kind in ONE_CALLER:
             if not self.queue:
                 return  # there is no caller who could have failed
             lost = self.queue.popleft()
@@ -248,8 +245,7 @@ class StreamSocket(SimulatedSocket):
         """Send FIN after what waits, or read no more, or both: shutdown(2)."""
         self.enter("shutdown")
         pipe = self.outgoing
-        both = pipe is not None and self.incoming is not None and pipe.fin and self.incoming.fin_arrived
-        if self.state != CONNECTED or pipe is None or both:
+        if self.state != CONNECTED or pipe is None or self._both_have_finished:
             raise os_error(errno.ENOTCONN)
         if how in (socket.SHUT_RD, socket.SHUT_RDWR):
             self.read_shut = True
@@ -347,8 +343,7 @@ class StreamSocket(SimulatedSocket):
         """Return the other end's address, or raise ENOTCONN."""
         if self.closed:
             raise os_error(errno.EBADF)
-        both = self.outgoing and self.outgoing.fin and self.incoming and self.incoming.fin_arrived
-        if self.state != CONNECTED or self.remote is None or both:
+        if self.state != CONNECTED or self.remote is None or self._both_have_finished:
             raise os_error(errno.ENOTCONN)
         return self.remote
 

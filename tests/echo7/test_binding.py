@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 from echo7 import binding
 from echo7.binding import PORT_TRIES, BindError, Bound, bind_all, find_targets
-from reactor.sockets import Socket, bind_tcp, bind_udp, format_address
-from tests.support import FlakySockets, has_ipv6, open_descriptors, os_error, quiet_port
+from reactor.sockets import Socket, bind_tcp, bind_udp, format_address, os_error
+from tests.support import FlakySockets, has_ipv6, open_descriptors, quiet_port
 
 IPV6 = pytest.mark.skipif(not has_ipv6(), reason="this machine has no IPv6")
 HERE_V4 = ["127.0.0.1", "127.0.0.2", "127.0.0.3"]

@@ -26,6 +26,7 @@ import echo7
 from echo7 import cli, log
 from echo7.binding import bind_all
 from reactor import Reactor
+from reactor.sockets import os_error
 from tests.support import (
     PATIENCE_S,
     PROJECT,
@@ -34,7 +35,6 @@ from tests.support import (
     connect_small,
     fill,
     has_ipv6,
-    os_error,
     quiet_port,
     receive_exactly,
     receive_to_end,

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from echo7 import BindError, EchoServer
 from echo7.binding import bind_all
 from reactor import READ, Reactor, State, format_address
+from reactor.sockets import os_error
 from tests.support import (
     PATIENCE_S,
     EchoByHand,
@@ -27,7 +28,6 @@ from tests.support import (
     fill,
     has_ipv6,
     kernel_socket,
-    os_error,
     receive_exactly,
     receive_to_end,
     turn_idle,

@@ -24,13 +24,13 @@ import pytest
 import echo7.cli
 from echo7.server import EchoServer
 from reactor import Connection, Listener, Reactor
+from reactor.sockets import os_error
 from tests.support import (
     PATIENCE_S,
     SELECTORS,
     FlakySocket,
     FlakySockets,
     ManualClock,
-    os_error,
     receive_exactly,
     turn_idle,
     turn_until,

@@ -23,16 +23,8 @@ import pytest
 
 from echo7.server import EchoServer
 from reactor import Reactor
-from tests.support import (
-    PATIENCE_S,
-    EchoProcess,
-    FlakySockets,
-    ManualClock,
-    os_error,
-    receive_exactly,
-    turn_idle,
-    turn_until,
-)
+from reactor.sockets import os_error
+from tests.support import PATIENCE_S, EchoProcess, FlakySockets, ManualClock, receive_exactly, turn_idle, turn_until
 
 resource = pytest.importorskip("resource")
 

@@ -15,6 +15,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from reactor import READ, WRITE, Connection, Limits, Reactor, State
 from reactor.limits import SEND_RETRY_S
+from reactor.sockets import os_error
 from tests.support import (
     EAGAIN,
     EINTR,
@@ -24,7 +25,6 @@ from tests.support import (
     drain,
     fill,
     open_descriptors,
-    os_error,
     receive_exactly,
     receive_to_end,
     reset,

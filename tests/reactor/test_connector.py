@@ -13,6 +13,7 @@ import pytest
 
 from reactor import Connection, Limits, Reactor, connect_tcp
 from reactor.limits import SHORTAGE_RETRY_S
+from reactor.sockets import os_error
 from tests.support import (
     PATIENCE_S,
     SELECTORS,
@@ -21,7 +22,6 @@ from tests.support import (
     Recorder,
     RecordingSelector,
     open_descriptors,
-    os_error,
     receive_exactly,
     turn_idle,
     turn_until,

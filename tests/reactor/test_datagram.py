@@ -13,6 +13,7 @@ import pytest
 from reactor import READ, WRITE, Datagram, Reactor, open_udp
 from reactor.control import Control
 from reactor.limits import DATAGRAMS_PER_TURN, SHORTAGE_RETRY_S
+from reactor.sockets import os_error
 from tests.support import (
     EAGAIN,
     EINTR,
@@ -24,7 +25,6 @@ from tests.support import (
     RecordingSelector,
     has_ipv6,
     open_descriptors,
-    os_error,
     turn_idle,
     turn_until,
 )

@@ -12,6 +12,7 @@ import pytest
 
 from reactor import Connection, Limits, Listener, Reactor, StreamProtocol, bind_tcp, format_address, listen_tcp
 from reactor.limits import ACCEPTS_PER_TURN, SHORTAGE_QUIET_S, SHORTAGE_RETRY_S
+from reactor.sockets import os_error
 from tests.support import (
     EAGAIN,
     EINTR,
@@ -22,7 +23,6 @@ from tests.support import (
     Recorder,
     RecordingSelector,
     open_descriptors,
-    os_error,
     receive_exactly,
     turn_idle,
     turn_until,

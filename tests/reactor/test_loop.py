@@ -17,6 +17,7 @@ import pytest
 
 from reactor import READ, WRITE, Connection, Reactor, StreamProtocol, connect_tcp, listen_tcp, open_udp
 from reactor.limits import LONGEST_SLEEP_S, SHORTAGE_RETRY_S
+from reactor.sockets import os_error
 from tests.support import (
     PATIENCE_S,
     SELECTORS,
@@ -26,7 +27,6 @@ from tests.support import (
     Recorder,
     RecordingSelector,
     open_descriptors,
-    os_error,
     reset,
     tcp_pair,
     turn_idle,

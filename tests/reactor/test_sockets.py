@@ -24,8 +24,9 @@ from reactor.sockets import (
     family_of,
     format_address,
     new_client,
+    os_error,
 )
-from tests.support import PATIENCE_S, FlakySockets, has_ipv6, open_descriptors, os_error
+from tests.support import PATIENCE_S, FlakySockets, has_ipv6, open_descriptors
 
 needs_ipv6 = pytest.mark.skipif(not has_ipv6(), reason="this machine has no IPv6")
 linux_only = pytest.mark.skipif(sys.platform != "linux", reason="the options' names are Linux's")

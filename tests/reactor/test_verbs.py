@@ -8,6 +8,7 @@ import pytest
 
 from reactor import Reactor, connect_tcp, listen_tcp, open_udp
 from reactor.limits import SHORTAGE_RETRY_S, Limits
+from reactor.sockets import os_error
 from tests.support import (
     DatagramRecorder,
     FlakySockets,
@@ -15,7 +16,6 @@ from tests.support import (
     Recorder,
     RecordingSelector,
     open_descriptors,
-    os_error,
     turn_idle,
 )
 

@@ -13,6 +13,7 @@ import pytest
 from echo7.binding import BindError, Bound
 from echo7.server import EchoServer
 from reactor import Datagram, Listener, Reactor, report_paths
+from reactor.sockets import os_error
 from tests.support import (
     EchoByHand,
     FlakySocket,
@@ -21,7 +22,6 @@ from tests.support import (
     has_ipv6,
     in_network_namespace,
     kernel_socket,
-    os_error,
     turn_until,
     udp_over_ipv4,
 )

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reactor.sockets import KEEPALIVE_IDLE_S, KEEPALIVE_INTERVAL_S, KEEPALIVE_PROBES
+from reactor.sockets import KEEPALIVE_IDLE_S, KEEPALIVE_INTERVAL_S, KEEPALIVE_PROBES, os_error
 from tests.support import (
     EAGAIN,
     EINTR,
@@ -27,7 +27,6 @@ from tests.support import (
     drain,
     echo_and_close,
     kernel_socket,
-    os_error,
     receive_exactly,
     receive_to_end,
     send_in_background,

@@ -18,7 +18,7 @@ from echo7.echo import DatagramEcho
 from echo7.guard import RESPONDER_PORTS, Guard
 from echo7.server import EchoServer
 from reactor import Datagram, Reactor
-from reactor.sockets import bind_udp
+from reactor.sockets import bind_udp, os_error
 from tests.support import (
     EAGAIN,
     EINTR,
@@ -30,7 +30,6 @@ from tests.support import (
     has_ipv6,
     in_network_namespace,
     kernel_socket,
-    os_error,
     turn_idle,
     turn_until,
     udp_over_ipv4,

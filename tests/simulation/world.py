@@ -19,9 +19,9 @@ from unittest import mock
 from echo7.guard import RESPONDER_PORTS
 from echo7.server import EchoServer
 from reactor import READ, WRITE, Connection, Datagram, Listener, Reactor, State
+from reactor.sockets import Address
 from reactor.testing import DatagramPeer, Peer, SimulatedNetwork, Watcher, pieces
 from reactor.testing.datagram import DatagramSocket
-from reactor.testing.endpoint import Address
 from reactor.testing.stream import StreamSocket
 
 PORT = 7
@@ -94,7 +94,7 @@ class Auditor(Watcher):
 
     def select(self, timeout_s: float | None) -> None:
         """All handlers have run: state, interest and descriptors must agree."""
-        owners = {0}
+        owners = set()
         held = sum(isinstance(handler, Connection) for handler in self.reactor.handlers)
         if self.max_connections is not None and held > self.max_connections:
             self.found(f"{held} connections where {self.max_connections} may be")
@@ -225,7 +225,7 @@ class World:
         descriptors = self.network.descriptors
         full = self.server.counters.connections_open == self.max_connections or descriptors.is_full
         for peer in self.peers:
-            if peer.link is None and isinstance(peer.error, OSError) and peer.error.errno == errno.ECONNREFUSED:
+            if peer.link is None and peer.error is not None and peer.error.errno == errno.ECONNREFUSED:
                 self.auditor.found("a caller was refused")
             if peer.lost or peer.paused or peer.link is None or (peer.socket.closed and not peer.eof):
                 continue
@@ -340,7 +340,7 @@ def _swarm(network: SimulatedNetwork) -> World:
 
 def caller(world: World, source: random.Random) -> None:
     """One caller, of any temper."""
-    peer = world.call(source.choice(TCP_HOSTS), source=source.choice(("", "")))
+    peer = world.call(source.choice(TCP_HOSTS))
     peer.read_bytes = int(2 ** source.uniform(0, 16))
     peer.write_bytes = int(2 ** source.uniform(0, 16))
     temper = source.choice("finish finish finish finish idle reset close vanish pause pause slow cut".split())

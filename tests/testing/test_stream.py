@@ -403,7 +403,7 @@ def test_listening_without_an_address_is_listening_everywhere() -> None:
 # ---------------------------------------------------------------- accept
 
 
-@pytest.mark.parametrize("kind", [kind for kind in ONE_CALLER.split() if kind in CATALOGUE["accept"]])
+@pytest.mark.parametrize("kind", [kind for kind in ONE_CALLER if kind in CATALOGUE["accept"]])
 def test_an_error_of_one_caller_costs_that_caller(kind: str) -> None:
     """Promise: accept(2) tells of it, that caller is lost, and the next is taken."""
     network = SimulatedNetwork(script=f"accept#1={kind}")
