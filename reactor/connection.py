@@ -46,6 +46,7 @@ class State(enum.Enum):
 
 
 OPEN, DRAINING, LINGERING, CLOSED = State  # an Enum attribute costs a dictionary look-up on the hot path
+NOTHING = SendBuffer()  # for all who have nothing pending; never appended to. An idle connection is 100 bytes smaller
 
 
 class Connection:
@@ -66,7 +67,7 @@ class Connection:
         self.bytes_received = 0  # handed to the protocol
         self.bytes_sent = 0  # taken by the kernel
         self._reactor, self._socket = reactor, sock
-        self._pending = SendBuffer()
+        self._pending = NOTHING
         self._eof = False  # the peer's FIN has been read
         self._paused = False  # by pause_reading
         self._deadline: Timer | None = None  # of lingering
@@ -115,6 +116,8 @@ class Connection:
             if sent == len(data):
                 return
             data = memoryview(data)[sent:]
+        if self._pending is NOTHING:
+            self._pending = SendBuffer()
         self._pending.append(data)
         self._update_interest()
 
@@ -182,8 +185,10 @@ class Connection:
             return
         self._pending.consume(sent)
         self.bytes_sent += sent
-        if not self._pending and self.state is OPEN:
-            self.protocol.drained(self)
+        if not self._pending:
+            self._pending = NOTHING
+            if self.state is OPEN:
+                self.protocol.drained(self)
         self._advance()
 
     def _end_of_stream(self) -> None:
@@ -239,5 +244,5 @@ class Connection:
             self._deadline.cancel()
         self._reactor.release(self)
         self._socket.close()
-        self._pending = SendBuffer()
+        self._pending = NOTHING
         self._reactor.call_soon(self.protocol.connection_lost, self, error)
