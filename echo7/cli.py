@@ -55,6 +55,7 @@ class ServeConfig:
     backlog: int
     socket_buffer_bytes: int | None
     drain_timeout_s: float
+    busy_poll_s: float
     log_level: str
     log_format: str
 
@@ -84,6 +85,7 @@ def parse(argv: Sequence[str] | None) -> ServeConfig:
         backlog=options.backlog,
         socket_buffer_bytes=options.socket_buffer,
         drain_timeout_s=options.drain_timeout,
+        busy_poll_s=options.busy_poll / 1e6,
         log_level=options.log_level,
         log_format=options.log_format,
     )
@@ -96,7 +98,7 @@ def serve(config: ServeConfig) -> int:
     handler = log.set_up(config.log_level, config.log_format)
     descriptors = limits.raise_descriptor_limit()
     try:
-        reactor = Reactor()
+        reactor = Reactor(busy_poll_s=config.busy_poll_s)
     except OSError as error:  # EMFILE before we have begun
         log.event(logger, logging.ERROR, "start_failed", f"cannot start: {error.strerror}; raise 'ulimit -n'")
         return 1
@@ -273,6 +275,13 @@ def _add_how_to_serve(add: Callable[..., object]) -> None:
         default=5.0,
         metavar="SECONDS",
         help="how long to deliver and wait for callers' ends when stopping (default: %(default)g)",
+    )
+    add(
+        "--busy-poll",
+        type=_number(0, 1_000_000),
+        default=0,
+        metavar="MICROSECONDS",
+        help="after activity, poll for so long before sleeping: answers come sooner (default: 0, off)",
     )
     add("--log-level", choices=LEVELS, default="info", help="the least that is logged (default: %(default)s)")
     add("--log-format", choices=("text", "json"), default="text", help="form of the log lines (default: %(default)s)")

@@ -20,20 +20,15 @@ sends and never reads stops itself. One receive per readiness, so that a hog wai
 sends are normal, not errors.
 """
 
-import contextlib
 import enum
 import socket
-import struct
-import sys
 
 from reactor.buffer import Bytes, SendBuffer
 from reactor.limits import DEFAULT_LIMITS, SEND_RETRY_S, Limits
 from reactor.loop import READ, WRITE, Reactor
 from reactor.protocol import StreamProtocol
-from reactor.sockets import OUT_OF_MEMORY, WOULD_BLOCK, Address
+from reactor.sockets import OUT_OF_MEMORY, WOULD_BLOCK, Address, reset_on_close
 from reactor.timers import Timer
-
-RESET_ON_CLOSE = struct.pack("hh" if sys.platform == "win32" else "ii", 1, 0)  # struct linger, socket(7)
 
 
 class State(enum.Enum):
@@ -148,8 +143,7 @@ class Connection:
         if self.state is CLOSED:
             return
         if self.state is not LINGERING:  # there the peer has been sent everything, and a FIN
-            with contextlib.suppress(OSError):  # the peer has gone already (EINVAL on macOS)
-                self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
+            reset_on_close(self._socket)
         self._tear_down(error)
 
     def fileno(self) -> int:

@@ -23,6 +23,7 @@ import time
 from collections.abc import Callable
 from typing import Self
 
+from reactor.busypoll import busy_select
 from reactor.limits import LONGEST_SLEEP_S, SHORTAGE_RETRY_S
 from reactor.protocol import Handler
 from reactor.seams import SignalSource, SocketFactory
@@ -40,6 +41,7 @@ class Reactor:
 
     `selector` defaults to the platform's best, `clock` (monotonic seconds) to `time.monotonic`, `sockets` and `signals`
     to the modules: four seams, at which a simulation takes the kernel's place. `close` closes the selector too.
+    `busy_poll_s`: how long to look again and again after activity before sleeping (see `busypoll`).
     select(2) can't watch descriptors of 1,024 and more: with a SelectSelector, keep the process's limit at that.
     """
 
@@ -55,11 +57,12 @@ class Reactor:
         clock: Callable[[], float] = time.monotonic,
         sockets: SocketFactory = socket,
         signals: SignalSource = signal,
+        busy_poll_s: float = 0.0,
     ) -> None:
         self.sockets = sockets
         self.now = clock  # monotonic seconds from an arbitrary start
         self._selector = selectors.DefaultSelector() if selector is None else selector
-        self._select = self._selector.select
+        self._select = busy_select(self._selector.select, clock, busy_poll_s)
         self.handlers: dict[Handler, None] = {}  # an ordered set of every open one; to be read only
         self._timers = Timers()
         self._heap = self._timers.heap  # its truth value costs nothing to ask, unlike a method

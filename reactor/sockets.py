@@ -11,6 +11,7 @@ import contextlib
 import errno
 import os
 import socket
+import struct
 import sys
 from collections.abc import Iterator
 from typing import Any
@@ -36,6 +37,7 @@ ONE_PEER = frozenset(
     if hasattr(errno, name)
 )
 WILDCARDS = ("0.0.0.0", "::")  # noqa: S104 - to recognise them
+RESET_ON_CLOSE = struct.pack("hh" if sys.platform == "win32" else "ii", 1, 0)  # struct linger, socket(7)
 
 # A silent peer is given up after 180 + 4 × 30 s = five minutes (tcp(7)). The names differ by platform.
 KEEPALIVE_IDLE_S, KEEPALIVE_INTERVAL_S, KEEPALIVE_PROBES = 180, 30, 4
@@ -139,6 +141,12 @@ def set_buffers(sock: Socket, size_bytes: int) -> None:
     """Cap the kernel's receive and send buffer; it takes twice this, for its own bookkeeping (socket(7))."""
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, size_bytes)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, size_bytes)
+
+
+def reset_on_close(sock: Socket) -> None:
+    """Have close(2) send RST instead of FIN, so that the peer can't take half a stream for a whole one (SO_LINGER)."""
+    with contextlib.suppress(OSError):  # the peer has gone already (EINVAL on macOS)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
 
 
 def connect_result(sock: Socket) -> int:

@@ -36,6 +36,7 @@ LOCAL_ADDRESSES = ("127.0.0.1", "::1", "10.0.0.1", "10.0.0.2", "fd00::1", "fd00:
 BROADCASTS = ("255.255.255.255", "10.0.0.255")
 STRANGERS: dict[int, str] = {socket.AF_INET: "192.0.2.1", socket.AF_INET6: "2001:db8::1"}
 LOOPBACK_INTERFACE, ROUTED_INTERFACE = 1, 2
+POLLS = 4  # of a busy-polling loop before it sleeps
 IDLE_TURNS = 8  # so many turns in which nothing at all changes are a spin
 MOST_TURNS = 1_000_000
 MOST_TURNS_AT_ONCE = 200_000  # while the clock stands still
@@ -87,6 +88,7 @@ class SimulatedNetwork:
         self.addresses = tuple(addresses)
         self.send_buffer_bytes, self.receive_buffer_bytes = send_buffer_bytes, receive_buffer_bytes
         self.latency_s = latency_s
+        self.poll_takes_s = 0.0  # a select that must not wait and finds nothing
         self.steps = 0  # system calls of the program
         self.datagrams_lost = 0  # for want of room in a receive buffer
         self.violations: list[str] = []
@@ -126,9 +128,15 @@ class SimulatedNetwork:
         self._selectors.append(made)
         return made
 
-    def reactor(self) -> Reactor:
-        """Return a Reactor on this network. There is one thread here: one reactor can run at a time."""
-        made = Reactor(selector=self.selector(), clock=self.clock, sockets=self, signals=self.signals)
+    def reactor(self, *, busy_poll_s: float = 0.0) -> Reactor:
+        """Return a Reactor on this network. There is one thread here: one reactor can run at a time.
+
+        With `busy_poll_s` a look that finds nothing takes a part of that time: or the polling would never end.
+        """
+        self.poll_takes_s = busy_poll_s / POLLS
+        made = Reactor(
+            selector=self.selector(), clock=self.clock, sockets=self, signals=self.signals, busy_poll_s=busy_poll_s
+        )
         self.reactors.append(made)
         return made
 
@@ -303,7 +311,7 @@ class SimulatedNetwork:
         self._count_turn()
         self._idle_turns = self._idle_turns + 1 if self._changes == self._changes_before else 0
         self._changes_before = self._changes
-        if self._idle_turns == IDLE_TURNS:
+        if self._idle_turns == IDLE_TURNS * (POLLS + 2 if self.poll_takes_s else 1):  # selects in one turn
             self.violations.append("the loop spins: it turns, and nothing changes")
         self.wire.run_due()
 

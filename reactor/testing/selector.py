@@ -77,6 +77,8 @@ class SimulatedSelector(selectors.BaseSelector):
             return ready
         while not ready and network.go_on(until_s):
             ready = self._ready()
+        if not ready and timeout == 0:
+            network.clock.advance(network.poll_takes_s)
         return self._hampered(ready, fault) if fault is not None else ready
 
     def get_map(self) -> Mapping[Any, selectors.SelectorKey]:

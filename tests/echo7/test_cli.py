@@ -105,6 +105,7 @@ def test_the_defaults_are_the_documented_ones() -> None:
         backlog=1024,
         socket_buffer_bytes=None,
         drain_timeout_s=5.0,
+        busy_poll_s=0.0,
         log_level="info",
         log_format="text",
     )
@@ -114,10 +115,10 @@ def test_every_option_reaches_the_config() -> None:
     """Issue: `echo7 serve [--host HOST]… [--port 7] [--no-tcp|--no-udp] [--max-connections N] …`."""
     line = (
         "serve --host 127.0.0.1 --host * --port 0 --no-udp --max-connections 3 --backlog 4 --socket-buffer 4096 "
-        "--drain-timeout 0.5 --log-level debug --log-format json"
+        "--drain-timeout 0.5 --busy-poll 200 --log-level debug --log-format json"
     )
     assert cli.parse(line.split()) == cli.ServeConfig(
-        ("127.0.0.1", "*"), 0, True, False, 3, 4, 4096, 0.5, "debug", "json"
+        ("127.0.0.1", "*"), 0, True, False, 3, 4, 4096, 0.5, 0.0002, "debug", "json"
     )
 
 
@@ -161,6 +162,9 @@ def test_no_drain_timeout_is_taken_that_is_no_time(capsys: pytest.CaptureFixture
         ["--backlog", str(2**31)],
         ["--socket-buffer", "1"],
         ["--drain-timeout", "-1"],
+        ["--busy-poll", "-1"],
+        ["--busy-poll", "0.5"],
+        ["--busy-poll", "1000001"],
         ["--log-level", "loud"],
         ["--log-format", "xml"],
         ["--unknown"],
@@ -176,7 +180,7 @@ def test_a_usage_error_is_one_line(capsys: pytest.CaptureFixture[str], arguments
 
 
 @pytest.mark.parametrize(
-    "option", "port max-connections backlog socket-buffer drain-timeout log-level log-format".split()
+    "option", "port max-connections backlog socket-buffer drain-timeout busy-poll log-level log-format".split()
 )
 def test_two_dashes_are_no_value(capsys: pytest.CaptureFixture[str], option: str) -> None:
     """Story: argparse of Python 3.11 took `--port=--` for an empty list, which went as far as bind(2)."""
@@ -228,6 +232,7 @@ def test_the_help_names_every_option_with_its_default(capsys: pytest.CaptureFixt
         "1024",
         "the kernel's own tuning",
         "5",
+        "0, off",
         "info",
         "text",
     ]

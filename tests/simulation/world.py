@@ -131,9 +131,11 @@ class Auditor(Watcher):
 class World:
     """A server that serves, and those who call it."""
 
-    def __init__(self, network: SimulatedNetwork, max_connections: int | None = None) -> None:
+    def __init__(
+        self, network: SimulatedNetwork, max_connections: int | None = None, *, busy_poll_s: float = 0.0
+    ) -> None:
         self.network, self.max_connections = network, max_connections
-        self.reactor = network.reactor()
+        self.reactor = network.reactor(busy_poll_s=busy_poll_s)
         self.auditor = Auditor(network, self.reactor, max_connections)
         network.watchers.append(self.auditor)
         self.server = EchoServer(["*"], PORT, drain_timeout_s=DRAIN_S, max_connections=max_connections)
@@ -327,7 +329,8 @@ def _swarm(network: SimulatedNetwork) -> World:
     network.latency_s = source.choice((0.0, 0.0, 0.001, 0.3))
     network.descriptors.limit = source.choice((1024, 1024, 12))
     network.signals.at_random = source.choice(((USR1,), (USR1,), (USR1,), (USR1, USR1, USR1, TERM)))
-    world = World(network, max_connections=source.choice((None, None, 1, 3)))
+    busy_poll_s = source.choice((0.0, 0.0, 0.0, 0.0002))
+    world = World(network, max_connections=source.choice((None, None, 1, 3)), busy_poll_s=busy_poll_s)
     for _ in range(source.randrange(1, 9)):
         network.call_later(source.choice((0.0, source.uniform(0, 3))), lambda: caller(world, source))
     for _ in range(source.randrange(4)):
