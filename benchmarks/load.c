@@ -1,15 +1,26 @@
-/* TCP ping-pong load: C connections, each with one message of S bytes under way, for T seconds.
+/* The load: clients that send, compare every byte that comes back, and count.
  *
- *     load HOST PORT CONNECTIONS MESSAGE_BYTES SECONDS
+ *     load MODE HOST PORT COUNT BYTES SECONDS [SILENT_SECONDS]
  *
- * Prints "messages seconds". Every byte that comes back is compared with what was sent; a difference, a lost
- * connection or ten silent seconds ends it with status 1 and a line on stderr. One thread, epoll(7), no allocation after
- * the start: it has to be faster than any server that it measures.
+ *     pingpong   COUNT connections, each with one message of BYTES under way (one connection: its round trips too)
+ *     bulk       COUNT connections, each sending all that the kernel takes, in writes of BYTES, and reading all the while
+ *     churn      COUNT callers at once, each: connect, BYTES there and back, FIN, the server's FIN; then the next
+ *     idle       COUNT connections, BYTES once on each; later once more
+ *     udp        COUNT sockets, each with one datagram of BYTES under way; one that is lost is sent again and counted
+ *     fair       COUNT connections as in `bulk`, and one more that sends 64 bytes a hundred times a second
+ *
+ * Prints "ready" when it is connected, and begins when it reads a line; prints one JSON object when every answer is in,
+ * and leaves when its standard input ends. So whoever started it can look at the server at three quiet moments.
+ * A byte that is wrong, missing or too many, a lost connection or ten silent seconds: one line on stderr, status 1.
+ *
+ * One thread, epoll(7), no allocation after the start: it has to be faster than whatever it measures.
  */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
 #include <errno.h>
 #include <netinet/tcp.h>
+#include <stdarg.h>
+#include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -18,70 +29,427 @@
 #include <time.h>
 #include <unistd.h>
 
-#define MOST_BYTES (1 << 20)
+#define MOST_BYTES (1 << 18)
+#define PERIOD 65521          /* a prime: no power of two brings the pattern round to itself */
+#define ENDLESS UINT64_MAX
+#define SOURCES 250           /* 127.0.0.2 and on: one address has too few ports for thousands of calls a second */
+#define MOST_SAMPLES (1 << 20)
+#define RESEND_S 0.2
+#define PING_BYTES 64
+#define PING_PAUSE_S 0.01
+#define BATCH 128             /* connections that are opened at once; less than any server's backlog */
 
-static unsigned char pattern[MOST_BYTES + 256], inbox[MOST_BYTES];
+enum stage { CONNECTING, ECHOING, ENDING };
 
-struct peer { int fd; size_t received; unsigned char phase; };
+/* A stream of the pattern: what has been sent, what has come back, and where to stop for now. */
+struct peer {
+    uint64_t sent, received, goal;
+    double asked_s;           /* when the message under way was sent */
+    int fd;
+    uint32_t interest;
+    enum stage stage;
+    int resent, late;         /* udp: copies sent of this datagram, and answers still due to copies of the one before */
+};
 
-static void fail(const char *what) { fprintf(stderr, "load: %s: %s\n", what, strerror(errno)); exit(1); }
+static unsigned char pattern[PERIOD + MOST_BYTES], inbox[MOST_BYTES];
+static float samples_us[MOST_SAMPLES];
+static size_t sample_count;
+static struct sockaddr_in server;
+static struct peer *peers;
+static struct epoll_event ready[1024];
+static int poller, count;
+static size_t size;
+static double seconds, silent_s = 10;
+static uint64_t messages, bytes, lost;
+static uint64_t timely_messages, timely_bytes; /* of these, what came before the time was up */
+static double took_s;
 
-static double now(void) {
+static void fail(const char *format, ...) {
+    va_list list;
+    va_start(list, format);
+    fputs("load: ", stderr);
+    vfprintf(stderr, format, list);
+    fputc('\n', stderr);
+    exit(1);
+}
+
+static double clock_s(clockid_t clock) {
     struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
+    clock_gettime(clock, &t);
     return t.tv_sec + t.tv_nsec * 1e-9;
 }
 
-/* Messages are windows on one long pattern, shifted by one for each message, so that a stale answer differs. */
-static void send_next(struct peer *peer, size_t size) {
-    peer->phase++;
-    peer->received = 0;
-    for (size_t sent = 0; sent < size;) {
-        ssize_t n = send(peer->fd, pattern + peer->phase + sent, size - sent, MSG_NOSIGNAL);
-        if (n < 0 && errno != EINTR) fail("send");
-        if (n > 0) sent += n;
+static double now(void) { return clock_s(CLOCK_MONOTONIC); }
+
+static const unsigned char *window(uint64_t offset) { return pattern + offset % PERIOD; }
+
+static void fill_pattern(void) {
+    uint32_t x = 862;
+    for (size_t i = 0; i < PERIOD; i++) {
+        x = x * 1664525 + 1013904223;
+        pattern[i] = x >> 24;
+    }
+    for (size_t i = PERIOD; i < sizeof pattern; i++) pattern[i] = pattern[i - PERIOD];
+}
+
+static void sample(double s) { if (sample_count < MOST_SAMPLES) samples_us[sample_count++] = s * 1e6; }
+
+static void compare(const struct peer *peer, uint64_t offset, size_t n) {
+    const unsigned char *expected = window(offset);
+    if (memcmp(inbox, expected, n) == 0) return;
+    size_t i = 0;
+    while (inbox[i] == expected[i]) i++;
+    fail("a byte was changed: %d came back for %d on connection %d", inbox[i], expected[i], (int)(peer - peers));
+}
+
+/* ---- what peers wait for */
+
+static void want(struct peer *peer, uint32_t interest) {
+    if (peer->interest == interest) return;
+    struct epoll_event event = {.events = interest, .data.u32 = peer - peers};
+    int operation = peer->interest ? EPOLL_CTL_MOD : EPOLL_CTL_ADD;
+    if (epoll_ctl(poller, operation, peer->fd, &event)) fail("epoll_ctl: %s", strerror(errno));
+    peer->interest = interest;
+}
+
+/* ---- TCP */
+
+/* Begin to connect, from the next of many addresses. */
+static void call(struct peer *peer, int flags) {
+    static unsigned turn;
+    int one = 1;
+    struct sockaddr_in from = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(0x7f000002 + turn++ % SOURCES)};
+    peer->fd = socket(AF_INET, SOCK_STREAM | flags, 0);
+    if (peer->fd < 0) fail("socket: %s; raise 'ulimit -n'", strerror(errno));
+    setsockopt(peer->fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
+    setsockopt(peer->fd, IPPROTO_IP, IP_BIND_ADDRESS_NO_PORT, &one, sizeof one);
+    if (bind(peer->fd, (struct sockaddr *)&from, sizeof from)) fail("bind: %s", strerror(errno));
+    if (connect(peer->fd, (struct sockaddr *)&server, sizeof server) && errno != EINPROGRESS)
+        fail("connect: %s", strerror(errno));
+    peer->interest = 0;
+    peer->stage = CONNECTING;
+}
+
+/* Send what is due and fits. An endless stream gets one write at a time, so that reading keeps up. */
+static void push(struct peer *peer) {
+    while (peer->sent < peer->goal) {
+        uint64_t due = peer->goal - peer->sent;
+        ssize_t n = send(peer->fd, window(peer->sent), due < size ? due : size, MSG_NOSIGNAL | MSG_DONTWAIT);
+        if (n < 0 && errno == EINTR) continue;
+        if (n < 0 && errno == EAGAIN) break;
+        if (n < 0) fail("send: %s", strerror(errno));
+        peer->sent += n;
+        if (peer->goal == ENDLESS) break;
+    }
+    want(peer, EPOLLIN | (peer->sent < peer->goal ? EPOLLOUT : 0));
+}
+
+/* The kernel's own time of arrival: our delays aren't the server's. */
+static double arrival_s(struct msghdr *message) {
+    for (struct cmsghdr *c = CMSG_FIRSTHDR(message); c; c = CMSG_NXTHDR(message, c)) {
+        if (c->cmsg_level == SOL_SOCKET && c->cmsg_type == SCM_TIMESTAMPNS) {
+            struct timespec t;
+            memcpy(&t, CMSG_DATA(c), sizeof t);
+            return t.tv_sec + t.tv_nsec * 1e-9;
+        }
+    }
+    return clock_s(CLOCK_REALTIME);
+}
+
+/* Receive once and compare. Return 0 at the end of the stream, which is right only when everything has come. */
+static ssize_t pull(struct peer *peer, double *at_s) {
+    char control[128];
+    struct iovec into = {inbox, sizeof inbox};
+    struct msghdr message = {.msg_iov = &into, .msg_iovlen = 1, .msg_control = control, .msg_controllen = sizeof control};
+    ssize_t n = at_s ? recvmsg(peer->fd, &message, MSG_DONTWAIT) : recv(peer->fd, inbox, sizeof inbox, MSG_DONTWAIT);
+    if (n < 0 && (errno == EAGAIN || errno == EINTR)) return -1;
+    if (n < 0) fail("receive: %s", strerror(errno));
+    if (n == 0 && peer->stage != ENDING) fail("the server closed connection %d", (int)(peer - peers));
+    if ((uint64_t)n > peer->sent - peer->received) fail("more came back than was sent on connection %d", (int)(peer - peers));
+    compare(peer, peer->received, n);
+    if (at_s) *at_s = arrival_s(&message);
+    peer->received += n;
+    bytes += n;
+    return n;
+}
+
+/* Read all of one message, waiting. */
+static void pull_whole(struct peer *peer) {
+    double end = now() + silent_s;
+    struct timespec pause = {0, 20000};
+    while (peer->received < peer->goal) {
+        if (now() > end) fail("no answer for %g s", silent_s);
+        if (pull(peer, NULL) < 0) nanosleep(&pause, NULL);
+    }
+}
+
+static void open_all(int total) {
+    for (int i = 0; i < total; i++) {
+        peers[i].sent = peers[i].received = peers[i].goal = (uint64_t)i * 9973;
+        call(&peers[i], 0);
+        peers[i].stage = ECHOING;
+        if (i % BATCH != BATCH - 1 && i != total - 1) continue;
+        for (int k = i - i % BATCH; k <= i; k++) { peers[k].goal += PING_BYTES; push(&peers[k]); }
+        for (int k = i - i % BATCH; k <= i; k++) pull_whole(&peers[k]);
+    }
+    bytes = 0;
+}
+
+static void wait_for_go(void) {
+    puts("ready");
+    fflush(stdout);
+    if (getchar() == EOF) exit(0);
+}
+
+/* The time is up: what still comes is compared and counted, but belongs to no rate. */
+static void note_time_is_up(double time_s) {
+    if (took_s > 0) return;
+    took_s = time_s;
+    timely_messages = messages;
+    timely_bytes = bytes;
+}
+
+static void check_silence(double time, double last) {
+    if (time - last > silent_s) fail("no answer for %g s", silent_s);
+}
+
+/* Endless streams are cut where they are; return how many answers are still to come. */
+static int stop_sending(int total) {
+    int live = 0;
+    for (int i = 0; i < total; i++) {
+        if (peers[i].goal == ENDLESS) peers[i].goal = peers[i].sent;
+        push(&peers[i]);
+        live += peers[i].received < peers[i].goal;
+    }
+    return live;
+}
+
+/* pingpong, bulk and fair: stream until the time is up, then until every byte is back. `ping` may be NULL. */
+static void stream(int total, struct peer *ping, int bulk) {
+    double start = now(), stop = start + seconds, last = start, next_ping = start, time, at_s = 0;
+    int live = -1, patience_ms = total == 1 && sysconf(_SC_NPROCESSORS_ONLN) > 1 ? 0 : ping ? 1 : 1000;
+    for (int i = 0; i < total; i++) {
+        if (&peers[i] == ping) continue;
+        peers[i].goal = bulk ? ENDLESS : peers[i].goal + size;
+        peers[i].asked_s = start;
+        push(&peers[i]);
+    }
+    while (time = now(), live != 0) {
+        check_silence(time, last);
+        if (live < 0 && time >= stop) {
+            note_time_is_up(time - start);
+            live = stop_sending(total);
+            continue;
+        }
+        if (live < 0 && ping && time >= next_ping && ping->received == ping->goal) {
+            next_ping = time + PING_PAUSE_S;
+            ping->goal += PING_BYTES;
+            ping->asked_s = clock_s(CLOCK_REALTIME);
+            push(ping);
+        }
+        int found = epoll_wait(poller, ready, 1024, patience_ms);
+        for (int i = 0; i < found; i++) {
+            struct peer *peer = &peers[ready[i].data.u32];
+            if (ready[i].events & EPOLLOUT) push(peer);
+            if (!(ready[i].events & ~EPOLLOUT) || pull(peer, peer == ping ? &at_s : NULL) < 0) continue;
+            last = time;
+            if (peer->received < peer->goal) continue;
+            messages++;
+            if (peer == ping) sample(at_s - peer->asked_s);
+            else if (total == 1) sample(now() - peer->asked_s);
+            if (live > 0) live--;
+            else if (peer != ping) {
+                peer->goal += size;
+                if (total == 1) peer->asked_s = now();
+                push(peer);
+            }
+        }
+    }
+}
+
+/* One step of a caller's life. */
+static void churn_step(struct peer *peer, int again) {
+    int error = 0;
+    socklen_t length = sizeof error;
+    if (peer->stage == CONNECTING) {
+        getsockopt(peer->fd, SOL_SOCKET, SO_ERROR, &error, &length);
+        if (error) fail("connect: %s", strerror(error));
+        peer->stage = ECHOING;
+        peer->goal += size;
+        push(peer);
+        return;
+    }
+    ssize_t n = pull(peer, NULL);
+    if (n < 0) return;
+    if (n > 0) {
+        if (peer->received < peer->goal) return;
+        peer->stage = ENDING;
+        shutdown(peer->fd, SHUT_WR);
+        return;
+    }
+    close(peer->fd);
+    messages++;
+    if (!again) { peer->fd = -1; return; }
+    call(peer, SOCK_NONBLOCK);
+    want(peer, EPOLLOUT);
+}
+
+static void churn(void) {
+    double start = now(), stop = start + seconds, last = start, time;
+    int live = count;
+    for (int i = 0; i < count; i++) {
+        peers[i].sent = peers[i].received = peers[i].goal = (uint64_t)i * 9973;
+        call(&peers[i], SOCK_NONBLOCK);
+        want(&peers[i], EPOLLOUT);
+    }
+    while (time = now(), live > 0) {
+        check_silence(time, last);
+        if (time >= stop) note_time_is_up(time - start);
+        int found = epoll_wait(poller, ready, 1024, 1000);
+        if (found > 0) last = time;
+        for (int i = 0; i < found; i++) {
+            struct peer *peer = &peers[ready[i].data.u32];
+            churn_step(peer, time < stop);
+            live -= peer->fd < 0;
+        }
+    }
+}
+
+/* ---- UDP */
+
+static void open_datagram_sockets(void) {
+    for (int i = 0; i < count; i++) {
+        peers[i].received = (uint64_t)i * 9973;
+        peers[i].fd = socket(AF_INET, SOCK_DGRAM | SOCK_NONBLOCK, 0);
+        if (peers[i].fd < 0 || connect(peers[i].fd, (struct sockaddr *)&server, sizeof server))
+            fail("udp socket: %s", strerror(errno));
+        want(&peers[i], EPOLLIN);
+    }
+}
+
+static void ask(struct peer *peer, double time) {
+    peer->asked_s = time;
+    while (send(peer->fd, window(peer->received), size, MSG_NOSIGNAL) < 0) {
+        if (errno == EINTR) continue;
+        if (errno != EAGAIN && errno != ENOBUFS) fail("send: %s", strerror(errno));
+        break;
+    }
+}
+
+/* Return whether the answer that is due has come. One to a copy of the datagram before it is late, not wrong. */
+static int answered(struct peer *peer) {
+    ssize_t n = recv(peer->fd, inbox, sizeof inbox, 0);
+    if (n < 0 && (errno == EAGAIN || errno == EINTR)) return 0;
+    if (n < 0) fail("receive: %s", strerror(errno));
+    if ((size_t)n != size) fail("a datagram of %zu bytes came back with %zd", size, n);
+    if (peer->late && memcmp(inbox, window(peer->received - size), n) == 0) { peer->late--; return 0; }
+    compare(peer, peer->received, n);
+    peer->received += size;
+    bytes += size;
+    peer->late = peer->resent;
+    peer->resent = 0;
+    return 1;
+}
+
+static void send_again(double time) {
+    for (int i = 0; i < count; i++) {
+        if (peers[i].stage == ENDING || time - peers[i].asked_s < RESEND_S) continue;
+        lost++;
+        peers[i].resent++;
+        ask(&peers[i], time);
+    }
+}
+
+static void datagrams(void) {
+    double start = now(), stop = start + seconds, last = start, looked = start, time;
+    int live = count;
+    for (int i = 0; i < count; i++) ask(&peers[i], start);
+    while (time = now(), live > 0) {
+        check_silence(time, last);
+        if (time >= stop) note_time_is_up(time - start);
+        if (time - looked > RESEND_S / 10) { send_again(time); looked = time; }
+        int found = epoll_wait(poller, ready, 1024, 20);
+        for (int i = 0; i < found; i++) {
+            struct peer *peer = &peers[ready[i].data.u32];
+            if (!answered(peer)) continue;
+            last = time;
+            messages++;
+            if (time < stop) ask(peer, time);
+            else if (peer->stage != ENDING) { peer->stage = ENDING; live--; }
+        }
+    }
+}
+
+/* ---- what is said at the end */
+
+static int ascending(const void *a, const void *b) {
+    float x = *(const float *)a, y = *(const float *)b;
+    return (x > y) - (x < y);
+}
+
+static void report(void) {
+    printf("{\"messages\": %llu, \"bytes\": %llu, \"lost\": %llu", (unsigned long long)messages,
+           (unsigned long long)bytes, (unsigned long long)lost);
+    printf(", \"seconds\": %.6f, \"timely_messages\": %llu, \"timely_bytes\": %llu", took_s,
+           (unsigned long long)timely_messages, (unsigned long long)timely_bytes);
+    if (sample_count) {
+        qsort(samples_us, sample_count, sizeof *samples_us, ascending);
+        printf(", \"samples\": %zu, \"p50_us\": %.2f, \"p99_us\": %.2f, \"max_us\": %.2f", sample_count,
+               samples_us[(sample_count - 1) / 2], samples_us[sample_count * 99 / 100], samples_us[sample_count - 1]);
+    }
+    puts("}");
+    fflush(stdout);
+    while (getchar() != EOF) {}
+}
+
+static void idle_again(void) {
+    for (int i = 0; i < count; i++) {
+        peers[i].goal += size;
+        push(&peers[i]);
+        pull_whole(&peers[i]);
+        messages++;
+    }
+}
+
+static int known(const char *mode) {
+    const char *modes[] = {"pingpong", "bulk", "churn", "idle", "udp", "fair"};
+    for (size_t i = 0; i < sizeof modes / sizeof *modes; i++) if (!strcmp(mode, modes[i])) return 1;
+    return 0;
+}
+
+static void read_arguments(int argc, char **argv) {
+    if (argc < 7 || argc > 8 || !known(argv[1])) {
+        fputs("usage: load pingpong|bulk|churn|idle|udp|fair HOST PORT COUNT BYTES SECONDS [SILENT_SECONDS]\n", stderr);
+        exit(2);
+    }
+    count = atoi(argv[4]);
+    size = atol(argv[5]);
+    seconds = atof(argv[6]);
+    if (argc == 8) silent_s = atof(argv[7]);
+    server = (struct sockaddr_in){.sin_family = AF_INET, .sin_port = htons(atoi(argv[3]))};
+    if (count < 1 || size < 1 || size > MOST_BYTES || seconds < 0 || inet_pton(AF_INET, argv[2], &server.sin_addr) != 1) {
+        fputs("load: arguments out of range\n", stderr);
+        exit(2);
     }
 }
 
 int main(int argc, char **argv) {
-    if (argc != 6) { fprintf(stderr, "usage: load HOST PORT CONNECTIONS MESSAGE_BYTES SECONDS\n"); return 2; }
-    int connections = atoi(argv[3]);
-    size_t size = atol(argv[4]);
-    double seconds = atof(argv[5]);
-    struct sockaddr_in to = {.sin_family = AF_INET, .sin_port = htons(atoi(argv[2]))};
-    if (connections < 1 || size < 1 || size > MOST_BYTES || inet_pton(AF_INET, argv[1], &to.sin_addr) != 1) {
-        fprintf(stderr, "load: arguments out of range\n");
-        return 2;
-    }
-    for (size_t i = 0; i < sizeof pattern; i++) pattern[i] = (unsigned char)(i * 31 + (i >> 8));
-    struct peer *peers = calloc(connections, sizeof *peers);
-    int poller = epoll_create1(0), one = 1;
-    for (int i = 0; i < connections; i++) {
-        struct epoll_event event = {.events = EPOLLIN, .data.u32 = i};
-        peers[i].fd = socket(AF_INET, SOCK_STREAM, 0);
-        if (peers[i].fd < 0 || connect(peers[i].fd, (struct sockaddr *)&to, sizeof to)) fail("connect");
-        setsockopt(peers[i].fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
-        if (epoll_ctl(poller, EPOLL_CTL_ADD, peers[i].fd, &event)) fail("epoll_ctl");
-        peers[i].phase = i;
-    }
-    for (int i = 0; i < connections; i++) send_next(&peers[i], size);
-    unsigned long messages = 0;
-    double start = now(), end = start + seconds, time = start;
-    struct epoll_event ready[1024];
-    while (time < end) {
-        int count = epoll_wait(poller, ready, 1024, 10000);
-        if (count == 0) { errno = ETIMEDOUT; fail("waiting for an answer"); }
-        for (int i = 0; i < count; i++) {
-            struct peer *peer = &peers[ready[i].data.u32];
-            ssize_t n = recv(peer->fd, inbox, size - peer->received, MSG_DONTWAIT);
-            if (n == 0) { errno = ECONNRESET; fail("the server closed"); }
-            if (n < 0) { if (errno == EAGAIN || errno == EINTR) continue; fail("recv"); }
-            if (memcmp(inbox, pattern + peer->phase + peer->received, n)) { errno = EPROTO; fail("a byte was changed"); }
-            peer->received += n;
-            if (peer->received == size) { messages++; send_next(peer, size); }
-        }
-        time = now();
-    }
-    printf("%lu %.6f\n", messages, time - start);
+    read_arguments(argc, argv);
+    const char *mode = argv[1];
+    int is_fair = !strcmp(mode, "fair"), is_bulk = is_fair || !strcmp(mode, "bulk"), one = 1;
+    int total = count + is_fair;
+    fill_pattern();
+    peers = calloc(total, sizeof *peers);
+    poller = epoll_create1(0);
+    if (!strcmp(mode, "udp")) open_datagram_sockets();
+    else if (strcmp(mode, "churn")) open_all(total);
+    struct peer *ping = is_fair ? &peers[count] : NULL;
+    if (ping) setsockopt(ping->fd, SOL_SOCKET, SO_TIMESTAMPNS, &one, sizeof one);
+    wait_for_go();
+    if (!strcmp(mode, "udp")) datagrams();
+    else if (!strcmp(mode, "churn")) churn();
+    else if (!strcmp(mode, "idle")) idle_again();
+    else stream(total, ping, is_bulk);
+    report();
     return 0;
 }

@@ -1,26 +1,48 @@
-"""TCP echo as an asyncio Protocol, the fastest idiomatic form. `python3 asyncio_echo.py PORT`."""
+"""Echo as an asyncio Protocol, the fastest idiomatic form. `python3 asyncio_echo.py tcp|udp HOST PORT [uvloop]`."""
 
 import asyncio
 import sys
+from typing import cast
 
 
 class Echo(asyncio.Protocol):
     """Write back what comes."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Keep the transport."""
-        assert isinstance(transport, asyncio.Transport)
-        self.write = transport.write
+        """Keep the transport's method."""
+        self.write = cast(asyncio.Transport, transport).write
 
     def data_received(self, data: bytes) -> None:
         """Echo."""
         self.write(data)
 
 
-async def main(port: int) -> None:
+class DatagramEcho(asyncio.DatagramProtocol):
+    """Answer every datagram."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Keep the transport's method."""
+        self.sendto = cast(asyncio.DatagramTransport, transport).sendto
+
+    def datagram_received(self, data: bytes, source: tuple[str, int]) -> None:
+        """Echo."""
+        self.sendto(data, source)
+
+
+async def main(kind: str, host: str, port: int) -> None:
     """Serve for ever."""
-    server = await asyncio.get_running_loop().create_server(Echo, "127.0.0.1", port)
-    await server.serve_forever()
+    loop = asyncio.get_running_loop()
+    if kind == "tcp":
+        server = await loop.create_server(Echo, host, port, backlog=4096)
+        await server.serve_forever()
+    await loop.create_datagram_endpoint(DatagramEcho, local_addr=(host, port))
+    await asyncio.Event().wait()
 
 
-asyncio.run(main(int(sys.argv[1])))
+serving = main(sys.argv[1], sys.argv[2], int(sys.argv[3]))
+if "uvloop" in sys.argv[4:]:
+    import uvloop
+
+    uvloop.run(serving)
+else:
+    asyncio.run(serving)

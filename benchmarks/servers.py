@@ -1,0 +1,218 @@
+"""The servers: one table. A new peer is a new entry, and a program under peers/ that takes `tcp|udp HOST PORT`.
+
+In a command, {python}, {peers}, {program}, {host}, {port} and {config} are filled in. Nothing here starts anything but
+what `--help` and `--version` print.
+"""
+
+from __future__ import annotations
+
+import functools
+import getpass
+import importlib.metadata
+import importlib.util
+import pathlib
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from benchmarks.build import Build, BuildError, last_line
+
+PROJECT = pathlib.Path(__file__).resolve().parent.parent
+PEERS = PROJECT / "benchmarks" / "peers"
+ANY_NUMBER = 1_000_000
+ASK_TIMEOUT_S = 20.0
+
+Command = tuple[str, ...]
+
+
+class MissingError(Exception):
+    """A server can't be had here. Its text is one line."""
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """One row of every table."""
+
+    name: str
+    title: str
+    commands: dict[str, Command]  # by kind of workload: tcp, udp, timers, spawn
+    package: str | None = None  # a Python package that must be importable
+    program: str | None = None  # a program that must be on the PATH
+    option: str | None = None  # an option of `echo7 serve` that must exist
+    build: Build | None = None
+    config: str | None = None  # a file under peers/, filled in and handed over
+    most_connections: int = ANY_NUMBER  # more than this aren't asked of it,
+    why_no_more: str = ""  # for this reason
+    version: Command = ()
+    ours: bool = field(default=False)
+
+
+def _peer(file: str, *more: str, kinds: Sequence[str] = ("tcp", "udp")) -> dict[str, Command]:
+    return {kind: ("{python}", f"{{peers}}/{file}", kind, "{host}", "{port}", *more) for kind in kinds}
+
+
+def _echo7(*more: str) -> dict[str, Command]:
+    serve = ("{python}", "-m", "echo7", "serve", "--host", "{host}", "--port", "{port}", "--log-level", "error", *more)
+    return {"tcp": serve, "udp": serve}
+
+
+def _timers(loop: str) -> dict[str, Command]:
+    return {"timers": ("{python}", "-m", "benchmarks.timers", loop)}
+
+
+_C = Build("peers/epoll_echo.c", ("cc", "-O2", "-o", "epoll_echo", "epoll_echo.c"), "epoll_echo")
+_GO = Build("peers/echo.go", ("go", "build", "-o", "echo", "echo.go"), "echo")
+_RACKET = Build("peers/echo.rkt", ("raco", "make", "echo.rkt"), "echo.rkt")
+_BUSY_POLL_US = "200"
+
+SERVERS: tuple[Server, ...] = (
+    Server("echo7", "echo7", {**_echo7(), **_timers("reactor")}, ours=True),
+    Server("echo7-busy", "echo7 --busy-poll", _echo7("--busy-poll", _BUSY_POLL_US), option="--busy-poll", ours=True),
+    Server(
+        "c-epoll",
+        "C, epoll, recv + send",
+        {kind: ("{program}", kind, "{host}", "{port}") for kind in ("tcp", "udp")},
+        build=_C,
+        version=("cc", "--version"),
+    ),
+    Server(
+        "go",
+        "Go net",
+        {kind: ("{program}", kind, "{host}", "{port}") for kind in ("tcp", "udp")},
+        build=_GO,
+        version=("go", "version"),
+    ),
+    Server(
+        "go-copy",
+        "Go io.Copy",
+        {"tcp": ("{program}", "copy", "{host}", "{port}")},
+        build=_GO,
+        version=("go", "version"),
+    ),
+    Server(
+        "node",
+        "Node net, dgram",
+        {kind: ("node", "{peers}/echo.js", kind, "{host}", "{port}") for kind in ("tcp", "udp")},
+        program="node",
+        version=("node", "--version"),
+    ),
+    Server("uvloop", "uvloop Protocol", {**_peer("asyncio_echo.py", "uvloop"), **_timers("uvloop")}, package="uvloop"),
+    Server("asyncio", "asyncio Protocol", {**_peer("asyncio_echo.py"), **_timers("asyncio")}),
+    Server("twisted", "Twisted Protocol", _peer("twisted_echo.py"), package="twisted"),
+    Server("gevent", "gevent StreamServer", _peer("gevent_echo.py"), package="gevent"),
+    Server("trio", "trio streams", _peer("trio_echo.py"), package="trio"),
+    Server(
+        "threads",
+        "Python threads",
+        _peer("threads_echo.py"),
+        most_connections=1_000,
+        why_no_more="a thread for each connection",
+    ),
+    Server(
+        "racket",
+        "Racket copy-port",
+        {kind: ("racket", "{program}", kind, "{host}", "{port}") for kind in ("tcp", "udp")},
+        program="racket",
+        build=_RACKET,
+        most_connections=1_000,
+        why_no_more="a green thread and two ports for each connection",
+        version=("racket", "--version"),
+    ),
+    Server(
+        "socat",
+        "socat fork",
+        {"tcp": ("socat", "TCP4-LISTEN:{port},bind={host},reuseaddr,nodelay,fork,backlog=4096", "PIPE")},
+        program="socat",
+        most_connections=100,
+        why_no_more="a process for each connection",
+        version=("socat", "-V"),
+    ),
+    Server(
+        "xinetd",
+        "xinetd internal",
+        dict.fromkeys(("tcp", "udp"), ("xinetd", "-dontfork", "-f", "{config}")),
+        program="xinetd",
+        config="xinetd.conf",
+        most_connections=100,
+        why_no_more="a process for each connection",
+        version=("xinetd", "-version"),
+    ),
+    Server("python-pass", "python3 -c pass", {"spawn": ("{python}", "-c", "pass")}),
+)
+BY_NAME = {server.name: server for server in SERVERS}
+
+
+def missing(server: Server) -> str | None:
+    """Return in one line why a server can't be had here, or None. Builds what has to be built."""
+    if server.package is not None and importlib.util.find_spec(server.package) is None:
+        return f"the package {server.package!r} isn't installed; pip install 'echo7[bench]'"
+    if server.program is not None and shutil.which(server.program) is None:
+        return f"needs {server.program!r}, which isn't on the PATH"
+    if server.option is not None and server.option not in _help_of_echo7():
+        return f"this 'echo7 serve' has no option {server.option}"
+    try:
+        if server.build is not None:
+            server.build.make()
+    except BuildError as error:
+        return str(error)
+    return None
+
+
+def command_of(server: Server, kind: str, host: str, port: int, folder: str) -> list[str]:
+    """Return the arguments that start a server. What it needs to read is written into `folder`."""
+    words = {
+        "python": sys.executable,
+        "peers": str(PEERS),
+        "program": str(server.build.make()) if server.build else "",
+        "host": host,
+        "port": str(port),
+        "config": _configuration(server.config, kind, host, port, folder) if server.config else "",
+    }
+    return [word.format(**words) for word in server.commands[kind]]
+
+
+def version_of(server: Server) -> str:
+    """Return what a server says about its version, for the record."""
+    if server.package is not None:
+        return importlib.metadata.version(server.package)
+    if not server.version:
+        return sys.version.split()[0]
+    done = _ask(server.version)
+    lines = [line for line in done.splitlines() if any(c.isdigit() for c in line)]
+    return lines[0].strip() if lines else last_line(done)
+
+
+def _configuration(name: str, kind: str, host: str, port: int, folder: str) -> str:
+    stream = kind == "tcp"
+    words = {
+        "KIND": "stream" if stream else "dgram",
+        "SOCKET_TYPE": "stream" if stream else "dgram",
+        "PROTOCOL": kind,
+        "WAIT": "no" if stream else "yes",
+        "USER": getpass.getuser(),
+        "HOST": host,
+        "PORT": str(port),
+    }
+    text = (PEERS / name).read_text()
+    for word, value in words.items():
+        text = text.replace(f"@{word}@", value)
+    with tempfile.NamedTemporaryFile("w", dir=folder, suffix=f"-{name}", delete=False) as file:
+        file.write(text)
+    return file.name
+
+
+@functools.cache
+def _help_of_echo7() -> str:
+    return _ask((sys.executable, "-m", "echo7", "serve", "--help"))
+
+
+@functools.cache
+def _ask(command: Command) -> str:
+    try:
+        done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, timeout=ASK_TIMEOUT_S, check=False)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return f"unknown: {error}"
+    return done.stdout + done.stderr
