@@ -90,6 +90,8 @@ SERVERS: tuple[Server, ...] = (
         "Go io.Copy",
         {"tcp": ("{program}", "copy", "{host}", "{port}")},
         build=_GO,
+        most_connections=5_000,
+        why_no_more="a pipe, and so three descriptors, for each connection",
         version=("go", "version"),
     ),
     Server(
