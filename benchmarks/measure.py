@@ -7,6 +7,7 @@ work and nothing else.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import subprocess
 import threading
@@ -69,8 +70,9 @@ def _expect(load: subprocess.Popen[str]) -> str:
 
 def _go(load: subprocess.Popen[str]) -> None:
     assert load.stdin is not None
-    load.stdin.write("go\n")
-    load.stdin.flush()
+    with contextlib.suppress(BrokenPipeError):  # it has given up, and what it says is read next
+        load.stdin.write("go\n")
+        load.stdin.flush()
 
 
 def figures(said: Figures, count: int, cpu_s: float, grown_bytes: int) -> Figures:

@@ -23,8 +23,7 @@ from benchmarks.build import last_line
 from benchmarks.servers import PROJECT, Server, command_of
 
 SERVER_CORE, LOAD_CORE = 0, 1
-READY_WITHIN_S, READY_PAUSE_S = 15.0, 0.02
-COLD_PAUSE_S = 0.0005
+READY_WITHIN_S, READY_PAUSE_S = 15.0, 0.0005
 PROBE_TIMEOUT_S = 0.1
 PROBE = b"are you there?"
 
@@ -77,7 +76,7 @@ def _answers(process: subprocess.Popen[bytes], kind: str, port: int, end_s: floa
     while time.monotonic() < end_s and process.poll() is None:
         if probe(port):
             return True
-        time.sleep(COLD_PAUSE_S)
+        time.sleep(READY_PAUSE_S)
     return False
 
 

@@ -14,7 +14,6 @@ import pathlib
 import shutil
 import subprocess
 import sys
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -135,7 +134,7 @@ SERVERS: tuple[Server, ...] = (
     Server(
         "xinetd",
         "xinetd internal",
-        dict.fromkeys(("tcp", "udp"), ("xinetd", "-dontfork", "-f", "{config}")),
+        {"tcp": ("xinetd", "-dontfork", "-f", "{config}")},  # its UDP echo loses and cuts datagrams
         program="xinetd",
         config="xinetd.conf",
         most_connections=100,
@@ -171,7 +170,7 @@ def command_of(server: Server, kind: str, host: str, port: int, folder: str) -> 
         "program": str(server.build.make()) if server.build else "",
         "host": host,
         "port": str(port),
-        "config": _configuration(server.config, kind, host, port, folder) if server.config else "",
+        "config": _configuration(server.config, host, port, folder) if server.config else "",
     }
     return [word.format(**words) for word in server.commands[kind]]
 
@@ -187,23 +186,13 @@ def version_of(server: Server) -> str:
     return lines[0].strip() if lines else last_line(done)
 
 
-def _configuration(name: str, kind: str, host: str, port: int, folder: str) -> str:
-    stream = kind == "tcp"
-    words = {
-        "KIND": "stream" if stream else "dgram",
-        "SOCKET_TYPE": "stream" if stream else "dgram",
-        "PROTOCOL": kind,
-        "WAIT": "no" if stream else "yes",
-        "USER": getpass.getuser(),
-        "HOST": host,
-        "PORT": str(port),
-    }
+def _configuration(name: str, host: str, port: int, folder: str) -> str:
     text = (PEERS / name).read_text()
-    for word, value in words.items():
+    for word, value in {"USER": getpass.getuser(), "HOST": host, "PORT": str(port)}.items():
         text = text.replace(f"@{word}@", value)
-    with tempfile.NamedTemporaryFile("w", dir=folder, suffix=f"-{name}", delete=False) as file:
-        file.write(text)
-    return file.name
+    path = pathlib.Path(folder) / name
+    path.write_text(text)
+    return str(path)
 
 
 @functools.cache

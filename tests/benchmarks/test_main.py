@@ -1,0 +1,222 @@
+"""The command: what it prints and writes, what it leaves out, and what it says to bad arguments."""
+
+from __future__ import annotations
+
+import json
+import os
+import pathlib
+import shutil
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from benchmarks import __main__ as command
+from benchmarks import build, servers
+from benchmarks.measure import measure
+from benchmarks.process import FailedError
+from benchmarks.servers import BY_NAME, Server
+from benchmarks.workloads import WORKLOADS, chosen
+
+pytestmark = [
+    pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the benchmarks need Linux"),
+    pytest.mark.skipif(shutil.which("cc") is None, reason="the load needs a C compiler as 'cc'"),
+]
+TINY = ["--rounds", "1", "--seconds", "0.1"]
+LIAR = """
+import socket, sys
+listener = socket.create_server(("127.0.0.1", int(sys.argv[1])), backlog=512)
+for _ in range(2):  # the probe is told the truth
+    client = listener.accept()[0]
+    while data := client.recv(65536):
+        client.sendall(data if data == b"are you there?" else data[::-1])
+"""
+
+
+@pytest.fixture
+def add_server(monkeypatch: pytest.MonkeyPatch) -> Callable[[Server], None]:
+    def add(server: Server) -> None:
+        monkeypatch.setattr("benchmarks.__main__.SERVERS", (*servers.SERVERS, server))
+        monkeypatch.setitem(BY_NAME, server.name, server)
+
+    return add
+
+
+def refused(capsys: pytest.CaptureFixture[str], *words: str) -> str:
+    """The one line with which these arguments are refused."""
+    with pytest.raises(SystemExit) as ended:
+        command.main(words)
+    assert ended.value.code == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    [line] = err.splitlines()
+    return str(line)
+
+
+def test_a_tiny_run_shows_and_writes_everything(tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]) -> None:
+    names = ["pingpong-1k", "rtt", "bulk-1", "churn", "udp-512", "fairness", "cold-start"]
+    path = tmp_path / "found.json"
+    assert command.main([*names, *TINY, "--peers", "asyncio,c-epoll", "--json", str(path)]) == 0
+    out, err = capsys.readouterr()
+    found = json.loads(path.read_text())
+    assert "failed" not in out
+    for name in names:
+        assert f"\n{name}: " in out
+        assert f"{name}: round 1/1: c-epoll" in err
+        check_record(found["workloads"][name])
+    assert found["machine"]["python"] == ".".join(map(str, sys.version_info[:3]))
+    assert set(found["versions"]) == {"echo7", "asyncio", "c-epoll"}
+    assert found["settings"] == {"rounds": 1, "seconds": 0.1}
+    assert found["skipped"] == []
+
+
+def check_record(found: dict[str, Any]) -> None:
+    assert set(found["rounds"]) == {"echo7", "asyncio", "c-epoll"}
+    key = next(iter(found["figures"]))
+    for name, rounds in found["rounds"].items():
+        [figures] = rounds
+        assert figures[key] >= 0
+        assert found["summary"][name][key]["median"] == figures[key]
+    assert set(found["ratios"]) == {"asyncio", "c-epoll"}
+    assert found["failed"] == {}
+
+
+def test_memory_and_timers_are_measured() -> None:
+    [idle] = [replace(workload, count=300) for workload in chosen(["idle-10k"])]
+    assert "bytes_per_connection" in measure(BY_NAME["echo7"], idle, 0.1)
+    for workload in chosen(["timers"]):
+        small = replace(workload, count=2_000)
+        assert measure(BY_NAME["echo7"], small, 0.1)["us_per_timer"] > 0
+        assert measure(BY_NAME["asyncio"], small, 0.1)["us_per_timer"] > 0
+
+
+def test_a_process_that_does_nothing_is_the_baseline_of_cold_starts() -> None:
+    [cold] = chosen(["cold-start"])
+    assert measure(BY_NAME["python-pass"], cold, 0.1)["start_ms"] > 0
+
+
+def test_a_server_that_lies_is_named_and_the_others_are_measured(
+    add_server: Callable[[Server], None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    add_server(Server("liar", "a liar", {"tcp": ("{python}", "-c", LIAR, "{port}")}))
+    assert command.main(["rtt", *TINY, "--peers", "liar,c-epoll"]) == 0
+    out, _ = capsys.readouterr()
+    assert "liar failed: load: a byte was changed" in out
+    assert [line.split()[0] for line in out.splitlines() if "c-epoll" in line] == ["c-epoll"]
+
+
+def test_a_server_that_ends_at_once_is_told_with_its_last_word() -> None:
+    mute = Server("mute", "mute", {"tcp": ("{python}", "-c", "raise SystemExit('no luck today')")})
+    with pytest.raises(FailedError, match="didn't answer: no luck today"):
+        measure(mute, WORKLOADS[0], 0.1)
+
+
+def test_our_own_failure_is_the_exit_status(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(*_: object) -> Any:
+        raise FailedError("load: a byte was changed")
+
+    monkeypatch.setattr(command, "measure", fail)
+    assert command.main(["rtt", *TINY, "--peers", ""]) == 1
+    assert "echo7 failed: load: a byte was changed" in capsys.readouterr().out
+
+
+def test_what_is_missing_costs_one_line(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for tool in ("cc", "as", "ld"):
+        (tmp_path / tool).symlink_to(str(shutil.which(tool)))
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert command.main(["rtt", *TINY, "--peers", "go,go-copy,node,racket,socat,xinetd,trio"]) == 0
+    out, err = capsys.readouterr()
+    skipped = [line for line in err.splitlines() if line.startswith("skipped ")]
+    named = [line.split()[1].rstrip(":") for line in skipped]
+    assert named == ["go", "go-copy", "node", "trio", "racket", "socat", "xinetd"]
+    assert "skipped node: needs 'node', which isn't on the PATH" in skipped
+    assert "skipped trio: the package 'trio' isn't installed; pip install 'echo7[bench]'" in skipped
+    assert "node" not in out
+
+
+def test_a_server_isnt_asked_for_more_than_it_can(capsys: pytest.CaptureFixture[str]) -> None:
+    reason = command._too_many(BY_NAME["threads"], chosen(["idle-19k"])[0], 1_000_000)
+    assert reason == "19,000 connections aren't asked of it: a thread for each connection"
+    assert command._too_many(BY_NAME["echo7"], chosen(["idle-19k"])[0], 1_000_000) is None
+    assert "raise 'ulimit -Hn'" in str(command._too_many(BY_NAME["echo7"], chosen(["idle-19k"])[0], 1024))
+    assert command._too_many(BY_NAME["threads"], chosen(["timers-cancel"])[0], 1024) is None
+    assert command._too_many(BY_NAME["threads"], chosen(["udp-64"])[0], 1024) is None
+
+
+def test_a_program_that_isnt_valid_is_told_in_one_line(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "wrong.c").write_text("this is no C\n")
+    monkeypatch.setattr(build, "HERE", tmp_path)
+    with pytest.raises(build.BuildError, match=r"^cc .* failed: [^\n]+$"):
+        build.Build("wrong.c", ("cc", "-o", "wrong", "wrong.c"), "wrong").make()
+
+
+def test_an_unsafe_cache_is_refused(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tempfile.gettempdir", lambda: str(tmp_path))
+    build.cache_folder().chmod(0o777)
+    with pytest.raises(build.BuildError, match="isn't ours alone"):
+        build.cache_folder()
+
+
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        (["sing"], "there is no workload 'sing'; --list names them all"),
+        (["--peers", "nobody"], "argument --peers: there is no server 'nobody'; --list names them all"),
+        (["--rounds", "0"], "argument --rounds: '0' is not a whole number of at least 1"),
+        (["--rounds", "many"], "'many' is not a whole number"),
+        (["--seconds", "nan"], "'nan' is not a number of seconds"),
+        (["--seconds", "-1"], "'-1' is not a number of seconds"),
+        (["--json", "/nowhere/at/all.json"], "can't be written: No such file or directory; name another place"),
+        (["--loud"], "unrecognized arguments: --loud"),
+    ],
+)
+def test_bad_arguments_cost_one_line(words: list[str], reason: str, capsys: pytest.CaptureFixture[str]) -> None:
+    line = refused(capsys, *words)
+    assert line.startswith("python3 -m benchmarks: ")
+    assert reason in line
+
+
+def test_without_a_compiler_there_is_no_load(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("PATH", os.devnull)
+    assert "install gcc or clang as 'cc'" in refused(capsys, "rtt")
+
+
+def test_without_matplotlib_there_are_no_charts(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    line = refused(capsys, "rtt", "--plot", str(tmp_path))
+    assert "--plot needs matplotlib, which isn't installed; pip install 'echo7[bench]'" in line
+
+
+def test_the_list_names_all(capsys: pytest.CaptureFixture[str]) -> None:
+    assert command.main(["--list"]) == 0
+    out = capsys.readouterr().out
+    names = [workload.name for workload in WORKLOADS] + [server.name for server in servers.SERVERS]
+    assert all(f"  {name} " in out for name in names)
+
+
+def test_charts_are_drawn_of_what_was_measured(tmp_path: pathlib.Path) -> None:
+    pytest.importorskip("matplotlib", reason="charts need matplotlib")
+    from benchmarks import plot
+    from benchmarks.results import Results
+
+    results = Results(["echo7", "go", "node"])
+    for number in (1.0, 2.0, 3.0):
+        results.add("echo7", {"cpu_us": number, "per_second": number})
+        results.add("go", {"cpu_us": 2 * number, "per_second": 1000 * number})
+    results.fail("node", "didn't answer")
+    shown = chosen(["pingpong-1k", "shape"])
+    plot.draw_all(tmp_path, shown, {workload.name: results for workload in shown})
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "pingpong-1k.png", "pingpong-1k.svg", "shape.png", "shape.svg"
+    ]  # fmt: skip

@@ -1,0 +1,73 @@
+"""Every peer that can be had here is an echo server: what it is measured at is the whole work."""
+
+from __future__ import annotations
+
+import shutil
+import socket
+import sys
+
+import pytest
+
+from benchmarks.process import started
+from benchmarks.servers import SERVERS, missing
+from tests.support import PATIENCE_S, receive_exactly
+
+pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the benchmarks need Linux")
+BLOCK = bytes(range(256)) * 1024
+DATAGRAMS = [b"x", bytes(range(256)), bytes(range(256)) * 234]
+# what half-close does to the others is theirs
+SURE_OF_HALF_CLOSE = {"echo7", "c-epoll", "go", "go-copy", "node", "threads"}
+
+
+def ids(kind: str) -> list[str]:
+    return [server.name for server in SERVERS if kind in server.commands]
+
+
+@pytest.mark.parametrize("name", ids("tcp"))
+def test_a_block_comes_back_over_tcp(name: str) -> None:
+    [server] = [server for server in SERVERS if server.name == name]
+    if reason := missing(server):
+        pytest.skip(reason)
+    with started(server, "tcp", "127.0.0.1") as running:
+        with socket.create_connection(("127.0.0.1", running.port), PATIENCE_S) as client:
+            for at in range(0, len(BLOCK), 65_536):
+                client.sendall(BLOCK[at : at + 65_536])
+                assert receive_exactly(client, 65_536) == BLOCK[at : at + 65_536]
+            if name in SURE_OF_HALF_CLOSE:
+                client.sendall(BLOCK[:1000])
+                client.shutdown(socket.SHUT_WR)
+                assert receive_exactly(client, 1000) == BLOCK[:1000]
+                assert client.recv(1) == b""
+        assert running.cpu_s() > 0
+        assert running.memory_bytes() > 0
+
+
+@pytest.mark.parametrize("name", ids("udp"))
+def test_datagrams_come_back_over_udp(name: str) -> None:
+    [server] = [server for server in SERVERS if server.name == name]
+    if reason := missing(server):
+        pytest.skip(reason)
+    with started(server, "udp", "127.0.0.1") as running:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
+            client.settimeout(PATIENCE_S)
+            client.connect(("127.0.0.1", running.port))
+            for data in DATAGRAMS:
+                client.send(data)
+                assert client.recv(65_535) == data
+
+
+@pytest.mark.skipif(shutil.which("cc") is None, reason="needs a C compiler as 'cc'")
+def test_the_c_peer_loses_nothing_when_a_send_takes_only_part() -> None:
+    """A caller that sends much before it reads makes the peer's sends short."""
+    [server] = [server for server in SERVERS if server.name == "c-epoll"]
+    with started(server, "tcp", "127.0.0.1") as running:
+        with socket.create_connection(("127.0.0.1", running.port), PATIENCE_S) as client:
+            client.setblocking(False)
+            sent = 0
+            try:
+                while True:
+                    sent += client.send(BLOCK[sent % len(BLOCK) :])
+            except BlockingIOError:
+                client.settimeout(PATIENCE_S)
+            received = receive_exactly(client, sent)
+    assert received == (BLOCK * (sent // len(BLOCK) + 1))[:sent]
