@@ -34,6 +34,7 @@
 #define ENDLESS UINT64_MAX
 #define SOURCES 250           /* 127.0.0.2 and on: one address has too few ports for thousands of calls a second */
 #define MOST_SAMPLES (1 << 20)
+#define WAIT_MS 20            /* so that the end of the time is noticed beside a server that stalls */
 #define RESEND_S 0.2
 #define PING_BYTES 64
 #define PING_PAUSE_S 0.01
@@ -227,7 +228,7 @@ static int stop_sending(int total) {
 /* pingpong, bulk and fair: stream until the time is up, then until every byte is back. `ping` may be NULL. */
 static void stream(int total, struct peer *ping, int bulk) {
     double start = now(), stop = start + seconds, last = start, next_ping = start, time, at_s = 0;
-    int live = -1, patience_ms = total == 1 && sysconf(_SC_NPROCESSORS_ONLN) > 1 ? 0 : ping ? 1 : 1000;
+    int live = -1, patience_ms = total == 1 && sysconf(_SC_NPROCESSORS_ONLN) > 1 ? 0 : ping ? 1 : WAIT_MS;
     for (int i = 0; i < total; i++) {
         if (&peers[i] == ping) continue;
         peers[i].goal = bulk ? ENDLESS : peers[i].goal + size;
@@ -305,7 +306,7 @@ static void churn(void) {
     while (time = now(), live > 0) {
         check_silence(time, last);
         if (time >= stop) note_time_is_up(time - start);
-        int found = epoll_wait(poller, ready, 1024, 1000);
+        int found = epoll_wait(poller, ready, 1024, WAIT_MS);
         if (found > 0) last = time;
         for (int i = 0; i < found; i++) {
             struct peer *peer = &peers[ready[i].data.u32];
@@ -368,7 +369,7 @@ static void datagrams(void) {
         check_silence(time, last);
         if (time >= stop) note_time_is_up(time - start);
         if (time - looked > RESEND_S / 10) { send_again(time); looked = time; }
-        int found = epoll_wait(poller, ready, 1024, 20);
+        int found = epoll_wait(poller, ready, 1024, WAIT_MS);
         for (int i = 0; i < found; i++) {
             struct peer *peer = &peers[ready[i].data.u32];
             if (!answered(peer)) continue;
