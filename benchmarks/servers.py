@@ -15,7 +15,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from benchmarks.build import Build, BuildError, last_line
 
@@ -46,7 +46,7 @@ class Server:
     most_connections: int = ANY_NUMBER  # more than this aren't asked of it,
     why_no_more: str = ""  # for this reason
     version: Command = ()
-    ours: bool = field(default=False)
+    ours: bool = False
 
 
 def _peer(file: str, *more: str, kinds: Sequence[str] = ("tcp", "udp")) -> dict[str, Command]:
