@@ -65,9 +65,9 @@ def _run(options: argparse.Namespace, workloads: list[Workload], servers: list[S
         found = report.record(results, workloads, skipped, settings)
         pathlib.Path(options.json).write_text(json.dumps(found, indent=1) + "\n")
     if options.plot:
-        from benchmarks import plot
+        from benchmarks.plot import draw_all  # the one module that needs matplotlib
 
-        plot.draw_all(pathlib.Path(options.plot), workloads, results)
+        draw_all(pathlib.Path(options.plot), workloads, results)
     return int(any(BY_NAME[name].ours for found in results.values() for name in found.failed))
 
 

@@ -9,8 +9,9 @@
  *     udp        COUNT sockets, each with one datagram of BYTES under way; one that is lost is sent again and counted
  *     fair       COUNT connections as in `bulk`, and one more that sends 64 bytes a hundred times a second
  *
- * Prints "ready" when it is connected, and begins when it reads a line; prints one JSON object when every answer is in,
- * and leaves when its standard input ends. So whoever started it can look at the server at three quiet moments.
+ * Prints "ready" when it is connected, and begins when it reads a line; prints "time" when the time is up, one JSON
+ * object when every answer is in, and leaves when its standard input ends. So whoever started it can look at the server
+ * at each of these moments.
  * A byte that is wrong, missing or too many, a lost connection or ten silent seconds: one line on stderr, status 1.
  *
  * One thread, epoll(7), no allocation after the start: it has to be faster than whatever it measures.
@@ -204,7 +205,10 @@ static void wait_for_go(void) {
 
 /* The time is up: what still comes is compared and counted, but belongs to no rate. */
 static void note_time_is_up(double time_s) {
-    if (took_s > 0) return;
+    static int noted;
+    if (noted++) return;
+    puts("time");
+    fflush(stdout);
     took_s = time_s;
     timely_messages = messages;
     timely_bytes = bytes;
@@ -389,6 +393,7 @@ static int ascending(const void *a, const void *b) {
 }
 
 static void report(void) {
+    note_time_is_up(0); /* where time plays no part */
     printf("{\"messages\": %llu, \"bytes\": %llu, \"lost\": %llu", (unsigned long long)messages,
            (unsigned long long)bytes, (unsigned long long)lost);
     printf(", \"seconds\": %.6f, \"timely_messages\": %llu, \"timely_bytes\": %llu", took_s,

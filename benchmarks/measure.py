@@ -50,13 +50,15 @@ def _under_load(running: Running, workload: Workload, seconds: float) -> Figures
         grown_bytes = running.memory_bytes() - before_bytes
         before_s = running.cpu_s()
         _go(load)
+        _expect(load)
+        timely_cpu_s = running.cpu_s() - before_s
         said = json.loads(_expect(load))
         cpu_s = running.cpu_s() - before_s
     finally:
         impatience.cancel()
         load.kill()
         load.communicate()
-    return figures(said, workload.count, cpu_s, grown_bytes)
+    return figures(said, workload.count, cpu_s, timely_cpu_s, grown_bytes)
 
 
 def _expect(load: subprocess.Popen[str]) -> str:
@@ -75,15 +77,14 @@ def _go(load: subprocess.Popen[str]) -> None:
         load.stdin.flush()
 
 
-def figures(said: Figures, count: int, cpu_s: float, grown_bytes: int) -> Figures:
+def figures(said: Figures, count: int, cpu_s: float, timely_cpu_s: float, grown_bytes: int) -> Figures:
     """Return all figures that can be had from what the load says and what the server's process used."""
     found = {key: said[key] for key in ("messages", "bytes", "lost", "seconds")}
     found |= {"cpu_s": cpu_s, "bytes_per_connection": grown_bytes / count}
     if said["seconds"] > 0:
         found["per_second"] = said["timely_messages"] / said["seconds"]
         found["mb_per_s"] = said["timely_bytes"] / said["seconds"] / 1e6
-        timely = said["timely_bytes"] / max(1, said["bytes"])  # the rest came, and cost, when the time was up
-        found["core_percent"] = 100 * cpu_s * timely / said["seconds"]
+        found["core_percent"] = 100 * timely_cpu_s / said["seconds"]
     if said["messages"]:
         found["cpu_us"] = cpu_s / said["messages"] * 1e6
     if said["bytes"]:

@@ -71,7 +71,9 @@ def _bars(workload: Workload, results: Results) -> Any:
     for label, name in zip(axes.get_yticklabels(), names, strict=True):
         label.set_fontweight("bold" if BY_NAME[name].ours else "normal")
     _dress(drawing, axes, workload.title)
-    axes.set_xlabel(f"{figure.title}   ({'less' if figure.less_is_better else 'more'} is better; whiskers: all rounds)")
+    scale = "; logarithmic scale" if axes.get_xscale() == "log" else ""
+    better = "less" if figure.less_is_better else "more"
+    axes.set_xlabel(f"{figure.title}   ({better} is better; whiskers: all rounds{scale})")
     axes.spines["left"].set_visible(False)
     axes.tick_params(axis="y", length=0)
     axes.grid(axis="x", color="#e5e7eb", linewidth=0.8)

@@ -90,8 +90,8 @@ def load(mode: str, port: int, count: int, size: int, seconds: float = 0.05, sil
 
 def said(done: Any) -> Any:
     assert done.returncode == 0, done.stderr
-    ready, answer = done.stdout.splitlines()
-    assert ready == "ready"
+    ready, time, answer = done.stdout.splitlines()
+    assert (ready, time) == ("ready", "time")
     return json.loads(answer)
 
 

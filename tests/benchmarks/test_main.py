@@ -207,7 +207,7 @@ def test_the_list_names_all(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_charts_are_drawn_of_what_was_measured(tmp_path: pathlib.Path) -> None:
     pytest.importorskip("matplotlib", reason="charts need matplotlib")
-    from benchmarks import plot
+    from benchmarks.plot import draw_all
     from benchmarks.results import Results
 
     results = Results(["echo7", "go", "node"])
@@ -216,7 +216,7 @@ def test_charts_are_drawn_of_what_was_measured(tmp_path: pathlib.Path) -> None:
         results.add("go", {"cpu_us": 2 * number, "per_second": 1000 * number})
     results.fail("node", "didn't answer")
     shown = chosen(["pingpong-1k", "shape"])
-    plot.draw_all(tmp_path, shown, {workload.name: results for workload in shown})
+    draw_all(tmp_path, shown, {workload.name: results for workload in shown})
     assert sorted(path.name for path in tmp_path.iterdir()) == [
         "pingpong-1k.png", "pingpong-1k.svg", "shape.png", "shape.svg"
     ]  # fmt: skip

@@ -69,7 +69,7 @@ def test_the_table_shows_medians_and_ratios() -> None:
 def test_figures_come_from_the_load_and_the_clock() -> None:
     said = {"messages": 1000, "bytes": 2_000_000, "lost": 3, "seconds": 0.5, "timely_messages": 900,
             "timely_bytes": 1_000_000, "p50_us": 20.0, "p99_us": 40.0, "max_us": 80.0}  # fmt: skip
-    found = figures(said, count=50, cpu_s=0.2, grown_bytes=5000)
+    found = figures(said, count=50, cpu_s=0.2, timely_cpu_s=0.1, grown_bytes=5000)
     assert found["per_second"] == 1800
     assert found["mb_per_s"] == 2
     assert found["cpu_us"] == pytest.approx(200)
