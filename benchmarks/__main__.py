@@ -12,6 +12,7 @@ import argparse
 import importlib.util
 import json
 import pathlib
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -183,4 +184,5 @@ def _at_least(convert: Callable[[str], Any], least: float, what: str) -> Callabl
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ended like that, it ends its servers too
     sys.exit(main())
