@@ -18,6 +18,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from benchmarks.build import Build, BuildError, last_line
+from echo7 import __version__
 
 PROJECT = pathlib.Path(__file__).resolve().parent.parent
 PEERS = PROJECT / "benchmarks" / "peers"
@@ -179,8 +180,10 @@ def version_of(server: Server) -> str:
     """Return what a server says about its version, for the record."""
     if server.package is not None:
         return importlib.metadata.version(server.package)
+    if server.ours:
+        return __version__
     if not server.version:
-        return sys.version.split()[0]
+        return f"CPython {sys.version.split()[0]}"
     done = _ask(server.version)
     lines = [line for line in done.splitlines() if any(c.isdigit() for c in line)]
     return lines[0].strip() if lines else last_line(done)
