@@ -23,6 +23,7 @@ from reactor.limits import BACKLOG, Limits
 from reactor.listener import Listener
 from reactor.loop import Reactor
 from reactor.sockets import Address, format_address
+from reactor.splice import MOST_PIPES, Splicer, pipes_on
 from reactor.timers import Timer
 
 logger = logging.getLogger("echo7")
@@ -64,6 +65,7 @@ class EchoServer:
     `hosts`: addresses, names, `*`; none means loopback, IPv4 and IPv6. `port`: 0 takes one free number for all.
     `max_connections`: at that many, callers wait in the kernel's queue (None: as many as there are descriptors).
     `socket_buffer_bytes`: caps the kernel's memory per socket (SO_RCVBUF, SO_SNDBUF). `drain_timeout_s`: see `stop`.
+    `pipes`: so many bulk connections at once may be echoed by splice(2), without copying (two descriptors each; Linux).
     `failed`: called when the last serving socket has broken, which no ordinary trouble does.
     """
 
@@ -78,6 +80,7 @@ class EchoServer:
         backlog: int = BACKLOG,
         socket_buffer_bytes: int | None = None,
         drain_timeout_s: float = 5.0,
+        pipes: int = MOST_PIPES,
         failed: Callable[[], object] | None = None,
     ) -> None:
         if not (tcp or udp):
@@ -90,7 +93,8 @@ class EchoServer:
         self._drain_timeout_s = drain_timeout_s
         self._failed = failed
         self._limits = Limits(linger_timeout_s=drain_timeout_s)
-        self._stream = StreamEcho(self._connection_made, self._connection_lost)
+        self._pipes = pipes
+        self._splicer: Splicer | None = None
         self._listeners: list[Listener] = []
         self._endpoints: list[Datagram] = []
         self._callers: set[Connection] = set()  # those whose connection_lost is still to come
@@ -117,9 +121,14 @@ class EchoServer:
             )  # fmt: skip
         self._reactor, self.left_out = reactor, bound.left_out
         guard = Guard(sock.getsockname()[1] for sock in bound.tcp + bound.udp)
+        new_pipe = pipes_on(reactor.sockets) if self._pipes else None
+        if new_pipe is not None:
+            self._splicer = Splicer(new_pipe, most_pipes=self._pipes)
+        saturated = None if self._splicer is None else self._splicer.consider
+        stream = StreamEcho(self._connection_made, self._connection_lost, saturated)
         datagram = DatagramEcho(guard, self._endpoint_lost)
         self._listeners = [
-            Listener(reactor, sock, lambda: self._stream, self._limits, self._listener_lost) for sock in bound.tcp
+            Listener(reactor, sock, lambda: stream, self._limits, self._listener_lost) for sock in bound.tcp
         ]
         # A socket handed in may have it on. Off, the kernel refuses to answer a subnet's broadcast address.
         for sock in bound.udp:
@@ -220,6 +229,8 @@ class EchoServer:
             logger.debug(
                 "connection over, %s: %d bytes received, %d sent", how, connection.bytes_received, connection.bytes_sent
             )
+        if self._splicer is not None:
+            self._splicer.forget(connection)
         self._counters.tcp_bytes_received += connection.bytes_received
         self._counters.tcp_bytes_sent += connection.bytes_sent
         if len(self._callers) == self._max_connections:

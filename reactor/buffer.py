@@ -21,9 +21,9 @@ class SendBuffer:
         """The number of bytes still to be sent."""
         return len(self._pending)
 
-    def append(self, data: Bytes) -> None:
-        """Add a copy of `data` at the end; the caller may reuse its own memory."""
-        self._pending += data
+    def append(self, data: Bytes, start: int = 0) -> None:
+        """Add a copy of `data` from byte `start` on; the caller may reuse its own memory."""
+        self._pending += memoryview(data)[start:]
 
     def peek(self) -> bytearray:
         """Return all that is pending, to be handed to `send`: not a copy, so neither keep nor change it."""

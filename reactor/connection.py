@@ -66,7 +66,7 @@ class Connection:
         self._eof = False  # the peer's FIN has been read
         self._paused = False  # by pause_reading
         self._deadline: Timer | None = None  # of lingering
-        self._recv, self._send = sock.recv, sock.send  # bound once: these four are used for every message
+        self._recv, self._send = sock.recv, sock.send  # bound once, for every message; `splice` puts in its own
         self._data_received = protocol.data_received
         reactor.adopt(self)
 
@@ -98,22 +98,21 @@ class Connection:
         """
         if self.state is not OPEN:
             return
+        sent = 0
         if not self.interest & WRITE:  # nothing waits, so this may go at once
             try:
                 sent = self._send(data)
             except WOULD_BLOCK:
-                sent = 0
+                pass
             except OSError as error:
                 if self._is_fatal(error):
                     return
-                sent = 0
             self.bytes_sent += sent
             if sent == len(data):
                 return
-            data = memoryview(data)[sent:]
         if self._pending is NOTHING:
             self._pending = SendBuffer()
-        self._pending.append(data)
+        self._pending.append(data, sent)
         self._update_interest()
 
     def pause_reading(self) -> None:
@@ -162,8 +161,11 @@ class Connection:
                 self._is_fatal(error)
             else:
                 if self.state is OPEN and data:
-                    self.bytes_received += len(data)
+                    size_bytes = len(data)
+                    self.bytes_received += size_bytes
                     self._data_received(self, data)
+                    if size_bytes == self.limits.receive_bytes:
+                        self.protocol.saturated(self)
                 elif not data:
                     self._end_of_stream()
         if mask & WRITE and self._pending:
@@ -179,10 +181,8 @@ class Connection:
             return
         self._pending.consume(sent)
         self.bytes_sent += sent
-        if not self._pending:
-            self._pending = NOTHING
-            if self.state is OPEN:
-                self.protocol.drained(self)
+        if not self._pending and self.state is OPEN:
+            self.protocol.drained(self)
         self._advance()
 
     def _end_of_stream(self) -> None:

@@ -45,6 +45,9 @@ class StreamProtocol:
         Boundaries mean nothing: the peer's one write may come as ten calls, or ten as one.
         """
 
+    def saturated(self, connection: Connection) -> None:
+        """Called after data that filled a whole receive: the peer may be faster than we are (see `splice`)."""
+
     def drained(self, connection: Connection) -> None:
         """Called when bytes had to wait for the peer and now all have been taken by the kernel."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import errno
+import functools
 import json
 import os
 import pathlib
@@ -20,16 +21,18 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import pytest
 
+import echo7.server
 from echo7.binding import BindError, Bound, bind_all
+from echo7.echo import StreamEcho
 from echo7.server import EchoServer
-from reactor import READ, Connection, DatagramProtocol, Handler, Listener, Reactor, StreamProtocol
+from reactor import READ, Connection, DatagramProtocol, Handler, Listener, Reactor, StreamProtocol, splice
 from reactor.datagram import Datagram
 from reactor.limits import DEFAULT_LIMITS, Limits
-from reactor.sockets import Socket, os_error
+from reactor.sockets import WOULD_BLOCK, Socket, os_error
 
 PROJECT = pathlib.Path(__file__).resolve().parent.parent
 PATIENCE_S = 20.0  # how long a thing that must happen may take on a loaded machine before the test fails
@@ -245,6 +248,25 @@ class FlakySockets:
 
     def socketpair(self) -> tuple[Socket, Socket]:
         return socket.socketpair()
+
+    def pipe(self) -> splice.Pipe:
+        self.faults.next("pipe")
+        return FlakyPipe()
+
+
+class FlakyPipe(splice.KernelPipe):
+    """What goes wrong with recv and send of a FlakySocket goes wrong with splice too."""
+
+    def fill(self, sock: Socket, most_bytes: int) -> int:
+        try:
+            limit = cast(FlakySocket, sock).faults.next("recv")
+        except WOULD_BLOCK:
+            return 0
+        return super().fill(sock, most_bytes if limit is None else max(1, min(most_bytes, limit)))
+
+    def drain(self, sock: Socket, most_bytes: int) -> int:
+        limit = cast(FlakySocket, sock).faults.next("send")
+        return super().drain(sock, most_bytes if limit is None else max(1, min(most_bytes, limit)))
 
 
 def adopt_socket(plain: socket.socket, faults: Faults) -> FlakySocket:
@@ -530,6 +552,27 @@ class EchoProcess:
     def connect(self, host: str = "127.0.0.1") -> socket.socket:
         """Return a connected TCP client, blocking with a time-out."""
         return socket.create_connection((host, self.port), PATIENCE_S)
+
+
+# ---------------------------------------------------------------- the path that bytes take
+
+CAN_SPLICE = splice.pipes_on(socket) is not None
+
+
+@contextlib.contextmanager
+def every_connection_spliced() -> Iterator[None]:
+    """Have servers made from now on give each connection a pipe with its first byte, and leave it there."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(echo7.server, "Splicer", functools.partial(splice.Splicer, after_bytes=0))
+        patch.setattr(splice, "SMALL_MOVES", 1 << 60)
+        patch.setattr(splice, "COPIES_AFTER_TROUBLE", 0)
+
+        def data_received(self: StreamEcho, connection: Connection, data: bytes) -> None:
+            connection.write(data)
+            self.saturated(connection)
+
+        patch.setattr(StreamEcho, "data_received", data_received)
+        yield
 
 
 # ---------------------------------------------------------------- an echo server turned by hand

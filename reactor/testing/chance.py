@@ -36,6 +36,7 @@ CATALOGUE: dict[str, tuple[str, ...]] = {
         "connect": f"ECONNREFUSED ETIMEDOUT EADDRNOTAVAIL EPERM {UNREACHABLE}",
         "recvmsg": f"EAGAIN EINTR ECONNREFUSED ENOBUFS ENOMEM {UNREACHABLE}",
         "sendmsg": f"EAGAIN EINTR ENOBUFS ENOMEM EPERM EMSGSIZE ECONNREFUSED EACCES {UNREACHABLE}",
+        "pipe": "EMFILE ENFILE EPERM",
         "socket": "EMFILE ENFILE ENOBUFS ENOMEM",
         "register": "ENOMEM ENOSPC",
         "select": "spurious shuffle fewer early late",

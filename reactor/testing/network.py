@@ -26,6 +26,7 @@ from reactor.testing.clock import SimulatedClock
 from reactor.testing.datagram import DatagramSocket, Packet
 from reactor.testing.link import CONNECTING, LISTENING, join
 from reactor.testing.peers import DatagramPeer, Peer, PeerServer
+from reactor.testing.pipe import SplicePipe
 from reactor.testing.ports import Descriptors, Ports
 from reactor.testing.selector import Quiet, SimulatedSelector
 from reactor.testing.signals import SimulatedSignals
@@ -121,6 +122,10 @@ class SimulatedNetwork:
         one.faulty = other.faulty = False
         join(self, one, other)
         return cast(Socket, one), cast(Socket, other)
+
+    def pipe(self) -> SplicePipe:
+        """Return a pipe for bytes that go from socket to socket (see `reactor.splice`). Raise OSError for none left."""
+        return SplicePipe(self)
 
     def selector(self) -> selectors.BaseSelector:
         """Return a new selector over this network's sockets."""

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any, Protocol, cast
 
 from reactor.sockets import Socket
+from reactor.splice import KernelPipe, Pipe
 from reactor.testing import SimulatedNetwork
 from reactor.testing.endpoint import POLLERR, POLLHUP, POLLIN, POLLOUT, POLLPRI, POLLRDHUP, SimulatedSocket
 from tests.support import PATIENCE_S
@@ -37,15 +38,23 @@ class World(Protocol):
     def keep(self, sock: Socket) -> Socket:
         """Take in an accepted socket, to be closed in the end."""
 
+    def pipe(self) -> Pipe:
+        """A pipe between sockets."""
+
 
 class KernelWorld:
     """Real sockets on loopback."""
 
     def __init__(self) -> None:
-        self.made: list[Socket | selectors.BaseSelector] = []
+        self.made: list[Socket | selectors.BaseSelector | Pipe] = []
 
     def selector(self) -> selectors.BaseSelector:
         made = selectors.DefaultSelector()
+        self.made.append(made)
+        return made
+
+    def pipe(self) -> Pipe:
+        made = KernelPipe()
         self.made.append(made)
         return made
 
@@ -83,6 +92,9 @@ class SimulatedWorld:
 
     def selector(self) -> selectors.BaseSelector:
         return self.network.selector()
+
+    def pipe(self) -> Pipe:
+        return self.network.pipe()
 
     def socket(self, family: int, type: int) -> Socket:
         return self.keep(self.network.socket(family, type))

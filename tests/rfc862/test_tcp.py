@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from reactor.sockets import KEEPALIVE_IDLE_S, KEEPALIVE_INTERVAL_S, KEEPALIVE_PROBES, os_error
 from tests.support import (
+    CAN_SPLICE,
     EAGAIN,
     EINTR,
     PATIENCE_S,
@@ -26,6 +27,7 @@ from tests.support import (
     connections_of,
     drain,
     echo_and_close,
+    every_connection_spliced,
     kernel_socket,
     receive_exactly,
     receive_to_end,
@@ -53,8 +55,20 @@ fault = st.none() | st.integers(1, 9) | st.integers(10, 70_000) | st.sampled_fro
 faults_script = st.lists(fault, max_size=40)
 
 
+@pytest.fixture(scope="module", params=["copied", "spliced"], autouse=True)
+def path(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Every promise twice: on bytes that are copied, and on bytes that go through a pipe (`reactor.splice`)."""
+    if request.param == "copied":
+        yield
+    elif not CAN_SPLICE:
+        pytest.skip("no splice(2) here")
+    else:
+        with every_connection_spliced():
+            yield
+
+
 @pytest.fixture(scope="module")
-def echo() -> Iterator[EchoThread]:
+def echo(path: None) -> Iterator[EchoThread]:
     with EchoThread() as server:
         yield server
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import collections
 import contextlib
+import dataclasses
 import errno
 import functools
 import random
@@ -19,6 +20,7 @@ from unittest import mock
 from echo7.guard import RESPONDER_PORTS
 from echo7.server import EchoServer
 from reactor import READ, WRITE, Connection, Datagram, Listener, Reactor, State
+from reactor.limits import DEFAULT_LIMITS
 from reactor.sockets import Address
 from reactor.testing import DatagramPeer, Peer, SimulatedNetwork, Watcher, pieces
 from reactor.testing.datagram import DatagramSocket
@@ -132,14 +134,23 @@ class World:
     """A server that serves, and those who call it."""
 
     def __init__(
-        self, network: SimulatedNetwork, max_connections: int | None = None, *, busy_poll_s: float = 0.0
+        self,
+        network: SimulatedNetwork,
+        max_connections: int | None = None,
+        *,
+        busy_poll_s: float = 0.0,
+        pipes: int = 0,
+        receive_bytes: int = DEFAULT_LIMITS.receive_bytes,
     ) -> None:
         self.network, self.max_connections = network, max_connections
         self.reactor = network.reactor(busy_poll_s=busy_poll_s)
         self.auditor = Auditor(network, self.reactor, max_connections)
         network.watchers.append(self.auditor)
-        self.server = EchoServer(["*"], PORT, drain_timeout_s=DRAIN_S, max_connections=max_connections)
+        self.server = EchoServer(["*"], PORT, drain_timeout_s=DRAIN_S, max_connections=max_connections, pipes=pipes)
+        self.server._limits = dataclasses.replace(self.server._limits, receive_bytes=receive_bytes)
         self.server.start(self.reactor)
+        if self.server._splicer is not None:
+            self.server._splicer._after_bytes = 0  # here a few bytes are many
         self.serving = self.server.addresses
         self.peers: list[Peer] = []
         self.datagram_peers: list[DatagramPeer] = []
@@ -329,8 +340,13 @@ def _swarm(network: SimulatedNetwork) -> World:
     network.latency_s = source.choice((0.0, 0.0, 0.001, 0.3))
     network.descriptors.limit = source.choice((1024, 1024, 12))
     network.signals.at_random = source.choice(((USR1,), (USR1,), (USR1,), (USR1, USR1, USR1, TERM)))
-    busy_poll_s = source.choice((0.0, 0.0, 0.0, 0.0002))
-    world = World(network, max_connections=source.choice((None, None, 1, 3)), busy_poll_s=busy_poll_s)
+    world = World(
+        network,
+        max_connections=source.choice((None, None, 1, 3)),
+        busy_poll_s=source.choice((0.0, 0.0, 0.0, 0.0002)),
+        pipes=source.choice((0, 1, 3)),
+        receive_bytes=source.choice((65_536, int(2 ** source.uniform(0, 12)), int(2 ** source.uniform(0, 6)))),
+    )
     for _ in range(source.randrange(1, 9)):
         network.call_later(source.choice((0.0, source.uniform(0, 3))), lambda: caller(world, source))
     for _ in range(source.randrange(4)):

@@ -1,0 +1,66 @@
+"""SplicePipe: a pipe that takes bytes from one simulated socket to another, as splice(2) does.
+
+Law: splice gives less away than recv. At an urgent mark it stops and says that nothing is there; that a stream has
+ended, it says in the same words. So 0 means no more than "ask recv".
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, cast
+
+from reactor.sockets import WOULD_BLOCK, Socket
+from reactor.testing.endpoint import SimulatedSocket
+from reactor.testing.stream import StreamSocket
+
+if TYPE_CHECKING:
+    from reactor.testing.network import SimulatedNetwork
+
+
+class SplicePipe:
+    """See `reactor.splice.Pipe`. It takes two descriptors: raise EMFILE when there are none."""
+
+    __slots__ = ("_bytes", "_network", "_numbers", "faulty")
+
+    def __init__(self, network: SimulatedNetwork) -> None:
+        self.faulty = False  # it belongs to no handler, and needn't
+        self._network = network
+        self._bytes = bytearray()
+        self._numbers: list[int] = []
+        fault = network.enter("pipe")
+        try:
+            if fault is not None:
+                raise network.inject(fault).error()
+            for _ in range(2):
+                self._numbers.append(network.descriptors.take(cast(SimulatedSocket, self)))
+        except OSError:
+            self.close()
+            raise
+
+    def fill(self, sock: Socket, most_bytes: int) -> int:
+        """Move bytes from a socket into the pipe, 0 if there are none for splice."""
+        source = cast(StreamSocket, sock)
+        if source.incoming is not None and source.incoming.mark == source.incoming.received:
+            return 0
+        try:
+            data = source.recv(most_bytes)
+        except WOULD_BLOCK:
+            return 0
+        self._bytes += data
+        return len(data)
+
+    def drain(self, sock: Socket, most_bytes: int) -> int:
+        """Move bytes from the pipe to a socket. Raise OSError as send(2)."""
+        count = sock.send(self._bytes[:most_bytes])
+        del self._bytes[:count]
+        return count
+
+    def read(self, most_bytes: int) -> bytes:
+        """Take bytes out of the pipe."""
+        data = bytes(self._bytes[:most_bytes])
+        del self._bytes[:most_bytes]
+        return data
+
+    def close(self) -> None:
+        """Give the descriptors back."""
+        while self._numbers:
+            self._network.descriptors.give_back(self._numbers.pop())
