@@ -51,6 +51,7 @@ class ServeConfig:
     port: int
     tcp: bool
     udp: bool
+    udp_batch: bool
     max_connections: int | None
     backlog: int
     socket_buffer_bytes: int | None
@@ -81,6 +82,7 @@ def parse(argv: Sequence[str] | None) -> ServeConfig:
         port=options.port,
         tcp=not options.no_tcp,
         udp=not options.no_udp,
+        udp_batch=not options.no_udp_batch,
         max_connections=options.max_connections,
         backlog=options.backlog,
         socket_buffer_bytes=options.socket_buffer,
@@ -135,6 +137,7 @@ class Service:
             config.port,
             tcp=config.tcp,
             udp=config.udp,
+            udp_batch=config.udp_batch,
             max_connections=config.max_connections or limits.default_max_connections(descriptors),
             backlog=config.backlog,
             socket_buffer_bytes=config.socket_buffer_bytes,
@@ -247,6 +250,7 @@ def _add_what_to_serve(add: Callable[..., object]) -> None:
     )
     add("--no-tcp", action="store_true", help="don't serve TCP")
     add("--no-udp", action="store_true", help="don't serve UDP")
+    add("--no-udp-batch", action="store_true", help="answer UDP one datagram at a time")
     add(
         "--max-connections",
         type=_number(1),

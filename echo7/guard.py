@@ -40,6 +40,11 @@ class Guard:
         self._refused_ports |= dict.fromkeys(own_ports, "source_port_own")
         self._refused_ports[0] = "source_port_zero"
 
+    @property
+    def refused_ports(self) -> Iterable[int]:
+        """The source ports that get no answer."""
+        return self._refused_ports.keys()
+
     def refusal(self, source: Address, path: bytes) -> str | None:
         """Return why a datagram from `source`, which came by `path`, gets no answer; None if it gets one."""
         reason = self._refused_ports.get(source[1])

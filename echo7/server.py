@@ -14,9 +14,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from echo7.batch import BatchEcho
 from echo7.binding import Bound, bind_all
 from echo7.echo import DatagramEcho, StreamEcho
 from echo7.guard import Guard
+from reactor.batch import DatagramBatch, batch_on
 from reactor.connection import Connection
 from reactor.datagram import Datagram
 from reactor.limits import BACKLOG, Limits
@@ -63,6 +65,7 @@ class EchoServer:
     """RFC 862 over TCP and UDP.
 
     `hosts`: addresses, names, `*`; none means loopback, IPv4 and IPv6. `port`: 0 takes one free number for all.
+    `udp_batch`: many datagrams in one system call, where the system has them; False: one at a time.
     `max_connections`: at that many, callers wait in the kernel's queue (None: as many as there are descriptors).
     `socket_buffer_bytes`: caps the kernel's memory per socket (SO_RCVBUF, SO_SNDBUF). `drain_timeout_s`: see `stop`.
     `pipes`: so many bulk connections at once may be echoed by splice(2), without copying (two descriptors each; Linux).
@@ -76,6 +79,7 @@ class EchoServer:
         *,
         tcp: bool = True,
         udp: bool = True,
+        udp_batch: bool = True,
         max_connections: int | None = None,
         backlog: int = BACKLOG,
         socket_buffer_bytes: int | None = None,
@@ -88,6 +92,7 @@ class EchoServer:
         if max_connections is not None and max_connections < 1:
             raise ValueError(f"max_connections must be at least 1, not {max_connections}; None is without a limit")
         self._hosts, self._port, self._tcp, self._udp = tuple(hosts), port, tcp, udp
+        self._udp_batch = udp_batch
         self._backlog, self._buffer_bytes = backlog, socket_buffer_bytes
         self._max_connections = max_connections
         self._drain_timeout_s = drain_timeout_s
@@ -96,7 +101,7 @@ class EchoServer:
         self._pipes = pipes
         self._splicer: Splicer | None = None
         self._listeners: list[Listener] = []
-        self._endpoints: list[Datagram] = []
+        self._endpoints: list[Datagram | DatagramBatch] = []
         self._callers: set[Connection] = set()  # those whose connection_lost is still to come
         self._counters = Counters()  # of the callers that have gone; `counters` adds the others
         self._debug = logger.isEnabledFor(logging.DEBUG)
@@ -126,14 +131,17 @@ class EchoServer:
             self._splicer = Splicer(new_pipe, most_pipes=self._pipes)
         saturated = None if self._splicer is None else self._splicer.consider
         stream = StreamEcho(self._connection_made, self._connection_lost, saturated)
-        datagram = DatagramEcho(guard, self._endpoint_lost)
         self._listeners = [
             Listener(reactor, sock, lambda: stream, self._limits, self._listener_lost) for sock in bound.tcp
         ]
         # A socket handed in may have it on. Off, the kernel refuses to answer a subnet's broadcast address.
         for sock in bound.udp:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 0)
-        self._endpoints = [Datagram(reactor, sock, datagram) for sock in bound.udp]
+        self._endpoints = [self._serve_datagrams(reactor, sock, guard) for sock in bound.udp]
+
+    def _serve_datagrams(self, reactor: Reactor, sock: socket.socket, guard: Guard) -> Datagram | DatagramBatch:
+        made = batch_on(reactor, sock, BatchEcho(guard, self._endpoint_lost)) if self._udp_batch else None
+        return made or Datagram(reactor, sock, DatagramEcho(guard, self._endpoint_lost))
 
     @property
     def addresses(self) -> list[ServingAddress]:
@@ -242,7 +250,7 @@ class EchoServer:
     def _listener_lost(self, listener: Listener, error: OSError) -> None:
         self._check_serving()
 
-    def _endpoint_lost(self, endpoint: Datagram, error: Exception | None) -> None:
+    def _endpoint_lost(self, endpoint: Datagram | DatagramBatch, error: Exception | None) -> None:
         if error is not None:  # None: closed by `stop`, or with the reactor
             name = format_address(endpoint.address)
             logger.error("endpoint %s is broken and closed: %s", name, error, extra={"event": "socket_broken"})

@@ -22,6 +22,7 @@ PURE = (
     "reactor/limits.py",
     "echo7/guard.py",
     "echo7/echo.py",
+    "echo7/batch.py",
 )
 OPERATING_SYSTEM = {"socket", "selectors", "select", "os", "signal", "threading", "time"}
 

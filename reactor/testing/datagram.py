@@ -21,6 +21,7 @@ from reactor.testing.endpoint import POLLERR, POLLIN, POLLOUT, SimulatedSocket
 from reactor.testing.stream import Buffer
 
 if TYPE_CHECKING:
+    from reactor.mmsg import Slots
     from reactor.testing.chance import Fault
     from reactor.testing.network import SimulatedNetwork
 
@@ -110,6 +111,12 @@ class DatagramSocket(SimulatedSocket):
         self.network.carry(self, data, source, destination, interface)
         return len(data)
 
+    def sendmmsg(self, slots: Slots, first: int, count: int) -> int:
+        """Send what lies in slots, from `first` on, and return how many have gone: sendmmsg(2)."""
+        from reactor.testing import batch
+
+        return batch.send(self, slots, first, count)
+
     def _check_destination(self, destination: Address) -> None:
         if self.network.is_broadcast(destination[0]) and not self.options.get((socket.SOL_SOCKET, socket.SO_BROADCAST)):
             raise os_error(errno.EACCES)
@@ -167,6 +174,12 @@ class DatagramSocket(SimulatedSocket):
     def recv(self, size: int, flags: int = 0) -> bytes:
         """Take one datagram: recv(2)."""
         return self.recvmsg(size)[0]
+
+    def recvmmsg(self, slots: Slots) -> int:
+        """Take as many datagrams as there are slots, or as wait, and return how many: recvmmsg(2)."""
+        from reactor.testing import batch  # it brings ctypes, which not every Python has
+
+        return batch.receive(self, slots)
 
     def _next(self, fault: Fault | None) -> Packet:
         if fault is not None:

@@ -101,6 +101,7 @@ def test_the_defaults_are_the_documented_ones() -> None:
         port=7,
         tcp=True,
         udp=True,
+        udp_batch=True,
         max_connections=None,
         backlog=1024,
         socket_buffer_bytes=None,
@@ -114,11 +115,11 @@ def test_the_defaults_are_the_documented_ones() -> None:
 def test_every_option_reaches_the_config() -> None:
     """Issue: `echo7 serve [--host HOST]… [--port 7] [--no-tcp|--no-udp] [--max-connections N] …`."""
     line = (
-        "serve --host 127.0.0.1 --host * --port 0 --no-udp --max-connections 3 --backlog 4 --socket-buffer 4096 "
-        "--drain-timeout 0.5 --busy-poll 200 --log-level debug --log-format json"
+        "serve --host 127.0.0.1 --host * --port 0 --no-udp --no-udp-batch --max-connections 3 --backlog 4 "
+        "--socket-buffer 4096 --drain-timeout 0.5 --busy-poll 200 --log-level debug --log-format json"
     )
     assert cli.parse(line.split()) == cli.ServeConfig(
-        ("127.0.0.1", "*"), 0, True, False, 3, 4, 4096, 0.5, 0.0002, "debug", "json"
+        ("127.0.0.1", "*"), 0, True, False, False, 3, 4, 4096, 0.5, 0.0002, "debug", "json"
     )
 
 

@@ -14,14 +14,18 @@ from typing import Any
 
 import pytest
 
+import reactor.batch
 import reactor.sockets
+from echo7.batch import BatchEcho
 from echo7.echo import StreamEcho
 from echo7.guard import Guard
 from echo7.server import EchoServer
 from reactor import READ, WRITE, Connection, Datagram, Listener, Reactor
+from reactor.batch import DatagramBatch
 from reactor.connection import LINGERING, OPEN
+from reactor.mmsg import ZEROS, Slots
 from reactor.signals import Waker
-from reactor.sockets import OUT_OF_MEMORY, WOULD_BLOCK
+from reactor.sockets import OUT_OF_MEMORY, WOULD_BLOCK, errno_name
 from reactor.testing import SimulationFailed, simulate
 from reactor.timers import Timers
 from tests.simulation.world import swarm_scenario
@@ -477,6 +481,97 @@ def one_send_error_ends_the_endpoint(patch: pytest.MonkeyPatch) -> None:
             self.abort()
 
     patch.setattr(Datagram, "drop", drop)
+
+
+# ---------------------------------------------------------------- datagrams in batches
+
+
+@bug
+def the_refused_answered_with_the_others(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr("reactor.batch.runs_between", lambda refused, count: [(0, count)])
+
+
+@bug
+def runs_that_end_one_too_late(patch: pytest.MonkeyPatch) -> None:
+    def runs_between(refused: list[int], count: int) -> list[tuple[int, int]]:
+        return [(start, min(end + 1, count)) for start, end in original(refused, count)]
+
+    original = reactor.batch.runs_between
+    patch.setattr("reactor.batch.runs_between", runs_between)
+
+
+@bug
+def runs_that_begin_one_too_late(patch: pytest.MonkeyPatch) -> None:
+    def runs_between(refused: list[int], count: int) -> list[tuple[int, int]]:
+        return [(start + 1 if start else 0, end) for start, end in original(refused, count) if start + 1 < end]
+
+    original = reactor.batch.runs_between
+    patch.setattr("reactor.batch.runs_between", runs_between)
+
+
+@wrong(Slots, "make_room")
+def slots_that_stay_as_short_as_their_last_datagram(self: Any, count: int) -> None:
+    """The next one is cut."""
+
+
+@wrong(Slots, "turn_round")
+def answers_as_long_as_their_slots(self: Any, count: int) -> None:
+    """What lay there before goes out with them."""
+    self._interfaces[:count] = ZEROS[:count]
+
+
+@wrong(Slots, "turn_round")
+def the_interface_left_in_the_slots(self: Any, count: int) -> None:
+    self._rooms[:count] = self.lengths[:count]
+
+
+@bug
+def a_short_batch_begun_again(patch: pytest.MonkeyPatch) -> None:
+    """It amplifies: what has gone goes again."""
+    original = DatagramBatch.__init__
+
+    def begin(self: Any, reactor: Any, sock: Any, protocol: Any, slots: Any, calls: Any) -> None:
+        def send(first: int, count: int) -> int:
+            sent = calls[1](first, count)
+            return count if sent == count else 0
+
+        original(self, reactor, sock, protocol, slots, (calls[0], send))
+
+    patch.setattr(DatagramBatch, "__init__", begin)
+
+
+@bug
+def a_held_batch_forgotten(patch: pytest.MonkeyPatch) -> None:
+    original = DatagramBatch._answer
+
+    def answer(self: Any) -> None:
+        original(self)
+        self._runs.clear()
+
+    patch.setattr(DatagramBatch, "_answer", answer)
+
+
+@bug
+def a_batch_that_fails_as_one(patch: pytest.MonkeyPatch) -> None:
+    """One datagram's error costs all that are left."""
+    original = DatagramBatch.drop
+
+    def drop(self: Any, reason: str, count: int = 1) -> None:
+        original(self, reason, count)
+        if reason.startswith("send_"):
+            self.abort()
+
+    patch.setattr(DatagramBatch, "drop", drop)
+
+
+@wrong(DatagramBatch, "_after")
+def no_rest_for_a_batch_when_memory_runs_out(self: Any, error: OSError) -> None:
+    self.drop("receive_" + errno_name(error))
+
+
+@bug
+def nobody_looked_at(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(BatchEcho, "batch_received", lambda self, endpoint, slots, count: {})
 
 
 # ---------------------------------------------------------------- signals
