@@ -4,8 +4,14 @@
 """
 
 import os
+import sys
+from collections.abc import Iterator
+from typing import Any, cast
 
+import pytest
 from hypothesis import HealthCheck, Phase, settings
+
+from echo7.server import EchoServer
 
 QUIET = [HealthCheck.too_slow, HealthCheck.function_scoped_fixture]  # real sockets take their time
 settings.register_profile("dev", max_examples=25, deadline=None, suppress_health_check=QUIET)
@@ -21,3 +27,14 @@ settings.register_profile(
     phases=[Phase.explicit, Phase.generate],
 )
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "dev"))
+
+
+@pytest.fixture(scope="module", params=[True, False], ids=["batch", "simple"])
+def udp_batch(request: pytest.FixtureRequest) -> Iterator[bool]:
+    """Every EchoServer that a test makes takes the fast path of UDP, then the simple one."""
+    if request.param and sys.platform != "linux":
+        pytest.skip("there is one path here")
+    defaults = cast(Any, EchoServer.__init__).__kwdefaults__
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(defaults, "udp_batch", request.param)
+        yield request.param

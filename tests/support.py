@@ -21,7 +21,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Self, cast
+from typing import TYPE_CHECKING, Any, Self, TypeGuard, cast
 
 import pytest
 
@@ -30,9 +30,13 @@ from echo7.binding import BindError, Bound, bind_all
 from echo7.echo import StreamEcho
 from echo7.server import EchoServer
 from reactor import READ, Connection, DatagramProtocol, Handler, Listener, Reactor, StreamProtocol, splice
+from reactor.batch import DatagramBatch
 from reactor.datagram import Datagram
 from reactor.limits import DEFAULT_LIMITS, Limits
 from reactor.sockets import WOULD_BLOCK, Socket, os_error
+
+if TYPE_CHECKING:
+    from reactor.mmsg import Slots
 
 PROJECT = pathlib.Path(__file__).resolve().parent.parent
 PATIENCE_S = 20.0  # how long a thing that must happen may take on a loaded machine before the test fails
@@ -75,6 +79,11 @@ def turn_idle(reactor: Reactor, turns: int = 20) -> None:
     for _ in range(turns):
         reactor.call_soon(int)
         reactor.turn()
+
+
+def is_endpoint(handler: Handler) -> TypeGuard[Datagram | DatagramBatch]:
+    """Tell whether a handler is a UDP endpoint, on either path."""
+    return isinstance(handler, Datagram | DatagramBatch)
 
 
 class Recorder(StreamProtocol):
@@ -204,6 +213,14 @@ class FlakySocket(socket.socket):
     def recvmsg(self, *args: Any) -> Any:
         self.faults.next("recvmsg")
         return super().recvmsg(*args)
+
+    def recvmmsg(self, slots: Slots) -> int:
+        self.faults.next("recvmmsg")
+        return slots.kernel_calls(self.fileno())[0]()
+
+    def sendmmsg(self, slots: Slots, first: int, count: int) -> int:
+        limit = self.faults.next("sendmmsg")
+        return slots.kernel_calls(self.fileno())[1](first, count if limit is None else min(count, limit))
 
     def sendto(self, *args: Any) -> int:
         self.faults.next("sendto")

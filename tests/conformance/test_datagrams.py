@@ -9,7 +9,7 @@ import pytest
 
 from reactor import is_unicast, report_paths
 from reactor.control import MSG_TRUNC, path_of, receiver, reply_control
-from tests.conformance.worlds import KernelWorld, Sockets, told
+from tests.conformance.worlds import HERE, KernelWorld, Sockets, told
 from tests.support import in_network_namespace
 
 LIMITS = [(socket.AF_INET, 65_507), (socket.AF_INET6, 65_527)]
@@ -197,3 +197,90 @@ def test_a_request_to_a_broadcast_address_says_so(net: Sockets) -> None:
         in_network_namespace(network, ask)
     else:
         ask()
+
+
+# ---------------------------------------------------------------- many at once
+
+
+class Calls:
+    """recvmmsg(2) and sendmmsg(2) on a wildcard server of either world, on the same memory."""
+
+    def __init__(self, net: Sockets, family: int) -> None:
+        from reactor.mmsg import Slots
+
+        self.net = net
+        self.server: Any = net.world.socket(family, socket.SOCK_DGRAM)
+        self.server.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 18)
+        report_paths(self.server)
+        self.server.bind(WILDCARD[socket.AddressFamily(family)])
+        self.slots = Slots(family == socket.AF_INET6, True)
+        if isinstance(self.server, socket.socket):
+            self.receive, self.send = self.slots.kernel_calls(self.server.fileno())
+        else:
+            self.receive = lambda: self.server.recvmmsg(self.slots)
+            self.send = lambda first, count: self.server.sendmmsg(self.slots, first, count)
+
+    def ask(self, client: Any, host: str, *datagrams: bytes) -> None:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 18)
+        for data in datagrams:
+            client.sendto(data, (host, *self.server.getsockname()[1:]))
+        self.net.wait(self.server, "IN")
+
+
+def came(net: Sockets, client: Any) -> list[tuple[bytes, str]]:
+    """All that has come to a client, and from where."""
+    net.wait(client, "IN")
+    found = []
+    while (one := told(client.recvfrom, 1 << 17)) != "EAGAIN":
+        found.append((one[0], one[1][0]))
+    return found
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.9.9.9", "::1"])
+def test_many_datagrams_come_and_go_in_one_call(net: Sockets, host: str) -> None:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    calls, client = Calls(net, family), net.udp(family)
+    assert told(calls.receive) == "EAGAIN"
+    data = [b"one", b"", bytes(range(256)) * 5, bytes(dict(LIMITS)[socket.AddressFamily(family)])]
+    for _ in range(2):
+        calls.ask(client, host, *data)
+        assert calls.receive() == 4
+        slots = calls.slots
+        assert [bytes(slots.payload(i)) for i in range(4)] == data
+        assert {slots.source(i) for i in range(4)} == {client.getsockname()}
+        assert all(is_unicast(slots.path(i)) for i in range(4))
+        assert slots.truncated(4) == []
+        slots.turn_round(4)
+        assert calls.send(0, 1) == 1
+        assert calls.send(2, 2) == 2
+        assert came(net, client) == [(data[0], host), (data[2], host), (data[3], host)]
+        slots.make_room(4)
+    assert told(calls.receive) == "EAGAIN"
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_in_a_batch_too_what_is_cut_is_said_to_be(net: Sockets, family: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("reactor.mmsg.DATAGRAM_BYTES", 3)
+    calls, client = Calls(net, family), net.udp(family)
+    calls.ask(client, str(HERE[socket.AddressFamily(family)][0]), b"abcdef", b"abc", b"abcd")
+    assert calls.receive() == 3
+    assert (list(calls.slots.lengths[:3]), calls.slots.truncated(3)) == ([3, 3, 3], [0, 2])
+
+
+def test_a_batch_stops_at_the_datagram_that_fails_and_the_next_call_says_why(net: Sockets) -> None:
+    """Port 0 can't be sent to. What failed hasn't gone, and what comes after it neither."""
+    calls, client = Calls(net, socket.AF_INET), net.udp()
+    calls.ask(client, "127.0.0.1", b"0", b"1", b"2")
+    assert calls.receive() == 3
+    calls.slots.names[16 + 2 : 16 + 4] = bytes(2)
+    calls.slots.turn_round(3)
+    assert calls.send(0, 3) == 1
+    assert told(calls.send, 1, 2) == "EINVAL"
+    assert calls.send(2, 1) == 1
+    assert came(net, client) == [(b"0", "127.0.0.1"), (b"2", "127.0.0.1")]
+
+
+def test_a_batch_is_no_larger_than_its_slots(net: Sockets) -> None:
+    calls, client = Calls(net, socket.AF_INET), net.udp()
+    calls.ask(client, "127.0.0.1", *[b"x"] * 70)
+    assert (calls.receive(), calls.receive()) == (64, 6)

@@ -170,12 +170,13 @@ def _arrived(client: socket.socket, data: bytes) -> bool:
         return False
 
 
-def test_drops_are_counted_by_reason_over_all_sockets() -> None:
+@pytest.mark.parametrize(("udp_batch", "call"), [(True, "sendmmsg"), (False, "sendto")])
+def test_drops_are_counted_by_reason_over_all_sockets(udp_batch: bool, call: str) -> None:
     """Issue: "drops by reason": refused datagrams, failing sends, and callers that accept(2) lost."""
     sockets = FlakySockets()
-    with EchoByHand(BOTH, {"sockets": sockets}) as echo:
+    with EchoByHand(BOTH, {"sockets": sockets}, udp_batch=udp_batch) as echo:
         sockets.faults.add("accept", os_error(errno.ECONNABORTED))
-        sockets.faults.add("sendto", os_error(errno.EPERM), os_error(errno.EPERM), os_error(errno.ENOBUFS))
+        sockets.faults.add(call, os_error(errno.EPERM), os_error(errno.EPERM), os_error(errno.ENOBUFS))
         clients = [echo.udp(host) for host in BOTH for _ in range(2)]
         for client in clients:
             client.send(b"x")
@@ -488,11 +489,12 @@ def test_stopping_one_server_leaves_another_on_the_same_reactor_alone() -> None:
 
 
 @pytest.mark.parametrize("last", ["tcp", "udp"])
-def test_failed_is_called_when_the_last_socket_breaks_and_not_before(last: str) -> None:
+@pytest.mark.parametrize(("udp_batch", "call"), [(True, "recvmmsg"), (False, "recvmsg")])
+def test_failed_is_called_when_the_last_socket_breaks_and_not_before(last: str, udp_batch: bool, call: str) -> None:
     """Promise 16: EBADF and its like close the socket; "exit 1 if it was the last"."""
     failed, sockets = Calls(), FlakySockets()
-    with EchoByHand(reactor_options={"sockets": sockets}, failed=failed) as echo:
-        calls = {"tcp": "accept", "udp": "recvmsg"}
+    with EchoByHand(reactor_options={"sockets": sockets}, failed=failed, udp_batch=udp_batch) as echo:
+        calls = {"tcp": "accept", "udp": call}
         first = "udp" if last == "tcp" else "tcp"
         sockets.faults.add(calls[first], os_error(errno.EBADF))
         _poke(echo, first)

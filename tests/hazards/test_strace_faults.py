@@ -189,6 +189,10 @@ def test_the_real_daemon_loses_no_byte_whatever_the_kernel_says(
         "sendto:error=EINTR:when=2+3",
         "recvmsg:error=EAGAIN:when=2+3",
         "recvmsg:error=EINTR:when=2+3",
+        "sendmmsg:error=EAGAIN:when=3+4",
+        "sendmmsg:error=EINTR:when=2+3",
+        "recvmmsg:error=EAGAIN:when=2+3",
+        "recvmmsg:error=EINTR:when=2+3",
         f"{EPOLL}:error=EINTR:when=2+3",
     ],
 )
@@ -210,7 +214,9 @@ def test_the_real_daemon_drops_the_datagrams_that_the_kernel_refuses_and_no_othe
 def answers_under(fault: str, trace: pathlib.Path, drops: dict[str, int]) -> list[int]:
     """Send numbered datagrams in bursts of ten; return the numbers that came back, in order, and compare the drops."""
     answered: list[int] = []
-    with traced((fault,), trace, "--no-tcp") as daemon, socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asker:
+    path = ["--no-udp-batch"] if call_of(fault) in ("sendto", "recvmsg") else []
+    asker = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    with traced((fault,), trace, "--no-tcp", *path) as daemon, asker:
         asker.settimeout(PATIENCE_S)
         asker.connect(("127.0.0.1", daemon.port))
         for number in range(1, DATAGRAMS + 1):

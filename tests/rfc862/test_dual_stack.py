@@ -13,6 +13,7 @@ import pytest
 from echo7.binding import BindError, Bound
 from echo7.server import EchoServer
 from reactor import Datagram, Listener, Reactor, report_paths
+from reactor.batch import DatagramBatch
 from reactor.sockets import os_error
 from tests.support import (
     EchoByHand,
@@ -55,7 +56,8 @@ def test_one_server_serves_ipv4_and_ipv6(hosts: tuple[str, ...]) -> None:
 def test_ipv6_sockets_are_v6only() -> None:
     """Promise 20: "IPv6 sockets are V6ONLY", or the IPv4 wildcard beside them couldn't be bound."""
     with EchoByHand(("*",)) as echo:
-        ours = [h for h in echo.reactor.handlers if isinstance(h, Listener | Datagram) and ":" in h.address[0]]
+        serving = [h for h in echo.reactor.handlers if isinstance(h, Listener | Datagram | DatagramBatch)]
+        ours = [h for h in serving if ":" in h.address[0]]
         assert len(ours) == 2
         for handler in ours:
             with kernel_socket(handler) as sock:

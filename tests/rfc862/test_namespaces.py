@@ -19,11 +19,11 @@ from typing import Any
 import pytest
 
 from echo7.binding import Bound
-from reactor import Datagram
 from reactor.sockets import bind_udp
 from tests.support import (
     EchoByHand,
     in_network_namespace,
+    is_endpoint,
     kernel_socket,
     new_network_namespace,
     run_ip,
@@ -83,6 +83,7 @@ SETTINGS = {
     "ipv4/conf/{}/arp_announce": "2",  # nor asks in the name of such an address, from which its neighbour would learn
     "ipv4/conf/{}/accept_local": "1",  # let in forgeries of our own address: the kernel shall not save us
 }
+pytestmark = pytest.mark.usefixtures("udp_batch")
 PACKET_OUTGOING = 4  # packet(7)
 EVERY_PROTOCOL = 3  # ETH_P_ALL
 ROOM_BYTES = 1 << 17
@@ -274,7 +275,7 @@ def test_the_same_link_local_address_on_two_links_answers_on_the_link_that_was_u
 
 
 def join(echo: EchoByHand, group: str) -> None:
-    endpoint = next(h for h in echo.reactor.handlers if isinstance(h, Datagram) and h.address[0] == "0.0.0.0")
+    endpoint = next(h for h in echo.reactor.handlers if is_endpoint(h) and h.address[0] == "0.0.0.0")
     with kernel_socket(endpoint) as sock:
         member = struct.pack("!4s4s", socket.inet_aton(group), socket.inet_aton(HERE))
         sock.setsockopt(socket.IPPROTO_IP, socket.IP_ADD_MEMBERSHIP, member)

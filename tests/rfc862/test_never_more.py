@@ -126,7 +126,7 @@ def test_nothing_is_sent_before_anything_is_received() -> None:
         for sock in (*clients, datagrams):
             with sock, pytest.raises(BlockingIOError):
                 sock.recv(1)
-        assert sockets.faults.calls.get("send", 0) == sockets.faults.calls.get("sendto", 0) == 0
+        assert not sockets.faults.calls.keys() & {"send", "sendto", "sendmsg", "sendmmsg"}
 
 
 def test_one_datagram_is_answered_by_one() -> None:

@@ -29,6 +29,7 @@ from tests.support import (
     forge,
     has_ipv6,
     in_network_namespace,
+    is_endpoint,
     kernel_socket,
     turn_idle,
     turn_until,
@@ -42,11 +43,12 @@ ROOM_BYTES = 1 << 17  # more than any datagram: one that has grown would show
 PINGS = 3
 LOOPBACK_INDEX = 1  # Linux gives it to `lo` in every namespace
 
+pytestmark = pytest.mark.usefixtures("udp_batch")
 needs_ipv6 = pytest.mark.skipif(not has_ipv6(), reason="needs IPv6 on loopback")
 
 
 @pytest.fixture(scope="module")
-def echo() -> Iterator[EchoThread]:
+def echo(udp_batch: bool) -> Iterator[EchoThread]:
     with EchoThread(("*",)) as server:
         yield server
 
@@ -341,7 +343,7 @@ def join(sock: socket.socket, group: str) -> None:
 def test_a_datagram_sent_to_a_multicast_group_gets_no_answer() -> None:
     """Promise 13, on a server whose machine has joined a group."""
     with EchoByHand(("0.0.0.0",)) as echo, socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
-        endpoint = next(h for h in echo.reactor.handlers if isinstance(h, Datagram))
+        endpoint = next(h for h in echo.reactor.handlers if is_endpoint(h))
         with kernel_socket(endpoint) as sock:
             join(sock, "239.8.6.2")
         client.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_IF, socket.inet_aton("127.0.0.1"))
@@ -360,7 +362,7 @@ def test_a_server_bound_to_an_address_of_many_answers_nobody(host: str) -> None:
         return
     with server as echo, socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
         if host.startswith("239"):
-            with kernel_socket(next(h for h in echo.reactor.handlers if isinstance(h, Datagram))) as sock:
+            with kernel_socket(next(h for h in echo.reactor.handlers if is_endpoint(h))) as sock:
                 join(sock, host)
         client.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
         client.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_IF, socket.inet_aton("127.0.0.1"))
@@ -442,11 +444,13 @@ def test_a_thief_that_sets_reuse_on_its_own_is_refused(served: str, option: str)
     "name", ["EPERM", "ENOBUFS", "EMSGSIZE", "ENETUNREACH", "ECONNREFUSED", "EHOSTUNREACH", "EINVAL"]
 )
 @pytest.mark.parametrize(("served", "call"), [("127.0.0.1", "sendto"), ("*", "sendmsg")])
-def test_an_answer_that_cannot_be_sent_is_counted_and_dropped(served: str, call: str, name: str) -> None:
+def test_an_answer_that_cannot_be_sent_is_counted_and_dropped(
+    served: str, call: str, name: str, udp_batch: bool
+) -> None:
     """Promise 14: "counted, dropped, service goes on", and the very next datagram is answered."""
     sockets = FlakySockets()
     with EchoByHand((served,), reactor_options={"sockets": sockets}) as echo, echo.udp() as client:
-        sockets.faults.add(call, os_error(getattr(errno, name)))
+        sockets.faults.add("sendmmsg" if udp_batch else call, os_error(getattr(errno, name)))
         client.send(b"unlucky")
         client.send(b"lucky")
         assert echo.answer(client) == b"lucky"
@@ -455,11 +459,11 @@ def test_an_answer_that_cannot_be_sent_is_counted_and_dropped(served: str, call:
 
 
 @pytest.mark.parametrize("name", ["ECONNREFUSED", "EPERM", "ENETUNREACH", "EMSGSIZE", "ENOBUFS", "ENOMEM"])
-def test_a_receive_that_fails_is_counted_and_the_service_goes_on(name: str) -> None:
+def test_a_receive_that_fails_is_counted_and_the_service_goes_on(name: str, udp_batch: bool) -> None:
     """Promise 14: an error that ICMP or memory has caused is nobody's end; after a shortage there is a pause."""
     sockets, clock = FlakySockets(), ManualClock()
     with EchoByHand(reactor_options={"sockets": sockets, "clock": clock}) as echo, echo.udp() as client:
-        sockets.faults.add("recvmsg", os_error(getattr(errno, name)))
+        sockets.faults.add("recvmmsg" if udp_batch else "recvmsg", os_error(getattr(errno, name)))
         client.send(b"after all")
         turn_until(echo.reactor, lambda: echo.server.counters.drops)
         clock.advance(1.0)
@@ -468,14 +472,15 @@ def test_a_receive_that_fails_is_counted_and_the_service_goes_on(name: str) -> N
 
 
 @pytest.mark.parametrize("error", [EAGAIN, EINTR], ids=["EAGAIN", "EINTR"])
-def test_spurious_readiness_is_no_trouble(error: OSError) -> None:
+def test_spurious_readiness_is_no_trouble(error: OSError, udp_batch: bool) -> None:
     """Promise 14. select(2): a socket may be reported ready "and nevertheless a subsequent read blocks"."""
     sockets = FlakySockets()
     with EchoByHand(reactor_options={"sockets": sockets}) as echo, echo.udp() as client:
-        sockets.faults.add("recvmsg", error, error)
+        call = "recvmmsg" if udp_batch else "recvmsg"
+        sockets.faults.add(call, error, error)
         client.send(b"at the third try")
         assert echo.answer(client) == b"at the third try"
-        assert sockets.faults.calls["recvmsg"] >= 3
+        assert sockets.faults.calls[call] >= 3
 
 
 def test_a_datagram_with_a_wrong_checksum_is_no_trouble() -> None:
@@ -487,11 +492,11 @@ def test_a_datagram_with_a_wrong_checksum_is_no_trouble() -> None:
 
 
 @given(blocked=st.integers(1, 6), count=st.integers(1, 20))
-def test_a_full_send_buffer_delays_answers_and_loses_none(blocked: int, count: int) -> None:
-    """Promise 11 when sendto(2) says EAGAIN: one datagram is held, and nothing more is received until it has gone."""
+def test_a_full_send_buffer_delays_answers_and_loses_none(udp_batch: bool, blocked: int, count: int) -> None:
+    """Promise 11 when sendto(2) says EAGAIN: what doesn't fit is held, and no more is received until it has gone."""
     sockets = FlakySockets()
     with EchoByHand(reactor_options={"sockets": sockets}) as echo, echo.udp() as client:
-        sockets.faults.add("sendto", *[EAGAIN] * blocked)
+        sockets.faults.add("sendmmsg" if udp_batch else "sendto", *[EAGAIN] * blocked)
         for number in range(count):
             client.send(b"%d" % number)
         assert [echo.answer(client) for _ in range(count)] == [b"%d" % number for number in range(count)]

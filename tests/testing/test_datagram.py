@@ -5,11 +5,14 @@ from __future__ import annotations
 import errno
 import socket
 import struct
+import sys
+from typing import cast
 
 import pytest
 
 from reactor.control import IP_PKTINFO, IPV6_PKTINFO, IPV6_RECVPKTINFO
 from reactor.testing import CATALOGUE, SimulatedNetwork
+from reactor.testing.datagram import DatagramSocket
 from reactor.testing.endpoint import POLLERR, POLLIN, POLLOUT
 from tests.conformance.worlds import told
 from tests.testing.programs import ELSEWHERE, HERE, bits, error_of, go, udp
@@ -212,3 +215,33 @@ def test_an_unbound_socket_is_bound_by_its_first_datagram() -> None:
     peer.send(b"answer", peer.received[0][1])
     assert peer.received[0][1][0] == HERE
     assert sock.recv(100) == b"answer"
+
+
+# ---------------------------------------------------------------- many at once
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="Linux alone has both calls")
+def test_an_error_within_a_received_batch_is_told_by_the_next_call() -> None:
+    """recvmmsg(2) returns what it has, and saves the error on the socket; EAGAIN is no error."""
+    from reactor.mmsg import Slots
+
+    network = SimulatedNetwork(0)
+    server = cast(DatagramSocket, network.socket(socket.AF_INET, socket.SOCK_DGRAM))
+    server.setblocking(False)
+    server.bind(("10.0.0.1", 7))
+    peer = network.udp_peer()
+    for data in (b"one", b"two"):
+        peer.send(data, ("10.0.0.1", 7))
+    network.settle()
+    network.plan("recvmsg", "ENETDOWN", after=1)
+    slots = Slots(False, False)
+    assert server.recvmmsg(slots) == 1
+    with pytest.raises(OSError, match="down"):
+        server.recvmmsg(slots)
+    assert server.recvmmsg(slots) == 1
+    slots.turn_round(1)
+    network.plan("sendmsg", "EPERM")
+    with pytest.raises(PermissionError):
+        server.sendmmsg(slots, 0, 1)
+    assert server.sendmmsg(slots, 0, 1) == 1
+    server.close()
