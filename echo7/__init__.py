@@ -9,8 +9,9 @@
         print(server.addresses)
         loop.run()
 
-Reading order: `echo` (what is done with a byte and with a datagram), `guard` (which datagrams get no answer),
-`binding` (names and addresses to sockets), `server` (all of it together), `cli` (options to exit status), `log`.
+Reading order: `echo` (what is done with a byte and with a datagram), `guard` (which datagrams get no answer), `batch`
+(both for many datagrams at once), `binding` (names and addresses to sockets), `server` (all of it together), `cli`
+(options to exit status), `log`.
 """
 
 from echo7.binding import BindError

@@ -9,10 +9,12 @@
 Read it in this order: `protocol` (what a user implements), `loop` (one turn), `timers`, `buffer`, `connection` (THE
 chapter), `listener`, `connector`, `datagram`, `signals`. Beside them: `limits` (every bound on one screen), `seams`
 (where a simulated world can come in), `sockets` (what sockets are asked for, and what their errors mean), `control`
-(the small print of UDP), `verbs` (with which a user starts).
+(the small print of UDP), `verbs` (with which a user starts). In rooms of their own: `batch` and `mmsg`, the fast path
+of UDP, which the simple one can do without.
 `README.md` in this folder is the guide.
 """
 
+from reactor.batch import BatchProtocol, DatagramBatch, batch_on
 from reactor.connection import Connection, State
 from reactor.connector import Connector
 from reactor.control import is_unicast, report_paths
@@ -30,9 +32,11 @@ __all__ = [
     "READ",
     "WRITE",
     "Address",
+    "BatchProtocol",
     "Connection",
     "Connector",
     "Datagram",
+    "DatagramBatch",
     "DatagramProtocol",
     "Handler",
     "Limits",
@@ -43,6 +47,7 @@ __all__ = [
     "State",
     "StreamProtocol",
     "Timer",
+    "batch_on",
     "bind_tcp",
     "bind_udp",
     "connect_tcp",

@@ -8,6 +8,9 @@ lie (see `mmsg.py`), so this serves one purpose only, sending back; and nothing 
 
 When the kernel's send buffer is full, what is left of the batch is held in its slots, and nothing more is received
 until it has gone: never more than 64 datagrams, which is all the room there is.
+
+What recvmmsg meets after its first datagram, Linux tells the next call, whichever that is: such an error may be counted
+as the first answer's, as one from ICMP may on the simple path.
 """
 
 from __future__ import annotations
@@ -122,8 +125,8 @@ class DatagramBatch:
         except Exception as error:
             self._reactor.callback_failed(error)
             refused = dict.fromkeys(range(count), "callback")
-        if truncated := self._slots.truncated(count):
-            refused = {**refused, **dict.fromkeys(truncated, "truncated")}
+        if self._batch[1] >= self._slots.slot_bytes and (truncated := self._slots.truncated(count)):
+            refused = {**refused, **dict.fromkeys(truncated, "truncated")}  # a slot that was too small is full
         for reason in refused.values():
             self.drop(reason)
         return refused

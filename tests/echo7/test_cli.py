@@ -264,6 +264,29 @@ def test_a_transport_that_is_not_wanted_has_no_line(option: str, kind: str) -> N
         assert f" listening on {kind} 127.0.0.1:" in lines[0]
 
 
+@pytest.mark.parametrize("arguments", [[], ["--no-udp-batch"]])
+def test_the_daemon_answers_udp_on_either_path(arguments: list[str]) -> None:
+    """`--no-udp-batch`: "answer UDP one datagram at a time"; no caller sees the difference."""
+    with EchoProcess("--host", "*", *arguments) as echo, socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
+        client.settimeout(PATIENCE_S)
+        client.connect(("127.0.0.7", echo.port))
+        for number in range(200):
+            client.send(b"%d" % number)
+            if number % 10 == 9:
+                assert [client.recv(100) for _ in range(10)] == [b"%d" % n for n in range(number - 9, number + 1)]
+        maps = pathlib.Path(f"/proc/{echo.process.pid}/maps")
+        if arguments and maps.exists():
+            assert "_ctypes" not in maps.read_text()
+        assert echo.finish() == 0
+
+
+def test_the_usage_in_the_readme_names_every_option() -> None:
+    """An operator reads it first."""
+    usage = (PROJECT / "README.md").read_text().partition("echo7 serve [--host")[2].partition("\n\n")[0]
+    for name in vars(cli._parser().parse_args(["serve"])):
+        assert name in ("parser", "host") or "--" + name.replace("_", "-") in usage, name
+
+
 @IPV6
 def test_the_json_lines_have_stable_keys() -> None:
     """Issue: "(JSON: `event`, `transport`, `address`, `port`)", and only when all are logged is anything served."""

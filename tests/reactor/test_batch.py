@@ -371,6 +371,15 @@ def test_a_c_library_without_the_calls_stays_on_the_simple_path(monkeypatch: pyt
     assert falls_back(bind_udp(socket, ("127.0.0.1", 0)))
 
 
+def test_an_option_that_the_kernel_has_never_heard_of_is_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Older kernels know fewer."""
+    unknown = (socket.SOL_SOCKET, 4321)
+    monkeypatch.setattr("reactor.batch.OTHER_CONTROL", [unknown])
+    with bind_udp(socket, ("127.0.0.1", 0)) as sock, pytest.raises(OSError, match="not available"):
+        sock.getsockopt(*unknown)
+    assert not falls_back(bind_udp(socket, ("127.0.0.1", 0)))
+
+
 class Stranger:
     """Somebody's own idea of a socket, without calls for batches."""
 
