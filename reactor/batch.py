@@ -193,7 +193,7 @@ def batch_on(reactor: Reactor, sock: Any, protocol: BatchProtocol) -> DatagramBa
             calls = slots.kernel_calls(sock.fileno())
         else:
             return None
-    except (ImportError, AttributeError):  # a Python without ctypes, a C library without the calls
+    except (ImportError, AttributeError, OSError):  # no ctypes, no such call, none allowed, no room for the slots
         return None
     return DatagramBatch(reactor, sock, protocol, slots, calls)
 

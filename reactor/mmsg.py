@@ -138,12 +138,19 @@ class Slots:
         return memoryview(self.payloads)[start : start + self.lengths[index]]
 
     def kernel_calls(self, descriptor: int) -> tuple[Receive, Send]:
-        """Return recvmmsg(2) and sendmmsg(2) for these slots. Raise AttributeError if the C library lacks one."""
+        """Return recvmmsg(2) and sendmmsg(2) for these slots.
+
+        Raise AttributeError if the C library lacks one, OSError if the kernel does, or if they are forbidden: both are
+        called once, for no datagram.
+        """
         libc = ctypes.CDLL(None, use_errno=True)
         recvmmsg, sendmmsg, get_errno = libc.recvmmsg, libc.sendmmsg, ctypes.get_errno
         begin = ctypes.addressof(self._exported[0])
         places = [ctypes.c_void_p(begin + i * HEADER_BYTES) for i in range(DATAGRAMS_PER_TURN)]
         first_place, most, flags = places[0], DATAGRAMS_PER_TURN, MSG_DONTWAIT
+
+        if recvmmsg(descriptor, first_place, 0, flags, None) or sendmmsg(descriptor, first_place, 0, flags):
+            raise os_error(get_errno())
 
         def receive() -> int:
             count: int = recvmmsg(descriptor, first_place, most, flags, None)

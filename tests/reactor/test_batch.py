@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import socket
 import subprocess
@@ -368,6 +369,25 @@ def test_a_python_without_ctypes_stays_on_the_simple_path(monkeypatch: pytest.Mo
 
 def test_a_c_library_without_the_calls_stays_on_the_simple_path(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("reactor.mmsg.ctypes.CDLL", lambda *_, **__: object())
+    assert falls_back(bind_udp(socket, ("127.0.0.1", 0)))
+
+
+class Forbidding:
+    """A C library whose kernel knows neither call."""
+
+    def __init__(self, *_: Any, **options: Any) -> None:
+        assert options == {"use_errno": True}
+
+    def recvmmsg(self, *_: Any) -> int:
+        ctypes.set_errno(errno.ENOSYS)
+        return -1
+
+    sendmmsg = recvmmsg
+
+
+def test_a_kernel_without_the_calls_stays_on_the_simple_path(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Or a sandbox that forbids them: this shows at the start, when there still is a choice."""
+    monkeypatch.setattr("reactor.mmsg.ctypes.CDLL", Forbidding)
     assert falls_back(bind_udp(socket, ("127.0.0.1", 0)))
 
 
