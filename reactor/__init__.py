@@ -9,8 +9,9 @@
 Read it in this order: `protocol` (what a user implements), `loop` (one turn), `timers`, `buffer`, `connection` (THE
 chapter), `listener`, `connector`, `datagram`, `signals`. Beside them: `limits` (every bound on one screen), `seams`
 (where a simulated world can come in), `sockets` (what sockets are asked for, and what their errors mean), `control`
-(the small print of UDP), `verbs` (with which a user starts). In rooms of their own: `batch` and `mmsg`, the fast path
-of UDP, which the simple one can do without.
+(the small print of UDP), `verbs` (with which a user starts), `fork` (what a child process must let go of). In rooms of
+their own, fast paths that the simple one can do without: `batch` and `mmsg` (UDP, many datagrams a call), `splice`
+(bulk TCP, nothing copied), `busypoll` (looking instead of sleeping).
 `README.md` in this folder is the guide.
 """
 

@@ -1,0 +1,50 @@
+"""What a child of fork(2) must let go of, so that it can have a loop of its own and its parent keeps his.
+
+Law: a child changes nothing that it shares. Its copy of an epoll descriptor is the same epoll instance: to unregister a
+socket through it would take the socket away from the parent (epoll(7)). A copy of a socket is the same socket: shut
+down, reset or given an option, it is so for both. So the child only closes its own copies. Signal handlers and the
+wake-up descriptor are copies indeed, and are put back as they were.
+
+    with signals_held() as mask:  # else a signal might find the child with its parent's handlers
+        pid = os.fork()
+        if pid == 0:
+            disown(reactor)
+            ...                   # set up the child's own, then signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+
+Fork outside of `run`, or what the loop was about to do is done twice.
+"""
+
+import contextlib
+import os
+import signal
+from collections.abc import Iterator
+
+from reactor.loop import Reactor
+
+
+@contextlib.contextmanager
+def signals_held() -> Iterator[set[int]]:
+    """Have the kernel hold every signal back meanwhile. Yield the mask before, which is set again at the end."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+    try:
+        yield set(before)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def disown(reactor: Reactor) -> None:
+    """In a child: close this process's copies of all that the parent's reactor has, touching none of it.
+
+    The reactor and its handlers are of no use here afterwards. Each handler's descriptor number stays taken, by
+    /dev/null, until the object that owns the number is gone: it could else close somebody else's.
+    """
+    reactor.closed = True
+    nothing = os.open(os.devnull, os.O_RDWR)
+    for handler in reactor.handlers:
+        handler.closed = True
+        os.dup2(nothing, handler.fileno(), inheritable=False)
+    os.close(nothing)
+    reactor.handlers.clear()
+    with contextlib.suppress(OSError):  # a kqueue isn't inherited (kqueue(2)), and its number is free already
+        reactor._selector.close()
+    reactor._waker.abort()
