@@ -10,7 +10,6 @@ every process that shares it.
 
 from __future__ import annotations
 
-import atexit
 import contextlib
 import json
 import logging
@@ -33,10 +32,13 @@ def event(logger: logging.Logger, level: int, name: str, text: str, **fields: ob
     logger.log(level, "%s", text, extra={"event": name, "fields": fields})
 
 
-def set_up(level: str, form: str) -> StderrHandler:
-    """Send what `reactor` and `echo7` log to stderr, as text or JSON. Return the handler, which counts its drops."""
+def set_up(level: str, form: str, worker: int | None = None) -> StderrHandler:
+    """Send what `reactor` and `echo7` log to stderr, as text or JSON. Return the handler, which counts its drops.
+
+    Several processes may write there; the lines of a `worker` say which one it is.
+    """
     handler = StderrHandler()
-    handler.setFormatter(JsonFormatter() if form == "json" else TextFormatter())
+    handler.setFormatter(JsonFormatter(worker) if form == "json" else TextFormatter(worker))
     for name in ("reactor", "echo7"):
         logger = logging.getLogger(name)
         logger.setLevel(level.upper())
@@ -60,13 +62,21 @@ def ensure_standard_descriptors() -> None:
 class TextFormatter(logging.Formatter):
     """`2026-01-31T12:00:00Z info listening on tcp 127.0.0.1:7`."""
 
+    def __init__(self, worker: int | None = None) -> None:
+        super().__init__()
+        self._origin = "" if worker is None else f"worker {worker}: "
+
     def format(self, record: logging.LogRecord) -> str:
         """Return the line, and the traceback if there is one."""
-        return f"{_timestamp(record)} {record.levelname.lower()} {_message(record)}"
+        return f"{_timestamp(record)} {record.levelname.lower()} {self._origin}{_message(record)}"
 
 
 class JsonFormatter(logging.Formatter):
-    """One JSON object a line: time, level, event, message, and the event's own fields."""
+    """One JSON object a line: time, level, event, message, and the event's own fields; a worker's also say whose."""
+
+    def __init__(self, worker: int | None = None) -> None:
+        super().__init__()
+        self._origin = {} if worker is None else {"worker": worker, "pid": os.getpid()}
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the object as one line of ASCII."""
@@ -76,7 +86,7 @@ class JsonFormatter(logging.Formatter):
             "event": getattr(record, "event", "log"),
             "message": _message(record),
         }
-        return json.dumps(document | getattr(record, "fields", {}), default=str)
+        return json.dumps(document | self._origin | getattr(record, "fields", {}), default=str)
 
 
 class StderrHandler(logging.Handler):
@@ -101,6 +111,11 @@ class StderrHandler(logging.Handler):
             self._unreported = 0
         if not self._put(record):
             self._drop()
+
+    def flush(self) -> None:
+        """Give lines that a courier still has a moment to get out."""
+        if isinstance(self._write, Courier):
+            self._write.finish()
 
     def _drop(self) -> None:
         self.dropped += 1
@@ -142,7 +157,7 @@ def _writer(descriptor: int) -> Callable[[bytes], int]:
         try:
             own = os.open(f"/dev/fd/{descriptor}", os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
         except (OSError, AttributeError):  # another user's terminal; or Windows, which has no such names
-            return Courier(descriptor).write
+            return Courier(descriptor)
         return lambda data: os.write(own, data)
     return lambda data: os.write(descriptor, data)
 
@@ -157,9 +172,8 @@ class Courier:
         self._waiting: queue.Queue[bytes] = queue.Queue(COURIER_PIECES)
         self._descriptor = descriptor
         threading.Thread(target=self._run, name="log courier", daemon=True).start()
-        atexit.register(self._finish)
 
-    def write(self, data: bytes) -> int:
+    def __call__(self, data: bytes) -> int:
         """Take a piece to be written; 0 when too many wait."""
         try:
             self._waiting.put_nowait(data)
@@ -174,7 +188,7 @@ class Courier:
                 os.write(self._descriptor, piece)
             self._waiting.task_done()
 
-    def _finish(self) -> None:
+    def finish(self) -> None:
         """Give the last lines a moment, but no more: whoever holds them up must not hold up the end."""
         done = threading.Thread(target=self._waiting.join, daemon=True)
         done.start()

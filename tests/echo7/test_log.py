@@ -549,7 +549,7 @@ def test_a_courier_is_held_up_in_the_loops_stead() -> None:
     reading, writing = os.pipe()
     courier = Courier(writing)
     pieces = [b"%04d" % number * 1000 for number in range(COURIER_PIECES * 2)]
-    taken = [piece for piece in pieces if courier.write(piece)]
+    taken = [piece for piece in pieces if courier(piece)]
     assert COURIER_PIECES <= len(taken) < len(pieces)
     with open(reading, "rb") as file:
         assert file.read(4000 * len(taken)) == b"".join(taken)
@@ -577,8 +577,8 @@ def test_at_the_end_a_courier_has_delivered_what_finds_room() -> None:
     reading, writing = os.pipe()
     courier = Courier(writing)
     pieces = [b"%04d" % number for number in range(100)]
-    assert all(courier.write(piece) for piece in pieces)
-    courier._finish()
+    assert all(courier(piece) for piece in pieces)
+    courier.finish()
     assert os.read(reading, 1000) == b"".join(pieces)
     os.close(reading)
     os.close(writing)
@@ -589,8 +589,8 @@ def test_at_the_end_a_courier_that_is_held_up_is_not_waited_for() -> None:
     reading, writing = os.pipe()
     courier = Courier(writing)
     fill_stderr(writing)
-    courier.write(b"summary")
-    end = threading.Thread(target=courier._finish, daemon=True)
+    courier(b"summary")
+    end = threading.Thread(target=courier.finish, daemon=True)
     end.start()
     end.join(PATIENCE_S)
     assert not end.is_alive()
