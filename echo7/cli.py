@@ -1,6 +1,6 @@
 """The command line: options → a frozen config → an exit status.
 
-    0  served, and ended in order        1  couldn't bind, or the last serving socket broke
+    0  served, and ended in order        1  couldn't bind, or the last serving socket broke, or workers failed
     2  the options make no sense         128 + n  ended at once by a second signal n
 
 Law: whatever an operator gets wrong costs one line that says what, why and what to do: never a traceback.
@@ -10,14 +10,16 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
 import signal
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import NoReturn
 
-from echo7 import __version__, activation, limits, log
+from echo7 import __version__, activation, limits, log, report, reuseport
 from echo7.binding import ECHO_PORT, BindError
-from echo7.server import Counters, EchoServer
+from echo7.server import EchoServer
+from echo7.supervisor import Supervisor
 from reactor.limits import BACKLOG
 from reactor.loop import Reactor
 
@@ -26,6 +28,7 @@ logger = logging.getLogger("echo7")
 ENDING_SIGNALS = [signal.SIGTERM, signal.SIGINT]
 COUNTERS_SIGNALS = [signal.SIGUSR1] if hasattr(signal, "SIGUSR1") else []  # Windows has none
 SIGNALS = ENDING_SIGNALS + COUNTERS_SIGNALS
+WORKERS_LIMIT = 256  # many times the processors of any machine that needs no more than echo
 LEVELS = ("debug", "info", "warning", "error")
 EXAMPLES = """\
 examples:
@@ -59,6 +62,23 @@ class ServeConfig:
     busy_poll_s: float
     log_level: str
     log_format: str
+    workers: int
+
+    def new_server(self, descriptors: int, failed: Callable[[], object]) -> EchoServer:
+        """Return a server for one process, which may open so many descriptors."""
+        share = None if self.max_connections is None else -(-self.max_connections // self.workers)
+        return EchoServer(
+            self.hosts,
+            self.port,
+            tcp=self.tcp,
+            udp=self.udp,
+            udp_batch=self.udp_batch,
+            max_connections=share or limits.default_max_connections(descriptors),
+            backlog=self.backlog,
+            socket_buffer_bytes=self.socket_buffer_bytes,
+            drain_timeout_s=self.drain_timeout_s,
+            failed=failed,
+        )
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -77,6 +97,8 @@ def parse(argv: Sequence[str] | None) -> ServeConfig:
             options.parser.error(f"argument --{name.replace('_', '-')}: '--' is no value")
     if options.no_tcp and options.no_udp:
         options.parser.error("--no-tcp and --no-udp together leave nothing to serve; drop one of them")
+    if options.workers > 1 and not reuseport.AVAILABLE:
+        options.parser.error("--workers above 1 needs Linux, where the kernel balances among them; leave it out")
     return ServeConfig(
         hosts=tuple(options.host),
         port=options.port,
@@ -90,6 +112,7 @@ def parse(argv: Sequence[str] | None) -> ServeConfig:
         busy_poll_s=options.busy_poll / 1e6,
         log_level=options.log_level,
         log_format=options.log_format,
+        workers=options.workers,
     )
 
 
@@ -100,18 +123,19 @@ def serve(config: ServeConfig) -> int:
     handler = log.set_up(config.log_level, config.log_format)
     descriptors = limits.raise_descriptor_limit()
     try:
-        reactor = Reactor(busy_poll_s=config.busy_poll_s)
+        reactor = Reactor(busy_poll_s=config.busy_poll_s if config.workers == 1 else 0.0)  # a supervisor has no hurry
     except OSError as error:  # EMFILE before we have begun
         log.event(logger, logging.ERROR, "start_failed", f"cannot start: {error.strerror}; raise 'ulimit -n'")
         return 1
     with reactor:
-        service = Service(reactor, config, handler, descriptors)
+        kind = Service if config.workers == 1 else Supervisor
+        service = kind(reactor, config, handler, descriptors)
         try:
             service.start()
         except BindError as error:
             log.event(logger, logging.ERROR, "bind_failed", str(error))
             return 1
-        reactor.run()
+        service.run()
         ignore(SIGNALS)  # what was to be done is done, and none shall spoil the exit status now
         service.log_counters("stopped")
         return service.status
@@ -132,18 +156,7 @@ class Service:
         self._config = config
         self._handler = handler
         self._stopping = False
-        self._server = EchoServer(
-            config.hosts,
-            config.port,
-            tcp=config.tcp,
-            udp=config.udp,
-            udp_batch=config.udp_batch,
-            max_connections=config.max_connections or limits.default_max_connections(descriptors),
-            backlog=config.backlog,
-            socket_buffer_bytes=config.socket_buffer_bytes,
-            drain_timeout_s=config.drain_timeout_s,
-            failed=self._failed,
-        )
+        self._server = config.new_server(descriptors, self._failed)
 
     def start(self) -> None:
         """Bind, or take what systemd has bound; take the signals over; say where we serve. Raise BindError."""
@@ -156,24 +169,16 @@ class Service:
             self._reactor.add_signal_handler(signum, self._ender(signum))
         for signum in COUNTERS_SIGNALS:
             self._reactor.add_signal_handler(signum, lambda: self.log_counters("counters"))
-        for host in self._server.left_out:
-            log.event(
-                logger, logging.WARNING, "left_out", f"not serving {host}: this machine has no IPv6", address=host
-            )
-        if handed_in is None and not config.hosts:
-            text = "reachable from this machine only; to open it to every address: --host '*'"
-            log.event(logger, logging.INFO, "loopback_only", text)
-        for transport, host, port, text in self._server.addresses:
-            log.event(
-                logger, logging.INFO, "listening", f"listening on {transport} {text}",
-                transport=transport, address=host, port=port,
-            )  # fmt: skip
+        report.log_hints(self._server.left_out, loopback_only=handed_in is None and not config.hosts)
+        report.log_addresses(self._server.addresses)
+
+    def run(self) -> None:
+        """Run until all is over."""
+        self._reactor.run()
 
     def log_counters(self, name: str) -> None:
         """Log what has been done so far."""
-        counters = self._server.counters
-        text = f"{name}: {describe(counters)}, {self._handler.dropped} log lines dropped"
-        log.event(logger, logging.INFO, name, text, **asdict(counters), log_lines_dropped=self._handler.dropped)
+        report.log_counters(name, self._server.counters, self._handler.dropped)
 
     def _ender(self, signum: int) -> Callable[[], None]:
         return lambda: self._end(signum)
@@ -194,17 +199,6 @@ class Service:
         self.status = 1
         self._stopping = True
         self._server.stop(self._reactor.stop)
-
-
-def describe(counters: Counters) -> str:
-    """Return the counters in words."""
-    drops = ", ".join(f"{reason} {count}" for reason, count in counters.drops.items()) or "none"
-    return (
-        f"{counters.connections} connections ({counters.connections_open} open), "
-        f"{counters.tcp_bytes_received} bytes received and {counters.tcp_bytes_sent} sent over tcp; "
-        f"{counters.datagrams_received} datagrams received and {counters.datagrams_sent} answered over udp; "
-        f"drops: {drops}"
-    )
 
 
 class OneLineParser(argparse.ArgumentParser):
@@ -289,6 +283,13 @@ def _add_how_to_serve(add: Callable[..., object]) -> None:
     )
     add("--log-level", choices=LEVELS, default="info", help="the least that is logged (default: %(default)s)")
     add("--log-format", choices=("text", "json"), default="text", help="form of the log lines (default: %(default)s)")
+    add(
+        "--workers",
+        type=_workers,
+        default=1,
+        metavar="N",
+        help="processes that share the port, or 'auto' for one for each CPU; Linux only (default: %(default)s)",
+    )
 
 
 def _host(text: str) -> str:
@@ -305,6 +306,12 @@ def _seconds(text: str) -> float:
     if not 0 <= value <= 86_400:
         raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds from 0 to 86400")
     return value
+
+
+def _workers(text: str) -> int:
+    if text != "auto":
+        return _number(1, WORKERS_LIMIT)(text)
+    return min(len(os.sched_getaffinity(0)), WORKERS_LIMIT) if reuseport.AVAILABLE else 1
 
 
 def _number(least: int, most: int | None = None) -> Callable[[str], int]:

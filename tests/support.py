@@ -510,7 +510,7 @@ class EchoProcess:
         command = [sys.executable, "-m", "echo7", "serve", "--port", str(port), "--log-format", "json", *arguments]
         self.process = subprocess.Popen([*prefix, *command], cwd=PROJECT, stderr=subprocess.PIPE, text=True, **popen)
 
-    def __enter__(self) -> EchoProcess:
+    def __enter__(self) -> Self:
         if self._wait:
             self.wait_until_ready()
         return self
@@ -569,6 +569,47 @@ class EchoProcess:
     def connect(self, host: str = "127.0.0.1") -> socket.socket:
         """Return a connected TCP client, blocking with a time-out."""
         return socket.create_connection((host, self.port), PATIENCE_S)
+
+
+class WorkersProcess(EchoProcess):
+    """`echo7 serve --workers N`, the same way. `pids` are the workers' by number, as the log says."""
+
+    def __init__(self, *arguments: str, count: int = 2, **options: Any) -> None:
+        super().__init__("--workers", str(count), *arguments, **options)
+
+    def __exit__(self, *exception: object) -> None:
+        """Kill the supervisor and, as one may be stopped, its workers; those of an orderly end have gone."""
+        workers = self.pids.values() if self.process.poll() is None else ()
+        super().__exit__(*exception)
+        for pid in workers:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+
+    @property
+    def pids(self) -> dict[int, int]:
+        """The workers that were started last."""
+        found: dict[int, int] = {}
+        for line in self.lines:
+            if line["event"] == "workers":
+                found = dict(enumerate(line["pids"], 1))
+            elif line["event"] == "worker_ready":
+                found[line["worker"]] = line["pid"]
+        return found
+
+    def halt(self, number: int) -> int:
+        """Stop a worker (SIGSTOP), and return its pid when it stands still."""
+        pid = self.pids[number]
+        os.kill(pid, signal.SIGSTOP)
+        until(lambda: pathlib.Path("/proc", str(pid), "stat").read_text().rpartition(")")[2].split()[0] == "T")
+        return pid
+
+
+def until(condition: Callable[[], object]) -> None:
+    """Return once another process has made `condition()` true; nothing tells us when that is, so look often."""
+    patience_ends_s = time.monotonic() + PATIENCE_S
+    while not condition():
+        assert time.monotonic() < patience_ends_s, f"still not so after {PATIENCE_S} s: {condition}"
+        time.sleep(0.002)
 
 
 # ---------------------------------------------------------------- the path that bytes take

@@ -109,6 +109,7 @@ def test_the_defaults_are_the_documented_ones() -> None:
         busy_poll_s=0.0,
         log_level="info",
         log_format="text",
+        workers=1,
     )
 
 
@@ -116,10 +117,10 @@ def test_every_option_reaches_the_config() -> None:
     """Issue: `echo7 serve [--host HOST]… [--port 7] [--no-tcp|--no-udp] [--max-connections N] …`."""
     line = (
         "serve --host 127.0.0.1 --host * --port 0 --no-udp --no-udp-batch --max-connections 3 --backlog 4 "
-        "--socket-buffer 4096 --drain-timeout 0.5 --busy-poll 200 --log-level debug --log-format json"
+        "--socket-buffer 4096 --drain-timeout 0.5 --busy-poll 200 --log-level debug --log-format json --workers 2"
     )
     assert cli.parse(line.split()) == cli.ServeConfig(
-        ("127.0.0.1", "*"), 0, True, False, False, 3, 4, 4096, 0.5, 0.0002, "debug", "json"
+        ("127.0.0.1", "*"), 0, True, False, False, 3, 4, 4096, 0.5, 0.0002, "debug", "json", 2
     )
 
 
@@ -168,6 +169,10 @@ def test_no_drain_timeout_is_taken_that_is_no_time(capsys: pytest.CaptureFixture
         ["--busy-poll", "1000001"],
         ["--log-level", "loud"],
         ["--log-format", "xml"],
+        ["--workers", "0"],
+        ["--workers", "-1"],
+        ["--workers", "x"],
+        ["--workers", "100000"],
         ["--unknown"],
         ["surplus"],
     ],
@@ -181,7 +186,7 @@ def test_a_usage_error_is_one_line(capsys: pytest.CaptureFixture[str], arguments
 
 
 @pytest.mark.parametrize(
-    "option", "port max-connections backlog socket-buffer drain-timeout busy-poll log-level log-format".split()
+    "option", "port max-connections backlog socket-buffer drain-timeout busy-poll log-level log-format workers".split()
 )
 def test_two_dashes_are_no_value(capsys: pytest.CaptureFixture[str], option: str) -> None:
     """Story: argparse of Python 3.11 took `--port=--` for an empty list, which went as far as bind(2)."""
@@ -236,6 +241,7 @@ def test_the_help_names_every_option_with_its_default(capsys: pytest.CaptureFixt
         "0, off",
         "info",
         "text",
+        "1",
     ]
 
 

@@ -1,0 +1,63 @@
+"""What the operator is told on stderr: where we serve, and what has been done. A supervisor says it for all workers.
+
+Law: the same event has the same words and keys whoever says it.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+from dataclasses import asdict, fields
+
+from echo7 import log
+from echo7.server import Counters, ServingAddress
+
+logger = logging.getLogger("echo7")
+
+
+def log_hints(left_out: Iterable[str], loopback_only: bool) -> None:
+    """Log what isn't served, though somebody may expect it."""
+    for host in left_out:
+        log.event(logger, logging.WARNING, "left_out", f"not serving {host}: this machine has no IPv6", address=host)
+    if loopback_only:
+        text = "reachable from this machine only; to open it to every address: --host '*'"
+        log.event(logger, logging.INFO, "loopback_only", text)
+
+
+def log_addresses(addresses: Iterable[ServingAddress]) -> None:
+    """Log where we serve, one line for each socket."""
+    for transport, host, port, text in addresses:
+        log.event(
+            logger, logging.INFO, "listening", f"listening on {transport} {text}",
+            transport=transport, address=host, port=port,
+        )  # fmt: skip
+
+
+def log_counters(name: str, counters: Counters, log_lines_dropped: int) -> None:
+    """Log what has been done so far."""
+    text = f"{name}: {describe(counters)}, {log_lines_dropped} log lines dropped"
+    log.event(logger, logging.INFO, name, text, **asdict(counters), log_lines_dropped=log_lines_dropped)
+
+
+def total(every: Iterable[Counters]) -> Counters:
+    """Add up the counters of several servers."""
+    result = Counters()
+    for counters in every:
+        for each in fields(Counters):
+            if each.name != "drops":
+                setattr(result, each.name, getattr(result, each.name) + getattr(counters, each.name))
+        for reason, count in counters.drops.items():
+            result.drops[reason] = result.drops.get(reason, 0) + count
+    result.drops = dict(sorted(result.drops.items()))
+    return result
+
+
+def describe(counters: Counters) -> str:
+    """Return the counters in words."""
+    drops = ", ".join(f"{reason} {count}" for reason, count in counters.drops.items()) or "none"
+    return (
+        f"{counters.connections} connections ({counters.connections_open} open), "
+        f"{counters.tcp_bytes_received} bytes received and {counters.tcp_bytes_sent} sent over tcp; "
+        f"{counters.datagrams_received} datagrams received and {counters.datagrams_sent} answered over udp; "
+        f"drops: {drops}"
+    )

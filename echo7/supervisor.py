@@ -1,0 +1,309 @@
+"""The process that serves nothing itself: it opens the sockets, starts the workers, and answers for them.
+
+Law: the sockets outlive the workers. The supervisor opens all of them, before the first fork, and keeps them; each
+worker's slot has a set of its own, which every process that ever fills the slot inherits. So no caller who waits in the
+kernel's queue and no UDP peer is lost with a worker, only what that worker had taken in already.
+
+A worker is over when both are true, in whichever order: its process is reaped, and its channel has ended, with all that
+it had to say read. Forking is done in `run`, between two runs of the loop: a child never stands inside a callback.
+"""
+
+from __future__ import annotations
+
+import collections
+import logging
+import os
+import signal
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, NoReturn
+
+from echo7 import activation, log, report, reuseport, worker
+from echo7.backoff import STILLBIRTHS_LIMIT, BackOff
+from echo7.binding import Bound, bind_all
+from echo7.channel import Channel, Message
+from echo7.server import Counters, ServingAddress
+from reactor.fork import disown, signals_held
+from reactor.loop import Reactor
+from reactor.sockets import Socket
+from reactor.timers import Timer
+
+if TYPE_CHECKING:
+    from echo7.cli import ServeConfig
+
+ENDING_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+ANSWER_PATIENCE_S = 1.0  # for the counters of a worker that doesn't answer; then those that it told last count
+DRAIN_GRACE_S = 10.0  # beyond the drain timeout, which a worker keeps by itself: then it hangs, and is killed
+ABORT_GRACE_S = 1.0  # the same at a second signal
+
+logger = logging.getLogger("echo7")
+
+
+@dataclass(slots=True, eq=False)
+class Slot:
+    """A place for one worker process, and the sockets that belong to the place."""
+
+    number: int  # from 1
+    bound: Bound
+    backoff: BackOff
+    pid: int = 0  # of its process, 0 while there is none
+    channel: Channel | None = None
+    wait_status: int | None = None  # once its process is reaped
+    ready: bool = False
+    counters: Counters = field(default_factory=Counters)  # of its process, as told last
+    log_lines_dropped: int = 0
+    restart: Timer | None = None
+
+    def __str__(self) -> str:
+        """Name the process that fills it."""
+        return f"worker {self.number} (pid {self.pid})"
+
+
+class Supervisor:
+    """One run of `echo7 serve --workers N`."""
+
+    def __init__(self, reactor: Reactor, config: ServeConfig, handler: log.StderrHandler, descriptors: int) -> None:
+        self.status = 0
+        self._reactor, self._config, self._handler, self._descriptors = reactor, config, handler, descriptors
+        self._slots: list[Slot] = []
+        self._due: collections.deque[Slot] = collections.deque()  # to be started as soon as the loop has returned
+        self._announced = self._stopping = self._aborting = self._over = False
+        self._past: list[Counters] = [Counters()]  # the sum over the processes that have ended
+        self._past_dropped = 0
+        self._round = 0  # of asking every worker for its counters
+        self._awaited: set[Slot] = set()  # who has yet to answer
+        self._asked_meanwhile = False
+        self._patience: Timer | None = None
+
+    def start(self) -> None:
+        """Open every socket, take the signals over. Raise BindError."""
+        config, sockets = self._config, self._reactor.sockets
+        bound = activation.inherited(
+            tcp=config.tcp, udp=config.udp, backlog=config.backlog, buffer_bytes=config.socket_buffer_bytes
+        )
+        if bound is not None:  # one socket for each address, so the workers take turns at it
+            sets, loopback_only = [bound] * config.workers, False
+        else:
+            bound = bind_all(
+                sockets, config.hosts, config.port, tcp=config.tcp, udp=config.udp,
+                backlog=config.backlog, buffer_bytes=config.socket_buffer_bytes,
+            )  # fmt: skip
+            sets = reuseport.share(sockets, bound, config.workers, config.backlog, config.socket_buffer_bytes)
+            loopback_only = not config.hosts
+        self._slots = [Slot(number, each, BackOff(self._reactor.now)) for number, each in enumerate(sets, 1)]
+        self._due.extend(self._slots)
+        for signum in ENDING_SIGNALS:
+            self._reactor.add_signal_handler(signum, self._ender(signum))
+        self._reactor.add_signal_handler(signal.SIGUSR1, self._ask_for_counters)
+        self._reactor.add_signal_handler(signal.SIGCHLD, self._reap)
+        report.log_hints(bound.left_out, loopback_only)
+
+    def run(self) -> None:
+        """Run until all is over. Returns in the supervisor only."""
+        while not self._over:
+            while self._due:
+                self._fork(self._due.popleft())
+            self._reactor.run()
+
+    def log_counters(self, name: str) -> None:
+        """Log what all workers together have done so far, those that have ended too."""
+        dropped = self._past_dropped + self._handler.dropped + sum(slot.log_lines_dropped for slot in self._live())
+        report.log_counters(name, report.total(self._past + [slot.counters for slot in self._live()]), dropped)
+
+    def _live(self) -> list[Slot]:
+        return [slot for slot in self._slots if slot.pid]
+
+    # ---- starting
+
+    def _fork(self, slot: Slot) -> None:
+        slot.backoff.started()
+        try:
+            ours, theirs = self._reactor.sockets.socketpair()
+            with signals_held() as mask, theirs:
+                try:
+                    pid = os.fork()
+                except OSError:
+                    ours.close()
+                    raise
+                if pid == 0:
+                    ours.close()
+                    self._become_worker(slot, theirs, mask)
+        except OSError as error:
+            self._try_again(slot, f"cannot start worker {slot.number}: {error.strerror}", worker=slot.number)
+            return
+        slot.pid, slot.ready, slot.wait_status = pid, False, None
+        slot.counters, slot.log_lines_dropped = Counters(), 0
+        slot.channel = Channel(self._reactor, ours, self._listener_to(slot), self._mourner_of(slot))
+
+    def _become_worker(self, slot: Slot, control: Socket, mask: set[int]) -> NoReturn:
+        """Be the child, to its end. What runs here belongs to another process than the rest of this module."""
+        status = 1
+        try:
+            disown(self._reactor)
+            mine = slot.bound.tcp + slot.bound.udp
+            for sock in [sock for other in self._slots for sock in other.bound.tcp + other.bound.udp]:
+                if sock not in mine:
+                    sock.close()
+            status = worker.run(slot.number, self._config, self._descriptors, slot.bound, control, mask)
+        except OSError as error:  # EMFILE before it has begun
+            log.event(logger, logging.ERROR, "start_failed", f"cannot start: {error.strerror}; raise 'ulimit -n'")
+        except BaseException as error:  # it must not get into the parent's frames, whatever it is
+            logger.critical("worker %d failed: %r", slot.number, error, exc_info=error, extra={"event": "failed"})
+        finally:
+            for handler in logger.handlers:
+                handler.flush()
+            os._exit(status)
+
+    def _listener_to(self, slot: Slot) -> Callable[[Message], None]:
+        return lambda message: self._heard(slot, message)
+
+    def _mourner_of(self, slot: Slot) -> Callable[[], None]:
+        return lambda: self._channel_lost(slot)
+
+    def _heard(self, slot: Slot, message: Message) -> None:
+        if message["say"] == "counters":
+            slot.counters = Counters(**message["counters"])
+            slot.log_lines_dropped = message["log_lines_dropped"]
+            if message["round"] == self._round:
+                self._answered(slot)
+            return
+        slot.ready = True
+        slot.backoff.ready()
+        if self._announced:
+            fields = {"worker": slot.number, "pid": slot.pid}
+            log.event(logger, logging.INFO, "worker_ready", f"{slot} serves", **fields)
+        elif all(each.ready for each in self._slots):
+            self._announced = True
+            pids = [each.pid for each in self._slots]
+            text = f"{len(pids)} workers serve, pids {', '.join(map(str, pids))}"
+            log.event(logger, logging.INFO, "workers", text, workers=len(pids), pids=pids)
+            report.log_addresses(ServingAddress(*each) for each in message["addresses"])
+
+    # ---- ends of workers
+
+    def _reap(self) -> None:
+        for slot in self._live():
+            if slot.wait_status is None:
+                pid, wait_status = os.waitpid(slot.pid, os.WNOHANG)
+                if pid:
+                    slot.wait_status = wait_status
+                    self._check_ended(slot)
+
+    def _channel_lost(self, slot: Slot) -> None:
+        slot.channel = None
+        self._check_ended(slot)
+
+    def _check_ended(self, slot: Slot) -> None:
+        if slot.wait_status is None or slot.channel is not None:
+            return
+        self._past = [report.total([*self._past, replace(slot.counters, connections_open=0)])]
+        self._past_dropped += slot.log_lines_dropped
+        code = os.waitstatus_to_exitcode(slot.wait_status)
+        text, pid = f"{slot} ended {_how(code)}", slot.pid
+        slot.pid, slot.ready = 0, False
+        self._answered(slot)
+        if not self._stopping:
+            self._try_again(slot, text, worker=slot.number, pid=pid, exit_code=code)
+            return
+        if code and not self._aborting:
+            self.status = 1
+            log.event(logger, logging.WARNING, "worker_ended", text, worker=slot.number, pid=pid, exit_code=code)
+        self._check_over()
+
+    def _try_again(self, slot: Slot, text: str, **fields: object) -> None:
+        delay_s = slot.backoff.ended()
+        if all(each.backoff.hopeless for each in self._slots):
+            log.event(logger, logging.WARNING, "worker_ended", text, **fields)
+            text = f"every worker has ended {STILLBIRTHS_LIMIT} times in a row before it served: giving up"
+            log.event(logger, logging.ERROR, "failed", text)
+            self.status = 1
+            self._stop()
+            return
+        text += f"; the next one starts in {delay_s:g} s"
+        log.event(logger, logging.WARNING, "worker_ended", text, restart_delay_s=delay_s, **fields)
+        slot.restart = self._reactor.call_later(delay_s, self._fall_due, slot)
+
+    def _fall_due(self, slot: Slot) -> None:
+        self._due.append(slot)
+        self._reactor.stop()
+
+    # ---- the end
+
+    def _ender(self, signum: int) -> Callable[[], None]:
+        return lambda: self._end(signum)
+
+    def _end(self, signum: int) -> None:
+        if self._stopping:
+            self._aborting = True
+            self.status = 128 + signum
+            self._order("abort")
+            self._reactor.call_later(ABORT_GRACE_S, self._kill)
+            return
+        name, timeout_s = signal.Signals(signum).name, self._config.drain_timeout_s
+        text = f"stopping on {name}: delivering for up to {timeout_s:g} s"
+        log.event(logger, logging.INFO, "stopping", text, signal=name)
+        self._stop()
+
+    def _stop(self) -> None:
+        self._stopping = True
+        self._due.clear()
+        for slot in self._slots:
+            slot.bound.close()  # or callers would be queued whom nobody will serve
+            if slot.restart is not None:
+                slot.restart.cancel()
+        self._order("drain")
+        self._reactor.call_later(self._config.drain_timeout_s + DRAIN_GRACE_S, self._kill)
+        self._check_over()
+
+    def _order(self, what: str) -> None:
+        for slot in self._live():
+            if slot.channel is not None:
+                slot.channel.say(what)
+
+    def _kill(self) -> None:
+        for slot in self._live():
+            if slot.wait_status is None:
+                fields = {"worker": slot.number, "pid": slot.pid}
+                log.event(logger, logging.WARNING, "worker_killed", f"{slot} hangs: killed", **fields)
+                os.kill(slot.pid, signal.SIGKILL)
+
+    def _check_over(self) -> None:
+        if not self._live():
+            self._over = True
+            self._reactor.stop()
+
+    # ---- counters
+
+    def _ask_for_counters(self) -> None:
+        if self._awaited:
+            self._asked_meanwhile = True
+            return
+        self._round += 1
+        self._awaited = {slot for slot in self._live() if slot.channel is not None}
+        for slot in self._awaited:
+            if slot.channel is not None:
+                slot.channel.say("counters", round=self._round)
+        self._patience = self._reactor.call_later(ANSWER_PATIENCE_S, self._all_answered)
+        if not self._awaited:
+            self._all_answered()
+
+    def _answered(self, slot: Slot) -> None:
+        if slot in self._awaited:
+            self._awaited.discard(slot)
+            if not self._awaited:
+                self._all_answered()
+
+    def _all_answered(self) -> None:
+        if self._patience is not None:
+            self._patience.cancel()
+        self._awaited.clear()
+        self.log_counters("counters")
+        if self._asked_meanwhile:
+            self._asked_meanwhile = False
+            self._ask_for_counters()
+
+
+def _how(code: int) -> str:
+    """Put into words how a process has ended, as os.waitstatus_to_exitcode says it."""
+    names = {int(each): each.name for each in signal.Signals}  # the real-time ones have none
+    return f"with status {code}" if code >= 0 else f"by {names.get(-code, f'signal {-code}')}"
