@@ -37,6 +37,7 @@ examples:
   echo7 serve --host '*'                       every address, IPv4 and IPv6
   echo7 serve --host 192.0.2.1 --host fe80::1%eth0 --no-udp
   echo7 serve --log-format json 2>>echo7.log
+  echo7 serve --workers auto                   a process for each CPU (Linux), one in charge of them
 
 A systemd socket unit may hand the sockets in; --host and --port then have no effect.
 

@@ -11,6 +11,7 @@ it had to say read. Forking is done in `run`, between two runs of the loop: a ch
 from __future__ import annotations
 
 import collections
+import functools
 import logging
 import os
 import signal
@@ -25,7 +26,7 @@ from echo7.channel import Channel, Message
 from echo7.server import Counters, ServingAddress
 from reactor.fork import disown, signals_held
 from reactor.loop import Reactor
-from reactor.sockets import Socket
+from reactor.sockets import Socket, closed_on_error
 from reactor.timers import Timer
 
 if TYPE_CHECKING:
@@ -46,17 +47,34 @@ class Slot:
     number: int  # from 1
     bound: Bound
     backoff: BackOff
-    pid: int = 0  # of its process, 0 while there is none
-    channel: Channel | None = None
-    wait_status: int | None = None  # once its process is reaped
-    ready: bool = False
-    counters: Counters = field(default_factory=Counters)  # of its process, as told last
-    log_lines_dropped: int = 0
+    process: Process | None = None
     restart: Timer | None = None
 
+
+@dataclass(slots=True, eq=False)
+class Process:
+    """One worker process, as the supervisor knows it."""
+
+    slot: Slot
+    pid: int
+    channel: Channel = field(init=False)
+    told_all: bool = False  # its channel has ended
+    wait_status: int | None = None  # once it is reaped
+    ready: bool = False
+    counters: Counters = field(default_factory=Counters)  # as told last
+    log_lines_dropped: int = 0
+
     def __str__(self) -> str:
-        """Name the process that fills it."""
-        return f"worker {self.number} (pid {self.pid})"
+        """Name it as the log does."""
+        return f"worker {self.slot.number} (pid {self.pid})"
+
+
+@dataclass(slots=True, eq=False)
+class Inquiry:
+    """One round of asking every worker for its counters."""
+
+    awaited: set[Process]  # who have yet to answer, or to end
+    patience: Timer = field(init=False)
 
 
 class Supervisor:
@@ -70,10 +88,9 @@ class Supervisor:
         self._announced = self._stopping = self._aborting = self._over = False
         self._past: list[Counters] = [Counters()]  # the sum over the processes that have ended
         self._past_dropped = 0
-        self._round = 0  # of asking every worker for its counters
-        self._awaited: set[Slot] = set()  # who has yet to answer
+        self._inquiries = 0
+        self._inquiry: Inquiry | None = None  # under way
         self._asked_meanwhile = False
-        self._patience: Timer | None = None
 
     def start(self) -> None:
         """Open every socket, take the signals over. Raise BindError."""
@@ -107,11 +124,12 @@ class Supervisor:
 
     def log_counters(self, name: str) -> None:
         """Log what all workers together have done so far, those that have ended too."""
-        dropped = self._past_dropped + self._handler.dropped + sum(slot.log_lines_dropped for slot in self._live())
-        report.log_counters(name, report.total(self._past + [slot.counters for slot in self._live()]), dropped)
+        live = self._live()
+        dropped = self._past_dropped + self._handler.dropped + sum(process.log_lines_dropped for process in live)
+        report.log_counters(name, report.total([*self._past, *(process.counters for process in live)]), dropped)
 
-    def _live(self) -> list[Slot]:
-        return [slot for slot in self._slots if slot.pid]
+    def _live(self) -> list[Process]:
+        return [slot.process for slot in self._slots if slot.process is not None]
 
     # ---- starting
 
@@ -119,27 +137,23 @@ class Supervisor:
         slot.backoff.started()
         try:
             ours, theirs = self._reactor.sockets.socketpair()
-            with signals_held() as mask, theirs:
-                try:
-                    pid = os.fork()
-                except OSError:
-                    ours.close()
-                    raise
-                if pid == 0:
-                    ours.close()
-                    self._become_worker(slot, theirs, mask)
+            with theirs, closed_on_error(ours), signals_held() as mask:
+                pid = os.fork()
+                if pid == 0:  # pragma: no cover - in a child the measuring begins with the next call
+                    self._become_worker(slot, ours, theirs, mask)
         except OSError as error:
             self._try_again(slot, f"cannot start worker {slot.number}: {error.strerror}", worker=slot.number)
             return
-        slot.pid, slot.ready, slot.wait_status = pid, False, None
-        slot.counters, slot.log_lines_dropped = Counters(), 0
-        slot.channel = Channel(self._reactor, ours, self._listener_to(slot), self._mourner_of(slot))
+        process = slot.process = Process(slot, pid)
+        heard, lost = functools.partial(self._heard, process), functools.partial(self._channel_lost, process)
+        process.channel = Channel(self._reactor, ours, heard, lost)
 
-    def _become_worker(self, slot: Slot, control: Socket, mask: set[int]) -> NoReturn:
+    def _become_worker(self, slot: Slot, parents: Socket, control: Socket, mask: set[int]) -> NoReturn:
         """Be the child, to its end. What runs here belongs to another process than the rest of this module."""
         status = 1
         try:
             disown(self._reactor)
+            parents.close()
             mine = slot.bound.tcp + slot.bound.udp
             for sock in [sock for other in self._slots for sock in other.bound.tcp + other.bound.udp]:
                 if sock not in mine:
@@ -154,27 +168,21 @@ class Supervisor:
                 handler.flush()
             os._exit(status)
 
-    def _listener_to(self, slot: Slot) -> Callable[[Message], None]:
-        return lambda message: self._heard(slot, message)
-
-    def _mourner_of(self, slot: Slot) -> Callable[[], None]:
-        return lambda: self._channel_lost(slot)
-
-    def _heard(self, slot: Slot, message: Message) -> None:
+    def _heard(self, process: Process, message: Message) -> None:
         if message["say"] == "counters":
-            slot.counters = Counters(**message["counters"])
-            slot.log_lines_dropped = message["log_lines_dropped"]
-            if message["round"] == self._round:
-                self._answered(slot)
+            process.counters = Counters(**message["counters"])
+            process.log_lines_dropped = message["log_lines_dropped"]
+            if message["round"] == self._inquiries:
+                self._answered(process)
             return
-        slot.ready = True
-        slot.backoff.ready()
+        process.ready = True
+        process.slot.backoff.ready()
         if self._announced:
-            fields = {"worker": slot.number, "pid": slot.pid}
-            log.event(logger, logging.INFO, "worker_ready", f"{slot} serves", **fields)
-        elif all(each.ready for each in self._slots):
+            fields = {"worker": process.slot.number, "pid": process.pid}
+            log.event(logger, logging.INFO, "worker_ready", f"{process} serves", **fields)
+        elif sum(each.ready for each in self._live()) == len(self._slots):
             self._announced = True
-            pids = [each.pid for each in self._slots]
+            pids = [each.pid for each in self._live()]
             text = f"{len(pids)} workers serve, pids {', '.join(map(str, pids))}"
             log.event(logger, logging.INFO, "workers", text, workers=len(pids), pids=pids)
             report.log_addresses(ServingAddress(*each) for each in message["addresses"])
@@ -182,32 +190,32 @@ class Supervisor:
     # ---- ends of workers
 
     def _reap(self) -> None:
-        for slot in self._live():
-            if slot.wait_status is None:
-                pid, wait_status = os.waitpid(slot.pid, os.WNOHANG)
+        for process in self._live():
+            if process.wait_status is None:
+                pid, wait_status = os.waitpid(process.pid, os.WNOHANG)
                 if pid:
-                    slot.wait_status = wait_status
-                    self._check_ended(slot)
+                    process.wait_status = wait_status
+                    self._check_ended(process)
 
-    def _channel_lost(self, slot: Slot) -> None:
-        slot.channel = None
-        self._check_ended(slot)
+    def _channel_lost(self, process: Process) -> None:
+        process.told_all = True
+        self._check_ended(process)
 
-    def _check_ended(self, slot: Slot) -> None:
-        if slot.wait_status is None or slot.channel is not None:
+    def _check_ended(self, process: Process) -> None:
+        if process.wait_status is None or not process.told_all:
             return
-        self._past = [report.total([*self._past, replace(slot.counters, connections_open=0)])]
-        self._past_dropped += slot.log_lines_dropped
-        code = os.waitstatus_to_exitcode(slot.wait_status)
-        text, pid = f"{slot} ended {_how(code)}", slot.pid
-        slot.pid, slot.ready = 0, False
-        self._answered(slot)
+        slot, code = process.slot, os.waitstatus_to_exitcode(process.wait_status)
+        slot.process = None
+        self._past = [report.total([*self._past, replace(process.counters, connections_open=0)])]
+        self._past_dropped += process.log_lines_dropped
+        self._answered(process)
+        text, fields = f"{process} ended {_how(code)}", {"worker": slot.number, "pid": process.pid, "exit_code": code}
         if not self._stopping:
-            self._try_again(slot, text, worker=slot.number, pid=pid, exit_code=code)
+            self._try_again(slot, text, **fields)
             return
         if code and not self._aborting:
             self.status = 1
-            log.event(logger, logging.WARNING, "worker_ended", text, worker=slot.number, pid=pid, exit_code=code)
+            log.event(logger, logging.WARNING, "worker_ended", text, **fields)
         self._check_over()
 
     def _try_again(self, slot: Slot, text: str, **fields: object) -> None:
@@ -255,17 +263,16 @@ class Supervisor:
         self._reactor.call_later(self._config.drain_timeout_s + DRAIN_GRACE_S, self._kill)
         self._check_over()
 
-    def _order(self, what: str) -> None:
-        for slot in self._live():
-            if slot.channel is not None:
-                slot.channel.say(what)
+    def _order(self, what: str, **details: object) -> None:
+        for process in self._live():
+            process.channel.say(what, **details)
 
     def _kill(self) -> None:
-        for slot in self._live():
-            if slot.wait_status is None:
-                fields = {"worker": slot.number, "pid": slot.pid}
-                log.event(logger, logging.WARNING, "worker_killed", f"{slot} hangs: killed", **fields)
-                os.kill(slot.pid, signal.SIGKILL)
+        for process in self._live():
+            if process.wait_status is None:  # else the number may be somebody else's by now
+                fields = {"worker": process.slot.number, "pid": process.pid}
+                log.event(logger, logging.WARNING, "worker_killed", f"{process} hangs: killed", **fields)
+                os.kill(process.pid, signal.SIGKILL)
 
     def _check_over(self) -> None:
         if not self._live():
@@ -275,28 +282,27 @@ class Supervisor:
     # ---- counters
 
     def _ask_for_counters(self) -> None:
-        if self._awaited:
+        if self._inquiry is not None:
             self._asked_meanwhile = True
             return
-        self._round += 1
-        self._awaited = {slot for slot in self._live() if slot.channel is not None}
-        for slot in self._awaited:
-            if slot.channel is not None:
-                slot.channel.say("counters", round=self._round)
-        self._patience = self._reactor.call_later(ANSWER_PATIENCE_S, self._all_answered)
-        if not self._awaited:
-            self._all_answered()
+        self._inquiries += 1
+        inquiry = self._inquiry = Inquiry(set(self._live()))
+        inquiry.patience = self._reactor.call_later(ANSWER_PATIENCE_S, self._conclude)
+        self._order("counters", round=self._inquiries)
+        self._check_complete(inquiry)
 
-    def _answered(self, slot: Slot) -> None:
-        if slot in self._awaited:
-            self._awaited.discard(slot)
-            if not self._awaited:
-                self._all_answered()
+    def _answered(self, process: Process) -> None:
+        if self._inquiry is not None:
+            self._inquiry.awaited.discard(process)
+            self._check_complete(self._inquiry)
 
-    def _all_answered(self) -> None:
-        if self._patience is not None:
-            self._patience.cancel()
-        self._awaited.clear()
+    def _check_complete(self, inquiry: Inquiry) -> None:
+        if not inquiry.awaited:
+            inquiry.patience.cancel()
+            self._conclude()
+
+    def _conclude(self) -> None:
+        self._inquiry = None
         self.log_counters("counters")
         if self._asked_meanwhile:
             self._asked_meanwhile = False

@@ -578,12 +578,21 @@ class WorkersProcess(EchoProcess):
         super().__init__("--workers", str(count), *arguments, **options)
 
     def __exit__(self, *exception: object) -> None:
-        """Kill the supervisor and, as one may be stopped, its workers; those of an orderly end have gone."""
-        workers = self.pids.values() if self.process.poll() is None else ()
+        """Kill the supervisor; its workers notice, and go. They have its stderr, so that tells when they have gone."""
+        if self.process.poll() is None:
+            self.process.kill()
+            assert self.process.stderr is not None
+            overdue = threading.Timer(PATIENCE_S, self._send_workers, [signal.SIGKILL])
+            overdue.start()
+            self._send_workers(signal.SIGCONT)  # the test may have stopped one
+            self.process.stderr.read()
+            overdue.cancel()
         super().__exit__(*exception)
-        for pid in workers:
+
+    def _send_workers(self, signum: int) -> None:
+        for pid in self.pids.values():
             with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
+                os.kill(pid, signum)
 
     @property
     def pids(self) -> dict[int, int]:
