@@ -16,6 +16,8 @@ from typing import Any
 import pytest
 
 from echo7 import cli, limits, reuseport
+from echo7.binding import bind_all
+from tests.echo7.test_activation import HAND_IN
 from tests.echo7.test_cli import fill_until_stuck, only_line, refused
 from tests.support import (
     PATIENCE_S,
@@ -133,14 +135,9 @@ def test_a_second_daemon_is_refused_whichever_has_workers(first: int, second: in
 
 def test_sockets_from_systemd_are_shared_by_all_workers() -> None:
     """One for each address is all there is: whoever is free takes what comes, and one worker is enough."""
-    from tests.echo7.test_activation import HAND_IN
-
-    with socket.socket() as tcp, socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as udp:
-        tcp.bind(("127.0.0.1", 0))
-        tcp.listen(CALLERS)
-        port = tcp.getsockname()[1]
-        udp.bind(("127.0.0.1", port))
-        numbers = (tcp.fileno(), udp.fileno())
+    bound = bind_all(socket, ["127.0.0.1"], 0)
+    with bound.tcp[0] as tcp, bound.udp[0] as udp:
+        port, numbers = tcp.getsockname()[1], (tcp.fileno(), udp.fileno())
         prefix = [sys.executable, "-c", HAND_IN, ",".join(map(str, numbers))]
         with WorkersProcess(prefix=prefix, pass_fds=numbers) as echo:
             echo.halt(1)
