@@ -310,9 +310,12 @@ def _seconds(text: str) -> float:
 
 
 def _workers(text: str) -> int:
-    if text != "auto":
+    if text == "auto":
+        return min(len(os.sched_getaffinity(0)), WORKERS_LIMIT) if reuseport.AVAILABLE else 1
+    try:
         return _number(1, WORKERS_LIMIT)(text)
-    return min(len(os.sched_getaffinity(0)), WORKERS_LIMIT) if reuseport.AVAILABLE else 1
+    except argparse.ArgumentTypeError as error:
+        raise argparse.ArgumentTypeError(f"{error}, nor 'auto'") from None
 
 
 def _number(least: int, most: int | None = None) -> Callable[[str], int]:
