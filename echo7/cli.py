@@ -56,6 +56,7 @@ class ServeConfig:
     tcp: bool
     udp: bool
     udp_batch: bool
+    splice: bool
     max_connections: int | None
     backlog: int
     socket_buffer_bytes: int | None
@@ -64,6 +65,10 @@ class ServeConfig:
     log_level: str
     log_format: str
     workers: int
+
+    def pipes(self, descriptors: int) -> int:
+        """Return how many bulk connections may have a pipe, of so many descriptors."""
+        return limits.default_pipes(descriptors) if self.splice else 0
 
     def new_server(self, descriptors: int, failed: Callable[[], object]) -> EchoServer:
         """Return a server for one process, which may open so many descriptors."""
@@ -74,7 +79,8 @@ class ServeConfig:
             tcp=self.tcp,
             udp=self.udp,
             udp_batch=self.udp_batch,
-            max_connections=share or limits.default_max_connections(descriptors),
+            pipes=self.pipes(descriptors),
+            max_connections=share or limits.default_max_connections(descriptors, self.pipes(descriptors)),
             backlog=self.backlog,
             socket_buffer_bytes=self.socket_buffer_bytes,
             drain_timeout_s=self.drain_timeout_s,
@@ -106,6 +112,7 @@ def parse(argv: Sequence[str] | None) -> ServeConfig:
         tcp=not options.no_tcp,
         udp=not options.no_udp,
         udp_batch=not options.no_udp_batch,
+        splice=not options.no_splice,
         max_connections=options.max_connections,
         backlog=options.backlog,
         socket_buffer_bytes=options.socket_buffer,
@@ -246,6 +253,7 @@ def _add_what_to_serve(add: Callable[..., object]) -> None:
     add("--no-tcp", action="store_true", help="don't serve TCP")
     add("--no-udp", action="store_true", help="don't serve UDP")
     add("--no-udp-batch", action="store_true", help="answer UDP one datagram at a time")
+    add("--no-splice", action="store_true", help="copy the bytes of bulk connections too")
     add(
         "--max-connections",
         type=_number(1),

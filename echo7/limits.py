@@ -8,6 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import selectors
+import socket
+
+from reactor.splice import MOST_PIPES, pipes_on
 
 try:
     import resource
@@ -32,6 +35,11 @@ def raise_descriptor_limit() -> int:
     return min(limit, SELECT_DESCRIPTORS) if by_select else limit
 
 
-def default_max_connections(descriptors: int) -> int:
-    """Return how many connections leave the service the descriptors that it needs itself."""
-    return max(1, descriptors - KEPT_BACK)
+def default_pipes(descriptors: int) -> int:
+    """Return how many bulk connections may have a pipe of two descriptors: an eighth of all at the most."""
+    return min(MOST_PIPES, descriptors // 16) if pipes_on(socket) is not None else 0
+
+
+def default_max_connections(descriptors: int, pipes: int = 0) -> int:
+    """Return how many connections leave the service the descriptors that it needs itself, and `pipes` theirs."""
+    return max(1, descriptors - KEPT_BACK - 2 * pipes)

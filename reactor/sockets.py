@@ -39,6 +39,9 @@ ONE_PEER = frozenset(
 WILDCARDS = ("0.0.0.0", "::")  # noqa: S104 - to recognise them
 RESET_ON_CLOSE = struct.pack("hh" if sys.platform == "win32" else "ii", 1, 0)  # struct linger, socket(7)
 
+# A burst shall wait in the kernel instead of being lost. Linux gives as much of this as net.core.rmem_max allows.
+UDP_RECEIVE_BYTES = 4 * 1024 * 1024
+
 # A silent peer is given up after 180 + 4 × 30 s = five minutes (tcp(7)). The names differ by platform.
 KEEPALIVE_IDLE_S, KEEPALIVE_INTERVAL_S, KEEPALIVE_PROBES = 180, 30, 4
 
@@ -107,11 +110,15 @@ def bind_tcp(sockets: SocketFactory, address: Address, *, buffer_bytes: int | No
 def bind_udp(sockets: SocketFactory, address: Address, *, buffer_bytes: int | None = None) -> Socket:
     """Return a bound, non-blocking UDP socket that reports the address asked. Raise as `bind_tcp` does.
 
+    Without `buffer_bytes` it asks for a receive buffer as large as the system allows, up to `UDP_RECEIVE_BYTES`.
     SO_REUSEADDR is never set: on UDP it would let a second daemon steal every datagram in silence.
     """
     with closed_on_error(_new(sockets, address, socket.SOCK_DGRAM, buffer_bytes)) as sock:
         if address[0] in WILDCARDS:  # a socket with an address of its own can only answer from that
             report_paths(sock)
+        if buffer_bytes is None:
+            with contextlib.suppress(OSError):  # BSD refuses more than it allows; Linux gives what it allows
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, UDP_RECEIVE_BYTES)
         sock.bind(address)
         return sock
 

@@ -67,8 +67,13 @@ class SimulatedSocket:
         """Remember an option; those that matter to the simulation have their effect."""
         self.check_open("setsockopt")
         if (level, name) in BUFFERS and isinstance(value, int):
-            value = max(LEAST_BUFFER_BYTES, 2 * value)  # socket(7): the kernel doubles it
+            value = max(LEAST_BUFFER_BYTES, 2 * min(value, self._most_bytes(name)))  # socket(7): the kernel doubles it
         self.options[level, name] = value
+
+    def _most_bytes(self, name: int) -> int:
+        """Return what this network has in place of net.core.rmem_max and wmem_max."""
+        network = self.network
+        return network.receive_buffer_bytes if name == socket.SO_RCVBUF else network.send_buffer_bytes
 
     def getsockopt(self, level: int, name: int) -> int:
         """Return an option, 0 if it was never set. SO_ERROR is told once."""

@@ -102,6 +102,7 @@ def test_the_defaults_are_the_documented_ones() -> None:
         tcp=True,
         udp=True,
         udp_batch=True,
+        splice=True,
         max_connections=None,
         backlog=1024,
         socket_buffer_bytes=None,
@@ -116,11 +117,12 @@ def test_the_defaults_are_the_documented_ones() -> None:
 def test_every_option_reaches_the_config() -> None:
     """Issue: `echo7 serve [--host HOST]… [--port 7] [--no-tcp|--no-udp] [--max-connections N] …`."""
     line = (
-        "serve --host 127.0.0.1 --host * --port 0 --no-udp --no-udp-batch --max-connections 3 --backlog 4 "
-        "--socket-buffer 4096 --drain-timeout 0.5 --busy-poll 200 --log-level debug --log-format json --workers 2"
+        "serve --host 127.0.0.1 --host * --port 0 --no-udp --no-udp-batch --no-splice --max-connections 3 "
+        "--backlog 4 --socket-buffer 4096 --drain-timeout 0.5 --busy-poll 200 --log-level debug --log-format json "
+        "--workers 2"
     )
     assert cli.parse(line.split()) == cli.ServeConfig(
-        ("127.0.0.1", "*"), 0, True, False, False, 3, 4, 4096, 0.5, 0.0002, "debug", "json", 2
+        ("127.0.0.1", "*"), 0, True, False, False, False, 3, 4, 4096, 0.5, 0.0002, "debug", "json", 2
     )
 
 
@@ -270,7 +272,7 @@ def test_a_transport_that_is_not_wanted_has_no_line(option: str, kind: str) -> N
         assert f" listening on {kind} 127.0.0.1:" in lines[0]
 
 
-@pytest.mark.parametrize("arguments", [[], ["--no-udp-batch"]])
+@pytest.mark.parametrize("arguments", [[], ["--no-udp-batch", "--no-splice"]])
 def test_the_daemon_answers_udp_on_either_path(arguments: list[str]) -> None:
     """`--no-udp-batch`: "answer UDP one datagram at a time"; no caller sees the difference."""
     with EchoProcess("--host", "*", *arguments) as echo, socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:

@@ -6,6 +6,7 @@ The same seeds pass without it (`test_swarm.py`). `SEEDS` is the stated number: 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import errno
 import socket
 import types
@@ -26,6 +27,7 @@ from reactor.connection import LINGERING, OPEN
 from reactor.mmsg import ZEROS, Slots
 from reactor.signals import Waker
 from reactor.sockets import OUT_OF_MEMORY, WOULD_BLOCK, errno_name
+from reactor.splice import Splice, Splicer
 from reactor.testing import SimulationFailed, simulate
 from reactor.timers import Timers
 from tests.simulation.world import swarm_scenario
@@ -572,6 +574,89 @@ def no_rest_for_a_batch_when_memory_runs_out(self: Any, error: OSError) -> None:
 @bug
 def nobody_looked_at(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(BatchEcho, "batch_received", lambda self, endpoint, slots, count: {})
+
+
+# ---------------------------------------------------------------- pipes
+
+
+@bug
+def what_is_in_the_pipe_forgotten_when_it_is_given_back(patch: pytest.MonkeyPatch) -> None:
+    original = Splice.give_back
+
+    def give_back(self: Any) -> None:
+        self._in_pipe_bytes = 0
+        original(self)
+
+    patch.setattr(Splice, "give_back", give_back)
+
+
+@bug
+def what_splice_calls_nothing_taken_for_the_end(patch: pytest.MonkeyPatch) -> None:
+    original = Splice.receive
+
+    def receive(self: Any, size_bytes: int) -> Any:
+        filled = self._pipe.fill
+        if self._connection.state is OPEN and not self._in_pipe_bytes:
+            mark = self._socket.incoming.mark
+            if mark is not None and mark == self._socket.incoming.received:
+                return b""
+        assert filled
+        return original(self, size_bytes)
+
+    patch.setattr(Splice, "receive", receive)
+
+
+@bug
+def a_pipe_filled_while_lingering(patch: pytest.MonkeyPatch) -> None:
+    def receive(self: Any, size_bytes: int) -> Any:
+        count = self._pipe.fill(self._socket, self._connection.limits.bound_bytes - self._in_pipe_bytes)
+        if not count:
+            self.give_back()
+            return self._connection._recv(size_bytes)
+        self._in_pipe_bytes += count
+        self._moved.count = count
+        return self._moved
+
+    patch.setattr(Splice, "receive", receive)
+
+
+@bug
+def a_pipe_filled_beyond_the_bound(patch: pytest.MonkeyPatch) -> None:
+    original = Splice.receive
+
+    def receive(self: Any, size_bytes: int) -> Any:
+        self._connection.limits = dataclasses.replace(self._connection.limits, high_water_bytes=1 << 20)
+        return original(self, size_bytes)
+
+    patch.setattr(Splice, "receive", receive)
+
+
+@bug
+def a_pipe_given_to_a_connection_with_bytes_pending(patch: pytest.MonkeyPatch) -> None:
+    def consider(self: Any, connection: Connection) -> None:
+        if connection not in self._splices and connection.state is OPEN:
+            with contextlib.suppress(OSError):
+                self._splices[connection] = Splice(connection, self._new_pipe())
+
+    patch.setattr(Splicer, "consider", consider)
+
+
+@bug
+def a_pipe_left_open_behind_its_connection(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Splicer, "forget", lambda self, connection: self._splices.pop(connection, None))
+
+
+@bug
+def a_short_splice_taken_for_a_whole_one(patch: pytest.MonkeyPatch) -> None:
+    original = Splice.send
+
+    def send(self: Any, data: Any) -> int:
+        whole: int = self._in_pipe_bytes
+        original(self, data)
+        self._in_pipe_bytes = 0
+        return whole
+
+    patch.setattr(Splice, "send", send)
 
 
 # ---------------------------------------------------------------- signals

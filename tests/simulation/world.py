@@ -373,9 +373,10 @@ def caller(world: World, source: random.Random) -> None:
     peer.write_bytes = int(2 ** source.uniform(0, 16))
     temper = source.choice("finish finish finish finish idle reset close vanish pause pause slow cut".split())
     buffers = world.network.send_buffer_bytes, world.network.receive_buffer_bytes
-    most = 500 * min(peer.read_bytes, peer.write_bytes, *buffers)  # so that it ends in time
+    receive_bytes = world.server._limits.receive_bytes
+    most = 500 * min(peer.read_bytes, peer.write_bytes, receive_bytes, *buffers)  # so that it ends in time
     if temper == "pause":  # enough to fill every buffer on the way, or a little more than the kernels'
-        at_once = min(*buffers, peer.write_bytes)
+        at_once = min(*buffers, peer.write_bytes, receive_bytes)
         wide = at_once >= 2048 and source.random() < 0.5
         most = 400_000 if wide else min(sum(buffers) + source.randrange(1, 500), 2000 * at_once)
     data = source.randbytes(most if temper == "pause" else min(most, int(2 ** source.uniform(0, 18))))

@@ -104,6 +104,11 @@ def refused_sockets(network: SimulatedNetwork) -> None:
         network.socket(socket.AF_INET, socket.SOCK_STREAM)
 
 
+def refused_pipe(network: SimulatedNetwork) -> None:
+    with pytest.raises(OSError, match=r"\[Errno"):
+        network.pipe()
+
+
 def connecting(network: SimulatedNetwork) -> None:
     from reactor import connect_tcp
 
@@ -116,7 +121,7 @@ def connecting(network: SimulatedNetwork) -> None:
 def test_each_fault_can_be_planned_alone_and_is_then_listed(name: str) -> None:
     """Promise: everything in the catalogue can happen, to a program that bears it, and the list says that it did."""
     call, _, kind = name.partition(".")
-    scenario = {"socket": refused_sockets, "connect": connecting}.get(call, echo)
+    scenario = {"socket": refused_sockets, "connect": connecting, "pipe": refused_pipe}.get(call, echo)
     networks: list[SimulatedNetwork] = []
 
     def planned(network: SimulatedNetwork) -> None:
