@@ -36,13 +36,13 @@ CATALOGUE: dict[str, tuple[str, ...]] = {
         "connect": f"ECONNREFUSED ETIMEDOUT EADDRNOTAVAIL EPERM {UNREACHABLE}",
         "recvmsg": f"EAGAIN EINTR ECONNREFUSED ENOBUFS ENOMEM {UNREACHABLE}",
         "sendmsg": f"EAGAIN EINTR ENOBUFS ENOMEM EPERM EMSGSIZE ECONNREFUSED EACCES {UNREACHABLE}",
-        "pipe": "EMFILE ENFILE EPERM",
         "socket": "EMFILE ENFILE ENOBUFS ENOMEM",
         "register": "ENOMEM ENOSPC",
         "select": "spurious shuffle fewer early late",
         "segment": "delay",
         "packet": "loss duplicate delay",
         "step": "fin reset partition signal",
+        "pipe": "EMFILE ENFILE EPERM",
     }.items()
 }
 FAULTS = tuple(f"{call}.{kind}" for call, kinds in CATALOGUE.items() for kind in kinds)

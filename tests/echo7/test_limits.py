@@ -99,9 +99,16 @@ def test_no_more_descriptors_are_promised_than_the_selector_can_watch(monkeypatc
 
 @given(st.integers(0, 1 << 20))
 def test_the_default_keeps_back_what_the_service_itself_needs(descriptors: int) -> None:
-    """Law: "what the service itself needs is kept back"; but a service that takes nobody is none."""
-    most = limits.default_max_connections(descriptors)
-    assert most == max(1, descriptors - limits.KEPT_BACK)
+    """Law: What the service itself needs, and two for each pipe; but a service that takes nobody is none."""
+    pipes = limits.default_pipes(descriptors)
+    assert 0 <= 2 * pipes <= descriptors / 8
+    assert limits.default_max_connections(descriptors) == max(1, descriptors - limits.KEPT_BACK)
+    assert limits.default_max_connections(descriptors, pipes) == max(1, descriptors - limits.KEPT_BACK - 2 * pipes)
+
+
+def test_where_nothing_can_be_spliced_no_descriptor_is_kept_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "pipes_on", lambda sockets: None)
+    assert limits.default_pipes(1 << 20) == 0
 
 
 @linux_only
@@ -116,7 +123,7 @@ def test_the_service_raises_its_own_limit_at_start() -> None:
 def test_a_full_house_by_default_still_has_descriptors_to_spare() -> None:
     """At the default limit callers wait in the queue, nothing runs out, and who waits is served when one leaves."""
     room = 8
-    limit = limits.KEPT_BACK + room
+    limit = limits.KEPT_BACK + room + 4  # at this limit there are two pipes
     with contextlib.ExitStack() as stack:
         echo = stack.enter_context(EchoProcess(preexec_fn=with_limit(limit, limit)))
         clients = [stack.enter_context(echo.connect()) for _ in range(room)]
