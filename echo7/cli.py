@@ -20,6 +20,7 @@ from echo7 import __version__, activation, limits, log, report, reuseport
 from echo7.binding import ECHO_PORT, BindError
 from echo7.server import EchoServer
 from echo7.supervisor import Supervisor
+from reactor.epoll import LeanEpollSelector
 from reactor.limits import BACKLOG
 from reactor.loop import Reactor
 
@@ -62,9 +63,15 @@ class ServeConfig:
     socket_buffer_bytes: int | None
     drain_timeout_s: float
     busy_poll_s: float
+    selector: str
     log_level: str
     log_format: str
     workers: int
+
+    def new_reactor(self) -> Reactor:
+        """Return a loop for one process that serves. Raise OSError when there are no descriptors for it."""
+        selector = LeanEpollSelector() if self.selector == "lean" else None
+        return Reactor(selector=selector, busy_poll_s=self.busy_poll_s)
 
     def pipes(self, descriptors: int) -> int:
         """Return how many bulk connections may have a pipe, of so many descriptors."""
@@ -118,6 +125,7 @@ def parse(argv: Sequence[str] | None) -> ServeConfig:
         socket_buffer_bytes=options.socket_buffer,
         drain_timeout_s=options.drain_timeout,
         busy_poll_s=options.busy_poll / 1e6,
+        selector=options.selector,
         log_level=options.log_level,
         log_format=options.log_format,
         workers=options.workers,
@@ -131,7 +139,7 @@ def serve(config: ServeConfig) -> int:
     handler = log.set_up(config.log_level, config.log_format)
     descriptors = limits.raise_descriptor_limit()
     try:
-        reactor = Reactor(busy_poll_s=config.busy_poll_s if config.workers == 1 else 0.0)  # a supervisor has no hurry
+        reactor = config.new_reactor() if config.workers == 1 else Reactor()  # a supervisor has no hurry
     except OSError as error:  # EMFILE before we have begun
         log.event(logger, logging.ERROR, "start_failed", f"cannot start: {error.strerror}; raise 'ulimit -n'")
         return 1
@@ -289,6 +297,12 @@ def _add_how_to_serve(add: Callable[..., object]) -> None:
         default=0,
         metavar="MICROSECONDS",
         help="after activity, poll for so long before sleeping: answers come sooner (default: 0, off)",
+    )
+    add(
+        "--selector",
+        choices=("standard", "lean"),
+        default="standard",
+        help="what asks the kernel: Python's own, or a thinner layer over epoll (Linux) (default: %(default)s)",
     )
     add("--log-level", choices=LEVELS, default="info", help="the least that is logged (default: %(default)s)")
     add("--log-format", choices=("text", "json"), default="text", help="form of the log lines (default: %(default)s)")

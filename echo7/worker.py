@@ -33,7 +33,7 @@ def run(number: int, config: ServeConfig, descriptors: int, bound: Bound, contro
     for signum in (signal.SIGINT, signal.SIGUSR1):
         signal.signal(signum, signal.SIG_IGN)
     handler = log.set_up(config.log_level, config.log_format, number)
-    with Reactor(busy_poll_s=config.busy_poll_s) as reactor:
+    with config.new_reactor() as reactor:
         worker = Worker(reactor, config, descriptors, handler)
         worker.start(bound, control)
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)

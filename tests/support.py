@@ -32,6 +32,7 @@ from echo7.server import EchoServer
 from reactor import READ, Connection, DatagramProtocol, Handler, Listener, Reactor, StreamProtocol, splice
 from reactor.batch import DatagramBatch
 from reactor.datagram import Datagram
+from reactor.epoll import LeanEpollSelector
 from reactor.limits import DEFAULT_LIMITS, Limits
 from reactor.sockets import WOULD_BLOCK, Socket, os_error
 
@@ -47,7 +48,7 @@ SELECTORS: list[type[selectors.BaseSelector]] = [
     getattr(selectors, name)
     for name in ("SelectSelector", "PollSelector", "EpollSelector", "KqueueSelector", "DevpollSelector")
     if hasattr(selectors, name)
-]
+] + ([LeanEpollSelector] if hasattr(select, "epoll") else [])
 
 
 def has_ipv6() -> bool:

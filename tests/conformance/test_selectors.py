@@ -3,12 +3,33 @@
 from __future__ import annotations
 
 import selectors
+import sys
+from collections.abc import Iterator
 
 import pytest
 
 from reactor import READ, WRITE
+from reactor.epoll import LeanEpollSelector
 from reactor.sockets import Socket
-from tests.conformance.worlds import Sockets
+from tests.conformance.worlds import KernelWorld, SimulatedWorld, Sockets
+
+
+class LeanWorld(KernelWorld):
+    """The kernel, asked by `reactor.epoll`."""
+
+    def selector(self) -> selectors.BaseSelector:
+        made = LeanEpollSelector()
+        self.made.append(made)
+        return made
+
+
+@pytest.fixture(params=[KernelWorld, LeanWorld, SimulatedWorld], ids=["kernel", "lean", "simulation"])
+def net(request: pytest.FixtureRequest) -> Iterator[Sockets]:
+    if request.param is not SimulatedWorld and sys.platform != "linux":
+        pytest.skip("the simulation does what Linux does")
+    world = request.param()
+    yield Sockets(world)
+    world.close()
 
 
 def masks(selector: selectors.BaseSelector) -> dict[object, int]:
