@@ -127,6 +127,7 @@ def _play(make: Callable[[], KernelWorld | SimulatedWorld], steps: list[bytes | 
     world, told_so_far = make(), list[object]()
     net = Sockets(world)
     server, client = net.pair(inline=True)
+    client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # the simulation has no Nagle
     pipe, unread = world.pipe(), 0
     for step in steps:
         if isinstance(step, int):
