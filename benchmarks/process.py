@@ -58,8 +58,9 @@ def started(server: Server, kind: str, host: str) -> Iterator[Running]:
         before_s = time.monotonic()
         with on_core(SERVER_CORE):
             process = subprocess.Popen(
-                command, cwd=PROJECT, stdout=subprocess.DEVNULL, stderr=errors, start_new_session=True
-            )
+                command, cwd=PROJECT, env=environment(), stdout=subprocess.DEVNULL, stderr=errors,
+                start_new_session=True,
+            )  # fmt: skip
         try:
             if not _answers(process, kind, port, before_s + READY_WITHIN_S):
                 errors.seek(0)
@@ -69,6 +70,11 @@ def started(server: Server, kind: str, host: str) -> Iterator[Running]:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)  # a session of its own: its children, and nobody else's
             process.wait()
+
+
+def environment() -> dict[str, str]:
+    """Return ours without what would have Python compile everything anew at each start: nobody installs it so."""
+    return {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
 
 
 def _answers(process: subprocess.Popen[bytes], kind: str, port: int, end_s: float) -> bool:

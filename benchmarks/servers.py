@@ -41,7 +41,6 @@ class Server:
     commands: dict[str, Command]  # by kind of workload: tcp, udp, timers, spawn
     package: str | None = None  # a Python package that must be importable
     program: str | None = None  # a program that must be on the PATH
-    option: str | None = None  # an option of `echo7 serve` that must exist
     build: Build | None = None
     config: str | None = None  # a file under peers/, filled in and handed over
     most_connections: int = ANY_NUMBER  # more than this aren't asked of it,
@@ -70,7 +69,9 @@ _BUSY_POLL_US = "200"
 
 SERVERS: tuple[Server, ...] = (
     Server("echo7", "echo7", {**_echo7(), **_timers("reactor")}, ours=True),
-    Server("echo7-busy", "echo7 --busy-poll", _echo7("--busy-poll", _BUSY_POLL_US), option="--busy-poll", ours=True),
+    Server("echo7-busy", "echo7 --busy-poll", {"tcp": _echo7("--busy-poll", _BUSY_POLL_US)["tcp"]}, ours=True),
+    Server("echo7-lean", "echo7 --selector lean", {"tcp": _echo7("--selector", "lean")["tcp"]}, ours=True),
+    Server("echo7-simple", "echo7, no fast path", _echo7("--no-udp-batch", "--no-splice"), ours=True),
     Server(
         "c-epoll",
         "C, epoll, recv + send",
@@ -153,8 +154,6 @@ def missing(server: Server) -> str | None:
         return f"the package {server.package!r} isn't installed; pip install 'echo7[bench]'"
     if server.program is not None and shutil.which(server.program) is None:
         return f"needs {server.program!r}, which isn't on the PATH"
-    if server.option is not None and server.option not in _help_of_echo7():
-        return f"this 'echo7 serve' has no option {server.option}"
     try:
         if server.build is not None:
             server.build.make()
@@ -196,11 +195,6 @@ def _configuration(name: str, host: str, port: int, folder: str) -> str:
     path = pathlib.Path(folder) / name
     path.write_text(text)
     return str(path)
-
-
-@functools.cache
-def _help_of_echo7() -> str:
-    return _ask((sys.executable, "-m", "echo7", "serve", "--help"))
 
 
 @functools.cache

@@ -13,7 +13,7 @@ import errno
 import os
 import socket
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from echo7.guard import refused_source
 from reactor.limits import BACKLOG
@@ -22,6 +22,7 @@ from reactor.sockets import WILDCARDS, Address, Socket, bind_tcp, bind_udp, fami
 
 ECHO_PORT = 7  # RFC 862
 EVERY_ADDRESS = "*"
+NUMERIC = frozenset("0123456789abcdefABCDEF.:")
 PORT_TRIES = 64  # to find one port number that is free for TCP and UDP on every address
 NO_IPV6 = frozenset({errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL, errno.EPROTONOSUPPORT})
 
@@ -30,13 +31,14 @@ class BindError(Exception):
     """One line: which address, why not, and what to do."""
 
 
-@dataclass(slots=True)
 class Bound:
     """Sockets that are ready to be served."""
 
-    tcp: list[Socket] = field(default_factory=list)
-    udp: list[Socket] = field(default_factory=list)
-    left_out: list[str] = field(default_factory=list)  # addresses that this machine has no IPv6 for
+    __slots__ = ("left_out", "tcp", "udp")
+
+    def __init__(self, *, tcp: Iterable[Socket] = (), udp: Iterable[Socket] = ()) -> None:
+        self.tcp, self.udp = list(tcp), list(udp)
+        self.left_out: list[str] = []  # addresses that this machine has no IPv6 for
 
     def close(self) -> None:
         """Unbind everything."""
@@ -44,8 +46,7 @@ class Bound:
             sock.close()
 
 
-@dataclass(frozen=True, slots=True)
-class Target:
+class Target(NamedTuple):
     """One address to bind to. `optional`: may be left out if the machine has no IPv6."""
 
     address: Address
@@ -108,7 +109,10 @@ def _expand(host: str, port: int) -> Iterable[Target]:
         return [Target(("0.0.0.0", port), False), Target(("::", port, 0, 0), True)]  # noqa: S104 - that is what * asks for
     literal = host[1:-1] if host.startswith("[") and host.endswith("]") else host
     try:
-        answers = socket.getaddrinfo(literal, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        name = (
+            literal.encode() if literal and NUMERIC.issuperset(literal) else literal
+        )  # for text, a codec would be imported
+        answers = socket.getaddrinfo(name, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     except (OSError, UnicodeError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not a host name"
         raise BindError(

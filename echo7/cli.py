@@ -9,20 +9,21 @@ Law: whatever an operator gets wrong costs one line that says what, why and what
 from __future__ import annotations
 
 import argparse
+import contextlib
 import logging
 import os
 import signal
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import NoReturn
+from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
 from echo7 import __version__, activation, limits, log, report, reuseport
 from echo7.binding import ECHO_PORT, BindError
 from echo7.server import EchoServer
-from echo7.supervisor import Supervisor
-from reactor.epoll import LeanEpollSelector
 from reactor.limits import BACKLOG
 from reactor.loop import Reactor
+
+if TYPE_CHECKING:
+    from echo7.supervisor import Supervisor
 
 logger = logging.getLogger("echo7")
 
@@ -30,6 +31,7 @@ ENDING_SIGNALS = [signal.SIGTERM, signal.SIGINT]
 COUNTERS_SIGNALS = [signal.SIGUSR1] if hasattr(signal, "SIGUSR1") else []  # Windows has none
 SIGNALS = ENDING_SIGNALS + COUNTERS_SIGNALS
 WORKERS_LIMIT = 256  # many times the processors of any machine that needs no more than echo
+STDOUT, TERMINAL_COLUMNS = 1, 80
 LEVELS = ("debug", "info", "warning", "error")
 EXAMPLES = """\
 examples:
@@ -48,8 +50,7 @@ signals:
 """
 
 
-@dataclass(frozen=True, slots=True)
-class ServeConfig:
+class ServeConfig(NamedTuple):
     """What `echo7 serve` was asked for."""
 
     hosts: tuple[str, ...]
@@ -70,8 +71,11 @@ class ServeConfig:
 
     def new_reactor(self) -> Reactor:
         """Return a loop for one process that serves. Raise OSError when there are no descriptors for it."""
-        selector = LeanEpollSelector() if self.selector == "lean" else None
-        return Reactor(selector=selector, busy_poll_s=self.busy_poll_s)
+        if self.selector == "standard":
+            return Reactor(busy_poll_s=self.busy_poll_s)
+        from reactor.epoll import LeanEpollSelector
+
+        return Reactor(selector=LeanEpollSelector(), busy_poll_s=self.busy_poll_s)
 
     def pipes(self, descriptors: int) -> int:
         """Return how many bulk connections may have a pipe, of so many descriptors."""
@@ -144,8 +148,7 @@ def serve(config: ServeConfig) -> int:
         log.event(logger, logging.ERROR, "start_failed", f"cannot start: {error.strerror}; raise 'ulimit -n'")
         return 1
     with reactor:
-        kind = Service if config.workers == 1 else Supervisor
-        service = kind(reactor, config, handler, descriptors)
+        service = new_service(reactor, config, handler, descriptors)
         try:
             service.start()
         except BindError as error:
@@ -155,6 +158,17 @@ def serve(config: ServeConfig) -> int:
         ignore(SIGNALS)  # what was to be done is done, and none shall spoil the exit status now
         service.log_counters("stopped")
         return service.status
+
+
+def new_service(
+    reactor: Reactor, config: ServeConfig, handler: log.StderrHandler, descriptors: int
+) -> Service | Supervisor:
+    """Return what serves in this process, or looks after those that do. Only who needs several waits for the import."""
+    if config.workers == 1:
+        return Service(reactor, config, handler, descriptors)
+    from echo7.supervisor import Supervisor
+
+    return Supervisor(reactor, config, handler, descriptors)
 
 
 def ignore(signums: Sequence[int]) -> None:
@@ -225,8 +239,18 @@ class OneLineParser(argparse.ArgumentParser):
         self.exit(2, f"{self.prog}: {message}; see '{self.prog} --help'\n")
 
 
+class HelpFormatter(argparse.RawDescriptionHelpFormatter):
+    """As wide as the terminal. argparse would import five modules at every start to find that out."""
+
+    def __init__(self, prog: str) -> None:
+        columns = TERMINAL_COLUMNS
+        with contextlib.suppress(OSError, ValueError):  # no terminal; a COLUMNS that is no number
+            columns = int(os.environ.get("COLUMNS") or os.get_terminal_size(STDOUT).columns or TERMINAL_COLUMNS)
+        super().__init__(prog, width=columns - 2)
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = OneLineParser(prog="echo7", description="The Echo Protocol, RFC 862.")
+    parser = OneLineParser(prog="echo7", description="The Echo Protocol, RFC 862.", formatter_class=HelpFormatter)
     parser.add_argument("--version", action="version", version=f"echo7 {__version__}")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     command = commands.add_parser(
@@ -234,7 +258,7 @@ def _parser() -> argparse.ArgumentParser:
         help="echo TCP and UDP until a signal ends it",
         description="Serve the Echo Protocol over TCP and UDP.",
         epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=HelpFormatter,
     )
     command.set_defaults(parser=command)
     _add_what_to_serve(command.add_argument)

@@ -11,7 +11,6 @@ every process that shares it.
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 import os
 import queue
@@ -76,6 +75,9 @@ class JsonFormatter(logging.Formatter):
 
     def __init__(self, worker: int | None = None) -> None:
         super().__init__()
+        import json  # whoever logs text doesn't wait for it; and now, as later there may be no descriptor to read it
+
+        self._dumps = json.dumps
         self._origin = {} if worker is None else {"worker": worker, "pid": os.getpid()}
 
     def format(self, record: logging.LogRecord) -> str:
@@ -86,7 +88,7 @@ class JsonFormatter(logging.Formatter):
             "event": getattr(record, "event", "log"),
             "message": _message(record),
         }
-        return json.dumps(document | self._origin | getattr(record, "fields", {}), default=str)
+        return self._dumps(document | self._origin | getattr(record, "fields", {}), default=str)
 
 
 class StderrHandler(logging.Handler):

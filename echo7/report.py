@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable
-from dataclasses import asdict, fields
 
 from echo7 import log
 from echo7.server import Counters, ServingAddress
@@ -36,20 +35,18 @@ def log_addresses(addresses: Iterable[ServingAddress]) -> None:
 def log_counters(name: str, counters: Counters, log_lines_dropped: int) -> None:
     """Log what has been done so far."""
     text = f"{name}: {describe(counters)}, {log_lines_dropped} log lines dropped"
-    log.event(logger, logging.INFO, name, text, **asdict(counters), log_lines_dropped=log_lines_dropped)
+    log.event(logger, logging.INFO, name, text, **counters._asdict(), log_lines_dropped=log_lines_dropped)
 
 
 def total(every: Iterable[Counters]) -> Counters:
     """Add up the counters of several servers."""
-    result = Counters()
-    for counters in every:
-        for each in fields(Counters):
-            if each.name != "drops":
-                setattr(result, each.name, getattr(result, each.name) + getattr(counters, each.name))
+    everyone, drops = list(every), dict[str, int]()
+    for counters in everyone:
         for reason, count in counters.drops.items():
-            result.drops[reason] = result.drops.get(reason, 0) + count
-    result.drops = dict(sorted(result.drops.items()))
-    return result
+            drops[reason] = drops.get(reason, 0) + count
+    numbers = Counters._fields[:-1]  # the drops come last
+    sums = {name: sum(getattr(counters, name) for counters in everyone) for name in numbers}
+    return Counters(drops=dict(sorted(drops.items())), **sums)
 
 
 def describe(counters: Counters) -> str:

@@ -10,8 +10,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import socket
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 from echo7.batch import BatchEcho
@@ -40,9 +39,8 @@ class ServingAddress(NamedTuple):
     text: str  # as a person writes it: 127.0.0.1:7, [::1]:7
 
 
-@dataclass(slots=True)
-class Counters:
-    """What a server has done so far. Bytes and datagrams are those of the payload."""
+class Counters(NamedTuple):
+    """What a server had done at one moment. Bytes and datagrams are those of the payload."""
 
     connections: int = 0
     connections_open: int = 0
@@ -52,7 +50,7 @@ class Counters:
     datagrams_sent: int = 0
     udp_bytes_received: int = 0
     udp_bytes_sent: int = 0
-    drops: dict[str, int] = field(default_factory=dict)  # reason → how many: datagrams, and callers that accept lost
+    drops: Mapping[str, int] = {}  # reason → how many: datagrams, and callers that accept lost
 
 
 def _serving(transport: str, address: Address) -> ServingAddress:
@@ -103,7 +101,8 @@ class EchoServer:
         self._listeners: list[Listener] = []
         self._endpoints: list[Datagram | DatagramBatch] = []
         self._callers: set[Connection] = set()  # those whose connection_lost is still to come
-        self._counters = Counters()  # of the callers that have gone; `counters` adds the others
+        self._callers_so_far = 0
+        self._bytes_received = self._bytes_sent = 0  # of the callers that have gone; `counters` adds the others
         self._debug = logger.isEnabledFor(logging.DEBUG)
         self._stopping = False
         self._stopped: list[Callable[[], object]] = []  # to be told when all is done
@@ -153,7 +152,7 @@ class EchoServer:
     @property
     def counters(self) -> Counters:
         """A snapshot: what has ended and what is under way, added up."""
-        past, drops = self._counters, dict[str, int]()
+        drops = dict[str, int]()
         for endpoint in self._endpoints:
             for reason, count in endpoint.drops.items():
                 drops[reason] = drops.get(reason, 0) + count
@@ -161,10 +160,10 @@ class EchoServer:
             for name, count in listener.errors.items():
                 drops["accept_" + name] = drops.get("accept_" + name, 0) + count
         return Counters(
-            connections=past.connections,
+            connections=self._callers_so_far,
             connections_open=len(self._callers),
-            tcp_bytes_received=past.tcp_bytes_received + sum(c.bytes_received for c in self._callers),
-            tcp_bytes_sent=past.tcp_bytes_sent + sum(c.bytes_sent for c in self._callers),
+            tcp_bytes_received=self._bytes_received + sum(c.bytes_received for c in self._callers),
+            tcp_bytes_sent=self._bytes_sent + sum(c.bytes_sent for c in self._callers),
             datagrams_received=sum(e.datagrams_received for e in self._endpoints),
             datagrams_sent=sum(e.datagrams_sent for e in self._endpoints),
             udp_bytes_received=sum(e.bytes_received for e in self._endpoints),
@@ -225,7 +224,7 @@ class EchoServer:
         if self._debug:
             with contextlib.suppress(OSError):  # ENOTCONN: gone already
                 logger.debug("connection from %s", format_address(connection.peer_address))
-        self._counters.connections += 1
+        self._callers_so_far += 1
         self._callers.add(connection)
         if len(self._callers) == self._max_connections:
             for listener in self._listeners:
@@ -239,8 +238,8 @@ class EchoServer:
             )
         if self._splicer is not None:
             self._splicer.forget(connection)
-        self._counters.tcp_bytes_received += connection.bytes_received
-        self._counters.tcp_bytes_sent += connection.bytes_sent
+        self._bytes_received += connection.bytes_received
+        self._bytes_sent += connection.bytes_sent
         if len(self._callers) == self._max_connections:
             for listener in self._listeners:
                 listener.resume()

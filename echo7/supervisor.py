@@ -16,7 +16,7 @@ import logging
 import os
 import signal
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NoReturn
 
 from echo7 import activation, log, report, reuseport, worker
@@ -206,7 +206,7 @@ class Supervisor:
             return
         slot, code = process.slot, os.waitstatus_to_exitcode(process.wait_status)
         slot.process = None
-        self._past = [report.total([*self._past, replace(process.counters, connections_open=0)])]
+        self._past = [report.total([*self._past, process.counters._replace(connections_open=0)])]
         self._past_dropped += process.log_lines_dropped
         self._answered(process)
         text, fields = f"{process} ended {_how(code)}", {"worker": slot.number, "pid": process.pid, "exit_code": code}

@@ -11,7 +11,6 @@ from __future__ import annotations
 import logging
 import signal
 from collections.abc import Callable
-from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from echo7 import log
@@ -72,7 +71,7 @@ class Worker:
 
     def _report(self, question: int = 0) -> None:
         if self._channel is not None:
-            counters, dropped = asdict(self._server.counters), self._handler.dropped
+            counters, dropped = self._server.counters._asdict(), self._handler.dropped
             self._channel.say("counters", round=question, counters=counters, log_lines_dropped=dropped)
 
     def _report_regularly(self) -> None:

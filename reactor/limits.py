@@ -4,7 +4,7 @@ Law: every step of the loop is bounded, so that each comes round again, and so i
 are in the names.
 """
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 ACCEPTS_PER_TURN = 64  # per listener
 BACKLOG = 1024  # callers waiting in the kernel; it lowers this to its own limit (net.core.somaxconn)
@@ -18,8 +18,7 @@ SHORTAGE_RETRY_S = 0.25  # a listener or an endpoint, while the system is out of
 SHORTAGE_QUIET_S = 30.0  # between two log lines about that
 
 
-@dataclass(frozen=True, slots=True)
-class Limits:
+class Limits(NamedTuple):
     """What one connection may cost. One object serves all connections of a listener."""
 
     high_water_bytes: int = 64 * 1024  # more than this pending: stop reading

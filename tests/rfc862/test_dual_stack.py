@@ -6,6 +6,7 @@ import errno
 import logging
 import socket
 import struct
+from collections.abc import Mapping
 from typing import Any
 
 import pytest
@@ -133,7 +134,7 @@ def inherited() -> Bound:
     return Bound(tcp=[tcp], udp=[udp])
 
 
-def drops_after_an_ordinary_datagram(echo: EchoByHand) -> dict[str, int]:
+def drops_after_an_ordinary_datagram(echo: EchoByHand) -> Mapping[str, int]:
     """All that was sent before has been judged once this one is answered."""
     with echo.udp() as client:
         client.send(b"ordinary")

@@ -6,7 +6,6 @@ The same seeds pass without it (`test_swarm.py`). `SEEDS` is the stated number: 
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import errno
 import socket
 import types
@@ -625,7 +624,7 @@ def a_pipe_filled_beyond_the_bound(patch: pytest.MonkeyPatch) -> None:
     original = Splice.receive
 
     def receive(self: Any, size_bytes: int) -> Any:
-        self._connection.limits = dataclasses.replace(self._connection.limits, high_water_bytes=1 << 20)
+        self._connection.limits = self._connection.limits._replace(high_water_bytes=1 << 20)
         return original(self, size_bytes)
 
     patch.setattr(Splice, "receive", receive)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import collections
 import contextlib
-import dataclasses
 import errno
 import functools
 import random
@@ -151,7 +150,7 @@ class World:
         self.server = EchoServer(
             ["*"], PORT, drain_timeout_s=DRAIN_S, max_connections=max_connections, pipes=pipes, udp_batch=udp_batch
         )
-        self.server._limits = dataclasses.replace(self.server._limits, receive_bytes=receive_bytes)
+        self.server._limits = self.server._limits._replace(receive_bytes=receive_bytes)
         self.server.start(self.reactor)
         if self.server._splicer is not None:
             self.server._splicer._after_bytes = 0  # here a few bytes are many

@@ -1,0 +1,61 @@
+"""A service that is started anew shall answer soon: it imports what serving needs, and nothing else.
+
+How long it takes is measured by `python3 -m benchmarks cold-start`; here is only looked at what is imported.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from tests.support import PROJECT
+
+PROGRAM = """
+import sys
+before = set(sys.modules)
+from echo7 import cli
+from reactor.loop import Reactor
+
+Reactor.run = lambda loop: None  # it serves, and then ends
+status = cli.serve(cli.parse(["serve", "--host", "127.0.0.1", "--port", "0", "--log-level", "error", *sys.argv[1:]]))
+assert status == 0
+print(*sorted(set(sys.modules) - before))
+"""
+
+OURS = """
+    echo7 echo7.activation echo7.batch echo7.binding echo7.cli echo7.echo echo7.guard echo7.limits echo7.log
+    echo7.report echo7.reuseport echo7.server
+    reactor reactor.batch reactor.buffer reactor.busypoll reactor.connection reactor.connector reactor.control
+    reactor.datagram reactor.limits reactor.listener reactor.loop reactor.protocol reactor.seams reactor.signals
+    reactor.sockets reactor.splice reactor.timers reactor.verbs
+""".split()
+# What those ask for by name, and what the standard library itself needs for that (of any version so far).
+STANDARD = """
+    __future__ _collections _collections_abc _colorize _functools _heapq _locale _operator _queue _socket _sre _stat
+    _string _struct _tokenize _typing _weakrefset abc argparse array atexit collections collections.abc contextlib
+    copyreg enum errno fcntl functools genericpath gettext heapq itertools keyword linecache locale logging math
+    operator os os.path posixpath queue re re._casefix re._compiler re._constants re._parser reprlib resource select
+    selectors signal socket stat string struct textwrap threading token tokenize traceback types typing typing.io
+    typing.re warnings weakref
+""".split()
+BATCHES = "_ctypes ctypes ctypes._endian mmap reactor.mmsg".split()
+
+
+def imported(*arguments: str) -> set[str]:
+    command = [sys.executable, "-S", "-c", PROGRAM, *arguments]
+    done = subprocess.run(command, cwd=PROJECT, check=True, capture_output=True, text=True)
+    return set(done.stdout.split())
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have other modules")
+@pytest.mark.parametrize("arguments", [["--no-udp"], []], ids=["tcp", "tcp and udp"])
+def test_nothing_is_imported_that_serving_does_not_need(arguments: list[str]) -> None:
+    """Issue: "nothing imported that serving doesn't need (a test lists the modules)"."""
+    found = imported(*arguments)
+    expected = {*OURS, *([] if arguments else BATCHES)}
+    assert {name for name in found if name.split(".")[0] in ("echo7", "reactor")} == {
+        name for name in expected if name.split(".")[0] in ("echo7", "reactor")
+    }
+    assert found <= {*expected, *STANDARD}
