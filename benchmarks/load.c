@@ -7,7 +7,7 @@
  *     churn      COUNT callers at once, each: connect, BYTES there and back, FIN, the server's FIN; then the next
  *     idle       COUNT connections, BYTES once on each; later once more
  *     udp        COUNT sockets, each with one datagram of BYTES under way; one that is lost is sent again and counted
- *     fair       COUNT connections as in `bulk`, and one more that sends 64 bytes a hundred times a second
+ *     fair       COUNT connections as in `bulk`, and one more that sends 64 bytes twenty times a second
  *
  * Prints "ready" when it is connected, and begins when it reads a line; prints "time" when the time is up, one JSON
  * object when every answer is in, and leaves when its standard input ends. So whoever started it can look at the server
@@ -38,7 +38,7 @@
 #define WAIT_MS 20            /* so that the end of the time is noticed beside a server that stalls */
 #define RESEND_S 0.2
 #define PING_BYTES 64
-#define PING_PAUSE_S 0.01
+#define PING_PAUSE_S 0.05
 #define BATCH 128             /* connections that are opened at once; less than any server's backlog */
 
 enum stage { CONNECTING, ECHOING, ENDING };

@@ -19,6 +19,7 @@ from benchmarks.results import Figures
 from benchmarks.servers import PROJECT, Server, command_of
 from benchmarks.workloads import Workload
 
+FAIR_S = 5.0  # at the least: a hundred pings, or there is no 99th percentile
 PATIENCE_S = 60.0  # beside the measured time; the load itself gives up after ten silent seconds
 
 
@@ -32,7 +33,7 @@ def measure(server: Server, workload: Workload, seconds: float) -> Figures:
     with started(server, kind, "0.0.0.0" if kind == "udp" else "127.0.0.1") as running:
         if workload.mode == "cold-start":
             return {"start_ms": running.start_s * 1e3}
-        return _under_load(running, workload, seconds)
+        return _under_load(running, workload, max(seconds, FAIR_S) if workload.mode == "fair" else seconds)
 
 
 def _under_load(running: Running, workload: Workload, seconds: float) -> Figures:
