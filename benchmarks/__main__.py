@@ -3,7 +3,7 @@
     0  measured; a server that failed is named in its table        1  echo7 itself failed
     2  the arguments make no sense, or what every measurement needs is missing
 
-Servers take turns within each round (A B C A B C …). Tables go to stdout, progress and what is left out to stderr.
+Servers take turns within each round (A B C, B C A, …). Tables go to stdout, progress and what is left out to stderr.
 """
 
 from __future__ import annotations
@@ -75,7 +75,8 @@ def _run(options: argparse.Namespace, workloads: list[Workload], servers: list[S
 def _rounds(workload: Workload, servers: list[Server], options: argparse.Namespace) -> Results:
     results = Results([server.name for server in servers])
     for number in range(1, options.rounds + 1):
-        for server in servers:
+        turn = number % len(servers)  # nobody always comes first, or always when the machine is in the same mood
+        for server in servers[turn:] + servers[:turn]:
             if server.name in results.failed:
                 continue
             _progress(f"{workload.name}: round {number}/{options.rounds}: {server.name}")

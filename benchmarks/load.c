@@ -3,6 +3,7 @@
  *     load MODE HOST PORT COUNT BYTES SECONDS [SILENT_SECONDS]
  *
  *     pingpong   COUNT connections, each with one message of BYTES under way (one connection: its round trips too)
+ *     polling    the same, and the load looks for answers without ever sleeping
  *     bulk       COUNT connections, each sending all that the kernel takes, in writes of BYTES, and reading all the while
  *     churn      COUNT callers at once, each: connect, BYTES there and back, FIN, the server's FIN; then the next
  *     idle       COUNT connections, BYTES once on each; later once more
@@ -59,7 +60,7 @@ static size_t sample_count;
 static struct sockaddr_in server;
 static struct peer *peers;
 static struct epoll_event ready[1024];
-static int poller, count;
+static int poller, count, polls;
 static size_t size;
 static double seconds, silent_s = 10;
 static uint64_t messages, bytes, lost;
@@ -232,7 +233,7 @@ static int stop_sending(int total) {
 /* pingpong, bulk and fair: stream until the time is up, then until every byte is back. `ping` may be NULL. */
 static void stream(int total, struct peer *ping, int bulk) {
     double start = now(), stop = start + seconds, last = start, next_ping = start, time, at_s = 0;
-    int live = -1, patience_ms = total == 1 && sysconf(_SC_NPROCESSORS_ONLN) > 1 ? 0 : ping ? 1 : WAIT_MS;
+    int live = -1, patience_ms = polls ? 0 : ping ? 1 : WAIT_MS;
     for (int i = 0; i < total; i++) {
         if (&peers[i] == ping) continue;
         peers[i].goal = bulk ? ENDLESS : peers[i].goal + size;
@@ -418,14 +419,14 @@ static void idle_again(void) {
 }
 
 static int known(const char *mode) {
-    const char *modes[] = {"pingpong", "bulk", "churn", "idle", "udp", "fair"};
+    const char *modes[] = {"pingpong", "polling", "bulk", "churn", "idle", "udp", "fair"};
     for (size_t i = 0; i < sizeof modes / sizeof *modes; i++) if (!strcmp(mode, modes[i])) return 1;
     return 0;
 }
 
 static void read_arguments(int argc, char **argv) {
     if (argc < 7 || argc > 8 || !known(argv[1])) {
-        fputs("usage: load pingpong|bulk|churn|idle|udp|fair HOST PORT COUNT BYTES SECONDS [SILENT_SECONDS]\n", stderr);
+        fputs("usage: load pingpong|polling|bulk|churn|idle|udp|fair HOST PORT COUNT BYTES SECONDS [SILENT_SECONDS]\n", stderr);
         exit(2);
     }
     count = atoi(argv[4]);
@@ -442,6 +443,7 @@ static void read_arguments(int argc, char **argv) {
 int main(int argc, char **argv) {
     read_arguments(argc, argv);
     const char *mode = argv[1];
+    polls = !strcmp(mode, "polling");
     int is_fair = !strcmp(mode, "fair"), is_bulk = is_fair || !strcmp(mode, "bulk"), one = 1;
     int total = count + is_fair;
     fill_pattern();

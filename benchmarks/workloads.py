@@ -42,6 +42,7 @@ START = Figure("start_ms", "start ms", 1, ratio=True)
 
 MESSAGES = (PER_SECOND, CPU_US, CORE)
 DATAGRAMS = (PER_SECOND, CPU_US, CORE, LOST)
+ROUND_TRIPS = (ROUND_TRIP, ROUND_TRIP_P99, CPU_US, CORE)
 STREAMS = (SPEED, CPU_PER_GB, CORE)
 
 
@@ -76,7 +77,8 @@ SHAPE_COUNTS = (1, 10, 100, 1_000, 10_000)
 WORKLOADS: tuple[Workload, ...] = (
     _tcp("pingpong-1k", "TCP ping-pong, 50 connections × 1 KiB", "pingpong", 50, KIB, MESSAGES),
     _tcp("pingpong-128", "TCP ping-pong, 1,000 connections × 128 B", "pingpong", 1_000, 128, MESSAGES),
-    _tcp("rtt", "TCP round trip, 1 connection × 64 B", "pingpong", 1, 64, (ROUND_TRIP, ROUND_TRIP_P99, CPU_US, CORE)),
+    _tcp("rtt", "TCP round trip, 1 connection × 64 B", "pingpong", 1, 64, ROUND_TRIPS),
+    _tcp("rtt-polling", "The same, and the caller polls", "polling", 1, 64, ROUND_TRIPS),
     _tcp("bulk-1", "Bulk TCP, 1 connection", "bulk", 1, 256 * KIB, STREAMS),
     _tcp("bulk-8", "Bulk TCP, 8 connections", "bulk", 8, 256 * KIB, STREAMS),
     _tcp("churn", "Short TCP calls, 50 at once × 64 B", "churn", 50, 64, (CYCLES, CPU_PER_CALLER, CORE)),

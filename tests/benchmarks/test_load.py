@@ -97,8 +97,8 @@ def said(done: Any) -> Any:
 
 @pytest.mark.parametrize(
     ("mode", "count", "size"),
-    [("pingpong", 1, 64), ("pingpong", 7, 1024), ("bulk", 2, 262_144), ("churn", 4, 64), ("idle", 30, 64),
-     ("fair", 2, 65_536)],
+    [("pingpong", 1, 64), ("polling", 1, 64), ("pingpong", 7, 1024), ("bulk", 2, 262_144), ("churn", 4, 64),
+     ("idle", 30, 64), ("fair", 2, 65_536)],
 )  # fmt: skip
 def test_an_honest_stream_server_passes(mode: str, count: int, size: int) -> None:
     with stream_server(honest) as port:
@@ -106,7 +106,7 @@ def test_an_honest_stream_server_passes(mode: str, count: int, size: int) -> Non
     assert found["messages"] >= 1
     assert found["bytes"] >= found["timely_bytes"] >= 0
     assert found["lost"] == 0
-    if mode in ("pingpong", "churn"):
+    if mode in ("pingpong", "polling", "churn"):
         assert found["bytes"] == found["messages"] * size
     if mode == "idle":
         assert found["messages"] == count

@@ -101,7 +101,7 @@ def test_a_server_that_lies_is_named_and_the_others_are_measured(
     add_server: Callable[[Server], None], capsys: pytest.CaptureFixture[str]
 ) -> None:
     add_server(Server("liar", "a liar", {"tcp": ("{python}", "-c", LIAR, "{port}")}))
-    assert command.main(["rtt", *TINY, "--peers", "liar,c-epoll"]) == 0
+    assert command.main(["pingpong-1k", *TINY, "--peers", "liar,c-epoll"]) == 0
     out, _ = capsys.readouterr()
     assert "liar failed: load: a byte was changed" in out
     assert [line.split()[0] for line in out.splitlines() if "c-epoll" in line] == ["c-epoll"]
