@@ -38,7 +38,6 @@ try:
 except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
-BULK_AFTER_BYTES = 1 << 20  # a connection that has sent less isn't worth a pipe
 SMALL_MOVE_BYTES = 8192  # so little at once isn't bulk …
 SMALL_MOVES = 16  # … after so many in a row
 MOST_PIPES = 64  # two descriptors each
@@ -218,17 +217,16 @@ class Splice:
 class Splicer:
     """Who has a pipe, and who gets one. For protocols that echo.
 
-    They call `consider` from `saturated`, and `forget` from `connection_lost`.
+    They call `consider` from `saturated`, and `forget` from `connection_lost`. The first full receive counts: waiting
+    for more lets a queue grow in the kernel, after which each byte costs twice as much, spliced or not.
     `most_pipes` bounds the descriptors (two each) and the kernel's pages. When all are taken, one that rests is taken
     back; while none rests, the others are copied.
     """
 
-    __slots__ = ("_after_bytes", "_most_pipes", "_new_pipe", "_splices", "_trouble")
+    __slots__ = ("_most_pipes", "_new_pipe", "_splices", "_trouble")
 
-    def __init__(
-        self, new_pipe: Callable[[], Pipe], *, most_pipes: int = MOST_PIPES, after_bytes: int = BULK_AFTER_BYTES
-    ) -> None:
-        self._new_pipe, self._most_pipes, self._after_bytes = new_pipe, most_pipes, after_bytes
+    def __init__(self, new_pipe: Callable[[], Pipe], *, most_pipes: int = MOST_PIPES) -> None:
+        self._new_pipe, self._most_pipes = new_pipe, most_pipes
         self._splices: dict[Connection, Splice] = {}  # longest without a look first
         self._trouble = 0  # so many more are copied before a pipe is asked for again
 
@@ -244,7 +242,7 @@ class Splicer:
         if before is not None and not before.useful:
             self._trouble = COPIES_AFTER_TROUBLE
             self.forget(connection)
-        if connection.bytes_received < self._after_bytes or connection.pending_bytes or connection.state is not OPEN:
+        if connection.pending_bytes or connection.state is not OPEN:
             return
         if self._trouble:
             self._trouble -= 1

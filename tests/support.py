@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import errno
-import functools
 import json
 import os
 import pathlib
@@ -25,7 +24,6 @@ from typing import TYPE_CHECKING, Any, Self, TypeGuard, cast
 
 import pytest
 
-import echo7.server
 from echo7.binding import BindError, Bound, bind_all
 from echo7.echo import StreamEcho
 from echo7.server import EchoServer
@@ -631,7 +629,6 @@ CAN_SPLICE = splice.pipes_on(socket) is not None
 def every_connection_spliced() -> Iterator[None]:
     """Have servers made from now on give each connection a pipe with its first byte, and leave it there."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(echo7.server, "Splicer", functools.partial(splice.Splicer, after_bytes=0))
         patch.setattr(splice, "SMALL_MOVES", 1 << 60)
         patch.setattr(splice, "COPIES_AFTER_TROUBLE", 0)
 

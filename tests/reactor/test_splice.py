@@ -62,7 +62,7 @@ class Rig:
     def __init__(self, new_pipe: Callable[[], Pipe] = CountedPipe, most_pipes: int = 2) -> None:
         CountedPipe.made = CountedPipe.opened = 0
         self.reactor = Reactor()
-        self.splicer = Splicer(new_pipe, most_pipes=most_pipes, after_bytes=0)
+        self.splicer = Splicer(new_pipe, most_pipes=most_pipes)
         self.protocol = Echo(self.splicer)
         self.clients: list[socket.socket] = []
 
@@ -131,14 +131,6 @@ def test_a_full_receive_makes_bulk_and_a_small_one_does_not(rig: Rig) -> None:
     assert len(rig.splicer) == 1
     rig.echo(client, PIECE * 2)
     assert (connection.bytes_received, connection.bytes_sent) == (4 * RECEIVE_BYTES - 1,) * 2
-
-
-def test_a_connection_that_has_sent_little_is_not_worth_a_pipe(rig: Rig) -> None:
-    rig.splicer._after_bytes = 3 * RECEIVE_BYTES
-    connection, client = rig.connection()
-    for spliced in (False, False, True):
-        rig.echo(client, PIECE)
-        assert is_spliced(connection) is spliced
 
 
 def test_when_no_more_bulk_comes_the_pipe_is_given_back(rig: Rig) -> None:

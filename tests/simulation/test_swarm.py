@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import collections
 import os
 import subprocess
 import sys
 
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from reactor.testing import USUAL_FAULTS, simulate
@@ -33,6 +34,10 @@ def test_in_bad_worlds_no_promise_is_broken() -> None:
 )
 def test_hypothesis_finds_no_world_in_which_a_promise_is_broken(seed: int, faults: dict[str, float]) -> None:
     """The same, with hypothesis choosing the mix: what it finds, it also makes small."""
+    each: dict[str, float] = collections.defaultdict(float)
+    for name, probability in faults.items():
+        each[name.partition(".")[0]] += probability
+    assume(all(total < 0.9 for total in each.values()))  # where a call never succeeds, a world has no end
     simulate(swarm_scenario, seeds=[seed], faults=faults)
 
 

@@ -152,8 +152,6 @@ class World:
         )
         self.server._limits = self.server._limits._replace(receive_bytes=receive_bytes)
         self.server.start(self.reactor)
-        if self.server._splicer is not None:
-            self.server._splicer._after_bytes = 0  # here a few bytes are many
         self.serving = self.server.addresses
         self.peers: list[Peer] = []
         self.datagram_peers: list[DatagramPeer] = []
