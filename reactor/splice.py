@@ -13,6 +13,9 @@ exchanged while it is OPEN, and put back whenever anything else than more bulk c
 Only for a protocol whose `data_received` writes back what it gets, and does nothing else with it (an echo): it is
 handed a `Moved`, which has a length and no bytes.
 
+A move fills the pipe up to the bound: up to twice what one receive may take, in less time. One move per readiness,
+so that a hog waits its turn.
+
 Putting back is always right and never loses a byte: what is still in the pipe is read into a SendBuffer, and the next
 receive is the socket's own. So whatever splice(2) isn't sure of is left to recv(2): an urgent mark, at which splice
 stops and says that nothing is there (or that the stream has ended!), a FIN, a pipe without room, a kernel that won't.
