@@ -34,3 +34,10 @@ class SendBuffer:
         if not 0 <= count <= len(self._pending):
             raise ValueError(f"{count} bytes can't leave a buffer of {len(self._pending)}")
         del self._pending[:count]
+
+
+class SharedEmptyBuffer(SendBuffer):
+    """What all share who have nothing pending. It takes no byte: that would reach the wrong peer."""
+
+    __slots__ = ()
+    append = None  # type: ignore[assignment]  # a call raises TypeError

@@ -22,7 +22,8 @@ from echo7.guard import Guard
 from echo7.server import EchoServer
 from reactor import READ, WRITE, Connection, Datagram, Listener, Reactor
 from reactor.batch import DatagramBatch
-from reactor.connection import LINGERING, OPEN
+from reactor.buffer import SendBuffer
+from reactor.connection import LINGERING, NOTHING, OPEN
 from reactor.mmsg import ZEROS, Slots
 from reactor.signals import Waker
 from reactor.sockets import OUT_OF_MEMORY, WOULD_BLOCK, errno_name
@@ -80,6 +81,8 @@ def a_write_that_overtakes_what_waits(self: Any, data: bytes) -> None:
     with contextlib.suppress(OSError):
         sent = self._send(data)
         self.bytes_sent += sent
+    if self._pending is NOTHING:
+        self._pending = SendBuffer()
     self._pending.append(data[sent:])
     self._update_interest()
 
@@ -615,17 +618,6 @@ def a_pipe_filled_while_lingering(patch: pytest.MonkeyPatch) -> None:
         self._in_pipe_bytes += count
         self._moved.count = count
         return self._moved
-
-    patch.setattr(Splice, "receive", receive)
-
-
-@bug
-def a_pipe_filled_beyond_the_bound(patch: pytest.MonkeyPatch) -> None:
-    original = Splice.receive
-
-    def receive(self: Any, size_bytes: int) -> Any:
-        self._connection.limits = self._connection.limits._replace(high_water_bytes=1 << 20)
-        return original(self, size_bytes)
 
     patch.setattr(Splice, "receive", receive)
 
