@@ -135,6 +135,6 @@ def test_the_buffer_that_all_share_stays_empty() -> None:
     shared: SendBuffer = SharedEmptyBuffer()
     with pytest.raises(TypeError, match="not callable"):
         shared.append(b"x")
-    assert (len(shared), shared.peek()) == (0, b"")
+    assert (len(shared), bytes(shared.peek())) == (0, b"")
     with pytest.raises(ValueError, match="can't leave a buffer of 0"):
         shared.consume(1)
