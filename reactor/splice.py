@@ -38,7 +38,7 @@ from reactor.sockets import WOULD_BLOCK, Socket
 
 try:
     import fcntl
-except ImportError:  # Windows
+except ImportError:  # pragma: no cover - Windows has none
     fcntl = None  # type: ignore[assignment]
 
 SMALL_MOVE_BYTES = 8192  # so little at once isn't bulk …

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import functools
+import random
 import socket
 import threading
 from collections.abc import Sequence
@@ -604,3 +606,12 @@ def test_whoever_asks_it_to_stop_is_told_also_the_second_time() -> None:
 def test_no_callers_at_all_is_no_limit_that_makes_sense(most: int) -> None:
     with pytest.raises(ValueError, match="max_connections"):
         EchoServer(max_connections=most)
+
+
+@pytest.mark.parametrize("pipes", [0, 1])
+def test_bulk_comes_back_with_pipes_and_without(pipes: int) -> None:
+    """`pipes`: "so many bulk connections at once may be echoed by splice(2)"; none: all are copied."""
+    data = random.Random(862).randbytes(1 << 20)
+    with EchoByHand(pipes=pipes) as echo, contextlib.closing(echo.connect()) as client:
+        received = echo.send(client, data)
+        assert received + echo.receive(client, len(data) - len(received)) == data
