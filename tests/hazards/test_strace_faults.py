@@ -35,6 +35,10 @@ FAULTS: list[tuple[str, ...]] = [
     ("sendto:error=EAGAIN:when=3+7",),
     ("sendto:error=EINTR:when=2+5",),
     ("sendto:error=ENOBUFS:when=40+60",),  # each costs SEND_RETRY_S, 50 ms
+    ("splice:error=EAGAIN:when=3+7",),
+    ("splice:error=EINTR:when=2+5",),
+    ("splice:error=ENOMEM:when=40+60",),
+    ("splice:error=EINVAL:when=1",),  # a kernel that won't: the bytes are copied
     ("recvfrom:error=EINTR:when=2+3",),
     ("recvfrom:error=EAGAIN:when=3+5",),
     ("accept4:error=EINTR:when=1+2",),
@@ -164,7 +168,8 @@ def test_the_real_daemon_loses_no_byte_whatever_the_kernel_says(
     trace = tmp_path / "trace"
     sent: list[str] = []
     received: list[str] = []
-    with traced(faults, trace) as daemon:
+    path = [] if any(call_of(fault) == "splice" for fault in faults) else ["--no-splice"]
+    with traced(faults, trace, *path) as daemon:
         with socket.create_connection(("127.0.0.1", daemon.port), PATIENCE_S) as bulk:
             sender = threading.Thread(target=send_payload, args=(bulk, sent), daemon=True)
             reader = threading.Thread(target=receive_payload, args=(bulk, received), daemon=True)

@@ -140,3 +140,18 @@ def test_a_modify_that_the_kernel_refuses_leaves_nothing_watched() -> None:
         assert number not in selector.get_map()
         selector.close()
         peer.close()
+
+
+def test_the_same_interest_can_get_other_data_and_a_closed_one_is_found_among_others() -> None:
+    (one, other), (third, fourth) = socket.socketpair(), socket.socketpair()
+    with LeanEpollSelector() as selector:
+        for number, sock in enumerate((one, other, third)):
+            selector.register(sock, READ, number)
+        selector.modify(other, READ, "other data")
+        assert selector.get_key(other).data == "other data"
+        third.close()
+        assert selector.unregister(third).data == 2
+        with pytest.raises(ValueError, match="invalid file descriptor"):
+            selector.unregister(third)
+    for sock in (one, other, fourth):
+        sock.close()
