@@ -53,6 +53,10 @@ def _peer(file: str, *more: str, kinds: Sequence[str] = ("tcp", "udp")) -> dict[
     return {kind: ("{python}", f"{{peers}}/{file}", kind, "{host}", "{port}", *more) for kind in kinds}
 
 
+def _compiled(*command: str) -> dict[str, Command]:
+    return {kind: (*command, kind, "{host}", "{port}") for kind in ("tcp", "udp")}
+
+
 def _echo7(*more: str) -> dict[str, Command]:
     serve = ("{python}", "-m", "echo7", "serve", "--host", "{host}", "--port", "{port}", "--log-level", "error", *more)
     return {"tcp": serve, "udp": serve}
@@ -72,20 +76,8 @@ SERVERS: tuple[Server, ...] = (
     Server("echo7-busy", "echo7 --busy-poll", {"tcp": _echo7("--busy-poll", _BUSY_POLL_US)["tcp"]}, ours=True),
     Server("echo7-lean", "echo7 --selector lean", {"tcp": _echo7("--selector", "lean")["tcp"]}, ours=True),
     Server("echo7-simple", "echo7, no fast path", _echo7("--no-udp-batch", "--no-splice"), ours=True),
-    Server(
-        "c-epoll",
-        "C, epoll, recv + send",
-        {kind: ("{program}", kind, "{host}", "{port}") for kind in ("tcp", "udp")},
-        build=_C,
-        version=("cc", "--version"),
-    ),
-    Server(
-        "go",
-        "Go net",
-        {kind: ("{program}", kind, "{host}", "{port}") for kind in ("tcp", "udp")},
-        build=_GO,
-        version=("go", "version"),
-    ),
+    Server("c-epoll", "C, epoll, recv + send", _compiled("{program}"), build=_C, version=("cc", "--version")),
+    Server("go", "Go net", _compiled("{program}"), build=_GO, version=("go", "version")),
     Server(
         "go-copy",
         "Go io.Copy",
@@ -117,7 +109,7 @@ SERVERS: tuple[Server, ...] = (
     Server(
         "racket",
         "Racket copy-port",
-        {kind: ("racket", "{program}", kind, "{host}", "{port}") for kind in ("tcp", "udp")},
+        _compiled("racket", "{program}"),
         program="racket",
         build=_RACKET,
         most_connections=1_000,

@@ -12,6 +12,7 @@ import argparse
 import contextlib
 import logging
 import os
+import select
 import signal
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, NamedTuple, NoReturn
@@ -77,21 +78,18 @@ class ServeConfig(NamedTuple):
 
         return Reactor(selector=LeanEpollSelector(), busy_poll_s=self.busy_poll_s)
 
-    def pipes(self, descriptors: int) -> int:
-        """Return how many bulk connections may have a pipe, of so many descriptors."""
-        return limits.default_pipes(descriptors) if self.splice else 0
-
     def new_server(self, descriptors: int, failed: Callable[[], object]) -> EchoServer:
         """Return a server for one process, which may open so many descriptors."""
         share = None if self.max_connections is None else -(-self.max_connections // self.workers)
+        pipes = limits.default_pipes(descriptors) if self.splice else 0
         return EchoServer(
             self.hosts,
             self.port,
             tcp=self.tcp,
             udp=self.udp,
             udp_batch=self.udp_batch,
-            pipes=self.pipes(descriptors),
-            max_connections=share or limits.default_max_connections(descriptors, self.pipes(descriptors)),
+            pipes=pipes,
+            max_connections=share or limits.default_max_connections(descriptors, pipes),
             backlog=self.backlog,
             socket_buffer_bytes=self.socket_buffer_bytes,
             drain_timeout_s=self.drain_timeout_s,
@@ -117,6 +115,8 @@ def parse(argv: Sequence[str] | None) -> ServeConfig:
         options.parser.error("--no-tcp and --no-udp together leave nothing to serve; drop one of them")
     if options.workers > 1 and not reuseport.AVAILABLE:
         options.parser.error("--workers above 1 needs Linux, where the kernel balances among them; leave it out")
+    if options.selector == "lean" and not hasattr(select, "epoll"):
+        options.parser.error("--selector lean needs Linux's epoll, which isn't here; leave it out")
     return ServeConfig(
         hosts=tuple(options.host),
         port=options.port,

@@ -10,6 +10,7 @@ ACCEPTS_PER_TURN = 64  # per listener
 BACKLOG = 1024  # callers waiting in the kernel; it lowers this to its own limit (net.core.somaxconn)
 DATAGRAMS_PER_TURN = 64  # per endpoint
 DATAGRAM_BYTES = 65_536  # more than any datagram (65,507 over IPv4, 65,527 over IPv6)
+UDP_RECEIVE_BYTES = 4 * 1024 * 1024  # asked of the kernel, so that a burst waits; it gives what rmem_max allows
 WAKE_BYTES_PER_TURN = 4096
 SWEEP_ABOVE_TIMERS = 64  # below so many cancelled timers a sweep costs more than it frees
 LONGEST_SLEEP_S = 86_400.0  # poll(2) and epoll_wait(2) count milliseconds in an int: 24 days at the most

@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from reactor.control import report_paths
+from reactor.limits import UDP_RECEIVE_BYTES
 from reactor.seams import SocketFactory
 
 Socket = socket.socket
@@ -38,9 +39,6 @@ ONE_PEER = frozenset(
 )
 WILDCARDS = ("0.0.0.0", "::")  # noqa: S104 - to recognise them
 RESET_ON_CLOSE = struct.pack("hh" if sys.platform == "win32" else "ii", 1, 0)  # struct linger, socket(7)
-
-# A burst shall wait in the kernel instead of being lost. Linux gives as much of this as net.core.rmem_max allows.
-UDP_RECEIVE_BYTES = 4 * 1024 * 1024
 
 # A silent peer is given up after 180 + 4 × 30 s = five minutes (tcp(7)). The names differ by platform.
 KEEPALIVE_IDLE_S, KEEPALIVE_INTERVAL_S, KEEPALIVE_PROBES = 180, 30, 4

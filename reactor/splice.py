@@ -134,16 +134,8 @@ class Splice:
     """One connection's pipe, and the three parts that stand in for the connection's own."""
 
     __slots__ = (
-        "_bytes_seen",
-        "_connection",
-        "_in_pipe_bytes",
-        "_moved",
-        "_pipe",
-        "_small_moves",
-        "_socket",
-        "done",
-        "useful",
-    )
+        "_bytes_seen", "_connection", "_in_pipe_bytes", "_moved", "_pipe", "_small_moves", "_socket", "done", "useful",
+    )  # fmt: skip
 
     def __init__(self, connection: Connection, pipe: Pipe) -> None:
         self._connection, self._socket, self._pipe = connection, connection._socket, pipe

@@ -216,6 +216,13 @@ def test_a_usage_error_ends_the_process_with_status_2(arguments: list[str]) -> N
     assert only_line(done.stderr).startswith("echo7")
 
 
+def test_the_lean_selector_is_refused_where_there_is_no_epoll(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr("select.epoll", raising=False)
+    assert "--selector lean needs Linux's epoll" in refused(capsys, "--selector", "lean")
+
+
 @pytest.mark.parametrize("arguments", [["--help"], ["serve", "--help"]])
 def test_help_goes_to_stdout_and_is_no_error(capsys: pytest.CaptureFixture[str], arguments: list[str]) -> None:
     """Whoever asks for help gets it, to be piped into a pager."""

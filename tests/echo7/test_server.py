@@ -5,9 +5,12 @@ from __future__ import annotations
 import contextlib
 import errno
 import functools
+import gc
 import random
 import socket
+import sys
 import threading
+import tracemalloc
 from collections.abc import Sequence
 from typing import Any
 
@@ -615,3 +618,23 @@ def test_bulk_comes_back_with_pipes_and_without(pipes: int) -> None:
     with EchoByHand(pipes=pipes) as echo, contextlib.closing(echo.connect()) as client:
         received = echo.send(client, data)
         assert received + echo.receive(client, len(data) - len(received)) == data
+
+
+def test_an_idle_connection_takes_no_more_than_700_bytes_of_python_memory() -> None:
+    """Issue: "Idle connection <= 700 bytes of Python memory", once it has echoed; the client's end isn't counted."""
+    count = 400
+    with EchoByHand(udp=False) as echo:
+        callers = [echo.connect() for _ in range(50)]  # what is shared is there by then
+        gc.collect()
+        tracemalloc.start()
+        for _ in range(count):
+            callers.append(echo.connect())
+            callers[-1].send(b"x")
+            assert echo.receive(callers[-1], 1) == b"x"
+        gc.collect()
+        grown_bytes = tracemalloc.get_traced_memory()[0] - sys.getsizeof(callers)
+        tracemalloc.stop()
+        each_bytes = grown_bytes / count - sys.getsizeof(callers[0])
+        for caller in callers:
+            caller.close()
+    assert each_bytes <= 700

@@ -2,6 +2,7 @@
 
 import errno
 import ipaddress
+import pathlib
 import socket
 import sys
 from collections.abc import Callable
@@ -11,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from reactor.limits import UDP_RECEIVE_BYTES
 from reactor.sockets import (
     BROKEN_SOCKET,
     ONE_PEER,
@@ -279,6 +281,14 @@ def test_the_kernels_buffers_are_capped_when_asked_to(binder: Callable[..., Sock
     with binder(socket, ("127.0.0.1", 0), buffer_bytes=16_384) as sock:
         assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) == 32_768
         assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF) == 32_768
+
+
+@linux_only
+def test_udp_gets_as_large_a_receive_buffer_as_the_system_gives() -> None:
+    """A burst waits in the kernel instead of being lost: no more than net.core.rmem_max, doubled (socket(7))."""
+    most_bytes = int(pathlib.Path("/proc/sys/net/core/rmem_max").read_text())
+    with bind_udp(socket, ("127.0.0.1", 0)) as sock:
+        assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) == 2 * min(UDP_RECEIVE_BYTES, most_bytes)
 
 
 @linux_only
