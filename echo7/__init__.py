@@ -11,7 +11,7 @@
 
 Reading order: `echo` (what is done with a byte and with a datagram), `guard` (which datagrams get no answer), `batch`
 (both for many datagrams at once), `binding` (names and addresses to sockets), `server` (all of it together), `cli`
-(options to exit status), `log` and `report`. For several processes: `reuseport` (a set of sockets for each), `channel`,
+(which command), `arguments`, `serve` (options to exit status), `log` and `report`. For several processes: `reuseport` (a set of sockets for each), `channel`,
 `worker`, `backoff`, `supervisor`.
 """
 

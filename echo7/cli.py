@@ -1,378 +1,52 @@
-"""The command line: options → a frozen config → an exit status.
+"""The command line: which command, then whatever that one says.
 
-    0  served, and ended in order        1  couldn't bind, or the last serving socket broke, or workers failed
-    2  the options make no sense         128 + n  ended at once by a second signal n
-
-Law: whatever an operator gets wrong costs one line that says what, why and what to do: never a traceback.
+Law: a command's module is imported when it is asked for, not before: a service that starts anew needs no judge.
 """
 
 from __future__ import annotations
 
 import argparse
-import contextlib
-import logging
-import os
-import select
+import importlib
 import signal
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, NamedTuple, NoReturn
+import sys
+from collections.abc import Sequence
 
-from echo7 import __version__, activation, limits, log, report, reuseport
-from echo7.binding import ECHO_PORT, BindError
-from echo7.server import EchoServer
-from reactor.limits import BACKLOG
-from reactor.loop import Reactor
+from echo7 import __version__
+from echo7.arguments import HelpFormatter, OneLineParser
 
-if TYPE_CHECKING:
-    from echo7.supervisor import Supervisor
-
-logger = logging.getLogger("echo7")
-
-ENDING_SIGNALS = [signal.SIGTERM, signal.SIGINT]
-COUNTERS_SIGNALS = [signal.SIGUSR1] if hasattr(signal, "SIGUSR1") else []  # Windows has none
-SIGNALS = ENDING_SIGNALS + COUNTERS_SIGNALS
-WORKERS_LIMIT = 256  # many times the processors of any machine that needs no more than echo
-STDOUT, TERMINAL_COLUMNS = 1, 80
-LEVELS = ("debug", "info", "warning", "error")
-EXAMPLES = """\
-examples:
-  echo7 serve                                  this machine only, port 7
-  echo7 serve --port 7007                      no privilege needed
-  echo7 serve --host '*'                       every address, IPv4 and IPv6
-  echo7 serve --host 192.0.2.1 --host fe80::1%eth0 --no-udp
-  echo7 serve --log-format json 2>>echo7.log
-  echo7 serve --workers auto                   a process for each CPU (Linux), one in charge of them
-
-A systemd socket unit may hand the sockets in; --host and --port then have no effect.
-
-signals:
-  TERM, INT   finish in order; the second one ends at once
-  USR1        log the counters
-"""
-
-
-class ServeConfig(NamedTuple):
-    """What `echo7 serve` was asked for."""
-
-    hosts: tuple[str, ...]
-    port: int
-    tcp: bool
-    udp: bool
-    udp_batch: bool
-    splice: bool
-    max_connections: int | None
-    backlog: int
-    socket_buffer_bytes: int | None
-    drain_timeout_s: float
-    busy_poll_s: float
-    selector: str
-    log_level: str
-    log_format: str
-    workers: int
-
-    def new_reactor(self) -> Reactor:
-        """Return a loop for one process that serves. Raise OSError when there are no descriptors for it."""
-        if self.selector == "standard":
-            return Reactor(busy_poll_s=self.busy_poll_s)
-        from reactor.epoll import LeanEpollSelector
-
-        return Reactor(selector=LeanEpollSelector(), busy_poll_s=self.busy_poll_s)
-
-    def new_server(self, descriptors: int, failed: Callable[[], object]) -> EchoServer:
-        """Return a server for one process, which may open so many descriptors."""
-        share = None if self.max_connections is None else -(-self.max_connections // self.workers)
-        pipes = limits.default_pipes(descriptors) if self.splice else 0
-        return EchoServer(
-            self.hosts,
-            self.port,
-            tcp=self.tcp,
-            udp=self.udp,
-            udp_batch=self.udp_batch,
-            pipes=pipes,
-            max_connections=share or limits.default_max_connections(descriptors, pipes),
-            backlog=self.backlog,
-            socket_buffer_bytes=self.socket_buffer_bytes,
-            drain_timeout_s=self.drain_timeout_s,
-            failed=failed,
-        )
+COMMANDS = {  # name → the module that has `add_arguments` and `run`, and its line of help
+    "serve": ("echo7.serve", "echo TCP and UDP until a signal ends it")
+}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit status. Usage errors raise SystemExit(2), as argparse does."""
     try:
-        return serve(parse(argv))
-    except KeyboardInterrupt:  # before the service has taken the signal over
+        options = parse(sys.argv[1:] if argv is None else argv)
+        status: int = options.run(options)
+        return status
+    except KeyboardInterrupt:  # before the command has taken the signal over
         return 128 + signal.SIGINT
 
 
-def parse(argv: Sequence[str] | None) -> ServeConfig:
-    """Turn arguments into a config. Raise SystemExit(2) after one line on stderr."""
-    options = _parser().parse_args(argv)
+def parse(argv: Sequence[str]) -> argparse.Namespace:
+    """Turn arguments into options; `options.run` is the command. Raise SystemExit(2) after one line on stderr."""
+    options = _parser(argv).parse_args(argv)
     for name, value in vars(options).items():  # argparse of some versions takes `--port=--` for no value at all
-        if [] in value if name == "host" else value == []:
+        if isinstance(value, list) and ([] in value if value else options.parser.get_default(name) != []):
             options.parser.error(f"argument --{name.replace('_', '-')}: '--' is no value")
-    if options.no_tcp and options.no_udp:
-        options.parser.error("--no-tcp and --no-udp together leave nothing to serve; drop one of them")
-    if options.workers > 1 and not reuseport.AVAILABLE:
-        options.parser.error("--workers above 1 needs Linux, where the kernel balances among them; leave it out")
-    if options.selector == "lean" and not hasattr(select, "epoll"):
-        options.parser.error("--selector lean needs Linux's epoll, which isn't here; leave it out")
-    return ServeConfig(
-        hosts=tuple(options.host),
-        port=options.port,
-        tcp=not options.no_tcp,
-        udp=not options.no_udp,
-        udp_batch=not options.no_udp_batch,
-        splice=not options.no_splice,
-        max_connections=options.max_connections,
-        backlog=options.backlog,
-        socket_buffer_bytes=options.socket_buffer,
-        drain_timeout_s=options.drain_timeout,
-        busy_poll_s=options.busy_poll / 1e6,
-        selector=options.selector,
-        log_level=options.log_level,
-        log_format=options.log_format,
-        workers=options.workers,
-    )
+    return options
 
 
-def serve(config: ServeConfig) -> int:
-    """Serve until a signal ends it; return the exit status."""
-    ignore(COUNTERS_SIGNALS)  # whoever asks for the counters before there are any shall not end us
-    log.ensure_standard_descriptors()
-    handler = log.set_up(config.log_level, config.log_format)
-    descriptors = limits.raise_descriptor_limit()
-    try:
-        reactor = config.new_reactor() if config.workers == 1 else Reactor()  # a supervisor has no hurry
-    except OSError as error:  # EMFILE before we have begun
-        log.event(logger, logging.ERROR, "start_failed", f"cannot start: {error.strerror}; raise 'ulimit -n'")
-        return 1
-    with reactor:
-        service = new_service(reactor, config, handler, descriptors)
-        try:
-            service.start()
-        except BindError as error:
-            log.event(logger, logging.ERROR, "bind_failed", str(error))
-            return 1
-        service.run()
-        ignore(SIGNALS)  # what was to be done is done, and none shall spoil the exit status now
-        service.log_counters("stopped")
-        return service.status
-
-
-def new_service(
-    reactor: Reactor, config: ServeConfig, handler: log.StderrHandler, descriptors: int
-) -> Service | Supervisor:
-    """Return what serves in this process, or looks after those that do. Only who needs several waits for the import."""
-    if config.workers == 1:
-        return Service(reactor, config, handler, descriptors)
-    from echo7.supervisor import Supervisor
-
-    return Supervisor(reactor, config, handler, descriptors)
-
-
-def ignore(signums: Sequence[int]) -> None:
-    """Have the process take no notice of some signals."""
-    for signum in signums:
-        signal.signal(signum, signal.SIG_IGN)
-
-
-class Service:
-    """One run of `echo7 serve`: an EchoServer, the signals, and what is logged about them."""
-
-    def __init__(self, reactor: Reactor, config: ServeConfig, handler: log.StderrHandler, descriptors: int) -> None:
-        self.status = 0
-        self._reactor = reactor
-        self._config = config
-        self._handler = handler
-        self._stopping = False
-        self._server = config.new_server(descriptors, self._failed)
-
-    def start(self) -> None:
-        """Bind, or take what systemd has bound; take the signals over; say where we serve. Raise BindError."""
-        config = self._config
-        handed_in = activation.inherited(
-            tcp=config.tcp, udp=config.udp, backlog=config.backlog, buffer_bytes=config.socket_buffer_bytes
-        )
-        self._server.start(self._reactor, handed_in)
-        for signum in ENDING_SIGNALS:
-            self._reactor.add_signal_handler(signum, self._ender(signum))
-        for signum in COUNTERS_SIGNALS:
-            self._reactor.add_signal_handler(signum, lambda: self.log_counters("counters"))
-        report.log_hints(self._server.left_out, loopback_only=handed_in is None and not config.hosts)
-        report.log_addresses(self._server.addresses)
-
-    def run(self) -> None:
-        """Run until all is over."""
-        self._reactor.run()
-
-    def log_counters(self, name: str) -> None:
-        """Log what has been done so far."""
-        report.log_counters(name, self._server.counters, self._handler.dropped)
-
-    def _ender(self, signum: int) -> Callable[[], None]:
-        return lambda: self._end(signum)
-
-    def _end(self, signum: int) -> None:
-        if self._stopping:
-            self.status = 128 + signum
-            self._server.abort()
-            self._reactor.stop()
-            return
-        self._stopping = True
-        text = f"stopping on {signal.Signals(signum).name}: delivering for up to {self._config.drain_timeout_s:g} s"
-        log.event(logger, logging.INFO, "stopping", text, signal=signal.Signals(signum).name)
-        self._server.stop(self._reactor.stop)
-
-    def _failed(self) -> None:
-        log.event(logger, logging.ERROR, "failed", "the last serving socket is broken: ending")
-        self.status = 1
-        self._stopping = True
-        self._server.stop(self._reactor.stop)
-
-
-class OneLineParser(argparse.ArgumentParser):
-    """Says what is wrong in one line, and where to read on, instead of printing the whole usage."""
-
-    def error(self, message: str) -> NoReturn:
-        """Exit with status 2."""
-        self.exit(2, f"{self.prog}: {message}; see '{self.prog} --help'\n")
-
-
-class HelpFormatter(argparse.RawDescriptionHelpFormatter):
-    """As wide as the terminal. argparse would import five modules at every start to find that out."""
-
-    def __init__(self, prog: str) -> None:
-        columns = TERMINAL_COLUMNS
-        with contextlib.suppress(OSError, ValueError):  # no terminal; a COLUMNS that is no number
-            columns = int(os.environ.get("COLUMNS") or os.get_terminal_size(STDOUT).columns or TERMINAL_COLUMNS)
-        super().__init__(prog, width=columns - 2)
-
-
-def _parser() -> argparse.ArgumentParser:
+def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:
     parser = OneLineParser(prog="echo7", description="The Echo Protocol, RFC 862.", formatter_class=HelpFormatter)
     parser.add_argument("--version", action="version", version=f"echo7 {__version__}")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
-    command = commands.add_parser(
-        "serve",
-        help="echo TCP and UDP until a signal ends it",
-        description="Serve the Echo Protocol over TCP and UDP.",
-        epilog=EXAMPLES,
-        formatter_class=HelpFormatter,
-    )
-    command.set_defaults(parser=command)
-    _add_what_to_serve(command.add_argument)
-    _add_how_to_serve(command.add_argument)
+    asked = next((argument for argument in argv if not argument.startswith("-")), None)
+    for name, (module, summary) in COMMANDS.items():
+        command = commands.add_parser(name, help=summary, formatter_class=HelpFormatter)
+        if name == asked:
+            chosen = importlib.import_module(module)
+            command.set_defaults(parser=command, run=chosen.run)
+            chosen.add_arguments(command)
     return parser
-
-
-def _add_what_to_serve(add: Callable[..., object]) -> None:
-    add(
-        "--host",
-        action="append",
-        default=[],
-        metavar="HOST",
-        type=_host,
-        help="address or name to serve on, or '*' for every address; may repeat (default: this machine only)",
-    )
-    add(
-        "--port",
-        type=_number(0, 65_535),
-        default=ECHO_PORT,
-        metavar="PORT",
-        help="port for TCP and UDP; 0 takes a free one (default: %(default)s)",
-    )
-    add("--no-tcp", action="store_true", help="don't serve TCP")
-    add("--no-udp", action="store_true", help="don't serve UDP")
-    add("--no-udp-batch", action="store_true", help="answer UDP one datagram at a time")
-    add("--no-splice", action="store_true", help="copy the bytes of bulk connections too")
-    add(
-        "--max-connections",
-        type=_number(1),
-        metavar="N",
-        help="at this many, callers wait in the kernel's queue (default: what the descriptor limit allows)",
-    )
-
-
-def _add_how_to_serve(add: Callable[..., object]) -> None:
-    add(
-        "--backlog",
-        type=_number(1, 2**31 - 1),
-        default=BACKLOG,
-        metavar="N",
-        help="callers that may wait in the kernel's queue (default: %(default)s)",
-    )
-    add(
-        "--socket-buffer",
-        type=_number(1024, 2**30),
-        metavar="BYTES",
-        help="cap the kernel's receive and send buffer of each socket (default: the kernel's own tuning)",
-    )
-    add(
-        "--drain-timeout",
-        type=_seconds,
-        default=5.0,
-        metavar="SECONDS",
-        help="how long to deliver and wait for callers' ends when stopping (default: %(default)g)",
-    )
-    add(
-        "--busy-poll",
-        type=_number(0, 1_000_000),
-        default=0,
-        metavar="MICROSECONDS",
-        help="after activity, poll for so long before sleeping: answers come sooner (default: 0, off)",
-    )
-    add(
-        "--selector",
-        choices=("standard", "lean"),
-        default="standard",
-        help="what asks the kernel: Python's own, or a thinner layer over epoll (Linux) (default: %(default)s)",
-    )
-    add("--log-level", choices=LEVELS, default="info", help="the least that is logged (default: %(default)s)")
-    add("--log-format", choices=("text", "json"), default="text", help="form of the log lines (default: %(default)s)")
-    add(
-        "--workers",
-        type=_workers,
-        default=1,
-        metavar="N",
-        help="processes that share the port, or 'auto' for one for each CPU; Linux only (default: %(default)s)",
-    )
-
-
-def _host(text: str) -> str:
-    if not text.strip():
-        raise argparse.ArgumentTypeError("an empty host names nothing; use '*' for every address")
-    return text
-
-
-def _seconds(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = -1.0
-    if not 0 <= value <= 86_400:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds from 0 to 86400")
-    return value
-
-
-def _workers(text: str) -> int:
-    if text == "auto":
-        return min(len(os.sched_getaffinity(0)), WORKERS_LIMIT) if reuseport.AVAILABLE else 1
-    try:
-        return _number(1, WORKERS_LIMIT)(text)
-    except argparse.ArgumentTypeError as error:
-        raise argparse.ArgumentTypeError(f"{error}, nor 'auto'") from None
-
-
-def _number(least: int, most: int | None = None) -> Callable[[str], int]:
-    def convert(text: str) -> int:
-        try:
-            value = int(text)
-        except ValueError:
-            value = least - 1
-        if value < least or (most is not None and value > most):
-            bounds = f"from {least} to {most}" if most is not None else f"of at least {least}"
-            raise argparse.ArgumentTypeError(f"{text!r} is not a whole number {bounds}")
-        return value
-
-    return convert

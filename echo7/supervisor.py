@@ -30,7 +30,7 @@ from reactor.sockets import Socket, closed_on_error
 from reactor.timers import Timer
 
 if TYPE_CHECKING:
-    from echo7.cli import ServeConfig
+    from echo7.serve import ServeConfig
 
 ENDING_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 ANSWER_PATIENCE_S = 1.0  # for the counters of a worker that doesn't answer; then those that it told last count

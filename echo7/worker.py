@@ -20,7 +20,7 @@ from reactor.loop import Reactor
 from reactor.sockets import Socket
 
 if TYPE_CHECKING:
-    from echo7.cli import ServeConfig
+    from echo7.serve import ServeConfig
 
 REPORT_INTERVAL_S = 1.0  # so old are the counters of a worker that crashes, at the most
 

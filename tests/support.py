@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeGuard, cast
 
 import pytest
 
+from echo7 import cli, serve
 from echo7.binding import BindError, Bound, bind_all
 from echo7.echo import StreamEcho
 from echo7.server import EchoServer
@@ -493,6 +494,11 @@ def whole_dribbled_trailing(data: bytes) -> Iterator[list[bytes]]:
 
 
 # ---------------------------------------------------------------- the real daemon
+
+
+def serve_config(*arguments: str) -> serve.ServeConfig:
+    """What `echo7 serve` makes of its arguments. Raise SystemExit(2) as it does."""
+    return serve.configure(cli.parse(["serve", *arguments]))
 
 
 class EchoProcess:

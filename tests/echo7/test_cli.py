@@ -22,7 +22,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 import echo7
-from echo7 import cli, log
+from echo7 import arguments as command_line
+from echo7 import cli, log, serve
 from echo7.binding import bind_all
 from reactor import Reactor
 from reactor.sockets import os_error
@@ -37,6 +38,7 @@ from tests.support import (
     quiet_port,
     receive_exactly,
     receive_to_end,
+    serve_config,
     without_capabilities,
 )
 
@@ -62,7 +64,7 @@ def only_line(text: str) -> str:
 def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
     """Parse arguments that make no sense; return the line that says so."""
     with pytest.raises(SystemExit) as end:
-        cli.parse(["serve", *arguments])
+        serve_config(*arguments)
     assert end.value.code == 2
     captured = capsys.readouterr()
     assert captured.out == ""
@@ -73,7 +75,7 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
 def text_log(*arguments: str) -> Iterator[list[str]]:
     """Serve with the default log format; yield the lines up to the last `listening` one, then end it."""
     command = [sys.executable, "-m", "echo7", "serve", "--port", "0", *arguments]
-    sockets = len(cli.parse(command[3:]).hosts or LOOPBACK) * (
+    sockets = len(serve_config(*command[4:]).hosts or LOOPBACK) * (
         2 - sum(a in ("--no-tcp", "--no-udp") for a in arguments)
     )
     with subprocess.Popen(command, cwd=PROJECT, stderr=subprocess.PIPE, text=True) as process:
@@ -94,8 +96,8 @@ def text_log(*arguments: str) -> Iterator[list[str]]:
 
 def test_the_defaults_are_the_documented_ones() -> None:
     """Issue: "`--port 7`", loopback, both transports, "`--drain-timeout` (default 5 s)", text."""
-    config = cli.parse(["serve"])
-    assert config == cli.ServeConfig(
+    config = serve_config()
+    assert config == serve.ServeConfig(
         hosts=(),
         port=7,
         tcp=True,
@@ -117,11 +119,11 @@ def test_the_defaults_are_the_documented_ones() -> None:
 def test_every_option_reaches_the_config() -> None:
     """Issue: `echo7 serve [--host HOST]… [--port 7] [--no-tcp|--no-udp] [--max-connections N] …`."""
     line = (
-        "serve --host 127.0.0.1 --host * --port 0 --no-udp --no-udp-batch --no-splice --max-connections 3 "
+        "--host 127.0.0.1 --host * --port 0 --no-udp --no-udp-batch --no-splice --max-connections 3 "
         "--backlog 4 --socket-buffer 4096 --drain-timeout 0.5 --busy-poll 200 --selector lean "
         "--log-level debug --log-format json --workers 2"
     )
-    assert cli.parse(line.split()) == cli.ServeConfig(
+    assert serve_config(*line.split()) == serve.ServeConfig(
         ("127.0.0.1", "*"), 0, True, False, False, False, 3, 4, 4096, 0.5, 0.0002, "lean", "debug", "json", 2
     )
 
@@ -129,8 +131,8 @@ def test_every_option_reaches_the_config() -> None:
 @given(st.integers(0, 65_535), SECONDS, st.integers(1, 2**31 - 1))
 def test_every_sensible_number_is_taken_as_it_is(port: int, drain_timeout_s: float, backlog: int) -> None:
     """Ports 0 … 65535, and time-outs in seconds, with fractions."""
-    arguments = ["serve", f"--port={port}", f"--drain-timeout={drain_timeout_s!r}", f"--backlog={backlog}"]
-    config = cli.parse(arguments)
+    arguments = [f"--port={port}", f"--drain-timeout={drain_timeout_s!r}", f"--backlog={backlog}"]
+    config = serve_config(*arguments)
     assert (config.port, config.drain_timeout_s, config.backlog) == (port, drain_timeout_s, backlog)
 
 
@@ -202,9 +204,9 @@ def test_what_argparse_takes_for_no_value_at_all_is_refused_by_name(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, name: str, value: list[object]
 ) -> None:
     """The same whatever this Python's argparse does with `--`: "argparse of some versions takes it for no value"."""
-    options = cli._parser().parse_args(["serve"])
+    options = cli.parse(["serve"])
     setattr(options, name, value)
-    monkeypatch.setattr(cli.OneLineParser, "parse_args", lambda parser, argv: options)
+    monkeypatch.setattr(command_line.OneLineParser, "parse_args", lambda parser, argv: options)
     assert f"argument --{name}: '--' is no value" in refused(capsys)
 
 
@@ -239,7 +241,7 @@ def test_the_help_names_every_option_with_its_default(capsys: pytest.CaptureFixt
     with pytest.raises(SystemExit):
         cli.parse(["serve", "--help"])
     text = " ".join(capsys.readouterr().out.split())
-    for option in cli.ServeConfig._fields:
+    for option in serve.ServeConfig._fields:
         name = option.removesuffix("_s").removesuffix("_bytes").removesuffix("s").replace("_", "-")
         assert f" --{name}" in text or f" --no-{name}" in text
     assert re.findall(r"\(default: ([^)]*)\)", text) == [
@@ -301,8 +303,8 @@ def test_the_daemon_answers_udp_on_either_path(arguments: list[str]) -> None:
 def test_the_usage_in_the_readme_names_every_option() -> None:
     """An operator reads it first."""
     usage = (PROJECT / "README.md").read_text().partition("echo7 serve [--host")[2].partition("\n\n")[0]
-    for name in vars(cli._parser().parse_args(["serve"])):
-        assert name in ("parser", "host") or "--" + name.replace("_", "-") in usage, name
+    for name in vars(cli.parse(["serve"])):
+        assert name in ("parser", "run", "host") or "--" + name.replace("_", "-") in usage, name
 
 
 @IPV6
@@ -467,9 +469,9 @@ def test_each_address_that_is_left_out_has_a_line_with_its_name(
     caplog.set_level(logging.INFO)
     sockets = FlakySockets()
     sockets.refused_families[socket.AF_INET6] = os_error(errno.EAFNOSUPPORT)
-    config = cli.parse(["serve", "--port", "0", *hosts])
+    config = serve_config("--port", "0", *hosts)
     with Reactor(sockets=sockets) as reactor:
-        cli.Service(reactor, config, log.StderrHandler(), 1024).start()
+        serve.Service(reactor, config, log.StderrHandler(), 1024).start()
     events = [vars(record)["event"] for record in caplog.records]
     assert events == ["left_out", *hints, "listening", "listening"]
     assert caplog.messages[0] == f"not serving {left_out}: this machine has no IPv6"

@@ -19,14 +19,14 @@ from echo7 import cli
 from reactor.loop import Reactor
 
 Reactor.run = lambda loop: None  # it serves, and then ends
-status = cli.serve(cli.parse(["serve", "--host", "127.0.0.1", "--port", "0", "--log-level", "error", *sys.argv[1:]]))
+status = cli.main(["serve", "--host", "127.0.0.1", "--port", "0", "--log-level", "error", *sys.argv[1:]])
 assert status == 0
 print(*sorted(set(sys.modules) - before))
 """
 
 OURS = """
-    echo7 echo7.activation echo7.batch echo7.binding echo7.cli echo7.echo echo7.guard echo7.limits echo7.log
-    echo7.report echo7.reuseport echo7.server
+    echo7 echo7.activation echo7.arguments echo7.batch echo7.binding echo7.cli echo7.echo echo7.guard echo7.limits
+    echo7.log echo7.report echo7.reuseport echo7.serve echo7.server
     reactor reactor.batch reactor.buffer reactor.busypoll reactor.connection reactor.connector reactor.control
     reactor.datagram reactor.limits reactor.listener reactor.loop reactor.protocol reactor.seams reactor.signals
     reactor.sockets reactor.splice reactor.timers reactor.verbs
@@ -35,7 +35,8 @@ OURS = """
 STANDARD = """
     __future__ _collections _collections_abc _colorize _functools _heapq _locale _operator _queue _socket _sre _stat
     _string _struct _tokenize _typing _weakrefset abc argparse array atexit collections collections.abc contextlib
-    copyreg enum errno fcntl functools genericpath gettext heapq itertools keyword linecache locale logging math
+    copyreg enum errno fcntl functools genericpath gettext heapq importlib importlib._bootstrap
+    importlib._bootstrap_external itertools keyword linecache locale logging math
     operator os os.path posixpath queue re re._casefix re._compiler re._constants re._parser reprlib resource select
     selectors signal socket stat string struct textwrap threading token tokenize traceback types typing typing.io
     typing.re warnings weakref

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from echo7 import cli, log, reuseport, supervisor
+from echo7 import log, reuseport, supervisor
 from echo7.binding import bind_all
 from echo7.channel import Channel
 from echo7.report import total
@@ -21,11 +21,11 @@ from echo7.supervisor import ANSWER_PATIENCE_S, Supervisor
 from echo7.worker import REPORT_INTERVAL_S, Worker
 from reactor import Reactor
 from reactor.sockets import Socket
-from tests.support import PATIENCE_S, ManualClock, turn_idle, turn_until
+from tests.support import PATIENCE_S, ManualClock, serve_config, turn_idle, turn_until
 
 pytestmark = pytest.mark.skipif(not reuseport.AVAILABLE, reason="Linux alone balances")
 FIRST_PID = 1_000_000_000  # no process has it: pid_max is four millions
-CONFIG = cli.parse(["serve", "--host", "127.0.0.1", "--port", "0", "--workers", "2"])
+CONFIG = serve_config("--host", "127.0.0.1", "--port", "0", "--workers", "2")
 
 
 class Pairs:

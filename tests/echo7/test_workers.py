@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from echo7 import cli, limits, reuseport
+from echo7 import limits, reuseport
 from echo7.binding import bind_all
 from tests.echo7.test_activation import HAND_IN
 from tests.echo7.test_cli import fill_until_stuck, only_line, refused
@@ -29,6 +29,7 @@ from tests.support import (
     quiet_port,
     receive_exactly,
     receive_to_end,
+    serve_config,
 )
 
 pytestmark = pytest.mark.skipif(not reuseport.AVAILABLE, reason="Linux alone balances")
@@ -376,24 +377,24 @@ def test_a_fork_that_fails_is_tried_again() -> None:
 
 def test_auto_is_one_for_each_processor_we_may_run_on(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 2, 5})
-    assert cli.parse(["serve", "--workers", "auto"]).workers == 3
+    assert serve_config("--workers", "auto").workers == 3
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(1000)))
-    assert cli.parse(["serve", "--workers", "auto"]).workers == 256
+    assert serve_config("--workers", "auto").workers == 256
 
 
 def test_where_the_kernel_does_not_balance_there_is_one_process_or_one_clear_line(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(reuseport, "AVAILABLE", False)
-    assert cli.parse(["serve", "--workers", "auto"]).workers == 1
-    assert cli.parse(["serve", "--workers", "1"]).workers == 1
+    assert serve_config("--workers", "auto").workers == 1
+    assert serve_config("--workers", "1").workers == 1
     assert "--workers above 1 needs Linux" in refused(capsys, "--workers", "2")
 
 
 @pytest.mark.parametrize(("most", "workers", "share"), [(None, 3, None), (7, 1, 7), (7, 2, 4), (8, 2, 4), (1, 4, 1)])
 def test_the_most_connections_are_divided_among_the_workers(most: int | None, workers: int, share: int | None) -> None:
     option = [] if most is None else [f"--max-connections={most}"]
-    config = cli.parse(["serve", f"--workers={workers}", *option])
+    config = serve_config(f"--workers={workers}", *option)
     server = config.new_server(1000, int)
     assert server._max_connections == (share or limits.default_max_connections(1000, limits.default_pipes(1000)))
 

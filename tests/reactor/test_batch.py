@@ -422,8 +422,8 @@ def test_what_is_no_socket_of_the_systems_stays_on_the_simple_path() -> None:
 def test_ctypes_comes_with_the_fast_path_and_not_before(arguments: list[str], brought: bool) -> None:
     """A cold start waits for it only where UDP is served in batches."""
     code = (
-        "import sys; from reactor import Reactor; from echo7 import cli, EchoServer\n"
-        "config = cli.parse(['serve', '--host', '127.0.0.1', '--port', '0', *sys.argv[1:]])\n"
+        "import sys; from reactor import Reactor; from echo7 import cli, serve, EchoServer\n"
+        "config = serve.configure(cli.parse(['serve', '--host', '127.0.0.1', '--port', '0', *sys.argv[1:]]))\n"
         "with Reactor() as loop:\n"
         "    EchoServer(config.hosts, config.port, udp=config.udp, udp_batch=config.udp_batch).start(loop)\n"
         "print('ctypes' in sys.modules)"

@@ -1,0 +1,60 @@
+"""What every command's arguments have in common: one line for a mistake, and converters with names and bounds.
+
+Law: whatever a user gets wrong costs one line that says what, why and what to do: never a traceback.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+from collections.abc import Callable
+from typing import NoReturn
+
+LONGEST_S = 86_400.0
+STDOUT, TERMINAL_COLUMNS = 1, 80
+
+
+class OneLineParser(argparse.ArgumentParser):
+    """Says what is wrong in one line, and where to read on, instead of printing the whole usage."""
+
+    def error(self, message: str) -> NoReturn:
+        """Exit with status 2."""
+        self.exit(2, f"{self.prog}: {message}; see '{self.prog} --help'\n")
+
+
+class HelpFormatter(argparse.RawDescriptionHelpFormatter):
+    """As wide as the terminal. argparse would import five modules at every start to find that out."""
+
+    def __init__(self, prog: str) -> None:
+        columns = TERMINAL_COLUMNS
+        with contextlib.suppress(OSError, ValueError):  # no terminal; a COLUMNS that is no number
+            columns = int(os.environ.get("COLUMNS") or os.get_terminal_size(STDOUT).columns or TERMINAL_COLUMNS)
+        super().__init__(prog, width=columns - 2)
+
+
+def seconds(text: str) -> float:
+    """Convert to seconds, 0 to a day. Raise ArgumentTypeError for anything else."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value <= LONGEST_S:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds from 0 to {LONGEST_S:.0f}")
+    return value
+
+
+def number(least: int, most: int | None = None) -> Callable[[str], int]:
+    """Return a converter to whole numbers within bounds, which raises ArgumentTypeError for anything else."""
+
+    def convert(text: str) -> int:
+        try:
+            value = int(text)
+        except ValueError:
+            value = least - 1
+        if value < least or (most is not None and value > most):
+            bounds = f"from {least} to {most}" if most is not None else f"of at least {least}"
+            raise argparse.ArgumentTypeError(f"{text!r} is not a whole number {bounds}")
+        return value
+
+    return convert
