@@ -11,8 +11,8 @@
 
 Reading order: `echo` (what is done with a byte and with a datagram), `guard` (which datagrams get no answer), `batch`
 (both for many datagrams at once), `binding` (names and addresses to sockets), `server` (all of it together), `cli`
-(which command), `arguments`, `serve` (options to exit status), `log` and `report`. For several processes: `reuseport` (a set of sockets for each), `channel`,
-`worker`, `backoff`, `supervisor`.
+(which command), `arguments`, `serve` (options to exit status), `log` and `report`. For several processes: `reuseport`
+(a set of sockets for each), `channel`, `worker`, `backoff`, `supervisor`.
 """
 
 from echo7.binding import BindError
