@@ -12,12 +12,35 @@
 Reading order: `echo` (what is done with a byte and with a datagram), `guard` (which datagrams get no answer), `batch`
 (both for many datagrams at once), `binding` (names and addresses to sockets), `server` (all of it together), `cli`
 (which command), `arguments`, `serve` (options to exit status), `log` and `report`. For several processes: `reuseport`
-(a set of sockets for each), `channel`, `worker`, `backoff`, `supervisor`.
+(a set of sockets for each), `channel`, `worker`, `backoff`, `supervisor`. The judge of any echo server, `check`:
+`judge`; `names` and `output` are for tools.
 """
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
 
 from echo7.binding import BindError
 from echo7.server import Counters, EchoServer, ServingAddress
 
+if TYPE_CHECKING:
+    from echo7.judge import check
+
 __version__ = "0.1.0"
 
-__all__ = ["BindError", "Counters", "EchoServer", "ServingAddress"]
+__all__ = ["BindError", "Counters", "EchoServer", "ServingAddress", "check"]
+
+TOOLS = {"check": "echo7.judge"}  # imported when they are asked for: a service that starts needs none of them
+
+
+def __getattr__(name: str) -> object:
+    """Return a tool's function (PEP 562)."""
+    if name not in TOOLS:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(TOOLS[name]), name)
+
+
+def __dir__() -> list[str]:
+    """List the tools too."""
+    return sorted([*globals(), *TOOLS])

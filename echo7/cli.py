@@ -15,7 +15,8 @@ from echo7 import __version__
 from echo7.arguments import HelpFormatter, OneLineParser
 
 COMMANDS = {  # name → the module that has `add_arguments` and `run`, and its line of help
-    "serve": ("echo7.serve", "echo TCP and UDP until a signal ends it")
+    "serve": ("echo7.serve", "echo TCP and UDP until a signal ends it"),
+    "check": ("echo7.judge.command", "judge any echo server by what it does"),
 }
 
 

@@ -223,7 +223,7 @@ class EchoServer:
     def _connection_made(self, connection: Connection) -> None:
         if self._debug:
             with contextlib.suppress(OSError):  # ENOTCONN: gone already
-                logger.debug("connection from %s", format_address(connection.peer_address))
+                logger.debug("connection from %s", format_address(connection.socket.getpeername()))
         self._callers_so_far += 1
         self._callers.add(connection)
         if len(self._callers) == self._max_connections:

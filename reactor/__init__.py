@@ -27,7 +27,7 @@ from reactor.protocol import DatagramProtocol, Handler, StreamProtocol
 from reactor.seams import SignalSource, SocketFactory
 from reactor.sockets import Address, bind_tcp, bind_udp, format_address
 from reactor.timers import Timer
-from reactor.verbs import connect_tcp, listen_tcp, open_udp
+from reactor.verbs import connect_tcp, connect_udp, listen_tcp, open_udp
 
 __all__ = [
     "READ",
@@ -52,6 +52,7 @@ __all__ = [
     "bind_tcp",
     "bind_udp",
     "connect_tcp",
+    "connect_udp",
     "format_address",
     "is_unicast",
     "listen_tcp",

@@ -3,13 +3,14 @@
 A byte makes one trip: receive → `data_received` → `write` → the kernel, inside one turn where the kernel lets it.
 What the kernel won't take waits in a SendBuffer, and leaves it only when `send` has said so.
 
-    state      means                                        goes to
-    OPEN       reading and writing                          DRAINING  close() called, or the peer's FIN was read
-    DRAINING   reading no more; delivering what is pending  LINGERING all sent, so our FIN is sent
-                                                            CLOSED    the same, if the peer's FIN was read before
-    LINGERING  reading, and throwing away, to the peer's    CLOSED    FIN read, or `linger_timeout_s` is over
-               FIN
-    CLOSED     the socket is closed; one callback to come   any state gets here on an error or abort()
+    state        means                                          goes to
+    OPEN         reading and writing                            HALF_CLOSED  half_close() called
+                                                                DRAINING   close() called, or the peer's FIN was read
+    HALF_CLOSED  reading; all that is pending, and our FIN, go  as OPEN
+    DRAINING     reading no more; delivering what is pending    LINGERING  all sent, so our FIN is sent
+                                                                CLOSED     the same, and the peer's FIN was read
+    LINGERING    reading, and throwing away, to the peer's FIN  CLOSED     FIN read, or `linger_timeout_s` is over
+    CLOSED       the socket is closed; one callback to come     any state gets here on an error or abort()
 
 Lingering is there because closing a socket that holds unread input makes the kernel send RST, and an RST destroys
 what we had sent but the peer hadn't yet read (RFC 9293 §3.10.4, RFC 1122 §4.2.2.13).
@@ -26,7 +27,7 @@ from reactor.buffer import Bytes, SendBuffer, SharedEmptyBuffer
 from reactor.limits import DEFAULT_LIMITS, SEND_RETRY_S, Limits
 from reactor.loop import READ, WRITE, Reactor
 from reactor.protocol import StreamProtocol
-from reactor.sockets import OUT_OF_MEMORY, WOULD_BLOCK, Address, reset_on_close
+from reactor.sockets import OUT_OF_MEMORY, WOULD_BLOCK, reset_on_close
 from reactor.timers import Timer
 
 
@@ -34,12 +35,13 @@ class State(enum.Enum):
     """See the table in the module's docstring."""
 
     OPEN = enum.auto()
+    HALF_CLOSED = enum.auto()
     DRAINING = enum.auto()
     LINGERING = enum.auto()
     CLOSED = enum.auto()
 
 
-OPEN, DRAINING, LINGERING, CLOSED = State  # an Enum attribute costs a dictionary look-up on the hot path
+OPEN, HALF_CLOSED, DRAINING, LINGERING, CLOSED = State  # an Enum attribute costs a dictionary look-up on the hot path
 NOTHING: SendBuffer = SharedEmptyBuffer()  # an idle connection is 100 bytes smaller without one of its own
 
 
@@ -47,8 +49,8 @@ class Connection:
     """A TCP connection on a loop. Made by `listen_tcp` and `connect_tcp`, and handed to every callback."""
 
     __slots__ = (
-        "_data_received", "_deadline", "_eof", "_paused", "_pending", "_reactor", "_recv", "_send", "_socket",
-        "bytes_received", "bytes_sent", "closed", "interest", "limits", "protocol", "state",
+        "_data_received", "_deadline", "_eof", "_paused", "_pending", "_reactor", "_recv", "_send",
+        "bytes_received", "bytes_sent", "closed", "interest", "limits", "protocol", "socket", "state",
     )  # fmt: skip
 
     def __init__(
@@ -59,7 +61,7 @@ class Connection:
         self.protocol = protocol
         self.limits = limits
         self.bytes_received = self.bytes_sent = 0  # handed to the protocol; taken by the kernel
-        self._reactor, self._socket = reactor, sock
+        self._reactor, self.socket = reactor, sock  # the socket is public for its addresses and options
         self._pending = NOTHING
         self._eof = self._paused = False  # the peer's FIN has been read; `pause_reading` was called
         self._deadline: Timer | None = None  # of lingering
@@ -76,16 +78,6 @@ class Connection:
     def pending_bytes(self) -> int:
         """How many written bytes the kernel hasn't taken yet."""
         return len(self._pending)
-
-    @property
-    def peer_address(self) -> Address:
-        """The other end's address. Raise OSError (ENOTCONN, EBADF) when it has gone."""
-        return self._socket.getpeername()  # type: ignore[no-any-return]
-
-    @property
-    def local_address(self) -> Address:
-        """Our end's address. Raise OSError (EBADF) when closed."""
-        return self._socket.getsockname()  # type: ignore[no-any-return]
 
     def write(self, data: Bytes) -> None:
         """Send bytes, now if the kernel takes them, else as soon as it does. Never blocks; never raises OSError.
@@ -125,26 +117,33 @@ class Connection:
         self._paused = False
         self._update_interest()
 
+    def half_close(self) -> None:
+        """Deliver what is pending, send FIN, and read on to the peer's. Nothing more can be written."""
+        if self.state is OPEN:
+            self.state = HALF_CLOSED
+            self._advance()
+
     def close(self) -> None:
         """End in order: deliver what is pending, send FIN, linger, close. Returns at once.
 
         There is no deadline on the delivery (a slow reader is not a dead one): `abort` is for giving up.
         """
-        if self.state is OPEN:
+        if self.state is OPEN or self.state is HALF_CLOSED:
+            fin_sent = self.state is HALF_CLOSED and not self._pending
             self.state = DRAINING
-            self._advance()
+            self._linger() if fin_sent else self._advance()
 
     def abort(self, error: Exception | None = None) -> None:
         """End now: forget what is pending and reset, so that the peer can't take half a stream for a whole one."""
         if self.state is CLOSED:
             return
         if self.state is not LINGERING:  # there the peer has been sent everything, and a FIN
-            reset_on_close(self._socket)
+            reset_on_close(self.socket)
         self._tear_down(error)
 
     def fileno(self) -> int:
         """Return the socket's descriptor."""
-        return self._socket.fileno()
+        return self.socket.fileno()
 
     def on_event(self, mask: int) -> None:
         """Receive once, flush once. What isn't wanted any more, since the batch was made, isn't done."""
@@ -157,7 +156,7 @@ class Connection:
             except OSError as error:
                 self._is_fatal(error)
             else:
-                if self.state is OPEN and data:
+                if (self.state is OPEN or self.state is HALF_CLOSED) and data:
                     size_bytes = len(data)
                     self.bytes_received += size_bytes
                     self._data_received(self, data)
@@ -178,9 +177,11 @@ class Connection:
             return
         self._pending.consume(sent)
         self.bytes_sent += sent
-        if not self._pending and self.state is OPEN:
+        if self.state is OPEN and not self._pending:
             self.protocol.drained(self)
-        self._advance()
+            self._update_interest()
+        else:
+            self._advance()
 
     def _end_of_stream(self) -> None:
         if self.state is LINGERING:
@@ -192,17 +193,25 @@ class Connection:
             self.close()
 
     def _advance(self) -> None:
-        if self.state is DRAINING and not self._pending:
-            try:
-                self._socket.shutdown(socket.SHUT_WR)
-            except OSError as error:  # ENOTCONN: the peer's RST was here first
-                self._tear_down(error)
-                return
-            if self._eof:
-                self._tear_down()
-                return
-            self.state = LINGERING
-            self._deadline = self._reactor.call_later(self.limits.linger_timeout_s, self._tear_down)
+        if self._pending:
+            self._update_interest()
+            return
+        try:
+            self.socket.shutdown(socket.SHUT_WR)
+        except OSError as error:  # ENOTCONN: the peer's RST was here first
+            self._tear_down(error)
+            return
+        if self.state is DRAINING or self._eof:
+            self._linger()
+        else:
+            self._update_interest()
+
+    def _linger(self) -> None:
+        if self._eof:
+            self._tear_down()
+            return
+        self.state = LINGERING
+        self._deadline = self._reactor.call_later(self.limits.linger_timeout_s, self._tear_down)
         self._update_interest()
 
     def _wanted(self) -> int:
@@ -211,7 +220,8 @@ class Connection:
             return READ
         waiting_bytes = len(self._pending)  # none when CLOSED
         interest = WRITE if waiting_bytes else 0
-        if self.state is OPEN and waiting_bytes <= self.limits.high_water_bytes and not (self._eof or self._paused):
+        reading = (self.state is OPEN or self.state is HALF_CLOSED) and not (self._eof or self._paused)
+        if reading and waiting_bytes <= self.limits.high_water_bytes:
             interest |= READ
         return interest
 
@@ -233,6 +243,6 @@ class Connection:
         if self._deadline is not None:
             self._deadline.cancel()
         self._reactor.release(self)
-        self._socket.close()
+        self.socket.close()
         self._pending = NOTHING
         self._reactor.call_soon(self.protocol.connection_lost, self, error)

@@ -12,9 +12,7 @@ from reactor.connection import Connection
 from reactor.limits import Limits
 from reactor.loop import WRITE, Reactor
 from reactor.protocol import StreamProtocol
-from reactor.sockets import Address, connect_result, os_error
-
-UNDER_WAY = frozenset({0, errno.EINPROGRESS, errno.EINTR, getattr(errno, "WSAEWOULDBLOCK", 0)})
+from reactor.sockets import CONNECTING, Address, connect_result, os_error
 
 
 class Connector:
@@ -36,7 +34,7 @@ class Connector:
         self._protocol = protocol
         self._failed = failed
         self._limits = limits
-        self._timer = reactor.call_later(timeout_s, self._end, errno.ETIMEDOUT)
+        self._timer = reactor.call_later(timeout_s, self.abort, os_error(errno.ETIMEDOUT))
         reactor.adopt(self)
 
     def start(self, address: Address) -> None:
@@ -46,16 +44,16 @@ class Connector:
         except Exception:  # not an address at all: OverflowError, gaierror
             self.abort()
             raise
-        if code in UNDER_WAY:
+        if code in CONNECTING:
             self._reactor.set_interest(self, WRITE)
         else:
-            self._reactor.call_soon(self._end, code)
+            self._reactor.call_soon(self.abort, os_error(code))
 
     def on_event(self, mask: int) -> None:
         """Ask the kernel how it ended."""
         code = connect_result(self._socket)
         if code:
-            self._end(code)
+            self.abort(os_error(code))
             return
         self._let_go()
         connection = Connection(self._reactor, self._socket, self._protocol, self._limits)
@@ -68,9 +66,6 @@ class Connector:
             self._socket.close()
             if isinstance(error, OSError):
                 self._reactor.call_soon(self._failed, error)
-
-    def _end(self, code: int) -> None:
-        self.abort(os_error(code))
 
     def _let_go(self) -> None:
         self.closed = True

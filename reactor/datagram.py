@@ -38,15 +38,15 @@ class Datagram:
         self._reactor, self._socket, self.fileno = reactor, sock, sock.fileno
         self._protocol = protocol
         self._receive = receiver(sock)
-        self._held: tuple[bytes, Address, bytes] | None = None  # didn't fit into the kernel's send buffer
+        self._held: tuple[bytes, Address | None, bytes] | None = None  # didn't fit into the kernel's send buffer
         reactor.adopt(self)
         self._update_interest()
 
-    def send(self, data: Bytes, destination: Address, path: bytes = b"") -> bool:
+    def send(self, data: Bytes, destination: Address | None = None, path: bytes = b"") -> bool:
         """Send one datagram, from the address that `path` names. Return whether the kernel took or holds it.
 
         What the kernel refuses is counted in `drops`, not raised. While one is held because the kernel's buffer is
-        full, and after `close`, more are dropped as `busy`. `destination` is numeric: a name would be looked up here.
+        full, and after `close`, more are dropped as `busy`. `destination` is numeric, or None if the socket has a peer.
         """
         if self._held is not None or self.closed:
             self.drop("busy")
@@ -54,14 +54,17 @@ class Datagram:
         try:
             if path:
                 sent = self._socket.sendmsg((data,), reply_control(path), 0, destination)
-            else:
+            elif destination is not None:
                 sent = self._socket.sendto(data, destination)
+            else:
+                sent = self._socket.send(data)
         except WOULD_BLOCK:
             self._held = (bytes(data), destination, path)  # the caller may reuse its memory
             self._update_interest()
             return True
         except OSError as error:
             self.drop("send_" + errno_name(error))
+            self._reactor.guard(self._protocol.error_received, self, error)
             return False
         self.datagrams_sent += 1
         self.bytes_sent += sent
@@ -122,6 +125,8 @@ class Datagram:
             self.abort(error)
         elif error.errno not in ONE_PEER:
             self._reactor.rest(self)
+        else:
+            self._reactor.guard(self._protocol.error_received, self, error)
         return error.errno in ONE_PEER
 
     def _update_interest(self) -> None:

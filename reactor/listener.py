@@ -99,10 +99,8 @@ class Listener:
         name = errno_name(error)
         self.errors[name] = self.errors.get(name, 0) + 1
         if error.errno in BROKEN_SOCKET:
-            extra = {"event": "socket_broken"}
-            logger.error(
-                "listener %s is broken and closed: %s", format_address(self.address), error.strerror, extra=extra
-            )
+            text = f"listener {format_address(self.address)} is broken and closed: {error.strerror}"
+            logger.error(text, extra={"event": "socket_broken"})
             self.abort(error)
             if self._lost is not None:
                 self._reactor.call_soon(self._lost, self, error)
@@ -114,10 +112,8 @@ class Listener:
         now_s = self._reactor.now()
         if self._logged_s is None or now_s - self._logged_s >= SHORTAGE_QUIET_S:
             self._logged_s = now_s
-            extra = {"event": "accept_waits"}
-            logger.warning(
-                "listener %s waits, callers queue: %s", format_address(self.address), error.strerror, extra=extra
-            )
+            text = f"listener {format_address(self.address)} waits, callers queue: {error.strerror}"
+            logger.warning(text, extra={"event": "accept_waits"})
         self._reactor.rest(self)
 
     def _update_interest(self) -> None:

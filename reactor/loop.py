@@ -24,7 +24,7 @@ from collections.abc import Callable
 from typing import Self
 
 from reactor.busypoll import busy_select
-from reactor.limits import LONGEST_SLEEP_S, SHORTAGE_RETRY_S
+from reactor.limits import SHORTAGE_RETRY_S
 from reactor.protocol import Handler
 from reactor.seams import SignalSource, SocketFactory
 from reactor.signals import Waker
@@ -89,7 +89,7 @@ class Reactor:
         if self._calls or self._stopping:
             sleep_s = 0.0
         elif self._heap:
-            sleep_s = self._until_next_timer_s()
+            sleep_s = self._timers.sleep_s(self.now())
         for key, mask in self._select(sleep_s):
             handler: Handler = key.data
             if not handler.closed:
@@ -106,10 +106,6 @@ class Reactor:
     def stop(self) -> None:
         """Make `run` return after this turn (or at once, if it has yet to be called)."""
         self._stopping = True
-
-    def _until_next_timer_s(self) -> float | None:
-        deadline_s = self._timers.next_deadline_s()
-        return None if deadline_s is None else min(max(0.0, deadline_s - self.now()), LONGEST_SLEEP_S)
 
     def _run_calls(self) -> None:
         for _ in range(len(self._calls)):  # those that they queue in their turn come in the next one

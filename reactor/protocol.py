@@ -73,5 +73,8 @@ class DatagramProtocol:
         comes from that address (RFC 1122 §4.1.3.5). It is empty where the socket's own address says so.
         """
 
+    def error_received(self, endpoint: Datagram, error: OSError) -> None:
+        """Called when a datagram couldn't be sent, or ICMP has told of one that was (with a peer only: udp(7))."""
+
     def endpoint_lost(self, endpoint: Datagram, error: Exception | None) -> None:
         """Called once, last. `error` is None after `close()`, else why the socket had to go."""

@@ -2,8 +2,7 @@
 
 Law: what must be done is remembered in memory; a byte in the socket pair only says "look". So it does no harm when
 the pair is full and a byte is lost: a full pair is readable, the loop wakes, and it finds everything. A signal is
-remembered once however often it came, as the kernel itself does (signal(7)), so a storm of one can't push out
-another, nor grow anything.
+remembered once however often it came (as in signal(7)): a storm of one can't push out another, nor grow anything.
 
 Two things happen to a signal. The interpreter's own C handler notes it and then writes the byte (`set_wakeup_fd`), also
 just before the loop goes to sleep. At the next bytecode it calls our handler, which is a method of a dict, in C: a

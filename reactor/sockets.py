@@ -26,6 +26,7 @@ Address = tuple[Any, ...]  # (host, port) for IPv4; (host, port, flow, scope id)
 # What an errno means for whoever holds the socket. Any other is taken for a shortage that will pass.
 WOULD_BLOCK = (BlockingIOError, InterruptedError)  # not an error: the kernel says "later"
 OUT_OF_MEMORY = frozenset({errno.ENOBUFS, errno.ENOMEM})  # the kernel's trouble, not the peer's: try again soon
+CONNECTING = frozenset({0, errno.EINPROGRESS, errno.EINTR, getattr(errno, "WSAEWOULDBLOCK", 0)})  # connect(2)
 NO_ROOM_TO_WATCH = frozenset({errno.ENOMEM, errno.ENOSPC})  # epoll_ctl(2)
 BROKEN_SOCKET = frozenset({errno.EBADF, errno.EINVAL, errno.ENOTSOCK})
 # Errors that one peer's packets have caused. Linux hands them to accept(2) too, which says to go on as after EAGAIN.
@@ -58,6 +59,11 @@ def family_of(address: Address) -> socket.AddressFamily:
                 socket.inet_pton(family, number)
                 return family
     raise ValueError(f"{host!r} is not a numeric IPv4 or IPv6 address; resolve names before they reach the loop")
+
+
+def unspecified(address: Address) -> Address:
+    """Return the wildcard of an address's family, with no port: bound to it, a socket gets both when it connects."""
+    return WILDCARDS[family_of(address) == socket.AF_INET6], 0
 
 
 def os_error(code: int) -> OSError:
@@ -121,9 +127,9 @@ def bind_udp(sockets: SocketFactory, address: Address, *, buffer_bytes: int | No
         return sock
 
 
-def new_client(sockets: SocketFactory, address: Address) -> Socket:
+def new_client(sockets: SocketFactory, address: Address, *, buffer_bytes: int | None = None) -> Socket:
     """Return a non-blocking TCP socket for connecting to `address`. Raise as `bind_tcp` does."""
-    with closed_on_error(_new(sockets, address, socket.SOCK_STREAM, None)) as sock:
+    with closed_on_error(_new(sockets, address, socket.SOCK_STREAM, buffer_bytes)) as sock:
         set_stream_options(sock)
         return sock
 

@@ -138,7 +138,7 @@ class Splice:
     )  # fmt: skip
 
     def __init__(self, connection: Connection, pipe: Pipe) -> None:
-        self._connection, self._socket, self._pipe = connection, connection._socket, pipe
+        self._connection, self._socket, self._pipe = connection, connection.socket, pipe
         self._in_pipe_bytes = 0
         self._small_moves = 0  # in a row
         self._bytes_seen = 0

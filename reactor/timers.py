@@ -12,7 +12,7 @@ import heapq
 import math
 from collections.abc import Callable
 
-from reactor.limits import SWEEP_ABOVE_TIMERS
+from reactor.limits import LONGEST_SLEEP_S, SWEEP_ABOVE_TIMERS
 
 Callback = Callable[..., object]
 Arguments = tuple[object, ...]
@@ -54,10 +54,6 @@ class Timers:
         self._sequence = 0
         self._cancelled = 0  # timers in the heap that are marked
 
-    def __len__(self) -> int:
-        """The number of timers that are still to fire."""
-        return len(self.heap) - self._cancelled
-
     def add(self, deadline_s: float, callback: Callback, args: Arguments = ()) -> Timer:
         """Set a timer. Raise ValueError for a deadline that is no time (NaN, infinity)."""
         if not math.isfinite(deadline_s):
@@ -67,13 +63,13 @@ class Timers:
         self._sequence += 1
         return timer
 
-    def next_deadline_s(self) -> float | None:
-        """Return the earliest deadline of a live timer, or None when there is none."""
+    def sleep_s(self, now_s: float) -> float | None:
+        """Return how long to sleep until a live timer is due, a day at the most; None when there is none."""
         heap = self.heap
         while heap and heap[0][2].callback is None:
             heapq.heappop(heap)
             self._cancelled -= 1
-        return heap[0][0] if heap else None
+        return min(max(0.0, heap[0][0] - now_s), LONGEST_SLEEP_S) if heap else None
 
     def pop_due(self, now_s: float) -> list[Timer]:
         """Take out every timer with a deadline of at most `now_s`, in firing order."""

@@ -1,6 +1,6 @@
-"""The three verbs with which a user starts: `listen_tcp`, `connect_tcp`, `open_udp`.
+"""The four verbs with which a user starts: `listen_tcp`, `connect_tcp`, `open_udp`, `connect_udp`.
 
-Law: whoever makes a socket closes it if the next step fails. All three take numeric addresses, as a name would have to
+Law: whoever makes a socket closes it if the next step fails. All four take numeric addresses, as a name would have to
 be looked up, which blocks (see `sockets.family_of`).
 """
 
@@ -14,7 +14,7 @@ from reactor.limits import BACKLOG, DEFAULT_LIMITS, Limits
 from reactor.listener import Listener
 from reactor.loop import Reactor
 from reactor.protocol import DatagramProtocol, StreamProtocol
-from reactor.sockets import Address, bind_tcp, bind_udp, closed_on_error, new_client
+from reactor.sockets import Address, bind_tcp, bind_udp, closed_on_error, new_client, unspecified
 
 
 def listen_tcp(
@@ -43,13 +43,14 @@ def connect_tcp(
     *,
     timeout_s: float = 10.0,
     limits: Limits = DEFAULT_LIMITS,
+    buffer_bytes: int | None = None,
 ) -> Connector:
     """Connect to (host, port) and give the connection to `protocol`, or call `failed(error)`.
 
-    The error is what connect(2) would raise, or ETIMEDOUT after `timeout_s`. Raise ValueError for a name or a time-out
-    that is no time, OSError when no socket can be made (EMFILE, EAFNOSUPPORT).
+    The error is what connect(2) would raise, or ETIMEDOUT after `timeout_s`. `buffer_bytes` caps the kernel's buffers.
+    Raise ValueError for a name or a time-out that is no time, OSError when there is no socket (EMFILE, EAFNOSUPPORT).
     """
-    with closed_on_error(new_client(reactor.sockets, address)) as sock:
+    with closed_on_error(new_client(reactor.sockets, address, buffer_bytes=buffer_bytes)) as sock:
         connector = Connector(reactor, sock, protocol, failed, timeout_s, limits)
         connector.start(address)
         return connector
@@ -61,4 +62,15 @@ def open_udp(reactor: Reactor, address: Address, protocol: DatagramProtocol) -> 
     Another socket on the same port is refused (EADDRINUSE): SO_REUSEADDR is never set.
     """
     with closed_on_error(bind_udp(reactor.sockets, address)) as sock:
+        return Datagram(reactor, sock, protocol)
+
+
+def connect_udp(reactor: Reactor, peer: Address, protocol: DatagramProtocol) -> Datagram:
+    """Return a UDP socket that sends to `peer`, hears nobody else, and is told what ICMP says of it (udp(7)).
+
+    `send` needs no destination then; "port unreachable" comes as ECONNREFUSED to `error_received`. Raise OSError as
+    connect(2) does (ENETUNREACH), ValueError for a name.
+    """
+    with closed_on_error(bind_udp(reactor.sockets, unspecified(peer))) as sock:
+        sock.connect(peer)
         return Datagram(reactor, sock, protocol)

@@ -150,7 +150,10 @@ def server_side(reactor: Reactor, client: socket.socket) -> Connection:
     def look() -> bool:
         for handler in reversed(reactor.handlers):
             with contextlib.suppress(OSError):  # one whose peer has gone
-                if isinstance(handler, Connection) and both_ends == (handler.local_address, handler.peer_address):
+                if isinstance(handler, Connection) and both_ends == (
+                    handler.socket.getsockname(),
+                    handler.socket.getpeername(),
+                ):
                     found.append(handler)
                     return True
         return False

@@ -248,7 +248,7 @@ def test_the_limit_holds_within_one_batch_of_callers() -> None:
             turn_idle(echo.reactor)
             most = max(most, echo.server.counters.connections_open)
             assert echo.server.counters.connections_open == min(3, left)
-            served = {connection.peer_address[:2] for connection in echo.connections}
+            served = {connection.socket.getpeername()[:2] for connection in echo.connections}
             leaving = next(client for client in clients if client.getsockname()[:2] in served)
             clients.remove(leaving)
             leaving.close()

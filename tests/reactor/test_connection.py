@@ -155,6 +155,128 @@ def test_draining_has_no_deadline() -> None:
         assert receive_to_end(stage.peer) == b"pending"
 
 
+# ---------------------------------------------------------------- half-close, ours
+
+
+@on_every_selector
+def test_half_close_sends_fin_and_reads_on_to_the_peers(selector_class: SelectorClass) -> None:
+    """OPEN → HALF_CLOSED: a caller says that it has said all, and still gets every answer."""
+    with Stage(selector_class=selector_class) as stage:
+        stage.connection.write(b"the question")
+        stage.connection.half_close()
+        assert state_of(stage) is State.HALF_CLOSED
+        assert receive_to_end(stage.peer) == b"the question"
+        stage.peer.sendall(b"the answer")
+        stage.peer.shutdown(socket.SHUT_WR)
+        stage.until(lambda: state_of(stage) is State.CLOSED)
+        stage.idle()
+        assert stage.protocol.received == b"the answer"
+        assert stage.protocol.kinds() == ["made", "data", "eof", "lost"]
+        assert stage.protocol.events[-1] == ("lost", None)
+
+
+@on_every_selector
+def test_half_close_delivers_what_is_pending_before_the_fin_and_reads_meanwhile(selector_class: SelectorClass) -> None:
+    with Stage(selector_class=selector_class) as stage:
+        stuck(stage)
+        stage.connection.half_close()
+        stage.peer.sendall(b"early answer")
+        stage.until(lambda: stage.protocol.received == b"early answer")
+        assert watched(stage) == READ | WRITE
+        unstick(stage)
+        assert stage.connection.pending_bytes
+        stage.until(lambda: not stage.connection.pending_bytes)
+        assert receive_to_end(stage.peer) == b"pending"
+        assert state_of(stage) is State.HALF_CLOSED
+        assert watched(stage) == READ
+        assert "drained" not in stage.protocol.kinds(), "nothing more can be written"
+
+
+def test_after_half_close_nothing_can_be_written_and_a_second_one_is_harmless() -> None:
+    with Stage() as stage:
+        stage.connection.half_close()
+        stage.connection.half_close()
+        stage.connection.write(b"too late")
+        assert receive_to_end(stage.peer) == b""
+        assert stage.connection.pending_bytes == 0
+
+
+def test_close_after_half_close_lingers_without_a_second_fin() -> None:
+    """The FIN has gone: all that is left is to wait for the peer's, and to throw away what comes before it."""
+    with Stage(limits=Limits(linger_timeout_s=3.0)) as stage:
+        stage.connection.half_close()
+        stage.faults.always["shutdown"] = os_error(errno.ENOTCONN)
+        stage.connection.close()
+        assert state_of(stage) is State.LINGERING
+        stage.peer.sendall(b"nobody listens")
+        stage.idle()
+        assert stage.protocol.received == b""
+        stage.clock.advance(3.1)
+        stage.idle()
+        assert stage.protocol.events[-1] == ("lost", None)
+
+
+def test_close_after_half_close_with_bytes_pending_drains_first() -> None:
+    with Stage() as stage:
+        stuck(stage)
+        stage.connection.half_close()
+        stage.connection.close()
+        assert state_of(stage) is State.DRAINING
+        unstick(stage)
+        stage.until(lambda: state_of(stage) is State.LINGERING)
+        assert receive_to_end(stage.peer) == b"pending"
+
+
+def test_half_close_after_the_peers_fin_is_the_end() -> None:
+    """Both directions are closed then: nothing is left to wait for."""
+    with Stage(Recorder(keep_open_on_eof=True)) as stage:
+        stage.peer.shutdown(socket.SHUT_WR)
+        stage.until(lambda: "eof" in stage.protocol.kinds())
+        stage.connection.write(b"last words")
+        stage.connection.half_close()
+        stage.idle()
+        assert receive_to_end(stage.peer) == b"last words"
+        assert stage.protocol.events[-1] == ("lost", None)
+
+
+def test_half_close_of_a_connection_that_was_reset_meanwhile_tells_why() -> None:
+    with Stage() as stage:
+        reset(stage.peer)
+        stage.connection.half_close()
+        stage.idle()
+        assert state_of(stage) is State.CLOSED
+        assert isinstance(stage.protocol.events[-1][1], OSError)
+
+
+def test_a_half_closed_connection_can_be_paused_and_aborted() -> None:
+    with Stage() as stage:
+        stage.connection.half_close()
+        stage.connection.pause_reading()
+        assert watched(stage) == 0
+        stage.connection.abort()
+        stage.idle()
+        assert state_of(stage) is State.CLOSED
+
+
+def test_what_drained_does_with_the_connection_is_not_done_twice() -> None:
+    """A protocol that closes or half-closes as soon as all is sent: one FIN, one end."""
+    for end in (Connection.half_close, Connection.close, Connection.abort):
+
+        class Ends(Recorder):
+            def drained(self, connection: Connection, end: Callable[[Connection], None] = end) -> None:
+                end(connection)
+
+        with Stage(Ends()) as stage:
+            stuck(stage)
+            unstick(stage)
+            stage.idle()
+            assert state_of(stage) is not State.OPEN
+            stage.peer.close()
+            stage.until(lambda: state_of(stage) is State.CLOSED)
+            stage.idle()
+            assert stage.protocol.kinds()[-1] == "lost"
+
+
 def close_while_stuck(stage: Stage) -> None:
     """To DRAINING, and it stays there."""
     stuck(stage)
@@ -532,7 +654,7 @@ def test_pause_and_resume_after_the_end_do_no_harm() -> None:
         stage.connection.close()
         assert stage.connection.interest == 0
         with pytest.raises(OSError, match="descriptor"):
-            _ = stage.connection.local_address
+            _ = stage.connection.socket.getsockname()
 
 
 def test_drained_is_called_when_bytes_had_to_wait_and_only_then() -> None:
@@ -697,8 +819,8 @@ class Watch(Recorder):
 
 def fail_to_write(connection: Connection) -> None:
     """The peer has gone, and the write shows it."""
-    connection._socket.faults.always["send"] = os_error(errno.EPIPE)  # type: ignore[attr-defined]
-    connection._socket.faults.always["shutdown"] = os_error(errno.ENOTCONN)  # type: ignore[attr-defined]
+    connection.socket.faults.always["send"] = os_error(errno.EPIPE)  # type: ignore[attr-defined]
+    connection.socket.faults.always["shutdown"] = os_error(errno.ENOTCONN)  # type: ignore[attr-defined]
     connection.write(b"more")
 
 
@@ -776,17 +898,17 @@ def test_data_and_fin_that_come_together_are_told_one_after_the_other() -> None:
 def test_a_connection_knows_both_ends_until_they_have_gone() -> None:
     """`peer_address`, `local_address`: "Raise OSError … when it has gone"."""
     with Stage() as stage:
-        assert stage.connection.peer_address == stage.peer.getsockname()
-        assert stage.connection.local_address == stage.peer.getpeername()
+        assert stage.connection.socket.getpeername() == stage.peer.getsockname()
+        assert stage.connection.socket.getsockname() == stage.peer.getpeername()
         reset(stage.peer)
         wait_readable(stage.connection)
         with pytest.raises(OSError, match=r"not connected|Invalid"):
-            _ = stage.connection.peer_address
+            _ = stage.connection.socket.getpeername()
         stage.connection.abort()
         with pytest.raises(OSError, match="descriptor"):
-            _ = stage.connection.peer_address
+            _ = stage.connection.socket.getpeername()
         with pytest.raises(OSError, match="descriptor"):
-            _ = stage.connection.local_address
+            _ = stage.connection.socket.getsockname()
 
 
 def test_no_descriptor_is_left_when_connections_come_and_go() -> None:

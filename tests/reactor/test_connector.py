@@ -243,7 +243,7 @@ def test_abort_after_success_leaves_the_connection_alone(caller: Caller, server:
     turn_until(caller.reactor, caller.outcomes)
     connector.abort()
     assert not caller.protocol.connections[0].closed
-    assert caller.protocol.connections[0].peer_address == server.getsockname()
+    assert caller.protocol.connections[0].socket.getpeername() == server.getsockname()
 
 
 def test_a_protocol_that_raises_in_connection_made_is_not_told_that_it_failed(

@@ -5,12 +5,13 @@ from __future__ import annotations
 import errno
 import selectors
 import socket
+import sys
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
-from reactor import READ, WRITE, Datagram, Reactor, open_udp
+from reactor import READ, WRITE, Datagram, Reactor, connect_udp, open_udp
 from reactor.control import Control
 from reactor.limits import DATAGRAMS_PER_TURN, SHORTAGE_RETRY_S
 from reactor.sockets import os_error
@@ -29,6 +30,7 @@ from tests.support import (
     turn_until,
 )
 
+IPV6 = pytest.mark.skipif(not has_ipv6(), reason="this machine has no IPv6")
 ONE_DATAGRAM = [errno.ECONNREFUSED, errno.EHOSTUNREACH, errno.ENETUNREACH, errno.ENETDOWN, errno.EPERM, errno.EMSGSIZE]
 SHORTAGE = [errno.ENOBUFS, errno.ENOMEM, errno.EIO, 4321]
 BROKEN = [errno.EBADF, errno.EINVAL, errno.ENOTSOCK]
@@ -417,3 +419,78 @@ def test_close_during_a_shortage_leaves_no_timer(post: Post) -> None:
     post.turn(3)
     assert post.endpoint not in post.reactor.handlers
     assert post.protocol.lost == [None]
+
+
+# ---------------------------------------------------------------- with one peer
+
+
+class Caller(DatagramRecorder):
+    """Keeps the errors too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.errors: list[OSError] = []
+
+    def error_received(self, endpoint: Datagram, error: OSError) -> None:
+        self.errors.append(error)
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", pytest.param("::1", marks=IPV6)])
+def test_an_endpoint_with_a_peer_sends_to_it_and_hears_nobody_else(host: str) -> None:
+    """connect(2): "the only address from which datagrams are received"."""
+    with Reactor() as reactor:
+        other = open_udp(reactor, (host, 0), DatagramRecorder())
+        server = open_udp(reactor, (host, 0), DatagramRecorder(echo=True))
+        caller = Caller()
+        endpoint = connect_udp(reactor, server.address, caller)
+        other.send(b"from a stranger", endpoint.address)
+        assert endpoint.send(b"hello")
+        turn_until(reactor, lambda: caller.received)
+        turn_idle(reactor)
+        assert [data for data, *_ in caller.received] == [b"hello"]
+        assert caller.errors == []
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="what ICMP says is told differently elsewhere")
+def test_an_endpoint_with_a_peer_is_told_that_nobody_is_there() -> None:
+    """RFC 1122 §4.1.3.3: "UDP MUST pass to the application layer all ICMP error messages that it receives"."""
+    with Reactor() as reactor:
+        gone = open_udp(reactor, ("127.0.0.1", 0), DatagramRecorder())
+        gone.close()
+        caller = Caller()
+        endpoint = connect_udp(reactor, gone.address, caller)
+        endpoint.send(b"anybody?")
+        turn_until(reactor, lambda: caller.errors)
+        assert caller.errors[0].errno == errno.ECONNREFUSED
+        assert endpoint.drops == {"receive_ECONNREFUSED": 1}
+
+
+def test_what_the_kernel_says_to_a_send_is_told_to_the_protocol() -> None:
+    with Reactor() as reactor:
+        caller = Caller()
+        endpoint = open_udp(reactor, ("127.0.0.1", 0), caller)
+        assert not endpoint.send(bytes(70_000), endpoint.address)
+        assert caller.errors[0].errno == errno.EMSGSIZE
+        assert not endpoint.closed
+
+
+def test_a_callback_for_errors_that_raises_costs_nothing_but_a_line(caplog: pytest.LogCaptureFixture) -> None:
+    class Raises(DatagramRecorder):
+        def error_received(self, endpoint: Datagram, error: OSError) -> None:
+            raise ValueError("a bug of the user's")
+
+    with Reactor() as reactor:
+        endpoint = open_udp(reactor, ("127.0.0.1", 0), Raises())
+        assert not endpoint.send(bytes(70_000), endpoint.address)
+        assert not endpoint.closed
+    assert "a bug of the user's" in caplog.text
+
+
+def test_a_peer_that_is_a_name_is_refused_and_leaves_no_descriptor() -> None:
+    before = open_descriptors()
+    with Reactor() as reactor:
+        with pytest.raises(ValueError, match="numeric"):
+            connect_udp(reactor, ("localhost", 7), DatagramRecorder())
+        with pytest.raises(PermissionError):  # a broadcast address
+            connect_udp(reactor, ("255.255.255.255", 7), DatagramRecorder())
+    assert open_descriptors() == before

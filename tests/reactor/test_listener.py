@@ -126,10 +126,10 @@ def test_accepted_connections_do_not_block_and_have_the_listeners_limits() -> No
         with socket.create_connection(listener.address) as client:
             turn_until(reactor, lambda: protocol.connections)
             (connection,) = protocol.connections
-            assert connection._socket.gettimeout() == 0.0
+            assert connection.socket.gettimeout() == 0.0
             assert connection.limits is limits
-            assert connection.peer_address == client.getsockname()
-            assert connection.local_address == listener.address
+            assert connection.socket.getpeername() == client.getsockname()
+            assert connection.socket.getsockname() == listener.address
 
 
 def test_pause_and_resume(every_door: Door) -> None:

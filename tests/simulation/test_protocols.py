@@ -79,7 +79,7 @@ def contract_scenario(network: SimulatedNetwork) -> None:
 
 def check_rest(network: SimulatedNetwork, protocols: list[Contract], left: list[Connection], peers: list[Peer]) -> None:
     for connection in left:  # those who wait for a caller who has all the time in the world
-        sock = connection._socket
+        sock = connection.socket
         assert connection.state.name == "OPEN", f"{connection.state} at rest"
         assert not sock.link.fate  # type: ignore[attr-defined]
     assert sum(protocol.calls[-1:] != ["lost"] for protocol in protocols) == len(left)

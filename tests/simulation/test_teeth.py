@@ -178,7 +178,7 @@ def handlers_looked_up_by_descriptor_number(patch: pytest.MonkeyPatch) -> None:
         table.setdefault((self, handler.fileno()), handler)
 
     def turn(self: Any) -> None:
-        sleep_s = 0.0 if self._calls or self._stopping else self._until_next_timer_s()
+        sleep_s = 0.0 if self._calls or self._stopping else self._timers.sleep_s(self.now())
         for key, mask in self._select(sleep_s):
             table[self, key.fd].on_event(mask)
         for timer in self._timers.pop_due(self.now()):
@@ -211,7 +211,7 @@ def events_of_the_batch_delivered_to_the_dead(patch: pytest.MonkeyPatch) -> None
     """The loop doesn't ask whether a handler is still open."""
 
     def turn(self: Any) -> None:
-        sleep_s = 0.0 if self._calls or self._stopping else self._until_next_timer_s()
+        sleep_s = 0.0 if self._calls or self._stopping else self._timers.sleep_s(self.now())
         for key, mask in self._select(sleep_s):
             key.data.on_event(mask)
         for timer in self._timers.pop_due(self.now()):

@@ -120,7 +120,7 @@ class Auditor(Watcher):
             self.found(f"interest is {connection.interest}, the state says {interest_of(connection)}")
         if connection.pending_bytes > connection.limits.bound_bytes:
             self.found(f"{connection.pending_bytes} bytes are pending")
-        sock = cast(StreamSocket, connection._socket)
+        sock = cast(StreamSocket, connection.socket)
         ledger = self.ledgers[sock]
         owed_bytes = len(ledger.received) if ledger.owed_bytes is None else ledger.owed_bytes
         if ledger.sent_bytes + connection.pending_bytes != owed_bytes:

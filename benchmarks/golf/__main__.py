@@ -1,0 +1,95 @@
+"""`python3 -m benchmarks.golf [FILE…]`: echo servers, scored as the old challenge did: bytes × multiplier.
+
+The least wins.
+
+Law: no score without a judgement. Each program runs alone (see `benchmarks/alone.py`), and what `echo7 check` sees
+decides: ×1, doubled if TCP or UDP is missing, quadrupled if the port isn't 7 or bytes are dropped or changed, ω if it
+sends more than it received, or doesn't echo. A program is started by what its name ends with: .py, .js, .rkt.
+"""
+
+from __future__ import annotations
+
+import argparse
+import pathlib
+import shutil
+import sys
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from benchmarks.alone import AloneError, judge_alone, namespace
+from echo7.arguments import OneLineParser
+
+ENTRIES = pathlib.Path(__file__).resolve().parent / "entries"
+OURS = ("ours.py", "threads.py", "node.js", "racket.rkt")
+INTERPRETERS = {".py": (sys.executable,), ".js": ("node",), ".rkt": ("racket",)}
+HOST = "127.0.0.1"
+
+
+class Card(NamedTuple):
+    """One program's score."""
+
+    name: str
+    size_bytes: int
+    multiplier: str
+    total: int | None  # None: worthless, or not judged
+    remarks: str
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Score the programs and print a table. Return the exit status: 0 when all could be judged."""
+    parser = OneLineParser(prog="python3 -m benchmarks.golf", description="Score echo servers: bytes × multiplier.")
+    parser.add_argument("files", nargs="*", type=pathlib.Path, metavar="FILE", help="programs (default: our own four)")
+    options = parser.parse_args(argv)
+    files: list[pathlib.Path] = options.files or [ENTRIES / name for name in OURS]
+    _refuse_nonsense(parser, files)
+    try:
+        prefix = namespace()
+    except AloneError as error:
+        print(f"{parser.prog}: {error}", file=sys.stderr)
+        return 1
+    cards = []
+    for file in files:
+        print(f"judging {file.name} …", file=sys.stderr)
+        cards.append(card(prefix, file))
+    print(markdown(cards))
+    return 0 if all(card.multiplier for card in cards) else 1
+
+
+def _refuse_nonsense(parser: argparse.ArgumentParser, files: Sequence[pathlib.Path]) -> None:
+    for file in files:
+        if file.suffix not in INTERPRETERS:
+            parser.error(f"{file}: I don't know what runs that; the name must end with {', '.join(INTERPRETERS)}")
+        if not file.is_file():
+            parser.error(f"{file}: there is no such file")
+
+
+def card(prefix: Sequence[str], file: pathlib.Path) -> Card:
+    """Judge one program."""
+    size_bytes = file.stat().st_size
+    interpreter = INTERPRETERS[file.suffix]
+    if shutil.which(interpreter[0]) is None:
+        return Card(file.name, size_bytes, "", None, f"not judged: needs {interpreter[0]!r}, which isn't on the PATH")
+    try:
+        document = judge_alone(prefix, HOST, [*interpreter, str(file.resolve())])
+    except AloneError as error:
+        return Card(file.name, size_bytes, "", None, f"not judged: {error}")
+    score: dict[str, Any] = document["score"]
+    factor: int | None = score["factor"]
+    failed = [finding["case"] for finding in document["findings"] if finding["verdict"] == "fail"]
+    remarks = "; ".join([*score["reasons"], *([f"fails {', '.join(failed)}"] if failed else [])])
+    return Card(file.name, size_bytes, score["text"], None if factor is None else factor * size_bytes, remarks)
+
+
+def markdown(cards: Sequence[Card]) -> str:
+    """Return the table, the best first, the worthless last."""
+    ranked = sorted(cards, key=lambda card: (card.total is None, card.total or 0, card.size_bytes))
+    rows = [
+        f"| `{card.name}` | {card.size_bytes} | {card.multiplier or '?'} "
+        f"| {'ω' if card.total is None else card.total} | {card.remarks} |"
+        for card in ranked
+    ]
+    return "\n".join(["| program | bytes | multiplier | score | |", "|---|---|---|---|---|", *rows])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

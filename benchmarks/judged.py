@@ -1,0 +1,195 @@
+"""`python3 -m benchmarks.judged`: what `echo7 check` says of well-known echo servers on this machine, as one table.
+
+Law: each server is run as its manual has it, TCP and UDP together, on every address, alone in a network namespace (see
+`benchmarks/alone.py`), and asked at 127.0.0.2: an answer that comes from 127.0.0.1 then shows. One that isn't installed
+is left out with a line that says so; `--program NAME=PATH` says where one is that isn't on the PATH.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import pathlib
+import shlex
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from benchmarks.alone import PORT, AloneError, judge_alone, namespace
+from benchmarks.build import BuildError
+from benchmarks.servers import BY_NAME, PEERS
+from echo7.arguments import OneLineParser
+
+ASKED = "127.0.0.2"
+ANY = "0.0.0.0"
+INETD = "echo stream tcp nowait root internal\necho dgram udp wait root internal\n"
+XINETD = """\
+defaults
+{
+    instances = UNLIMITED
+    cps = 100000 1
+}
+service echo
+{
+    type = INTERNAL
+    id = echo-stream
+    socket_type = stream
+    protocol = tcp
+    user = root
+    wait = no
+}
+service echo
+{
+    type = INTERNAL
+    id = echo-dgram
+    socket_type = dgram
+    protocol = udp
+    user = root
+    wait = yes
+}
+"""
+
+
+class Subject(NamedTuple):
+    """Somebody to be judged. In `command`, a shell's, {program}, {config}, {python} and {peers} are filled in."""
+
+    name: str
+    command: str
+    program: str | None = None  # must be on the PATH
+    package: str | None = None  # or a Python package that must be importable
+    build: str | None = None  # or a peer of the benchmarks that is compiled
+    config: str = ""
+
+
+def _both(command: str) -> str:
+    """Return one command for a peer that serves TCP or UDP, not both."""
+    return f"{command.format(kind='tcp')} & {command.format(kind='udp')} & wait"
+
+
+def _python_peer(name: str, file: str, *more: str) -> Subject:
+    command = " ".join(["{{python}} {{peers}}/" + file, "{kind}", ANY, str(PORT), *more])
+    return Subject(name, _both(command), package=None if name == "asyncio" else name)
+
+
+SUBJECTS = (
+    Subject("echo7", f"{{python}} -m echo7 serve --host {ANY} --log-level error"),
+    Subject("xinetd", "{program} -dontfork -f {config}", "xinetd", config=XINETD),
+    Subject("inetutils-inetd", "{program} -d {config}", "inetutils-inetd", config=INETD),
+    Subject("openbsd-inetd", "{program} -d {config}", "openbsd-inetd", config=INETD),
+    Subject("busybox inetd", "{program} inetd -f {config}", "busybox", config=INETD),
+    Subject(
+        "socat",
+        f"{{program}} TCP4-LISTEN:{PORT},reuseaddr,fork,backlog=1024 PIPE & {{program}} -b 65536 "
+        f"UDP4-RECVFROM:{PORT},fork PIPE & wait",
+        "socat",
+    ),
+    Subject(
+        "ncat",
+        f"{{program}} -4 -l -k -m 200 -p {PORT} --exec /bin/cat & "
+        f"{{program}} -4 -u -l -k -p {PORT} --exec /bin/cat & wait",
+        "ncat",
+    ),
+    _python_peer("asyncio", "asyncio_echo.py"),
+    _python_peer("uvloop", "asyncio_echo.py", "uvloop"),
+    _python_peer("twisted", "twisted_echo.py"),
+    Subject("Node", _both(f"{{{{program}}}} {{{{peers}}}}/echo.js {{kind}} {ANY} {PORT}"), "node"),
+    Subject("Go", _both(f"{{{{program}}}} {{kind}} {ANY} {PORT}"), build="go"),
+    Subject("C, epoll", _both(f"{{{{program}}}} {{kind}} {ANY} {PORT}"), build="c-epoll"),
+)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Judge and print. Return the exit status: 0 when there is a table."""
+    parser = OneLineParser(prog="python3 -m benchmarks.judged", description="What echo7 check says of known servers.")
+    parser.add_argument("names", nargs="*", metavar="NAME", help="these servers alone (default: all)")
+    parser.add_argument("--program", action="append", default=[], metavar="NAME=PATH", help="where a program is")
+    options = parser.parse_args(argv)
+    known = [subject.name for subject in SUBJECTS]
+    for name in options.names:
+        if name not in known:
+            parser.error(f"there is no server {name!r} here; there are {', '.join(known)}")
+    for text in options.program:
+        if "=" not in text:
+            parser.error(f"argument --program: {text!r} has no '=' between a server's name and a path")
+    try:
+        prefix = namespace()
+    except AloneError as error:
+        print(f"{parser.prog}: {error}", file=sys.stderr)
+        return 1
+    print(markdown(judge_all(prefix, options.names or known, dict(text.split("=", 1) for text in options.program))))
+    return 0
+
+
+def judge_all(
+    prefix: Sequence[str], names: Sequence[str], programs: Mapping[str, str]
+) -> Iterator[tuple[Subject, dict[str, Any]]]:
+    """Judge one after the other; say on stderr who is left out, and why."""
+    for subject in SUBJECTS:
+        if subject.name not in names:
+            continue
+        try:
+            program = find(subject, programs)
+            print(f"judging {subject.name} …", file=sys.stderr)
+            with command_of(subject, program) as command:
+                yield subject, judge_alone(prefix, ASKED, ["sh", "-c", command])
+        except AloneError as error:
+            print(f"{subject.name} is left out: {error}", file=sys.stderr)
+
+
+def find(subject: Subject, programs: Mapping[str, str]) -> str:
+    """Return the program's path, or nothing if it needs none. Raise AloneError when it isn't here."""
+    if subject.package and importlib.util.find_spec(subject.package) is None:
+        raise AloneError(f"the Python package {subject.package!r} isn't installed (pip install -e '.[bench]')")
+    if subject.build:
+        build = BY_NAME[subject.build].build
+        try:
+            return str(build.make()) if build else ""
+        except BuildError as error:
+            raise AloneError(str(error)) from None
+    if not subject.program:
+        return ""
+    path = programs.get(subject.name) or shutil.which(subject.program)
+    if path is None or shutil.which(path) is None:
+        raise AloneError(f"needs {subject.program!r}, which isn't on the PATH (--program {subject.name}=PATH)")
+    return path
+
+
+@contextlib.contextmanager
+def command_of(subject: Subject, program: str) -> Iterator[str]:
+    """Fill in a command, with its configuration file if it has one."""
+    with tempfile.TemporaryDirectory() as folder:
+        config = pathlib.Path(folder) / "config"
+        config.write_text(subject.config)
+        parts = {"program": program, "config": str(config), "python": sys.executable, "peers": str(PEERS)}
+        yield subject.command.format(**{name: shlex.quote(value) for name, value in parts.items()})
+
+
+def markdown(judged: Iterator[tuple[Subject, dict[str, Any]]]) -> str:
+    """Return the table."""
+    lines = [
+        "| server | score | TCP | UDP | urgent byte | reply address | no loops | required cases not passed |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for subject, document in judged:
+        found = {finding["case"]: finding["verdict"] for finding in document["findings"]}
+        required = [finding for finding in document["findings"] if finding["required"]]
+        bad = [finding["case"] for finding in required if finding["verdict"] != "pass"]
+        counts = [
+            f"{sum(f['verdict'] == 'pass' for f in of)}/{len(of)}"
+            for of in ([f for f in required if f["transport"] == transport] for transport in ("tcp", "udp"))
+        ]
+        beyond = [word(found.get(name, "")) for name in ("tcp-urgent", "udp-reply-address", "udp-loop-guard")]
+        score = document["score"]["text"] if document["score"] else "-"
+        lines.append(f"| {' | '.join([subject.name, score, *counts, *beyond, ', '.join(bad)])} |")
+    return "\n".join(lines)
+
+
+def word(verdict: str) -> str:
+    """Return a verdict as a table's cell has it."""
+    return {"pass": "yes", "fail": "no", "": "-"}.get(verdict, "?")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

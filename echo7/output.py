@@ -1,0 +1,27 @@
+"""Results go to stdout, and whether they have arrived there is looked at.
+
+Law: a result that couldn't be written isn't taken for one that was: a full disk costs one line and another exit status.
+Only a reader who has had enough (`| head`) is no mistake of anybody's.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+
+def show(text: str) -> bool:
+    """Write lines to stdout at once. Return whether that went well, or the reader didn't want them."""
+    try:
+        print(text, flush=True)
+    except OSError as error:
+        with open(os.devnull, "w") as nowhere:  # else the interpreter tries again at its end, and complains
+            os.dup2(nowhere.fileno(), sys.stdout.fileno())
+        if isinstance(error, BrokenPipeError):
+            return True
+        sys.stderr.write(f"echo7: can't write the result: {error.strerror}; it is lost\n")
+        return False
+    except UnicodeEncodeError:  # a terminal or a locale that has no such letters
+        sys.stdout.write(text.encode("ascii", "replace").decode() + "\n")
+        sys.stdout.flush()
+    return True

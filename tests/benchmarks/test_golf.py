@@ -1,0 +1,141 @@
+"""Golf and the table of known servers: nobody gets a score, or a line, without having been judged alone."""
+
+from __future__ import annotations
+
+import pathlib
+from typing import Any
+
+import pytest
+
+from benchmarks import alone, judged
+from benchmarks.golf import __main__ as golf
+
+
+def may_be_alone() -> bool:
+    try:
+        return alone.namespace() != ()
+    except alone.AloneError:
+        return False
+
+
+NAMESPACE = pytest.mark.skipif(not may_be_alone(), reason="no network namespace may be made here")
+MOST_BYTES = 190
+
+
+@NAMESPACE
+def test_our_entry_is_within_190_bytes_and_scores_times_1() -> None:
+    """Issue: "our own golfed Python entry (≤ 190 bytes at ×1: TCP and UDP, every byte kept, no echo library)"."""
+    card = golf.card(alone.namespace(), golf.ENTRIES / "ours.py")
+    assert card.multiplier == "×1"
+    assert card.size_bytes <= MOST_BYTES
+    assert card.total == card.size_bytes
+    assert "tcp-" not in card.remarks.replace("tcp-urgent", "")
+
+
+@NAMESPACE
+def test_a_program_that_serves_nothing_is_not_judged_and_says_why(tmp_path: pathlib.Path) -> None:
+    program = tmp_path / "broken.py"
+    program.write_text("raise SystemExit('a bug of mine')")
+    card = golf.card(alone.namespace(), program)
+    assert (card.multiplier, card.total) == ("", None)
+    assert card.remarks == "not judged: it doesn't answer: a bug of mine"
+
+
+@NAMESPACE
+def test_half_a_server_is_doubled(tmp_path: pathlib.Path) -> None:
+    program = tmp_path / "udp.py"
+    program.write_text("from socket import*\nu=socket(2,2)\nu.bind(('',7))\nwhile 1:u.sendto(*u.recvfrom(9**6))")
+    card = golf.card(alone.namespace(), program)
+    assert card.multiplier == "×2"
+    assert card.total == 2 * card.size_bytes
+    assert "only UDP works" in card.remarks
+
+
+def test_the_table_has_the_best_first_and_the_worthless_last() -> None:
+    cards = [
+        golf.Card("worthless.py", 10, "ω", None, "it doesn't echo"),
+        golf.Card("long.py", 300, "×1", 300, ""),
+        golf.Card("short.py", 100, "×2", 200, "only TCP works"),
+        golf.Card("unjudged.rkt", 5, "", None, "not judged: needs 'racket', which isn't on the PATH"),
+    ]
+    lines = golf.markdown(cards).splitlines()[2:]
+    assert [line.split("`")[1] for line in lines] == ["short.py", "long.py", "unjudged.rkt", "worthless.py"]
+    assert lines[2].startswith("| `unjudged.rkt` | 5 | ? | ω |")
+
+
+@pytest.mark.parametrize(
+    ("file", "said"), [("nothing.py", "there is no such file"), ("README.md", "must end with .py")]
+)
+def test_what_cannot_be_run_costs_one_line(file: str, said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        golf.main([file])
+    assert end.value.code == 2
+    captured = capsys.readouterr()
+    assert said in captured.err
+    assert captured.err.count("\n") == 1
+
+
+def test_without_a_namespace_and_without_root_it_is_said_why(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(alone, "NAMESPACES", (("false",), ("no-such-program",)))
+    monkeypatch.setattr("os.geteuid", lambda: 1000)
+    assert golf.main([]) == 1
+    assert judged.main([]) == 1
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 2
+    assert all("no network namespace may be made here" in line for line in lines)
+
+
+def test_root_without_namespaces_uses_its_own_loopback(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(alone, "NAMESPACES", ())
+    monkeypatch.setattr("os.geteuid", lambda: 0)
+    assert alone.namespace() == ()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"), [(["nobody"], "there is no server 'nobody'"), (["--program", "xinetd"], "has no '='")]
+)
+def test_a_server_that_nobody_knows_costs_one_line(
+    arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as end:
+        judged.main(arguments)
+    assert end.value.code == 2
+    assert said in capsys.readouterr().err
+
+
+@NAMESPACE
+def test_echo7_passes_as_the_known_servers_are_judged(capsys: pytest.CaptureFixture[str]) -> None:
+    """On a wildcard, asked at another of the machine's addresses: the row of README's table that has no "no"."""
+    assert judged.main(["echo7"]) == 0
+    row = capsys.readouterr().out.splitlines()[2]
+    assert row == "| echo7 | ×1 | 22/22 | 10/10 | yes | yes | yes |  |"
+
+
+def test_what_is_not_installed_is_left_out_with_a_line(capsys: pytest.CaptureFixture[str]) -> None:
+    def missing(subject: judged.Subject) -> str:
+        with pytest.raises(alone.AloneError) as reason:
+            judged.find(subject, {})
+        return str(reason.value)
+
+    assert "no-such-inetd" in missing(judged.Subject("x", "", "no-such-inetd"))
+    assert "no_such_package" in missing(judged.Subject("x", "", package="no_such_package"))
+    assert judged.find(judged.Subject("x", "", "no-such-inetd"), {"x": "/bin/true"}) == "/bin/true"
+    assert judged.find(judged.Subject("x", ""), {}) == ""
+    assert list(judged.judge_all((), [], {})) == []
+
+
+def test_the_row_of_a_server_counts_what_it_passes_and_names_what_it_does_not() -> None:
+    def finding(case: str, verdict: str, required: bool = True) -> dict[str, Any]:
+        return {"case": case, "verdict": verdict, "required": required, "transport": case[:3]}
+
+    document = {
+        "score": {"text": "×4"},
+        "findings": [
+            finding("tcp-1", "pass"), finding("tcp-64k", "fail"), finding("udp-1", "can't tell"),
+            finding("tcp-urgent", "fail", False), finding("udp-reply-address", "can't tell", False),
+        ],
+    }  # fmt: skip
+    row = judged.markdown(iter([(judged.Subject("x", ""), document)])).splitlines()[2]
+    assert row == "| x | ×4 | 1/2 | 0/1 | no | ? | - | tcp-64k, udp-1 |"
