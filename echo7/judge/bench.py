@@ -11,8 +11,8 @@ from __future__ import annotations
 
 import random
 import string
-from collections.abc import Awaitable, Callable, Generator
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Coroutine, Generator
+from typing import TYPE_CHECKING, Any
 
 from echo7.judge.call import Call
 from echo7.judge.inquiry import Inquiry
@@ -22,8 +22,6 @@ from reactor.limits import Limits
 from reactor.sockets import unspecified
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine
-
     from reactor.timers import Timer
 
 QUIET_S = 0.5  # how long to look for what should not come
@@ -61,7 +59,7 @@ class Bench:
         self._case, self._done = case, done
         self._calls: list[Call] = []
         self._inquiries: list[Inquiry] = []
-        self._story: Coroutine[Until, None, str] | None = None
+        self._story: Coroutine[Any, Any, str] | None = None
         self._queued = False
         self._timer: Timer | None = None
         self._deadline_s = reactor.now() + timeout_s * PATIENCES_PER_CASE
@@ -71,7 +69,7 @@ class Bench:
     async def call(self, *, buffer_bytes: int | None = None, receive_bytes: int = 65_536) -> Call:
         """Return a connection to the server. Raise Failure when there is none."""
         call = self.dial(buffer_bytes=buffer_bytes, receive_bytes=receive_bytes)
-        await self.until(lambda: call.connection or call.over, timeout_s=2 * self.timeout_s)  # it has its own time-out
+        await self.until(lambda: call.made or call.over, timeout_s=2 * self.timeout_s)  # it has its own time-out
         call.check()
         return call
 
@@ -80,7 +78,7 @@ class Bench:
         call = Call(self)
         self._calls.append(call)
         limits = Limits(high_water_bytes=NO_HIGH_WATER, receive_bytes=receive_bytes)
-        connect_tcp(
+        call.connector = connect_tcp(
             self.reactor,
             self.target,
             call,
@@ -142,8 +140,7 @@ class Bench:
 
     def run(self) -> None:
         """Begin the story."""
-        story: Awaitable[str] = self._case.story(self)
-        self._story = story  # type: ignore[assignment]  # stories are `async def`
+        self._story = self._case.story(self)
         self._step()
 
     def news(self) -> None:

@@ -6,13 +6,12 @@ first difference the connection is cut, so that an endless answer costs neither 
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import socket
 from typing import TYPE_CHECKING
 
 from echo7.judge.verdict import Failure, Fault
-from reactor import Connection, StreamProtocol
+from reactor import Connection, Connector, StreamProtocol
 
 if TYPE_CHECKING:
     from echo7.judge.bench import Bench
@@ -39,12 +38,14 @@ class Call(StreamProtocol):
     """A connection to the server under judgement. Made by `Bench.call` and `Bench.dial`."""
 
     __slots__ = (
-        "_bench", "_expected", "_urgent_bytes", "connection", "ended", "failure", "over", "received_bytes", "reset",
-        "sent_bytes",
+        "_bench", "_expected", "_urgent_bytes", "connection", "connector", "ended", "failure", "made", "over",
+        "received_bytes", "reset", "sent_bytes",
     )  # fmt: skip
 
     def __init__(self, bench: Bench) -> None:
-        self.connection: Connection | None = None  # until it is made, and again when it is lost
+        self.connector: Connector  # given by who dials
+        self.connection: Connection  # from the moment when it is …
+        self.made = False
         self.sent_bytes = self.received_bytes = 0
         self.ended = False  # the server has sent its FIN
         self.reset = False  # or a reset
@@ -60,15 +61,14 @@ class Call(StreamProtocol):
         """Send bytes, and expect them back; also when the connection has gone, so that this is told."""
         self._expected += data
         self.sent_bytes += len(data)
-        if self.connection is not None:
+        if self.made:
             self.connection.write(data)
 
     def send_urgent(self, byte: bytes) -> None:
         """Send one byte as TCP's urgent data (RFC 9293 §3.8.5), and expect it back in its place."""
         self._expected += byte
         self.sent_bytes += 1
-        if self.connection is not None:
-            self._urgent_bytes += self.connection.socket.send(byte, socket.MSG_OOB)
+        self._urgent_bytes += self.connection.socket.send(byte, socket.MSG_OOB)
 
     async def echo(self, data: bytes) -> None:
         """Send bytes and wait until all of them are back. Raise Failure."""
@@ -102,30 +102,14 @@ class Call(StreamProtocol):
         """Tell whether all that was sent is back."""
         return not self._expected and self.failure is None
 
-    @property
-    def pending_bytes(self) -> int:
-        """How many bytes our own kernel hasn't taken yet."""
-        return self.connection.pending_bytes if self.connection is not None else 0
-
-    def pause_reading(self) -> None:
-        """Read no more for now."""
-        if self.connection is not None:
-            self.connection.pause_reading()
-
-    def resume_reading(self) -> None:
-        """Read on."""
-        if self.connection is not None:
-            self.connection.resume_reading()
-
-    def half_close(self) -> None:
-        """Send FIN after all that was sent, and read on."""
-        if self.connection is not None:
-            self.connection.half_close()
-
     def hang_up(self) -> None:
-        """End the connection: in order if there is nothing on its way, else with a reset."""
-        if self.connection is not None:
-            self.connection.abort() if self._expected or self.failure else self.connection.close()
+        """End the connection: in order if there is nothing on its way, else with a reset. Harmless when it has gone."""
+        if not self.made:
+            self.connector.abort()
+        elif self._expected:
+            self.connection.abort()
+        else:
+            self.connection.close()
 
     def _how_far(self) -> str:
         how = f"and then nothing for {self._bench.timeout_s:g} s"
@@ -144,13 +128,12 @@ class Call(StreamProtocol):
 
     def connection_made(self, connection: Connection) -> None:
         """Note it."""
-        self.connection = connection
+        self.connection, self.made = connection, True
         self._bench.news()
 
     def data_received(self, connection: Connection, data: bytes) -> None:
         """Compare, and forget."""
-        if self.failure is None:
-            self._compare(connection, data)
+        self._compare(connection, data)
         self._bench.news()
 
     def drained(self, connection: Connection) -> None:
@@ -165,7 +148,7 @@ class Call(StreamProtocol):
 
     def connection_lost(self, connection: Connection, error: Exception | None) -> None:
         """Note it."""
-        self.connection, self.over = None, True
+        self.over = True
         self.reset = isinstance(error, OSError) and self.failure is None
         self._bench.news()
 
@@ -181,5 +164,4 @@ class Call(StreamProtocol):
         else:
             del self._expected[:size_bytes]
             return
-        with contextlib.suppress(OSError):
-            connection.abort()
+        connection.abort()

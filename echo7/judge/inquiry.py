@@ -36,7 +36,7 @@ class Inquiry(DatagramProtocol):
         self.error: OSError | None = None  # what ICMP, or our own kernel, has said last
         self._bench = bench
         self._destination = destination  # None: the socket is connected
-        self._endpoint: Datagram | None = None
+        self._endpoint: Datagram  # given by who opens it
 
     def opened(self, endpoint: Datagram) -> None:
         """Take the socket."""
@@ -46,7 +46,7 @@ class Inquiry(DatagramProtocol):
 
     def send(self, data: bytes) -> bool:
         """Send one datagram. Return whether it has left; if not, `error` says why."""
-        left = self._endpoint is not None and self._endpoint.send(data, self._destination)
+        left = self._endpoint.send(data, self._destination)
         self.sent_count += left
         return left
 
@@ -57,8 +57,7 @@ class Inquiry(DatagramProtocol):
 
     def close(self) -> None:
         """Close the socket."""
-        if self._endpoint is not None:
-            self._endpoint.close()
+        self._endpoint.close()
 
     # ------------------------------------------------------------ for the loop
 

@@ -7,11 +7,9 @@ or the RFC that says what a connection is.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
-
 from echo7.judge.bench import Bench
 from echo7.judge.call import Call
-from echo7.judge.verdict import Case, Failure, Fault
+from echo7.judge.verdict import Case, Failure, Fault, Story
 
 HELLO = b"echo7 check: is anybody there?\n"
 SEGMENT_BYTES = 1460  # what one Ethernet frame carries of a stream
@@ -80,7 +78,7 @@ async def caller_ends(bench: Bench) -> str:
 async def empty(bench: Bench) -> str:
     """A caller that ends at once gets nothing, and an end."""
     call = await bench.call()
-    call.half_close()
+    call.connection.half_close()
     await bench.until(lambda: call.over or call.ended)
     call.check()
     if not (call.ended or call.over):
@@ -92,7 +90,7 @@ async def half_close(bench: Bench) -> str:
     """A caller that sends FIN at once after its bytes still gets all of them, and then a FIN."""
     call = await bench.call()
     call.send(bench.payload(4 * CHUNK_BYTES))
-    call.half_close()
+    call.connection.half_close()
     await call.finished()
     return f"{call.received_bytes:,} bytes came back after our FIN, then theirs"
 
@@ -121,7 +119,7 @@ async def random_chunks(bench: Bench) -> str:
 async def many(bench: Bench) -> str:
     """Many callers at once, all open, all answered."""
     calls = [bench.dial() for _ in range(CALLERS)]
-    await bench.until(lambda: all(call.connection or call.over for call in calls), timeout_s=2 * bench.timeout_s)
+    await bench.until(lambda: all(call.made or call.over for call in calls), timeout_s=2 * bench.timeout_s)
     for call in calls:
         call.send(bench.payload(1000))
     await bench.until(
@@ -147,12 +145,12 @@ async def slow_reader(bench: Bench) -> str:
     call = await bench.call(buffer_bytes=SMALL_BUFFER_BYTES, receive_bytes=4096)
     await _stuff(bench, call, SLOW_BYTES)
     for _ in range(32):  # a sip at a time
-        call.resume_reading()
+        call.connection.resume_reading()
         before = call.received_bytes
         await bench.until(lambda before=before: call.over or call.received_bytes > before)  # type: ignore[misc]
-        call.pause_reading()
+        call.connection.pause_reading()
         await bench.pause(0.001)
-    call.resume_reading()
+    call.connection.resume_reading()
     await call.answered()
     return f"{call.sent_bytes:,} bytes came back"
 
@@ -174,11 +172,13 @@ async def stuck_peer(bench: Bench) -> str:
 
 async def _stuff(bench: Bench, call: Call, most_bytes: int) -> bool:
     """Send without reading, until the server takes no more or there is no more. Return whether it has stopped."""
-    call.pause_reading()
+    call.connection.pause_reading()
     while call.sent_bytes < most_bytes and not call.over:
         call.send(bench.payload(CHUNK_BYTES))
         gone = bench.until(
-            lambda: call.over or not call.pending_bytes, timeout_s=STALLED_S, moving=lambda: call.pending_bytes
+            lambda: call.over or not call.connection.pending_bytes,
+            timeout_s=STALLED_S,
+            moving=lambda: call.connection.pending_bytes,
         )
         if not await gone:
             return True
@@ -203,12 +203,12 @@ async def scramble(bench: Bench) -> str:
     return await _whole(bench, bench.random.randbytes(4 * CHUNK_BYTES))
 
 
-def exactly(size_bytes: int) -> Callable[[Bench], Awaitable[str]]:
+def exactly(size_bytes: int) -> Story:
     """Return a story of so many letters in one write."""
     return lambda bench: _whole(bench, bench.payload(size_bytes))
 
 
-def content(data: bytes) -> Callable[[Bench], Awaitable[str]]:
+def content(data: bytes) -> Story:
     """Return a story of these very bytes."""
     return lambda bench: _whole(bench, data)
 

@@ -7,12 +7,11 @@ said, and only what can't be the network's doing is held against the server.
 from __future__ import annotations
 
 import collections
-from collections.abc import Awaitable, Callable
 
 from echo7.judge.bench import Bench
 from echo7.judge.call import fault_of
 from echo7.judge.inquiry import Inquiry, compare
-from echo7.judge.verdict import Case, Failure, Fault, Undecided
+from echo7.judge.verdict import Case, Failure, Fault, Story, Undecided
 from reactor import format_address
 
 TRIES = 3
@@ -61,7 +60,7 @@ def _lost(count: int) -> str:
     return f"answered; {count} lost before" if count else "answered, unchanged"
 
 
-def datagram(size_bytes: int) -> Callable[[Bench], Awaitable[str]]:
+def datagram(size_bytes: int) -> Story:
     """Return a story of one size."""
 
     async def story(bench: Bench) -> str:

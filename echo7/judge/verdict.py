@@ -7,8 +7,8 @@ stands against nobody.
 from __future__ import annotations
 
 import enum
-from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Callable, Coroutine
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     from echo7.judge.bench import Bench
@@ -54,13 +54,16 @@ class Undecided(Exception):
     """A case can't be judged from here; the text says why."""
 
 
+Story = Callable[["Bench"], Coroutine[Any, Any, str]]
+
+
 class Case(NamedTuple):
     """One question to a server. `story` asks it, and returns what was seen, or raises Failure or Undecided."""
 
     name: str  # begins with the transport
     promise: str
     clause: str  # the rule behind it
-    story: Callable[[Bench], Awaitable[str]]
+    story: Story
     required: bool = True  # else it is "beyond": reported, and nothing more
 
     @property

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from echo7.judge import CASES, Case, Fault, Finding, Report, Verdict
+from echo7.judge import CASES, Case, Fault, Finding, Report, Verdict, table
 from echo7.judge.verdict import ABSENT, score
 
 BY_NAME = {case.name: case for case in CASES}
@@ -81,3 +81,13 @@ def test_every_case_says_what_it_asks_and_which_rule_stands_behind_it() -> None:
         assert case.transport in ("tcp", "udp")
     assert {case.name for case in CASES if not case.required} == {"tcp-urgent", "udp-reply-address", "udp-loop-guard"}
     assert isinstance(CASES[0], Case)
+
+
+def test_the_summary_names_what_is_beyond_and_not_counted_once_for_all_addresses() -> None:
+    loses = finding("tcp-urgent", Verdict.FAIL, Fault.LOSSY)
+    lines = table.summary(Report("host", 7, (*BOTH, loses, loses._replace(address="2001:db8::1")), True))
+    assert lines == [
+        "4 cases: 2 pass, 2 fail, 0 not supported, 0 can't tell; all required cases pass",
+        "beyond what is required, and not counted: tcp-urgent",
+        "score of the smallest-server challenge: bytes of source ×1",
+    ]

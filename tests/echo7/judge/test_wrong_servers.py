@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection
 
 import pytest
 
-from echo7.judge import CASES, Judge, Report, Verdict
+from echo7.judge import CASES, Fault, Judge, Report, Verdict
 from echo7.judge.judge import PATIENCES_IN_ALL, chosen
 from reactor import Connection, Datagram, DatagramProtocol, Listener, Reactor, StreamProtocol, listen_tcp, open_udp
 from reactor.sockets import Address
@@ -20,6 +20,11 @@ TCP, UDP = ({case.name for case in CASES if case.transport == transport} for tra
 WITH_DATA = TCP - {"tcp-silence", "tcp-0"}
 LINE_ENDS = {"tcp-runs", "tcp-random", "tcp-text", "tcp-telnet"}  # the cases with a CR LF in them
 
+MORE_THAN_1000 = (
+    WITH_DATA
+    - set("tcp-answers tcp-1 tcp-all-bytes tcp-text tcp-telnet tcp-byte-by-byte".split())
+    - set("tcp-no-more tcp-caller-ends tcp-many tcp-urgent tcp-stuck-peer".split())
+)
 DOUBLED_IAC = {"tcp-runs", "tcp-random", "tcp-telnet"}  # the cases with two bytes of 255 in a row
 
 
@@ -81,6 +86,22 @@ class ResetsOnHalfClose(RightEcho):
 
     def eof_received(self, connection: Connection) -> None:
         connection.abort()
+
+
+class NeverCloses(RightEcho):
+    """Has no idea what a FIN is."""
+
+    def eof_received(self, connection: Connection) -> bool:
+        return True
+
+
+class HangsUpInTheMiddle(StreamProtocol):
+    """Echoes a thousand bytes, and has had enough."""
+
+    def data_received(self, connection: Connection, data: bytes) -> None:
+        connection.write(data[: 1000 - connection.bytes_sent])
+        if connection.bytes_sent >= 1000:
+            connection.close()
 
 
 class OneAtATime(RightEcho):
@@ -227,13 +248,16 @@ def test_a_right_server_passes_every_case_and_scores_1() -> None:
         (lambda: Changed(twice), WITH_DATA, "ω"),
         (ResetsOnHalfClose, {"tcp-half-close"}, "×1"),
         (lambda: Changed(swap_halves), WITH_DATA - {"tcp-1", "tcp-byte-by-byte"}, "×4"),
+        (NeverCloses, {"tcp-0", "tcp-half-close"}, "×1"),
+        (HangsUpInTheMiddle, MORE_THAN_1000, "×4"),
         (OneAtATime, {"tcp-many", "tcp-stuck-peer"}, "×1"),
         (ClosesAfterAnswer, {"tcp-caller-ends"}, "×1"),
         (FlushesWithoutLooking, {"tcp-slow-reader"}, "×4"),
     ],
     ids=[
         "drops the last byte", "swaps CR LF", "makes LF of CR LF", "undoubles IAC", "loses the urgent byte", "greets",
-        "echoes twice", "resets on half-close", "wrong order", "one at a time", "closes after its answer",
+        "echoes twice", "resets on half-close", "wrong order", "never closes", "hangs up in the middle",
+            "one at a time", "closes after its answer",
         "hopes that send won't block",
     ],
 )  # fmt: skip
@@ -430,3 +454,55 @@ def test_what_the_network_loses_is_told_apart_from_what_the_server_changes(lost:
     else:
         assert finding.verdict is Verdict.FAIL
         assert "lost on the way, or dropped" in finding.seen
+
+
+def test_what_this_machine_cannot_try_stands_against_nobody() -> None:
+    """Port 19 taken, and a datagram that our own kernel won't send: neither is the server's fault."""
+    network = SimulatedNetwork(5)
+    with network.reactor() as loop:
+        serve(loop, RightEcho, EchoDatagrams(), PORT)
+        open_udp(loop, ("0.0.0.0", 19), NothingEver())
+        network.plan("sendmsg", "EMSGSIZE", after=2)  # the question of `udp-answers`, its answer, and then `udp-0`
+        report = judge(network, loop, transports=["udp"])
+    unknown = {f.case.name: f.seen for f in report.findings if f.verdict is Verdict.UNKNOWN}
+    assert unknown == {
+        "udp-0": "this machine can't send 0 bytes in one datagram: Message too long",
+        "udp-loop-guard": "source port 19 can't be bound here: Address already in use",
+    }
+    assert report.status == 0
+
+
+def test_a_server_that_swallows_a_burst_has_dropped_it() -> None:
+    report = judged(udp=ChangedDatagrams(lambda data: [] if len(data) == 100 else [data]))
+    assert failed(report) == {"udp-one-answer"}
+    assert [f.seen for f in report.findings if f.verdict is Verdict.FAIL] == ["0 answers to 5 datagrams"]
+
+
+def test_callers_who_are_refused_are_counted() -> None:
+    """A server with a limit of its own: the first comers are served, and the others are told how many were not."""
+
+    class Few(RightEcho):
+        def connection_made(self, connection: Connection) -> None:
+            made.append(connection)
+            if len(made) == 20:
+                listener.close()
+
+    network = SimulatedNetwork(6)
+    made: list[Connection] = []
+    with network.reactor() as loop:
+        few = Few()
+        listener = listen_tcp(loop, (HOST, PORT), lambda: few, backlog=5)
+        report = judge(network, loop, transports=["tcp"], only=["tcp-many"])
+    (finding,) = [f for f in report.findings if f.case.name == "tcp-many"]
+    assert (finding.verdict, finding.fault) == (Verdict.FAIL, Fault.CONDUCT)
+    assert finding.seen.endswith("of 50 callers who were there at once got an answer")
+
+
+def test_a_judgement_leaves_no_socket_and_no_timer() -> None:
+    network = SimulatedNetwork(7)
+    with network.reactor() as loop:
+        serve(loop, RightEcho, EchoDatagrams(), PORT)
+        before = set(loop.handlers)
+        judge(network, loop)
+        network.run(loop)
+        assert set(loop.handlers) == before
