@@ -33,8 +33,11 @@ READY_WITHIN_S, READY_PAUSE_S, PROBE_TIMEOUT_S = 20.0, 0.02, 0.2
 JUDGED_WITHIN_S = 600.0
 CASE_TIMEOUT_S = 2.0
 PROBE = b"are you there?\n"
-SIOCGIFFLAGS, SIOCSIFFLAGS, IFF_UP = 0x8913, 0x8914, 1  # netdevice(7)
-NAMESPACES = (("unshare", "-rn"), ("unshare", "-n"))  # an unprivileged user's, root's
+LOOPBACK = "127.0.0.1"
+ADDRESSES = ("10.7.7.1", "10.7.7.2")  # of the namespace; who asks the second one does it from the first
+SIOCGIFFLAGS, SIOCSIFFLAGS, SIOCSIFADDR, IFF_UP = 0x8913, 0x8914, 0x8916, 1  # netdevice(7)
+# Root's; an unprivileged user's, in which a server that would drop its privileges can't.
+NAMESPACES = (("unshare", "-n"), ("unshare", "-rn"))
 
 
 class AloneError(Exception):
@@ -52,8 +55,9 @@ def namespace() -> tuple[str, ...]:
     raise AloneError("no network namespace may be made here (unshare -rn), and port 7 is for root; run this as root")
 
 
-def judge_alone(prefix: Sequence[str], host: str, command: Sequence[str]) -> dict[str, Any]:
-    """Start a server by itself, judge it at `host`, end it. Return the report's document. Raise AloneError."""
+def judge_alone(prefix: Sequence[str], command: Sequence[str]) -> dict[str, Any]:
+    """Start a server by itself, judge it, end it. Return the report's document. Raise AloneError."""
+    host = ADDRESSES[1] if prefix else LOOPBACK
     whole = [*prefix, sys.executable, "-m", "benchmarks.alone", host, *command]
     done = subprocess.run(
         whole, cwd=PROJECT, env=environment(), capture_output=True, text=True, timeout=JUDGED_WITHIN_S, check=False
@@ -67,8 +71,8 @@ def judge_alone(prefix: Sequence[str], host: str, command: Sequence[str]) -> dic
 def main(arguments: Sequence[str]) -> int:
     """Be the process inside: loopback up, the server started, judged and ended. Return the exit status."""
     host, *command = arguments
-    with contextlib.suppress(OSError):  # on root's own loopback it is up already
-        loopback_up()
+    if host in ADDRESSES:
+        set_up_loopback()
     try:
         with started(host, command):
             print(json.dumps(table.document(check(host, PORT, timeout_s=CASE_TIMEOUT_S))))
@@ -112,11 +116,14 @@ def answers(host: str) -> bool:
     return False
 
 
-def loopback_up() -> None:
-    """Do what `ip link set lo up` does: a new namespace's loopback is down (netdevice(7)). Raise OSError."""
+def set_up_loopback() -> None:
+    """Do what `ip link set lo up` and `ip address add` do: a new namespace's loopback is down (netdevice(7))."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
         flags = struct.unpack_from("16sH", fcntl.ioctl(sock, SIOCGIFFLAGS, struct.pack("16sH14x", b"lo", 0)))[1]
         fcntl.ioctl(sock, SIOCSIFFLAGS, struct.pack("16sH14x", b"lo", flags | IFF_UP))
+        for number, address in enumerate(ADDRESSES):
+            label = f"lo:{number}".encode()
+            fcntl.ioctl(sock, SIOCSIFADDR, struct.pack("16sH2x4s8x", label, socket.AF_INET, socket.inet_aton(address)))
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
 """`python3 -m benchmarks.judged`: what `echo7 check` says of well-known echo servers on this machine, as one table.
 
 Law: each server is run as its manual has it, TCP and UDP together, on every address, alone in a network namespace (see
-`benchmarks/alone.py`), and asked at 127.0.0.2: an answer that comes from 127.0.0.1 then shows. One that isn't installed
-is left out with a line that says so; `--program NAME=PATH` says where one is that isn't on the PATH.
+`benchmarks/alone.py`), and asked at the second of its addresses: an answer that comes from the first then shows. One
+that isn't installed is left out with a line that says so; `--program NAME=PATH` says where it is, if not on the PATH.
 """
 
 from __future__ import annotations
@@ -22,34 +22,28 @@ from benchmarks.build import BuildError
 from benchmarks.servers import BY_NAME, PEERS
 from echo7.arguments import OneLineParser
 
-ASKED = "127.0.0.2"
 ANY = "0.0.0.0"
 INETD = "echo stream tcp nowait root internal\necho dgram udp wait root internal\n"
 XINETD = """\
-defaults
-{
-    instances = UNLIMITED
-    cps = 100000 1
-}
 service echo
-{
+{{
     type = INTERNAL
     id = echo-stream
     socket_type = stream
     protocol = tcp
     user = root
     wait = no
-}
+{limits}}}
 service echo
-{
+{{
     type = INTERNAL
     id = echo-dgram
     socket_type = dgram
     protocol = udp
     user = root
     wait = yes
-}
-"""
+{limits}}}
+""".format(limits="    flags = NOLIBWRAP\n    cps = 100000 1\n    instances = UNLIMITED\n    per_source = UNLIMITED\n")
 
 
 class Subject(NamedTuple):
@@ -82,7 +76,7 @@ SUBJECTS = (
     Subject(
         "socat",
         f"{{program}} TCP4-LISTEN:{PORT},reuseaddr,fork,backlog=1024 PIPE & {{program}} -b 65536 "
-        f"UDP4-RECVFROM:{PORT},fork PIPE & wait",
+        f"UDP4-RECVFROM:{PORT},fork EXEC:/bin/cat & wait",
         "socat",
     ),
     Subject(
@@ -133,7 +127,7 @@ def judge_all(
             program = find(subject, programs)
             print(f"judging {subject.name} …", file=sys.stderr)
             with command_of(subject, program) as command:
-                yield subject, judge_alone(prefix, ASKED, ["sh", "-c", command])
+                yield subject, judge_alone(prefix, ["sh", "-c", command])
         except AloneError as error:
             print(f"{subject.name} is left out: {error}", file=sys.stderr)
 

@@ -22,7 +22,6 @@ from echo7.arguments import OneLineParser
 ENTRIES = pathlib.Path(__file__).resolve().parent / "entries"
 OURS = ("ours.py", "threads.py", "node.js", "racket.rkt")
 INTERPRETERS = {".py": (sys.executable,), ".js": ("node",), ".rkt": ("racket",)}
-HOST = "127.0.0.1"
 
 
 class Card(NamedTuple):
@@ -70,7 +69,7 @@ def card(prefix: Sequence[str], file: pathlib.Path) -> Card:
     if shutil.which(interpreter[0]) is None:
         return Card(file.name, size_bytes, "", None, f"not judged: needs {interpreter[0]!r}, which isn't on the PATH")
     try:
-        document = judge_alone(prefix, HOST, [*interpreter, str(file.resolve())])
+        document = judge_alone(prefix, [*interpreter, str(file.resolve())])
     except AloneError as error:
         return Card(file.name, size_bytes, "", None, f"not judged: {error}")
     score: dict[str, Any] = document["score"]
