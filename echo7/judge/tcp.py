@@ -166,8 +166,10 @@ async def stuck_peer(bench: Bench) -> str:
         if failure.fault is Fault.LOSSY and not other.received_bytes:
             raise Failure(Fault.CONDUCT, "while one caller doesn't read, another gets no answer") from None
         raise
+    stuck.connection.resume_reading()  # a reset would end it sooner, and some servers with it
+    await stuck.answered()
     how = "stuck" if waits else "not reading"
-    return f"answered beside a caller that is {how} with {stuck.sent_bytes:,} bytes"
+    return f"answered beside a caller that is {how} with {stuck.sent_bytes:,} bytes, who got them later"
 
 
 async def _stuff(bench: Bench, call: Call, most_bytes: int) -> bool:

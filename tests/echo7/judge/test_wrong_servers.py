@@ -23,7 +23,7 @@ LINE_ENDS = {"tcp-runs", "tcp-random", "tcp-text", "tcp-telnet"}  # the cases wi
 MORE_THAN_1000 = (
     WITH_DATA
     - set("tcp-answers tcp-1 tcp-all-bytes tcp-text tcp-telnet tcp-byte-by-byte".split())
-    - set("tcp-no-more tcp-caller-ends tcp-many tcp-urgent tcp-stuck-peer".split())
+    - set("tcp-no-more tcp-caller-ends tcp-many tcp-urgent".split())
 )
 DOUBLED_IAC = {"tcp-runs", "tcp-random", "tcp-telnet"}  # the cases with two bytes of 255 in a row
 
@@ -252,7 +252,7 @@ def test_a_right_server_passes_every_case_and_scores_1() -> None:
         (HangsUpInTheMiddle, MORE_THAN_1000, "×4"),
         (OneAtATime, {"tcp-many", "tcp-stuck-peer"}, "×1"),
         (ClosesAfterAnswer, {"tcp-caller-ends"}, "×1"),
-        (FlushesWithoutLooking, {"tcp-slow-reader"}, "×4"),
+        (FlushesWithoutLooking, {"tcp-slow-reader", "tcp-stuck-peer"}, "×4"),
     ],
     ids=[
         "drops the last byte", "swaps CR LF", "makes LF of CR LF", "undoubles IAC", "loses the urgent byte", "greets",
@@ -506,3 +506,19 @@ def test_a_judgement_leaves_no_socket_and_no_timer() -> None:
         judge(network, loop)
         network.run(loop)
         assert set(loop.handlers) == before
+
+
+def test_a_server_that_runs_datagrams_together_has_changed_them_and_not_sent_more() -> None:
+    """As a pipe between the socket and a program does: two datagrams come back as one of both."""
+    held: list[bytes] = []
+
+    def run_together(data: bytes) -> list[bytes]:
+        if len(data) != 100:
+            return [data]
+        held.append(data)
+        return [b"".join(held[-2:])] if len(held) % 2 == 0 else []
+
+    report = judged(udp=ChangedDatagrams(run_together))
+    (finding,) = [f for f in report.findings if f.verdict is Verdict.FAIL]
+    assert finding.seen == "an answer of 200 bytes that is none of 5 datagrams of 100"
+    assert (finding.case.name, finding.fault) == ("udp-one-answer", Fault.LOSSY)
