@@ -1,7 +1,7 @@
 """Call: one TCP connection of a case, which knows every byte that it has sent and not yet got back.
 
 Law: nothing of the server's is kept. What comes is compared with what was sent, byte by byte, and forgotten; at the
-first difference the connection is cut, so that an endless answer costs neither memory nor time.
+first difference it isn't listened to any more, so that an endless answer costs neither memory nor time.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class Call(StreamProtocol):
         self.sent_bytes = self.received_bytes = 0
         self.ended = False  # the server has sent its FIN
         self.reset = False  # or a reset
-        self.over = False  # nothing will come any more
+        self.over = False  # nothing will come any more, or be listened to
         self.failure: Failure | None = None
         self._bench = bench
         self._expected = bytearray()  # sent, and not yet back
@@ -106,7 +106,7 @@ class Call(StreamProtocol):
         """End the connection: in order if there is nothing on its way, else with a reset. Harmless when it has gone."""
         if not self.made:
             self.connector.abort()
-        elif self._expected:
+        elif self.connection.pending_bytes:  # it takes no more
             self.connection.abort()
         else:
             self.connection.close()
@@ -164,4 +164,5 @@ class Call(StreamProtocol):
         else:
             del self._expected[:size_bytes]
             return
-        connection.abort()
+        self.over = True
+        connection.abort() if self.failure.fault is Fault.EXCESS else connection.close()
