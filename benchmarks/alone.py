@@ -110,8 +110,7 @@ def answers(host: str) -> bool:
         return True
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock, contextlib.suppress(OSError):
         sock.settimeout(PROBE_TIMEOUT_S)
-        sock.connect((host, PORT))
-        sock.send(PROBE)
+        sock.sendto(PROBE, (host, PORT))  # not connected: the answer may come from another address
         return bool(sock.recv(100))
     return False
 
