@@ -13,7 +13,7 @@ Reading order: `echo` (what is done with a byte and with a datagram), `guard` (w
 (both for many datagrams at once), `binding` (names and addresses to sockets), `server` (all of it together), `cli`
 (which command), `arguments`, `serve` (options to exit status), `log` and `report`. For several processes: `reuseport`
 (a set of sockets for each), `channel`, `worker`, `backoff`, `supervisor`. The judge of any echo server, `check`:
-`judge`; `names` and `output` are for tools.
+`judge`; what becomes of datagrams, `ping`: `probe`. `names` and `output` are for tools.
 """
 
 from __future__ import annotations
@@ -26,12 +26,13 @@ from echo7.server import Counters, EchoServer, ServingAddress
 
 if TYPE_CHECKING:
     from echo7.judge import check
+    from echo7.probe import ping
 
 __version__ = "0.1.0"
 
-__all__ = ["BindError", "Counters", "EchoServer", "ServingAddress", "check"]
+__all__ = ["BindError", "Counters", "EchoServer", "ServingAddress", "check", "ping"]
 
-TOOLS = {"check": "echo7.judge"}  # imported when they are asked for: a service that starts needs none of them
+TOOLS = {"check": "echo7.judge", "ping": "echo7.probe"}  # imported when they are asked for: a service that starts needs none of them
 
 
 def __getattr__(name: str) -> object:

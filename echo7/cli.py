@@ -17,6 +17,7 @@ from echo7.arguments import HelpFormatter, OneLineParser
 COMMANDS = {  # name → the module that has `add_arguments` and `run`, and its line of help
     "serve": ("echo7.serve", "echo TCP and UDP until a signal ends it"),
     "check": ("echo7.judge.command", "judge any echo server by what it does"),
+    "ping": ("echo7.probe.command", "probe an echo server: loss, delay, damage, order"),
 }
 
 

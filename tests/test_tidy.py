@@ -24,6 +24,17 @@ PURE = (
     "echo7/guard.py",
     "echo7/echo.py",
     "echo7/batch.py",
+    "echo7/probe/words.py",
+    "echo7/probe/payload.py",
+    "echo7/probe/histogram.py",
+    "echo7/probe/tally.py",
+    "echo7/probe/ledger.py",
+    "echo7/probe/plan.py",
+    "echo7/probe/roles.py",
+    "echo7/probe/paths.py",
+    "echo7/probe/text.py",
+    "echo7/probe/document.py",
+    "echo7/probe/nagios.py",
 )
 OPERATING_SYSTEM = {"socket", "selectors", "select", "os", "signal", "threading", "time"}
 

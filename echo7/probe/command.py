@@ -1,0 +1,338 @@
+"""`echo7 ping`: options → a plan → a run → an exit status.
+
+    0  replies came                       3  refused: nobody listens there
+    1  every probe timed out              4  unreachable: no way there, or none for so large a datagram
+    2  the options make no sense          5  the name can't be resolved
+    74 standard output can't be written   141 its reader has gone         128 + n  ended at once by a second signal n
+
+With --warn or --crit it is a monitoring plugin, and the statuses are OK 0, WARNING 1, CRITICAL 2, UNKNOWN 3.
+
+Law: what can be known before the first probe is said before it, in one line on stderr.
+"""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import re
+import signal
+import socket
+import sys
+from collections.abc import Callable
+from typing import NoReturn
+
+from echo7 import limits, log
+from echo7.arguments import number, seconds
+from echo7.names import UnresolvedName, resolve
+from echo7.probe import nagios, text
+from echo7.probe.output import Output
+from echo7.probe.plan import DEFAULT_SIZE_BYTES, LAST_PORT, MOST_FLOWS, NS_PER_S, Plan, checked, size_for
+from echo7.probe.prober import CannotProbe, Prober
+from echo7.probe.result import glance_at, result_of
+from echo7.probe.views import STATUSES, JsonView, PluginView, TextView, View
+from echo7.probe.words import Event
+from reactor.loop import Reactor
+from reactor.sockets import Address, family_of
+
+SUMMARY = "probe an echo server: loss, delay, damage, order"
+DESCRIPTION = """\
+Send probes to an echo server (RFC 862) at a constant rate, over UDP or TCP, and say what becomes of them: answered,
+late, lost, duplicate, reordered, truncated, corrupted, refused, unreachable. Any echo server will do.
+"""
+EPILOG = """\
+examples:
+  echo7 ping 192.0.2.7                            UDP port 7, one probe a second, until ^C
+  echo7 ping ::1 --port 7007 --tcp -c 10
+  echo7 ping host.example -i 0.01 -q              a hundred a second, one line that says how it goes
+  echo7 ping host.example --flows 16 -i 0.05      sixteen source ports: is one of several ways bad?
+  echo7 ping host.example --df -s 1380:1480:4     the largest datagram that gets through whole
+  echo7 ping host.example -i 0 -c 100000 -q       as fast as answers come
+  echo7 ping host.example --warn rtt=20ms,loss=1% --crit rtt=100ms,loss=5%
+
+signals:
+  INT, TERM   end with the summary; a second one ends at once
+  QUIT        print the summary so far on stderr
+
+exit status:
+  0 replies, 1 timed out, 2 usage, 3 refused, 4 unreachable, 5 name not resolved;
+  with --warn or --crit: 0 OK, 1 WARNING, 2 CRITICAL, 3 UNKNOWN
+"""
+
+STDOUT, STDERR = 1, 2
+USAGE, UNRESOLVED, OUTPUT_FAILED = 2, 5, 74  # the last is EX_IOERR of sysexits.h
+PLUGIN_COUNT = 5
+LIVE_S = 0.25  # between two states of the live line
+INTERIM_SIGNALS = [signal.SIGQUIT] if hasattr(signal, "SIGQUIT") else []  # Windows has none
+PLUGIN_OPTION = re.compile("--(w|cr)")  # argparse takes abbreviations
+
+
+class Refusal(Exception):
+    """The end before the beginning: an exit status, as a plugin another one, and one line."""
+
+    def __init__(self, status: int, plugin_status: int, message: str) -> None:
+        super().__init__(message)
+        self.status, self.plugin_status = status, plugin_status
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add what `echo7 ping` takes."""
+    parser.description, parser.epilog = DESCRIPTION, EPILOG
+    if any(map(PLUGIN_OPTION.match, sys.argv)):
+        parser.error = _plugin_error  # type: ignore[method-assign]  # monitoring wants UNKNOWN, and on stdout
+    _add_whom(parser)
+    _add_what(parser.add_argument)
+    _add_ways(parser.add_argument)
+    _add_form(parser)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Do it; return the exit status. Usage errors raise SystemExit."""
+    log.ensure_standard_descriptors()
+    log.set_up("error", "text")
+    is_plugin = options.warn is not None or options.crit is not None
+    try:
+        plan = plan_of(options, is_plugin)
+    except ValueError as error:
+        options.parser.error(str(error))
+    output = Output(STDOUT)
+    try:
+        address = _address_of(options, plan)
+        status = _converse(options, plan, address, output)
+    except Refusal as refusal:
+        status = refusal.plugin_status if is_plugin else refusal.status
+        if is_plugin:
+            output.line(f"ECHO UNKNOWN - {refusal}" if status == nagios.UNKNOWN else f"ECHO CRITICAL - {refusal}")
+        else:
+            _complain(str(refusal))
+    output.finish()
+    return _status_of(output, status)
+
+
+def plan_of(options: argparse.Namespace, is_plugin: bool) -> Plan:
+    """Turn options into a plan. Raise ValueError for what makes no sense."""
+    if is_plugin and (options.json or options.jsonl or options.quiet):
+        raise ValueError("--warn and --crit have a form of their own; leave out --json, --jsonl or -q")
+    count = options.count
+    if count is None and is_plugin:
+        count = PLUGIN_COUNT
+    elif count is None and len(options.size) > 1:
+        count = options.flows * len(options.size)
+    return checked(
+        Plan(
+            tcp=options.tcp,
+            probes=count,
+            interval_ns=round(options.interval * NS_PER_S),
+            sizes=options.size,
+            timeout_ns=round(options.timeout * NS_PER_S),
+            flows=options.flows,
+            source_port=options.source_port,
+            df=options.df,
+        )
+    )
+
+
+def _address_of(options: argparse.Namespace, plan: Plan) -> Address:
+    descriptors = limits.raise_descriptor_limit()
+    if plan.flows + limits.KEPT_BACK > descriptors:
+        message = f"{plan.flows} flows need more than the {descriptors} descriptors that we may have"
+        raise Refusal(USAGE, nagios.UNKNOWN, f"{message}; raise 'ulimit -n', or take fewer --flows")
+    try:
+        address = resolve(options.host, options.port, options.family)[0]
+    except UnresolvedName as error:
+        raise Refusal(UNRESOLVED, nagios.UNKNOWN, str(error)) from None
+    problem = size_for(6 if family_of(address) == socket.AF_INET6 else 4, plan)
+    if problem:
+        raise Refusal(USAGE, nagios.UNKNOWN, problem)
+    return address
+
+
+def _converse(options: argparse.Namespace, plan: Plan, address: Address, output: Output) -> int:
+    """Run it on a loop of its own, and show it."""
+    view = _view_of(options, address, output)
+    try:
+        with Reactor() as reactor:
+            prober = Prober(
+                reactor, address, plan, ended=reactor.stop, told=lambda event: _show(prober, view, output, event)
+            )
+            _take_signals(reactor, prober, options.host)
+            prober.start()
+            view.begin(plan)
+            if options.quiet and output.is_terminal:
+                _keep_alive(reactor, prober, output)
+            reactor.run()
+            for signum in (signal.SIGINT, signal.SIGTERM):
+                signal.signal(signum, signal.SIG_DFL)  # whoever can't wait for the summary needn't
+            if options.quiet and output.is_terminal:
+                output.live("")
+            return view.end(result_of(prober, options.host))
+    except CannotProbe as error:
+        if error.unreachable:
+            raise Refusal(STATUSES["unreachable"], nagios.CRITICAL, str(error)) from None
+        raise Refusal(USAGE, nagios.UNKNOWN, str(error)) from None
+    except OSError as error:  # EMFILE, for the loop itself
+        raise Refusal(USAGE, nagios.UNKNOWN, f"cannot start: {error.strerror}; raise 'ulimit -n'") from None
+
+
+def _show(prober: Prober, view: View, output: Output, event: Event) -> None:
+    view.event(event)
+    if output.error is not None:
+        prober.stop()
+
+
+def _take_signals(reactor: Reactor, prober: Prober, host: str) -> None:
+    def interim() -> None:
+        diagnostics = Output(STDERR)
+        for line in text.summary(result_of(prober, host)):
+            diagnostics.line(line)
+        diagnostics.finish()
+
+    for signum in (signal.SIGINT, signal.SIGTERM):
+        reactor.add_signal_handler(signum, prober.stop)
+    for signum in INTERIM_SIGNALS:
+        reactor.add_signal_handler(signum, interim)
+
+
+def _keep_alive(reactor: Reactor, prober: Prober, output: Output) -> None:
+    """Show how it goes, now and from time to time."""
+    output.live(text.live_line(*glance_at(prober)))
+    reactor.call_later(LIVE_S, _keep_alive, reactor, prober, output)
+
+
+def _view_of(options: argparse.Namespace, address: Address, output: Output) -> View:
+    if options.warn is not None or options.crit is not None:
+        return PluginView(output, options.warn or {}, options.crit or {})
+    if options.json or options.jsonl:
+        return JsonView(output, lines=options.jsonl)
+    block = _block() if output.is_terminal else ""
+    where = text.place(str(address[0]), int(address[1]))
+    return TextView(output, options.host, where, quiet=options.quiet, block=block)
+
+
+def _block() -> str:
+    """Return what bars can be drawn with on this terminal."""
+    try:
+        text.BLOCK.encode(sys.stdout.encoding)
+    except (UnicodeError, LookupError, AttributeError):  # None, where stdout was closed
+        return text.PLAIN_BLOCK
+    return text.BLOCK
+
+
+def _status_of(output: Output, status: int) -> int:
+    if output.dropped:
+        _complain(f"{output.dropped} lines were dropped, as nobody read them")
+    if output.error is None:
+        return status
+    if output.error.errno == errno.EPIPE:
+        return 128 + getattr(signal, "SIGPIPE", 13)
+    _complain(f"cannot write to standard output: {output.error.strerror}; nothing more was sent")
+    return OUTPUT_FAILED
+
+
+def _complain(message: str) -> None:
+    diagnostics = Output(STDERR)
+    diagnostics.line(f"echo7 ping: {message}")
+    diagnostics.finish()
+
+
+def _plugin_error(message: str) -> NoReturn:
+    output = Output(STDOUT)
+    output.line(f"ECHO UNKNOWN - {message}; see 'echo7 ping --help'")
+    output.finish()
+    raise SystemExit(nagios.UNKNOWN)
+
+
+# ---------------------------------------------------------------- options
+
+
+def _add_whom(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("host", metavar="HOST", help="name or address of an echo server; a link-local one as fe80::1%%eth0")
+    add("--port", type=number(1, LAST_PORT), default=7, metavar="PORT", help="its port (default: %(default)s)")
+    transport = parser.add_mutually_exclusive_group()
+    transport.add_argument("--udp", action="store_false", dest="tcp", help="datagrams (the default)")
+    transport.add_argument("--tcp", action="store_true", help="frames in a stream")
+    family = parser.add_mutually_exclusive_group()
+    for flag, kind in (("-4", socket.AF_INET), ("-6", socket.AF_INET6)):
+        word = f"IPv{flag[1]} only"
+        family.add_argument(flag, action="store_const", const=kind, dest="family", help=word)
+    parser.set_defaults(tcp=False, family=socket.AF_UNSPEC)
+
+
+def _add_what(add: Callable[..., object]) -> None:
+    add("-c", "--count", type=number(1), metavar="N", help="end after so many probes (default: at ^C)")
+    add(
+        "-i",
+        "--interval",
+        type=seconds,
+        default=1.0,
+        metavar="SECONDS",
+        help="between probes; 0: as fast as answers come, with a window of 64 (default: %(default)g)",
+    )
+    add(
+        "-s",
+        "--size",
+        type=_sizes,
+        default=(DEFAULT_SIZE_BYTES,),
+        metavar="SIZE",
+        help="bytes of payload, or MIN:MAX:STEP, one after the other (default: 56)",
+    )
+    add(
+        "-W",
+        "--timeout",
+        type=seconds,
+        default=2.0,
+        metavar="SECONDS",
+        help="an answer that takes longer is late (default: %(default)g)",
+    )
+
+
+def _add_ways(add: Callable[..., object]) -> None:
+    add(
+        "--flows",
+        type=number(1, MOST_FLOWS),
+        default=1,
+        metavar="N",
+        help="spread over so many source ports, and tell which differ (default: %(default)s)",
+    )
+    add(
+        "--source-port",
+        type=number(1, LAST_PORT),
+        default=0,
+        metavar="PORT",
+        help="of the first flow; the next ones follow (default: the system's choice)",
+    )
+    add("--df", action="store_true", help="don't fragment: what is too big for the way isn't sent")
+
+
+def _add_form(parser: argparse.ArgumentParser) -> None:
+    forms = parser.add_mutually_exclusive_group()
+    forms.add_argument("--json", action="store_true", help="one JSON document at the end")
+    forms.add_argument("--jsonl", action="store_true", help="a JSON object for each event, and one at the end")
+    forms.add_argument("-q", "--quiet", action="store_true", help="no line for each probe; on a terminal, a live one")
+    for name, word in (("--warn", "WARNING"), ("--crit", "CRITICAL")):
+        parser.add_argument(
+            name,
+            type=_thresholds,
+            metavar="LIMITS",
+            help=f"be a monitoring plugin: {word} above rtt=20ms,p99=50ms,jitter=5ms,loss=1%%, or some of these",
+        )
+
+
+def _sizes(argument: str) -> tuple[int, ...]:
+    convert = number(0)
+    parts = [convert(part) for part in argument.split(":")]
+    if len(parts) == 1:
+        return (parts[0],)
+    if len(parts) != 3 or parts[0] > parts[1] or not parts[2]:
+        raise argparse.ArgumentTypeError(f"{argument!r} is neither a size nor MIN:MAX:STEP with MIN up to MAX, by STEP")
+    least, most, step = parts
+    if most > LAST_PORT:
+        raise argparse.ArgumentTypeError(f"{argument!r}: no datagram carries {most} bytes")
+    return tuple(range(least, most + 1, step))
+
+
+def _thresholds(argument: str) -> dict[str, float]:
+    try:
+        return nagios.thresholds(argument)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None

@@ -1,0 +1,161 @@
+"""A flow over UDP: one connected socket, so one source port.
+
+Laws. Sending never blocks: what the kernel has no room for isn't sent, and isn't counted as sent. The socket is
+connected, so only the one peer is heard, and ICMP errors come back (RFC 1122 §4.1.3.3); they are asked for before
+each send, so that an earlier probe's error isn't taken for this one's. A turn takes a bounded number of datagrams.
+
+On Linux the kernel notes when a datagram came (SO_TIMESTAMPNS). That is wall-clock time, which jumps, so it is used
+for one thing only: how long the datagram had waited for us, which isn't the network's doing.
+"""
+
+from __future__ import annotations
+
+import errno
+import socket
+import struct
+import sys
+import time
+from collections.abc import Callable
+
+from echo7.probe.roles import Run
+from reactor.control import Control, receiver
+from reactor.limits import DATAGRAM_BYTES, DATAGRAMS_PER_TURN
+from reactor.loop import READ, Reactor
+from reactor.sockets import BROKEN_SOCKET, OUT_OF_MEMORY, WOULD_BLOCK, Address, bind_udp, closed_on_error, family_of
+
+LINUX = sys.platform == "linux"
+# Not all of these have names in Python; the numbers are Linux's <asm-generic/socket.h>, <bits/in.h> and <linux/in6.h>.
+SO_TIMESTAMPNS = 35 if LINUX else -1
+IP_MTU_DISCOVER, IP_MTU, IPV6_MTU_DISCOVER, IPV6_MTU = 10, 14, 23, 24
+PMTUDISC_DO = 2  # set "don't fragment", and refuse what is larger than the way allows (ip(7))
+DONT_FRAGMENT = {
+    socket.AF_INET: (socket.IPPROTO_IP, IP_MTU_DISCOVER if LINUX else getattr(socket, "IP_DONTFRAG", -1)),
+    socket.AF_INET6: (socket.IPPROTO_IPV6, IPV6_MTU_DISCOVER if LINUX else getattr(socket, "IPV6_DONTFRAG", -1)),
+}
+PATH_MTU = {socket.AF_INET: (socket.IPPROTO_IP, IP_MTU), socket.AF_INET6: (socket.IPPROTO_IPV6, IPV6_MTU)}
+TIMESPEC = struct.Struct("@ll")
+NS_PER_S = 1_000_000_000
+
+
+def can_forbid_fragments(family: int) -> bool:
+    """Tell whether `df` can be had here."""
+    return DONT_FRAGMENT[socket.AddressFamily(family)][1] >= 0
+
+
+class DatagramFlow:
+    """A Handler. Raises OSError when there is no socket for it, or its source port is taken."""
+
+    __slots__ = (
+        "_address", "_clock_ns", "_connected", "_family", "_reactor", "_receive", "_run", "_socket", "_wall_ns",
+        "closed", "fileno", "index", "interest", "source_port",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        reactor: Reactor,
+        address: Address,
+        run: Run,
+        index: int,
+        *,
+        source_port: int = 0,
+        df: bool = False,
+        clock_ns: Callable[[], int] = time.monotonic_ns,
+        wall_ns: Callable[[], int] = time.time_ns,
+    ) -> None:
+        self.interest, self.closed = 0, False
+        self.index = index
+        self._clock_ns, self._wall_ns = clock_ns, wall_ns
+        self._reactor, self._run, self._address = reactor, run, address
+        self._connected = False
+        self._family = family_of(address)
+        any_address = ("0.0.0.0" if self._family == socket.AF_INET else "::", source_port)  # noqa: S104 - to send from
+        with closed_on_error(bind_udp(reactor.sockets, any_address)) as sock:
+            if SO_TIMESTAMPNS >= 0:
+                sock.setsockopt(socket.SOL_SOCKET, SO_TIMESTAMPNS, 1)
+            if df:
+                sock.setsockopt(*DONT_FRAGMENT[self._family], PMTUDISC_DO if LINUX else 1)
+            self._socket, self.fileno = sock, sock.fileno
+            self.source_port = int(sock.getsockname()[1])
+            self._receive = receiver(sock)
+            reactor.adopt(self)
+        reactor.set_interest(self, READ)
+
+    def has_room(self) -> bool:
+        """See `roles.Flow`. Only the kernel knows, and says so when asked to send."""
+        return True
+
+    def send(self, sequence: int, payload: bytes) -> tuple[int, int]:
+        """Send a datagram; return (0 or an errno, when that was). Never blocks, never raises OSError."""
+        code = errno.EBADF if self.closed else self._connect()
+        if code:
+            return code, self._clock_ns()
+        self._ask_for_earlier_trouble()
+        sent_ns = self._clock_ns()
+        try:
+            self._socket.send(payload)
+        except OSError as error:
+            return error.errno or errno.EIO, sent_ns
+        return 0, sent_ns
+
+    def path_mtu_bytes(self) -> int | None:
+        """See `roles.Flow`. Only Linux says it, and only of a connected socket (ip(7))."""
+        try:
+            return self._socket.getsockopt(*PATH_MTU[self._family]) or None if LINUX else None
+        except OSError:
+            return None
+
+    def on_event(self, mask: int) -> None:
+        """Receive until nothing waits or the turn's share is used up."""
+        for _ in range(DATAGRAMS_PER_TURN):
+            try:
+                data, control, _, _ = self._receive(DATAGRAM_BYTES)
+            except WOULD_BLOCK:
+                return
+            except OSError as error:
+                if not self._goes_on_after(error):
+                    return
+            else:
+                at_ns = self._clock_ns()
+                self._run.arrived(self.index, data, at_ns, self._queued_ns(control))
+            if self.closed:
+                return
+
+    def abort(self, error: Exception | None = None) -> None:
+        """Unregister and close. Harmless twice."""
+        if not self.closed:
+            self.closed = True
+            self._reactor.release(self)
+            self._socket.close()
+
+    close = abort
+
+    def _connect(self) -> int:
+        """Choose the peer, if that hasn't been possible yet: without a route, connect(2) says so."""
+        if not self._connected:
+            code = self._socket.connect_ex(self._address)
+            self._connected = code == 0
+            return code
+        return 0
+
+    def _ask_for_earlier_trouble(self) -> None:
+        """Or the kernel would refuse this datagram in the place of the one that it is about."""
+        code = self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+        if code:
+            self._run.trouble(self.index, code)
+
+    def _goes_on_after(self, error: OSError) -> bool:
+        if error.errno in OUT_OF_MEMORY:
+            self._reactor.rest(self)
+            return False
+        if error.errno in BROKEN_SOCKET:
+            self.abort(error)
+        self._run.trouble(self.index, error.errno or errno.EIO)
+        return True
+
+    def _queued_ns(self, control: Control) -> int:
+        for level, kind, data in control:
+            if (level, kind, len(data)) == (socket.SOL_SOCKET, SO_TIMESTAMPNS, TIMESPEC.size):
+                seconds, nanoseconds = TIMESPEC.unpack(data)
+                stamp_ns: int = seconds * NS_PER_S + nanoseconds
+                return self._wall_ns() - stamp_ns
+        return 0

@@ -1,0 +1,65 @@
+"""One call: `ping(host)` → PingResult. For more than one run on a loop, or a loop that does other things: `Prober`.
+
+Law: it returns what `echo7 ping` would say, as objects, and raises for what that would say before the first probe.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable, Sequence
+
+from echo7.names import resolve
+from echo7.probe.plan import DEFAULT_SIZE_BYTES, NS_PER_S, Plan, checked, size_for
+from echo7.probe.prober import CannotProbe, Prober
+from echo7.probe.result import PingResult, result_of
+from echo7.probe.words import Event
+from reactor.loop import Reactor
+from reactor.sockets import family_of
+
+
+def ping(
+    host: str,
+    port: int = 7,
+    *,
+    tcp: bool = False,
+    count: int = 5,
+    interval_s: float = 1.0,
+    size_bytes: int | Sequence[int] = DEFAULT_SIZE_BYTES,
+    timeout_s: float = 2.0,
+    family: int = socket.AF_UNSPEC,
+    flows: int = 1,
+    source_port: int = 0,
+    df: bool = False,
+    told: Callable[[Event], object] = lambda event: None,
+) -> PingResult:
+    """Send `count` probes to an echo server, wait for what becomes of them, and return it. Blocks.
+
+    Several sizes are sent in turn. `told` is called with each Event as it happens. An interval of 0 sends as fast as
+    answers come. Raise UnresolvedName for the host, ValueError for what makes no sense, CannotProbe when no socket can
+    be had.
+    """
+    plan = checked(
+        Plan(
+            tcp=tcp,
+            probes=count,
+            interval_ns=round(interval_s * NS_PER_S),
+            sizes=(size_bytes,) if isinstance(size_bytes, int) else tuple(size_bytes),
+            timeout_ns=round(timeout_s * NS_PER_S),
+            flows=flows,
+            source_port=source_port,
+            df=df,
+        )
+    )
+    address = resolve(host, port, family)[0]
+    problem = size_for(6 if family_of(address) == socket.AF_INET6 else 4, plan)
+    if problem:
+        raise ValueError(problem)
+    try:
+        reactor = Reactor()
+    except OSError as error:
+        raise CannotProbe(f"cannot start: {error.strerror}; raise 'ulimit -n'") from None
+    with reactor:
+        prober = Prober(reactor, address, plan, told=told, ended=reactor.stop)
+        prober.start()
+        reactor.run()
+        return result_of(prober, host)

@@ -1,0 +1,69 @@
+"""What a run was asked for, and why some of it can't be done. Pure.
+
+Law: what makes no sense is refused before a socket is made, in one line that says what, why and what to do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from echo7.probe.payload import MOST_BYTES
+
+NS_PER_S = 1_000_000_000
+DEFAULT_SIZE_BYTES = 56  # ping's
+MOST_DATAGRAM_BYTES = {4: 65_507, 6: 65_527}  # of payload, by version of IP
+MOST_FLOWS, MOST_SIZES, LAST_PORT = 1024, 4096, 65_535
+LEAST_INTERVAL_NS = 10_000  # faster than that, only the window of -i 0 makes sense
+LONGEST_NS = 86_400 * NS_PER_S
+
+
+class Plan(NamedTuple):
+    """One run. `checked` says whether it makes sense."""
+
+    tcp: bool = False
+    probes: int | None = None  # how many; None: until it is stopped
+    interval_ns: int = NS_PER_S  # 0: as fast as answers come
+    sizes: Sequence[int] = (DEFAULT_SIZE_BYTES,)  # bytes of payload, in turn
+    timeout_ns: int = 2 * NS_PER_S
+    flows: int = 1  # source ports
+    source_port: int = 0  # of the first flow, the next ones follow; 0: the system's choice
+    df: bool = False  # don't fragment
+
+    @property
+    def transport(self) -> str:
+        """`tcp` or `udp`."""
+        return "tcp" if self.tcp else "udp"
+
+
+def checked(plan: Plan) -> Plan:
+    """Return the plan as it is. Raise ValueError with one line for what makes no sense."""
+    least, most = (1, MOST_BYTES) if plan.tcp else (0, MOST_DATAGRAM_BYTES[6])
+    _refuse(not plan.sizes or len(plan.sizes) > MOST_SIZES, f"{len(plan.sizes)} sizes; take from 1 to {MOST_SIZES}")
+    for size_bytes in plan.sizes:
+        _refuse(not least <= size_bytes <= most, f"a size of {size_bytes}; {plan.transport} takes {least} to {most}")
+    _refuse(not 1 <= plan.flows <= MOST_FLOWS, f"{plan.flows} flows; take from 1 to {MOST_FLOWS}")
+    last = plan.source_port + plan.flows - 1
+    _refuse(plan.source_port < 0, f"a source port of {plan.source_port}; take from 0 to {LAST_PORT}")
+    _refuse(plan.source_port > 0 and last > LAST_PORT, f"the last source port would be {last}; take a lower first one")
+    _refuse(
+        plan.probes is not None and plan.probes < 1, f"a count of {plan.probes}; take 1 or more, or none for no end"
+    )
+    slow = 0 < plan.interval_ns < LEAST_INTERVAL_NS or not 0 <= plan.interval_ns <= LONGEST_NS
+    _refuse(slow, f"an interval of {plan.interval_ns} ns; take 0, or from 10 µs to a day")
+    _refuse(not 0 < plan.timeout_ns <= LONGEST_NS, f"a time-out of {plan.timeout_ns} ns; take up to a day, and not 0")
+    _refuse(plan.df and plan.tcp, "'don't fragment' is for UDP: TCP cuts its stream to fit; leave one of them out")
+    return plan
+
+
+def size_for(ip_version: int, plan: Plan) -> str:
+    """Return why a size fits into no datagram of this version of IP; empty if all do."""
+    most = MOST_DATAGRAM_BYTES[ip_version]
+    if plan.tcp or max(plan.sizes) <= most:
+        return ""
+    return f"a size of {max(plan.sizes)}; over IPv{ip_version} a datagram carries at most {most} bytes"
+
+
+def _refuse(is_so: bool, message: str) -> None:
+    if is_so:
+        raise ValueError(message)

@@ -1,0 +1,239 @@
+"""What a run has found, as objects. Times are whole nanoseconds, sizes bytes, shares of 1 floats.
+
+Law: a result is a snapshot, made of what the Prober counts, and says no more than an echo can tell: a probe that wasn't
+answered may have been lost on the way there or on the way back.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from echo7.probe.histogram import Histogram
+from echo7.probe.ledger import Ledger
+from echo7.probe.paths import differences
+from echo7.probe.prober import Prober
+from echo7.probe.tally import Tally
+from echo7.probe.words import Harm, Word
+
+BARS = 8
+# What is said of a run: the first word that it has a probe of.
+VERDICTS = {
+    Word.REPLY: "replies",
+    Word.REFUSED: "refused",
+    Word.UNREACHABLE: "unreachable",
+    Word.LOST: "timed out",
+    Word.LATE: "timed out",
+    Word.TOO_BIG: "too big",
+}
+UNDECIDED = "undecided"  # ended before anything came, or was given up
+
+
+class Counts(NamedTuple):
+    """How often each thing has happened. The words are those of `words.Word` and `words.Harm`."""
+
+    sent: int
+    replies: int
+    late: int
+    lost: int
+    refused: int
+    unreachable: int
+    too_big: int
+    outstanding: int
+    duplicates: int
+    reordered: int
+    truncated: int
+    lengthened: int
+    corrupted: int
+    unknown: int
+    foreign: int
+
+    @property
+    def loss(self) -> float:
+        """The share of probes that weren't answered in time, of those of which that is known."""
+        unanswered = self.late + self.lost + self.refused + self.unreachable
+        return unanswered / max(1, unanswered + self.replies)
+
+
+class Rtt(NamedTuple):
+    """Round trips of replies that came in time (RFC 2681). Percentiles are within 0.1 %, of single flows 1.6 %."""
+
+    min_ns: int
+    p50_ns: int
+    p90_ns: int
+    p99_ns: int
+    p999_ns: int
+    max_ns: int
+    mean_ns: int
+    stddev_ns: int
+
+
+class Bar(NamedTuple):
+    """How many replies took from `from_ns` to less than `to_ns`."""
+
+    from_ns: int
+    to_ns: int
+    replies: int
+
+
+class FlowResult(NamedTuple):
+    """One flow, told by its source port."""
+
+    flow: int
+    source_port: int
+    counts: Counts
+    longest_loss: int
+    rtt: Rtt | None
+    jitter_ns: int | None
+    differs: str  # `loss`, `rtt`, `loss rtt`, or empty
+
+
+class SizeResult(NamedTuple):
+    """All probes of one size."""
+
+    size_bytes: int
+    counts: Counts
+    rtt: Rtt | None
+
+
+class PathMtu(NamedTuple):
+    """What the sizes say about the way's largest packet (RFC 1191, RFC 8201). None: nothing."""
+
+    kernel_bytes: int | None  # a packet, headers included, as the kernel has learnt it
+    largest_answered_bytes: int | None  # of payload
+    smallest_too_big_bytes: int | None  # of payload
+
+
+class PingResult(NamedTuple):
+    """One run."""
+
+    host: str  # as asked for
+    address: str
+    port: int
+    transport: str
+    verdict: str  # one of VERDICTS, or UNDECIDED
+    duration_ns: int
+    interval_ns: int
+    timeout_ns: int
+    counts: Counts
+    longest_loss: int  # in a row, over all flows
+    rtt: Rtt | None  # None: no reply
+    jitter_ns: int | None  # mean |difference| of neighbours (RFC 3393); None: there were none of one size
+    bars: tuple[Bar, ...]
+    lag_mean_ns: int  # how late we sent
+    lag_max_ns: int
+    skipped: dict[str, int]  # slots of the schedule in which nothing was sent, by reason
+    path_mtu: PathMtu | None  # None: fragments weren't forbidden
+    flows: tuple[FlowResult, ...]
+    sizes: tuple[SizeResult, ...]
+
+
+def result_of(prober: Prober, host: str) -> PingResult:
+    """Return what a run has found so far."""
+    plan, ledger, lag = prober.plan, prober.ledger, prober.lag
+    counts = _counts(ledger.total)
+    return PingResult(
+        host=host,
+        address=str(prober.address[0]),
+        port=int(prober.address[1]),
+        transport=plan.transport,
+        verdict=_verdict(ledger.total),
+        duration_ns=prober.duration_ns,
+        interval_ns=plan.interval_ns,
+        timeout_ns=plan.timeout_ns,
+        counts=counts,
+        longest_loss=ledger.in_order.longest_loss,
+        rtt=_rtt(ledger.total.rtts),
+        jitter_ns=_jitter_ns(ledger, range(plan.flows)),
+        bars=tuple(_bars(ledger.total.rtts)),
+        lag_mean_ns=lag.mean,
+        lag_max_ns=lag.greatest,
+        skipped=dict(prober.skipped),
+        path_mtu=_path_mtu(prober) if plan.df else None,
+        flows=_flows(prober),
+        sizes=tuple(SizeResult(size, _counts(tally), _rtt(tally.rtts)) for size, tally in ledger.sizes.items()),
+    )
+
+
+def glance_at(prober: Prober) -> tuple[Counts, Rtt | None]:
+    """Return the little of a result that can be had several times a second."""
+    return _counts(prober.ledger.total), _rtt(prober.ledger.total.rtts)
+
+
+def _counts(tally: Tally) -> Counts:
+    words, harms = tally.words, tally.harms
+    return Counts(
+        sent=tally.sent,
+        replies=words[Word.REPLY],
+        late=words[Word.LATE],
+        lost=words[Word.LOST],
+        refused=words[Word.REFUSED],
+        unreachable=words[Word.UNREACHABLE],
+        too_big=words[Word.TOO_BIG],
+        outstanding=words[Word.OUTSTANDING],
+        duplicates=words[Word.DUPLICATE],
+        reordered=tally.reordered,
+        truncated=harms[Harm.TRUNCATED],
+        lengthened=harms[Harm.LENGTHENED],
+        corrupted=harms[Harm.CORRUPTED],
+        unknown=words[Word.UNKNOWN],
+        foreign=words[Word.FOREIGN],
+    )
+
+
+def _verdict(tally: Tally) -> str:
+    return next((verdict for word, verdict in VERDICTS.items() if tally.words[word]), UNDECIDED)
+
+
+def _rtt(rtts: Histogram) -> Rtt | None:
+    moments = rtts.moments
+    if not moments.count:
+        return None
+    p50_ns, p90_ns, p99_ns, p999_ns = (rtts.percentile(at) for at in (5_000, 9_000, 9_900, 9_990))
+    return Rtt(moments.least, p50_ns, p90_ns, p99_ns, p999_ns, moments.greatest, moments.mean, moments.deviation)
+
+
+def _jitter_ns(ledger: Ledger, flows: range) -> int | None:
+    every = [ledger.flows[index].in_order.jitter for index in flows]
+    count = sum(jitter.count for jitter in every)
+    return sum(jitter.total for jitter in every) // count if count else None
+
+
+def _flows(prober: Prober) -> tuple[FlowResult, ...]:
+    books = prober.ledger.flows
+    differs = differences([book.tally for book in books])
+    return tuple(
+        FlowResult(
+            flow=index,
+            source_port=flow.source_port,
+            counts=_counts(book.tally),
+            longest_loss=book.in_order.longest_loss,
+            rtt=_rtt(book.tally.rtts),
+            jitter_ns=_jitter_ns(prober.ledger, range(index, index + 1)),
+            differs=differs[index],
+        )
+        for index, (flow, book) in enumerate(zip(prober.flows, books, strict=True))
+    )
+
+
+def _path_mtu(prober: Prober) -> PathMtu:
+    sizes = prober.ledger.sizes
+    answered = [size for size, tally in sizes.items() if tally.words[Word.REPLY]]
+    too_big = [size for size, tally in sizes.items() if tally.words[Word.TOO_BIG]]
+    return PathMtu(prober.path_mtu_bytes, max(answered, default=None), min(too_big, default=None))
+
+
+def _bars(rtts: Histogram) -> list[Bar]:
+    """Return the round trips in a few steps, each so many times as long as the one before."""
+    moments = rtts.moments
+    if moments.least == moments.greatest:  # of nothing, or of one value
+        return [Bar(moments.least, moments.greatest + 1, moments.count)] if moments.count else []
+    least = max(1, moments.least)
+    edges = [round(least * ((moments.greatest + 1) / least) ** (step / BARS)) for step in range(1, BARS)]
+    bounds = [moments.least, *edges, moments.greatest + 1]
+    counts = [0] * BARS
+    step = 0
+    for value, count in rtts:
+        while value >= bounds[step + 1]:
+            step += 1
+        counts[step] += count
+    return [Bar(bounds[step], bounds[step + 1], count) for step, count in enumerate(counts)]

@@ -1,0 +1,338 @@
+"""A flow over TCP: frames in their places, and peers that don't keep to them."""
+
+from __future__ import annotations
+
+import errno
+import socket
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from echo7.probe import stream as stream_module
+from echo7.probe.plan import NS_PER_S, Plan
+from echo7.probe.prober import BUSY, CannotProbe, Prober
+from echo7.probe.result import PingResult, result_of
+from echo7.probe.stream import CLOSED_BY_PEER, StreamFlow
+from echo7.probe.words import Event, Harm, Word
+from reactor import Connection, StreamProtocol, listen_tcp
+from reactor.testing import SimulatedNetwork, simulate
+from tests.echo7.probe.world import HERE, KEY, plan
+
+
+class Server(StreamProtocol):
+    """An echo that changes what it likes."""
+
+    def __init__(self, change: Callable[[Connection, bytes], object] = Connection.write) -> None:
+        self.change = change
+        self.connections: list[Connection] = []
+        self.made: Callable[[Connection], object] = lambda connection: None
+        self.received = bytearray()
+        self.lost: list[Exception | None] = []
+
+    def connection_made(self, connection: Connection) -> None:
+        self.connections.append(connection)
+        self.made(connection)
+
+    def data_received(self, connection: Connection, data: bytes) -> None:
+        self.received += data
+        self.change(connection, data)
+
+    def connection_lost(self, connection: Connection, error: Exception | None) -> None:
+        self.lost.append(error)
+
+
+class World:
+    """A prober and a server on one simulated network and one loop."""
+
+    def __init__(self, what: Plan, server: Server | None = None, *, listening: bool = True, **options: Any) -> None:
+        self.network = SimulatedNetwork(0, **options)
+        self.reactor = self.network.reactor()
+        self.server = server or Server()
+        if listening:
+            listen_tcp(self.reactor, HERE, lambda: self.server)
+        self.events: list[Event] = []
+        self.prober = Prober(
+            self.reactor, HERE, what, told=self.events.append, ended=self.reactor.stop, key=KEY,
+            clock_ns=lambda: round(self.network.clock() * NS_PER_S),
+        )  # fmt: skip
+
+    def run(self) -> PingResult:
+        self.prober.start()
+        self.network.run(self.reactor)
+        return self.result
+
+    @property
+    def result(self) -> PingResult:
+        return result_of(self.prober, "here")
+
+    def words(self) -> list[tuple[int, Word]]:
+        return [(event.sequence, event.word) for event in self.events]
+
+    def reasons(self) -> list[str]:
+        return [event.reason for event in self.events]
+
+
+def tcp(count: int | None = 4, interval_s: float = 1.0, timeout_s: float = 2.0, **others: Any) -> Plan:
+    return plan(count, interval_s, timeout_s, tcp=True, **others)
+
+
+def replies(count: int) -> list[tuple[int, Word]]:
+    return [(number, Word.REPLY) for number in range(1, count + 1)]
+
+
+@pytest.mark.parametrize("sizes", [(56,), (1,), (8,), (65_535,), (1, 70, 20_000)])
+def test_every_frame_comes_back(sizes: tuple[int, ...]) -> None:
+    world = World(tcp(6, 0.25, sizes=sizes))
+    result = world.run()
+    assert world.words() == replies(6)
+    assert result.counts.replies == result.counts.sent == 6
+    assert len(world.server.connections) == 1
+    assert result.transport == "tcp"
+
+
+def dribble(connection: Connection, data: bytes) -> None:
+    for at in range(len(data)):
+        connection.write(data[at : at + 1])
+
+
+def test_frames_are_told_apart_however_the_stream_is_cut() -> None:
+    world = World(tcp(5, 0, sizes=(40,)), Server(dribble))
+    for _ in range(50):
+        world.network.plan("recv", "short", 3)
+    world.run()
+    assert world.words() == replies(5)
+
+
+def test_the_end_is_orderly() -> None:
+    """Our FIN, and no reset: the other end may have a log."""
+    world = World(tcp(2))
+    world.run()
+    world.network.run(world.reactor)
+    assert world.server.lost == [None]
+
+
+def test_flows_are_connections_of_their_own() -> None:
+    world = World(tcp(6, 0.25, flows=3))
+    result = world.run()
+    ports = [flow.source_port for flow in result.flows]
+    assert len(set(ports)) == 3
+    assert sorted(connection.peer_address[1] for connection in world.server.connections) == sorted(ports)
+
+
+# ---------------------------------------------------------------- nobody there
+
+
+def test_a_refused_connection_is_refused() -> None:
+    """Issue: "refused, unreachable and timed out are different words"; each probe that is due tries again."""
+    world = World(tcp(2), listening=False)
+    result = world.run()
+    assert world.words() == [(1, Word.REFUSED), (2, Word.REFUSED)]
+    assert result.verdict == "refused"
+
+
+def test_an_unreachable_one_is_unreachable() -> None:
+    world = World(tcp(1), listening=False)
+    world.network.plan("connect", "EHOSTUNREACH")
+    assert world.run().verdict == "unreachable"
+
+
+def test_one_that_never_answers_times_out() -> None:
+    world = World(tcp(2, 0.5), listening=False)
+    world.network.partition(HERE[0])
+    result = world.run()
+    assert (result.verdict, result.counts.lost) == ("timed out", 2)
+    assert set(world.reasons()) == {"timed out"}
+
+
+def test_probes_wait_for_the_connection_and_count_from_when_they_went() -> None:
+    world = World(tcp(2, 0.25), listening=False)
+    world.network.partition(HERE[0], 1.0)
+    listen_tcp(world.reactor, HERE, lambda: world.server)
+    result = world.run()
+    assert world.words() == replies(2)
+    assert result.rtt is not None
+    assert result.rtt.max_ns < NS_PER_S // 4
+
+
+def test_what_has_timed_out_meanwhile_is_not_sent() -> None:
+    world = World(tcp(2, 1.0, 1.5))
+    flow = world.prober
+    world.prober.start()
+    stream = flow.flows[0]
+    assert isinstance(stream, StreamFlow)
+    stream._timeout_s = 10.0
+    world.network.partition(HERE[0], 2.0)
+    world.network.run(world.reactor)
+    assert world.words() == [(1, Word.LOST), (2, Word.REPLY)]
+
+
+@pytest.mark.parametrize("kind", ["EMFILE", "ENOBUFS"])
+def test_no_socket_is_a_loss_with_its_reason(kind: str) -> None:
+    world = World(tcp(1))
+    world.network.plan("socket", kind)
+    assert world.run().verdict == "timed out"
+    assert world.reasons() != ["timed out"]
+
+
+# ---------------------------------------------------------------- peers that don't keep to it
+
+
+def test_a_lost_connection_loses_what_is_under_way_and_the_next_probe_makes_another() -> None:
+    """Brief: "connection lost → outstanding ones are lost, connect again at the next probe that is due"."""
+
+    def change(connection: Connection, data: bytes) -> None:
+        if len(world.server.connections) == 1:
+            connection.abort()
+        else:
+            connection.write(data)
+
+    world = World(tcp(3))
+    world.server.change = change
+    world.run()
+    assert world.words() == [(1, Word.LOST), (2, Word.REPLY), (3, Word.REPLY)]
+    assert world.reasons()[0].startswith("the connection was lost: ")
+
+
+def test_an_immediate_close_is_told_as_that() -> None:
+    """Issue: "Hostile servers: … immediate close"."""
+    world = World(tcp(2))
+    world.server.made = Connection.close
+    result = world.run()
+    assert world.words() == [(1, Word.LOST), (2, Word.LOST)]
+    assert CLOSED_BY_PEER in world.reasons()
+    assert result.verdict == "timed out"
+
+
+def test_endless_data_ends_the_connection_at_once() -> None:
+    """Issue: "endless data … bounded memory and time, a clear verdict"."""
+    world = World(tcp(2))
+    world.server.made = lambda connection: connection.write(bytes(1_000_000))
+    result = world.run()
+    assert Word.FOREIGN in [word for _, word in world.words()]
+    assert (result.counts.replies, result.verdict) == (0, "timed out")
+    assert world.server.lost
+    stream = world.prober.flows[0]
+    assert isinstance(stream, StreamFlow)
+    assert not stream._received
+
+
+def test_garbage_is_foreign_and_ends_the_connection() -> None:
+    world = World(tcp(1), Server(lambda connection, data: connection.write(b"HTTP/1.0 400 Bad Request\r\n" * 3)))
+    world.run()
+    assert world.words() == [(0, Word.FOREIGN), (1, Word.LOST)]
+    assert world.reasons()[1] == "what came back was no echo"
+
+
+def test_more_than_was_sent_is_foreign() -> None:
+    world = World(tcp(2), Server(lambda connection, data: connection.write(data + b"!")))
+    world.run()
+    assert world.words() == [(1, Word.REPLY), (0, Word.FOREIGN), (2, Word.REPLY)]
+
+
+def test_a_wrong_bit_is_found_in_its_place() -> None:
+    world = World(tcp(1), Server(lambda c, data: c.write(data[:30] + bytes([data[30] ^ 2]) + data[31:])))
+    world.run()
+    damage = world.events[0].damage
+    assert damage is not None
+    assert (damage.kind, damage.offset_bytes, damage.bits) == (Harm.CORRUPTED, 30, 2)
+
+
+def test_a_slow_answer_is_late_and_in_its_place() -> None:
+    def change(connection: Connection, data: bytes) -> None:
+        world.reactor.call_later(3.0, connection.write, data)
+
+    world = World(tcp(3, 1.0, 2.0))
+    world.server.change = change
+    world.run()
+    assert world.words()[:3] == [(1, Word.LOST), (2, Word.LOST), (1, Word.LATE)]
+
+
+def test_a_peer_that_never_reads_is_not_sent_more_than_a_bound() -> None:
+    world = World(tcp(400, 1 / 64, 4.0, sizes=(65_000,)), send_buffer_bytes=8192, receive_buffer_bytes=8192)
+    world.server.made = Connection.pause_reading
+    result = world.run()
+    stream = world.prober.flows[0]
+    assert isinstance(stream, StreamFlow)
+    assert result.counts.replies == 0
+    assert result.skipped[BUSY] > 0
+    assert result.counts.sent < 10
+
+
+def test_no_more_frames_are_waited_for_than_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stream_module, "MOST_WAITING", 3)
+    world = World(tcp(20, 1 / 64, 4.0))
+    world.server.made = Connection.pause_reading
+    result = world.run()
+    assert result.counts.sent == 3
+    assert result.skipped[BUSY] >= 17
+
+
+def test_stopping_while_connecting_leaves_nothing_open() -> None:
+    world = World(tcp(None), listening=False)
+    world.network.partition(HERE[0])
+    world.reactor.call_later(0.5, world.prober.stop)
+    result = world.run()
+    assert result.verdict == "undecided"
+    world.reactor.close()
+    assert not world.network.descriptors.open
+
+
+# ---------------------------------------------------------------- source ports
+
+
+def test_a_source_port_is_used_again_when_connecting_again() -> None:
+    world = World(tcp(2, source_port=5000))
+    world.server.change = lambda connection, data: connection.abort()
+    result = world.run()
+    assert len(world.server.connections) == 2
+    assert result.flows[0].source_port == 5000
+
+
+def test_a_taken_source_port_is_told_before_anything_is_sent() -> None:
+    world = World(tcp(1, source_port=5000))
+    taken = world.network.socket(socket.AF_INET, socket.SOCK_STREAM)
+    taken.bind(("0.0.0.0", 5000))
+    with pytest.raises(CannotProbe, match="cannot send from tcp port 5000"):
+        world.prober.start()
+    taken.close()
+
+
+def test_a_stream_has_no_size_on_the_way() -> None:
+    world = World(tcp(1))
+    world.run()
+    assert world.prober.flows[0].path_mtu_bytes() is None
+
+
+def test_a_connect_that_fails_at_once_is_told_of_every_probe_that_waits() -> None:
+    """`given_up` names them all, and only those that are still under way are told."""
+    world = World(tcp(3, 0.25), listening=False)
+    world.network.partition(HERE[0])
+    world.prober.start()
+    world.network.run(world.reactor, until=lambda: world.prober.ledger.outstanding == 3)
+    stream = world.prober.flows[0]
+    assert isinstance(stream, StreamFlow)
+    stream._not_connected(OSError(errno.ENETUNREACH, "Network is unreachable"))
+    assert world.words() == [(number, Word.UNREACHABLE) for number in (1, 2, 3)]
+
+
+def test_in_any_world_a_run_ends_and_adds_up() -> None:
+    """Two hundred worlds with faults at any system call."""
+
+    def scenario(network: SimulatedNetwork) -> None:
+        loop = network.reactor()
+        listen_tcp(loop, HERE, Server)
+        prober = Prober(
+            loop, HERE, tcp(20, 0.125, 1.0, flows=2), ended=loop.stop, key=KEY,
+            clock_ns=lambda: round(network.clock() * NS_PER_S),
+        )  # fmt: skip
+        prober.start()
+        network.run(loop)
+        words, total = prober.ledger.total.words, prober.ledger.total
+        assert prober._ended_ns
+        assert words[Word.OUTSTANDING] == 0
+        assert total.decided == total.sent
+        assert not sum(total.harms.values())
+        assert not words[Word.FOREIGN]
+
+    simulate(scenario, seeds=200)
