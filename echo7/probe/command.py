@@ -25,6 +25,7 @@ from echo7 import limits, log
 from echo7.arguments import number, seconds
 from echo7.names import UnresolvedName, resolve
 from echo7.probe import nagios, text
+from echo7.probe.once import new_reactor
 from echo7.probe.output import Output
 from echo7.probe.plan import DEFAULT_SIZE_BYTES, LAST_PORT, MOST_FLOWS, NS_PER_S, Plan, checked, size_for
 from echo7.probe.prober import CannotProbe, Prober
@@ -62,6 +63,7 @@ STDOUT, STDERR = 1, 2
 USAGE, UNRESOLVED, OUTPUT_FAILED = 2, 5, 74  # the last is EX_IOERR of sysexits.h
 PLUGIN_COUNT = 5
 LIVE_S = 0.25  # between two states of the live line
+ENDING_SIGNALS = [signal.SIGINT, signal.SIGTERM]
 INTERIM_SIGNALS = [signal.SIGQUIT] if hasattr(signal, "SIGQUIT") else []  # Windows has none
 PLUGIN_OPTION = re.compile("--(w|cr)")  # argparse takes abbreviations
 
@@ -149,28 +151,27 @@ def _address_of(options: argparse.Namespace, plan: Plan) -> Address:
 def _converse(options: argparse.Namespace, plan: Plan, address: Address, output: Output) -> int:
     """Run it on a loop of its own, and show it."""
     view = _view_of(options, address, output)
+    is_live = options.quiet and output.is_terminal
     try:
-        with Reactor() as reactor:
+        with new_reactor(plan.flows) as reactor:
             prober = Prober(
                 reactor, address, plan, ended=reactor.stop, told=lambda event: _show(prober, view, output, event)
             )
             _take_signals(reactor, prober, options.host)
             prober.start()
             view.begin(plan)
-            if options.quiet and output.is_terminal:
+            if is_live:
                 _keep_alive(reactor, prober, output)
             reactor.run()
-            for signum in (signal.SIGINT, signal.SIGTERM):
+            for signum in ENDING_SIGNALS:
                 signal.signal(signum, signal.SIG_DFL)  # whoever can't wait for the summary needn't
-            if options.quiet and output.is_terminal:
-                output.live("")
-            return view.end(result_of(prober, options.host))
     except CannotProbe as error:
         if error.unreachable:
             raise Refusal(STATUSES["unreachable"], nagios.CRITICAL, str(error)) from None
         raise Refusal(USAGE, nagios.UNKNOWN, str(error)) from None
-    except OSError as error:  # EMFILE, for the loop itself
-        raise Refusal(USAGE, nagios.UNKNOWN, f"cannot start: {error.strerror}; raise 'ulimit -n'") from None
+    if is_live:
+        output.live("")
+    return view.end(result_of(prober, options.host))
 
 
 def _show(prober: Prober, view: View, output: Output, event: Event) -> None:
@@ -186,7 +187,7 @@ def _take_signals(reactor: Reactor, prober: Prober, host: str) -> None:
             diagnostics.line(line)
         diagnostics.finish()
 
-    for signum in (signal.SIGINT, signal.SIGTERM):
+    for signum in ENDING_SIGNALS:
         reactor.add_signal_handler(signum, prober.stop)
     for signum in INTERIM_SIGNALS:
         reactor.add_signal_handler(signum, interim)

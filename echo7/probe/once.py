@@ -5,6 +5,8 @@ Law: it returns what `echo7 ping` would say, as objects, and raises for what tha
 
 from __future__ import annotations
 
+import os
+import selectors
 import socket
 from collections.abc import Callable, Sequence
 
@@ -15,6 +17,25 @@ from echo7.probe.result import PingResult, result_of
 from echo7.probe.words import Event
 from reactor.loop import Reactor
 from reactor.sockets import family_of
+
+
+SELECT_DESCRIPTORS = 1000  # select(2) watches no number above 1,023; a few are for the loop itself
+SELECT_FLOWS = 64  # more are watched better by what doesn't look at each of them
+
+
+def new_reactor(flows: int) -> Reactor:
+    """Return a loop that wakes up when a probe is due. Raise CannotProbe when there are no descriptors for it.
+
+    select(2) sleeps to the microsecond, epoll_wait(2) and poll(2) only to the next millisecond.
+    """
+    try:
+        lowest_free = os.open(os.devnull, os.O_RDONLY)
+        os.close(lowest_free)
+        if flows <= SELECT_FLOWS and lowest_free + flows < SELECT_DESCRIPTORS:
+            return Reactor(selector=selectors.SelectSelector())
+        return Reactor()
+    except OSError as error:
+        raise CannotProbe(f"cannot start: {error.strerror}; raise 'ulimit -n'") from None
 
 
 def ping(
@@ -54,11 +75,7 @@ def ping(
     problem = size_for(6 if family_of(address) == socket.AF_INET6 else 4, plan)
     if problem:
         raise ValueError(problem)
-    try:
-        reactor = Reactor()
-    except OSError as error:
-        raise CannotProbe(f"cannot start: {error.strerror}; raise 'ulimit -n'") from None
-    with reactor:
+    with new_reactor(flows) as reactor:
         prober = Prober(reactor, address, plan, told=told, ended=reactor.stop)
         prober.start()
         reactor.run()

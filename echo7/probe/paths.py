@@ -3,8 +3,9 @@
 Flows with different source ports may take different ways (ECMP, LAG), and one bad way of eight hides well in a mean.
 
 Law: a flow is only said to differ if chance hardly explains it. In loss: more than three standard deviations from what
-the flow in the middle would lose in as many probes, and by two probes at least. In time: its median lies further from the median
-of all flows' medians than a usual flow spreads from its 10th to its 90th percentile, and by a twentieth at least.
+the flow in the middle would lose in as many probes, and by two probes at least. In time: its median lies further from
+the median of all flows' medians than a usual flow spreads from its 10th to its 90th percentile, and by a twentieth at
+least.
 """
 
 from __future__ import annotations

@@ -90,8 +90,8 @@ def summary(result: PingResult, block: str = "") -> Iterator[str]:
         f"loss {per_cent(counts.loss)}, time {result.duration_ns // 1_000_000} ms"
     )
     yield from _oddities(result)
-    if counts.loss:
-        yield f"longest burst of loss: {result.longest_loss}; {BLIND_SPOT}"
+    if result.longest_loss:
+        yield f"longest burst of loss: {result.longest_loss}" + (f"; {BLIND_SPOT}" if counts.lost + counts.late else "")
     if counts.foreign and not counts.replies:
         yield NO_ECHO
     yield from _times(result)
