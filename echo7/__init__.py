@@ -32,7 +32,10 @@ __version__ = "0.1.0"
 
 __all__ = ["BindError", "Counters", "EchoServer", "ServingAddress", "check", "ping"]
 
-TOOLS = {"check": "echo7.judge", "ping": "echo7.probe"}  # imported when they are asked for: a service that starts needs none of them
+TOOLS = {
+    "check": "echo7.judge",
+    "ping": "echo7.probe",
+}  # imported when they are asked for: a service that starts needs none of them
 
 
 def __getattr__(name: str) -> object:

@@ -19,6 +19,7 @@ IPV6_RECVPKTINFO: int = getattr(socket, "IPV6_RECVPKTINFO", -1)
 IPV6_PKTINFO: int = getattr(socket, "IPV6_PKTINFO", -1)
 IPV4_INFO_BYTES, IPV6_INFO_BYTES = 12, 20  # struct in_pktinfo, struct in6_pktinfo
 MSG_TRUNC: int = getattr(socket, "MSG_TRUNC", 0)
+MSG_ERRQUEUE: int = getattr(socket, "MSG_ERRQUEUE", 0)  # Linux
 
 Control = list[tuple[int, int, bytes]]  # (level, type, data), as recvmsg and sendmsg have it
 Receive = Callable[[int], tuple[bytes, Control, int, Any]]  # size → data, control data, flags, source

@@ -4,6 +4,10 @@ Laws. Sending never blocks: what the kernel has no room for isn't sent, and isn'
 connected, so only the one peer is heard, and ICMP errors come back (RFC 1122 §4.1.3.3); they are asked for before
 each send, so that an earlier probe's error isn't taken for this one's. A turn takes a bounded number of datagrams.
 
+On Linux errors wait in a queue of their own, each with the start of the datagram that it is about and the address of
+whoever says so (IP_RECVERR, ip(7)); without asking for that, "unreachable" wouldn't be told at all. The queue makes the
+socket readable until it is empty, so it is emptied whenever there is nothing else to read, or an error was seen.
+
 On Linux the kernel notes when a datagram came (SO_TIMESTAMPNS). That is wall-clock time, which jumps, so it is used
 for one thing only: how long the datagram had waited for us, which isn't the network's doing.
 """
@@ -18,15 +22,29 @@ import time
 from collections.abc import Callable
 
 from echo7.probe.roles import Run
-from reactor.control import Control, receiver
+from reactor.control import MSG_ERRQUEUE, Control, receiver
 from reactor.limits import DATAGRAM_BYTES, DATAGRAMS_PER_TURN
 from reactor.loop import READ, Reactor
-from reactor.sockets import BROKEN_SOCKET, OUT_OF_MEMORY, WOULD_BLOCK, Address, bind_udp, closed_on_error, family_of
+from reactor.sockets import (
+    BROKEN_SOCKET,
+    OUT_OF_MEMORY,
+    WOULD_BLOCK,
+    Address,
+    bind_udp,
+    closed_on_error,
+    family_of,
+    unspecified,
+)
 
 LINUX = sys.platform == "linux"
 # Not all of these have names in Python; the numbers are Linux's <asm-generic/socket.h>, <bits/in.h> and <linux/in6.h>.
 SO_TIMESTAMPNS = 35 if LINUX else -1
 IP_MTU_DISCOVER, IP_MTU, IPV6_MTU_DISCOVER, IPV6_MTU = 10, 14, 23, 24
+RECEIVE_ERRORS = {socket.AF_INET: (socket.IPPROTO_IP, 11), socket.AF_INET6: (socket.IPPROTO_IPV6, 25)}  # IP_RECVERR
+EXTENDED_ERROR = struct.Struct("=IBBBBII")  # struct sock_extended_err: errno, origin, type, code, pad, info, data
+LOCAL_ORIGIN = 1  # what send(2) has returned already
+OFFENDERS = {socket.AF_INET: (socket.AF_INET, 4, 4), socket.AF_INET6: (socket.AF_INET6, 8, 16)}  # where in a sockaddr
+ERROR_CONTROL_BYTES = 256
 PMTUDISC_DO = 2  # set "don't fragment", and refuse what is larger than the way allows (ip(7))
 DONT_FRAGMENT = {
     socket.AF_INET: (socket.IPPROTO_IP, IP_MTU_DISCOVER if LINUX else getattr(socket, "IP_DONTFRAG", -1)),
@@ -68,10 +86,12 @@ class DatagramFlow:
         self._reactor, self._run, self._address = reactor, run, address
         self._connected = False
         self._family = family_of(address)
-        any_address = ("0.0.0.0" if self._family == socket.AF_INET else "::", source_port)  # noqa: S104 - to send from
+        any_address = (unspecified(address)[0], source_port)
         with closed_on_error(bind_udp(reactor.sockets, any_address)) as sock:
             if SO_TIMESTAMPNS >= 0:
                 sock.setsockopt(socket.SOL_SOCKET, SO_TIMESTAMPNS, 1)
+            if LINUX:
+                sock.setsockopt(*RECEIVE_ERRORS[self._family], 1)
             if df:
                 sock.setsockopt(*DONT_FRAGMENT[self._family], PMTUDISC_DO if LINUX else 1)
             self._socket, self.fileno = sock, sock.fileno
@@ -105,11 +125,13 @@ class DatagramFlow:
             return None
 
     def on_event(self, mask: int) -> None:
-        """Receive until nothing waits or the turn's share is used up."""
-        for _ in range(DATAGRAMS_PER_TURN):
+        """Receive until nothing waits or the turn's share is used up; if nothing came, look for errors."""
+        for number in range(DATAGRAMS_PER_TURN):
             try:
                 data, control, _, _ = self._receive(DATAGRAM_BYTES)
             except WOULD_BLOCK:
+                if number == 0:
+                    self._hear(0)
                 return
             except OSError as error:
                 if not self._goes_on_after(error):
@@ -141,7 +163,7 @@ class DatagramFlow:
         """Or the kernel would refuse this datagram in the place of the one that it is about."""
         code = self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
         if code:
-            self._run.trouble(self.index, code)
+            self._hear(code)
 
     def _goes_on_after(self, error: OSError) -> bool:
         if error.errno in OUT_OF_MEMORY:
@@ -149,8 +171,35 @@ class DatagramFlow:
             return False
         if error.errno in BROKEN_SOCKET:
             self.abort(error)
-        self._run.trouble(self.index, error.errno or errno.EIO)
+            self._run.trouble(self.index, error.errno or 0, b"", "")
+        else:
+            self._hear(error.errno or errno.EIO)
         return True
+
+    def _hear(self, code: int) -> None:
+        """Tell what is in the queue of errors; if there is nothing, tell `code`, if that is one."""
+        for _ in range(DATAGRAMS_PER_TURN if LINUX else 0):
+            try:
+                data, control, _, _ = self._socket.recvmsg(DATAGRAM_BYTES, ERROR_CONTROL_BYTES, MSG_ERRQUEUE)
+            except OSError:  # EAGAIN: that was all
+                break
+            for told in filter(None, map(self._error_in, control)):
+                self._run.trouble(self.index, told[0], data, told[1])
+                code = 0
+        if code:
+            self._run.trouble(self.index, code, b"", "")
+
+    def _error_in(self, entry: tuple[int, int, bytes]) -> tuple[int, str] | None:
+        """Return the errno that control data carry, and the address of whoever says so; None for others and our own."""
+        level, kind, data = entry
+        if (level, kind) != RECEIVE_ERRORS[self._family] or len(data) < EXTENDED_ERROR.size:
+            return None
+        code, origin, *_ = EXTENDED_ERROR.unpack_from(data)
+        if origin == LOCAL_ORIGIN:
+            return None
+        family, start, size = OFFENDERS[self._family]
+        address = data[EXTENDED_ERROR.size + start : EXTENDED_ERROR.size + start + size]
+        return code, socket.inet_ntop(family, address) if len(address) == size and any(address) else ""
 
     def _queued_ns(self, control: Control) -> int:
         for level, kind, data in control:

@@ -30,6 +30,7 @@ TIMED_OUT = "timed out"
 NO_PROBE = "it answers no probe of this run"
 UNTELLABLE = "below 16 bytes nobody can tell which probe it answers"
 FORGOTTEN = "it answers a probe of long ago"
+UNTOLD = frozenset({Word.OUTSTANDING, Word.LOST})  # of which an error may still tell more
 GIVEN_UP = frozenset({Word.LOST, Word.REFUSED, Word.UNREACHABLE, Word.TOO_BIG})
 
 
@@ -171,17 +172,21 @@ class Ledger:
         while (deadline_ns := self.next_deadline_ns()) is not None and deadline_ns <= now_ns:
             yield self.failed(self._timing[0], Word.LOST, TIMED_OUT)
 
-    def whom_it_concerns(self, flow: int) -> Probe | None:
-        """Return the probe that an error without a name is most likely about: the oldest one under way.
+    def whom_it_concerns(self, flow: int, data: bytes = b"") -> Probe | None:
+        """Return the probe that an error is about: as the start of its payload says, or else the oldest under way.
 
         Routers may take longer to say so than we wait, so it can be one that has timed out.
         """
+        header = self._payloads.read(data)
+        if header is not None:
+            named = self._remembered(self._full_sequence(header.low_sequence))
+            return named if named is not None and named.flow == flow and named.word in UNTOLD else None
         for probe in self.flows[flow].outstanding.values():
             return probe
         for back in range(1, min(self.next_sequence, MOST_CANDIDATES)):
-            probe_then = self._remembered(self.next_sequence - back)
-            if probe_then is not None and probe_then.flow == flow:
-                return probe_then if probe_then.word is Word.LOST else None
+            latest = self._remembered(self.next_sequence - back)
+            if latest is not None and latest.flow == flow:
+                return latest if latest.word is Word.LOST else None
         return None
 
     def larger_than(self, flow: int, size_bytes: int) -> list[Probe]:

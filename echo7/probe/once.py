@@ -18,7 +18,6 @@ from echo7.probe.words import Event
 from reactor.loop import Reactor
 from reactor.sockets import family_of
 
-
 SELECT_DESCRIPTORS = 1000  # select(2) watches no number above 1,023; a few are for the loop itself
 SELECT_FLOWS = 64  # more are watched better by what doesn't look at each of them
 

@@ -275,15 +275,16 @@ class Prober:
         """Bytes have come that nothing had asked for."""
         self._tell(self.ledger.foreign(index, data))
 
-    def trouble(self, index: int, code: int) -> None:
-        """The kernel says something of an earlier datagram: of those too large, or of the oldest under way."""
+    def trouble(self, index: int, code: int, data: bytes, from_whom: str) -> None:
+        """The kernel says something of an earlier datagram; of one that is too large, it is true for others as well."""
         self._hurt = True
+        reason = os.strerror(code) + (f", says {from_whom}" if from_whom else "")
         mtu_bytes = self._ask_path_mtu(index) if code == errno.EMSGSIZE else None
         if mtu_bytes is not None:
             most_bytes = mtu_bytes - HEADERS_BYTES[family_of(self.address)]
-            self._fail(self.ledger.larger_than(index, most_bytes), code, os.strerror(code))
-        elif (probe := self.ledger.whom_it_concerns(index)) is not None:
-            self._fail([probe], code, os.strerror(code))
+            self._fail(self.ledger.larger_than(index, most_bytes), code, reason)
+        elif (probe := self.ledger.whom_it_concerns(index, data)) is not None:
+            self._fail([probe], code, reason)
 
     def given_up(self, index: int, sequences: list[int], code: int, reason: str) -> None:
         """A connection couldn't be made, or is lost."""

@@ -43,8 +43,8 @@ class Run(Protocol):
     def surplus(self, index: int, data: bytes) -> None:
         """Bytes have come that nothing had asked for."""
 
-    def trouble(self, index: int, code: int) -> None:
-        """The kernel says something of an earlier datagram, and not of which."""
+    def trouble(self, index: int, code: int, data: bytes, from_whom: str) -> None:
+        """The kernel says something of an earlier datagram: of the one that begins with `data`, if it says that."""
 
     def given_up(self, index: int, sequences: list[int], code: int, reason: str) -> None:
         """These probes are over: the connection couldn't be made (code: its errno), or is lost (0), and why."""

@@ -21,7 +21,7 @@ from reactor.connector import Connector
 from reactor.limits import DEFAULT_LIMITS
 from reactor.loop import Reactor
 from reactor.protocol import StreamProtocol
-from reactor.sockets import Address, closed_on_error, family_of, new_client
+from reactor.sockets import Address, closed_on_error, new_client, unspecified
 
 MOST_WAITING = 4096  # frames on their way, or held for a connection
 CLOSED_BY_PEER = "the connection was closed by the other end"
@@ -109,7 +109,7 @@ class StreamFlow(StreamProtocol):
 
     def _bind(self, sock: socket.socket) -> None:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # to come back while the last one is in TIME_WAIT
-        sock.bind(("0.0.0.0" if family_of(self._address) == socket.AF_INET else "::", self._port))  # noqa: S104
+        sock.bind((unspecified(self._address)[0], self._port))
 
     def _not_connected(self, error: OSError) -> None:
         self._connector = None
@@ -121,7 +121,7 @@ class StreamFlow(StreamProtocol):
     def connection_made(self, connection: Connection) -> None:
         """Send what has waited, if its time isn't over."""
         self._connector, self._connection = None, connection
-        self.source_port = int(connection.local_address[1])
+        self.source_port = int(connection.socket.getsockname()[1])
         while self._held:
             sequence = self._held.popleft()
             payload = self._run.payload_of(self.index, sequence)

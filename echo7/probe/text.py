@@ -162,7 +162,7 @@ def _flow_line(flow: FlowResult) -> str:
 
 def _more(count: int, what: str) -> Iterator[str]:
     if count > 0:
-        yield f"… and {count} more {what}; --json has them all"
+        yield f"and {count} more {what}; --json has them all"
 
 
 def _bars(result: PingResult, block: str) -> Iterator[str]:
@@ -170,4 +170,4 @@ def _bars(result: PingResult, block: str) -> Iterator[str]:
     width = max(len(ms(bar.to_ns)) for bar in result.bars)
     for bar in result.bars:
         drawn = block * -(-bar.replies * BAR_CHARACTERS // most)
-        yield f"{ms(bar.from_ns):>{width}} … {ms(bar.to_ns):>{width}} ms {drawn:<{BAR_CHARACTERS}} {bar.replies}"
+        yield f"{ms(bar.from_ns):>{width}} - {ms(bar.to_ns):>{width}} ms {drawn:<{BAR_CHARACTERS}} {bar.replies}"

@@ -15,7 +15,7 @@ import struct
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-from reactor.control import IP_PKTINFO, IPV6_PKTINFO, IPV6_RECVPKTINFO, MSG_TRUNC
+from reactor.control import IP_PKTINFO, IPV6_PKTINFO, IPV6_RECVPKTINFO, MSG_ERRQUEUE, MSG_TRUNC
 from reactor.sockets import Address, os_error
 from reactor.testing.endpoint import POLLERR, POLLIN, POLLOUT, SimulatedSocket
 from reactor.testing.stream import Buffer
@@ -159,7 +159,12 @@ class DatagramSocket(SimulatedSocket):
         self.network.changed()
 
     def recvmsg(self, size: int, control_bytes: int = 0, flags: int = 0) -> tuple[bytes, Control, int, Address]:
-        """Take one datagram, its control data, and MSG_TRUNC if it was longer than `size`: recvmsg(2)."""
+        """Take one datagram, its control data, and MSG_TRUNC if it was longer than `size`: recvmsg(2).
+
+        Of Linux's queue of errors (MSG_ERRQUEUE) there is nothing here: they come as SO_ERROR alone.
+        """
+        if flags & MSG_ERRQUEUE:
+            raise self.would_block()
         packet = self._next(self.enter("recvmsg"))
         if self.inside:
             self.network.observe_datagram("request", self, packet.data, packet.source, (packet.asked, 0))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import socket
+import struct
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -16,7 +17,7 @@ from echo7.probe.flow import TIMESPEC, DatagramFlow, can_forbid_fragments
 from reactor import Reactor
 from reactor.limits import DATAGRAMS_PER_TURN
 from reactor.sockets import os_error
-from tests.support import FlakySockets, has_ipv6, quiet_port, turn_idle, turn_until
+from tests.support import CountingSelector, FlakySockets, has_ipv6, quiet_port, turn_idle, turn_until
 
 LINUX = pytest.mark.skipif(sys.platform != "linux", reason="other kernels have other options")
 IPV6 = pytest.mark.skipif(not has_ipv6(), reason="this machine has no IPv6")
@@ -28,14 +29,16 @@ class Told:
     def __init__(self) -> None:
         self.datagrams: list[tuple[bytes, int, int]] = []
         self.troubles: list[int] = []
+        self.about: list[tuple[bytes, str]] = []
         self.then: Callable[[], object] = int
 
     def arrived(self, index: int, data: bytes, at_ns: int, queued_ns: int) -> None:
         self.datagrams.append((data, at_ns, queued_ns))
         self.then()
 
-    def trouble(self, index: int, code: int) -> None:
+    def trouble(self, index: int, code: int, data: bytes, from_whom: str) -> None:
         self.troubles.append(code)
+        self.about.append((data, from_whom))
 
     def payload_of(self, index: int, sequence: int) -> bytes | None:
         raise AssertionError("UDP never waits for a connection")
@@ -129,11 +132,46 @@ def test_nobody_there_is_heard_of_at_once() -> None:
     told = Told()
     with Reactor() as reactor:
         flow = DatagramFlow(reactor, ("127.0.0.1", quiet_port()), told, 0)
-        assert flow.send(1, b"probe")[0] == 0
-        assert flow.send(2, b"probe")[0] == 0  # the error was the first one's, and asked for before
+        assert flow.send(1, b"one")[0] == 0
+        assert flow.send(2, b"two")[0] == 0  # the error was the first one's, and asked for before
         assert told.troubles == [errno.ECONNREFUSED]
         turn_until(reactor, lambda: len(told.troubles) == 2)
         assert told.troubles == [errno.ECONNREFUSED] * 2
+        assert told.about == [(b"one", "127.0.0.1"), (b"two", "127.0.0.1")]
+        turn_idle(reactor)
+        assert len(told.troubles) == 2
+
+
+@LINUX
+def test_a_queue_of_errors_is_emptied_so_that_the_loop_does_not_spin() -> None:
+    """ip(7), epoll(7): a queue with something in it makes the socket readable, whatever else there is."""
+    told, selector = Told(), CountingSelector()
+    with Reactor(selector=selector) as reactor, socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as far:
+        far.bind(("127.0.0.1", 0))
+        flow = DatagramFlow(reactor, far.getsockname(), told, 0, df=True)
+        assert flow.send(1, b"")[0] == 0
+        assert far.recv(10) == b""
+        for number in range(3):
+            assert flow.send(number, bytes(65_536))[0] == errno.EMSGSIZE  # told by send, and again in the queue
+        turn_idle(reactor)
+        before = selector.selects
+        reactor.call_later(0.05, reactor.stop)
+        reactor.run()
+        assert selector.selects - before <= 3
+        assert told.troubles == []
+
+
+def test_control_data_of_others_tell_no_error(bench: Bench) -> None:
+    """Only an extended error that somebody else has sent; who that was, if it says so."""
+    level, kind = flow_module.RECEIVE_ERRORS[socket.AF_INET]
+    error = flow_module.EXTENDED_ERROR.pack(errno.EHOSTUNREACH, 2, 3, 1, 0, 0, 0)
+    router = struct.pack("=HH4s8x", socket.AF_INET, 0, bytes([10, 7, 1, 1]))
+    assert bench.flow._error_in((level, kind, error + router)) == (errno.EHOSTUNREACH, "10.7.1.1")
+    for nobody in (b"", bytes(16)):
+        assert bench.flow._error_in((level, kind, error + nobody)) == (errno.EHOSTUNREACH, "")
+    ours = flow_module.EXTENDED_ERROR.pack(errno.EMSGSIZE, flow_module.LOCAL_ORIGIN, 0, 0, 0, 0, 0)
+    for entry in ((level, kind, ours), (level, kind, error[:8]), (level, kind + 1, error)):
+        assert bench.flow._error_in(entry) is None
 
 
 def test_what_the_kernel_says_of_a_datagram_is_returned_and_never_raised(bench: Bench) -> None:

@@ -284,6 +284,20 @@ def test_an_error_concerns_the_oldest_under_way_or_else_the_last_that_timed_out(
     assert ledger.whom_it_concerns(1) is other
 
 
+def test_an_error_that_quotes_its_datagram_concerns_that_one() -> None:
+    """RFC 792, RFC 4443: an error carries the start of the datagram that it is about."""
+    ledger = book(flows=2)
+    first, second = ledger.send(0, 56, 0), ledger.send(0, 56, 0)
+    assert ledger.whom_it_concerns(0, made(second)[:20]) is second
+    assert ledger.whom_it_concerns(0, made(second)[:8]) is first  # too short to tell
+    assert ledger.whom_it_concerns(1, made(second)) is None
+    assert ledger.whom_it_concerns(0, PAYLOADS.make(0, 99, 56)) is None
+    answer(ledger, second)
+    assert ledger.whom_it_concerns(0, made(second)) is None
+    expire(ledger, TIMEOUT_NS)
+    assert ledger.whom_it_concerns(0, made(first)) is first
+
+
 def test_those_too_large_for_the_way_are_found() -> None:
     ledger = book(sizes=(100, 200))
     small, large = ledger.send(0, 100, 0), ledger.send(0, 200, 0)

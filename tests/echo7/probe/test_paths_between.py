@@ -49,6 +49,8 @@ class ThreeHosts:
         with self.at(self.router):
             for name in ("ipv4/ip_forward", "ipv6/conf/all/forwarding"):
                 setting(name, "1")
+            for name in ("ipv4/icmp_ratelimit", "ipv6/icmp/ratelimit"):
+                setting(name, "0")
             run_ip([
                 f"link add near mtu {NEAR_MTU} type veth peer name near mtu {NEAR_MTU} netns {self.ours.path}",
                 f"link add far mtu {FAR_MTU} type veth peer name far mtu {FAR_MTU} netns {self.server.path}",
@@ -104,6 +106,11 @@ def ping(host: str, port: int, *arguments: str) -> tuple[int, dict[str, Any]]:
     return done.returncode, json.loads(done.stdout)
 
 
+def ping_text(host: str, port: int, *arguments: str) -> str:
+    command = [sys.executable, "-m", "echo7", "ping", host, "--port", str(port), *arguments]
+    return subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, timeout=PATIENCE_S, check=False).stdout
+
+
 @pytest.mark.parametrize(("host", "headers_bytes"), [("10.7.2.2", 28), ("fd07:2::2", 48)], ids=["IPv4", "IPv6"])
 def test_the_path_mtu_is_found_behind_a_router(host: str, headers_bytes: int) -> None:
     """Issue: "`-s MIN:MAX:STEP --df` finds the path MTU" (RFC 1191, RFC 8201): a router says so by ICMP."""
@@ -144,6 +151,9 @@ def test_a_router_that_knows_no_way_says_so(host: str, transport: str) -> None:
         status, found = ping(host, 7, transport, "-c", "2", "-i", "0.2", "-W", "2")
         assert (status, found["verdict"]) == (4, "unreachable")
         assert found["counts"]["unreachable"] == 2
+        router = "fd07:1::1" if ":" in host else "10.7.1.1"
+        if transport == "--udp":
+            assert f"says {router}" in ping_text(host, 7, "-c", "1", "-W", "2")
 
     on_three_hosts(body)
 

@@ -198,7 +198,7 @@ def test_what_there_is_no_room_for_is_not_sent_and_not_counted_as_sent(kind: str
 
 def test_an_error_that_nobody_knows_is_a_loss_with_its_reason() -> None:
     world = World(plan(1))
-    world.reactor.call_later(LATENCY_S, lambda: world.prober.trouble(0, errno.EIO))
+    world.reactor.call_later(LATENCY_S, lambda: world.prober.trouble(0, errno.EIO, b"", ""))
     result = world.run()
     assert (world.words(), world.events[0].reason, result.verdict) == (
         [(1, Word.LOST)],
@@ -209,7 +209,7 @@ def test_an_error_that_nobody_knows_is_a_loss_with_its_reason() -> None:
 
 def test_an_error_after_everything_was_answered_is_nobodys() -> None:
     world = World(plan(2))
-    world.reactor.call_later(0.5, lambda: world.prober.trouble(0, errno.ECONNREFUSED))
+    world.reactor.call_later(0.5, lambda: world.prober.trouble(0, errno.ECONNREFUSED, b"", ""))
     assert counts(world.run()) == {"sent": 2, "replies": 2}
 
 
@@ -459,7 +459,7 @@ def test_a_router_that_says_so_later_ends_all_that_are_too_large() -> None:
     world.prober.start()
     Small(world, knows=False)
     world.network.run(world.reactor, until=lambda: world.prober.ledger.outstanding == 3)
-    world.prober.trouble(0, errno.EMSGSIZE)
+    world.prober.trouble(0, errno.EMSGSIZE, b"", "")
     assert world.words() == [(2, Word.TOO_BIG), (3, Word.TOO_BIG)]
     world.network.run(world.reactor)
     assert counts(world.result) == {"sent": 3, "replies": 1, "too_big": 2}

@@ -117,7 +117,7 @@ def test_flows_are_connections_of_their_own() -> None:
     result = world.run()
     ports = [flow.source_port for flow in result.flows]
     assert len(set(ports)) == 3
-    assert sorted(connection.peer_address[1] for connection in world.server.connections) == sorted(ports)
+    assert sorted(connection.socket.getpeername()[1] for connection in world.server.connections) == sorted(ports)
 
 
 # ---------------------------------------------------------------- nobody there

@@ -138,7 +138,7 @@ def test_many_sizes_are_cut_short() -> None:
     text = lines(World(plan(30, 0, sizes=tuple(range(20, 50)))).run())
     assert "size 39:" in text
     assert "size 40:" not in text
-    assert "… and 10 more sizes; --json has them all" in text
+    assert "and 10 more sizes; --json has them all" in text
 
 
 def test_the_flow_that_differs_has_a_line() -> None:
@@ -159,4 +159,4 @@ def test_bars_are_as_long_as_there_are_replies(block: str) -> None:
     assert text[0].endswith(f" ms {block * 30} 7")
     assert text[-1].rstrip().endswith(" 1")
     assert block * 5 in text[-1]
-    assert "250.000 …" in text[0]
+    assert "250.000 -" in text[0]

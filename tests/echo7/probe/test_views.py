@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
 
 import pytest
 
@@ -33,11 +32,11 @@ class Page:
 
 
 @pytest.fixture
-def page() -> Iterator[Page]:
-    yield Page()
+def page() -> Page:
+    return Page()
 
 
-def show(view: View, events: list[Event], usual: object = LOST) -> int:
+def show(view: View, events: list[Event]) -> int:
     view.begin(Plan(flows=2))
     for event in events:
         view.event(event)
