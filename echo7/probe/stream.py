@@ -144,11 +144,11 @@ class StreamFlow(StreamProtocol):
             del self._received[:size_bytes]
             if not self._run.frame(self.index, sequence, frame, at_ns):
                 self._expected.appendleft((sequence, size_bytes))
-                self._drop("what came back was no echo")
+                self._drop(connection, "what came back was no echo")
                 return
         if self._received and not self._expected:
             self._run.surplus(self.index, bytes(self._received))
-            self._drop("more came back than was sent")
+            self._drop(connection, "more came back than was sent")
 
     def connection_lost(self, connection: Connection, error: Exception | None) -> None:
         """Give up what was in it."""
@@ -156,14 +156,13 @@ class StreamFlow(StreamProtocol):
             reason = CLOSED_BY_PEER
             if isinstance(error, OSError):
                 reason = f"the connection was lost: {error.strerror or str(error)}"
-            self._drop(reason)
+            self._drop(connection, reason)
 
-    def _drop(self, reason: str) -> None:
-        connection, self._connection = self._connection, None
+    def _drop(self, connection: Connection, reason: str) -> None:
+        self._connection = None
+        connection.abort()
         lost = [sequence for sequence, _ in self._expected]
         self._expected.clear()
         self._received.clear()
-        if connection is not None:
-            connection.abort()
         if lost:
             self._run.given_up(self.index, lost, 0, reason)

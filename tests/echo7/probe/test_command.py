@@ -21,6 +21,7 @@ import pytest
 
 from echo7 import cli, limits, names
 from echo7.probe import command, once
+from echo7.probe.output import Output
 from echo7.probe.plan import Plan
 from reactor import Connection, StreamProtocol, listen_tcp, open_udp
 from reactor.sockets import os_error
@@ -296,7 +297,7 @@ def test_closed_descriptors_are_not_taken_for_sockets(server: EchoThread, closed
 
 
 def test_lines_that_nobody_reads_are_counted(server: EchoThread, capfd: pytest.CaptureFixture[str]) -> None:
-    output = command.Output(command.STDOUT)
+    output = Output(command.STDOUT)
     output.dropped = 3
     assert command._status_of(output, 0) == 0
     assert only_line(capfd.readouterr().err) == "echo7 ping: 3 lines were dropped, as nobody read them"

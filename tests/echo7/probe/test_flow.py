@@ -222,6 +222,21 @@ def test_errors_of_receiving_are_told_and_receiving_goes_on(bench: Bench) -> Non
     assert bench.told.troubles == [errno.EHOSTUNREACH]
 
 
+def test_where_errors_have_no_queue_the_error_itself_is_told(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(flow_module, "LINUX", False)
+    test_errors_of_receiving_are_told_and_receiving_goes_on(bench)
+
+
+@LINUX
+def test_errors_without_end_are_taken_in_turns(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    level, kind = flow_module.RECEIVE_ERRORS[socket.AF_INET]
+    error = flow_module.EXTENDED_ERROR.pack(errno.ECONNREFUSED, 2, 3, 3, 0, 0, 0)
+    endless = [(b"", [(level, kind, error)], 0, None)]
+    monkeypatch.setattr(type(bench.flow._socket), "recvmsg", lambda *_: endless[0])
+    bench.flow._hear(0)
+    assert len(bench.told.troubles) == DATAGRAMS_PER_TURN
+
+
 def test_without_memory_the_flow_rests_instead_of_spinning(bench: Bench) -> None:
     bench.flow.send(1, b"")
     bench.sockets.faults.add("recvmsg", os_error(errno.ENOBUFS))

@@ -128,4 +128,4 @@ def test_the_package_gives_ping_when_asked_and_nothing_that_is_not_there() -> No
     """PEP 562: serving doesn't import it; tests/echo7/test_cold_start.py has the list."""
     assert echo7.ping is once.ping
     with pytest.raises(AttributeError, match="'echo7' has no attribute 'pong'"):
-        _ = echo7.pong  # type: ignore[attr-defined]
+        _ = echo7.pong

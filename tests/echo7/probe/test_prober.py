@@ -365,6 +365,15 @@ def test_a_flood_that_is_refused_pauses() -> None:
     assert result.duration_ns >= 20_000_000
 
 
+def test_an_answer_ends_a_floods_pause() -> None:
+    world = World(plan(4, 0))
+    world.network.latency_s = 0.001
+    world.network.plan("sendmsg", "ECONNREFUSED", after=1)
+    result = world.run()
+    assert counts(result) == {"sent": 4, "replies": 3, "refused": 1}
+    assert result.duration_ns < 10_000_000
+
+
 def test_a_flood_without_room_tries_again() -> None:
     world = World(plan(4, 0))
     world.network.plan("sendmsg", "EAGAIN")
