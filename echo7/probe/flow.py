@@ -137,8 +137,9 @@ class DatagramFlow:
                 if not self._goes_on_after(error):
                     return
             else:
+                wall_ns = self._wall_ns()  # first: what passes between the two makes a round trip longer, never shorter
                 at_ns = self._clock_ns()
-                self._run.arrived(self.index, data, at_ns, self._queued_ns(control))
+                self._run.arrived(self.index, data, at_ns, queued_ns(control, wall_ns))
             if self.closed:
                 return
 
@@ -201,10 +202,12 @@ class DatagramFlow:
         address = data[EXTENDED_ERROR.size + start : EXTENDED_ERROR.size + start + size]
         return code, socket.inet_ntop(family, address) if len(address) == size and any(address) else ""
 
-    def _queued_ns(self, control: Control) -> int:
-        for level, kind, data in control:
-            if (level, kind, len(data)) == (socket.SOL_SOCKET, SO_TIMESTAMPNS, TIMESPEC.size):
-                seconds, nanoseconds = TIMESPEC.unpack(data)
-                stamp_ns: int = seconds * NS_PER_S + nanoseconds
-                return self._wall_ns() - stamp_ns
-        return 0
+
+def queued_ns(control: Control, wall_ns: int) -> int:
+    """Return how long a datagram had waited until `wall_ns`, as the kernel's stamp says; 0 if there is none."""
+    for level, kind, data in control:
+        if (level, kind, len(data)) == (socket.SOL_SOCKET, SO_TIMESTAMPNS, TIMESPEC.size):
+            seconds, nanoseconds = TIMESPEC.unpack(data)
+            stamp_ns: int = seconds * NS_PER_S + nanoseconds
+            return wall_ns - stamp_ns
+    return 0

@@ -5,7 +5,7 @@ Flows with different source ports may take different ways (ECMP, LAG), and one b
 Law: a flow is only said to differ if chance hardly explains it. In loss: more than three standard deviations from what
 the flow in the middle would lose in as many probes, and by two probes at least. In time: its median lies further from
 the median of all flows' medians than a usual flow spreads from its 10th to its 90th percentile, and by a twentieth at
-least.
+least; with fewer than five replies nobody knows that.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from echo7.probe.words import Word
 DEVIATIONS = 3
 LEAST_PROBES = 2
 LEAST_PART = 20  # a twentieth
+LEAST_REPLIES = 5
 LEAST_FLOWS = 3  # of two, nobody can say which one is odd
 
 
@@ -43,7 +44,7 @@ def _by_loss(flows: Sequence[Tally]) -> list[str]:
 
 
 def _by_time(flows: Sequence[Tally]) -> list[str]:
-    answered = [flow.rtts for flow in flows if flow.words[Word.REPLY]]
+    answered = [flow.rtts for flow in flows if flow.words[Word.REPLY] >= LEAST_REPLIES]
     medians = sorted(rtts.percentile(5_000) for rtts in answered)
     spreads = sorted(rtts.percentile(9_000) - rtts.percentile(1_000) for rtts in answered)
     if len(answered) < LEAST_FLOWS:
@@ -52,6 +53,6 @@ def _by_time(flows: Sequence[Tally]) -> list[str]:
     found = []
     for flow in flows:
         distance = abs(flow.rtts.percentile(5_000) - usual)
-        is_odd = flow.words[Word.REPLY] > 0 and distance > spread and distance * LEAST_PART > usual
+        is_odd = flow.words[Word.REPLY] >= LEAST_REPLIES and distance > spread and distance * LEAST_PART > usual
         found.append("rtt" if is_odd else "")
     return found

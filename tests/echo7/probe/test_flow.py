@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from echo7.probe import flow as flow_module
-from echo7.probe.flow import TIMESPEC, DatagramFlow, can_forbid_fragments
+from echo7.probe.flow import TIMESPEC, DatagramFlow, can_forbid_fragments, queued_ns
 from reactor import Reactor
 from reactor.limits import DATAGRAMS_PER_TURN
 from reactor.sockets import os_error
@@ -107,13 +107,23 @@ def test_the_kernels_stamp_says_how_long_a_datagram_has_waited_for_us(bench: Ben
     assert 3600 * 10**9 <= bench.told.datagrams[0][2] < 3660 * 10**9
 
 
-def test_a_stamp_of_another_size_or_kind_is_none(bench: Bench) -> None:
-    stamp = TIMESPEC.pack(1, 5)
-    bench.flow._wall_ns = lambda: 1_000_000_007
-    kind = flow_module.SO_TIMESTAMPNS
-    assert bench.flow._queued_ns([]) == 0
-    assert bench.flow._queued_ns([(socket.SOL_SOCKET, kind, stamp[:8]), (socket.IPPROTO_IP, kind, stamp)]) == 0
-    assert bench.flow._queued_ns([(socket.SOL_SOCKET, kind, stamp)]) == 2
+def test_a_stamp_of_another_size_or_kind_is_none() -> None:
+    stamp, kind = TIMESPEC.pack(1, 5), flow_module.SO_TIMESTAMPNS
+    assert queued_ns([], 1_000_000_007) == 0
+    assert queued_ns([(socket.SOL_SOCKET, kind, stamp[:8]), (socket.IPPROTO_IP, kind, stamp)], 1_000_000_007) == 0
+    assert queued_ns([(socket.SOL_SOCKET, kind, stamp)], 1_000_000_007) == 2
+
+
+def test_what_passes_between_two_looks_at_the_clocks_never_makes_a_round_trip_shorter(bench: Bench) -> None:
+    """Story: with the wall clock read last, a pause between the two counted as waiting, and round trips took 1 µs."""
+    order: list[str] = []
+    bench.flow._wall_ns = lambda: order.append("wall") or 0  # type: ignore[func-returns-value]
+    bench.flow._clock_ns = lambda: order.append("clock") or 0  # type: ignore[func-returns-value]
+    bench.flow.send(1, b"")
+    order.clear()
+    bench.answer(b"x")
+    turn_until(bench.reactor, lambda: bench.told.datagrams)
+    assert order == ["wall", "clock"]
 
 
 def test_where_there_are_no_stamps_nothing_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -61,5 +61,12 @@ def test_flows_without_answers_do_not_speak_of_time() -> None:
     assert differences([tally([]), tally([]), tally([])]) == ["", "", ""]
 
 
+def test_a_few_replies_say_nothing_of_time() -> None:
+    """Three round trips are no median: on one and the same way, thirteen of three hundred flows seemed slow."""
+    flows = [tally([1000, 1001, 1002, 1003, 1004]) for _ in range(4)] + [tally([9000] * 4)]
+    assert differences(flows) == [""] * 5
+    assert differences([*flows[:4], tally([9000] * 5)])[4] == "rtt"
+
+
 def test_a_single_loss_is_no_difference() -> None:
     assert differences([tally([1000] * 9), tally([1000] * 9), tally([1000] * 8, 1)]) == ["", "", ""]
