@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import pathlib
 import re
 import socket
@@ -12,6 +13,7 @@ import pytest
 
 import reactor
 from echo7 import EchoServer
+from echo7.probe import Harm, Word, command
 from reactor import Reactor
 from tests.support import PATIENCE_S, PROJECT, EchoThread, echo_and_close
 
@@ -113,3 +115,25 @@ def test_the_bug_in_the_guide_is_found_with_the_words_that_it_shows() -> None:
     begin, end = shown.rstrip().split("    …\n")
     assert str(found.value).startswith(begin)
     assert end in str(found.value)
+
+
+def test_ping_as_a_library_runs_as_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    with EchoThread() as server:
+        code = python_block(PROJECT / "README.md", "from echo7 import ping").replace("7007", str(server.port))
+        exec(compile(code, "README.md", "exec"), {"__name__": "readme"})
+    assert capsys.readouterr().out.startswith("replies 0.0 Rtt(min_ns=")
+
+
+def test_the_readme_has_every_option_of_ping() -> None:
+    parser = argparse.ArgumentParser(add_help=False)
+    command.add_arguments(parser)
+    text = (PROJECT / "README.md").read_text()
+    usage = text[text.index("    echo7 ping HOST [") :].partition("\n\n")[0]
+    for action in parser._actions:
+        assert not action.option_strings or any(f"{option}" in usage for option in action.option_strings)
+
+
+def test_the_readme_has_every_word_of_ping() -> None:
+    text = (PROJECT / "README.md").read_text()
+    for word in [*Word, *Harm]:
+        assert word.value.replace("_", " ") in text
