@@ -150,17 +150,24 @@ class StreamFlow(StreamProtocol):
             self._run.surplus(self.index, bytes(self._received))
             self._drop(connection, "more came back than was sent")
 
+    def eof_received(self, connection: Connection) -> bool:
+        """Give up what was in it: who has sent FIN will echo no more."""
+        self._lose(CLOSED_BY_PEER)
+        if connection.pending_bytes:  # nor read what waits
+            connection.abort()
+        return False
+
     def connection_lost(self, connection: Connection, error: Exception | None) -> None:
         """Give up what was in it."""
         if connection is self._connection:
-            reason = CLOSED_BY_PEER
-            if isinstance(error, OSError):
-                reason = f"the connection was lost: {error.strerror or str(error)}"
-            self._drop(connection, reason)
+            self._lose(f"the connection was lost: {getattr(error, 'strerror', None) or error}")
 
     def _drop(self, connection: Connection, reason: str) -> None:
-        self._connection = None
         connection.abort()
+        self._lose(reason)
+
+    def _lose(self, reason: str) -> None:
+        self._connection = None
         lost = [sequence for sequence, _ in self._expected]
         self._expected.clear()
         self._received.clear()

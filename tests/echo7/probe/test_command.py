@@ -590,7 +590,7 @@ def test_the_script_comes_out_of_the_command(server: EchoThread) -> None:
     with LoopThread() as thread:
         echo = ScriptedEcho(thread.reactor, {2: LOST, 3: flipped(20, 1)})
         endpoint = thread.call(open_udp, thread.reactor, ("127.0.0.1", 0), echo)
-        done = ping(endpoint.address[1], "-c", "4", "-i", "0.01", "-W", "0.2")
+        done = ping(endpoint.address[1], "-c", "4", "-i", "0.01", "-W", "1")
     assert done.returncode == 0
     assert "seq=2 timed out" in done.stdout
     assert "(corrupted at byte 20: bits 01, 1 wrong in all)" in done.stdout

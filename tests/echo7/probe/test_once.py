@@ -60,7 +60,7 @@ def test_the_scripts_own_numbers_come_out_over_real_sockets() -> None:
     script = {2: LOST, 3: LOST, 4: TWICE, 5: after(0.2), 7: flipped(20, 1), 8: cut(30), 9: flipped(1, 0x10)}
     events: list[Event] = []
     with ScriptedThread(script) as far:
-        result = ping("127.0.0.1", far.port, count=10, interval_s=0.05, timeout_s=1.0, told=events.append)
+        result = ping("127.0.0.1", far.port, count=10, interval_s=0.05, timeout_s=2.0, told=events.append)
     counts = {name: count for name, count in result.counts._asdict().items() if count}
     assert counts == {
         "sent": 10, "replies": 8, "lost": 2, "duplicates": 1, "reordered": 1, "truncated": 1, "corrupted": 2

@@ -204,6 +204,21 @@ def test_an_immediate_close_is_told_as_that() -> None:
     assert result.verdict == "timed out"
 
 
+def test_a_peer_that_has_sent_fin_and_reads_no_more_is_left() -> None:
+    """What waits for it would wait for ever."""
+    world = World(tcp(4, 0.5, 5.0, sizes=(60_000,)), send_buffer_bytes=8192, receive_buffer_bytes=8192)
+
+    def made(connection: Connection) -> None:
+        connection.pause_reading()
+        world.reactor.call_later(0.25, connection.half_close)
+
+    world.server.made = made
+    world.run()
+    assert world.words() == [(number, Word.LOST) for number in (1, 2, 3, 4)]
+    assert set(world.reasons()) == {CLOSED_BY_PEER}
+    assert len(world.server.connections) == 4
+
+
 def test_endless_data_ends_the_connection_at_once() -> None:
     """Issue: "endless data … bounded memory and time, a clear verdict"."""
     world = World(tcp(2))
