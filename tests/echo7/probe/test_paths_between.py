@@ -28,12 +28,16 @@ from tests.support import (
 )
 
 NEAR_MTU, FAR_MTU = 1500, 1400
-OURS = ["addr add 10.7.1.2/24 dev near", "-6 addr add fd07:1::2/64 dev near nodad"]
-ROUTERS = [
-    "addr add 10.7.1.1/24 dev near", "-6 addr add fd07:1::1/64 dev near nodad",
-    "addr add 10.7.2.1/24 dev far", "-6 addr add fd07:2::1/64 dev far nodad",
+OURS = [
+    "addr add 10.7.1.2/24 dev near", "-6 addr add fd07:1::2/64 dev near nodad", "-6 addr add fe80::2/64 dev near nodad"
 ]  # fmt: skip
-SERVERS = ["addr add 10.7.2.2/24 dev far", "-6 addr add fd07:2::2/64 dev far nodad"]
+ROUTERS = [
+    "addr add 10.7.1.1/24 dev near", "-6 addr add fd07:1::1/64 dev near nodad", "-6 addr add fe80::1/64 dev near nodad",
+    "addr add 10.7.2.1/24 dev far", "-6 addr add fd07:2::1/64 dev far nodad", "-6 addr add fe80::1/64 dev far nodad",
+]  # fmt: skip
+SERVERS = [
+    "addr add 10.7.2.2/24 dev far", "-6 addr add fd07:2::2/64 dev far nodad", "-6 addr add fe80::3/64 dev far nodad"
+]  # fmt: skip
 WAY_OUT = ["route add default via {}", "-6 route add default via {}"]
 
 
@@ -57,11 +61,11 @@ class ThreeHosts:
             ])  # fmt: skip
         for host, link, commands, gateways in (
             (self.ours, "near", OURS, ("10.7.1.1", "fd07:1::1")),
-            (self.router, "far", ["link set near up", *ROUTERS], ()),
+            (self.router, "far", ["link set near addrgenmode none", "link set near up", *ROUTERS], ()),
             (self.server, "far", SERVERS, ("10.7.2.1", "fd07:2::1")),
         ):
             with self.at(host):
-                run_ip([f"link set {link} up", *commands])
+                run_ip([f"link set {link} addrgenmode none", f"link set {link} up", *commands])
                 run_ip([way.format(gateway) for way, gateway in zip(WAY_OUT, gateways, strict=False)])
         for host in (self.router, self.server, self.ours):
             host.enter()
@@ -121,7 +125,7 @@ def test_the_path_mtu_is_found_behind_a_router(host: str, headers_bytes: int) ->
             server = EchoThread([host])
         with server:
             sizes = f"{most - 8}:{most + 8}:4"
-            status, found = ping(host, server.port, "--df", "-s", sizes, "-i", "0.05", "-W", "1")
+            status, found = ping(host, server.port, "--df", "-s", sizes, "-i", "0.05", "-W", "3")
         assert status == 0
         assert found["path_mtu"] == {
             "kernel_bytes": FAR_MTU,
