@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import json
+import logging
 import os
 import pathlib
 import pty
@@ -69,6 +70,21 @@ def server() -> Iterator[EchoThread]:
         yield thread
 
 
+@pytest.fixture(autouse=True)
+def put_back() -> Iterator[None]:
+    """The command leaves signals and loggers as a process that ends may; this one goes on."""
+    signals = {signum: signal.getsignal(signum) for signum in command.ENDING_SIGNALS}
+    loggers = [logging.getLogger(name) for name in ("reactor", "echo7")]
+    before = [(logger.level, list(logger.handlers), logger.propagate) for logger in loggers]
+    yield
+    for signum, handler in signals.items():
+        signal.signal(signum, handler)
+    for logger, (level, handlers, propagate) in zip(loggers, before, strict=True):
+        logger.setLevel(level)
+        logger.handlers[:] = handlers
+        logger.propagate = propagate
+
+
 # ---------------------------------------------------------------- exit statuses, one by one
 
 
@@ -126,8 +142,7 @@ def test_status_1_when_all_timed_out() -> None:
 def test_status_2_for_what_makes_no_sense(capfd: pytest.CaptureFixture[str], arguments: list[str], words: str) -> None:
     """Law: one line on stderr "that says what, why and what to do"."""
     with contextlib.suppress(SystemExit):
-        options = cli.parse(["ping", "127.0.0.1", *arguments])
-        assert options.run(options) == 2
+        assert in_process(["127.0.0.1", *arguments]) == 2
     captured = capfd.readouterr()
     assert captured.out == ""
     assert words in only_line(captured.err)
@@ -424,14 +439,9 @@ def test_a_plugin_that_is_refused_is_critical() -> None:
 
 
 def in_process(arguments: Sequence[str]) -> int:
-    before = {signum: signal.getsignal(signum) for signum in command.ENDING_SIGNALS}
-    try:
-        options = cli.parse(["ping", *arguments])
-        status: int = options.run(options)
-        return status
-    finally:
-        for signum, handler in before.items():
-            signal.signal(signum, handler)
+    options = cli.parse(["ping", *arguments])
+    status: int = options.run(options)
+    return status
 
 
 def test_every_option_reaches_the_plan() -> None:
