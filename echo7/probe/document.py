@@ -27,6 +27,7 @@ def event_json(event: Event) -> str:
             "flow": event.flow,
             "size_bytes": event.size_bytes if event.sequence else None,
             "received_bytes": event.received_bytes if event.received_bytes or event.rtt_ns is not None else None,
+            "sent_ns": event.sent_ns,
             "rtt_ns": event.rtt_ns,
             "reordered": event.reordered,
             "damage": damage and damage._asdict() | {"kind": damage.kind.value},

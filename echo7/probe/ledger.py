@@ -52,14 +52,15 @@ class Ledger:
     """The book of one run."""
 
     __slots__ = (
-        "_payloads", "_ring", "_stream", "_timeout_ns", "_timing", "flows", "in_order", "next_sequence", "sizes",
-        "total",
+        "_payloads", "_ring", "_stream", "_timeout_ns", "_timing", "flows", "in_order", "next_sequence", "origin_ns",
+        "sizes", "total",
     )  # fmt: skip
 
     def __init__(
         self, payloads: Payloads, flows: int, sizes: Sequence[int], timeout_ns: int, stream: bool = False
     ) -> None:
         self.next_sequence = 1
+        self.origin_ns = 0  # when the run began
         self._stream = stream  # there the place tells, and nothing needs a header
         self.total = Tally()
         self.in_order = InOrder()
@@ -152,7 +153,7 @@ class Ledger:
     def failed(self, probe: Probe, word: Word, reason: str) -> Event:
         """Enter that a probe is over, as somebody said."""
         before = probe.word
-        event = Event(word, probe.flow, probe.sequence, probe.size_bytes, reason=reason)
+        event = self._event(word, probe, reason=reason)
         self._settle(probe, event, before)
         if word is Word.LOST and probe.size_bytes < HEADER_BYTES:
             self.flows[probe.flow].suspect = probe
@@ -215,7 +216,7 @@ class Ledger:
             return self._stray(probe.flow, data, Word.UNKNOWN, UNTELLABLE)
         if suspect is not None and self._made(suspect) == made:
             if at_ns - suspect.sent_ns < SUSPECT_TIMEOUTS * self._timeout_ns:
-                event = Event(Word.UNKNOWN, probe.flow, probe.sequence, probe.size_bytes, len(data), reason=UNTELLABLE)
+                event = self._event(Word.UNKNOWN, probe, len(data), reason=UNTELLABLE)
                 self._settle(probe, event, Word.OUTSTANDING)
                 return event
             book.suspect = None
@@ -233,9 +234,25 @@ class Ledger:
             word, reordered = Word.REPLY, probe.sequence < book.highest
             probe.rtt_ns = rtt_ns
             book.highest = max(book.highest, probe.sequence)
-        event = Event(word, probe.flow, probe.sequence, probe.size_bytes, len(data), rtt_ns, reordered, damage)
+        event = self._event(word, probe, len(data), rtt_ns, reordered, damage)
         self._settle(probe, event, None if word is Word.DUPLICATE else before)
         return event
+
+    def _event(
+        self,
+        word: Word,
+        probe: Probe,
+        received_bytes: int = 0,
+        rtt_ns: int | None = None,
+        reordered: bool = False,
+        damage: Damage | None = None,
+        reason: str = "",
+    ) -> Event:
+        flow, sequence, size_bytes, sent_ns = probe.flow, probe.sequence, probe.size_bytes, probe.sent_ns
+        return Event(
+            word, flow, sequence, size_bytes, received_bytes, rtt_ns, reordered, damage, reason,
+            sent_ns - self.origin_ns,
+        )  # fmt: skip
 
     def _settle(self, probe: Probe, event: Event, before: Word | None) -> None:
         for tally in self._tallies(probe):

@@ -69,7 +69,7 @@ class Prober:
     __slots__ = (
         "_clock_ns", "_ended", "_ended_ns", "_expiry", "_flood", "_hurt", "_left", "_payloads", "_reactor", "_slot",
         "_started_ns", "_timer", "_told", "_turns", "_wall_ns", "address", "flows", "lag", "ledger", "path_mtu_bytes",
-        "plan", "skipped",
+        "plan", "skipped", "started_unix_ns",
     )  # fmt: skip
 
     def __init__(
@@ -99,6 +99,7 @@ class Prober:
         self._slot = 0
         self._turns = [0] * plan.flows  # of each flow through the sizes
         self._started_ns = self._ended_ns = 0
+        self.started_unix_ns = 0  # by the wall clock
         self._timer: Timer | None = None  # for the next probe
         self._expiry: Timer | None = None  # for the next time-out
 
@@ -112,7 +113,8 @@ class Prober:
         except OSError as error:
             self._close()
             raise self._explained(error, len(self.flows)) from None
-        self._started_ns = self._clock_ns()
+        self._started_ns = self.ledger.origin_ns = self._clock_ns()
+        self.started_unix_ns = self._wall_ns()
         self._again(0)
 
     def stop(self) -> None:

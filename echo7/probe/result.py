@@ -111,6 +111,7 @@ class PingResult(NamedTuple):
     port: int
     transport: str
     verdict: str  # one of VERDICTS, or UNDECIDED
+    started_unix_ns: int  # by the wall clock
     duration_ns: int
     interval_ns: int
     timeout_ns: int
@@ -137,6 +138,7 @@ def result_of(prober: Prober, host: str) -> PingResult:
         port=int(prober.address[1]),
         transport=plan.transport,
         verdict=_verdict(ledger.total),
+        started_unix_ns=prober.started_unix_ns,
         duration_ns=prober.duration_ns,
         interval_ns=plan.interval_ns,
         timeout_ns=plan.timeout_ns,

@@ -54,3 +54,4 @@ class Event(NamedTuple):
     reordered: bool = False  # a later one was answered before, on this flow (RFC 4737)
     damage: Damage | None = None
     reason: str = ""  # why it is lost, unreachable, too big, unknown or foreign
+    sent_ns: int | None = None  # after the start of the run; None: of no known probe

@@ -12,7 +12,7 @@ from tests.echo7.probe.world import LOST, RTT_NS, World, plan
 def test_an_event_is_one_line() -> None:
     """Issue: "`--jsonl` streams an object per probe; integer nanoseconds, a schema version"."""
     damage = Damage(Harm.CORRUPTED, 20, 1, 1)
-    line = event_json(Event(Word.REPLY, 0, 7, 56, 56, 1234, True, damage))
+    line = event_json(Event(Word.REPLY, 0, 7, 56, 56, 1234, True, damage, sent_ns=6_000))
     assert "\n" not in line
     assert json.loads(line) == {
         "schema_version": SCHEMA_VERSION,
@@ -22,6 +22,7 @@ def test_an_event_is_one_line() -> None:
         "flow": 0,
         "size_bytes": 56,
         "received_bytes": 56,
+        "sent_ns": 6000,
         "rtt_ns": 1234,
         "reordered": True,
         "damage": {"kind": "corrupted", "offset_bytes": 20, "bits": 1, "bits_wrong": 1},
@@ -29,11 +30,24 @@ def test_an_event_is_one_line() -> None:
     }
 
 
+def test_an_event_says_when_its_probe_went() -> None:
+    """After the start of the run, whose wall-clock time is in the summary: so that other logs can be laid beside it."""
+    world = World(plan(2, 0.5, flows=2))
+    result = world.run()
+    assert [event.sent_ns for event in world.events] == [0, 500_000_000]
+    assert json.loads(summary_json(result))["started_unix_ns"] == world.prober.started_unix_ns > 10**18
+
+
 def test_what_is_not_known_is_null() -> None:
     lost = json.loads(event_json(Event(Word.LOST, 0, 7, 56, reason="timed out")))
     assert (lost["rtt_ns"], lost["received_bytes"], lost["damage"], lost["reason"]) == (None, None, None, "timed out")
     foreign = json.loads(event_json(Event(Word.FOREIGN, 0, received_bytes=9)))
-    assert (foreign["sequence"], foreign["size_bytes"], foreign["received_bytes"]) == (None, None, 9)
+    assert (foreign["sequence"], foreign["size_bytes"], foreign["sent_ns"], foreign["received_bytes"]) == (
+        None,
+        None,
+        None,
+        9,
+    )
     empty = json.loads(event_json(Event(Word.REPLY, 0, 1, 0, 0, 5)))
     assert (empty["size_bytes"], empty["received_bytes"]) == (0, 0)
 

@@ -44,7 +44,7 @@ def expire(ledger: Ledger, now_ns: int) -> list[Event]:
 def test_an_answer_in_time_is_a_reply_with_its_round_trip() -> None:
     ledger = book()
     probe = ledger.send(0, 56, 100)
-    assert answer(ledger, probe, 350) == Event(Word.REPLY, 0, 1, 56, 56, 250)
+    assert answer(ledger, probe, 350) == Event(Word.REPLY, 0, 1, 56, 56, 250, sent_ns=100)
     assert words(ledger) == {Word.REPLY: 1}
     assert ledger.total.rtts.moments.total == 250
 
@@ -71,7 +71,7 @@ def test_a_time_out_is_a_loss_and_its_answer_then_late() -> None:
     probe = ledger.send(0, 56, 0)
     assert ledger.next_deadline_ns() == TIMEOUT_NS
     assert expire(ledger, TIMEOUT_NS - 1) == []
-    assert expire(ledger, TIMEOUT_NS) == [Event(Word.LOST, 0, 1, 56, reason=TIMED_OUT)]
+    assert expire(ledger, TIMEOUT_NS) == [Event(Word.LOST, 0, 1, 56, reason=TIMED_OUT, sent_ns=0)]
     assert ledger.next_deadline_ns() is None
     assert words(ledger) == {Word.LOST: 1}
     late = answer(ledger, probe, 5000)
@@ -86,7 +86,7 @@ def test_a_second_answer_is_a_duplicate_and_changes_nothing_else() -> None:
     ledger = book()
     probe = ledger.send(0, 56, 0)
     answer(ledger, probe)
-    assert answer(ledger, probe, 20) == Event(Word.DUPLICATE, 0, 1, 56, 56, 20)
+    assert answer(ledger, probe, 20) == Event(Word.DUPLICATE, 0, 1, 56, 56, 20, sent_ns=0)
     assert words(ledger) == {Word.REPLY: 1, Word.DUPLICATE: 1}
     assert ledger.total.rtts.moments.count == 1
 
@@ -105,7 +105,7 @@ def test_what_was_given_up_for_an_error_and_is_answered_all_the_same_is_late() -
     """An error may have been about another probe."""
     ledger = book()
     probe = ledger.send(0, 56, 0)
-    assert ledger.failed(probe, Word.UNREACHABLE, "why") == Event(Word.UNREACHABLE, 0, 1, 56, reason="why")
+    assert ledger.failed(probe, Word.UNREACHABLE, "why") == Event(Word.UNREACHABLE, 0, 1, 56, reason="why", sent_ns=0)
     assert answer(ledger, probe).word is Word.LATE
     assert words(ledger) == {Word.LATE: 1}
 
