@@ -10,7 +10,7 @@ from typing import cast
 
 import pytest
 
-from reactor.control import IP_PKTINFO, IPV6_PKTINFO, IPV6_RECVPKTINFO
+from reactor.control import IP_PKTINFO, IPV6_PKTINFO, IPV6_RECVPKTINFO, MSG_ERRQUEUE
 from reactor.testing import CATALOGUE, SimulatedNetwork
 from reactor.testing.datagram import DatagramSocket
 from reactor.testing.endpoint import POLLERR, POLLIN, POLLOUT
@@ -44,6 +44,17 @@ def test_on_its_way_a_datagram_may_be_lost_late_or_doubled(kind: str, at_once: i
     go(network, 0.2)
     assert peer.received == [(b"x", sock.getsockname())] * later
     assert network.chance.counts() == {f"packet.{kind}": 1}
+
+
+@pytest.mark.skipif(not MSG_ERRQUEUE, reason="only Linux has such a queue")
+def test_the_queue_of_errors_is_empty_and_no_datagram_is_taken_for_one() -> None:
+    """README: "the queue of MSG_ERRQUEUE is always empty"; what waits stays where it is."""
+    network = SimulatedNetwork()
+    sock, peer = udp(network), network.udp_peer()
+    peer.send(b"hello", sock.getsockname())
+    go(network, 0.1)
+    assert told(sock.recvmsg, 10, 100, MSG_ERRQUEUE) == "EAGAIN"
+    assert sock.recv(10) == b"hello"
 
 
 def test_a_late_datagram_is_overtaken() -> None:
