@@ -137,12 +137,12 @@ def interest_toggled_by_hand(patch: pytest.MonkeyPatch) -> None:
 def reading_never_begun_again(patch: pytest.MonkeyPatch) -> None:
     """Backpressure stops reading, and the flush doesn't look again."""
 
-    def advance(self: Any) -> None:
-        if self.state is not OPEN:
+    def update(self: Any) -> None:
+        if self.state is not OPEN or self.interest != WRITE:
             original(self)
 
-    original = Connection._advance
-    patch.setattr(Connection, "_advance", advance)
+    original = Connection._update_interest
+    patch.setattr(Connection, "_update_interest", update)
 
 
 def eager(patient: tuple[type[OSError], ...]) -> Callable[[Any, int], None]:
