@@ -133,16 +133,20 @@ def interest_toggled_by_hand(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Connection, "_update_interest", update)
 
 
-@bug
-def reading_never_begun_again(patch: pytest.MonkeyPatch) -> None:
+@wrong(Connection, "_flush")
+def reading_never_begun_again(self: Any) -> None:
     """Backpressure stops reading, and the flush doesn't look again."""
-
-    def update(self: Any) -> None:
-        if self.state is not OPEN or self.interest != WRITE:
-            original(self)
-
-    original = Connection._update_interest
-    patch.setattr(Connection, "_update_interest", update)
+    try:
+        sent = self._send(self._pending.peek())
+    except WOULD_BLOCK:
+        return
+    except OSError as error:
+        self._is_fatal(error)
+        return
+    self._pending.consume(sent)
+    self.bytes_sent += sent
+    if self.state is not OPEN:
+        self._advance()
 
 
 def eager(patient: tuple[type[OSError], ...]) -> Callable[[Any, int], None]:
