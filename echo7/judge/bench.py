@@ -76,7 +76,6 @@ class Bench:
     def dial(self, *, buffer_bytes: int | None = None, receive_bytes: int = 65_536) -> Call:
         """Begin a connection, and don't wait for it."""
         call = Call(self)
-        self._calls.append(call)
         limits = Limits(high_water_bytes=NO_HIGH_WATER, receive_bytes=receive_bytes)
         call.connector = connect_tcp(
             self.reactor,
@@ -87,6 +86,7 @@ class Bench:
             limits=limits,
             buffer_bytes=buffer_bytes,
         )
+        self._calls.append(call)
         return call
 
     def inquire(self, port: int = 0) -> Inquiry:
@@ -168,6 +168,8 @@ class Bench:
         except OSError as error:  # this machine's trouble, not the server's: no descriptors, no such address
             fault = Fault.UNREACHABLE if self._case.is_first else None
             self._finish(Verdict.UNKNOWN, f"this machine couldn't try: {error.strerror or error}", fault)
+        except Exception as error:  # whoever waits for the finding shall not wait for ever
+            self._finish(Verdict.UNKNOWN, f"the judge's own mistake: {error!r}")
         else:
             self._timer = self.reactor.call_at(until.deadline_s, self._step)
 

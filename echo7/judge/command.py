@@ -84,6 +84,9 @@ def run(options: argparse.Namespace) -> int:
     except UnresolvedName as error:
         print(f"echo7 check: {error}", file=sys.stderr)
         return NOTHING_ANSWERED
+    except OSError as error:  # there is no loop without descriptors
+        print(f"echo7 check: cannot begin: {error.strerror}; raise 'ulimit -n'", file=sys.stderr)
+        return 1
     finally:
         progress.end()
     if options.json:

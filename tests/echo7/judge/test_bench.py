@@ -113,3 +113,13 @@ def test_what_fails_on_this_machine_is_told_as_its_own_trouble() -> None:
         play = Play(reactor, clock, story)
         (finding,) = play.findings
         assert (finding.verdict, finding.seen) == (Verdict.UNKNOWN, "this machine couldn't try: Too many open files")
+
+
+def test_a_story_with_a_mistake_ends_all_the_same() -> None:
+    async def story(bench: Bench) -> str:
+        raise ZeroDivisionError
+
+    clock = ManualClock()
+    with Reactor(clock=clock) as reactor:
+        play = Play(reactor, clock, story)
+        assert [finding.seen for finding in play.findings] == ["the judge's own mistake: ZeroDivisionError()"]

@@ -324,3 +324,19 @@ def test_an_address_that_this_machine_cannot_reach_stands_against_nobody() -> No
         report = check("255.255.255.255", 7, timeout_s=0.3)
     assert {finding.verdict for finding in report.findings} == {Verdict.UNKNOWN}
     assert report.status == 3
+
+
+def test_without_the_descriptors_that_a_loop_needs_it_costs_one_line() -> None:
+    code = """if True:
+        import os, resource, sys
+        from echo7 import cli
+        free = os.dup(2)  # the number that comes next
+        os.close(free)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (free + 2, free + 2))  # a selector and a pair need three
+        sys.exit(cli.main(["check", "127.0.0.1"]))
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=PROJECT, capture_output=True, text=True, timeout=PATIENCE_S, check=False
+    )
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == "echo7 check: cannot begin: Too many open files; raise 'ulimit -n'\n"

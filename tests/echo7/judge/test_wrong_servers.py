@@ -522,3 +522,15 @@ def test_a_server_that_runs_datagrams_together_has_changed_them_and_not_sent_mor
     (finding,) = [f for f in report.findings if f.verdict is Verdict.FAIL]
     assert finding.seen == "an answer of 200 bytes that is none of 5 datagrams of 100"
     assert (finding.case.name, finding.fault) == ("udp-one-answer", Fault.LOSSY)
+
+
+def test_without_descriptors_for_many_callers_the_case_cannot_be_judged_and_the_others_are() -> None:
+    """Story: a limit of 20 descriptors ended in a judgement that never came."""
+    network = SimulatedNetwork(8, descriptor_limit=20)
+    with network.reactor() as loop:
+        serve(loop, RightEcho, EchoDatagrams(), PORT)
+        report = judge(network, loop)
+    seen = {finding.case.name: finding.seen for finding in report.findings}
+    assert seen["tcp-many"] == "this machine couldn't try: Too many open files"
+    assert {finding.verdict for finding in report.findings} <= {Verdict.PASS, Verdict.UNKNOWN}
+    assert set(seen) == TCP | UDP
