@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import socket
 import sys
+from collections import Counter
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -42,6 +43,9 @@ class BatchProtocol:
         Return why some get no answer, by their slots' numbers. All others are sent back.
         """
         return NOTHING_REFUSED
+
+    def dropped(self, endpoint: DatagramBatch, reason: str, count: int, peer: Address | None) -> None:
+        """Called when `count` more are counted in `drops`, one of them from or to `peer` (None: unknown). For logs."""
 
     def endpoint_lost(self, endpoint: DatagramBatch, error: Exception | None) -> None:
         """Called once, last. `error` is None after `close()`, else why the socket had to go."""
@@ -76,9 +80,10 @@ class DatagramBatch:
         reactor.adopt(self)
         reactor.set_interest(self, READ)
 
-    def drop(self, reason: str, count: int = 1) -> None:
-        """Count datagrams that get no answer."""
+    def drop(self, reason: str, count: int = 1, slot: int | None = None) -> None:
+        """Count datagrams that get no answer, and tell the protocol. One of them is in `slot`."""
         self.drops[reason] = self.drops.get(reason, 0) + count
+        self._protocol.dropped(self, reason, count, None if slot is None else self._slots.source(slot))
 
     def abort(self, error: Exception | None = None) -> None:
         """Close at once, dropping what is held, and tell the protocol why. Harmless twice."""
@@ -127,8 +132,8 @@ class DatagramBatch:
             refused = dict.fromkeys(range(count), "callback")
         if self._batch[1] >= self._slots.slot_bytes and (truncated := self._slots.truncated(count)):
             refused = {**refused, **dict.fromkeys(truncated, "truncated")}  # a slot that was too small is full
-        for reason in refused.values():
-            self.drop(reason)
+        for reason, count in Counter(refused.values()).items():
+            self.drop(reason, count, next(slot for slot in refused if refused[slot] == reason))
         return refused
 
     def _answer(self) -> None:
@@ -143,7 +148,7 @@ class DatagramBatch:
                 self._reactor.set_interest(self, WRITE)
                 return
             except OSError as error:
-                self.drop("send_" + errno_name(error))
+                self.drop("send_" + errno_name(error), 1, first)
                 first += 1
             else:
                 self.datagrams_sent += sent
@@ -157,7 +162,7 @@ class DatagramBatch:
     def _drop_held(self) -> None:
         while self._runs:
             first, end = self._runs.pop()
-            self.drop("busy", end - first)
+            self.drop("busy", end - first, first)
 
     def _after(self, error: OSError) -> None:
         """As `Datagram` does: what one peer has caused is only counted, a broken socket goes, a shortage needs time."""

@@ -32,11 +32,9 @@ class Datagram:
     def __init__(self, reactor: Reactor, sock: socket.socket, protocol: DatagramProtocol) -> None:
         self.interest, self.closed = 0, False
         self.address: Address = sock.getsockname()  # with the port that the kernel chose if it was asked to
-        self.datagrams_received = self.bytes_received = 0
-        self.datagrams_sent = self.bytes_sent = 0
+        self.datagrams_received = self.bytes_received = self.datagrams_sent = self.bytes_sent = 0
         self.drops: dict[str, int] = {}
-        self._reactor, self._socket, self.fileno = reactor, sock, sock.fileno
-        self._protocol = protocol
+        self._reactor, self._socket, self._protocol, self.fileno = reactor, sock, protocol, sock.fileno
         self._receive = receiver(sock)
         self._held: tuple[bytes, Address | None, bytes] | None = None  # didn't fit into the kernel's send buffer
         reactor.adopt(self)
@@ -49,7 +47,7 @@ class Datagram:
         full, and after `close`, more are dropped as `busy`. `destination` is numeric, or None if the socket has a peer.
         """
         if self._held is not None or self.closed:
-            self.drop("busy")
+            self.drop("busy", destination)
             return False
         try:
             if path:
@@ -63,16 +61,17 @@ class Datagram:
             self._update_interest()
             return True
         except OSError as error:
-            self.drop("send_" + errno_name(error))
+            self.drop("send_" + errno_name(error), destination)
             self._reactor.guard(self._protocol.error_received, self, error)
             return False
         self.datagrams_sent += 1
         self.bytes_sent += sent
         return True
 
-    def drop(self, reason: str) -> None:
-        """Count one datagram that gets no answer."""
+    def drop(self, reason: str, peer: Address | None = None) -> None:
+        """Count one datagram that gets no answer, and tell the protocol."""
         self.drops[reason] = self.drops.get(reason, 0) + 1
+        self._protocol.dropped(self, reason, peer)
 
     def abort(self, error: Exception | None = None) -> None:
         """Close at once, dropping a datagram that is held, and tell the protocol why. Harmless twice."""
@@ -80,7 +79,7 @@ class Datagram:
             return
         self.closed = True
         if self._held is not None:
-            self.drop("busy")
+            self.drop("busy", self._held[1])
         self._reactor.release(self)
         self._socket.close()
         self._reactor.call_soon(self._protocol.endpoint_lost, self, error)
@@ -111,12 +110,12 @@ class Datagram:
         self.datagrams_received += 1
         self.bytes_received += len(data)
         if flags & MSG_TRUNC:
-            self.drop("truncated")
+            self.drop("truncated", source)
             return
         try:
             self._protocol.datagram_received(self, data, source, path_of(control) if control else b"")
         except Exception as error:
-            self.drop("callback")
+            self.drop("callback", source)
             self._reactor.callback_failed(error)
 
     def _goes_on_after(self, error: OSError) -> bool:

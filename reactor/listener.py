@@ -43,9 +43,7 @@ class Listener:
         self.address: Address = sock.getsockname()  # with the port that the kernel chose if it was asked to
         self.errors: dict[str, int] = {}
         self._reactor, self._socket, self.fileno = reactor, sock, sock.fileno
-        self._factory = factory
-        self._limits = limits
-        self._lost = lost
+        self._factory, self._limits, self._lost = factory, limits, lost
         self._paused = False
         self._logged_s: float | None = None
         reactor.adopt(self)

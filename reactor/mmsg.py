@@ -19,7 +19,8 @@ import ctypes
 import mmap
 import socket
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Hashable, Sequence
+from typing import cast
 
 from reactor.control import IPV4_INFO_BYTES, IPV6_INFO_BYTES, MSG_TRUNC
 from reactor.limits import DATAGRAM_BYTES, DATAGRAMS_PER_TURN
@@ -77,8 +78,9 @@ class Slots:
     """
 
     __slots__ = (
-        "_exported", "_full", "_interfaces", "_rooms", "answering", "asked", "control_bytes", "controls", "headers",
-        "info_at", "iovecs", "is_ipv6", "lengths", "name_bytes", "names", "payloads", "slot_bytes", "stride_bytes",
+        "_exported", "_full", "_hosts", "_interfaces", "_rooms", "answering", "asked", "control_bytes", "controls",
+        "headers", "info_at", "iovecs", "is_ipv6", "lengths", "name_bytes", "names", "payloads", "slot_bytes",
+        "stride_bytes",
     )  # fmt: skip
 
     def __init__(self, is_ipv6: bool, paths: bool) -> None:
@@ -97,6 +99,8 @@ class Slots:
         self.lengths = _column(self.headers, LENGTH_AT, HEADER_BYTES)
         self._rooms = _column(self.iovecs, ROOM_AT, IOVEC_BYTES)
         self._full = memoryview(self._rooms.tobytes()).cast("I")
+        host_at = range(8, 24, 4) if is_ipv6 else range(4, 8, 4)  # its words in a struct sockaddr_in6 or sockaddr_in
+        self._hosts = [_column(self.names, at, self.name_bytes) for at in host_at]
         self._interfaces = _column(self.controls, self.info_at + (16 if is_ipv6 else 0), self.control_bytes)
         self.answering = _column(self.controls, self.info_at + 4, self.control_bytes)  # these two mean something
         self.asked = _column(self.controls, self.info_at + 8, self.control_bytes)  # in an IPv4 pktinfo only
@@ -126,6 +130,17 @@ class Slots:
             return socket.inet_ntop(socket.AF_INET, name[4:8]), port
         flow, scope_id = int.from_bytes(name[4:8], "big"), int.from_bytes(name[24:28], sys.byteorder)
         return socket.inet_ntop(socket.AF_INET6, name[8:24]), port, flow, scope_id
+
+    def hosts(self, count: int) -> Sequence[Hashable]:
+        """Return where the first `count` datagrams came from, in a form that is quick to make and to compare."""
+        if not self.is_ipv6:
+            return self._hosts[0][:count].tolist()
+        return list(zip(*(words[:count].tolist() for words in self._hosts), strict=True))
+
+    def packed(self, host: Hashable) -> bytes:
+        """Return the 4 or 16 bytes of an address that `hosts` has returned."""
+        words = cast("tuple[int, ...]", host if self.is_ipv6 else (host,))
+        return b"".join([word.to_bytes(4, sys.byteorder) for word in words])
 
     def path(self, index: int) -> bytes:
         """Return a datagram's path, b"" where the kernel tells none."""

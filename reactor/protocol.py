@@ -76,5 +76,8 @@ class DatagramProtocol:
     def error_received(self, endpoint: Datagram, error: OSError) -> None:
         """Called when a datagram couldn't be sent, or ICMP has told of one that was (with a peer only: udp(7))."""
 
+    def dropped(self, endpoint: Datagram, reason: str, peer: Address | None) -> None:
+        """Called for each that is counted in `drops`, from or to `peer` (None: unknown). For logs; mustn't raise."""
+
     def endpoint_lost(self, endpoint: Datagram, error: Exception | None) -> None:
         """Called once, last. `error` is None after `close()`, else why the socket had to go."""

@@ -66,6 +66,11 @@ def unspecified(address: Address) -> Address:
     return WILDCARDS[family_of(address) == socket.AF_INET6], 0
 
 
+def pack_host(host: str) -> bytes:
+    """Return the 4 or 16 bytes of a numeric address, less its scope. Raise OSError for a name."""
+    return socket.inet_pton(socket.AF_INET6 if ":" in host else socket.AF_INET, host.partition("%")[0])
+
+
 def os_error(code: int) -> OSError:
     """Return the exception for an errno, of the right subclass (BlockingIOError for EAGAIN, and so on)."""
     return OSError(code, os.strerror(code))

@@ -127,6 +127,27 @@ def test_a_batch_is_sent_back_but_for_what_is_refused(post: Post) -> None:
     assert post.faults.calls["sendmmsg"] == 2
 
 
+def test_the_protocol_is_told_of_drops_with_one_of_their_peers() -> None:
+    """`dropped`: for logs; once for each reason of a batch."""
+    told: list[tuple[Any, ...]] = []
+
+    class Teller(Refuser):
+        def dropped(self, endpoint: DatagramBatch, reason: str, count: int, peer: Any) -> None:
+            told.append((reason, count, peer))
+
+    with Post(protocol=Teller()) as post:
+        post.send(b"no 1", b"yes", b"no 2")
+        post.turn()
+        post.faults.add("sendmmsg", os_error(errno.EPERM))
+        post.send(b"yes")
+        post.turn()
+        post.faults.add("recvmmsg", os_error(errno.ECONNREFUSED))
+        post.send(b"yes")
+        post.turn()
+        me = post.client.getsockname()
+    assert told == [("refused", 2, me), ("send_EPERM", 1, me), ("receive_ECONNREFUSED", 1, None)]
+
+
 def test_a_protocol_that_refuses_nothing_echoes() -> None:
     """The default."""
     with Post(protocol=BatchProtocol()) as post:

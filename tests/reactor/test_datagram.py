@@ -338,6 +338,23 @@ def test_a_broken_socket_ends_the_endpoint_and_tells_the_protocol(post: Post, co
     assert post.faults.calls["recvmsg"] == 1
 
 
+def test_the_protocol_is_told_of_drops_with_their_peers(post: Post, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`dropped`: "from or to `peer`", and None for what nobody knows."""
+    told: list[tuple[str, Any]] = []
+    monkeypatch.setattr(post.protocol, "dropped", lambda _, reason, peer: told.append((reason, peer)), raising=False)
+    me = post.client.getsockname()
+    for call in ("sendto", "sendmsg"):
+        post.faults.add(call, os_error(errno.EPERM))
+    post.client.send(b"x")
+    post.turn(2)
+    post.faults.add("recvmsg", os_error(errno.ECONNREFUSED))
+    post.client.send(b"x")
+    post.turn(2)
+    post.endpoint.close()
+    post.endpoint.send(b"too late", me)
+    assert told == [("send_EPERM", me), ("receive_ECONNREFUSED", None), ("busy", me)]
+
+
 def test_a_callback_that_raises_costs_its_datagram_only(post: Post, caplog: pytest.LogCaptureFixture) -> None:
     """Promise 17, and law 10: one logged traceback, one drop, and the others of the batch are served."""
 

@@ -91,6 +91,16 @@ def test_a_batch_tells_what_came_from_whom_and_where_to(post: Post) -> None:
     assert slots.truncated(3) == []
 
 
+def test_where_a_batch_came_from_can_be_had_at_once(post: Post) -> None:
+    """`hosts`: equal for datagrams of one address, whatever their ports; `packed`: that address."""
+    count = post.ask(b"one", b"two", b"three")
+    hosts = post.slots.hosts(count)
+    assert len(hosts) == count
+    expected = socket.inet_pton(post.server.family, post.client.getsockname()[0])
+    assert {post.slots.packed(host) for host in hosts} == {expected}
+    assert len(set(hosts)) == 1
+
+
 def test_turned_round_a_batch_goes_back_from_the_address_asked(post: Post) -> None:
     """And from there alone: the client is connected. Its control data is what `reply_control` gives."""
     data = [b"one", b"", bytes(range(256)) * 255]

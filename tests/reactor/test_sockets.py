@@ -27,6 +27,7 @@ from reactor.sockets import (
     format_address,
     new_client,
     os_error,
+    pack_host,
 )
 from tests.support import PATIENCE_S, FlakySockets, has_ipv6, open_descriptors
 
@@ -45,6 +46,17 @@ def test_the_family_of_a_numeric_address_is_known(address: Any) -> None:
     """Any numeric address, IPv4 or IPv6, in its usual form."""
     expected = socket.AF_INET if address.version == 4 else socket.AF_INET6
     assert family_of((str(address), 7)) is expected
+
+
+@given(st.ip_addresses())
+def test_a_numeric_address_has_four_or_sixteen_bytes(address: Any) -> None:
+    assert pack_host(str(address)) == address.packed
+
+
+def test_a_scope_is_none_of_an_addresss_bytes() -> None:
+    assert pack_host("fe80::1%eth0") == ipaddress.ip_address("fe80::1").packed
+    with pytest.raises(OSError, match="illegal"):
+        pack_host("localhost")
 
 
 def test_a_scope_belongs_to_an_ipv6_address() -> None:
