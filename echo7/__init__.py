@@ -9,11 +9,12 @@
         print(server.addresses)
         loop.run()
 
-Reading order: `echo` (what is done with a byte and with a datagram), `guard` (which datagrams get no answer), `batch`
-(both for many datagrams at once), `binding` (names and addresses to sockets), `server` (all of it together), `cli`
-(which command), `arguments`, `serve` (options to exit status), `log` and `report`. For several processes: `reuseport`
-(a set of sockets for each), `channel`, `worker`, `backoff`, `supervisor`. The judge of any echo server, `check`:
-`judge`; what becomes of datagrams, `ping`: `probe`. `names` and `output` are for tools.
+Reading order: `echo` (what is done with a byte and with a datagram), `guard` and `ports` (which datagrams get no
+answer), `sources` (what one source may have) on `access` and `rate`, `batch` (all that for many datagrams at once),
+`idle`, `drops` and `quiet` (what is said about it), `binding` (names and addresses to sockets), `server` (all of it
+together), `cli` (which command), `arguments`, `serve` (options to exit status), `log` and `report`. For several
+processes: `reuseport` (a set of sockets for each), `channel`, `worker`, `backoff`, `supervisor`. The judge of any echo
+server, `check`: `judge`; what becomes of datagrams, `ping`: `probe`. `names` and `output` are for tools.
 """
 
 from __future__ import annotations
@@ -22,7 +23,9 @@ import importlib
 from typing import TYPE_CHECKING
 
 from echo7.binding import BindError
+from echo7.rate import Rate
 from echo7.server import Counters, EchoServer, ServingAddress
+from echo7.sources import SourceLimits
 
 if TYPE_CHECKING:
     from echo7.judge import check
@@ -30,7 +33,7 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-__all__ = ["BindError", "Counters", "EchoServer", "ServingAddress", "check", "ping"]
+__all__ = ["BindError", "Counters", "EchoServer", "Rate", "ServingAddress", "SourceLimits", "check", "ping"]
 
 TOOLS = {
     "check": "echo7.judge",

@@ -9,7 +9,7 @@ import argparse
 import contextlib
 import os
 from collections.abc import Callable
-from typing import NoReturn
+from typing import Any, NoReturn
 
 LONGEST_S = 86_400.0
 STDOUT, TERMINAL_COLUMNS = 1, 80
@@ -58,3 +58,20 @@ def number(least: int, most: int | None = None) -> Callable[[str], int]:
         return value
 
     return convert
+
+
+def checked(convert: Callable[[str], Any], none: bool = False) -> Callable[[str], Any]:
+    """Return a converter like `convert`, whose ValueError becomes an ArgumentTypeError with the same text.
+
+    With `none`, the word `none` is accepted too, and becomes None.
+    """
+
+    def converted(text: str) -> Any:
+        if none and text == "none":
+            return None
+        try:
+            return convert(text)
+        except (ValueError, argparse.ArgumentTypeError) as error:
+            raise argparse.ArgumentTypeError(f"{error}{', nor none' if none else ''}") from None
+
+    return converted

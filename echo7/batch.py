@@ -1,18 +1,23 @@
-"""The guard on the fast path: it looks at a whole batch of datagrams at once. Pure policy, as `guard.py` is.
+"""Guard and admission on the fast path: they look at a whole batch of datagrams at once. Pure policy, as they are.
 
 Law: `Guard.refusal` alone decides, and its reasons are counted; here is only decided who needs its look. A column is
 one byte of every datagram of a batch: of the source's port, of its address, of the address asked. Each column has
 bytes that are surely harmless. Deleting those from it leaves, for nearly every batch, nothing; and whoever is left is
-looked at as on the simple path. So whatever is refused there must stand out in some column here.
+looked at as on the simple path. So whatever is refused there must stand out in some column here. Of those that the
+guard lets pass, the sources are counted, and `Admission` is asked once for each source.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from typing import TYPE_CHECKING
 
+from echo7.drops import DropLog, describe_peer
 from echo7.guard import Guard
+from echo7.sources import Admission
 from reactor.batch import NOTHING_REFUSED, BatchProtocol, DatagramBatch
+from reactor.sockets import Address
 
 if TYPE_CHECKING:
     from reactor.mmsg import Slots
@@ -40,16 +45,36 @@ IPV6_ASKED = harmless({0xFF})
 
 
 class BatchEcho(BatchProtocol):
-    """UDP in batches: what arrives is sent back, unless the guard objects."""
+    """UDP in batches: what arrives is sent back, unless the guard objects, or the source has had enough."""
 
-    def __init__(self, guard: Guard, lost: Callable[[DatagramBatch, Exception | None], None]) -> None:
+    def __init__(
+        self,
+        guard: Guard,
+        lost: Callable[[DatagramBatch, Exception | None], None],
+        admission: Admission | None = None,
+        drop_log: DropLog | None = None,
+    ) -> None:
         ports: list[Column] = [(PORT_AT, harmless({port >> 8 for port in guard.refused_ports}))]
         self._sources = {False: ports + IPV4_SOURCE, True: ports + IPV6_SOURCE}  # is it IPv6? → its columns
         self._refusal = guard.refusal
         self._lost = lost
+        self._admission = admission
+        self._drop_log = drop_log
 
     def batch_received(self, endpoint: DatagramBatch, slots: Slots, count: int) -> Mapping[int, str]:
         """Return who gets no answer, and why."""
+        refused = self._unanswerable(slots, count)
+        if self._admission is None:
+            return refused
+        hosts = slots.hosts(count)
+        if not refused:
+            return self._admission.refusals(hosts, slots.packed)
+        passing = [slot for slot in range(count) if slot not in refused]
+        more = self._admission.refusals([hosts[slot] for slot in passing], slots.packed)
+        return {**refused, **{passing[place]: reason for place, reason in more.items()}}
+
+    def _unanswerable(self, slots: Slots, count: int) -> Mapping[int, str]:
+        """Return what the guard refuses."""
         names, record_bytes = slots.names, slots.name_bytes
         end = count * record_bytes
         suspects: set[int] = set()
@@ -63,6 +88,11 @@ class BatchEcho(BatchProtocol):
             return NOTHING_REFUSED
         reasons = ((slot, self._refusal(slots.source(slot), slots.path(slot))) for slot in sorted(suspects))
         return {slot: reason for slot, reason in reasons if reason is not None}
+
+    def dropped(self, endpoint: DatagramBatch, reason: str, count: int, peer: Address | None) -> None:
+        """Log it."""
+        if self._drop_log is not None:
+            self._drop_log.note(reason, partial(describe_peer, peer), count)
 
     def endpoint_lost(self, endpoint: DatagramBatch, error: Exception | None) -> None:
         """Tell the server."""

@@ -7,12 +7,15 @@ datagram gets one answering datagram with the data received. Nothing is added, c
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
+from echo7.drops import DropLog, describe_peer
 from echo7.guard import Guard
+from echo7.sources import Admission
 from reactor.connection import Connection
 from reactor.datagram import Datagram
 from reactor.protocol import DatagramProtocol, StreamProtocol
-from reactor.sockets import Address
+from reactor.sockets import Address, pack_host
 
 
 class StreamEcho(StreamProtocol):
@@ -48,19 +51,37 @@ class StreamEcho(StreamProtocol):
 
 
 class DatagramEcho(DatagramProtocol):
-    """UDP: what arrives is sent back to where it came from, from where it was sent to, unless the guard objects."""
+    """UDP: what arrives is sent back to where it came from, from where it was sent to.
 
-    def __init__(self, guard: Guard, lost: Callable[[Datagram, Exception | None], None]) -> None:
+    Unless the guard objects, or the source has had enough (`admission`).
+    """
+
+    def __init__(
+        self,
+        guard: Guard,
+        lost: Callable[[Datagram, Exception | None], None],
+        admission: Admission | None = None,
+        drop_log: DropLog | None = None,
+    ) -> None:
         self._refusal = guard.refusal
         self._lost = lost
+        self._admission = admission
+        self._drop_log = drop_log
 
     def datagram_received(self, endpoint: Datagram, data: bytes, source: Address, path: bytes) -> None:
         """Echo, or count why not."""
         reason = self._refusal(source, path)
+        if reason is None and self._admission is not None:
+            reason = self._admission.refusal(pack_host(source[0]))
         if reason is None:
             endpoint.send(data, source, path)
         else:
-            endpoint.drop(reason)
+            endpoint.drop(reason, source)
+
+    def dropped(self, endpoint: Datagram, reason: str, peer: Address | None) -> None:
+        """Log it."""
+        if self._drop_log is not None:
+            self._drop_log.note(reason, partial(describe_peer, peer))
 
     def endpoint_lost(self, endpoint: Datagram, error: Exception | None) -> None:
         """Tell the server."""

@@ -5,16 +5,19 @@ to come from another responder (echo, chargen, DNS, …) would bounce between th
 CVE-2024-2169. One that claims to come from a multicast or broadcast address, or was sent to one, would be
 multiplied (RFC 1122 §4.1.3.6 and §3.2.1.3; RFC 862 foresaw neither). So:
 
-- a source port of 0 can't be answered, and one that a responder listens on, or we do, isn't;
+- a source port of 0 can't be answered, and one that a responder listens on, or we do, isn't (`ports.py`: unless the
+  operator knows better);
 - a source or destination that isn't a single host isn't.
 
-Two servers on different unprivileged ports can't be told from a client and a server; a rate limit is what bounds that.
+Two servers on different unprivileged ports can't be told from a client and a server; the rate of `sources.py` is what
+bounds that.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
+from echo7.ports import DEFAULT_PORTS, SourcePorts
 from reactor.control import IPV4_INFO_BYTES, is_unicast
 from reactor.sockets import Address
 
@@ -35,9 +38,12 @@ class Guard:
 
     __slots__ = ("_refused_ports",)
 
-    def __init__(self, own_ports: Iterable[int] = ()) -> None:
-        self._refused_ports = dict.fromkeys(RESPONDER_PORTS, "source_port_responder")
-        self._refused_ports |= dict.fromkeys(own_ports, "source_port_own")
+    def __init__(self, own_ports: Iterable[int] = (), ports: SourcePorts = DEFAULT_PORTS) -> None:
+        self._refused_ports = dict.fromkeys(ports.listed, "source_port_listed")
+        if ports.responders:
+            self._refused_ports |= dict.fromkeys(RESPONDER_PORTS, "source_port_responder")
+        if ports.own:
+            self._refused_ports |= dict.fromkeys(own_ports, "source_port_own")
         self._refused_ports[0] = "source_port_zero"
 
     @property

@@ -4,6 +4,9 @@ Law: writing a log line doesn't block and doesn't raise. If whoever reads stderr
 dropped and counted, and the count is logged before the next line that finds room. A blocked write would stop the loop,
 and with it every connection: the reader of a log must not be able to do that.
 
+Nor must whoever calls us be able to fill it. Of what the loop warns of, each kind is limited (`quiet.py`), and the next
+line says how many were held back; who gets no answer is limited where it is logged (`drops.py`). `debug` tells all.
+
 A pipe or terminal is opened anew for this, as setting O_NONBLOCK on the inherited descriptor would change it for
 every process that shares it.
 """
@@ -19,6 +22,8 @@ import stat
 import threading
 import time
 from collections.abc import Callable
+
+from echo7.quiet import Quiet, also
 
 STDERR = 2
 COURIER_PIECES = 256
@@ -38,6 +43,7 @@ def set_up(level: str, form: str, worker: int | None = None) -> StderrHandler:
     """
     handler = StderrHandler()
     handler.setFormatter(JsonFormatter(worker) if form == "json" else TextFormatter(worker))
+    handler.addFilter(Repeats())
     for name in ("reactor", "echo7"):
         logger = logging.getLogger(name)
         logger.setLevel(level.upper())
@@ -56,6 +62,24 @@ def ensure_standard_descriptors() -> None:
         if descriptor > STDERR:
             os.close(descriptor)
             return
+
+
+class Repeats(logging.Filter):
+    """Holds back what the loop warns of when it does so too often, and has the next line of the kind say how many."""
+
+    def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
+        super().__init__()
+        self._now = now
+        self._quiet = Quiet()
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Return whether the record is to be written."""
+        if record.name != "reactor" or record.levelno < logging.WARNING:
+            return True
+        held_back = self._quiet.ask(getattr(record, "event", str(record.msg)), self._now())
+        if held_back:
+            record.held_back = held_back
+        return held_back is not None
 
 
 class TextFormatter(logging.Formatter):
@@ -88,7 +112,8 @@ class JsonFormatter(logging.Formatter):
             "event": getattr(record, "event", "log"),
             "message": _message(record),
         }
-        return self._dumps(document | self._origin | getattr(record, "fields", {}), default=str)
+        held_back = {"held_back": record.held_back} if hasattr(record, "held_back") else {}
+        return self._dumps(document | self._origin | held_back | getattr(record, "fields", {}), default=str)
 
 
 class StderrHandler(logging.Handler):
@@ -206,7 +231,7 @@ def _timestamp(record: logging.LogRecord) -> str:
 
 
 def _message(record: logging.LogRecord) -> str:
-    text = record.getMessage()
+    text = record.getMessage() + also(getattr(record, "held_back", 0))
     if record.exc_info:
         text += "\n" + logging.Formatter().formatException(record.exc_info)
     return text

@@ -52,9 +52,10 @@ def total(every: Iterable[Counters]) -> Counters:
 def describe(counters: Counters) -> str:
     """Return the counters in words."""
     drops = ", ".join(f"{reason} {count}" for reason, count in counters.drops.items()) or "none"
+    over_rate = f" ({counters.datagrams_over_rate} of them over the rate)" if counters.datagrams_over_rate else ""
     return (
         f"{counters.connections} connections ({counters.connections_open} open), "
         f"{counters.tcp_bytes_received} bytes received and {counters.tcp_bytes_sent} sent over tcp; "
-        f"{counters.datagrams_received} datagrams received and {counters.datagrams_sent} answered over udp; "
+        f"{counters.datagrams_received} datagrams received and {counters.datagrams_sent} answered{over_rate} over udp; "
         f"drops: {drops}"
     )

@@ -17,9 +17,12 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from echo7 import activation, limits, log, report, reuseport
-from echo7.arguments import number, seconds
+from echo7.arguments import checked, number, seconds
 from echo7.binding import ECHO_PORT, BindError
+from echo7.ports import DEFAULT_PORTS, parse_ports
+from echo7.rate import parse_rate
 from echo7.server import EchoServer
+from echo7.sources import BY_BIND, SourceLimits
 from reactor.limits import BACKLOG
 from reactor.loop import Reactor
 
@@ -40,6 +43,7 @@ examples:
   echo7 serve --host '*'                       every address, IPv4 and IPv6
   echo7 serve --host 192.0.2.1 --host fe80::1%eth0 --no-udp
   echo7 serve --log-format json 2>>echo7.log
+  echo7 serve --host '*' --allow 192.0.2.0/24 2001:db8::/32 --idle-timeout 600
   echo7 serve --workers auto                   a process for each CPU (Linux), one in charge of them
 
 A systemd socket unit may hand the sockets in; --host and --port then have no effect.
@@ -63,6 +67,8 @@ class ServeConfig(NamedTuple):
     backlog: int
     socket_buffer_bytes: int | None
     drain_timeout_s: float
+    idle_timeout_s: float | None
+    sources: SourceLimits
     busy_poll_s: float
     selector: str
     log_level: str
@@ -92,6 +98,8 @@ class ServeConfig(NamedTuple):
             backlog=self.backlog,
             socket_buffer_bytes=self.socket_buffer_bytes,
             drain_timeout_s=self.drain_timeout_s,
+            idle_timeout_s=self.idle_timeout_s,
+            sources=self.sources.share(self.workers),
             failed=failed,
         )
 
@@ -101,6 +109,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = "Serve the Echo Protocol over TCP and UDP."
     parser.epilog = EXAMPLES
     _add_what_to_serve(parser.add_argument)
+    _add_whom_to_serve(parser.add_argument_group("limits for each source").add_argument)
     _add_how_to_serve(parser.add_argument)
 
 
@@ -128,11 +137,25 @@ def configure(options: argparse.Namespace) -> ServeConfig:
         backlog=options.backlog,
         socket_buffer_bytes=options.socket_buffer,
         drain_timeout_s=options.drain_timeout,
+        idle_timeout_s=options.idle_timeout,
+        sources=_sources(options),
         busy_poll_s=options.busy_poll / 1e6,
         selector=options.selector,
         log_level=options.log_level,
         log_format=options.log_format,
         workers=options.workers,
+    )
+
+
+def _sources(options: argparse.Namespace) -> SourceLimits:
+    return SourceLimits(
+        allow=tuple(options.allow),
+        deny=tuple(options.deny),
+        connections=options.max_connections_per_source,
+        udp_rate=options.udp_rate,
+        udp_rate_total=options.udp_rate_total,
+        log_only=options.rate_log_only,
+        ports=options.refuse_source_ports,
     )
 
 
@@ -259,6 +282,50 @@ def _add_what_to_serve(add: Callable[..., object]) -> None:
     )
 
 
+def _add_whom_to_serve(add: Callable[..., object]) -> None:
+    for name, what in {"--allow": "serve nobody but these networks", "--deny": "don't serve these networks"}.items():
+        add(
+            name,
+            action="extend",
+            nargs="+",
+            default=[],
+            metavar="CIDR",
+            type=checked(_network),
+            help=f"{what}; may repeat; the smallest network that a source is in decides",
+        )
+    add(
+        "--max-connections-per-source",
+        type=checked(number(1), none=True),
+        default=BY_BIND,
+        metavar="N",
+        help="more from one IPv4 address or IPv6 /64 are closed at once (default: a quarter of --max-connections; "
+        "none where only loopback is served)",
+    )
+    add(
+        "--udp-rate",
+        type=checked(parse_rate, none=True),
+        default=BY_BIND,
+        metavar="PER_SECOND[:BURST]",
+        help="answers to one IPv4 address or IPv6 /64 (default: 10000:20000, but not to loopback; none where only "
+        "loopback is served)",
+    )
+    add(
+        "--udp-rate-total",
+        type=checked(parse_rate, none=True),
+        metavar="PER_SECOND[:BURST]",
+        help="answers to all sources together (default: none)",
+    )
+    add("--rate-log-only", action="store_true", help="count and log what is over a UDP rate, but answer it")
+    add(
+        "--refuse-source-ports",
+        type=checked(parse_ports),
+        default=DEFAULT_PORTS,
+        metavar="SPEC",
+        help="no answers over UDP to these: none, default, own, responders, 53, 6000-6100, '<1024', or several with "
+        "commas (default: own,responders); never to 0",
+    )
+
+
 def _add_how_to_serve(add: Callable[..., object]) -> None:
     add(
         "--backlog",
@@ -279,6 +346,12 @@ def _add_how_to_serve(add: Callable[..., object]) -> None:
         default=5.0,
         metavar="SECONDS",
         help="how long to deliver and wait for callers' ends when stopping (default: %(default)g)",
+    )
+    add(
+        "--idle-timeout",
+        type=checked(_idle_timeout, none=True),
+        metavar="SECONDS",
+        help="let go of a connection when no byte has moved for so long (default: none, as the RFC has it)",
     )
     add(
         "--busy-poll",
@@ -308,6 +381,20 @@ def _host(text: str) -> str:
     if not text.strip():
         raise argparse.ArgumentTypeError("an empty host names nothing; use '*' for every address")
     return text
+
+
+def _network(text: str) -> str:
+    from echo7.access import network  # only who asks for it waits for it
+
+    network(text)
+    return text
+
+
+def _idle_timeout(text: str) -> float:
+    value = seconds(text)
+    if not value:
+        raise argparse.ArgumentTypeError("0 seconds would be the end of every connection; leave it out for no timeout")
+    return value
 
 
 def _workers(text: str) -> int:

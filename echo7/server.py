@@ -9,23 +9,31 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import socket
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
+from functools import partial
+from typing import TYPE_CHECKING, NamedTuple
 
 from echo7.batch import BatchEcho
 from echo7.binding import Bound, bind_all
+from echo7.drops import DropLog, describe_peer, describe_source
 from echo7.echo import DatagramEcho, StreamEcho
 from echo7.guard import Guard
+from echo7.rate import Bucket, Rate, SourceBuckets, is_loopback, plain_host
+from echo7.sources import BY_BIND, EVERYBODY, Admission, Door, SourceLimits
 from reactor.batch import DatagramBatch, batch_on
 from reactor.connection import Connection
 from reactor.datagram import Datagram
 from reactor.limits import BACKLOG, Limits
 from reactor.listener import Listener
 from reactor.loop import Reactor
-from reactor.sockets import Address, format_address
+from reactor.sockets import Address, format_address, pack_host
 from reactor.splice import MOST_PIPES, Splicer, pipes_on
 from reactor.timers import Timer
+
+if TYPE_CHECKING:  # only who has an idle timeout waits for it
+    from echo7.idle import IdleWatch
 
 logger = logging.getLogger("echo7")
 
@@ -50,13 +58,24 @@ class Counters(NamedTuple):
     datagrams_sent: int = 0
     udp_bytes_received: int = 0
     udp_bytes_sent: int = 0
-    drops: Mapping[str, int] = {}  # reason → how many: datagrams, and callers that accept lost
+    datagrams_over_rate: int = 0  # answered all the same: rates are only logged
+    drops: Mapping[str, int] = {}  # reason → how many: datagrams, callers that accept lost, that we refused or let go
 
 
 def _serving(transport: str, address: Address) -> ServingAddress:
     text = format_address(address)
     host, _, port = text.rpartition(":")
     return ServingAddress(transport, host.strip("[]"), int(port), text)
+
+
+def _peer_of(connection: Connection) -> Address | None:
+    with contextlib.suppress(OSError):  # ENOTCONN: gone already
+        return connection.socket.getpeername()  # type: ignore[no-any-return]
+    return None
+
+
+def _is_on_loopback(sock: socket.socket) -> bool:
+    return is_loopback(plain_host(pack_host(sock.getsockname()[0])))
 
 
 class EchoServer:
@@ -66,6 +85,8 @@ class EchoServer:
     `udp_batch`: many datagrams in one system call, where the system has them; False: one at a time.
     `max_connections`: at that many, callers wait in the kernel's queue (None: as many as there are descriptors).
     `socket_buffer_bytes`: caps the kernel's memory per socket (SO_RCVBUF, SO_SNDBUF). `drain_timeout_s`: see `stop`.
+    `idle_timeout_s`: let go of a connection when no byte has moved for so long, either way (None: never).
+    `sources`: who is served at all, and how much one source may have.
     `pipes`: so many bulk connections at once may be echoed by splice(2), without copying (two descriptors each; Linux).
     `failed`: called when the last serving socket has broken, which no ordinary trouble does.
     """
@@ -82,6 +103,8 @@ class EchoServer:
         backlog: int = BACKLOG,
         socket_buffer_bytes: int | None = None,
         drain_timeout_s: float = 5.0,
+        idle_timeout_s: float | None = None,
+        sources: SourceLimits = EVERYBODY,
         pipes: int = MOST_PIPES,
         failed: Callable[[], object] | None = None,
     ) -> None:
@@ -89,6 +112,8 @@ class EchoServer:
             raise ValueError("a server with neither TCP nor UDP serves nothing")
         if max_connections is not None and max_connections < 1:
             raise ValueError(f"max_connections must be at least 1, not {max_connections}; None is without a limit")
+        if idle_timeout_s is not None and not 0 < idle_timeout_s < math.inf:
+            raise ValueError(f"idle_timeout_s must be a number of seconds, not {idle_timeout_s}; None is without")
         self._hosts, self._port, self._tcp, self._udp = tuple(hosts), port, tcp, udp
         self._udp_batch = udp_batch
         self._backlog, self._buffer_bytes = backlog, socket_buffer_bytes
@@ -100,8 +125,14 @@ class EchoServer:
         self._splicer: Splicer | None = None
         self._listeners: list[Listener] = []
         self._endpoints: list[Datagram | DatagramBatch] = []
-        self._callers: set[Connection] = set()  # those whose connection_lost is still to come
+        self._sources, self._access = sources, sources.access()
+        self._idle_timeout_s = idle_timeout_s
+        self._idle: IdleWatch | None = None
+        self._door: Door | None = None if self._access is None else Door(self._access)  # None: everybody comes in
+        self._admissions: list[Admission] = []
+        self._callers: dict[Connection, bytes] = {}  # whose connection_lost is still to come; what the door calls them
         self._callers_so_far = 0
+        self._caller_drops: dict[str, int] = {}
         self._bytes_received = self._bytes_sent = 0  # of the callers that have gone; `counters` adds the others
         self._debug = logger.isEnabledFor(logging.DEBUG)
         self._stopping = False
@@ -124,23 +155,56 @@ class EchoServer:
                 backlog=self._backlog, buffer_bytes=self._buffer_bytes,
             )  # fmt: skip
         self._reactor, self.left_out = reactor, bound.left_out
-        guard = Guard(sock.getsockname()[1] for sock in bound.tcp + bound.udp)
+        self._drop_log = DropLog(reactor.now)
         new_pipe = pipes_on(reactor.sockets) if self._pipes else None
         if new_pipe is not None:
             self._splicer = Splicer(new_pipe, most_pipes=self._pipes)
-        saturated = None if self._splicer is None else self._splicer.consider
-        stream = StreamEcho(self._connection_made, self._connection_lost, saturated)
-        self._listeners = [
-            Listener(reactor, sock, lambda: stream, self._limits, self._listener_lost) for sock in bound.tcp
-        ]
-        # A socket handed in may have it on. Off, the kernel refuses to answer a subnet's broadcast address.
-        for sock in bound.udp:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 0)
-        self._endpoints = [self._serve_datagrams(reactor, sock, guard) for sock in bound.udp]
+        if self._idle_timeout_s is not None:
+            from echo7.idle import IdleWatch
 
-    def _serve_datagrams(self, reactor: Reactor, sock: socket.socket, guard: Guard) -> Datagram | DatagramBatch:
-        made = batch_on(reactor, sock, BatchEcho(guard, self._endpoint_lost)) if self._udp_batch else None
-        return made or Datagram(reactor, sock, DatagramEcho(guard, self._endpoint_lost))
+            self._idle = IdleWatch(reactor, self._idle_timeout_s, self._drop_caller)
+        self._listeners = [self._serve_callers(reactor, sock) for sock in bound.tcp]
+        self._endpoints = self._serve_datagrams(reactor, bound)
+
+    def _serve_callers(self, reactor: Reactor, sock: socket.socket) -> Listener:
+        most_per_source = self._sources.connections_on(_is_on_loopback(sock), self._max_connections)
+        if most_per_source is not None and self._door is None:
+            self._door = Door()
+        saturated = None if self._splicer is None else self._splicer.consider
+        stream = StreamEcho(partial(self._connection_made, most_per_source), self._connection_lost, saturated)
+        return Listener(reactor, sock, lambda: stream, self._limits, self._listener_lost)
+
+    def _serve_datagrams(self, reactor: Reactor, bound: Bound) -> list[Datagram | DatagramBatch]:
+        guard = Guard((sock.getsockname()[1] for sock in bound.tcp + bound.udp), self._sources.ports)
+        buckets: dict[Rate, SourceBuckets] = {}  # one table for all sockets: a source is the same on each
+        total = self._sources.udp_rate_total and Bucket(self._sources.udp_rate_total)
+        endpoints: list[Datagram | DatagramBatch] = []
+        for sock in bound.udp:
+            # A socket handed in may have it on. Off, the kernel refuses to answer a subnet's broadcast address.
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 0)
+            rate = self._sources.udp_rate_on(_is_on_loopback(sock))
+            admission = self._new_admission(rate and buckets.setdefault(rate, SourceBuckets(rate)), total)
+            batch = BatchEcho(guard, self._endpoint_lost, admission, self._drop_log)
+            simple = DatagramEcho(guard, self._endpoint_lost, admission, self._drop_log)
+            made = batch_on(reactor, sock, batch) if self._udp_batch else None
+            endpoints.append(made or Datagram(reactor, sock, simple))
+        return endpoints
+
+    def _new_admission(self, buckets: SourceBuckets | None, total: Bucket | None) -> Admission | None:
+        """Return what decides about sources on one endpoint; None where everybody is answered."""
+        if self._access is None and buckets is None and total is None:
+            return None
+        made = Admission(
+            self._running_on().now,
+            access=self._access,
+            buckets=buckets,
+            total=total,
+            spares_loopback=self._sources.udp_rate is BY_BIND,
+            log_only=self._sources.log_only,
+            told=self._over_rate,
+        )
+        self._admissions.append(made)
+        return made
 
     @property
     def addresses(self) -> list[ServingAddress]:
@@ -152,7 +216,7 @@ class EchoServer:
     @property
     def counters(self) -> Counters:
         """A snapshot: what has ended and what is under way, added up."""
-        drops = dict[str, int]()
+        drops = dict(self._caller_drops)
         for endpoint in self._endpoints:
             for reason, count in endpoint.drops.items():
                 drops[reason] = drops.get(reason, 0) + count
@@ -168,6 +232,7 @@ class EchoServer:
             datagrams_sent=sum(e.datagrams_sent for e in self._endpoints),
             udp_bytes_received=sum(e.bytes_received for e in self._endpoints),
             udp_bytes_sent=sum(e.bytes_sent for e in self._endpoints),
+            datagrams_over_rate=sum(admission.over_rate for admission in self._admissions),
             drops=dict(sorted(drops.items())),
         )
 
@@ -220,17 +285,31 @@ class EchoServer:
             while self._stopped:
                 self._running_on().call_soon(self._stopped.pop(0))
 
-    def _connection_made(self, connection: Connection) -> None:
+    def _connection_made(self, most_per_source: int | None, connection: Connection) -> None:
+        source = b""
+        if self._door is not None:
+            peer = _peer_of(connection)
+            host = b"" if peer is None else pack_host(peer[0])
+            reason = self._door.refusal(host, most_per_source) if host else "refused_gone"
+            if reason is not None:
+                self._drop_caller(connection, reason)
+                connection.abort()
+                return
+            source = self._door.enter(host)
+        if self._idle is not None:
+            self._idle.watch(connection)
         if self._debug:
             with contextlib.suppress(OSError):  # ENOTCONN: gone already
                 logger.debug("connection from %s", format_address(connection.socket.getpeername()))
         self._callers_so_far += 1
-        self._callers.add(connection)
+        self._callers[connection] = source
         if len(self._callers) == self._max_connections:
             for listener in self._listeners:
                 listener.pause()
 
     def _connection_lost(self, connection: Connection, error: Exception | None) -> None:
+        if connection not in self._callers:  # refused at the door
+            return
         if self._debug:
             how = "in order" if error is None else f"by {error!r}"
             logger.debug(
@@ -243,8 +322,19 @@ class EchoServer:
         if len(self._callers) == self._max_connections:
             for listener in self._listeners:
                 listener.resume()
-        self._callers.remove(connection)
+        source = self._callers.pop(connection)
+        if source and self._door is not None:
+            self._door.leave(source)
+        if self._idle is not None:
+            self._idle.forget(connection)
         self._check_stopped()
+
+    def _drop_caller(self, connection: Connection, reason: str) -> None:
+        self._caller_drops[reason] = self._caller_drops.get(reason, 0) + 1
+        self._drop_log.note(reason, lambda: describe_peer(_peer_of(connection)))
+
+    def _over_rate(self, reason: str, source: bytes, count: int) -> None:
+        self._drop_log.note(reason, partial(describe_source, source), count, event="over_rate")
 
     def _listener_lost(self, listener: Listener, error: OSError) -> None:
         self._check_serving()

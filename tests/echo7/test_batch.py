@@ -11,11 +11,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from echo7.access import Access
 from echo7.batch import BatchEcho
+from echo7.echo import DatagramEcho
 from echo7.guard import RESPONDER_PORTS, Guard
+from echo7.rate import Bucket, Rate, SourceBuckets
+from echo7.sources import Admission
 from reactor.batch import DatagramBatch
+from reactor.datagram import Datagram
 from reactor.limits import DATAGRAMS_PER_TURN
 from tests.echo7.test_guard import EDGES_V4, EDGES_V6, addresses_v4, addresses_v6, own_ports, ports
+from tests.support import ManualClock
 
 if sys.platform != "linux":
     pytest.skip("Linux alone has the fast path", allow_module_level=True)
@@ -87,6 +93,57 @@ def test_without_paths_too(own: set[int], sources: list[Any]) -> None:
     assert_alike(True, own, [((f"::ffff:{host}", port, 0, 0), b"") for host, port in sources])
 
 
+class Decisions:
+    """Stands for the endpoint of the simple path: what was done with each datagram."""
+
+    def __init__(self) -> None:
+        self.found: list[str | None] = []
+
+    def send(self, *_: Any) -> None:
+        self.found.append(None)
+
+    def drop(self, reason: str, peer: Any) -> None:
+        self.found.append(reason)
+
+
+def admission_of(limits: tuple[Rate, Rate, bool], clock: ManualClock) -> Admission:
+    rate, total, spares_loopback = limits
+    return Admission(
+        clock,
+        access=Access(deny=["10.0.0.128/25", "2001:db8::/48"]),
+        buckets=SourceBuckets(rate),
+        total=Bucket(total),
+        spares_loopback=spares_loopback,
+    )
+
+
+near_v4 = st.integers(0x0A00007E, 0x0A000081).map(ipaddress.IPv4Address)
+near_v6 = st.sampled_from([ipaddress.IPv6Address(t) for t in ("::1", "::2", "2001:db8::1", "fd00::1", "fd00::2")])
+all_limits = st.tuples(
+    st.builds(Rate, st.just(1.0), st.integers(1, 9)), st.builds(Rate, st.just(1.0), st.integers(1, 99)), st.booleans()
+)
+
+
+@given(st.booleans(), all_limits, st.data())
+def test_both_paths_decide_alike_guard_and_limits_together(is_ipv6: bool, limits: Any, data: st.DataObject) -> None:
+    """The same batches: through the slots, and one by one. A datagram that the guard refuses takes no token."""
+    clock = ManualClock()
+    slots, decisions = Slots(is_ipv6, False), Decisions()
+    batch_echo = BatchEcho(Guard({7}), lambda *_: None, admission_of(limits, clock))
+    simple = DatagramEcho(Guard({7}), lambda *_: None, admission_of(limits, clock))
+    some_port = st.sampled_from([7, 40_000, 40_001])
+    sources = st.builds(v6_source, near_v6, some_port) if is_ipv6 else st.builds(v4_source, near_v4, some_port)
+    for _ in range(data.draw(st.integers(1, 3))):
+        clock.advance(1.0)
+        batch = data.draw(st.lists(sources, min_size=1, max_size=DATAGRAMS_PER_TURN))
+        for index, source in enumerate(batch):
+            put(slots, index, source, b"")
+            simple.datagram_received(cast(Datagram, decisions), b"", source, b"")
+        expected = {index: reason for index, reason in enumerate(decisions.found) if reason is not None}
+        decisions.found.clear()
+        assert batch_echo.batch_received(cast(DatagramBatch, None), slots, len(batch)) == expected
+
+
 @pytest.mark.parametrize("port", [0, 7, *RESPONDER_PORTS])
 @pytest.mark.parametrize("position", [0, 31, 63])
 def test_one_among_many_is_found_wherever_it_stands(port: int, position: int) -> None:
@@ -139,3 +196,21 @@ def test_the_server_is_told_of_the_end() -> None:
     error = OSError("broken")
     BatchEcho(Guard(), lambda *arguments: told.append(arguments)).endpoint_lost(cast(DatagramBatch, "it"), error)
     assert told == [("it", error)]
+
+
+def test_without_a_log_drops_are_only_counted() -> None:
+    """A protocol that is used without a server's log."""
+    echo, _ = asked_of(set())
+    echo.dropped(cast(DatagramBatch, None), "reason", 3, None)
+    DatagramEcho(Guard(), lambda *_: None).dropped(cast(Datagram, None), "reason", None)
+
+
+def test_what_the_guard_refuses_takes_no_token_from_its_source() -> None:
+    """The reasons of both stand side by side, each in its place."""
+    clock = ManualClock()
+    slots = Slots(False, False)
+    echo = BatchEcho(Guard({7}), lambda *_: None, admission_of((Rate(1.0, 2), Rate(1.0, 9), False), clock))
+    for index, port in enumerate([7, 40_000, 7, 40_001, 40_002]):
+        put(slots, index, ("10.0.0.1", port), b"")
+    expected = {0: "source_port_own", 2: "source_port_own", 4: "rate_source"}
+    assert echo.batch_received(cast(DatagramBatch, None), slots, 5) == expected

@@ -25,6 +25,9 @@ import echo7
 from echo7 import arguments as command_line
 from echo7 import cli, log, serve
 from echo7.binding import bind_all
+from echo7.ports import SourcePorts
+from echo7.rate import Rate
+from echo7.sources import BY_BIND, SourceLimits
 from reactor import Reactor
 from reactor.sockets import os_error
 from tests.support import (
@@ -108,6 +111,8 @@ def test_the_defaults_are_the_documented_ones() -> None:
         backlog=1024,
         socket_buffer_bytes=None,
         drain_timeout_s=5.0,
+        idle_timeout_s=None,
+        sources=SourceLimits(connections=BY_BIND, udp_rate=BY_BIND),
         busy_poll_s=0.0,
         selector="standard",
         log_level="info",
@@ -120,12 +125,41 @@ def test_every_option_reaches_the_config() -> None:
     """Issue: `echo7 serve [--host HOST]… [--port 7] [--no-tcp|--no-udp] [--max-connections N] …`."""
     line = (
         "--host 127.0.0.1 --host * --port 0 --no-udp --no-udp-batch --no-splice --max-connections 3 "
-        "--backlog 4 --socket-buffer 4096 --drain-timeout 0.5 --busy-poll 200 --selector lean "
+        "--backlog 4 --socket-buffer 4096 --drain-timeout 0.5 --idle-timeout 60 --busy-poll 200 --selector lean "
+        "--allow 192.0.2.0/24 2001:db8::/32 --allow 10.0.0.1 --deny 192.0.2.128/25 --max-connections-per-source 2 "
+        "--udp-rate 100 --udp-rate-total 1000:5000 --rate-log-only --refuse-source-ports own,<1024 "
         "--log-level debug --log-format json --workers 2"
     )
-    assert serve_config(*line.split()) == serve.ServeConfig(
-        ("127.0.0.1", "*"), 0, True, False, False, False, 3, 4, 4096, 0.5, 0.0002, "lean", "debug", "json", 2
+    sources = SourceLimits(
+        allow=("192.0.2.0/24", "2001:db8::/32", "10.0.0.1"),
+        deny=("192.0.2.128/25",),
+        connections=2,
+        udp_rate=Rate(100, 200),
+        udp_rate_total=Rate(1000, 5000),
+        log_only=True,
+        ports=SourcePorts(own=True, responders=False, listed=frozenset(range(1024))),
     )
+    assert serve_config(*line.split()) == serve.ServeConfig(
+        ("127.0.0.1", "*"), 0, True, False, False, False, 3, 4, 4096, 0.5, 60.0, sources, 0.0002, "lean", "debug",
+        "json", 2,
+    )  # fmt: skip
+
+
+def test_each_limit_can_be_taken_away_by_the_word_none() -> None:
+    """What isn't said holds by default, so there must be a word for nothing."""
+    line = "--max-connections-per-source none --udp-rate none --udp-rate-total none --refuse-source-ports none"
+    config = serve_config(*line.split(), "--idle-timeout", "none")
+    nothing = SourcePorts(own=False, responders=False)
+    assert config.sources == SourceLimits(connections=None, udp_rate=None, udp_rate_total=None, ports=nothing)
+    assert config.idle_timeout_s is None
+
+
+def test_workers_share_the_limits_that_are_meant_for_all() -> None:
+    line = "--host 127.0.0.1 --workers 4 --max-connections-per-source 10 --udp-rate 100 --udp-rate-total 1000:2001"
+    made = serve_config(*line.split()).new_server(1000, lambda: None)
+    assert made._sources.connections == 3
+    assert made._sources.udp_rate == Rate(100, 200)
+    assert made._sources.udp_rate_total == Rate(250, 501)
 
 
 @given(st.integers(0, 65_535), SECONDS, st.integers(1, 2**31 - 1))
@@ -168,6 +202,19 @@ def test_no_drain_timeout_is_taken_that_is_no_time(capsys: pytest.CaptureFixture
         ["--backlog", str(2**31)],
         ["--socket-buffer", "1"],
         ["--drain-timeout", "-1"],
+        ["--idle-timeout", "0"],
+        ["--idle-timeout", "-1"],
+        ["--idle-timeout", "never"],
+        ["--allow"],
+        ["--allow", "10.0.0.1/8"],
+        ["--deny", "192.0.2.0/24", "example.org"],
+        ["--max-connections-per-source", "0"],
+        ["--max-connections-per-source", "few"],
+        ["--udp-rate", "0"],
+        ["--udp-rate", "1000:"],
+        ["--udp-rate-total", "fast"],
+        ["--refuse-source-ports", "70000"],
+        ["--refuse-source-ports", "none,7"],
         ["--busy-poll", "-1"],
         ["--busy-poll", "0.5"],
         ["--busy-poll", "1000001"],
@@ -241,9 +288,8 @@ def test_the_help_names_every_option_with_its_default(capsys: pytest.CaptureFixt
     with pytest.raises(SystemExit):
         cli.parse(["serve", "--help"])
     text = " ".join(capsys.readouterr().out.split())
-    for option in serve.ServeConfig._fields:
-        name = option.removesuffix("_s").removesuffix("_bytes").removesuffix("s").replace("_", "-")
-        assert f" --{name}" in text or f" --no-{name}" in text
+    for name in vars(cli.parse(["serve"])):
+        assert name in ("parser", "run") or " --" + name.replace("_", "-") in text
     assert re.findall(r"\(default: ([^)]*)\)", text) == [
         "this machine only",
         "7",
@@ -251,11 +297,16 @@ def test_the_help_names_every_option_with_its_default(capsys: pytest.CaptureFixt
         "1024",
         "the kernel's own tuning",
         "5",
+        "none, as the RFC has it",
         "0, off",
         "standard",
         "info",
         "text",
         "1",
+        "a quarter of --max-connections; none where only loopback is served",
+        "10000:20000, but not to loopback; none where only loopback is served",
+        "none",
+        "own,responders",
     ]
 
 
@@ -653,3 +704,34 @@ def test_the_version_is_told(capsys: pytest.CaptureFixture[str]) -> None:
         cli.main(["--version"])
     assert end.value.code == 0
     assert capsys.readouterr().out == f"echo7 {echo7.__version__}\n"
+
+
+def call_from(source: str, port: int) -> socket.socket:
+    return socket.create_connection(("127.0.0.1", port), PATIENCE_S, (source, 0))
+
+
+def test_the_daemon_refuses_counts_and_says_so() -> None:
+    """Issue: "every drop has one counter and a rate-limited log line with the source"."""
+    options = ["--host", "127.0.0.1", "--deny", "127.0.0.66", "--max-connections-per-source", "1", "--udp-rate", "1:1"]
+    with EchoProcess(*options) as echo, call_from("127.0.0.65", echo.port) as inside:
+        inside.sendall(b"x")
+        assert inside.recv(1) == b"x"
+        for source in ("127.0.0.66", "127.0.0.65"):
+            with call_from(source, echo.port) as refused_one:
+                with contextlib.suppress(ConnectionResetError):
+                    assert refused_one.recv(1) == b""
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
+            client.settimeout(PATIENCE_S)
+            client.bind(("127.0.0.67", 0))
+            client.connect(("127.0.0.1", echo.port))
+            for _ in range(20):
+                client.send(b"x")
+            assert client.recv(1) == b"x"
+        assert echo.next_line("dropped")["reason"] == "refused_denied"
+        assert echo.next_line("dropped")["source"].startswith("127.0.0.65:")
+        assert echo.finish() == 0
+    dropped = [line for line in echo.lines if line["event"] == "dropped"]
+    assert {line["reason"] for line in dropped} == {"refused_denied", "refused_source_cap", "rate_source"}
+    assert sum(line["reason"] == "rate_source" for line in dropped) <= 5
+    assert echo.lines[-1]["drops"]["refused_denied"] == echo.lines[-1]["drops"]["refused_source_cap"] == 1
+    assert echo.lines[-1]["drops"]["rate_source"] >= 18

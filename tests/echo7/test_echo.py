@@ -40,7 +40,7 @@ class FakeEndpoint:
         self.sent.append((data, destination, path))
         return True
 
-    def drop(self, reason: str) -> None:
+    def drop(self, reason: str, peer: Any = None) -> None:
         self.dropped.append(reason)
 
 

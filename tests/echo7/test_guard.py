@@ -10,6 +10,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from echo7.guard import RESPONDER_PORTS, Guard, refused_destination, refused_source
+from echo7.ports import SourcePorts
 from reactor import is_unicast
 
 CLIENT_PORT = 40_000
@@ -112,6 +113,22 @@ def test_ordinary_callers_with_suspicious_beginnings_are_answered(host: str) -> 
 def test_a_source_port_on_which_a_responder_listens_gets_no_answer(port: int) -> None:
     """CVE-1999-0103, CVE-2024-2169: one spoofed datagram between two responders bounces for ever."""
     assert Guard([7777]).refusal(("192.0.2.1", port), b"") == "source_port_responder"
+
+
+@pytest.mark.parametrize("own", [True, False])
+@pytest.mark.parametrize("responders", [True, False])
+def test_the_operator_may_say_which_ports_are_refused(own: bool, responders: bool) -> None:
+    """Issue: "`--refuse-source-ports SPEC`"; `test_ports.py` reads it. Listed ones come last: the others say more."""
+    guard = Guard([7007], SourcePorts(own, responders, frozenset({53, 1000})))
+    found = {port: guard.refusal(("192.0.2.1", port), b"") for port in (0, 19, 53, 1000, 7007, 7008)}
+    assert found == {
+        0: "source_port_zero",
+        19: "source_port_responder" if responders else None,
+        53: "source_port_responder" if responders else "source_port_listed",
+        1000: "source_port_listed",
+        7007: "source_port_own" if own else None,
+        7008: None,
+    }
 
 
 def test_the_responders_that_the_promise_names_are_all_known() -> None:

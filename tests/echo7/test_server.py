@@ -18,8 +18,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from echo7 import BindError, EchoServer
+from echo7 import BindError, EchoServer, report
 from echo7.binding import bind_all
+from echo7.rate import Rate
+from echo7.sources import BY_BIND, SourceLimits
 from reactor import READ, Reactor, State, format_address
 from reactor.sockets import os_error
 from tests.support import (
@@ -128,7 +130,7 @@ def test_a_new_server_has_done_nothing() -> None:
         counters = echo.server.counters
         assert counters.drops == {}
         numbers = [getattr(counters, name) for name in counters._fields if name != "drops"]
-        assert numbers == [0] * 8
+        assert numbers == [0] * 9
 
 
 @given(st.lists(st.tuples(st.integers(1, 3000), st.booleans()), min_size=1, max_size=5))
@@ -638,3 +640,223 @@ def test_an_idle_connection_takes_no_more_than_700_bytes_of_python_memory() -> N
         for caller in callers:
             caller.close()
     assert each_bytes <= 700
+
+
+# ---------------------------------------------------------------- limits for each source
+
+
+def call_from(echo: EchoByHand, source: str, host: str = "127.0.0.1") -> socket.socket:
+    """A TCP client with a source address of its own."""
+    client = socket.create_connection((host, echo.port), PATIENCE_S, (source, 0))
+    client.setblocking(False)
+    return client
+
+
+def ends(echo: EchoByHand, client: socket.socket) -> bool:
+    """Tell whether the server has ended a connection, in order or with a reset."""
+    turn_idle(echo.reactor, 10)
+    try:
+        return client.recv(1) == b""
+    except ConnectionResetError:
+        return True
+    except BlockingIOError:
+        return False
+
+
+def test_a_source_that_is_denied_is_closed_at_accept_and_no_other() -> None:
+    """Issue: "`--allow CIDR…` / `--deny CIDR…` (TCP: closed at accept …)"."""
+    with at_hand(sources=SourceLimits(deny=("127.0.0.66/32",))) as echo:
+        denied, other = call_from(echo, "127.0.0.66"), call_from(echo, "127.0.0.67")
+        assert ends(echo, denied)
+        assert not ends(echo, other)
+        counters = echo.server.counters
+        assert (counters.connections, counters.connections_open) == (1, 1)
+        assert counters.drops == {"refused_denied": 1}
+        assert len(echo.connections) == 1
+        denied.close()
+        other.close()
+
+
+def test_where_some_are_allowed_nobody_else_is() -> None:
+    with at_hand(sources=SourceLimits(allow=("127.0.0.66",))) as echo:
+        allowed, other = call_from(echo, "127.0.0.66"), call_from(echo, "127.0.0.67")
+        assert not ends(echo, allowed)
+        assert ends(echo, other)
+        allowed.close()
+        other.close()
+
+
+def test_a_source_has_so_many_connections_at_once_and_others_theirs() -> None:
+    """Issue: "per-source caps: `--max-connections-per-source N`"."""
+    with at_hand(sources=SourceLimits(connections=2)) as echo:
+        mine = [call_from(echo, "127.0.0.66") for _ in range(3)]
+        other = call_from(echo, "127.0.0.67")
+        assert [ends(echo, client) for client in mine] == [False, False, True]
+        assert not ends(echo, other)
+        mine[0].close()
+        turn_until(echo.reactor, lambda: echo.server.counters.connections_open == 2)
+        again = call_from(echo, "127.0.0.66")
+        assert not ends(echo, again)
+        assert echo.server.counters.drops == {"refused_source_cap": 1}
+        for client in [*mine, other, again]:
+            client.close()
+
+
+def test_by_default_a_source_has_a_quarter_of_the_connections_but_not_where_only_loopback_is_served() -> None:
+    """Issue: "(default on non-loopback binds: a quarter of `--max-connections`)"."""
+    for host, cap in {"0.0.0.0": 2, "127.0.0.1": 8}.items():
+        with at_hand([host], max_connections=8, sources=SourceLimits(connections=BY_BIND)) as echo:
+            clients = [call_from(echo, "127.0.0.66") for _ in range(8)]
+            turn_until(echo.reactor, lambda cap=cap, echo=echo: echo.server.counters.connections_open == cap)  # type: ignore[misc]
+            turn_idle(echo.reactor)
+            assert sum(echo.server.counters.drops.values()) == 8 - cap
+            for client in clients:
+                client.close()
+
+
+def test_a_caller_who_is_gone_before_he_is_looked_at_does_not_come_in_uncounted() -> None:
+    """getpeername(2) says ENOTCONN: his source isn't known, and nobody is there to be served."""
+    with at_hand(sources=SourceLimits(connections=1)) as echo:
+        for _ in range(3):
+            client = call_from(echo, "127.0.0.66")
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\x01\0\0\0\0\0\0\0")
+            client.close()
+        turn_until(echo.reactor, lambda: echo.server.counters.drops == {"refused_gone": 3})
+        assert not echo.connections
+        assert echo.server.counters.connections_open == 0
+        client = call_from(echo, "127.0.0.66")
+        assert not ends(echo, client)
+        client.close()
+
+
+def test_refused_callers_take_no_place_of_others() -> None:
+    """A crowd at the door of a full house: who is inside stays, and the next place goes to whoever may have it."""
+    with at_hand(max_connections=2, sources=SourceLimits(connections=1)) as echo:
+        crowd = [call_from(echo, "127.0.0.66") for _ in range(20)]
+        other = call_from(echo, "127.0.0.67")
+        turn_until(echo.reactor, lambda: echo.server.counters.connections_open == 2)
+        other.send(b"here")
+        assert echo.receive(other, 4) == b"here"
+        for client in [*crowd, other]:
+            client.close()
+
+
+def ask_from(echo: EchoByHand, source: str, count: int) -> int:
+    """Send datagrams from an address of one's own; return how many are answered."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
+        client.bind((source, 0))
+        client.connect(("127.0.0.1", echo.port))
+        client.setblocking(False)
+        before = echo.server.counters.datagrams_received
+        for number in range(count):
+            client.send(b"%d" % number)
+        turn_until(echo.reactor, lambda: echo.server.counters.datagrams_received == before + count)
+        turn_idle(echo.reactor, 3)
+        answered = 0
+        with contextlib.suppress(BlockingIOError):
+            while client.recv(100):
+                answered += 1
+        return answered
+
+
+BOTH_PATHS = pytest.mark.parametrize("udp_batch", [True, False], ids=["batch", "simple"])
+
+
+@BOTH_PATHS
+def test_udp_from_a_denied_source_is_met_with_silence(udp_batch: bool) -> None:
+    """Issue: "(… UDP: silent)"."""
+    with at_hand(udp_batch=udp_batch, sources=SourceLimits(deny=("127.0.0.66",))) as echo:
+        assert ask_from(echo, "127.0.0.66", 3) == 0
+        assert ask_from(echo, "127.0.0.67", 3) == 3
+        assert echo.server.counters.drops == {"source_denied": 3}
+
+
+@BOTH_PATHS
+def test_a_source_over_its_rate_gets_the_burst_and_then_what_the_rate_allows(udp_batch: bool) -> None:
+    """Issue: "UDP token bucket per source prefix … `--udp-rate PER_SECOND[:BURST]`"; neighbours are unaffected."""
+    clock = ManualClock()
+    with at_hand(clock=clock, udp_batch=udp_batch, sources=SourceLimits(udp_rate=Rate(10, 5))) as echo:
+        assert ask_from(echo, "127.0.0.66", 9) == 5
+        assert ask_from(echo, "127.0.0.67", 4) == 4
+        clock.advance(0.2)
+        assert ask_from(echo, "127.0.0.66", 9) == 2
+        assert echo.server.counters.drops == {"rate_source": 4 + 7}
+
+
+@BOTH_PATHS
+def test_all_sources_together_have_a_rate_if_one_is_asked_for(udp_batch: bool) -> None:
+    """Issue: "a global bucket (off by default)"."""
+    with at_hand(udp_batch=udp_batch, sources=SourceLimits(udp_rate_total=Rate(10, 5))) as echo:
+        assert ask_from(echo, "127.0.0.66", 3) + ask_from(echo, "127.0.0.67", 3) == 5
+        assert echo.server.counters.drops == {"rate_total": 1}
+
+
+@BOTH_PATHS
+def test_a_source_has_one_bucket_on_all_sockets(udp_batch: bool) -> None:
+    options: dict[str, Any] = {"udp_batch": udp_batch, "sources": SourceLimits(udp_rate=Rate(10, 5))}
+    with at_hand(["127.0.0.1", "127.0.0.2"], **options) as echo:
+        assert ask_from(echo, "127.0.0.66", 5) == 5
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
+            client.bind(("127.0.0.66", 0))
+            client.sendto(b"more", ("127.0.0.2", echo.port))
+            turn_until(echo.reactor, lambda: echo.server.counters.drops)
+        assert echo.server.counters.drops == {"rate_source": 1}
+
+
+@BOTH_PATHS
+def test_rates_that_are_only_logged_drop_nothing(udp_batch: bool, caplog: pytest.LogCaptureFixture) -> None:
+    """Issue: "`--rate-log-only`"."""
+    caplog.set_level("INFO", "echo7")
+    limits = SourceLimits(udp_rate=Rate(10, 5), log_only=True)
+    with at_hand(udp_batch=udp_batch, sources=limits) as echo:
+        assert ask_from(echo, "127.0.0.66", 9) == 9
+        counters = echo.server.counters
+        assert (counters.drops, counters.datagrams_over_rate) == ({}, 4)
+        assert "9 answered (4 of them over the rate) over udp" in report.describe(counters)
+    assert any(text.startswith("over rate: rate_source of 127.0.0.66") for text in caplog.messages)
+
+
+@BOTH_PATHS
+def test_by_default_only_other_machines_have_a_rate(udp_batch: bool) -> None:
+    """Issue: "sources 127/8 and ::1 exempt unless asked for", and nothing of the kind on loopback binds."""
+    for host, admissions in {"0.0.0.0": 1, "127.0.0.1": 0}.items():
+        limits = SourceLimits(udp_rate=BY_BIND)
+        with at_hand([host], udp_batch=udp_batch, sources=limits) as echo:
+            assert len(echo.server._admissions) == admissions
+            for admission in echo.server._admissions:
+                assert admission._buckets is not None
+                assert [admission.refusals([b"\x7f\0\0\1"] * 64, bytes_of) for _ in range(400)] == [{}] * 400
+                refused = [len(admission.refusals([b"\x0a\0\0\1"] * 64, bytes_of)) for _ in range(400)]
+                assert sum(refused) == 400 * 64 - 20_000
+
+
+def bytes_of(host: Any) -> bytes:
+    return bytes(host)
+
+
+@BOTH_PATHS
+def test_each_drop_is_logged_with_its_source(udp_batch: bool, caplog: pytest.LogCaptureFixture) -> None:
+    """Issue: "every drop has one counter and a rate-limited log line with the source"; also what the kernel refuses."""
+    caplog.set_level("INFO", "echo7")
+    sockets, call = FlakySockets(), "sendmmsg" if udp_batch else "sendto"
+    options: dict[str, Any] = {"udp_batch": udp_batch, "sources": SourceLimits(deny=("127.0.0.66",))}
+    with EchoByHand(["127.0.0.1"], {"sockets": sockets}, **options) as echo:
+        ask_from(echo, "127.0.0.66", 1)
+        sockets.faults.add(call, os_error(errno.EPERM))
+        ask_from(echo, "127.0.0.67", 1)
+        denied = call_from(echo, "127.0.0.66")
+        assert ends(echo, denied)
+        denied.close()
+        drops = echo.server.counters.drops
+    assert drops == {"source_denied": 1, "send_EPERM": 1, "refused_denied": 1}
+    told = [vars(record)["fields"] for record in caplog.records if vars(record)["event"] == "dropped"]
+    assert [(line["reason"], line["source"].partition(":")[0]) for line in told] == [
+        ("source_denied", "127.0.0.66"),
+        ("send_EPERM", "127.0.0.67"),
+        ("refused_denied", "127.0.0.66"),
+    ]
+
+
+def test_what_is_no_network_is_refused_before_anything_is_bound() -> None:
+    with pytest.raises(ValueError, match="is not a network"):
+        EchoServer(sources=SourceLimits(allow=("nonsense",)))

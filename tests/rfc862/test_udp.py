@@ -238,7 +238,7 @@ class NoEndpoint:
         self.sent.append(arguments)
         return True
 
-    def drop(self, reason: str) -> None:
+    def drop(self, reason: str, peer: Any = None) -> None:
         self.dropped.append(reason)
 
 

@@ -10,6 +10,7 @@ import collections
 import contextlib
 import errno
 import functools
+import math
 import random
 import socket
 from collections.abc import Callable, Iterator
@@ -17,7 +18,9 @@ from typing import Any, cast
 from unittest import mock
 
 from echo7.guard import RESPONDER_PORTS
+from echo7.rate import Rate
 from echo7.server import EchoServer
+from echo7.sources import EVERYBODY, SourceLimits
 from reactor import READ, WRITE, Connection, Datagram, Listener, Reactor, State
 from reactor.batch import DatagramBatch
 from reactor.limits import DEFAULT_LIMITS
@@ -32,6 +35,8 @@ PATIENCE_S = 100.0  # longer than any delay or partition
 TCP_HOSTS = ("10.0.0.1", "10.0.0.2", "fd00::1", "127.0.0.1")
 UDP_HOSTS = (*TCP_HOSTS, "fd00::2", "10.0.0.255")
 REFUSED_PORTS = (0, PORT, *RESPONDER_PORTS)
+OF_CALLERS = ("receive_", "accept_", "refused_", "idle_")  # drops that aren't of datagrams that came
+ALMOST = 0.999999
 USR1, TERM = 10, 15  # their numbers on Linux; no real signal is sent
 
 
@@ -42,7 +47,14 @@ class Ledger:
         self.sock = sock
         self.received = bytearray()
         self.sent_bytes = 0
+        self.moved_s = 0.0  # when a byte last moved, either way
+        self.crowd = 0  # how many of the same source were inside when it came
         self.owed_bytes: int | None = None  # fixed by our FIN: what comes while we linger is thrown away
+
+
+def host_of(sock: StreamSocket) -> str:
+    """Where a connection comes from."""
+    return str(sock.remote[0]) if sock.remote is not None else ""
 
 
 def interest_of(connection: Connection) -> int:
@@ -61,14 +73,22 @@ class Auditor(Watcher):
         self.ledgers: dict[StreamSocket, Ledger] = {}
         self.unanswered: collections.Counter[tuple[Address, bytes, str]] = collections.Counter()
         self.requests = self.answers = 0
+        self.began_s = network.clock()
         self.moved_s = network.clock()
+        self.limits, self.idle_timeout_s = EVERYBODY, math.inf
+        self.server: EchoServer | None = None
+        self.answered: collections.Counter[str] = collections.Counter()  # by source
 
     def call(self, name: str, sock: StreamSocket, data: bytes) -> None:
         self.moved_s = self.network.clock()
         if name == "accept":
             self.ledgers[sock] = Ledger(sock)
+            self.ledgers[sock].moved_s = self.moved_s
+            self.ledgers[sock].crowd = self._inside_from(host_of(sock))
             return
         ledger = self.ledgers[sock]
+        if name in ("recv", "send"):
+            ledger.moved_s = self.moved_s
         if name == "recv":
             ledger.received += data
         elif name == "fin":
@@ -88,6 +108,7 @@ class Auditor(Watcher):
             self.unanswered[key] += 1
             return
         self.answers += 1
+        self._check_rate(peer[0])
         self.unanswered[key] -= 1
         if self.unanswered[key] < 0:
             self.found(f"an answer of {len(data)} bytes from {asked} that nobody had asked for")
@@ -100,6 +121,7 @@ class Auditor(Watcher):
         held = sum(isinstance(handler, Connection) for handler in self.reactor.handlers)
         if self.max_connections is not None and held > self.max_connections:
             self.found(f"{held} connections where {self.max_connections} may be")
+        self._check_caps()
         for handler in self.reactor.handlers:
             owners.add(handler.fileno())
             if handler.closed:
@@ -114,6 +136,31 @@ class Auditor(Watcher):
             if sock.faulty:
                 self.found(f"descriptor {number} belongs to nobody")
         self.network.check()
+
+    def _inside_from(self, host: str) -> int:
+        """Count those of one source who are inside, or whose loss the server hasn't been told of."""
+        callers = self.server._callers if self.server is not None else {}
+        return sum(host_of(cast(StreamSocket, caller.socket)) == host for caller in callers)
+
+    def _check_caps(self) -> None:
+        most = self.limits.connections
+        if isinstance(most, int):
+            held = collections.Counter(host_of(sock) for sock in self._held())
+            if held and max(held.values()) > most:
+                self.found(f"{held} connections, one source may have {most}")
+
+    def _held(self) -> Iterator[StreamSocket]:
+        for handler in self.reactor.handlers:
+            if isinstance(handler, Connection):
+                yield cast(StreamSocket, handler.socket)
+
+    def _check_rate(self, host: str) -> None:
+        rate = self.limits.udp_rate
+        self.answered[host] += 1
+        if isinstance(rate, Rate):
+            most = rate.burst + rate.per_second * (self.network.clock() - self.began_s)
+            if self.answered[host] > most:
+                self.found(f"{self.answered[host]} answers to {host}, no more than {most} are allowed")
 
     def _check_connection(self, connection: Connection) -> None:
         if connection.interest != interest_of(connection):
@@ -142,14 +189,20 @@ class World:
         receive_bytes: int = DEFAULT_LIMITS.receive_bytes,
         pipes: int = 0,
         udp_batch: bool = True,
+        idle_timeout_s: float | None = None,
+        sources: SourceLimits = EVERYBODY,
     ) -> None:
         self.network, self.max_connections = network, max_connections
         self.reactor = network.reactor(busy_poll_s=busy_poll_s)
         self.auditor = Auditor(network, self.reactor, max_connections)
         network.watchers.append(self.auditor)
         self.server = EchoServer(
-            ["*"], PORT, drain_timeout_s=DRAIN_S, max_connections=max_connections, pipes=pipes, udp_batch=udp_batch
-        )
+            ["*"], PORT, drain_timeout_s=DRAIN_S, max_connections=max_connections, pipes=pipes, udp_batch=udp_batch,
+            idle_timeout_s=idle_timeout_s, sources=sources,
+        )  # fmt: skip
+        self.auditor.limits, self.auditor.server = sources, self.server
+        if idle_timeout_s is not None:
+            self.auditor.idle_timeout_s = idle_timeout_s
         self.server._limits = self.server._limits._replace(receive_bytes=receive_bytes)
         self.server.start(self.reactor)
         self.serving = self.server.addresses
@@ -281,6 +334,11 @@ class World:
             return  # the drain timeout
         if end.shut_s is not None and link.reset_s >= end.shut_s + DRAIN_S:
             return  # the linger timeout is the same
+        ledger, most = self.auditor.ledgers[end], self.auditor.limits.connections
+        if isinstance(most, int) and ledger.crowd >= most and not ledger.received:
+            return  # refused at the door
+        if link.reset_s >= ledger.moved_s + self.auditor.idle_timeout_s * ALMOST:
+            return  # stuck
         self.auditor.found(f"the server reset a connection without need: {link.fate}")
 
     def _check_datagrams(self) -> None:
@@ -289,7 +347,7 @@ class World:
             auditor.found(f"other bytes were sent than {counters} says")
         if (counters.datagrams_received, counters.datagrams_sent) != (auditor.requests, auditor.answers):
             auditor.found(f"{auditor.requests} requests, {auditor.answers} answers; {counters}")
-        refused = sum(n for name, n in counters.drops.items() if not name.startswith(("receive_", "accept_")))
+        refused = sum(n for name, n in counters.drops.items() if not name.startswith(OF_CALLERS))
         if counters.datagrams_received != counters.datagrams_sent + refused:
             self.auditor.found(f"datagrams unaccounted for: {counters}")
         answered = collections.Counter(
@@ -307,7 +365,9 @@ class World:
         answered = sum(len(peer.received) for peer in self.datagram_peers)
         injected = self.network.chance.counts()
         kinds = {name.partition(".")[2] for name in injected if name.startswith(("recvmsg.", "sendmsg."))}
-        excuses = {"destination_broadcast"} | {f"send_{kind}" for kind in kinds}  # a saved error meets who comes next
+        excuses = {"destination_broadcast", "rate_source", "rate_total"} | {
+            f"send_{kind}" for kind in kinds
+        }  # a saved error meets who comes next
         excused = sum(n for reason, n in self.server.counters.drops.items() if reason in excuses)
         excused += self.network.datagrams_lost + injected.get("packet.loss", 0)
         if answered + excused < deserving:
@@ -332,13 +392,25 @@ def closed_handlers_watched(network: SimulatedNetwork) -> Iterator[None]:
         yield
 
 
+def limits_scenario(network: SimulatedNetwork) -> World:
+    """The same, and sources have limits. Whoever is silent for longer than any delay or partition lasts is let go."""
+    source = network.random
+    limits = SourceLimits(
+        connections=source.choice((1, 2, 3)),
+        udp_rate=source.choice((None, Rate(1.0, 5))),
+        udp_rate_total=source.choice((None, None, Rate(2.0, 8))),
+    )
+    with closed_handlers_watched(network):
+        return _swarm(network, sources=limits, idle_timeout_s=source.choice((1.5, 4.0)) * PATIENCE_S)
+
+
 def swarm_scenario(network: SimulatedNetwork) -> World:
     """A random crowd calls the service in a random world."""
     with closed_handlers_watched(network):
         return _swarm(network)
 
 
-def _swarm(network: SimulatedNetwork) -> World:
+def _swarm(network: SimulatedNetwork, **limits: Any) -> World:
     source = network.random
     network.send_buffer_bytes = int(2 ** source.uniform(0, 16))
     network.receive_buffer_bytes = int(2 ** source.uniform(0, 16))
@@ -352,6 +424,7 @@ def _swarm(network: SimulatedNetwork) -> World:
         pipes=source.choice((0, 1, 3)),
         receive_bytes=source.choice((65_536, int(2 ** source.uniform(0, 12)), int(2 ** source.uniform(0, 6)))),
         udp_batch=source.choice((True, False)),
+        **limits,
     )
     for _ in range(source.randrange(1, 9)):
         network.call_later(source.choice((0.0, source.uniform(0, 3))), lambda: caller(world, source))
