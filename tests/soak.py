@@ -68,8 +68,8 @@ VIOLATIONS_SHOWN = 20
 class Daemon:
     """`echo7 serve` on free ports of this machine, seen through its log and /proc."""
 
-    def __init__(self, serve: Sequence[str]) -> None:
-        command = [*serve, "serve", "--port", "0", "--log-format", "json"]
+    def __init__(self, serve: Sequence[str], options: Sequence[str] = ()) -> None:
+        command = [*serve, "serve", "--port", "0", "--log-format", "json", *options]
         self.process = subprocess.Popen(  # in a session of its own, so that ^C is ours alone
             command, cwd=PROJECT, stderr=subprocess.PIPE, text=True, start_new_session=True
         )
