@@ -1,6 +1,6 @@
 """`echo7 serve`: options → a frozen config → a service under signals → an exit status.
 
-    0  served, and ended in order        1  couldn't bind, or the last serving socket broke, or workers failed
+    0  served, and ended in order        1  couldn't start, or the last serving socket broke, or workers failed
     2  the options make no sense         128 + n  ended at once by a second signal n
 
 Law: what makes no sense is refused before anything is bound; what was begun is finished, and the last line says how.
@@ -16,14 +16,16 @@ import signal
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-from echo7 import activation, limits, log, report, reuseport
+from echo7 import limits, log, report, reuseport
 from echo7.arguments import number, seconds
 from echo7.binding import ECHO_PORT, BindError
+from echo7.lifecycle import Lifecycle, StartError
 from echo7.server import EchoServer
 from reactor.limits import BACKLOG
 from reactor.loop import Reactor
 
 if TYPE_CHECKING:
+    from echo7.privileges import Identity
     from echo7.supervisor import Supervisor
 
 logger = logging.getLogger("echo7")
@@ -40,6 +42,7 @@ examples:
   echo7 serve --host '*'                       every address, IPv4 and IPv6
   echo7 serve --host 192.0.2.1 --host fe80::1%eth0 --no-udp
   echo7 serve --log-format json 2>>echo7.log
+  sudo echo7 serve --host '*' --user nobody    root binds port 7, and nobody serves it
   echo7 serve --workers auto                   a process for each CPU (Linux), one in charge of them
 
 A systemd socket unit may hand the sockets in; --host and --port then have no effect.
@@ -68,6 +71,7 @@ class ServeConfig(NamedTuple):
     log_level: str
     log_format: str
     workers: int
+    user: Identity | None
 
     def new_reactor(self) -> Reactor:
         """Return a loop for one process that serves. Raise OSError when there are no descriptors for it."""
@@ -102,6 +106,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = EXAMPLES
     _add_what_to_serve(parser.add_argument)
     _add_how_to_serve(parser.add_argument)
+    _add_as_whom_to_serve(parser.add_argument)
 
 
 def run(options: argparse.Namespace) -> int:
@@ -133,6 +138,7 @@ def configure(options: argparse.Namespace) -> ServeConfig:
         log_level=options.log_level,
         log_format=options.log_format,
         workers=options.workers,
+        user=options.user,
     )
 
 
@@ -151,8 +157,9 @@ def serve(config: ServeConfig) -> int:
         service = new_service(reactor, config, handler, descriptors)
         try:
             service.start()
-        except BindError as error:
-            log.event(logger, logging.ERROR, "bind_failed", str(error))
+        except (BindError, StartError) as error:
+            name = "bind_failed" if isinstance(error, BindError) else "start_failed"
+            log.event(logger, logging.ERROR, name, str(error))
             return 1
         service.run()
         ignore(SIGNALS)  # what was to be done is done, and none shall spoil the exit status now
@@ -186,21 +193,21 @@ class Service:
         self._config = config
         self._handler = handler
         self._stopping = False
+        self._life = Lifecycle(reactor, config)
         self._server = config.new_server(descriptors, self._failed)
 
     def start(self) -> None:
-        """Bind, or take what systemd has bound; take the signals over; say where we serve. Raise BindError."""
-        config = self._config
-        handed_in = activation.inherited(
-            tcp=config.tcp, udp=config.udp, backlog=config.backlog, buffer_bytes=config.socket_buffer_bytes
-        )
-        self._server.start(self._reactor, handed_in)
+        """Bind, drop what that needed, take the signals over, say where we serve. Raise BindError, StartError."""
+        [bound] = sets = self._life.open()
+        self._server.start(self._reactor, bound)
+        self._life.drop_privileges(sets)
         for signum in ENDING_SIGNALS:
             self._reactor.add_signal_handler(signum, self._ender(signum))
         for signum in COUNTERS_SIGNALS:
             self._reactor.add_signal_handler(signum, lambda: self.log_counters("counters"))
-        report.log_hints(self._server.left_out, loopback_only=handed_in is None and not config.hosts)
+        report.log_hints(bound.left_out, self._life.loopback_only)
         report.log_addresses(self._server.addresses)
+        self._life.serving()
 
     def run(self) -> None:
         """Run until all is over."""
@@ -222,12 +229,14 @@ class Service:
         self._stopping = True
         text = f"stopping on {signal.Signals(signum).name}: delivering for up to {self._config.drain_timeout_s:g} s"
         log.event(logger, logging.INFO, "stopping", text, signal=signal.Signals(signum).name)
+        self._life.stopping()
         self._server.stop(self._reactor.stop)
 
     def _failed(self) -> None:
         log.event(logger, logging.ERROR, "failed", "the last serving socket is broken: ending")
         self.status = 1
         self._stopping = True
+        self._life.stopping()
         self._server.stop(self._reactor.stop)
 
 
@@ -304,10 +313,25 @@ def _add_how_to_serve(add: Callable[..., object]) -> None:
     )
 
 
+def _add_as_whom_to_serve(add: Callable[..., object]) -> None:
+    add(
+        "--user",
+        type=_identity,
+        metavar="NAME[:GROUP]",
+        help="once the port is bound, be this user for good, without any other rights (default: whoever starts it)",
+    )
+
+
 def _host(text: str) -> str:
     if not text.strip():
         raise argparse.ArgumentTypeError("an empty host names nothing; use '*' for every address")
     return text
+
+
+def _identity(text: str) -> Identity:
+    from echo7 import privileges  # and the lists of users and groups: for those alone who ask for it
+
+    return privileges.identity(text)
 
 
 def _workers(text: str) -> int:

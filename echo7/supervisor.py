@@ -19,10 +19,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NoReturn
 
-from echo7 import activation, log, report, reuseport, worker
+from echo7 import log, report, worker
 from echo7.backoff import STILLBIRTHS_LIMIT, BackOff
-from echo7.binding import Bound, bind_all
+from echo7.binding import Bound
 from echo7.channel import Channel, Message
+from echo7.lifecycle import Lifecycle
 from echo7.server import Counters, ServingAddress
 from reactor.fork import disown, signals_held
 from reactor.loop import Reactor
@@ -82,6 +83,7 @@ class Supervisor:
 
     def __init__(self, reactor: Reactor, config: ServeConfig, handler: log.StderrHandler, descriptors: int) -> None:
         self.status = 0
+        self._life = Lifecycle(reactor, config)
         self._reactor, self._config, self._handler, self._descriptors = reactor, config, handler, descriptors
         self._slots: list[Slot] = []
         self._due: collections.deque[Slot] = collections.deque()  # to be started as soon as the loop has returned
@@ -93,27 +95,16 @@ class Supervisor:
         self._asked_meanwhile = False
 
     def start(self) -> None:
-        """Open every socket, take the signals over. Raise BindError."""
-        config, sockets = self._config, self._reactor.sockets
-        bound = activation.inherited(
-            tcp=config.tcp, udp=config.udp, backlog=config.backlog, buffer_bytes=config.socket_buffer_bytes
-        )
-        if bound is not None:  # one socket for each address, so the workers take turns at it
-            sets, loopback_only = [bound] * config.workers, False
-        else:
-            bound = bind_all(
-                sockets, config.hosts, config.port, tcp=config.tcp, udp=config.udp,
-                backlog=config.backlog, buffer_bytes=config.socket_buffer_bytes,
-            )  # fmt: skip
-            sets = reuseport.share(sockets, bound, config.workers, config.backlog, config.socket_buffer_bytes)
-            loopback_only = not config.hosts
+        """Open every socket, drop what that needed, take the signals over. Raise BindError, StartError."""
+        sets = self._life.open()
+        self._life.drop_privileges(sets)
         self._slots = [Slot(number, each, BackOff(self._reactor.now)) for number, each in enumerate(sets, 1)]
         self._due.extend(self._slots)
         for signum in ENDING_SIGNALS:
             self._reactor.add_signal_handler(signum, self._ender(signum))
         self._reactor.add_signal_handler(signal.SIGUSR1, self._ask_for_counters)
         self._reactor.add_signal_handler(signal.SIGCHLD, self._reap)
-        report.log_hints(bound.left_out, loopback_only)
+        report.log_hints(sets[0].left_out, self._life.loopback_only)
 
     def run(self) -> None:
         """Run until all is over. Returns in the supervisor only."""
@@ -186,6 +177,7 @@ class Supervisor:
             text = f"{len(pids)} workers serve, pids {', '.join(map(str, pids))}"
             log.event(logger, logging.INFO, "workers", text, workers=len(pids), pids=pids)
             report.log_addresses(ServingAddress(*each) for each in message["addresses"])
+            self._life.serving()
 
     # ---- ends of workers
 
@@ -254,6 +246,7 @@ class Supervisor:
 
     def _stop(self) -> None:
         self._stopping = True
+        self._life.stopping()
         self._due.clear()
         for slot in self._slots:
             slot.bound.close()  # or callers would be queued whom nobody will serve

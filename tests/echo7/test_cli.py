@@ -25,6 +25,7 @@ import echo7
 from echo7 import arguments as command_line
 from echo7 import cli, log, serve
 from echo7.binding import bind_all
+from echo7.privileges import Identity
 from reactor import Reactor
 from reactor.sockets import os_error
 from tests.support import (
@@ -113,6 +114,7 @@ def test_the_defaults_are_the_documented_ones() -> None:
         log_level="info",
         log_format="text",
         workers=1,
+        user=None,
     )
 
 
@@ -121,11 +123,12 @@ def test_every_option_reaches_the_config() -> None:
     line = (
         "--host 127.0.0.1 --host * --port 0 --no-udp --no-udp-batch --no-splice --max-connections 3 "
         "--backlog 4 --socket-buffer 4096 --drain-timeout 0.5 --busy-poll 200 --selector lean "
-        "--log-level debug --log-format json --workers 2"
+        "--log-level debug --log-format json --workers 2 --user 4711:4712"
     )
     assert serve_config(*line.split()) == serve.ServeConfig(
-        ("127.0.0.1", "*"), 0, True, False, False, False, 3, 4, 4096, 0.5, 0.0002, "lean", "debug", "json", 2
-    )
+        ("127.0.0.1", "*"), 0, True, False, False, False, 3, 4, 4096, 0.5, 0.0002, "lean", "debug", "json", 2,
+        Identity(4711, 4712, "4711:4712"),
+    )  # fmt: skip
 
 
 @given(st.integers(0, 65_535), SECONDS, st.integers(1, 2**31 - 1))
@@ -256,6 +259,7 @@ def test_the_help_names_every_option_with_its_default(capsys: pytest.CaptureFixt
         "info",
         "text",
         "1",
+        "whoever starts it",
     ]
 
 
@@ -324,8 +328,8 @@ def test_the_json_lines_have_stable_keys() -> None:
 def test_a_star_is_served_without_the_hint() -> None:
     """`--host '*'`: everybody may call; a hint at loopback would be wrong."""
     with EchoProcess("--host", "*") as echo:
-        assert {line["event"] for line in echo.lines} == {"listening"}
-        assert echo.lines[0]["address"] == "0.0.0.0"
+        assert {line["event"] for line in echo.lines} - {"serving_as_root"} == {"listening"}
+        assert echo.lines[-1]["address"] == "0.0.0.0"
 
 
 def test_the_bare_interpreter_serves() -> None:
@@ -473,6 +477,9 @@ def test_each_address_that_is_left_out_has_a_line_with_its_name(
     with Reactor(sockets=sockets) as reactor:
         serve.Service(reactor, config, log.StderrHandler(), 1024).start()
     events = [vars(record)["event"] for record in caplog.records]
+    if events[0] == "serving_as_root":
+        caplog.records.pop(0)
+        events.pop(0)
     assert events == ["left_out", *hints, "listening", "listening"]
     assert caplog.messages[0] == f"not serving {left_out}: this machine has no IPv6"
     assert [vars(record)["fields"]["address"] for record in caplog.records[-2:]] == [served] * 2

@@ -25,8 +25,8 @@ print(*sorted(set(sys.modules) - before))
 """
 
 OURS = """
-    echo7 echo7.activation echo7.arguments echo7.batch echo7.binding echo7.cli echo7.echo echo7.guard echo7.limits
-    echo7.log echo7.report echo7.reuseport echo7.serve echo7.server
+    echo7 echo7.activation echo7.arguments echo7.batch echo7.binding echo7.cli echo7.echo echo7.guard echo7.lifecycle
+    echo7.limits echo7.log echo7.report echo7.reuseport echo7.serve echo7.server
     reactor reactor.batch reactor.buffer reactor.busypoll reactor.connection reactor.connector reactor.control
     reactor.datagram reactor.limits reactor.listener reactor.loop reactor.protocol reactor.seams reactor.signals
     reactor.sockets reactor.splice reactor.timers reactor.verbs
