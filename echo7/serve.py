@@ -43,6 +43,7 @@ examples:
   echo7 serve --host 192.0.2.1 --host fe80::1%eth0 --no-udp
   echo7 serve --log-format json 2>>echo7.log
   sudo echo7 serve --host '*' --user nobody    root binds port 7, and nobody serves it
+  echo7 serve --config /etc/echo7.toml         options from a file, such as: port = 7007
   echo7 serve --workers auto                   a process for each CPU (Linux), one in charge of them
 
 A systemd socket unit may hand the sockets in; --host and --port then have no effect.
@@ -107,11 +108,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     _add_what_to_serve(parser.add_argument)
     _add_how_to_serve(parser.add_argument)
     _add_as_whom_to_serve(parser.add_argument)
+    _add_where_it_is_said(parser.add_argument)
 
 
 def run(options: argparse.Namespace) -> int:
     """Do what the options say, and return the exit status. Raise SystemExit(2) after one line if they make no sense."""
-    return serve(configure(options))
+    config = configure(options)
+    return 0 if options.check_config else serve(config)
 
 
 def configure(options: argparse.Namespace) -> ServeConfig:
@@ -311,6 +314,15 @@ def _add_how_to_serve(add: Callable[..., object]) -> None:
         metavar="N",
         help="processes that share the port, or 'auto' for one for each CPU; Linux only (default: %(default)s)",
     )
+
+
+def _add_where_it_is_said(add: Callable[..., object]) -> None:
+    add(
+        "--config",
+        metavar="FILE",
+        help="a TOML file with these options under the same names; what is given here wins (default: none)",
+    )
+    add("--check-config", action="store_true", help="only say whether the options make sense")
 
 
 def _add_as_whom_to_serve(add: Callable[..., object]) -> None:

@@ -260,6 +260,7 @@ def test_the_help_names_every_option_with_its_default(capsys: pytest.CaptureFixt
         "text",
         "1",
         "whoever starts it",
+        "none",
     ]
 
 
