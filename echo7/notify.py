@@ -54,8 +54,12 @@ class Notifier:
             self._socket.setblocking(False)
 
     def ready(self) -> None:
-        """We serve (again). From now on, tell that we are alive, if anybody wants to know."""
+        """We serve (again)."""
         self._tell("READY=1")
+        self.watch()
+
+    def watch(self) -> None:
+        """From now on, tell that we are alive, if anybody wants to know."""
         if self._watchdog_s and "alive" not in self._timers:
             self._alive()
 

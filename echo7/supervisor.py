@@ -11,11 +11,12 @@ it had to say read. Forking is done in `run`, between two runs of the loop: a ch
 from __future__ import annotations
 
 import collections
+import contextlib
 import functools
 import logging
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NoReturn
 
@@ -33,7 +34,6 @@ from reactor.timers import Timer
 if TYPE_CHECKING:
     from echo7.serve import ServeConfig
 
-ENDING_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 ANSWER_PATIENCE_S = 1.0  # for the counters of a worker that doesn't answer; then those that it told last count
 DRAIN_GRACE_S = 10.0  # beyond the drain timeout, which a worker keeps by itself: then it hangs, and is killed
 ABORT_GRACE_S = 1.0  # the same at a second signal
@@ -97,13 +97,10 @@ class Supervisor:
     def start(self) -> None:
         """Open every socket, drop what that needed, take the signals over. Raise BindError, StartError."""
         sets = self._life.open()
-        self._life.drop_privileges(sets)
+        self._life.drop_privileges()
         self._slots = [Slot(number, each, BackOff(self._reactor.now)) for number, each in enumerate(sets, 1)]
         self._due.extend(self._slots)
-        for signum in ENDING_SIGNALS:
-            self._reactor.add_signal_handler(signum, self._ender(signum))
-        self._reactor.add_signal_handler(signal.SIGUSR1, self._ask_for_counters)
-        self._reactor.add_signal_handler(signal.SIGCHLD, self._reap)
+        self._life.take_signals(self._end, self._ask_for_counters, self._reap)
         report.log_hints(sets[0].left_out, self._life.loopback_only)
 
     def run(self) -> None:
@@ -111,6 +108,7 @@ class Supervisor:
         while not self._over:
             while self._due:
                 self._fork(self._due.popleft())
+            self._life.restart(self._leaving)
             self._reactor.run()
 
     def log_counters(self, name: str) -> None:
@@ -144,6 +142,7 @@ class Supervisor:
         status = 1
         try:
             disown(self._reactor)
+            self._life.disown()
             parents.close()
             mine = slot.bound.tcp + slot.bound.udp
             for sock in [sock for other in self._slots for sock in other.bound.tcp + other.bound.udp]:
@@ -229,14 +228,12 @@ class Supervisor:
 
     # ---- the end
 
-    def _ender(self, signum: int) -> Callable[[], None]:
-        return lambda: self._end(signum)
-
     def _end(self, signum: int) -> None:
         if self._stopping:
             self._aborting = True
             self.status = 128 + signum
             self._order("abort")
+            self._life.aborting()
             self._reactor.call_later(ABORT_GRACE_S, self._kill)
             return
         name, timeout_s = signal.Signals(signum).name, self._config.drain_timeout_s
@@ -269,8 +266,27 @@ class Supervisor:
 
     def _check_over(self) -> None:
         if not self._live():
-            self._over = True
-            self._reactor.stop()
+            self._life.when_alone(self._finish)
+
+    def _finish(self) -> None:
+        self._over = True
+        self._reactor.stop()
+
+    @contextlib.contextmanager
+    def _leaving(self) -> Iterator[tuple[list[int], list[int]]]:
+        """The workers go on without us; the ends of their channels tell them from when on."""
+        self._order("restart")
+        live = [process for process in self._live() if process.wait_status is None]
+        ended = [process.counters for process in self._live() if process.wait_status is not None]
+        report.log_counters("ended_before", report.total([*self._past, *ended]), self._past_dropped)
+        try:
+            yield (
+                [process.pid for process in live],
+                [process.channel.fileno() for process in live if not process.told_all],
+            )
+        except BaseException:
+            self._order("stay")
+            raise
 
     # ---- counters
 

@@ -13,11 +13,12 @@ from collections.abc import Callable
 
 import pytest
 
-from echo7 import privileges
+from echo7 import lifecycle, privileges
 from echo7.privileges import Identity, PrivilegeError, become, identity
+from reactor import Reactor
 from reactor.sockets import os_error
 from tests.echo7.test_cli import only_line, refused
-from tests.support import PATIENCE_S, EchoProcess, House, WorkersProcess, quiet_port
+from tests.support import PATIENCE_S, EchoProcess, House, WorkersProcess, quiet_port, serve_config
 
 if os.name != "posix":
     pytest.skip("this system has no users to become", allow_module_level=True)
@@ -255,7 +256,7 @@ def test_a_system_without_prctl_does_without(monkeypatch: pytest.MonkeyPatch) ->
 def test_no_program_that_is_run_gains_anything() -> None:
     """In a child, as there is no way back from it."""
     program = """if True:
-        from echo7 import privileges
+        from echo7 import lifecycle, privileges
         privileges._gain_nothing_new()()
         print(open("/proc/self/status").read())
     """
@@ -270,3 +271,13 @@ def test_no_program_that_is_run_gains_anything() -> None:
 def test_what_argparse_says_of_a_wrong_name_is_ours() -> None:
     with pytest.raises(argparse.ArgumentTypeError, match="there is no user 'x y'"):
         identity("x y")
+
+
+def test_what_cannot_be_dropped_stops_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    with Reactor() as reactor:
+        life = lifecycle.Lifecycle(reactor, serve_config("--user", "4711:4712"))
+        Kernel(monkeypatch)
+        life.drop_privileges()
+        Kernel(monkeypatch, allowed=False)
+        with pytest.raises(lifecycle.StartError, match="cannot become 4711:4712"):
+            life.drop_privileges()
