@@ -41,7 +41,7 @@ def inherited(
     if pid != str(os.getpid()) or not count:
         return None
     names = environment.get("LISTEN_FDNAMES", "").split(":")
-    for variable in ("LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES"):
+    for variable in ("LISTEN_PID", "LISTEN_PIDFDID", "LISTEN_FDS", "LISTEN_FDNAMES"):
         environment.pop(variable, None)
     if not (count.isascii() and count.isdigit()):
         raise BindError(f"LISTEN_FDS is {count!r}, not a number: let systemd set it, or unset it")

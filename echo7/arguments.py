@@ -18,9 +18,11 @@ STDOUT, TERMINAL_COLUMNS = 1, 80
 class OneLineParser(argparse.ArgumentParser):
     """Says what is wrong in one line, and where to read on, instead of printing the whole usage."""
 
+    where = ""  # the mistake is, if not on the command line
+
     def error(self, message: str) -> NoReturn:
         """Exit with status 2."""
-        self.exit(2, f"{self.prog}: {message}; see '{self.prog} --help'\n")
+        self.exit(2, f"{self.prog}: {self.where}{message}; see '{self.prog} --help'\n")
 
 
 class HelpFormatter(argparse.RawDescriptionHelpFormatter):
@@ -31,6 +33,13 @@ class HelpFormatter(argparse.RawDescriptionHelpFormatter):
         with contextlib.suppress(OSError, ValueError):  # no terminal; a COLUMNS that is no number
             columns = int(os.environ.get("COLUMNS") or os.get_terminal_size(STDOUT).columns or TERMINAL_COLUMNS)
         super().__init__(prog, width=columns - 2)
+
+
+def refuse_dashes(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
+    """Exit with status 2 where argparse has taken `--port=--` for no value at all, as some versions do."""
+    for name, value in vars(options).items():
+        if isinstance(value, list) and ([] in value if value else parser.get_default(name) != []):
+            parser.error(f"argument --{name.replace('_', '-')}: '--' is no value")
 
 
 def seconds(text: str) -> float:

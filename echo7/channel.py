@@ -7,6 +7,8 @@ line that it didn't finish is none.
     worker → supervisor   ready     addresses
                           counters  counters, log_lines_dropped; and round, that of the question, 0 if unasked
     supervisor → worker   counters  round
+                          restart   it will be another program: when this stream ends, retire
+                          stay      no, it won't
                           drain     finish in order
                           abort     finish at once
 """
@@ -43,6 +45,10 @@ class Channel(StreamProtocol):
     def busy(self) -> bool:
         """Whether the other end is behind with its reading."""
         return self._connection.pending_bytes > 0
+
+    def fileno(self) -> int:
+        """Return the descriptor of this end, -1 when the stream has ended."""
+        return self._connection.fileno()
 
     def say(self, what: str, **details: object) -> None:
         """Send one message. Nothing happens when the other end has gone."""

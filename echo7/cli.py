@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 
 from echo7 import __version__
-from echo7.arguments import HelpFormatter, OneLineParser
+from echo7.arguments import HelpFormatter, OneLineParser, refuse_dashes
 
 COMMANDS = {  # name → the module that has `add_arguments` and `run`, and its line of help
     "serve": ("echo7.serve", "echo TCP and UDP until a signal ends it"),
@@ -33,10 +33,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
     """Turn arguments into options; `options.run` is the command. Raise SystemExit(2) after one line on stderr."""
-    options = _parser(argv).parse_args(argv)
-    for name, value in vars(options).items():  # argparse of some versions takes `--port=--` for no value at all
-        if isinstance(value, list) and ([] in value if value else options.parser.get_default(name) != []):
-            options.parser.error(f"argument --{name.replace('_', '-')}: '--' is no value")
+    parser = _parser(argv)
+    options = parser.parse_args(argv)
+    refuse_dashes(options.parser, options)
+    if getattr(options, "config", None) is not None:
+        from echo7 import configfile
+
+        configfile.set_defaults(options)
+        options = parser.parse_args(argv)
     return options
 
 

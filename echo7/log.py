@@ -9,6 +9,8 @@ line says how many were held back; who gets no answer is limited where it is log
 
 A pipe or terminal is opened anew for this, as setting O_NONBLOCK on the inherited descriptor would change it for
 every process that shares it.
+
+Where stderr is the journal's, each line begins with its priority, which journald takes off again (sd-daemon(3)).
 """
 
 from __future__ import annotations
@@ -21,13 +23,14 @@ import socket
 import stat
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from echo7.quiet import Quiet, also
 
 STDERR = 2
 COURIER_PIECES = 256
 COURIER_FAREWELL_S = 0.5
+PRIORITIES = {"CRITICAL": 2, "ERROR": 3, "WARNING": 4, "INFO": 6, "DEBUG": 7}  # syslog(3)
 PIECE_BYTES = 4096  # PIPE_BUF on Linux: up to this, a pipe takes all or nothing (pipe(7))
 
 
@@ -36,13 +39,13 @@ def event(logger: logging.Logger, level: int, name: str, text: str, **fields: ob
     logger.log(level, "%s", text, extra={"event": name, "fields": fields})
 
 
-def set_up(level: str, form: str, worker: int | None = None) -> StderrHandler:
+def set_up(level: str, form: str, worker: int | None = None, *, elder: bool = False) -> StderrHandler:
     """Send what `reactor` and `echo7` log to stderr, as text or JSON. Return the handler, which counts its drops.
 
-    Several processes may write there; the lines of a `worker` say which one it is.
+    Several processes may write there; the lines of a `worker` say which one it is, and those of an `elder` that it is.
     """
     handler = StderrHandler()
-    handler.setFormatter(JsonFormatter(worker) if form == "json" else TextFormatter(worker))
+    handler.setFormatter(JsonFormatter(worker, elder) if form == "json" else TextFormatter(worker, elder))
     handler.addFilter(Repeats())
     for name in ("reactor", "echo7"):
         logger = logging.getLogger(name)
@@ -85,9 +88,9 @@ class Repeats(logging.Filter):
 class TextFormatter(logging.Formatter):
     """`2026-01-31T12:00:00Z info listening on tcp 127.0.0.1:7`."""
 
-    def __init__(self, worker: int | None = None) -> None:
+    def __init__(self, worker: int | None = None, elder: bool = False) -> None:
         super().__init__()
-        self._origin = "" if worker is None else f"worker {worker}: "
+        self._origin = f"elder {os.getpid()}: " if elder else "" if worker is None else f"worker {worker}: "
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the line, and the traceback if there is one."""
@@ -95,14 +98,15 @@ class TextFormatter(logging.Formatter):
 
 
 class JsonFormatter(logging.Formatter):
-    """One JSON object a line: time, level, event, message, and the event's own fields; a worker's also say whose."""
+    """One JSON object a line: time, level, event, message, and the event's own fields; other processes' say whose."""
 
-    def __init__(self, worker: int | None = None) -> None:
+    def __init__(self, worker: int | None = None, elder: bool = False) -> None:
         super().__init__()
         import json  # whoever logs text doesn't wait for it; and now, as later there may be no descriptor to read it
 
         self._dumps = json.dumps
-        self._origin = {} if worker is None else {"worker": worker, "pid": os.getpid()}
+        whose = {"elder": True} if elder else {} if worker is None else {"worker": worker}
+        self._origin = whose and whose | {"pid": os.getpid()}
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the object as one line of ASCII."""
@@ -125,6 +129,7 @@ class StderrHandler(logging.Handler):
         self._unreported = 0
         self._torn = False
         self._write = _writer(descriptor)
+        self._to_journal = is_journal(descriptor)
 
     def emit(self, record: logging.LogRecord) -> None:
         """Write one line, after saying how many were dropped before it."""
@@ -149,7 +154,11 @@ class StderrHandler(logging.Handler):
         self._unreported += 1
 
     def _put(self, record: logging.LogRecord) -> bool:
-        data = (self._words(record) + "\n").encode("utf-8", "backslashreplace")
+        text = self._words(record)
+        if self._to_journal:
+            priority = f"<{PRIORITIES.get(record.levelname, PRIORITIES['INFO'])}>"
+            text = priority + text.replace("\n", "\n" + priority)
+        data = (text + "\n").encode("utf-8", "backslashreplace")
         if self._torn:  # the last line was cut short: end it first
             data = b"\n" + data
         try:
@@ -169,6 +178,18 @@ class StderrHandler(logging.Handler):
         except Exception as error:  # a callback may raise something whose own repr raises
             text = f"a log record of {record.name} can't be put into words ({type(error).__name__}): {record.msg!r}"
             return self.format(logging.LogRecord(record.name, record.levelno, "", 0, text, None, None))
+
+
+def is_journal(descriptor: int, environment: Mapping[str, str] = os.environ) -> bool:
+    """Tell whether a descriptor is the stream that systemd has opened to the journal (systemd.exec(5))."""
+    wanted = environment.get("JOURNAL_STREAM")
+    if wanted is None:
+        return False
+    try:
+        found = os.fstat(descriptor)
+    except OSError:
+        return False
+    return wanted == f"{found.st_dev}:{found.st_ino}"
 
 
 def _writer(descriptor: int) -> Callable[[bytes], int]:

@@ -1,6 +1,6 @@
 """`echo7 serve`: options → a frozen config → a service under signals → an exit status.
 
-    0  served, and ended in order        1  couldn't bind, or the last serving socket broke, or workers failed
+    0  served, and ended in order        1  couldn't start, or the last serving socket broke, or workers failed
     2  the options make no sense         128 + n  ended at once by a second signal n
 
 Law: what makes no sense is refused before anything is bound; what was begun is finished, and the last line says how.
@@ -9,31 +9,34 @@ Law: what makes no sense is refused before anything is bound; what was begun is 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import logging
 import os
 import select
+import selectors
 import signal
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
-from echo7 import activation, limits, log, report, reuseport
+from echo7 import elder, limits, log, report, restart, reuseport
 from echo7.arguments import checked, number, seconds
 from echo7.binding import ECHO_PORT, BindError
+from echo7.lifecycle import COUNTERS_SIGNALS, ENDING_SIGNALS, RESTART_SIGNALS, Lifecycle, StartError, hold_signals
 from echo7.ports import DEFAULT_PORTS, parse_ports
 from echo7.rate import parse_rate
 from echo7.server import EchoServer
 from echo7.sources import BY_BIND, SourceLimits
 from reactor.limits import BACKLOG
 from reactor.loop import Reactor
+from reactor.sockets import Socket
 
 if TYPE_CHECKING:
+    from echo7.privileges import Identity
     from echo7.supervisor import Supervisor
 
 logger = logging.getLogger("echo7")
 
-ENDING_SIGNALS = [signal.SIGTERM, signal.SIGINT]
-COUNTERS_SIGNALS = [signal.SIGUSR1] if hasattr(signal, "SIGUSR1") else []  # Windows has none
-SIGNALS = ENDING_SIGNALS + COUNTERS_SIGNALS
+SIGNALS = ENDING_SIGNALS + COUNTERS_SIGNALS + RESTART_SIGNALS
 WORKERS_LIMIT = 256  # many times the processors of any machine that needs no more than echo
 LEVELS = ("debug", "info", "warning", "error")
 EXAMPLES = """\
@@ -44,12 +47,15 @@ examples:
   echo7 serve --host 192.0.2.1 --host fe80::1%eth0 --no-udp
   echo7 serve --log-format json 2>>echo7.log
   echo7 serve --host '*' --allow 192.0.2.0/24 2001:db8::/32 --idle-timeout 600
+  sudo echo7 serve --host '*' --user nobody    root binds port 7, and nobody serves it
+  echo7 serve --config /etc/echo7.toml         options from a file, such as: port = 7007
   echo7 serve --workers auto                   a process for each CPU (Linux), one in charge of them
 
 A systemd socket unit may hand the sockets in; --host and --port then have no effect.
 
 signals:
   TERM, INT   finish in order; the second one ends at once
+  HUP         start afresh, without an outage: new program, new options from the file
   USR1        log the counters
 """
 
@@ -74,14 +80,26 @@ class ServeConfig(NamedTuple):
     log_level: str
     log_format: str
     workers: int
+    user: Identity | None
 
     def new_reactor(self) -> Reactor:
         """Return a loop for one process that serves. Raise OSError when there are no descriptors for it."""
+        return Reactor(selector=self.new_selector(), busy_poll_s=self.busy_poll_s)
+
+    def new_selector(self) -> selectors.BaseSelector:
+        """Return what asks the kernel. Raise OSError when there is no descriptor for it."""
         if self.selector == "standard":
-            return Reactor(busy_poll_s=self.busy_poll_s)
+            return selectors.DefaultSelector()
         from reactor.epoll import LeanEpollSelector
 
-        return Reactor(selector=LeanEpollSelector(), busy_poll_s=self.busy_poll_s)
+        return LeanEpollSelector()
+
+    def fixed(self) -> dict[str, str]:
+        """Return what a fresh start on SIGHUP can't change, by option, in the form in which it is compared."""
+        who = "" if self.user is None else f"{self.user.user_id}:{self.user.group_id}"
+        flags = {"--no-tcp": not self.tcp, "--no-udp": not self.udp}
+        numbers = {"--port": self.port, "--workers": self.workers, **flags}
+        return {"--host": " ".join(self.hosts), "--user": who} | {name: str(value) for name, value in numbers.items()}
 
     def new_server(self, descriptors: int, failed: Callable[[], object]) -> EchoServer:
         """Return a server for one process, which may open so many descriptors."""
@@ -111,11 +129,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     _add_what_to_serve(parser.add_argument)
     _add_whom_to_serve(parser.add_argument_group("limits for each source").add_argument)
     _add_how_to_serve(parser.add_argument)
+    _add_as_whom_to_serve(parser.add_argument)
+    _add_where_it_is_said(parser.add_argument)
 
 
 def run(options: argparse.Namespace) -> int:
     """Do what the options say, and return the exit status. Raise SystemExit(2) after one line if they make no sense."""
-    return serve(configure(options))
+    config = configure(options)
+    before = os.environ.get(restart.CHECK)
+    if before is None and not options.check_config:
+        return serve(config)
+    mistake = restart.changed(before or "", config.fixed())
+    if mistake is not None:
+        options.parser.error(mistake)
+    return 0
 
 
 def configure(options: argparse.Namespace) -> ServeConfig:
@@ -144,6 +171,7 @@ def configure(options: argparse.Namespace) -> ServeConfig:
         log_level=options.log_level,
         log_format=options.log_format,
         workers=options.workers,
+        user=options.user,
     )
 
 
@@ -161,7 +189,7 @@ def _sources(options: argparse.Namespace) -> SourceLimits:
 
 def serve(config: ServeConfig) -> int:
     """Serve until a signal ends it; return the exit status."""
-    ignore(COUNTERS_SIGNALS)  # whoever asks for the counters before there are any shall not end us
+    hold_signals()
     log.ensure_standard_descriptors()
     handler = log.set_up(config.log_level, config.log_format)
     descriptors = limits.raise_descriptor_limit()
@@ -174,8 +202,9 @@ def serve(config: ServeConfig) -> int:
         service = new_service(reactor, config, handler, descriptors)
         try:
             service.start()
-        except BindError as error:
-            log.event(logger, logging.ERROR, "bind_failed", str(error))
+        except (BindError, StartError) as error:
+            name = "bind_failed" if isinstance(error, BindError) else "start_failed"
+            log.event(logger, logging.ERROR, name, str(error))
             return 1
         service.run()
         ignore(SIGNALS)  # what was to be done is done, and none shall spoil the exit status now
@@ -208,50 +237,78 @@ class Service:
         self._reactor = reactor
         self._config = config
         self._handler = handler
-        self._stopping = False
+        self._stopping = self._over = False
+        self._life = Lifecycle(reactor, config)
         self._server = config.new_server(descriptors, self._failed)
 
     def start(self) -> None:
-        """Bind, or take what systemd has bound; take the signals over; say where we serve. Raise BindError."""
-        config = self._config
-        handed_in = activation.inherited(
-            tcp=config.tcp, udp=config.udp, backlog=config.backlog, buffer_bytes=config.socket_buffer_bytes
-        )
-        self._server.start(self._reactor, handed_in)
-        for signum in ENDING_SIGNALS:
-            self._reactor.add_signal_handler(signum, self._ender(signum))
-        for signum in COUNTERS_SIGNALS:
-            self._reactor.add_signal_handler(signum, lambda: self.log_counters("counters"))
-        report.log_hints(self._server.left_out, loopback_only=handed_in is None and not config.hosts)
+        """Bind, drop what that needed, take the signals over, say where we serve. Raise BindError, StartError."""
+        [bound] = self._life.open()
+        self._server.start(self._reactor, bound)
+        self._life.drop_privileges()
+        self._life.take_signals(self._end, lambda: self.log_counters("counters"))
+        report.log_hints(bound.left_out, self._life.loopback_only)
         report.log_addresses(self._server.addresses)
+        self._life.serving()
 
     def run(self) -> None:
-        """Run until all is over."""
+        """Run until all is over. In an elder, this doesn't return."""
         self._reactor.run()
+        while self._life.restart_due and not self._over:
+            self._life.restart(self._leaving)
+            self._reactor.run()
 
     def log_counters(self, name: str) -> None:
         """Log what has been done so far."""
         report.log_counters(name, self._server.counters, self._handler.dropped)
 
-    def _ender(self, signum: int) -> Callable[[], None]:
-        return lambda: self._end(signum)
+    @contextlib.contextmanager
+    def _leaving(self) -> Iterator[tuple[list[int], list[int]]]:
+        child = restart.Elder(self._reactor, self._be_elder)
+        try:
+            yield [child.pid], [child.leash.fileno()]
+        except BaseException:
+            child.dismiss()
+            raise
+
+    def _be_elder(self, start: Socket, leash: Socket) -> NoReturn:
+        """Be the child, to its end. What runs here belongs to another process than the rest of this class."""
+        status = 1
+        try:
+            if elder.prepare(self._reactor, self._config, start):
+                self._life.leave()
+                status = elder.run(self._reactor, self._server, self._config, leash)
+        except BaseException as error:  # it must not get into the parent's frames, whatever it is
+            logger.critical("the elder failed: %r", error, exc_info=error, extra={"event": "failed"})
+        finally:
+            for handler in logger.handlers:
+                handler.flush()
+            os._exit(status)
 
     def _end(self, signum: int) -> None:
         if self._stopping:
             self.status = 128 + signum
             self._server.abort()
-            self._reactor.stop()
+            self._life.aborting()
+            self._finish()
             return
-        self._stopping = True
         text = f"stopping on {signal.Signals(signum).name}: delivering for up to {self._config.drain_timeout_s:g} s"
         log.event(logger, logging.INFO, "stopping", text, signal=signal.Signals(signum).name)
-        self._server.stop(self._reactor.stop)
+        self._stop()
 
     def _failed(self) -> None:
         log.event(logger, logging.ERROR, "failed", "the last serving socket is broken: ending")
         self.status = 1
+        self._stop()
+
+    def _stop(self) -> None:
         self._stopping = True
-        self._server.stop(self._reactor.stop)
+        self._life.stopping()
+        self._server.stop(lambda: self._life.when_alone(self._finish))
+
+    def _finish(self) -> None:
+        self._over = True
+        self._reactor.stop()
 
 
 def _add_what_to_serve(add: Callable[..., object]) -> None:
@@ -377,6 +434,24 @@ def _add_how_to_serve(add: Callable[..., object]) -> None:
     )
 
 
+def _add_where_it_is_said(add: Callable[..., object]) -> None:
+    add(
+        "--config",
+        metavar="FILE",
+        help="a TOML file with these options under the same names; what is given here wins (default: none)",
+    )
+    add("--check-config", action="store_true", help="only say whether the options make sense")
+
+
+def _add_as_whom_to_serve(add: Callable[..., object]) -> None:
+    add(
+        "--user",
+        type=_identity,
+        metavar="NAME[:GROUP]",
+        help="once the port is bound, be this user for good, without any other rights (default: whoever starts it)",
+    )
+
+
 def _host(text: str) -> str:
     if not text.strip():
         raise argparse.ArgumentTypeError("an empty host names nothing; use '*' for every address")
@@ -395,6 +470,12 @@ def _idle_timeout(text: str) -> float:
     if not value:
         raise argparse.ArgumentTypeError("0 seconds would be the end of every connection; leave it out for no timeout")
     return value
+
+
+def _identity(text: str) -> Identity:
+    from echo7 import privileges  # and the lists of users and groups: for those alone who ask for it
+
+    return privileges.identity(text)
 
 
 def _workers(text: str) -> int:

@@ -27,13 +27,15 @@ from reactor.connection import Connection
 from reactor.datagram import Datagram
 from reactor.limits import BACKLOG, Limits
 from reactor.listener import Listener
-from reactor.loop import Reactor
+from reactor.loop import WRITE, Reactor
 from reactor.sockets import Address, format_address, pack_host
 from reactor.splice import MOST_PIPES, Splicer, pipes_on
 from reactor.timers import Timer
 
 if TYPE_CHECKING:  # only who has an idle timeout waits for it
     from echo7.idle import IdleWatch
+
+HELD_RETRY_S, HELD_TRIES = 0.01, 100  # answers that the kernel had no room for, before their socket is closed
 
 logger = logging.getLogger("echo7")
 
@@ -135,7 +137,7 @@ class EchoServer:
         self._caller_drops: dict[str, int] = {}
         self._bytes_received = self._bytes_sent = 0  # of the callers that have gone; `counters` adds the others
         self._debug = logger.isEnabledFor(logging.DEBUG)
-        self._stopping = False
+        self._stopping = self._leaving = False  # the first one in a hurry
         self._stopped: list[Callable[[], object]] = []  # to be told when all is done
         self._reactor: Reactor | None = None
         self._deadline: Timer | None = None
@@ -247,7 +249,7 @@ class EchoServer:
         if self._stopping:
             self._check_stopped()
             return
-        self._stopping = True
+        self._stopping = self._leaving = True
         for listener in self._listeners:
             listener.close()
         for endpoint in self._endpoints:
@@ -255,6 +257,28 @@ class EchoServer:
         self._deadline = reactor.call_later(self._drain_timeout_s, self._give_up)
         for connection in self._connections():
             connection.close()
+        self._check_stopped()
+
+    def retire(self, stopped: Callable[[], object] | None = None) -> None:
+        """Take no one new, and serve who is here to his own end, however long that takes; then call `stopped`.
+
+        For a process whose place another has taken, on the same sockets: it closes only its own copies of them, and
+        answers the datagrams first that it holds. `stop` may come later, and ends it sooner.
+        """
+        self._running_on()
+        if stopped is not None:
+            self._stopped.append(stopped)
+        self._leaving, self._failed = True, None
+        for listener in self._listeners:
+            listener.close()
+        self._close_endpoints(HELD_TRIES)
+
+    def _close_endpoints(self, tries: int) -> None:
+        for endpoint in self._endpoints:
+            if not (tries and endpoint.interest & WRITE):
+                endpoint.close()
+        if any(not endpoint.closed for endpoint in self._endpoints):
+            self._running_on().call_later(HELD_RETRY_S, self._close_endpoints, tries - 1)
         self._check_stopped()
 
     def abort(self) -> None:
@@ -280,8 +304,9 @@ class EchoServer:
         self.abort()
 
     def _check_stopped(self) -> None:
-        if self._deadline is not None and not self._callers:  # `stop` has set it
-            self._deadline.cancel()
+        if self._leaving and not self._callers and all(endpoint.closed for endpoint in self._endpoints):
+            if self._deadline is not None:
+                self._deadline.cancel()
             while self._stopped:
                 self._running_on().call_soon(self._stopped.pop(0))
 

@@ -11,18 +11,20 @@ it had to say read. Forking is done in `run`, between two runs of the loop: a ch
 from __future__ import annotations
 
 import collections
+import contextlib
 import functools
 import logging
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NoReturn
 
-from echo7 import activation, log, report, reuseport, worker
+from echo7 import log, report, worker
 from echo7.backoff import STILLBIRTHS_LIMIT, BackOff
-from echo7.binding import Bound, bind_all
+from echo7.binding import Bound
 from echo7.channel import Channel, Message
+from echo7.lifecycle import Lifecycle
 from echo7.server import Counters, ServingAddress
 from reactor.fork import disown, signals_held
 from reactor.loop import Reactor
@@ -32,7 +34,6 @@ from reactor.timers import Timer
 if TYPE_CHECKING:
     from echo7.serve import ServeConfig
 
-ENDING_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 ANSWER_PATIENCE_S = 1.0  # for the counters of a worker that doesn't answer; then those that it told last count
 DRAIN_GRACE_S = 10.0  # beyond the drain timeout, which a worker keeps by itself: then it hangs, and is killed
 ABORT_GRACE_S = 1.0  # the same at a second signal
@@ -82,6 +83,7 @@ class Supervisor:
 
     def __init__(self, reactor: Reactor, config: ServeConfig, handler: log.StderrHandler, descriptors: int) -> None:
         self.status = 0
+        self._life = Lifecycle(reactor, config)
         self._reactor, self._config, self._handler, self._descriptors = reactor, config, handler, descriptors
         self._slots: list[Slot] = []
         self._due: collections.deque[Slot] = collections.deque()  # to be started as soon as the loop has returned
@@ -93,33 +95,20 @@ class Supervisor:
         self._asked_meanwhile = False
 
     def start(self) -> None:
-        """Open every socket, take the signals over. Raise BindError."""
-        config, sockets = self._config, self._reactor.sockets
-        bound = activation.inherited(
-            tcp=config.tcp, udp=config.udp, backlog=config.backlog, buffer_bytes=config.socket_buffer_bytes
-        )
-        if bound is not None:  # one socket for each address, so the workers take turns at it
-            sets, loopback_only = [bound] * config.workers, False
-        else:
-            bound = bind_all(
-                sockets, config.hosts, config.port, tcp=config.tcp, udp=config.udp,
-                backlog=config.backlog, buffer_bytes=config.socket_buffer_bytes,
-            )  # fmt: skip
-            sets = reuseport.share(sockets, bound, config.workers, config.backlog, config.socket_buffer_bytes)
-            loopback_only = not config.hosts
+        """Open every socket, drop what that needed, take the signals over. Raise BindError, StartError."""
+        sets = self._life.open()
+        self._life.drop_privileges()
         self._slots = [Slot(number, each, BackOff(self._reactor.now)) for number, each in enumerate(sets, 1)]
         self._due.extend(self._slots)
-        for signum in ENDING_SIGNALS:
-            self._reactor.add_signal_handler(signum, self._ender(signum))
-        self._reactor.add_signal_handler(signal.SIGUSR1, self._ask_for_counters)
-        self._reactor.add_signal_handler(signal.SIGCHLD, self._reap)
-        report.log_hints(bound.left_out, loopback_only)
+        self._life.take_signals(self._end, self._ask_for_counters, self._reap)
+        report.log_hints(sets[0].left_out, self._life.loopback_only)
 
     def run(self) -> None:
         """Run until all is over. Returns in the supervisor only."""
         while not self._over:
             while self._due:
                 self._fork(self._due.popleft())
+            self._life.restart(self._leaving)
             self._reactor.run()
 
     def log_counters(self, name: str) -> None:
@@ -153,6 +142,7 @@ class Supervisor:
         status = 1
         try:
             disown(self._reactor)
+            self._life.disown()
             parents.close()
             mine = slot.bound.tcp + slot.bound.udp
             for sock in [sock for other in self._slots for sock in other.bound.tcp + other.bound.udp]:
@@ -186,6 +176,7 @@ class Supervisor:
             text = f"{len(pids)} workers serve, pids {', '.join(map(str, pids))}"
             log.event(logger, logging.INFO, "workers", text, workers=len(pids), pids=pids)
             report.log_addresses(ServingAddress(*each) for each in message["addresses"])
+            self._life.serving()
 
     # ---- ends of workers
 
@@ -237,14 +228,12 @@ class Supervisor:
 
     # ---- the end
 
-    def _ender(self, signum: int) -> Callable[[], None]:
-        return lambda: self._end(signum)
-
     def _end(self, signum: int) -> None:
         if self._stopping:
             self._aborting = True
             self.status = 128 + signum
             self._order("abort")
+            self._life.aborting()
             self._reactor.call_later(ABORT_GRACE_S, self._kill)
             return
         name, timeout_s = signal.Signals(signum).name, self._config.drain_timeout_s
@@ -254,6 +243,7 @@ class Supervisor:
 
     def _stop(self) -> None:
         self._stopping = True
+        self._life.stopping()
         self._due.clear()
         for slot in self._slots:
             slot.bound.close()  # or callers would be queued whom nobody will serve
@@ -276,8 +266,27 @@ class Supervisor:
 
     def _check_over(self) -> None:
         if not self._live():
-            self._over = True
-            self._reactor.stop()
+            self._life.when_alone(self._finish)
+
+    def _finish(self) -> None:
+        self._over = True
+        self._reactor.stop()
+
+    @contextlib.contextmanager
+    def _leaving(self) -> Iterator[tuple[list[int], list[int]]]:
+        """The workers go on without us; the ends of their channels tell them from when on."""
+        self._order("restart")
+        live = [process for process in self._live() if process.wait_status is None]
+        ended = [process.counters for process in self._live() if process.wait_status is not None]
+        report.log_counters("ended_before", report.total([*self._past, *ended]), self._past_dropped)
+        try:
+            yield (
+                [process.pid for process in live],
+                [process.channel.fileno() for process in live if not process.told_all],
+            )
+        except BaseException:
+            self._order("stay")
+            raise
 
     # ---- counters
 

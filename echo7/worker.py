@@ -4,16 +4,20 @@ Law: a worker ends in order, once, whatever tells it to: the supervisor's order,
 serve on with nobody to stop it), or SIGTERM sent to it. ^C and the end of a whole process group reach the supervisor
 too, so a worker takes no notice of SIGINT, nor of a SIGTERM after the first: what a second signal means, only the
 supervisor says.
+
+When the supervisor starts afresh, the worker is an elder (see `restart`): it serves on until the new workers do, which
+is when its channel ends, and then its callers to their own end. It has nobody to report to then, and logs for itself.
 """
 
 from __future__ import annotations
 
+import functools
 import logging
 import signal
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from echo7 import log
+from echo7 import log, report
 from echo7.binding import Bound
 from echo7.channel import Channel, Message
 from reactor.loop import Reactor
@@ -29,7 +33,7 @@ logger = logging.getLogger("echo7")
 
 def run(number: int, config: ServeConfig, descriptors: int, bound: Bound, control: Socket, mask: set[int]) -> int:
     """Be worker `number` until it ends; return the exit status. Signals come in (`mask`) when it is ready for them."""
-    for signum in (signal.SIGINT, signal.SIGUSR1):
+    for signum in (signal.SIGINT, signal.SIGUSR1, signal.SIGHUP):
         signal.signal(signum, signal.SIG_IGN)
     handler = log.set_up(config.log_level, config.log_format, number)
     with config.new_reactor() as reactor:
@@ -38,6 +42,7 @@ def run(number: int, config: ServeConfig, descriptors: int, bound: Bound, contro
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         reactor.run()
         signal.signal(signal.SIGTERM, signal.SIG_IGN)  # all is done, and none shall spoil the exit status now
+        worker.say_farewell()
         return worker.status
 
 
@@ -52,11 +57,13 @@ class Worker:
         self._channel: Channel | None = None  # None before the start, and when the supervisor has gone
         self._leaving = False
         self._finished = False
+        self._left_behind = False  # the supervisor starts afresh, without this worker
 
     def start(self, bound: Bound, control: Socket) -> None:
         """Serve, and say so."""
         self._server.start(self._reactor, bound)
         self._reactor.add_signal_handler(signal.SIGTERM, self._asked_to_leave)
+        self._reactor.add_signal_handler(signal.SIGQUIT, self._abort)
         self._channel = Channel(self._reactor, control, self._heard, self._supervisor_gone)
         self._channel.say("ready", addresses=self._server.addresses)
         self._report_regularly()
@@ -64,10 +71,20 @@ class Worker:
     def _heard(self, message: Message) -> None:
         orders: dict[str, Callable[[], None]] = {
             "counters": lambda: self._report(message["round"]),
+            "restart": functools.partial(self._leave_behind, True),
+            "stay": functools.partial(self._leave_behind, False),
             "drain": self._leave,
             "abort": self._abort,
         }
         orders[message["say"]]()
+
+    def say_farewell(self) -> None:
+        """Log what was done, if there is nobody else to do it."""
+        if self._left_behind:
+            report.log_counters("drained", self._server.counters, self._handler.dropped)
+
+    def _leave_behind(self, so: bool) -> None:
+        self._left_behind = so
 
     def _report(self, question: int = 0) -> None:
         if self._channel is not None:
@@ -100,6 +117,9 @@ class Worker:
         self._channel = None
         if self._finished:
             self._reactor.stop()
+            return
+        if self._left_behind:
+            self._server.retire(self._all_done)
             return
         log.event(logger, logging.WARNING, "supervisor_gone", "the supervisor has gone: finishing in order")
         self._leave()

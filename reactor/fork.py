@@ -12,13 +12,18 @@ wake-up descriptor are copies indeed, and are put back as they were.
             ...                   # set up the child's own, then signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
 Fork outside of `run`, or what the loop was about to do is done twice.
+
+Or it is the parent that lets go of everything, because it becomes another program (exec(2)): then the child calls
+`take_over` in place of `disown`, and runs the same reactor. Until the parent has gone, the child must not run it.
 """
 
 import contextlib
 import os
+import selectors
 import signal
 from collections.abc import Iterator
 
+from reactor.busypoll import busy_select
 from reactor.loop import Reactor
 
 
@@ -48,3 +53,22 @@ def disown(reactor: Reactor) -> None:
     with contextlib.suppress(OSError):  # a kqueue isn't inherited (kqueue(2)), and its number is free already
         reactor._selector.close()
     reactor._waker.abort()
+
+
+def take_over(reactor: Reactor, selector: selectors.BaseSelector, *, busy_poll_s: float = 0.0) -> None:
+    """In a child: have the reactor watch all that it has through a selector of the child's own.
+
+    The parent's goes on to report to the parent. Raise OSError when there is no room for it.
+    """
+    inherited, reactor._selector = reactor._selector, selector
+    reactor._select = busy_select(selector.select, reactor.now, busy_poll_s)
+    for handler in reactor.handlers:
+        wanted, handler.interest = handler.interest, 0
+        reactor.set_interest(handler, wanted)
+    with contextlib.suppress(OSError):  # a kqueue, as above
+        inherited.close()
+
+
+def signals_waiting(reactor: Reactor) -> bool:
+    """Tell whether a signal has come that the loop hasn't looked at: exec(2) would forget it. Ask with signals held."""
+    return bool(reactor._waker._pending)

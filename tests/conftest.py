@@ -12,6 +12,7 @@ import pytest
 from hypothesis import HealthCheck, Phase, settings
 
 from echo7.server import EchoServer
+from tests import support
 
 QUIET = [HealthCheck.too_slow, HealthCheck.function_scoped_fixture]  # real sockets take their time
 settings.register_profile("dev", max_examples=25, deadline=None, suppress_health_check=QUIET)
@@ -38,3 +39,10 @@ def udp_batch(request: pytest.FixtureRequest) -> Iterator[bool]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(defaults, "udp_batch", request.param)
         yield request.param
+
+
+@pytest.fixture(scope="session")
+def house() -> Iterator[support.House]:
+    """The code where every user may read it."""
+    with support.open_house() as made:
+        yield made

@@ -17,10 +17,11 @@ import socket
 import struct
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, Self, TypeGuard, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, Self, TypeGuard, cast
 
 import pytest
 
@@ -504,6 +505,38 @@ def serve_config(*arguments: str) -> serve.ServeConfig:
     return serve.configure(cli.parse(["serve", *arguments]))
 
 
+class House(NamedTuple):
+    """Where the code is, and the Python that runs it."""
+
+    python: str
+    folder: pathlib.Path
+
+
+@contextlib.contextmanager
+def open_house() -> Iterator[House]:
+    """A copy of the packages that every user may read, and such a Python. Skips the test where there is none."""
+    if os.name != "posix" or os.geteuid() != 0:
+        pytest.skip("only root can be somebody else")
+    for python in (sys.executable, "/usr/bin/python3", "/usr/local/bin/python3"):
+        if _nobody_runs(python):
+            break
+    else:
+        pytest.skip("no Python of 3.11 or later here that everybody may run")
+    with tempfile.TemporaryDirectory() as folder:
+        os.chmod(folder, 0o755)
+        for package in ("reactor", "echo7"):
+            shutil.copytree(PROJECT / package, pathlib.Path(folder, package))
+        yield House(python, pathlib.Path(folder))
+
+
+def _nobody_runs(python: str) -> bool:
+    code = "import sys, json, ctypes; sys.exit(sys.version_info < (3, 11))"
+    with contextlib.suppress(OSError):
+        done = subprocess.run([python, "-c", code], user=65534, group=65534, capture_output=True, cwd="/", check=False)
+        return done.returncode == 0
+    return False
+
+
 class EchoProcess:
     """`python -m echo7 serve` as an operator runs it. Ready when the context is entered; killed when it is left.
 
@@ -511,12 +544,19 @@ class EchoProcess:
     """
 
     def __init__(
-        self, *arguments: str, port: int = 0, wait: bool = True, prefix: Sequence[str] = (), **popen: Any
+        self,
+        *arguments: str,
+        port: int = 0,
+        wait: bool = True,
+        prefix: Sequence[str] = (),
+        house: House | None = None,
+        **popen: Any,
     ) -> None:
         self.lines: list[dict[str, Any]] = []
         self._wait = wait
-        command = [sys.executable, "-m", "echo7", "serve", "--port", str(port), "--log-format", "json", *arguments]
-        self.process = subprocess.Popen([*prefix, *command], cwd=PROJECT, stderr=subprocess.PIPE, text=True, **popen)
+        python, folder = house or House(sys.executable, PROJECT)
+        command = [python, "-m", "echo7", "serve", "--port", str(port), "--log-format", "json", *arguments]
+        self.process = subprocess.Popen([*prefix, *command], cwd=folder, stderr=subprocess.PIPE, text=True, **popen)
 
     def __enter__(self) -> Self:
         if self._wait:

@@ -127,7 +127,7 @@ def test_no_sockets_at_all_is_no_activation(count: str) -> None:
 
 @pytest.mark.parametrize("count", ["x", "-1", "1.5", "²"])
 def test_a_count_that_is_no_number_is_one_clear_line(count: str) -> None:
-    environment = {"LISTEN_PID": str(os.getpid()), "LISTEN_FDS": count, "LISTEN_FDNAMES": "a"}
+    environment = {"LISTEN_PID": str(os.getpid()), "LISTEN_PIDFDID": "1", "LISTEN_FDS": count, "LISTEN_FDNAMES": "a"}
     with pytest.raises(BindError, match="LISTEN_FDS"):
         inherited(environment)
     assert environment == {}, "no child may take them for its own"

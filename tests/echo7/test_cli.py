@@ -26,6 +26,7 @@ from echo7 import arguments as command_line
 from echo7 import cli, log, serve
 from echo7.binding import bind_all
 from echo7.ports import SourcePorts
+from echo7.privileges import Identity
 from echo7.rate import Rate
 from echo7.sources import BY_BIND, SourceLimits
 from reactor import Reactor
@@ -118,6 +119,7 @@ def test_the_defaults_are_the_documented_ones() -> None:
         log_level="info",
         log_format="text",
         workers=1,
+        user=None,
     )
 
 
@@ -128,7 +130,7 @@ def test_every_option_reaches_the_config() -> None:
         "--backlog 4 --socket-buffer 4096 --drain-timeout 0.5 --idle-timeout 60 --busy-poll 200 --selector lean "
         "--allow 192.0.2.0/24 2001:db8::/32 --allow 10.0.0.1 --deny 192.0.2.128/25 --max-connections-per-source 2 "
         "--udp-rate 100 --udp-rate-total 1000:5000 --rate-log-only --refuse-source-ports own,<1024 "
-        "--log-level debug --log-format json --workers 2"
+        "--log-level debug --log-format json --workers 2 --user 4711:4712"
     )
     sources = SourceLimits(
         allow=("192.0.2.0/24", "2001:db8::/32", "10.0.0.1"),
@@ -141,7 +143,7 @@ def test_every_option_reaches_the_config() -> None:
     )
     assert serve_config(*line.split()) == serve.ServeConfig(
         ("127.0.0.1", "*"), 0, True, False, False, False, 3, 4, 4096, 0.5, 60.0, sources, 0.0002, "lean", "debug",
-        "json", 2,
+        "json", 2, Identity(4711, 4712, "4711:4712"),
     )  # fmt: skip
 
 
@@ -303,6 +305,8 @@ def test_the_help_names_every_option_with_its_default(capsys: pytest.CaptureFixt
         "info",
         "text",
         "1",
+        "whoever starts it",
+        "none",
         "a quarter of --max-connections; none where only loopback is served",
         "10000:20000, but not to loopback; none where only loopback is served",
         "none",
@@ -375,8 +379,8 @@ def test_the_json_lines_have_stable_keys() -> None:
 def test_a_star_is_served_without_the_hint() -> None:
     """`--host '*'`: everybody may call; a hint at loopback would be wrong."""
     with EchoProcess("--host", "*") as echo:
-        assert {line["event"] for line in echo.lines} == {"listening"}
-        assert echo.lines[0]["address"] == "0.0.0.0"
+        assert {line["event"] for line in echo.lines} - {"serving_as_root"} == {"listening"}
+        assert echo.lines[-1]["address"] == "0.0.0.0"
 
 
 def test_the_bare_interpreter_serves() -> None:
@@ -524,6 +528,9 @@ def test_each_address_that_is_left_out_has_a_line_with_its_name(
     with Reactor(sockets=sockets) as reactor:
         serve.Service(reactor, config, log.StderrHandler(), 1024).start()
     events = [vars(record)["event"] for record in caplog.records]
+    if events[0] == "serving_as_root":
+        caplog.records.pop(0)
+        events.pop(0)
     assert events == ["left_out", *hints, "listening", "listening"]
     assert caplog.messages[0] == f"not serving {left_out}: this machine has no IPv6"
     assert [vars(record)["fields"]["address"] for record in caplog.records[-2:]] == [served] * 2

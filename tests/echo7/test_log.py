@@ -598,3 +598,49 @@ def test_at_the_end_a_courier_that_is_held_up_is_not_waited_for() -> None:
         while not file.read(1 << 16).endswith(b"summary"):
             pass
     os.close(writing)
+
+
+# ---------------------------------------------------------------- the journal
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="journald is for Linux")
+@pytest.mark.parametrize("form", ["text", "json"])
+def test_where_stderr_is_the_journals_each_line_begins_with_its_priority(form: str) -> None:
+    """Issue: "priority prefix `<4>` when stderr is journald's: JOURNAL_STREAM matches stderr's device:inode"."""
+    reader, writer = os.pipe()
+    found = os.fstat(writer)
+    environment = {**os.environ, "JOURNAL_STREAM": f"{found.st_dev}:{found.st_ino}", "NOTIFY_SOCKET": "nowhere"}
+    command = [sys.executable, "-m", "echo7", "serve", "--host", "127.0.0.1", "--port", "0", "--log-format", form]
+    process = subprocess.Popen(command, cwd=PROJECT, stderr=writer, env=environment)
+    os.close(writer)
+    with open(reader) as lines:
+        heard = [next(lines) for _ in range(3)]
+        process.terminate()
+        heard += lines
+    assert process.wait(PATIENCE_S) == 0
+    assert {line[:3] for line in heard if "cannot tell" in line} == {"<4>"}
+    assert {line[:3] for line in heard if "cannot tell" not in line} == {"<6>"}
+    if form == "json":
+        assert json.loads(heard[0][3:])["event"] == "notify_failed"
+
+
+def test_each_line_of_a_traceback_has_the_priority_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The journal takes them for entries of their own."""
+    reader, writer = os.pipe()
+    found = os.fstat(writer)
+    monkeypatch.setenv("JOURNAL_STREAM", f"{found.st_dev}:{found.st_ino}")
+    handler = log.StderrHandler(writer)
+    handler.setFormatter(log.TextFormatter())
+    handler.emit(record_of("failed", logging.ERROR, raised(ValueError("x"))))
+    heard = os.read(reader, 1 << 16).decode().splitlines()
+    os.close(reader)
+    os.close(writer)
+    assert len(heard) > 2
+    assert all(line.startswith("<3>") for line in heard)
+
+
+@pytest.mark.parametrize("stream", ["", "x", "1:2", "1:2:3"])
+def test_another_stream_has_no_prefix(stream: str) -> None:
+    assert not log.is_journal(2, {"JOURNAL_STREAM": stream})
+    assert not log.is_journal(1 << 20, {"JOURNAL_STREAM": stream}), "nor one that is closed"
+    assert not log.is_journal(2, {})

@@ -6,6 +6,7 @@ import contextlib
 import errno
 import functools
 import gc
+import os
 import random
 import socket
 import sys
@@ -22,9 +23,10 @@ from echo7 import BindError, EchoServer, report
 from echo7.binding import bind_all
 from echo7.rate import Rate
 from echo7.sources import BY_BIND, SourceLimits
-from reactor import READ, Reactor, State, format_address
+from reactor import READ, WRITE, Reactor, State, format_address
 from reactor.sockets import os_error
 from tests.support import (
+    EAGAIN,
     PATIENCE_S,
     EchoByHand,
     EchoThread,
@@ -860,3 +862,60 @@ def test_each_drop_is_logged_with_its_source(udp_batch: bool, caplog: pytest.Log
 def test_what_is_no_network_is_refused_before_anything_is_bound() -> None:
     with pytest.raises(ValueError, match="is not a network"):
         EchoServer(sources=SourceLimits(allow=("nonsense",)))
+
+
+# ---------------------------------------------------------------- another one has its place
+
+
+def test_one_that_retires_serves_its_callers_to_their_end_and_nobody_else() -> None:
+    """The sockets are another process's too: closing them here closes nothing there."""
+    told: list[str] = []
+    with at_hand() as echo, contextlib.ExitStack() as stack:
+        first, second = echo.connect(), echo.connect()
+        others = [stack.enter_context(socket.socket(fileno=os.dup(h.fileno()))) for h in echo.server._listeners]
+        echo.server.retire(lambda: told.append("retired"))
+        echo.server.retire()
+        assert echo.server.addresses == []
+        for client in (first, second, first):
+            client.send(b"still here")
+            assert echo.receive(client, 10) == b"still here"
+        with socket.create_connection(("127.0.0.1", echo.port), PATIENCE_S):
+            others[0].accept()[0].close()  # the other one's caller
+        first.close()
+        turn_idle(echo.reactor)
+        assert told == []
+        second.shutdown(socket.SHUT_WR)
+        assert echo.receive_to_end(second) == b""
+        second.close()
+        turn_until(echo.reactor, lambda: told == ["retired"])
+        assert echo.server.counters.connections == 2
+
+
+def test_one_that_has_retired_may_be_stopped_all_the_same() -> None:
+    told: list[str] = []
+    with at_hand() as echo:
+        client = echo.connect()
+        echo.server.retire(lambda: told.append("retired"))
+        echo.server.stop(lambda: told.append("stopped"))
+        assert echo.receive_to_end(client) == b""
+        client.close()
+        turn_until(echo.reactor, lambda: len(told) == 2)
+
+
+@pytest.mark.parametrize("room", [True, False])
+def test_before_it_retires_it_answers_the_datagrams_that_it_holds(udp_batch: bool, room: bool) -> None:
+    """Nobody else has them. But if the kernel never has room, it doesn't wait for ever."""
+    sockets, told = FlakySockets(), list[str]()
+    with EchoByHand(reactor_options={"sockets": sockets}) as echo, echo.udp() as client:
+        call = "sendmmsg" if udp_batch else "sendto"
+        sockets.faults.always[call] = EAGAIN
+        client.send(b"held")
+        turn_until(echo.reactor, lambda: any(endpoint.interest & WRITE for endpoint in echo.server._endpoints))
+        echo.server.retire(lambda: told.append("retired"))
+        turn_idle(echo.reactor)
+        assert told == []
+        if room:
+            del sockets.faults.always[call]
+            assert echo.answer(client) == b"held"
+        turn_until(echo.reactor, lambda: told == ["retired"])
+        assert echo.server.counters.drops == ({} if room else {"busy": 1})

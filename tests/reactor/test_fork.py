@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import selectors
 import signal
@@ -13,9 +14,10 @@ from collections.abc import Callable
 
 import pytest
 
-from reactor import READ, Reactor, listen_tcp, open_udp
-from reactor.fork import disown, signals_held
-from tests.support import PATIENCE_S, SELECTORS, DatagramRecorder, Recorder, turn_until
+from reactor import READ, Connection, Reactor, listen_tcp, open_udp
+from reactor.fork import disown, signals_held, signals_waiting, take_over
+from reactor.sockets import os_error
+from tests.support import PATIENCE_S, SELECTORS, DatagramRecorder, Recorder, tcp_pair, turn_idle, turn_until
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork(2)")
 
@@ -121,3 +123,58 @@ def test_the_mask_comes_back_as_it_was() -> None:
         assert signal.pthread_sigmask(signal.SIG_BLOCK, []) == mask
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+# ---------------------------------------------------------------- taking over
+
+
+@pytest.mark.parametrize("selector_class", SELECTORS)
+def test_whoever_takes_over_watches_all_that_was_watched(selector_class: type[selectors.BaseSelector]) -> None:
+    """Without a fork: the parent's selector is another one, and is asked nothing any more."""
+    with Reactor() as reactor:
+        protocol = Recorder(echo=True)
+        ours, peer = tcp_pair()
+        with peer:
+            connection = Connection(reactor, ours, protocol)
+            connection.open()
+            idle, other = tcp_pair()
+            with other:
+                resting = Connection(reactor, idle, protocol)
+                resting.open()
+                reactor.rest(resting, 0.0)
+                before = reactor._selector
+                take_over(reactor, selector_class(), busy_poll_s=0.0001)
+                assert not before.get_map(), "closed"
+                for client in (peer, other):
+                    client.sendall(b"hello")
+                    client.settimeout(PATIENCE_S)
+                turn_until(reactor, lambda: protocol.received == b"hellohello")
+                assert [client.recv(10) for client in (peer, other)] == [b"hello"] * 2
+                connection.abort()
+                resting.abort()
+
+
+def test_a_selector_that_was_not_inherited_is_no_trouble(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A kqueue isn't, and its number may be another's by now."""
+
+    class Gone(selectors.DefaultSelector):
+        def close(self) -> None:
+            super().close()
+            raise os_error(errno.EBADF)
+
+    with Reactor(selector=Gone()) as reactor:
+        take_over(reactor, selectors.DefaultSelector())
+        turn_idle(reactor)
+
+
+def test_a_signal_that_nobody_has_looked_at_waits() -> None:
+    with Reactor() as reactor:
+        reactor.add_signal_handler(signal.SIGUSR1, int)
+        with signals_held():
+            assert not signals_waiting(reactor)
+        signal.raise_signal(signal.SIGUSR1)
+        with signals_held():
+            assert signals_waiting(reactor)
+        turn_idle(reactor)
+        with signals_held():
+            assert not signals_waiting(reactor)
