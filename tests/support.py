@@ -834,7 +834,8 @@ def quiet_port(hosts: Sequence[str] = ("127.0.0.1",)) -> int:
     A client that calls one before anybody serves it might else be given the same number, and be its own peer
     (RFC 9293 §3.5, simultaneous open).
     """
-    for port in random.sample(range(20_000, 32_000), 100):
+    # Not the common generator: hypothesis seeds that, and two runs side by side would choose alike.
+    for port in random.SystemRandom().sample(range(20_000, 32_000), 100):
         with contextlib.suppress(BindError):
             bind_all(socket, hosts, port).close()
             return port

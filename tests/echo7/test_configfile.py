@@ -115,7 +115,7 @@ def test_numbers_may_be_written_as_on_the_command_line(file: pathlib.Path) -> No
         ("PORT = 7", "there is no option 'PORT'; did you mean 'port'?"),
         ("config = 'x'", "there is no option 'config'"),
         ("help = true", "there is no option 'help'"),
-        ("qqq = 1", "there is no option 'qqq'; there are backlog, busy-poll, "),
+        ("qqq = 1", "there is no option 'qqq'; there are allow, backlog, "),
         ("[serve]\nport = 7", "has a table [serve]; there are none: write every option at the top, without [serve]"),
         ("port = true", "port is True, not a number or a text"),
         ("port = [7007]", "port is [7007], not a number or a text"),
