@@ -9,7 +9,7 @@ import argparse
 import importlib
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from echo7 import __version__
 from echo7.arguments import HelpFormatter, OneLineParser, refuse_dashes
@@ -19,6 +19,16 @@ COMMANDS = {  # name → the module that has `add_arguments` and `run`, and its 
     "check": ("echo7.judge.command", "judge any echo server by what it does"),
     "ping": ("echo7.probe.command", "probe an echo server: loss, delay, damage, order"),
 }
+
+EPILOG = """\
+examples:
+  echo7 serve                        serve this machine on port 7
+  echo7 serve --port 7007            the same without privilege
+  echo7 serve --host '*'             serve everybody
+  echo7 check 192.0.2.1              does that one do what the RFC says?
+
+'echo7 COMMAND --help' says more about each. All of it: man echo7
+"""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -33,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
     """Turn arguments into options; `options.run` is the command. Raise SystemExit(2) after one line on stderr."""
-    parser = _parser(argv)
+    parser = new_parser([argument for argument in argv if not argument.startswith("-")][:1])
     options = parser.parse_args(argv)
     refuse_dashes(options.parser, options)
     if getattr(options, "config", None) is not None:
@@ -44,14 +54,16 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     return options
 
 
-def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:
-    parser = OneLineParser(prog="echo7", description="The Echo Protocol, RFC 862.", formatter_class=HelpFormatter)
+def new_parser(asked: Collection[str] = tuple(COMMANDS)) -> argparse.ArgumentParser:
+    """Return the parser. The commands that aren't asked for are there by name only."""
+    parser = OneLineParser(
+        prog="echo7", description="The Echo Protocol, RFC 862.", epilog=EPILOG, formatter_class=HelpFormatter
+    )
     parser.add_argument("--version", action="version", version=f"echo7 {__version__}")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
-    asked = next((argument for argument in argv if not argument.startswith("-")), None)
     for name, (module, summary) in COMMANDS.items():
         command = commands.add_parser(name, help=summary, formatter_class=HelpFormatter)
-        if name == asked:
+        if name in asked:
             chosen = importlib.import_module(module)
             command.set_defaults(parser=command, run=chosen.run)
             chosen.add_arguments(command)

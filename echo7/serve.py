@@ -57,6 +57,10 @@ signals:
   TERM, INT   finish in order; the second one ends at once
   HUP         start afresh, without an outage: new program, new options from the file
   USR1        log the counters
+
+exit status:
+  0  ended in order                       2        the options make no sense
+  1  couldn't start, or a failure later   128 + n  ended at once by a second signal n
 """
 
 
@@ -126,11 +130,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's options."""
     parser.description = "Serve the Echo Protocol over TCP and UDP."
     parser.epilog = EXAMPLES
-    _add_what_to_serve(parser.add_argument)
+    _add_what_to_serve(parser.add_argument_group("what to serve").add_argument)
     _add_whom_to_serve(parser.add_argument_group("limits for each source").add_argument)
-    _add_how_to_serve(parser.add_argument)
-    _add_as_whom_to_serve(parser.add_argument)
-    _add_where_it_is_said(parser.add_argument)
+    _add_how_to_serve(parser.add_argument_group("how to serve").add_argument)
+    _add_what_is_logged(parser.add_argument_group("log").add_argument)
+    _add_as_whom_to_serve(parser.add_argument_group("processes").add_argument)
+    _add_where_it_is_said(parser.add_argument_group("configuration").add_argument)
 
 
 def run(options: argparse.Namespace) -> int:
@@ -329,8 +334,6 @@ def _add_what_to_serve(add: Callable[..., object]) -> None:
     )
     add("--no-tcp", action="store_true", help="don't serve TCP")
     add("--no-udp", action="store_true", help="don't serve UDP")
-    add("--no-udp-batch", action="store_true", help="answer UDP one datagram at a time")
-    add("--no-splice", action="store_true", help="copy the bytes of bulk connections too")
     add(
         "--max-connections",
         type=number(1),
@@ -384,6 +387,8 @@ def _add_whom_to_serve(add: Callable[..., object]) -> None:
 
 
 def _add_how_to_serve(add: Callable[..., object]) -> None:
+    add("--no-udp-batch", action="store_true", help="answer UDP one datagram at a time")
+    add("--no-splice", action="store_true", help="copy the bytes of bulk connections too")
     add(
         "--backlog",
         type=number(1, 2**31 - 1),
@@ -423,15 +428,11 @@ def _add_how_to_serve(add: Callable[..., object]) -> None:
         default="standard",
         help="what asks the kernel: Python's own, or a thinner layer over epoll (Linux) (default: %(default)s)",
     )
+
+
+def _add_what_is_logged(add: Callable[..., object]) -> None:
     add("--log-level", choices=LEVELS, default="info", help="the least that is logged (default: %(default)s)")
     add("--log-format", choices=("text", "json"), default="text", help="form of the log lines (default: %(default)s)")
-    add(
-        "--workers",
-        type=_workers,
-        default=1,
-        metavar="N",
-        help="processes that share the port, or 'auto' for one for each CPU; Linux only (default: %(default)s)",
-    )
 
 
 def _add_where_it_is_said(add: Callable[..., object]) -> None:
@@ -444,6 +445,13 @@ def _add_where_it_is_said(add: Callable[..., object]) -> None:
 
 
 def _add_as_whom_to_serve(add: Callable[..., object]) -> None:
+    add(
+        "--workers",
+        type=_workers,
+        default=1,
+        metavar="N",
+        help="processes that share the port, or 'auto' for one for each CPU; Linux only (default: %(default)s)",
+    )
     add(
         "--user",
         type=_identity,

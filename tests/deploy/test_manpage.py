@@ -1,0 +1,44 @@
+"""The manual page is the parser's own words: whoever changes an option writes it anew."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+
+import pytest
+
+from echo7 import cli
+from tests import manpage
+
+TEXT = manpage.PAGE.read_text()
+
+
+def test_the_page_is_what_the_parser_says_now() -> None:
+    """Issue: "made from the argument parser …, committed and checked for drift by a test"."""
+    pytest.importorskip("argparse_manpage", reason="argparse-manpage isn't installed: pip install -e '.[dev]'")
+    assert manpage.page() == TEXT, "run python3 -m tests.manpage"
+
+
+@pytest.mark.parametrize("command", cli.COMMANDS)
+def test_every_option_of_every_command_has_its_place(command: str) -> None:
+    """The same without argparse-manpage, a little coarser."""
+    part = TEXT.partition(f".SS \\fBecho7 {command}\\fR")[2].partition(".SS")[0]
+    parser = cli.parse([command, *{"check": ["192.0.2.1"]}.get(command, [])]).parser
+    for action in parser._actions:
+        for option in action.option_strings:
+            assert option in ("-h", "--help") or f"\\fB{option}\\fR".replace("-", "\\-") in part
+
+
+def test_no_time_and_no_machine_is_in_it() -> None:
+    """Written anywhere, it is the same."""
+    assert re.match(r'\.TH ECHO7 "1" "" "echo7 [\d.]+" "User Commands"\n', TEXT)
+    assert "/root" not in TEXT
+    assert "/tmp" not in TEXT
+
+
+@pytest.mark.skipif(shutil.which("groff") is None, reason="no groff here")
+def test_groff_finds_nothing_wrong() -> None:
+    command = ["groff", "-man", "-Tutf8", "-ww", "-z", str(manpage.PAGE)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")

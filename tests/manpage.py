@@ -1,0 +1,78 @@
+"""`python3 -m tests.manpage`: write the manual page echo7(1) anew, from the parser of the command line.
+
+Needs argparse-manpage, of the extra `dev`. A test compares what is committed with what would be written.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+from unittest import mock
+
+from echo7 import __version__
+from echo7.cli import COMMANDS, new_parser
+from tests.support import PROJECT
+
+PAGE = PROJECT / "echo7" / "deploy" / "echo7.1"
+NAME = "the Echo Protocol, RFC 862, as a service, and its judge"
+HEADING = re.compile(r"^(?=[a-z ]+:\n)", re.MULTILINE)
+SEE_ALSO = """\
+.BR systemd.socket (5),
+.BR journalctl (1),
+.BR ip (7),
+.UR https://www.rfc\\-editor.org/rfc/rfc862
+RFC 862
+.UE"""
+
+
+def page() -> str:
+    """Return the manual page. Raise ImportError where there is no argparse-manpage."""
+    from argparse_manpage.manpage import Manpage
+
+    with mock.patch.dict(os.environ, {"COLUMNS": "80"}):  # whatever terminal this is
+        parser = new_parser()
+        sections = _sections(parser)
+        options = {
+            "project_name": "echo7",
+            "version": __version__,
+            "manual_title": "User Commands",
+            "description": NAME,
+        }
+        manual = Manpage(parser, options, format="single-commands-section")
+        manual.date = ""  # the same page tomorrow
+        for title, text in sections:
+            manual.add_section(title, ">", text)
+        manual.add_section("see also", ">", SEE_ALSO)
+        text = re.sub(r"^(.+)\n\.RS 7$", r".PP\n.I \1\n.RS 4", str(manual), flags=re.MULTILINE)  # titles of groups
+    return "".join(f"{line.rstrip()}\n" for line in text.splitlines())
+
+
+def _sections(parser: argparse.ArgumentParser) -> list[tuple[str, str]]:
+    """Return sections of what argparse-manpage leaves out, or would fill like a paragraph: the parsers' epilogs."""
+    [commands] = [action for action in parser._actions if isinstance(action, argparse._SubParsersAction)]
+    found: dict[str, list[str]] = {}
+    parser.epilog = None
+    for name in COMMANDS:
+        command = commands.choices[name]
+        command.usage = f"%(prog)s [OPTION]...{_positional(command)}"  # the options come below, each with its words
+        for part in HEADING.split(command.epilog or ""):
+            title, colon, text = part.partition(":\n")
+            if colon:
+                found.setdefault(title, []).append(f".SS echo7 {name}\n.nf\n{_literal(text)}\n.fi")
+    return [(title, "\n".join(parts)) for title, parts in found.items()]
+
+
+def _positional(command: argparse.ArgumentParser) -> str:
+    found = [action for action in command._actions if not action.option_strings]
+    return "".join(f" [{action.metavar}]" if action.nargs in ("?", "*") else f" {action.metavar}" for action in found)
+
+
+def _literal(text: str) -> str:
+    escaped = text.rstrip().replace("\\", "\\\\").replace("-", "\\-").replace("'", "\\(aq")
+    return "\n".join(line.removeprefix("  ") for line in escaped.splitlines())
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page())
+    print(f"written: {PAGE.relative_to(PROJECT)}")
