@@ -120,6 +120,19 @@ def test_the_pod_may_do_nothing() -> None:
     assert pod["automountServiceAccountToken"] is False
 
 
+def test_a_full_house_of_stuck_callers_fits_into_its_memory() -> None:
+    """What each costs is in the README: `python3 -m benchmarks.stuck`, for just this --socket-buffer."""
+    [container] = manifest()["Deployment"]["spec"]["template"]["spec"]["containers"]
+    config = config_of(container["args"])
+    [row] = re.findall(r"^\| 65536 \|(.*)\|$", (PROJECT / "README.md").read_text(), re.MULTILINE)
+    ours, _, kernels = (int(figure.replace(",", "")) for figure in row.split("|"))
+    limit = container["resources"]["limits"]["memory"]
+    assert config.socket_buffer_bytes == 65_536
+    assert config.max_connections is not None
+    assert limit.endswith("Mi")
+    assert config.max_connections * (ours + kernels) < 0.9 * int(limit[:-2]) * 2**20
+
+
 def test_it_is_asked_how_it_is_at_a_port_that_it_has() -> None:
     [container] = manifest()["Deployment"]["spec"]["template"]["spec"]["containers"]
     tcp = {port["name"] for port in container["ports"] if port["protocol"] == "TCP"}

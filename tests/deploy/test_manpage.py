@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import argparse
 import re
+import shlex
 import shutil
 import subprocess
 
@@ -10,6 +12,7 @@ import pytest
 
 from echo7 import cli
 from tests import manpage
+from tests.deploy.units import DEPLOY
 
 TEXT = manpage.PAGE.read_text()
 
@@ -24,10 +27,22 @@ def test_the_page_is_what_the_parser_says_now() -> None:
 def test_every_option_of_every_command_has_its_place(command: str) -> None:
     """The same without argparse-manpage, a little coarser."""
     part = TEXT.partition(f".SS \\fBecho7 {command}\\fR")[2].partition(".SS")[0]
-    parser = cli.parse([command, *{"check": ["192.0.2.1"]}.get(command, [])]).parser
+    [commands] = [action for action in cli.new_parser()._actions if isinstance(action, argparse._SubParsersAction)]
+    parser = commands.choices[command]
     for action in parser._actions:
         for option in action.option_strings:
             assert option in ("-h", "--help") or f"\\fB{option}\\fR".replace("-", "\\-") in part
+
+
+def test_every_example_is_accepted() -> None:
+    """What people copy works: the examples of every command's help are in the page."""
+    section = TEXT.partition("\n.SH EXAMPLES\n")[2].partition("\n.SH ")[0].replace("\\-", "-").replace("\\(aq", "'")
+    found = re.findall(r"^(?:sudo )?echo7 (.+?)(?:  .*| 2?>.*)?$", section, re.MULTILINE)
+    assert len(found) >= 12
+    for example in found:
+        words = [str(DEPLOY / "echo7.toml") if word == "/etc/echo7.toml" else word for word in shlex.split(example)]
+        options = cli.parse(words)
+        assert options.parser.prog == f"echo7 {words[0]}"
 
 
 def test_no_time_and_no_machine_is_in_it() -> None:
