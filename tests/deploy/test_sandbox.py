@@ -12,6 +12,7 @@ import errno
 import json
 import os
 import random
+import shutil
 import signal
 import socket
 import subprocess
@@ -45,7 +46,20 @@ def prefix(refusal: str, *drop_ins: object) -> list[str]:
         "no_new_code": last(unit, "MemoryDenyWriteExecute") == "yes",
         "errno": getattr(errno, last(unit, "SystemCallErrorNumber")) if refusal != "kill" else 0,
     }
-    return [sys.executable, "-m", "tests.deploy.sandbox", json.dumps(what)]
+    env = shutil.which("env")
+    assert env is not None
+    unmeasured = [
+        word for name in os.environ if name.startswith("COVERAGE_") for word in ("-u", name)
+    ]  # it writes files
+    return [
+        env,
+        *unmeasured,
+        *words(unit, "Environment"),
+        sys.executable,
+        "-m",
+        "tests.deploy.sandbox",
+        json.dumps(what),
+    ]
 
 
 def under(prefix: list[str], code: str) -> subprocess.CompletedProcess[str]:
