@@ -7,6 +7,7 @@ line that it didn't finish is none.
     worker → supervisor   ready     addresses
                           counters  counters, log_lines_dropped; and round, that of the question, 0 if unasked
     supervisor → worker   counters  round
+                          dump      log what your loop has
                           drain     finish in order
                           abort     finish at once
 """

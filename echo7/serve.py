@@ -30,7 +30,7 @@ logger = logging.getLogger("echo7")
 
 ENDING_SIGNALS = [signal.SIGTERM, signal.SIGINT]
 COUNTERS_SIGNALS = [signal.SIGUSR1] if hasattr(signal, "SIGUSR1") else []  # Windows has none
-SIGNALS = ENDING_SIGNALS + COUNTERS_SIGNALS
+SIGNALS = ENDING_SIGNALS + COUNTERS_SIGNALS + report.DUMP_SIGNALS
 WORKERS_LIMIT = 256  # many times the processors of any machine that needs no more than echo
 LEVELS = ("debug", "info", "warning", "error")
 EXAMPLES = """\
@@ -47,6 +47,7 @@ A systemd socket unit may hand the sockets in; --host and --port then have no ef
 signals:
   TERM, INT   finish in order; the second one ends at once
   USR1        log the counters
+  USR2        log what the loop has: handlers, buffers, timers
 """
 
 
@@ -138,7 +139,7 @@ def configure(options: argparse.Namespace) -> ServeConfig:
 
 def serve(config: ServeConfig) -> int:
     """Serve until a signal ends it; return the exit status."""
-    ignore(COUNTERS_SIGNALS)  # whoever asks for the counters before there are any shall not end us
+    ignore(COUNTERS_SIGNALS + report.DUMP_SIGNALS)  # whoever asks before there is anything to tell shall not end us
     log.ensure_standard_descriptors()
     handler = log.set_up(config.log_level, config.log_format)
     descriptors = limits.raise_descriptor_limit()
@@ -199,6 +200,7 @@ class Service:
             self._reactor.add_signal_handler(signum, self._ender(signum))
         for signum in COUNTERS_SIGNALS:
             self._reactor.add_signal_handler(signum, lambda: self.log_counters("counters"))
+        report.dump_on_signal(self._reactor)
         report.log_hints(self._server.left_out, loopback_only=handed_in is None and not config.hosts)
         report.log_addresses(self._server.addresses)
 

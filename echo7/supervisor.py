@@ -113,6 +113,7 @@ class Supervisor:
             self._reactor.add_signal_handler(signum, self._ender(signum))
         self._reactor.add_signal_handler(signal.SIGUSR1, self._ask_for_counters)
         self._reactor.add_signal_handler(signal.SIGCHLD, self._reap)
+        report.dump_on_signal(self._reactor, lambda: self._order("dump"))
         report.log_hints(bound.left_out, loopback_only)
 
     def run(self) -> None:

@@ -13,7 +13,7 @@ import signal
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from echo7 import log
+from echo7 import log, report
 from echo7.binding import Bound
 from echo7.channel import Channel, Message
 from reactor.loop import Reactor
@@ -57,6 +57,7 @@ class Worker:
         """Serve, and say so."""
         self._server.start(self._reactor, bound)
         self._reactor.add_signal_handler(signal.SIGTERM, self._asked_to_leave)
+        report.dump_on_signal(self._reactor)
         self._channel = Channel(self._reactor, control, self._heard, self._supervisor_gone)
         self._channel.say("ready", addresses=self._server.addresses)
         self._report_regularly()
@@ -64,6 +65,7 @@ class Worker:
     def _heard(self, message: Message) -> None:
         orders: dict[str, Callable[[], None]] = {
             "counters": lambda: self._report(message["round"]),
+            "dump": lambda: report.log_dump(self._reactor),
             "drain": self._leave,
             "abort": self._abort,
         }

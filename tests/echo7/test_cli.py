@@ -561,6 +561,23 @@ def test_sigusr1_logs_the_counters_and_serving_goes_on() -> None:
     assert echo.lines[-1].keys() == line.keys(), "the summary has the same counters"
 
 
+def test_sigusr2_logs_what_the_loop_has_and_changes_nothing() -> None:
+    """Issue: "`SIGUSR2`/`reactor.dump()`: handlers, interest, buffers, timers, in one readable table"."""
+    with EchoProcess("--host", "127.0.0.1") as echo, echo.connect() as client:
+        client.send(b"1")
+        assert client.recv(1) == b"1"
+        for _ in range(2):
+            echo.process.send_signal(signal.SIGUSR2)
+            message = echo.next_line("dump")["message"]
+            assert message.startswith("what the loop has: 4 handlers, 0 bytes pending, 0 timers, 0 calls\n")
+            port = client.getsockname()[1]
+            [line] = [line for line in message.splitlines() if f" 127.0.0.1:{port}, StreamEcho" in line]
+            assert line.split()[3] == "OPEN"
+        client.send(b"2")
+        assert client.recv(1) == b"2"
+        assert echo.finish() == 0
+
+
 def test_at_the_end_every_byte_that_was_read_is_delivered_before_fin() -> None:
     """Issue: "deliver every byte that the process has read (what is still unread in the kernel is discarded while
     lingering), FIN". A reset would raise ConnectionResetError here.
