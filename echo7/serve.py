@@ -12,6 +12,7 @@ import argparse
 import logging
 import os
 import select
+import selectors
 import signal
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
@@ -69,14 +70,24 @@ class ServeConfig(NamedTuple):
     log_level: str
     log_format: str
     workers: int
+    slow_callback_s: float | None
 
     def new_reactor(self) -> Reactor:
         """Return a loop for one process that serves. Raise OSError when there are no descriptors for it."""
+        if self.slow_callback_s is None:
+            return Reactor(selector=self.new_selector(), busy_poll_s=self.busy_poll_s)
+        from reactor.watch import WatchedReactor
+
+        slow_s = self.slow_callback_s
+        return WatchedReactor(selector=self.new_selector(), busy_poll_s=self.busy_poll_s, slow_s=slow_s)
+
+    def new_selector(self) -> selectors.BaseSelector:
+        """Return what asks the kernel. Raise OSError when there is no descriptor for it."""
         if self.selector == "standard":
-            return Reactor(busy_poll_s=self.busy_poll_s)
+            return selectors.DefaultSelector()
         from reactor.epoll import LeanEpollSelector
 
-        return Reactor(selector=LeanEpollSelector(), busy_poll_s=self.busy_poll_s)
+        return LeanEpollSelector()
 
     def new_server(self, descriptors: int, failed: Callable[[], object]) -> EchoServer:
         """Return a server for one process, which may open so many descriptors."""
@@ -103,6 +114,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = EXAMPLES
     _add_what_to_serve(parser.add_argument)
     _add_how_to_serve(parser.add_argument)
+    _add_seeing_inside(parser.add_argument)
 
 
 def run(options: argparse.Namespace) -> int:
@@ -134,6 +146,7 @@ def configure(options: argparse.Namespace) -> ServeConfig:
         log_level=options.log_level,
         log_format=options.log_format,
         workers=options.workers,
+        slow_callback_s=options.slow_callback / 1e3 if options.slow_callback else None,
     )
 
 
@@ -303,6 +316,16 @@ def _add_how_to_serve(add: Callable[..., object]) -> None:
         default=1,
         metavar="N",
         help="processes that share the port, or 'auto' for one for each CPU; Linux only (default: %(default)s)",
+    )
+
+
+def _add_seeing_inside(add: Callable[..., object]) -> None:
+    add(
+        "--slow-callback",
+        type=number(0, 60_000),
+        default=0,
+        metavar="MILLISECONDS",
+        help="log which callback has held all others up for so long (default: 0, off)",
     )
 
 

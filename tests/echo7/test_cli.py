@@ -113,6 +113,7 @@ def test_the_defaults_are_the_documented_ones() -> None:
         log_level="info",
         log_format="text",
         workers=1,
+        slow_callback_s=None,
     )
 
 
@@ -121,10 +122,10 @@ def test_every_option_reaches_the_config() -> None:
     line = (
         "--host 127.0.0.1 --host * --port 0 --no-udp --no-udp-batch --no-splice --max-connections 3 "
         "--backlog 4 --socket-buffer 4096 --drain-timeout 0.5 --busy-poll 200 --selector lean "
-        "--log-level debug --log-format json --workers 2"
+        "--log-level debug --log-format json --workers 2 --slow-callback 50"
     )
     assert serve_config(*line.split()) == serve.ServeConfig(
-        ("127.0.0.1", "*"), 0, True, False, False, False, 3, 4, 4096, 0.5, 0.0002, "lean", "debug", "json", 2
+        ("127.0.0.1", "*"), 0, True, False, False, False, 3, 4, 4096, 0.5, 0.0002, "lean", "debug", "json", 2, 0.05
     )
 
 
@@ -172,6 +173,8 @@ def test_no_drain_timeout_is_taken_that_is_no_time(capsys: pytest.CaptureFixture
         ["--busy-poll", "0.5"],
         ["--busy-poll", "1000001"],
         ["--selector", "select"],
+        ["--slow-callback", "-1"],
+        ["--slow-callback", "60001"],
         ["--log-level", "loud"],
         ["--log-format", "xml"],
         ["--workers", "0"],
@@ -256,6 +259,7 @@ def test_the_help_names_every_option_with_its_default(capsys: pytest.CaptureFixt
         "info",
         "text",
         "1",
+        "0, off",
     ]
 
 
