@@ -18,13 +18,14 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from echo7 import activation, limits, log, report, reuseport
-from echo7.arguments import number, seconds
+from echo7.arguments import metrics_address, number, seconds
 from echo7.binding import ECHO_PORT, BindError
 from echo7.server import EchoServer
 from reactor.limits import BACKLOG
 from reactor.loop import Reactor
 
 if TYPE_CHECKING:
+    from echo7.metrics.service import Metrics
     from echo7.supervisor import Supervisor
 
 logger = logging.getLogger("echo7")
@@ -71,10 +72,11 @@ class ServeConfig(NamedTuple):
     log_format: str
     workers: int
     slow_callback_s: float | None
+    metrics: tuple[str, int] | None
 
     def new_reactor(self) -> Reactor:
         """Return a loop for one process that serves. Raise OSError when there are no descriptors for it."""
-        if self.slow_callback_s is None:
+        if self.slow_callback_s is None and self.metrics is None:
             return Reactor(selector=self.new_selector(), busy_poll_s=self.busy_poll_s)
         from reactor.watch import WatchedReactor
 
@@ -147,6 +149,7 @@ def configure(options: argparse.Namespace) -> ServeConfig:
         log_format=options.log_format,
         workers=options.workers,
         slow_callback_s=options.slow_callback / 1e3 if options.slow_callback else None,
+        metrics=options.metrics,
     )
 
 
@@ -200,6 +203,7 @@ class Service:
         self._config = config
         self._handler = handler
         self._stopping = False
+        self._metrics: Metrics | None = None
         self._server = config.new_server(descriptors, self._failed)
 
     def start(self) -> None:
@@ -209,6 +213,10 @@ class Service:
             tcp=config.tcp, udp=config.udp, backlog=config.backlog, buffer_bytes=config.socket_buffer_bytes
         )
         self._server.start(self._reactor, handed_in)
+        if config.metrics is not None:
+            from echo7.metrics.service import serve_metrics
+
+            self._metrics = serve_metrics(self._reactor, config.metrics, self._server, self._handler)
         for signum in ENDING_SIGNALS:
             self._reactor.add_signal_handler(signum, self._ender(signum))
         for signum in COUNTERS_SIGNALS:
@@ -326,6 +334,12 @@ def _add_seeing_inside(add: Callable[..., object]) -> None:
         default=0,
         metavar="MILLISECONDS",
         help="log which callback has held all others up for so long (default: 0, off)",
+    )
+    add(
+        "--metrics",
+        type=metrics_address,
+        metavar="HOST:PORT",
+        help="serve /metrics for Prometheus and /healthz there, to whoever asks (default: none)",
     )
 
 

@@ -30,6 +30,7 @@ from reactor.sockets import Socket, closed_on_error
 from reactor.timers import Timer
 
 if TYPE_CHECKING:
+    from echo7.metrics.service import WorkersMetrics
     from echo7.serve import ServeConfig
 
 ENDING_SIGNALS = (signal.SIGTERM, signal.SIGINT)
@@ -91,10 +92,16 @@ class Supervisor:
         self._inquiries = 0
         self._inquiry: Inquiry | None = None  # under way
         self._asked_meanwhile = False
+        self._metrics: WorkersMetrics | None = None
 
     def start(self) -> None:
         """Open every socket, take the signals over. Raise BindError."""
         config, sockets = self._config, self._reactor.sockets
+        if config.metrics is not None:
+            from echo7.metrics.service import WorkersMetrics
+
+            self._metrics = WorkersMetrics(self._reactor, self._handler, lambda: "stopping" if self._stopping else "")
+            self._metrics.start(config.metrics)
         bound = activation.inherited(
             tcp=config.tcp, udp=config.udp, backlog=config.backlog, buffer_bytes=config.socket_buffer_bytes
         )
@@ -173,6 +180,8 @@ class Supervisor:
         if message["say"] == "counters":
             process.counters = Counters(**message["counters"])
             process.log_lines_dropped = message["log_lines_dropped"]
+            if self._metrics is not None:
+                self._metrics.heard(process.slot.number, message["told"])
             if message["round"] == self._inquiries:
                 self._answered(process)
             return
@@ -209,6 +218,8 @@ class Supervisor:
         slot.process = None
         self._past = [report.total([*self._past, process.counters._replace(connections_open=0)])]
         self._past_dropped += process.log_lines_dropped
+        if self._metrics is not None:
+            self._metrics.ended(slot.number)
         self._answered(process)
         text, fields = f"{process} ended {_how(code)}", {"worker": slot.number, "pid": process.pid, "exit_code": code}
         if not self._stopping:

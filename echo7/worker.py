@@ -20,6 +20,7 @@ from reactor.loop import Reactor
 from reactor.sockets import Socket
 
 if TYPE_CHECKING:
+    from echo7.metrics.told import Told
     from echo7.serve import ServeConfig
 
 REPORT_INTERVAL_S = 1.0  # so old are the counters of a worker that crashes, at the most
@@ -49,6 +50,11 @@ class Worker:
         self._reactor = reactor
         self._handler = handler
         self._server = config.new_server(descriptors, self._failed)
+        self._tell: Callable[[], Told] | None = None  # None: nobody asks for more than the counters
+        if config.metrics is not None:
+            from echo7.metrics.told import teller
+
+            self._tell = teller(reactor, self._server, handler)
         self._channel: Channel | None = None  # None before the start, and when the supervisor has gone
         self._leaving = False
         self._finished = False
@@ -74,7 +80,8 @@ class Worker:
     def _report(self, question: int = 0) -> None:
         if self._channel is not None:
             counters, dropped = self._server.counters._asdict(), self._handler.dropped
-            self._channel.say("counters", round=question, counters=counters, log_lines_dropped=dropped)
+            more = {} if self._tell is None else {"told": self._tell().as_message()}
+            self._channel.say("counters", round=question, counters=counters, log_lines_dropped=dropped, **more)
 
     def _report_regularly(self) -> None:
         if self._channel is not None and not self._channel.busy:

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 from reactor.connection import Connection
+from reactor.loop import Reactor
 from reactor.protocol import Handler
 from reactor.sockets import format_address
 
@@ -37,6 +38,11 @@ def protocol_name(handler: Handler) -> str:
     """Return the class to which a handler's events go; empty if there is none."""
     protocol = getattr(handler, "protocol", None) or getattr(handler, "_protocol", None)
     return "" if protocol is None else type(protocol).__name__
+
+
+def is_resting(reactor: Reactor, handler: Handler) -> bool:
+    """Tell whether a handler isn't watched for the moment, whatever it wants (see `Reactor.rest`)."""
+    return handler in reactor._resting
 
 
 def place(handler: Handler) -> str:

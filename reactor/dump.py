@@ -14,7 +14,7 @@ from collections.abc import Iterable, Sequence
 from reactor.batch import DatagramBatch
 from reactor.connection import Connection
 from reactor.datagram import Datagram
-from reactor.describe import callback_name, place, protocol_name
+from reactor.describe import callback_name, is_resting, place, protocol_name
 from reactor.loop import READ, WRITE, Reactor
 from reactor.protocol import Handler
 
@@ -66,7 +66,7 @@ def _row(reactor: Reactor, handler: Handler, pending: int) -> tuple[str, ...]:
     return (
         type(handler).__name__,
         str(handler.fileno()),
-        f"({watched})" if handler in reactor._resting else watched,
+        f"({watched})" if is_resting(reactor, handler) else watched,
         handler.state.name if isinstance(handler, Connection) else "",
         f"{pending:,}" if pending else "",
         *(f"{getattr(handler, name):,}" if hasattr(handler, name) else "" for name in ("bytes_received", "bytes_sent")),

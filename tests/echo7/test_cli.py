@@ -114,6 +114,7 @@ def test_the_defaults_are_the_documented_ones() -> None:
         log_format="text",
         workers=1,
         slow_callback_s=None,
+        metrics=None,
     )
 
 
@@ -122,10 +123,26 @@ def test_every_option_reaches_the_config() -> None:
     line = (
         "--host 127.0.0.1 --host * --port 0 --no-udp --no-udp-batch --no-splice --max-connections 3 "
         "--backlog 4 --socket-buffer 4096 --drain-timeout 0.5 --busy-poll 200 --selector lean "
-        "--log-level debug --log-format json --workers 2 --slow-callback 50"
+        "--log-level debug --log-format json --workers 2 --slow-callback 50 --metrics [::1]:9107"
     )
     assert serve_config(*line.split()) == serve.ServeConfig(
-        ("127.0.0.1", "*"), 0, True, False, False, False, 3, 4, 4096, 0.5, 0.0002, "lean", "debug", "json", 2, 0.05
+        ("127.0.0.1", "*"),
+        0,
+        True,
+        False,
+        False,
+        False,
+        3,
+        4,
+        4096,
+        0.5,
+        0.0002,
+        "lean",
+        "debug",
+        "json",
+        2,
+        0.05,
+        ("[::1]", 9107),
     )
 
 
@@ -174,6 +191,10 @@ def test_no_drain_timeout_is_taken_that_is_no_time(capsys: pytest.CaptureFixture
         ["--busy-poll", "1000001"],
         ["--selector", "select"],
         ["--slow-callback", "-1"],
+        *(
+            ["--metrics", text]
+            for text in ("", "9107", ":9107", "[]:1", "::1:9107", "[::1:9107", "h:", "h:65536", "h:http")
+        ),
         ["--slow-callback", "60001"],
         ["--log-level", "loud"],
         ["--log-format", "xml"],
@@ -260,6 +281,7 @@ def test_the_help_names_every_option_with_its_default(capsys: pytest.CaptureFixt
         "text",
         "1",
         "0, off",
+        "none",
     ]
 
 
