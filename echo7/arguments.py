@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import importlib
 import os
 from collections.abc import Callable
 from typing import Any, NoReturn
@@ -51,6 +52,25 @@ def seconds(text: str) -> float:
     if not 0 <= value <= LONGEST_S:
         raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds from 0 to {LONGEST_S:.0f}")
     return value
+
+
+def host_and_port(text: str) -> tuple[str, int]:
+    """Convert `127.0.0.1:9107`, `[::1]:9107` or `name:9107`. Raise ArgumentTypeError for anything else."""
+    host, colon, port = text.rpartition(":")
+    if colon and host.strip("[]") and (":" not in host or (host[0] == "[" and host[-1] == "]")):
+        with contextlib.suppress(argparse.ArgumentTypeError):
+            return host, number(0, 65_535)(port)
+    raise argparse.ArgumentTypeError(f"{text!r} is not HOST:PORT, such as 127.0.0.1:9107 or [::1]:9107")
+
+
+def metrics_address(text: str) -> tuple[str, int]:
+    """As `host_and_port`. Raise ArgumentTypeError also when the packages for --metrics aren't installed."""
+    where = host_and_port(text)
+    try:
+        importlib.import_module("echo7.metrics.service")
+    except ImportError:
+        raise argparse.ArgumentTypeError("this needs prometheus-client and h11: pip install 'echo7[metrics]'") from None
+    return where
 
 
 def number(least: int, most: int | None = None) -> Callable[[str], int]:

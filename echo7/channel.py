@@ -5,10 +5,12 @@ stream is a message too: the other process has gone, however that came about. Wh
 line that it didn't finish is none.
 
     worker → supervisor   ready     addresses
-                          counters  counters, log_lines_dropped; and round, that of the question, 0 if unasked
+                          counters  counters, log_lines_dropped; and round, that of the question, 0 if unasked;
+                                    with metrics also told
     supervisor → worker   counters  round
                           restart   it will be another program: when this stream ends, retire
                           stay      no, it won't
+                          dump      log what your loop has
                           drain     finish in order
                           abort     finish at once
 """

@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import os
 import signal
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from echo7 import log, report
@@ -27,13 +28,17 @@ if TYPE_CHECKING:
 logger = logging.getLogger("echo7")
 
 
-def prepare(reactor: Reactor, config: ServeConfig, start: Socket) -> bool:
-    """Get ready and say so, changing nothing that is shared. Return whether the old image has gone, and all is ours."""
+def prepare(reactor: Reactor, config: ServeConfig, start: Socket, let_go: Callable[[], object]) -> bool:
+    """Get ready and say so, changing nothing that is shared. Return whether the old image has gone, and all is ours.
+
+    `let_go` closes this process's copies of what the new image binds anew.
+    """
     try:
         take_over(reactor, config.new_selector(), busy_poll_s=config.busy_poll_s)
     except OSError as error:
         start.send((error.strerror or str(error)).encode())
         return False
+    let_go()
     start.send(PREPARED)
     with start:
         return not start.recv(1)  # exec(2) has closed the other end

@@ -7,16 +7,17 @@ No signal is lost: what comes before there is a handler is held back until there
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import logging
 import os
 import signal
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING
 
-from echo7 import activation, handover, log, reuseport
-from echo7.binding import Bound, bind_all
+from echo7 import activation, handover, log, report, reuseport
+from echo7.binding import BindError, Bound, bind_all
 from echo7.restart import Check, Elders, RestartError, become
 from reactor.fork import signals_held, signals_waiting
 from reactor.loop import Reactor
@@ -44,7 +45,7 @@ class StartError(Exception):
 def hold_signals() -> None:
     """Have the kernel hold back what would end us as long as we have no handler for it, and lose none."""
     if hasattr(signal, "pthread_sigmask"):  # pragma: no branch - Windows, where none of these is
-        signal.pthread_sigmask(signal.SIG_BLOCK, COUNTERS_SIGNALS + RESTART_SIGNALS)
+        signal.pthread_sigmask(signal.SIG_BLOCK, COUNTERS_SIGNALS + RESTART_SIGNALS + report.DUMP_SIGNALS)
 
 
 class Lifecycle:
@@ -95,6 +96,19 @@ class Lifecycle:
         if config.workers == 1:
             return [bound]
         return reuseport.share(sockets, bound, config.workers, config.backlog, config.socket_buffer_bytes)
+
+    @contextlib.contextmanager
+    def outages_forgiven(self) -> Iterator[None]:
+        """Around what isn't the service itself: after a fresh start, callers shall not suffer for want of it.
+
+        At the first start it raises BindError, as all else does.
+        """
+        try:
+            yield
+        except BindError as error:
+            if not self._elders.leashes:
+                raise
+            log.event(logger, logging.ERROR, "left_out", f"{error}; serving without it")
 
     def drop_privileges(self) -> None:
         """Be nobody but who we were asked to be, from now on. Raise StartError; then serve nothing."""

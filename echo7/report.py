@@ -1,15 +1,22 @@
-"""What the operator is told on stderr: where we serve, and what has been done. A supervisor says it for all workers.
+"""What the operator is told on stderr: where we serve, what has been done, and what the loop has when he asks.
+
+A supervisor says it for all workers; only what a loop has, each process says for itself.
 
 Law: the same event has the same words and keys whoever says it.
 """
 
 from __future__ import annotations
 
+import importlib
 import logging
-from collections.abc import Iterable
+import signal
+from collections.abc import Callable, Iterable
 
 from echo7 import log
 from echo7.server import Counters, ServingAddress
+from reactor.loop import Reactor
+
+DUMP_SIGNALS = [signal.SIGUSR2] if hasattr(signal, "SIGUSR2") else []  # Windows has none
 
 logger = logging.getLogger("echo7")
 
@@ -36,6 +43,31 @@ def log_counters(name: str, counters: Counters, log_lines_dropped: int) -> None:
     """Log what has been done so far."""
     text = f"{name}: {describe(counters)}, {log_lines_dropped} log lines dropped"
     log.event(logger, logging.INFO, name, text, **counters._asdict(), log_lines_dropped=log_lines_dropped)
+
+
+def dump_on_signal(reactor: Reactor, others: Callable[[], object] = int) -> None:
+    """Have SIGUSR2 log what a loop has, and call `others`, which asks other processes."""
+
+    def asked() -> None:
+        log_dump(reactor)
+        others()
+
+    for signum in DUMP_SIGNALS:
+        reactor.add_signal_handler(signum, asked)
+    reactor.call_soon(_read_ahead, reactor)
+
+
+def _read_ahead(reactor: Reactor) -> None:
+    """As soon as we serve: later there may be no descriptor to read the module with, or no right to."""
+    if not reactor.closed:
+        importlib.import_module("reactor.dump")
+
+
+def log_dump(reactor: Reactor) -> None:
+    """Log what a loop has."""
+    from reactor.dump import dump
+
+    log.event(logger, logging.INFO, "dump", "what the loop has: " + dump(reactor))
 
 
 def total(every: Iterable[Counters]) -> Counters:

@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
 from echo7 import elder, limits, log, report, restart, reuseport
-from echo7.arguments import checked, number, seconds
+from echo7.arguments import checked, metrics_address, number, seconds
 from echo7.binding import ECHO_PORT, BindError
 from echo7.lifecycle import COUNTERS_SIGNALS, ENDING_SIGNALS, RESTART_SIGNALS, Lifecycle, StartError, hold_signals
 from echo7.ports import DEFAULT_PORTS, parse_ports
@@ -31,12 +31,13 @@ from reactor.loop import Reactor
 from reactor.sockets import Socket
 
 if TYPE_CHECKING:
+    from echo7.metrics.service import Metrics
     from echo7.privileges import Identity
     from echo7.supervisor import Supervisor
 
 logger = logging.getLogger("echo7")
 
-SIGNALS = ENDING_SIGNALS + COUNTERS_SIGNALS + RESTART_SIGNALS
+SIGNALS = ENDING_SIGNALS + COUNTERS_SIGNALS + RESTART_SIGNALS + report.DUMP_SIGNALS
 WORKERS_LIMIT = 256  # many times the processors of any machine that needs no more than echo
 LEVELS = ("debug", "info", "warning", "error")
 EXAMPLES = """\
@@ -57,6 +58,7 @@ signals:
   TERM, INT   finish in order; the second one ends at once
   HUP         start afresh, without an outage: new program, new options from the file
   USR1        log the counters
+  USR2        log what the loop has: handlers, buffers, timers
 
 exit status:
   0  ended in order                       2        the options make no sense
@@ -85,10 +87,17 @@ class ServeConfig(NamedTuple):
     log_format: str
     workers: int
     user: Identity | None
+    slow_callback_s: float | None
+    metrics: tuple[str, int] | None
 
     def new_reactor(self) -> Reactor:
         """Return a loop for one process that serves. Raise OSError when there are no descriptors for it."""
-        return Reactor(selector=self.new_selector(), busy_poll_s=self.busy_poll_s)
+        if self.slow_callback_s is None and self.metrics is None:
+            return Reactor(selector=self.new_selector(), busy_poll_s=self.busy_poll_s)
+        from reactor.watch import WatchedReactor
+
+        slow_s = self.slow_callback_s
+        return WatchedReactor(selector=self.new_selector(), busy_poll_s=self.busy_poll_s, slow_s=slow_s)
 
     def new_selector(self) -> selectors.BaseSelector:
         """Return what asks the kernel. Raise OSError when there is no descriptor for it."""
@@ -134,6 +143,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     _add_whom_to_serve(parser.add_argument_group("limits for each source").add_argument)
     _add_how_to_serve(parser.add_argument_group("how to serve").add_argument)
     _add_what_is_logged(parser.add_argument_group("log").add_argument)
+    _add_seeing_inside(parser.add_argument_group("seeing inside").add_argument)
     _add_as_whom_to_serve(parser.add_argument_group("processes").add_argument)
     _add_where_it_is_said(parser.add_argument_group("configuration").add_argument)
 
@@ -177,6 +187,8 @@ def configure(options: argparse.Namespace) -> ServeConfig:
         log_format=options.log_format,
         workers=options.workers,
         user=options.user,
+        slow_callback_s=options.slow_callback / 1e3 if options.slow_callback else None,
+        metrics=options.metrics,
     )
 
 
@@ -244,17 +256,27 @@ class Service:
         self._handler = handler
         self._stopping = self._over = False
         self._life = Lifecycle(reactor, config)
+        self._metrics: Metrics | None = None
         self._server = config.new_server(descriptors, self._failed)
 
     def start(self) -> None:
         """Bind, drop what that needed, take the signals over, say where we serve. Raise BindError, StartError."""
         [bound] = self._life.open()
         self._server.start(self._reactor, bound)
+        if self._config.metrics is not None:
+            with self._life.outages_forgiven():
+                self._serve_metrics(self._config.metrics)
         self._life.drop_privileges()
+        report.dump_on_signal(self._reactor)
         self._life.take_signals(self._end, lambda: self.log_counters("counters"))
         report.log_hints(bound.left_out, self._life.loopback_only)
         report.log_addresses(self._server.addresses)
         self._life.serving()
+
+    def _serve_metrics(self, where: tuple[str, int]) -> None:
+        from echo7.metrics.service import serve_metrics
+
+        self._metrics = serve_metrics(self._reactor, where, self._server, self._handler)
 
     def run(self) -> None:
         """Run until all is over. In an elder, this doesn't return."""
@@ -280,7 +302,7 @@ class Service:
         """Be the child, to its end. What runs here belongs to another process than the rest of this class."""
         status = 1
         try:
-            if elder.prepare(self._reactor, self._config, start):
+            if elder.prepare(self._reactor, self._config, start, self._let_go):
                 self._life.leave()
                 status = elder.run(self._reactor, self._server, self._config, leash)
         except BaseException as error:  # it must not get into the parent's frames, whatever it is
@@ -289,6 +311,11 @@ class Service:
             for handler in logger.handlers:
                 handler.flush()
             os._exit(status)
+
+    def _let_go(self) -> None:
+        """Leave to the new image what only one can have."""
+        if self._metrics is not None:
+            self._metrics.close()
 
     def _end(self, signum: int) -> None:
         if self._stopping:
@@ -457,6 +484,22 @@ def _add_as_whom_to_serve(add: Callable[..., object]) -> None:
         type=_identity,
         metavar="NAME[:GROUP]",
         help="once the port is bound, be this user for good, without any other rights (default: whoever starts it)",
+    )
+
+
+def _add_seeing_inside(add: Callable[..., object]) -> None:
+    add(
+        "--slow-callback",
+        type=number(0, 60_000),
+        default=0,
+        metavar="MILLISECONDS",
+        help="log which callback has held all others up for so long (default: 0, off)",
+    )
+    add(
+        "--metrics",
+        type=metrics_address,
+        metavar="HOST:PORT",
+        help="serve /metrics for Prometheus and /healthz there, to whoever asks (default: none)",
     )
 
 

@@ -238,6 +238,16 @@ class EchoServer:
             drops=dict(sorted(drops.items())),
         )
 
+    @property
+    def handlers(self) -> tuple[list[Listener], list[Datagram | DatagramBatch], list[Connection]]:
+        """What it has on the loop, for people to look at."""
+        return self._listeners, self._endpoints, list(self._callers)
+
+    @property
+    def stopping(self) -> bool:
+        """Whether its end has begun."""
+        return self._stopping
+
     def stop(self, stopped: Callable[[], object] | None = None) -> None:
         """Stop accepting and reading, deliver, FIN, linger; abort after the drain timeout; then call `stopped`.
 

@@ -32,6 +32,7 @@ from reactor.sockets import Socket, closed_on_error
 from reactor.timers import Timer
 
 if TYPE_CHECKING:
+    from echo7.metrics.service import WorkersMetrics
     from echo7.serve import ServeConfig
 
 ANSWER_PATIENCE_S = 1.0  # for the counters of a worker that doesn't answer; then those that it told last count
@@ -93,15 +94,26 @@ class Supervisor:
         self._inquiries = 0
         self._inquiry: Inquiry | None = None  # under way
         self._asked_meanwhile = False
+        self._metrics: WorkersMetrics | None = None
 
     def start(self) -> None:
         """Open every socket, drop what that needed, take the signals over. Raise BindError, StartError."""
         sets = self._life.open()
+        if self._config.metrics is not None:
+            with self._life.outages_forgiven():
+                self._serve_metrics(self._config.metrics)
         self._life.drop_privileges()
         self._slots = [Slot(number, each, BackOff(self._reactor.now)) for number, each in enumerate(sets, 1)]
         self._due.extend(self._slots)
+        report.dump_on_signal(self._reactor, lambda: self._order("dump"))
         self._life.take_signals(self._end, self._ask_for_counters, self._reap)
         report.log_hints(sets[0].left_out, self._life.loopback_only)
+
+    def _serve_metrics(self, where: tuple[str, int]) -> None:
+        from echo7.metrics.service import WorkersMetrics
+
+        self._metrics = WorkersMetrics(self._reactor, self._handler, lambda: "stopping" if self._stopping else "")
+        self._metrics.start(where)
 
     def run(self) -> None:
         """Run until all is over. Returns in the supervisor only."""
@@ -162,6 +174,8 @@ class Supervisor:
         if message["say"] == "counters":
             process.counters = Counters(**message["counters"])
             process.log_lines_dropped = message["log_lines_dropped"]
+            if self._metrics is not None:
+                self._metrics.heard(process.slot.number, message["told"])
             if message["round"] == self._inquiries:
                 self._answered(process)
             return
@@ -199,6 +213,8 @@ class Supervisor:
         slot.process = None
         self._past = [report.total([*self._past, process.counters._replace(connections_open=0)])]
         self._past_dropped += process.log_lines_dropped
+        if self._metrics is not None:
+            self._metrics.ended(slot.number)
         self._answered(process)
         text, fields = f"{process} ended {_how(code)}", {"worker": slot.number, "pid": process.pid, "exit_code": code}
         if not self._stopping:

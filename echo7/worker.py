@@ -24,6 +24,7 @@ from reactor.loop import Reactor
 from reactor.sockets import Socket
 
 if TYPE_CHECKING:
+    from echo7.metrics.told import Told
     from echo7.serve import ServeConfig
 
 REPORT_INTERVAL_S = 1.0  # so old are the counters of a worker that crashes, at the most
@@ -54,6 +55,11 @@ class Worker:
         self._reactor = reactor
         self._handler = handler
         self._server = config.new_server(descriptors, self._failed)
+        self._tell: Callable[[], Told] | None = None  # None: nobody asks for more than the counters
+        if config.metrics is not None:
+            from echo7.metrics.told import teller
+
+            self._tell = teller(reactor, self._server, handler)
         self._channel: Channel | None = None  # None before the start, and when the supervisor has gone
         self._leaving = False
         self._finished = False
@@ -64,6 +70,7 @@ class Worker:
         self._server.start(self._reactor, bound)
         self._reactor.add_signal_handler(signal.SIGTERM, self._asked_to_leave)
         self._reactor.add_signal_handler(signal.SIGQUIT, self._abort)
+        report.dump_on_signal(self._reactor)
         self._channel = Channel(self._reactor, control, self._heard, self._supervisor_gone)
         self._channel.say("ready", addresses=self._server.addresses)
         self._report_regularly()
@@ -73,6 +80,7 @@ class Worker:
             "counters": lambda: self._report(message["round"]),
             "restart": functools.partial(self._leave_behind, True),
             "stay": functools.partial(self._leave_behind, False),
+            "dump": lambda: report.log_dump(self._reactor),
             "drain": self._leave,
             "abort": self._abort,
         }
@@ -89,7 +97,8 @@ class Worker:
     def _report(self, question: int = 0) -> None:
         if self._channel is not None:
             counters, dropped = self._server.counters._asdict(), self._handler.dropped
-            self._channel.say("counters", round=question, counters=counters, log_lines_dropped=dropped)
+            more = {} if self._tell is None else {"told": self._tell().as_message()}
+            self._channel.say("counters", round=question, counters=counters, log_lines_dropped=dropped, **more)
 
     def _report_regularly(self) -> None:
         if self._channel is not None and not self._channel.busy:

@@ -11,7 +11,8 @@ chapter), `listener`, `connector`, `datagram`, `signals`. Beside them: `limits` 
 (where a simulated world can come in), `sockets` (what sockets are asked for, and what their errors mean), `control`
 (the small print of UDP), `verbs` (with which a user starts), `fork` (what a child process must let go of). In rooms of
 their own, fast paths that the simple one can do without: `batch` and `mmsg` (UDP, many datagrams a call), `splice`
-(bulk TCP, nothing copied), `busypoll` (looking instead of sleeping).
+(bulk TCP, nothing copied), `busypoll` (looking instead of sleeping); and rooms for those who look inside: `dump` (all
+that a loop has, as a table), `watch` (who holds it up), `describe` (what things are called).
 `README.md` in this folder is the guide.
 """
 

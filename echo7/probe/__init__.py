@@ -12,7 +12,7 @@
 Reading order: `words` (what can become of a probe), `payload` (what it carries), `histogram` and `tally` (counting),
 `ledger` (what becomes of each), all pure; `plan` (what was asked for), `roles` (what a run and a flow are to each
 other), `flow` and `stream` (UDP and TCP), `prober` (the run), `paths` and `result` (what was found), `once` (one call);
-and for people and programs `text`, `document`, `nagios`, `output`, `views`, `command`.
+and for people and programs `text`, `document`, `nagios`, `output`, `views`, `exporter` (for Prometheus), `command`.
 """
 
 from echo7.names import UnresolvedName

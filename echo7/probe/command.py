@@ -5,6 +5,7 @@
     2  the options make no sense          5  the name can't be resolved
     74 standard output can't be written   141 its reader has gone         128 + n  ended at once by a second signal n
 
+With --metrics it runs until it is stopped (status 0), or can't start (status 1), and Prometheus scrapes it.
 With --warn or --crit it is a monitoring plugin, and the statuses are OK 0, WARNING 1, CRITICAL 2, UNKNOWN 3.
 
 Law: what can be known before the first probe is said before it, in one line on stderr.
@@ -22,7 +23,7 @@ from collections.abc import Callable
 from typing import NoReturn
 
 from echo7 import limits, log
-from echo7.arguments import number, seconds
+from echo7.arguments import metrics_address, number, seconds
 from echo7.names import UnresolvedName, resolve
 from echo7.probe import nagios, text
 from echo7.probe.once import new_reactor
@@ -48,6 +49,7 @@ examples:
   echo7 ping host.example --flows 16 -i 0.05      sixteen source ports: is one of several ways bad?
   echo7 ping host.example --df -s 1380:1480:4     the largest datagram that gets through whole
   echo7 ping host.example -i 0 -c 100000 -q       as fast as answers come
+  echo7 ping 192.0.2.7 198.51.100.7 --metrics 127.0.0.1:9107
   echo7 ping host.example --warn rtt=20ms,loss=1% --crit rtt=100ms,loss=5%
 
 signals:
@@ -98,8 +100,8 @@ def run(options: argparse.Namespace) -> int:
         options.parser.error(str(error))
     output = Output(STDOUT)
     try:
-        address = _address_of(options, plan)
-        status = _converse(options, plan, address, output)
+        addresses = _addresses_of(options, plan)
+        status = _converse(options, plan, addresses, output)
     except Refusal as refusal:
         status = refusal.plugin_status if is_plugin else refusal.status
         if is_plugin:
@@ -112,6 +114,7 @@ def run(options: argparse.Namespace) -> int:
 
 def plan_of(options: argparse.Namespace, is_plugin: bool) -> Plan:
     """Turn options into a plan. Raise ValueError for what makes no sense."""
+    _check_form(options, is_plugin)
     if is_plugin and (options.json or options.jsonl or options.quiet):
         raise ValueError("--warn and --crit have a form of their own; leave out --json, --jsonl or -q")
     count = options.count
@@ -133,23 +136,42 @@ def plan_of(options: argparse.Namespace, is_plugin: bool) -> Plan:
     )
 
 
-def _address_of(options: argparse.Namespace, plan: Plan) -> Address:
+def _check_form(options: argparse.Namespace, is_plugin: bool) -> None:
+    hosts = options.hosts
+    if options.metrics is None and len(hosts) > 1:
+        raise ValueError("several hosts are for --metrics; take one, or add that")
+    if options.metrics is not None and (is_plugin or options.json or options.jsonl or options.quiet):
+        raise ValueError("--metrics has a form of its own; leave out --json, --jsonl, -q, --warn and --crit")
+    if len({*hosts}) < len(hosts):
+        raise ValueError("a host is named twice; its probes couldn't be told apart")
+    if options.source_port and len(hosts) > 1:
+        raise ValueError("several hosts can't share a --source-port; leave it out")
+
+
+def _addresses_of(options: argparse.Namespace, plan: Plan) -> list[Address]:
     descriptors = limits.raise_descriptor_limit()
-    if plan.flows + limits.KEPT_BACK > descriptors:
-        message = f"{plan.flows} flows need more than the {descriptors} descriptors that we may have"
+    flows = plan.flows * len(options.hosts)
+    if flows + limits.KEPT_BACK > descriptors:
+        message = f"{flows} flows need more than the {descriptors} descriptors that we may have"
         raise Refusal(USAGE, nagios.UNKNOWN, f"{message}; raise 'ulimit -n', or take fewer --flows")
     try:
-        address = resolve(options.host, options.port, options.family)[0]
+        addresses = [resolve(host, options.port, options.family)[0] for host in options.hosts]
     except UnresolvedName as error:
         raise Refusal(UNRESOLVED, nagios.UNKNOWN, str(error)) from None
-    problem = size_for(6 if family_of(address) == socket.AF_INET6 else 4, plan)
-    if problem:
-        raise Refusal(USAGE, nagios.UNKNOWN, problem)
-    return address
+    for address in addresses:
+        problem = size_for(6 if family_of(address) == socket.AF_INET6 else 4, plan)
+        if problem:
+            raise Refusal(USAGE, nagios.UNKNOWN, problem)
+    return addresses
 
 
-def _converse(options: argparse.Namespace, plan: Plan, address: Address, output: Output) -> int:
+def _converse(options: argparse.Namespace, plan: Plan, addresses: list[Address], output: Output) -> int:
     """Run it on a loop of its own, and show it."""
+    if options.metrics is not None:
+        from echo7.probe import exporter
+
+        return exporter.run(options.metrics, plan, list(map(exporter.Target, options.hosts, addresses)))
+    [host], [address] = options.hosts, addresses
     view = _view_of(options, address, output)
     is_live = options.quiet and output.is_terminal
     try:
@@ -157,7 +179,7 @@ def _converse(options: argparse.Namespace, plan: Plan, address: Address, output:
             prober = Prober(
                 reactor, address, plan, ended=reactor.stop, told=lambda event: _show(prober, view, output, event)
             )
-            _take_signals(reactor, prober, options.host)
+            _take_signals(reactor, prober, host)
             prober.start()
             view.begin(plan)
             if is_live:
@@ -171,7 +193,7 @@ def _converse(options: argparse.Namespace, plan: Plan, address: Address, output:
         raise Refusal(USAGE, nagios.UNKNOWN, str(error)) from None
     if is_live:
         output.live("")
-    return view.end(result_of(prober, options.host))
+    return view.end(result_of(prober, host))
 
 
 def _show(prober: Prober, view: View, output: Output, event: Event) -> None:
@@ -206,7 +228,7 @@ def _view_of(options: argparse.Namespace, address: Address, output: Output) -> V
         return JsonView(output, lines=options.jsonl)
     block = _block() if output.is_terminal else ""
     where = text.place(str(address[0]), int(address[1]))
-    return TextView(output, options.host, where, quiet=options.quiet, block=block)
+    return TextView(output, options.hosts[0], where, quiet=options.quiet, block=block)
 
 
 def _block() -> str:
@@ -247,7 +269,12 @@ def _plugin_error(message: str) -> NoReturn:
 
 def _add_whom(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("host", metavar="HOST", help="name or address of an echo server; a link-local one as fe80::1%%eth0")
+    add(
+        "hosts",
+        nargs="+",
+        metavar="HOST",
+        help="name or address of an echo server; a link-local one as fe80::1%%eth0; several with --metrics",
+    )
     add("--port", type=number(1, LAST_PORT), default=7, metavar="PORT", help="its port (default: %(default)s)")
     transport = parser.add_mutually_exclusive_group()
     transport.add_argument("--udp", action="store_false", dest="tcp", help="datagrams (the default)")
@@ -310,6 +337,12 @@ def _add_form(parser: argparse.ArgumentParser) -> None:
     forms.add_argument("--json", action="store_true", help="one JSON document at the end")
     forms.add_argument("--jsonl", action="store_true", help="a JSON object for each event, and one at the end")
     forms.add_argument("-q", "--quiet", action="store_true", help="no line for each probe; on a terminal, a live one")
+    parser.add_argument(
+        "--metrics",
+        type=metrics_address,
+        metavar="HOST:PORT",
+        help="serve /metrics for Prometheus and /healthz there, to whoever asks, until a signal comes",
+    )
     for name, word in (("--warn", "WARNING"), ("--crit", "CRITICAL")):
         parser.add_argument(
             name,

@@ -120,6 +120,8 @@ def test_the_defaults_are_the_documented_ones() -> None:
         log_format="text",
         workers=1,
         user=None,
+        slow_callback_s=None,
+        metrics=None,
     )
 
 
@@ -130,7 +132,8 @@ def test_every_option_reaches_the_config() -> None:
         "--backlog 4 --socket-buffer 4096 --drain-timeout 0.5 --idle-timeout 60 --busy-poll 200 --selector lean "
         "--allow 192.0.2.0/24 2001:db8::/32 --allow 10.0.0.1 --deny 192.0.2.128/25 --max-connections-per-source 2 "
         "--udp-rate 100 --udp-rate-total 1000:5000 --rate-log-only --refuse-source-ports own,<1024 "
-        "--log-level debug --log-format json --workers 2 --user 4711:4712"
+        "--log-level debug --log-format json --workers 2 --user 4711:4712 "
+        "--slow-callback 50 --metrics [::1]:9107"
     )
     sources = SourceLimits(
         allow=("192.0.2.0/24", "2001:db8::/32", "10.0.0.1"),
@@ -143,7 +146,7 @@ def test_every_option_reaches_the_config() -> None:
     )
     assert serve_config(*line.split()) == serve.ServeConfig(
         ("127.0.0.1", "*"), 0, True, False, False, False, 3, 4, 4096, 0.5, 60.0, sources, 0.0002, "lean", "debug",
-        "json", 2, Identity(4711, 4712, "4711:4712"),
+        "json", 2, Identity(4711, 4712, "4711:4712"), 0.05, ("[::1]", 9107),
     )  # fmt: skip
 
 
@@ -221,6 +224,12 @@ def test_no_drain_timeout_is_taken_that_is_no_time(capsys: pytest.CaptureFixture
         ["--busy-poll", "0.5"],
         ["--busy-poll", "1000001"],
         ["--selector", "select"],
+        ["--slow-callback", "-1"],
+        *(
+            ["--metrics", text]
+            for text in ("", "9107", ":9107", "[]:1", "::1:9107", "[::1:9107", "h:", "h:65536", "h:http")
+        ),
+        ["--slow-callback", "60001"],
         ["--log-level", "loud"],
         ["--log-format", "xml"],
         ["--workers", "0"],
@@ -311,6 +320,8 @@ def test_the_help_names_every_option_with_its_default(capsys: pytest.CaptureFixt
         "10000:20000, but not to loopback; none where only loopback is served",
         "none",
         "own,responders",
+        "0, off",
+        "none",
     ]
 
 
@@ -621,6 +632,23 @@ def test_sigusr1_logs_the_counters_and_serving_goes_on() -> None:
         client.close()
         assert echo.finish() == 0
     assert echo.lines[-1].keys() == line.keys(), "the summary has the same counters"
+
+
+def test_sigusr2_logs_what_the_loop_has_and_changes_nothing() -> None:
+    """Issue: "`SIGUSR2`/`reactor.dump()`: handlers, interest, buffers, timers, in one readable table"."""
+    with EchoProcess("--host", "127.0.0.1") as echo, echo.connect() as client:
+        client.send(b"1")
+        assert client.recv(1) == b"1"
+        for _ in range(2):
+            echo.process.send_signal(signal.SIGUSR2)
+            message = echo.next_line("dump")["message"]
+            assert message.startswith("what the loop has: 4 handlers, 0 bytes pending, 0 timers, 0 calls\n")
+            port = client.getsockname()[1]
+            [line] = [line for line in message.splitlines() if f" 127.0.0.1:{port}, StreamEcho" in line]
+            assert line.split()[3] == "OPEN"
+        client.send(b"2")
+        assert client.recv(1) == b"2"
+        assert echo.finish() == 0
 
 
 def test_at_the_end_every_byte_that_was_read_is_delivered_before_fin() -> None:

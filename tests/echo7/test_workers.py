@@ -121,6 +121,16 @@ def test_sigusr1_adds_up_what_every_worker_has_done() -> None:
         assert echo.lines[-1].keys() == line.keys()
 
 
+def test_sigusr2_has_every_process_say_what_its_loop_has_and_a_worker_can_be_asked_alone() -> None:
+    with WorkersProcess(*HOST) as echo:
+        echo.process.send_signal(signal.SIGUSR2)
+        said = [echo.next_line("dump") for _ in range(3)]
+        assert sorted(line.get("worker", 0) for line in said) == [0, 1, 2]
+        os.kill(echo.pids[2], signal.SIGUSR2)
+        assert echo.next_line("dump")["worker"] == 2
+        assert echo.finish() == 0
+
+
 @pytest.mark.parametrize("first", [1, 2])
 @pytest.mark.parametrize("second", [1, 2])
 @pytest.mark.parametrize(("transport", "other"), [("tcp", "--no-udp"), ("udp", "--no-tcp")])

@@ -135,7 +135,7 @@ def test_status_1_when_all_timed_out() -> None:
         (["--flows", "0"], "--flows"),
         (["--flows", "2", "--source-port", "65535"], "the last source port would be 65536"),
         (["--unknown"], "--unknown"),
-        (["another"], "another"),
+        (["another"], "several hosts are for --metrics"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )

@@ -1,0 +1,129 @@
+"""`echo7 ping HOST... --metrics HOST:PORT`: probes several targets on one loop until it is stopped, and is scraped.
+
+Law: one target's trouble is no other's. Each has a prober of its own on the one loop; who can't be probed now (no
+route) is tried again, and said so. Targets take turns within the interval, so that their probes don't go in bursts.
+Numbers only grow: what Prometheus takes for a counter never gets smaller, not even when a lost answer comes late.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import signal
+import time
+from collections.abc import Callable, Sequence
+
+from echo7 import log, report
+from echo7.binding import BindError
+from echo7.metrics.probes import families
+from echo7.metrics.service import Metrics, Where
+from echo7.probe import text
+from echo7.probe.once import new_reactor
+from echo7.probe.plan import NS_PER_S, Plan
+from echo7.probe.prober import CannotProbe, Prober
+from echo7.probe.result import result_of
+from echo7.probe.words import Event, Word
+from reactor.loop import Reactor
+from reactor.sockets import Address, format_address
+from reactor.watch import Spread
+
+RETRY_S = 10.0
+PAGES_DESCRIPTORS = 16  # the listener, those who scrape, the loop's own
+ENDING_SIGNALS = [signal.SIGINT, signal.SIGTERM]
+SUMMARY_SIGNALS = [signal.SIGQUIT] if hasattr(signal, "SIGQUIT") else []  # Windows has none
+
+logger = logging.getLogger("echo7")
+
+
+class Target:
+    """One echo server that is probed, and what only grows."""
+
+    __slots__ = ("address", "host", "is_over", "name", "prober", "rtts")
+
+    def __init__(self, host: str, address: Address) -> None:
+        self.host, self.address = host, address
+        self.name = f"[{host}]:{address[1]}" if ":" in host and host[0] != "[" else f"{host}:{address[1]}"
+        self.prober: Prober | None = None  # None: it can't be probed for the moment
+        self.rtts = Spread()  # of replies in time
+        self.is_over = False  # so many probes as were asked for have been sent and settled
+
+
+class Exporter:
+    """The probers of all targets. `ended` is called when the last one has ended, which without a count none does."""
+
+    def __init__(
+        self,
+        reactor: Reactor,
+        plan: Plan,
+        targets: Sequence[Target],
+        ended: Callable[[], object],
+        clock_ns: Callable[[], int] = time.monotonic_ns,
+    ) -> None:
+        self.targets = targets
+        self._reactor, self._plan, self._ended, self._clock_ns = reactor, plan, ended, clock_ns
+
+    def start(self) -> None:
+        """Begin to probe, one after the other."""
+        step_s = self._plan.interval_ns / NS_PER_S / len(self.targets)
+        for place, target in enumerate(self.targets):
+            self._reactor.call_later(place * step_s, self._start, target)
+
+    def health(self) -> str:
+        """Return which targets can't be probed; empty if all can."""
+        waiting = [target.name for target in self.targets if target.prober is None]
+        return f"cannot probe {', '.join(waiting)}" if waiting else ""
+
+    def summary(self) -> list[str]:
+        """Return what was found so far, for people."""
+        found = [(target.prober, target.host) for target in self.targets if target.prober is not None]
+        return [line for prober, host in found for line in text.summary(result_of(prober, host))]
+
+    def _start(self, target: Target) -> None:
+        told, over = functools.partial(self._told, target), functools.partial(self._over, target)
+        prober = Prober(self._reactor, target.address, self._plan, told=told, ended=over, clock_ns=self._clock_ns)
+        try:
+            prober.start()
+        except CannotProbe as error:
+            said = f"cannot probe {target.name}: {error}; trying again every {RETRY_S:g} s"
+            log.event(logger, logging.WARNING, "cannot_probe", said, target=target.name)
+            self._reactor.call_later(RETRY_S, self._start, target)
+            return
+        target.prober = prober
+        where = f"{target.name} ({format_address(target.address)}) over {self._plan.transport}"
+        log.event(logger, logging.INFO, "probing", f"probing {where}", target=target.name)
+
+    def _told(self, target: Target, event: Event) -> None:
+        if event.word is Word.REPLY and event.rtt_ns is not None:
+            target.rtts.add(event.rtt_ns / NS_PER_S)
+
+    def _over(self, target: Target) -> None:
+        target.is_over = True
+        if all(each.is_over for each in self.targets):
+            self._ended()
+
+
+def run(where: Where, plan: Plan, targets: Sequence[Target]) -> int:
+    """Probe until a signal or the count ends it, serving the pages meanwhile. Return the exit status."""
+    handler = log.set_up("info", "text")
+    try:
+        with new_reactor(plan.flows * len(targets) + PAGES_DESCRIPTORS) as reactor:
+            exporter = Exporter(reactor, plan, targets, reactor.stop)
+            Metrics(reactor, lambda: families(targets), exporter.health).start(where)
+            for signum in ENDING_SIGNALS:
+                reactor.add_signal_handler(signum, reactor.stop)
+            for signum in SUMMARY_SIGNALS:
+                reactor.add_signal_handler(signum, lambda: _log_summary(exporter))
+            report.dump_on_signal(reactor)
+            exporter.start()
+            reactor.run()
+            _log_summary(exporter)
+    except (BindError, CannotProbe) as error:
+        log.event(logger, logging.ERROR, "start_failed", str(error))
+        return 1
+    finally:
+        handler.flush()
+    return 0
+
+
+def _log_summary(exporter: Exporter) -> None:
+    log.event(logger, logging.INFO, "summary", "\n".join(["summary:", *exporter.summary()]))

@@ -1,0 +1,31 @@
+"""The extra `metrics`: without it one line says what to do, and pyproject.toml asks for it where it must."""
+
+from __future__ import annotations
+
+import sys
+import tomllib
+
+import pytest
+
+from tests.support import PROJECT, serve_config
+
+
+def test_without_the_extra_one_line_says_how_to_get_it(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Brief: "missing extra → one-line usage error that says `pip install 'echo7[metrics]'`"."""
+    for name in [name for name in sys.modules if name.startswith(("h11", "echo7.metrics"))]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "h11", None)
+    with pytest.raises(SystemExit) as end:
+        serve_config("--metrics", "127.0.0.1:0")
+    assert end.value.code == 2
+    line = capsys.readouterr().err
+    assert line.count("\n") == 1
+    assert "argument --metrics: this needs prometheus-client and h11: pip install 'echo7[metrics]'" in line
+
+
+def test_the_tests_have_all_that_the_extra_asks_for() -> None:
+    """Else its tests would be skipped everywhere."""
+    extras = tomllib.loads((PROJECT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    assert set(extras["metrics"]) <= set(extras["test"])

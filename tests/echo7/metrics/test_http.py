@@ -1,0 +1,168 @@
+"""Pages over HTTP: what is asked for comes, and whoever comes with anything else costs next to nothing."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+from collections.abc import Iterator
+
+import pytest
+
+h11 = pytest.importorskip("h11", reason="the extra `metrics` isn't installed")
+
+from echo7.metrics.http import FRESH_S, LIFE_S, MOST_CALLERS, REQUEST_BYTES, Kept, Page, Pages
+from reactor import Listener, Reactor, StreamProtocol
+from reactor.sockets import bind_tcp
+from tests.support import PATIENCE_S, ManualClock, connections_of, reset, turn_idle, turn_until
+
+GET = b"GET /page HTTP/1.1\r\nHost: here\r\n\r\n"
+
+
+class Site:
+    """One page, `/page`, that counts how often it was made, on a loop turned by hand."""
+
+    def __init__(self) -> None:
+        self.clock, self.made, self.accepted = ManualClock(), 0, 0
+        self.loop = Reactor(clock=self.clock)
+        self.pages = Pages(self.loop, {"/page": Kept(self.clock, self._make)})
+        sock = bind_tcp(socket, ("127.0.0.1", 0))
+        sock.listen(64)
+        self.listener = Listener(self.loop, sock, self._new_protocol)
+
+    def __enter__(self) -> Site:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.loop.close()
+
+    def _new_protocol(self) -> StreamProtocol:
+        self.accepted += 1
+        return self.pages.new_protocol()
+
+    def _make(self) -> Page:
+        self.made += 1
+        return Page(b"page %d\n" % self.made)
+
+    @contextlib.contextmanager
+    def client(self) -> Iterator[socket.socket]:
+        before = self.accepted
+        with socket.create_connection(self.listener.address[:2], PATIENCE_S) as client:
+            client.setblocking(False)
+            turn_until(self.loop, lambda: self.accepted > before)
+            yield client
+
+    def end_of(self, client: socket.socket) -> bytes:
+        """What comes up to the server's FIN. A reset raises."""
+        received = bytearray()
+
+        def ended() -> bool:
+            with contextlib.suppress(BlockingIOError):
+                while piece := client.recv(65_536):
+                    received.extend(piece)
+                return True
+            return False
+
+        turn_until(self.loop, ended)
+        return bytes(received)
+
+    def fetch(self, *pieces: bytes) -> bytes:
+        with self.client() as client:
+            for piece in pieces:
+                client.send(piece)
+                turn_idle(self.loop)
+            return self.end_of(client)
+
+
+def status(answer: bytes) -> int:
+    return int(answer.split(b" ", 2)[1])
+
+
+def test_a_page_that_is_asked_for_comes_whole_and_then_the_end() -> None:
+    with Site() as site:
+        head, _, body = site.fetch(GET).partition(b"\r\n\r\n")
+        assert head.startswith(b"HTTP/1.1 200 OK\r\ncontent-type: text/plain; charset=utf-8\r\ncontent-length: 7\r\n")
+        assert b"connection: close" in head.lower()
+        assert body == b"page 1\n"
+        turn_idle(site.loop)
+        assert not connections_of(site.loop)
+
+
+@pytest.mark.parametrize("pieces", [[GET[:9], GET[9:]], [bytes([byte]) for byte in GET], [GET + GET + b"garbage" * 9]])
+def test_however_it_comes_there_is_one_answer(pieces: list[bytes]) -> None:
+    """Whole, dribbled, with trailing data: that is thrown away, and no reset destroys the answer."""
+    with Site() as site:
+        answer = site.fetch(*pieces)
+        assert status(answer) == 200
+        assert answer.count(b"HTTP/1.1") == 1
+
+
+@pytest.mark.parametrize(
+    ("request_", "expected"),
+    [
+        (b"GET /page?name=value HTTP/1.1\r\nHost: h\r\n\r\n", 200),
+        (b"GET /page HTTP/1.0\r\n\r\n", 200),
+        (b"GET / HTTP/1.1\r\nHost: h\r\n\r\n", 404),
+        (b"GET /\xc3\xa9 HTTP/1.1\r\nHost: h\r\n\r\n", 400),
+        (b"POST /page HTTP/1.1\r\nHost: h\r\nContent-Length: 3\r\n\r\nabc", 405),
+        (b"GET /page HTTP/1.1\r\n\r\n", 400),
+        (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03 and so on\r\n\r\n", 400),
+        (b"GET /page HTTP/1.1\r\nX: " + b"x" * REQUEST_BYTES, 431),
+    ],
+)
+def test_the_status_says_what_is_wrong(request_: bytes, expected: int) -> None:
+    """Brief: "GET/HEAD only, 404, 405, 400"; a request has a size."""
+    with Site() as site:
+        answer = site.fetch(request_)
+        assert status(answer) == expected
+        assert (b"allow: GET, HEAD" in answer) == (expected == 405)
+        assert site.made == (expected == 200)
+
+
+def test_head_gets_the_head_alone() -> None:
+    with Site() as site:
+        head, _, body = site.fetch(GET.replace(b"GET", b"HEAD")).partition(b"\r\n\r\n")
+        assert b"content-length: 7" in head
+        assert body == b""
+
+
+def test_who_says_nothing_or_reads_nothing_is_let_go() -> None:
+    """Brief: "a garbage or slow client costs nothing": it has a deadline."""
+    with Site() as site, site.client() as client:
+        client.send(GET[:10])
+        turn_idle(site.loop)
+        site.clock.advance(LIFE_S - 0.001)
+        turn_idle(site.loop)
+        assert connections_of(site.loop)
+        site.clock.advance(0.001)
+        turn_idle(site.loop)
+        assert not connections_of(site.loop)
+        with pytest.raises(ConnectionResetError):
+            client.recv(1)
+
+
+def test_many_who_hang_on_keep_nobody_out_and_are_no_more_than_a_few() -> None:
+    with Site() as site, contextlib.ExitStack() as stack:
+        for _ in range(3 * MOST_CALLERS):
+            stack.enter_context(site.client())
+            turn_idle(site.loop)
+            assert len(connections_of(site.loop)) <= MOST_CALLERS
+        assert status(site.fetch(GET)) == 200
+
+
+def test_a_page_isnt_made_for_each_who_asks() -> None:
+    """Making one takes the loop's time: that has a bound, too."""
+    with Site() as site:
+        assert [site.fetch(GET)[-7:] for _ in range(3)] == [b"page 1\n"] * 3
+        site.clock.advance(FRESH_S)
+        assert site.fetch(GET)[-7:] == b"page 2\n"
+
+
+def test_a_client_that_resets_is_forgotten() -> None:
+    with Site() as site:
+        with site.client() as client:
+            client.send(GET[:5])
+            turn_idle(site.loop)
+            reset(client)
+        turn_until(site.loop, lambda: not connections_of(site.loop))
+        turn_idle(site.loop)
+        assert site.loop._timers.sleep_s(0.0) is None, "its deadline is cancelled"

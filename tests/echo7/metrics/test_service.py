@@ -1,0 +1,161 @@
+"""`echo7 serve --metrics` as Prometheus meets it: one process, several, and what can go wrong at the start."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+
+import pytest
+
+pytest.importorskip("h11", reason="the extra `metrics` isn't installed")
+pytest.importorskip("prometheus_client", reason="the extra `metrics` isn't installed")
+
+from prometheus_client.parser import text_string_to_metric_families
+
+from echo7.binding import NO_IPV6, BindError
+from echo7.metrics.service import HEARD_S, Metrics, WorkersMetrics
+from echo7.metrics.told import Told
+from echo7.reuseport import AVAILABLE
+from echo7.server import Counters
+from reactor import Reactor
+from reactor.sockets import os_error
+from tests.support import PATIENCE_S, PROJECT, EchoProcess, Faults, FlakySockets, ManualClock, WorkersProcess, until
+
+HERE = ("--host", "127.0.0.1", "--metrics", "127.0.0.1:0")
+
+
+def fetch(process: EchoProcess, path: str) -> tuple[int, str]:
+    [line] = [line for line in process.lines if line["event"] == "metrics"]
+    with contextlib.closing(http.client.HTTPConnection(line["address"], line["port"], timeout=PATIENCE_S)) as client:
+        client.request("GET", path)
+        answer = client.getresponse()
+        return answer.status, answer.read().decode()
+
+
+def samples(process: EchoProcess) -> dict[tuple[str, ...], float]:
+    """(name, label values …) → value."""
+    status, text = fetch(process, "/metrics")
+    assert status == 200
+    families = text_string_to_metric_families(text)
+    return {(s.name, *s.labels.values()): s.value for family in families for s in family.samples}
+
+
+def test_a_service_tells_what_it_has_done_and_that_it_is_well() -> None:
+    """Issue: "`--metrics HOST:PORT` … `/healthz`"."""
+    with EchoProcess(*HERE) as echo, echo.connect() as client:
+        client.send(b"12345")
+        assert client.recv(5) == b"12345"
+        found = samples(echo)
+        assert found["echo7_connections_total",] == 2
+        assert found["echo7_connections_open",] == 1
+        assert found["echo7_received_bytes_total", "tcp"] == found["echo7_sent_bytes_total", "tcp"] == 11
+        assert found["echo7_loop_turn_seconds_count",] > 0
+        until(lambda: samples(echo)["echo7_loop_lag_seconds_count",] > 0)
+        assert fetch(echo, "/healthz") == (200, "ok\n")
+        assert fetch(echo, "/")[0] == 404
+        echo.process.send_signal(signal.SIGTERM)
+        echo.next_line("stopping")
+        assert fetch(echo, "/healthz") == (503, "stopping\n"), "the caller is still there"
+        client.close()
+        assert echo.next_line("stopped")["connections"] == 2, "who fetches metrics is no caller"
+        assert echo.process.wait(PATIENCE_S) == 0
+
+
+@pytest.mark.skipif(not AVAILABLE, reason="--workers needs Linux")
+def test_a_supervisor_tells_of_each_worker_and_of_all_together_also_of_those_that_have_ended() -> None:
+    """Issue: "per worker and summed"."""
+    with WorkersProcess(*HERE) as echo, echo.connect() as client:
+        client.send(b"12345")
+        assert client.recv(5) == b"12345"
+        until(lambda: samples(echo)["echo7_received_bytes_total", "tcp"] == 11)
+        found = samples(echo)
+        each = [found["echo7_worker_received_bytes_total", "tcp", str(worker)] for worker in (1, 2)]
+        assert sum(each) == 11
+        assert all(found["echo7_worker_silence_seconds", str(worker)] < HEARD_S for worker in (1, 2))
+        assert fetch(echo, "/healthz") == (200, "ok\n")
+        for pid in echo.pids.values():
+            os.kill(pid, signal.SIGKILL)
+        until(lambda: ("echo7_worker_connections_total", "1") not in samples(echo))
+        for _ in range(2):
+            echo.next_line("worker_ready")
+        until(lambda: ("echo7_worker_connections_total", "1") in samples(echo))
+        assert samples(echo)["echo7_received_bytes_total", "tcp"] == 11
+        assert samples(echo)["echo7_connections_open",] == 0
+        assert echo.finish() == 0
+
+
+def test_a_supervisor_isnt_well_when_no_worker_has_told_for_long() -> None:
+    clock = ManualClock()
+
+    class Handler:
+        dropped = 3
+
+    with Reactor(clock=clock) as loop:
+        reason = [""]
+        metrics = WorkersMetrics(loop, Handler(), lambda: reason[0])  # type: ignore[arg-type]
+        assert metrics._health() == "no worker serves"
+        metrics.heard(1, Told(Counters(connections=4)).as_message())
+        assert metrics._health() == ""
+        reason[0] = "stopping"
+        assert metrics._health() == "stopping"
+        reason[0] = ""
+        clock.advance(HEARD_S)
+        assert metrics._health() == "no worker serves"
+        ages = {s.labels["worker"]: s.value for f in metrics._collect() for s in f.samples if "silence" in s.name}
+        assert ages == {"1": HEARD_S}
+        metrics.ended(1)
+        metrics.ended(1)  # it had told nothing
+        [dropped] = [
+            s.value for f in metrics._collect() for s in f.samples if s.name == "echo7_log_lines_dropped_total"
+        ]
+        [accepted] = [s.value for f in metrics._collect() for s in f.samples if s.name == "echo7_connections_total"]
+        assert (dropped, accepted) == (3, 4)
+        metrics.start(("127.0.0.1", 0))
+        metrics.close()
+        assert len(loop.handlers) == 1
+
+
+def test_every_address_of_a_name_is_bound_and_without_ipv6_those_that_there_are() -> None:
+    faults = Faults()
+    with Reactor(sockets=FlakySockets(faults)) as loop:
+        for code, count in ((None, 2), (min(NO_IPV6), 1)):
+            faults.add("bind", None, code and os_error(code))
+            metrics = Metrics(loop, list, str)
+            with contextlib.suppress(BindError):  # a machine without IPv6
+                metrics.start(("*", 0))
+                assert len(metrics._listeners) <= count
+            metrics.close()
+
+
+def test_nothing_stays_open_when_one_address_cannot_be_bound() -> None:
+    faults = Faults()
+    faults.add("bind", None, os_error(13))
+    with Reactor(sockets=FlakySockets(faults)) as loop:
+        with pytest.raises(BindError, match=r"for --metrics: Permission denied; choose another HOST:PORT"):
+            Metrics(loop, list, str).start(("*", 0))
+        assert len(loop.handlers) == 1
+
+
+@pytest.mark.parametrize("workers", ["1", pytest.param("2", marks=pytest.mark.skipif(not AVAILABLE, reason="Linux"))])
+def test_an_address_in_use_is_one_line_and_status_1(workers: str) -> None:
+    """Brief: "Bad HOST:PORT → one line, status 2; in use → status 1"."""
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        where = f"127.0.0.1:{other.getsockname()[1]}"
+        command = [sys.executable, "-m", "echo7", "serve", "--host", "127.0.0.1", "--port", "0", "--metrics", where]
+        done = subprocess.run(
+            [*command, "--workers", workers],
+            cwd=PROJECT,
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE_S,
+            check=False,
+        )
+    assert done.returncode == 1
+    pattern = rf"\S+ error cannot bind {where} for --metrics: Address already in use; choose another HOST:PORT\n"
+    assert re.fullmatch(pattern, done.stderr)

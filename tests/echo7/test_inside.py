@@ -1,0 +1,36 @@
+"""Seeing inside of `echo7 serve`: who holds it up."""
+
+from __future__ import annotations
+
+import logging
+import time
+
+import pytest
+
+from echo7 import EchoServer
+from reactor.epoll import LeanEpollSelector
+from reactor.loop import Reactor
+from reactor.watch import WatchedReactor
+from tests.support import serve_config
+
+
+def test_slow_callbacks_are_named_on_the_loop_that_serves(caplog: pytest.LogCaptureFixture) -> None:
+    """Issue: "Slow-callback warning that names the callback (`--slow-callback MS`)"."""
+    config = serve_config("--slow-callback", "20", "--selector", "lean", "--busy-poll", "100")
+    with config.new_reactor() as loop:
+        assert isinstance(loop, WatchedReactor)
+        server = EchoServer(["127.0.0.1"], 0)
+        server.start(loop)
+        loop.call_soon(time.sleep, 0.03)
+        loop.turn()
+        server.stop()
+    [record] = [record for record in caplog.records if record.levelno == logging.WARNING]
+    assert record.getMessage().endswith(" ms: time.sleep")
+
+
+@pytest.mark.parametrize("arguments", [[], ["--selector", "lean"]])
+def test_nobody_is_watched_unasked(arguments: list[str]) -> None:
+    """House: what is off costs nothing."""
+    with serve_config(*arguments).new_reactor() as loop:
+        assert type(loop) is Reactor
+        assert isinstance(loop._selector, LeanEpollSelector) == bool(arguments)
