@@ -3,6 +3,7 @@
 `tests.mutation` uses another: the same examples each time, and no time spent on making a failing one small.
 """
 
+import logging
 import os
 import sys
 from collections.abc import Iterator
@@ -28,6 +29,17 @@ settings.register_profile(
     phases=[Phase.explicit, Phase.generate],
 )
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "dev"))
+
+
+@pytest.fixture(autouse=True)
+def loggers_as_before() -> Iterator[None]:
+    """Put back what a command changes about its loggers when it runs in our own process."""
+    loggers = [logging.getLogger(name) for name in ("reactor", "echo7")]
+    before = [(logger.level, logger.handlers[:], logger.propagate) for logger in loggers]
+    yield
+    for logger, (level, handlers, propagate) in zip(loggers, before, strict=True):
+        logger.setLevel(level)
+        logger.handlers[:], logger.propagate = handlers, propagate
 
 
 @pytest.fixture(scope="module", params=[True, False], ids=["batch", "simple"])

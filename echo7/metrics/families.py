@@ -60,6 +60,12 @@ COUNTERS: Sequence[tuple[str, str, str, Callable[[Told], Values]]] = (
     ),
     ("datagrams_received", "Datagrams received", "", lambda t: {"": t.counters.datagrams_received}),
     ("datagrams_sent", "Datagrams sent back", "", lambda t: {"": t.counters.datagrams_sent}),
+    (
+        "datagrams_over_rate",
+        "Datagrams answered though their source was over its rate (--rate-log-only)",
+        "",
+        lambda t: {"": t.counters.datagrams_over_rate},
+    ),
     ("datagrams_dropped", "Datagrams that got no answer", "reason", drops),
     ("log_lines_dropped", "Log lines that found no room", "", lambda t: {"": t.log_lines_dropped}),
     ("slow_callbacks", "Callbacks slower than --slow-callback", "", lambda t: {"": t.slow_callbacks}),

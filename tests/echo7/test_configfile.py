@@ -60,6 +60,8 @@ log-level = "debug"
 log-format = "json"
 workers = 2
 user = "4711:4712"
+slow-callback = 50
+metrics = "127.0.0.1:9107"
 """
 
 
@@ -70,7 +72,8 @@ def test_every_option_may_stand_in_a_file_under_its_name(file: pathlib.Path) -> 
         "--backlog 4 --socket-buffer 4096 --drain-timeout 0.5 --idle-timeout 60 --busy-poll 200 --selector lean "
         "--allow 192.0.2.0/24 2001:db8::/32 --deny 192.0.2.128/25 --max-connections-per-source 2 --udp-rate 100:200 "
         "--udp-rate-total none --rate-log-only --refuse-source-ports own,<1024 "
-        "--log-level debug --log-format json --workers 2 --user 4711:4712"
+        "--log-level debug --log-format json --workers 2 --user 4711:4712 --slow-callback 50 "
+        "--metrics 127.0.0.1:9107"
     )
     assert config_of(file, EVERYTHING) == serve_config(*line.split())
 
