@@ -133,7 +133,7 @@ def test_every_option_reaches_the_config() -> None:
         "--allow 192.0.2.0/24 2001:db8::/32 --allow 10.0.0.1 --deny 192.0.2.128/25 --max-connections-per-source 2 "
         "--udp-rate 100 --udp-rate-total 1000:5000 --rate-log-only --refuse-source-ports own,<1024 "
         "--log-level debug --log-format json --workers 2 --user 4711:4712 "
-        "--slow-callback 50 --metrics [::1]:9107"
+        "--slow-callback 50"
     )
     sources = SourceLimits(
         allow=("192.0.2.0/24", "2001:db8::/32", "10.0.0.1"),
@@ -146,7 +146,7 @@ def test_every_option_reaches_the_config() -> None:
     )
     assert serve_config(*line.split()) == serve.ServeConfig(
         ("127.0.0.1", "*"), 0, True, False, False, False, 3, 4, 4096, 0.5, 60.0, sources, 0.0002, "lean", "debug",
-        "json", 2, Identity(4711, 4712, "4711:4712"), 0.05, ("[::1]", 9107),
+        "json", 2, Identity(4711, 4712, "4711:4712"), 0.05, None,
     )  # fmt: skip
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import importlib
 import logging
 import time
 
 import pytest
 
-from echo7 import EchoServer
+from echo7 import EchoServer, report
 from reactor.epoll import LeanEpollSelector
 from reactor.loop import Reactor
 from reactor.watch import WatchedReactor
@@ -34,3 +35,17 @@ def test_nobody_is_watched_unasked(arguments: list[str]) -> None:
     with serve_config(*arguments).new_reactor() as loop:
         assert type(loop) is Reactor
         assert isinstance(loop._selector, LeanEpollSelector) == bool(arguments)
+
+
+def test_a_loop_that_ends_before_it_has_run_reads_no_more_modules(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else it would on its way out, for nothing."""
+    read: list[str] = []
+    monkeypatch.setattr(importlib, "import_module", read.append)
+    loop = Reactor()
+    report.dump_on_signal(loop)
+    loop.close()
+    assert read == []
+    with Reactor() as loop:
+        report.dump_on_signal(loop)
+        loop.turn()
+        assert read == ["reactor.dump"]

@@ -26,6 +26,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from echo7 import cli
 from echo7.metrics.probes import families
+from echo7.probe import command
 from echo7.probe.exporter import RETRY_S, Exporter, Target
 from echo7.probe.plan import NS_PER_S, Plan
 from echo7.probe.prober import Prober
@@ -260,6 +261,16 @@ def test_an_address_in_use_is_one_line_and_status_1(servers: list[EchoThread]) -
     assert re.fullmatch(rf"\S+ error cannot bind {where} for --metrics: Address already in use; .*\n", done.stderr)
 
 
+def ask(*arguments: str) -> Plan:
+    """What the command does first; the rest would change this process's loggers."""
+    options = cli.parse(["ping", *arguments])
+    try:
+        return command.plan_of(options, options.warn is not None)
+    except ValueError as error:
+        options.parser.error(str(error))
+        raise
+
+
 @pytest.mark.parametrize(
     ("line", "why"),
     [
@@ -273,7 +284,7 @@ def test_an_address_in_use_is_one_line_and_status_1(servers: list[EchoThread]) -
 )
 def test_what_makes_no_sense_is_one_line_and_status_2(capsys: pytest.CaptureFixture[str], line: str, why: str) -> None:
     with pytest.raises(SystemExit) as end:
-        cli.main(["ping", *line.split()])
+        ask(*line.split())
     assert end.value.code == 2
     said = "".join(capsys.readouterr())
     assert said.count("\n") == 1

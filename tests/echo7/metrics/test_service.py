@@ -25,7 +25,18 @@ from echo7.reuseport import AVAILABLE
 from echo7.server import Counters
 from reactor import Reactor
 from reactor.sockets import os_error
-from tests.support import PATIENCE_S, PROJECT, EchoProcess, Faults, FlakySockets, ManualClock, WorkersProcess, until
+from reactor.watch import WatchedReactor
+from tests.support import (
+    PATIENCE_S,
+    PROJECT,
+    EchoProcess,
+    Faults,
+    FlakySockets,
+    ManualClock,
+    WorkersProcess,
+    serve_config,
+    until,
+)
 
 HERE = ("--host", "127.0.0.1", "--metrics", "127.0.0.1:0")
 
@@ -44,6 +55,14 @@ def samples(process: EchoProcess) -> dict[tuple[str, ...], float]:
     assert status == 200
     families = text_string_to_metric_families(text)
     return {(s.name, *s.labels.values()): s.value for family in families for s in family.samples}
+
+
+def test_the_address_reaches_the_config_and_the_loop_is_watched() -> None:
+    config = serve_config("--metrics", "[::1]:9107", "--selector", "lean")
+    assert (config.metrics, config.slow_callback_s) == (("[::1]", 9107), None)
+    with config.new_reactor() as loop:
+        assert isinstance(loop, WatchedReactor)
+        assert loop.watch.slow_s is None
 
 
 def test_a_service_tells_what_it_has_done_and_that_it_is_well() -> None:
