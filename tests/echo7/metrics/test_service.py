@@ -26,6 +26,7 @@ from echo7.server import Counters
 from reactor import Reactor
 from reactor.sockets import os_error
 from reactor.watch import WatchedReactor
+from tests.echo7.test_restart import Phoenix
 from tests.support import (
     PATIENCE_S,
     PROJECT,
@@ -34,10 +35,16 @@ from tests.support import (
     FlakySockets,
     ManualClock,
     WorkersProcess,
+    quiet_port,
+    receive_exactly,
     serve_config,
     until,
 )
 
+AFRESH = pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="this system has no SIGHUP")
+WORKERS = pytest.mark.parametrize(
+    "workers", ["1", pytest.param("2", marks=pytest.mark.skipif(not AVAILABLE, reason="--workers needs Linux"))]
+)
 HERE = ("--host", "127.0.0.1", "--metrics", "127.0.0.1:0")
 
 
@@ -178,3 +185,43 @@ def test_an_address_in_use_is_one_line_and_status_1(workers: str) -> None:
     assert done.returncode == 1
     pattern = rf"\S+ error cannot bind {where} for --metrics: Address already in use; choose another HOST:PORT\n"
     assert re.fullmatch(pattern, done.stderr)
+
+
+def where_it_tells(echo: EchoProcess) -> int:
+    """The HTTP status of the page where the last image serves it."""
+    line = [line for line in echo.lines if line["event"] == "metrics"][-1]
+    with contextlib.closing(http.client.HTTPConnection(line["address"], line["port"], timeout=PATIENCE_S)) as client:
+        client.request("GET", "/metrics")
+        return client.getresponse().status
+
+
+@AFRESH
+@WORKERS
+def test_after_a_fresh_start_the_new_image_tells_on_the_same_address(workers: str) -> None:
+    """The old image lets go of it before the new one binds; its callers are served to their end."""
+    port = quiet_port()
+    with Phoenix("--metrics", f"127.0.0.1:{port}", "--workers", workers) as echo, echo.connect() as client:
+        assert where_it_tells(echo) == 200
+        echo.restart()
+        assert where_it_tells(echo) == 200
+        assert {line["port"] for line in echo.lines if line["event"] == "metrics"} == {port}
+        client.sendall(b"still here")
+        assert receive_exactly(client, 10) == b"still here"
+
+
+@AFRESH
+@WORKERS
+def test_for_want_of_metrics_nobody_is_left_unserved_after_a_fresh_start(workers: str) -> None:
+    """At a first start it would be an error; but now there are callers."""
+    code = """if NEW:
+        from echo7.binding import BindError
+        from echo7.metrics import service
+        def taken(reactor, where):
+            raise BindError("somebody else has it")
+        service._bind = taken
+    """
+    with Phoenix("--metrics", "127.0.0.1:0", "--workers", workers, code=code) as echo:
+        echo.process.send_signal(signal.SIGHUP)
+        assert echo.next_line("left_out")["message"] == "somebody else has it; serving without it"
+        echo.next_line("restarted")
+        echo.answers()
