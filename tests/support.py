@@ -600,7 +600,7 @@ class EchoProcess:
     def _read_up_to(self, event: str) -> dict[str, Any]:
         assert self.process.stderr is not None
         for text in self.process.stderr:
-            line: dict[str, Any] = json.loads(text)
+            line = self._parsed(text)
             self.lines.append(line)
             if line["event"] == event:
                 return line
@@ -611,8 +611,18 @@ class EchoProcess:
         self.process.send_signal(signum)
         assert self.process.stderr is not None
         for text in self.process.stderr:
-            self.lines.append(json.loads(text))
+            self.lines.append(self._parsed(text))
         return self.process.wait(PATIENCE_S)
+
+    def _parsed(self, text: str) -> dict[str, Any]:
+        """A line of the log. Whatever else is said there fails the test; a traceback is told whole."""
+        said = [text]
+        while said[-1].startswith(("Traceback", " ")):
+            assert self.process.stderr is not None
+            said.append(self.process.stderr.readline())
+        assert text.startswith("{"), f"no line of the log: {''.join(said)}"
+        line: dict[str, Any] = json.loads(text)
+        return line
 
     def connect(self, host: str = "127.0.0.1") -> socket.socket:
         """Return a connected TCP client, blocking with a time-out."""
