@@ -14,6 +14,7 @@ What a slow callback costs is told once a second at the most, whoever is slow ho
 from __future__ import annotations
 
 import bisect
+import functools
 import logging
 import selectors
 import time
@@ -140,7 +141,8 @@ class WatchedSelector(selectors.BaseSelector):
             self._watch.turns.add(self._clock() - self._returned_s)
         ready = self._select(timeout)
         self._returned_s = self._clock()
-        return ready if self._watch.slow_s is None else TimedReady(ready, self._watch)
+        slow_s = self._watch.slow_s
+        return ready if slow_s is None else TimedReady(ready, self._watch, self._clock, slow_s)
 
     def register(self, fileobj: Any, events: int, data: Any = None) -> selectors.SelectorKey:
         """Hand on."""
@@ -166,14 +168,18 @@ class WatchedSelector(selectors.BaseSelector):
 class TimedReady(list[tuple[selectors.SelectorKey, int]]):
     """What is ready. Between giving out one and the next, the first one's handler has run."""
 
-    def __init__(self, ready: Ready, watch: Watch) -> None:
+    def __init__(self, ready: Ready, watch: Watch, clock: Callable[[], float], slow_s: float) -> None:
         super().__init__(ready)
-        self._watch = watch
+        self._watch, self._clock, self._slow_s = watch, clock, slow_s
 
     def __iter__(self) -> Iterator[tuple[selectors.SelectorKey, int]]:
-        """Give out one by one, on the clock."""
-        watch = self._watch
+        """Give out one by one, on the clock: one look for each, as one's end is the next one's beginning."""
+        clock, slow_s, begun = self._clock, self._slow_s, self._watch.begin()
         for ready in super().__iter__():
-            begun, handler = watch.begin(), ready[0].data
             yield ready
-            watch.end(begun, lambda handler=handler: handler_name(handler))  # type: ignore[misc]
+            ended_s = clock()
+            if ended_s - begun[0] < slow_s:  # so is whatever it has called, and nobody has been charged
+                begun = ended_s, begun[1]
+            else:
+                self._watch.end(begun, functools.partial(handler_name, ready[0].data))
+                begun = self._watch.begin()

@@ -1,4 +1,4 @@
-"""`python3 -m tests [arguments for pytest]`: make a virtual environment, install pytest and hypothesis, run the tests.
+"""`python3 -m tests [arguments for pytest]`: make a virtual environment, install what the tests need, run them.
 
 Needs nothing but Python ≥ 3.11 and a package index. The environment stays in `.venv-tests-3.x` and is used again until
 pyproject.toml asks for something else; delete it to start afresh.
@@ -31,7 +31,7 @@ def main(arguments: list[str]) -> int:
             return _complain(f"no virtual environment in {folder.name}: {error}; on Debian: apt install python3-venv")
         command = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *requirements()]
         if subprocess.run(command).returncode:
-            return _complain("pip couldn't install pytest and hypothesis; see its message above")
+            return _complain("pip couldn't install what the tests need; see its message above")
         stamp.write_text(wanted)
     return subprocess.run([str(python), "-m", "pytest", *arguments], cwd=PROJECT).returncode
 

@@ -13,7 +13,7 @@ import pytest
 
 from reactor import READ, Connection, Reactor, StreamProtocol, format_address, listen_tcp
 from reactor.watch import BOUNDS_S, SLOW_QUIET_S, TICK_S, Spread, WatchedReactor, WatchedSelector
-from tests.support import SELECTORS, Faults, ManualClock, adopt_socket, tcp_pair, turn_until
+from tests.support import SELECTORS, Faults, ManualClock, adopt_socket, tcp_pair, turn_until, wait_readable
 
 SLOW_S = 0.1
 
@@ -83,6 +83,26 @@ def test_a_quick_one_isnt_and_the_limit_itself_is_slow(caplog: pytest.LogCapture
             watched.clock.now_s = 0.0  # small numbers, or the difference is rounded
             watched.loop.turn()
             assert len(warnings(caplog)) == watched.loop.watch.slow_callbacks == slow
+
+
+def test_of_a_batch_only_the_slow_ones_are_charged_each_with_its_own(caplog: pytest.LogCaptureFixture) -> None:
+    with Watched(takes_s=0.25) as watched:
+        protocols = [Sleeper(watched.clock, takes_s) for takes_s in (0.05, 0.5, 0.05)]
+        peers = []
+        for protocol in protocols:
+            ours, peer = tcp_pair()
+            Connection(watched.loop, adopt_socket(ours, Faults()), protocol).open()
+            peer.send(b"x")
+            peers.append(peer)
+        watched.peer.send(b"x")
+        for handler in list(watched.loop.handlers)[1:]:
+            wait_readable(handler)  # type: ignore[arg-type]
+        watched.loop.call_soon(int)
+        watched.loop.turn()
+        assert watched.loop.watch.slow_callbacks == 2
+        assert watched.loop.watch._blamed_s == 0.75
+        for peer in peers:
+            peer.close()
 
 
 def test_a_slow_timer_and_a_slow_call_are_named_after_their_callbacks(caplog: pytest.LogCaptureFixture) -> None:
