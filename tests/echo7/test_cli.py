@@ -10,6 +10,7 @@ import logging
 import os
 import pathlib
 import re
+import resource
 import shutil
 import signal
 import socket
@@ -648,7 +649,26 @@ def test_sigusr2_logs_what_the_loop_has_and_changes_nothing() -> None:
             assert line.split()[3] == "OPEN"
         client.send(b"2")
         assert client.recv(1) == b"2"
+        client.close()
         assert echo.finish() == 0
+
+
+@pytest.mark.skipif(not hasattr(os, "listdir") or not pathlib.Path("/proc/self/fd").exists(), reason="needs /proc")
+def test_sigusr2_works_when_there_is_no_descriptor_left() -> None:
+    """That is when somebody wants to look; no module is read at that moment."""
+    with EchoProcess("--host", "127.0.0.1", "--no-udp", "--max-connections", "500", preexec_fn=low_limit) as echo:
+        with contextlib.ExitStack() as stack:
+            for _ in range(60):
+                stack.enter_context(echo.connect())
+            echo.next_line("accept_waits")
+            echo.process.send_signal(signal.SIGUSR2)
+            message = echo.next_line("dump")["message"]
+            [listener] = [line for line in message.splitlines() if line.startswith("Listener")]
+            assert listener.split()[2] == "(r)"
+
+
+def low_limit() -> None:
+    resource.setrlimit(resource.RLIMIT_NOFILE, (48, 48))
 
 
 def test_at_the_end_every_byte_that_was_read_is_delivered_before_fin() -> None:
