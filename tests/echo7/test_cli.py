@@ -423,6 +423,7 @@ def test_an_interruption_at_start_leaves_no_traceback() -> None:
     code = """if True:
         import os, signal, socket, sys
         from echo7 import cli
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell ignores it for its background
         def interrupted(*args, **options):
             os.kill(os.getpid(), signal.SIGINT)
             while True:  # the interpreter looks for signals when it feels like it
