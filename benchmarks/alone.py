@@ -59,9 +59,12 @@ def judge_alone(prefix: Sequence[str], command: Sequence[str]) -> dict[str, Any]
     """Start a server by itself, judge it, end it. Return the report's document. Raise AloneError."""
     host = ADDRESSES[1] if prefix else LOOPBACK
     whole = [*prefix, sys.executable, "-m", "benchmarks.alone", host, *command]
-    done = subprocess.run(
-        whole, cwd=PROJECT, env=environment(), capture_output=True, text=True, timeout=JUDGED_WITHIN_S, check=False
-    )
+    try:
+        done = subprocess.run(
+            whole, cwd=PROJECT, env=environment(), capture_output=True, text=True, timeout=JUDGED_WITHIN_S, check=False
+        )
+    except subprocess.TimeoutExpired:
+        raise AloneError(f"not judged within {JUDGED_WITHIN_S:g} s") from None
     if done.returncode != 0:
         raise AloneError(last_line(done.stderr) or f"status {done.returncode}, and not a word")
     document: dict[str, Any] = json.loads(done.stdout)
