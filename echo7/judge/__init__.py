@@ -38,8 +38,12 @@ def check(
     """Judge the echo server at a name or address, over IPv4 and IPv6 where it has both. Takes some seconds.
 
     `timeout_s` is how long nothing may happen before a case gives up. `progress(case, address, finding)` is called
-    before each case (finding None) and after it. Raise UnresolvedName for a name that can't be resolved.
+    before each case (finding None) and after it. Raise UnresolvedName for a name that can't be resolved, ValueError for
+    cases that there aren't and a time-out of no time.
     """
+    cases = chosen(transports, only)
+    if not timeout_s > 0:
+        raise ValueError(f"timeout_s must be some seconds, not {timeout_s}: with no time at all nothing can answer")
     addresses = one_of_each_family(resolve(host, port, family))
     reports: list[Report] = []
     with Reactor() as reactor:
@@ -48,7 +52,6 @@ def check(
             reports.append(report)
             reactor.stop()
 
-        cases = chosen(transports, only)
         Judge(reactor, host, addresses, cases, timeout_s=timeout_s, done=done, progress=progress).start()
         reactor.run()
     return reports[0]

@@ -9,14 +9,13 @@ Law: stdout has the result and nothing else; what goes on meanwhile is told on s
 from __future__ import annotations
 
 import argparse
-import difflib
 import json
 import os
 import socket
 import sys
 
 from echo7.arguments import number, seconds
-from echo7.judge import CASES, TIMEOUT_S, Case, Finding, check, table
+from echo7.judge import TIMEOUT_S, Case, Finding, check, table
 from echo7.judge.judge import chosen
 from echo7.judge.verdict import ECHO_PORT, TRANSPORTS
 from echo7.names import UnresolvedName
@@ -97,12 +96,10 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _refuse_nonsense(options: argparse.Namespace, transports: list[str]) -> None:
-    names = [case.name for case in CASES if case.transport in transports]
-    for name in options.only:
-        if name not in names:
-            near = difflib.get_close_matches(name, names, 1)
-            hint = f"did you mean {near[0]}?" if near else "'echo7 check --list' has them all"
-            options.parser.error(f"argument --only: there is no case {name!r} here; {hint}")
+    try:
+        chosen(transports, options.only)
+    except ValueError as error:
+        options.parser.error(f"argument --only: {error}")
     if options.list and (options.json or options.host is not None):
         options.parser.error("argument --list: it judges nobody; leave HOST and --json out")
     if options.host is None and not options.list:

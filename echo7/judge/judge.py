@@ -6,12 +6,13 @@ not asked, since there is nothing to ask; and the whole has an end, whatever the
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Callable, Collection, Sequence
 
 from echo7.judge.bench import Bench
 from echo7.judge.tcp import CASES as TCP_CASES
 from echo7.judge.udp import CASES as UDP_CASES
-from echo7.judge.verdict import NOBODY, Case, Finding, Report, Verdict
+from echo7.judge.verdict import NOBODY, TRANSPORTS, Case, Finding, Report, Verdict
 from reactor import Address, Reactor
 
 CASES: tuple[Case, ...] = (*TCP_CASES, *UDP_CASES)
@@ -19,8 +20,19 @@ PATIENCES_IN_ALL = 100  # the whole judgement at one address ends after so many 
 
 
 def chosen(transports: Collection[str], only: Collection[str] = ()) -> tuple[Case, ...]:
-    """Return the cases of some transports; with `only`, those of these names, and those that all others wait for."""
+    """Return the cases of some transports; with `only`, those of these names, and those that all others wait for.
+
+    Raise ValueError for a name that there isn't, and where nothing is left.
+    """
     cases = [case for case in CASES if case.transport in transports]
+    names = [case.name for case in cases]
+    for name in only:
+        if name not in names:
+            meant = difflib.get_close_matches(name, names, 1)
+            hint = f"did you mean {meant[0]}?" if meant else "'echo7 check --list' has them all"
+            raise ValueError(f"there is no case {name!r} here; {hint}")
+    if not cases:
+        raise ValueError(f"no transport is left to be judged; there are {' and '.join(TRANSPORTS)}")
     if not only:
         return tuple(cases)
     needed = {case.transport for case in cases if case.name in only}

@@ -159,6 +159,23 @@ def test_only_some_cases_are_asked_and_scored_they_are_not() -> None:
     assert report.score is None
 
 
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"only": ["tcp-on"]}, "there is no case 'tcp-on' here; did you mean tcp-"),
+        ({"only": ["udp-1"], "transports": ["tcp"]}, "there is no case 'udp-1' here"),
+        ({"transports": ["sctp"]}, "no transport is left to be judged; there are tcp and udp"),
+        ({"timeout_s": 0}, "timeout_s must be some seconds"),
+        ({"timeout_s": float("nan")}, "timeout_s must be some seconds"),
+    ],
+)
+def test_what_makes_no_sense_is_an_error_and_no_judgement(options: dict[str, Any], said: str) -> None:
+    """Story: a misspelt case was taken for a server that doesn't answer."""
+    with pytest.raises(ValueError, match=said.partition("'")[0]) as error:
+        check(HOST, **options)
+    assert said in str(error.value)
+
+
 def test_a_name_that_does_not_exist_is_told() -> None:
     with pytest.raises(UnresolvedName):
         check("no-such-host.invalid")
