@@ -12,8 +12,9 @@ import sys
 
 def show(text: str) -> bool:
     """Write lines to stdout at once. Return whether that went well, or the reader didn't want them."""
+    letters = sys.stdout.encoding or "utf-8"
     try:
-        print(text, flush=True)
+        print(text.encode(letters, "replace").decode(letters), flush=True)  # a locale may lack some of ours
     except OSError as error:
         with open(os.devnull, "w") as nowhere:  # else the interpreter tries again at its end, and complains
             os.dup2(nowhere.fileno(), sys.stdout.fileno())
@@ -21,7 +22,4 @@ def show(text: str) -> bool:
             return True
         sys.stderr.write(f"echo7: can't write the result: {error.strerror}; it is lost\n")
         return False
-    except UnicodeEncodeError:  # a terminal or a locale that has no such letters
-        sys.stdout.write(text.encode("ascii", "replace").decode() + "\n")
-        sys.stdout.flush()
     return True
