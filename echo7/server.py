@@ -186,10 +186,9 @@ class EchoServer:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 0)
             rate = self._sources.udp_rate_on(_is_on_loopback(sock))
             admission = self._new_admission(rate and buckets.setdefault(rate, SourceBuckets(rate)), total)
-            batch = BatchEcho(guard, self._endpoint_lost, admission, self._drop_log)
-            simple = DatagramEcho(guard, self._endpoint_lost, admission, self._drop_log)
-            made = batch_on(reactor, sock, batch) if self._udp_batch else None
-            endpoints.append(made or Datagram(reactor, sock, simple))
+            policy = guard, self._endpoint_lost, admission, self._drop_log
+            made = batch_on(reactor, sock, BatchEcho(*policy)) if self._udp_batch else None
+            endpoints.append(made or Datagram(reactor, sock, DatagramEcho(*policy)))
         return endpoints
 
     def _new_admission(self, buckets: SourceBuckets | None, total: Bucket | None) -> Admission | None:
@@ -321,9 +320,8 @@ class EchoServer:
                 self._running_on().call_soon(self._stopped.pop(0))
 
     def _connection_made(self, most_per_source: int | None, connection: Connection) -> None:
-        source = b""
+        source, peer = b"", _peer_of(connection) if self._door is not None or self._debug else None
         if self._door is not None:
-            peer = _peer_of(connection)
             host = b"" if peer is None else pack_host(peer[0])
             reason = self._door.refusal(host, most_per_source) if host else "refused_gone"
             if reason is not None:
@@ -334,8 +332,7 @@ class EchoServer:
         if self._idle is not None:
             self._idle.watch(connection)
         if self._debug:
-            with contextlib.suppress(OSError):  # ENOTCONN: gone already
-                logger.debug("connection from %s", format_address(connection.socket.getpeername()))
+            logger.debug("connection from %s", describe_peer(peer))
         self._callers_so_far += 1
         self._callers[connection] = source
         if len(self._callers) == self._max_connections:
