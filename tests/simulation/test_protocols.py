@@ -6,7 +6,7 @@ import socket
 
 import pytest
 
-from reactor import Connection, Limits, StreamProtocol, connect_tcp, listen_tcp
+from reactor import READ, WRITE, Connection, Limits, State, StreamProtocol, connect_tcp, listen_tcp
 from reactor.testing import Peer, SimulatedNetwork, SimulationFailed, simulate
 from tests.simulation.world import closed_handlers_watched
 
@@ -162,6 +162,76 @@ def test_a_client_gets_a_whole_answer_or_an_error() -> None:
     """`connect_tcp` in bad worlds, with every fault that connect(2) and socket(2) can have."""
     report = simulate(client_scenario, seeds=SEEDS * 3)
     assert report.injected["connect.ECONNREFUSED"]
+
+
+HARMLESS = dict.fromkeys("send.short send.EAGAIN send.EINTR recv.short recv.EAGAIN select.spurious".split(), 0.3)
+
+
+class SaysAll(Ask):
+    """A client that has said all at once, and hears the rest."""
+
+    def connection_made(self, connection: Connection) -> None:
+        connection.write(self.question)
+        connection.half_close()
+        connection.write(b"too late")
+
+
+def half_close_scenario(network: SimulatedNetwork) -> None:
+    """Our FIN comes after the last byte of ours, and before the last one of theirs, however slowly either goes."""
+    network.send_buffer_bytes = network.random.choice((100, 65_536))
+    server = network.peer_server(("192.0.2.80", 80), lambda peer, data: peer.send(data.upper()))
+    question = network.random.randbytes(network.random.randrange(1, 100_000))
+    loop = network.reactor()
+    limits = Limits(high_water_bytes=1 << 20, receive_bytes=1000)
+    client = SaysAll(question)
+    connect_tcp(loop, ("192.0.2.80", 80), client, client.over.append, timeout_s=5, limits=limits)
+    network.run(loop)
+    [peer] = server.callers
+    assert bytes(peer.received) == question
+    assert peer.eof, "no FIN came after it"
+    assert client.over == [], "the other direction is open still"
+    peer.send(b" and more")
+    peer.finish()
+    network.run(loop)
+    assert bytes(client.answer) == question.upper() + b" and more"
+    assert client.over == [None]
+
+
+def test_after_our_half_close_both_sides_get_everything() -> None:
+    """HALF_CLOSED: "reading; all that is pending, and our FIN, go"."""
+    simulate(half_close_scenario, seeds=SEEDS, faults=HARMLESS)
+
+
+def fin_before_what_is_pending(patch: pytest.MonkeyPatch) -> None:
+    def half_close(self: Connection) -> None:
+        self.state = State.HALF_CLOSED
+        self.socket.shutdown(socket.SHUT_WR)
+        self._update_interest()
+
+    patch.setattr(Connection, "half_close", half_close)
+
+
+def deaf_after_half_close(patch: pytest.MonkeyPatch) -> None:
+    def wanted(self: Connection) -> int:
+        return original(self) & (WRITE if self.state is State.HALF_CLOSED else READ | WRITE)
+
+    original = Connection._wanted
+    patch.setattr(Connection, "_wanted", wanted)
+
+
+def half_close_without_fin(patch: pytest.MonkeyPatch) -> None:
+    def advance(self: Connection) -> None:
+        self._update_interest() if self.state is State.HALF_CLOSED else original(self)
+
+    original = Connection._advance
+    patch.setattr(Connection, "_advance", advance)
+
+
+@pytest.mark.parametrize("plant", [fin_before_what_is_pending, deaf_after_half_close, half_close_without_fin])
+def test_a_planted_bug_of_half_close_is_found(plant: object, monkeypatch: pytest.MonkeyPatch) -> None:
+    plant(monkeypatch)  # type: ignore[operator]
+    with pytest.raises(SimulationFailed):
+        simulate(half_close_scenario, seeds=SEEDS, faults=HARMLESS, shrinking_s=0.2)
 
 
 def test_no_descriptor_is_lost_when_there_are_none_left() -> None:
