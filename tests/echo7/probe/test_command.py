@@ -570,7 +570,7 @@ class Hostile(StreamProtocol):
     [
         (lambda connection: connection.write(bytes(1 << 20)), "foreign"),
         (Connection.close, "closed by the other end"),
-        (Connection.abort, "lost: "),
+        (Connection.abort, "Connection reset by peer"),  # before we see that it is connected, or after
         (Connection.pause_reading, "timed out"),
     ],
     ids=["endless data", "immediate close", "reset", "never reads"],
