@@ -20,8 +20,7 @@ from reactor.sockets import BROKEN_SOCKET, ONE_PEER, WOULD_BLOCK, Address, errno
 class Datagram:
     """A UDP socket on a loop, bound and non-blocking. `open_udp` makes one.
 
-    `drops` counts datagrams by reason: `send_EPERM`, `receive_ECONNREFUSED`, `truncated`, `callback`, `busy`, and
-    whatever the protocol adds with `drop`.
+    `drops` counts by reason: `send_EPERM`, `receive_ECONNREFUSED`, `truncated`, `callback`, `busy`; more with `drop`.
     """
 
     __slots__ = (

@@ -26,7 +26,7 @@ from typing import Self
 from reactor.busypoll import busy_select
 from reactor.limits import SHORTAGE_RETRY_S
 from reactor.protocol import Handler
-from reactor.seams import SignalSource, SocketFactory
+from reactor.seams import Observer, SignalSource, SocketFactory, new_trace
 from reactor.signals import Waker
 from reactor.sockets import NO_ROOM_TO_WATCH
 from reactor.timers import Arguments, Callback, Timer, Timers
@@ -41,12 +41,11 @@ class Reactor:
 
     `selector` defaults to the platform's best, `clock` (monotonic seconds) to `time.monotonic`, `sockets` and `signals`
     to the modules: four seams, at which a simulation takes the kernel's place. `close` closes the selector too.
-    `busy_poll_s`: how long to look again and again after activity before sleeping (see `busypoll`).
-    select(2) can't watch descriptors of 1,024 and more: with a SelectSelector, keep the process's limit at that.
+    `busy_poll_s`: how long to look again before sleeping (see `busypoll`). `observer`: is told all (see `trace`).
     """
 
     __slots__ = (
-        "_calls", "_heap", "_resting", "_running", "_select", "_selector", "_stopping", "_timers", "_waker",
+        "_calls", "_heap", "_resting", "_running", "_select", "_selector", "_stopping", "_timers", "_trace", "_waker",
         "closed", "handlers", "now", "sockets",
     )  # fmt: skip
 
@@ -58,6 +57,7 @@ class Reactor:
         sockets: SocketFactory = socket,
         signals: SignalSource = signal,
         busy_poll_s: float = 0.0,
+        observer: Observer | None = None,
     ) -> None:
         self.sockets = sockets
         self.now = clock  # monotonic seconds from an arbitrary start
@@ -69,6 +69,7 @@ class Reactor:
         self._calls: collections.deque[tuple[Callback, Arguments]] = collections.deque()
         self._resting: dict[Handler, Timer] = {}  # not watched for the moment, whatever their interest
         self._running = self._stopping = self.closed = False
+        self._trace = None if observer is None else new_trace(self, observer)  # it exchanges the six above
         self._waker = Waker(sockets, signals, self.call_soon)
         self.adopt(self._waker)
         self.set_interest(self._waker, READ)
@@ -173,6 +174,8 @@ class Reactor:
         consequence = "its handler is closed" if owner else "the loop goes on"
         extra = {"event": "callback_raised"}
         logger.error("a callback raised %r; %s", error, consequence, exc_info=error, extra=extra)
+        if self._trace is not None:
+            self._trace.raised(error, owner)
         if owner is not None:
             self.guard(owner.abort, error)
 

@@ -3,12 +3,23 @@
 Law: the product never asks whether it is being tested. It takes a selector, a clock, sockets and signals from whoever
 makes the Reactor, and by default they are the standard library's. The first is a `selectors.BaseSelector`, the second a
 function that returns monotonic seconds. The shapes of the others are here; the modules `socket` and `signal` have them.
+
+With a SelectSelector, keep the process's limit of descriptors at 1,024: select(2) can't watch greater numbers.
+
+A fifth seam goes the other way: an observer is told what the loop does.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from socket import socket as Socket
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    from reactor.loop import Reactor
+    from reactor.trace import Event, Trace
+
+Observer = Callable[["Event"], object]
 
 
 class SocketFactory(Protocol):
@@ -32,3 +43,10 @@ class SignalSource(Protocol):
 
     def set_wakeup_fd(self, fd: int, /, *, warn_on_full_buffer: bool = True) -> int:
         """Have a byte written to `fd` for every signal; return the descriptor before, -1 for none."""
+
+
+def new_trace(reactor: Reactor, observer: Observer) -> Trace:
+    """Have a reactor that is being made tell an observer what it does (see `trace`), and import that only now."""
+    from reactor.trace import Trace
+
+    return Trace(reactor, observer)

@@ -21,10 +21,7 @@ from reactor.sockets import WOULD_BLOCK
 
 
 class Waker:
-    """A socket pair whose one end the loop watches; threads and signals write to the other.
-
-    Only one loop, in the main thread, can have the process's signals.
-    """
+    """A socket pair: the loop watches one end, threads write to the other, and signals, if it is the main thread's."""
 
     __slots__ = (
         "_call_soon", "_callbacks", "_pending", "_previous", "_previous_fd", "_reader", "_signals",

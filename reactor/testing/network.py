@@ -20,6 +20,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
 
 from reactor.loop import Reactor
+from reactor.seams import Observer
 from reactor.sockets import WILDCARDS, Address, Socket, closed_on_error, family_of
 from reactor.testing.chance import Chance, Fault, source_apart, source_of
 from reactor.testing.clock import SimulatedClock
@@ -28,6 +29,7 @@ from reactor.testing.link import CONNECTING, LISTENING, join
 from reactor.testing.peers import DatagramPeer, Peer, PeerServer
 from reactor.testing.pipe import SplicePipe
 from reactor.testing.ports import Descriptors, Ports
+from reactor.testing.recording import Recording
 from reactor.testing.selector import Quiet, SimulatedSelector
 from reactor.testing.signals import SimulatedSignals
 from reactor.testing.stream import SYN_RETRY_S, StreamSocket
@@ -64,6 +66,7 @@ class SimulatedNetwork:
     `seed`: a number, a `random.Random`, or hypothesis's `data`. `faults`: probabilities by name (see `FAULTS`);
     `script`: exactly these, as `chance.script()` returns them. `addresses`: this machine's. Buffers and latency are
     those of every connection. `violations` lists what no program should ever do; `chance.injected` what went wrong.
+    `trace`: a file for what the reactors do, to be seen in the player (see `recording`).
     """
 
     def __init__(
@@ -77,6 +80,7 @@ class SimulatedNetwork:
         send_buffer_bytes: int = 65_536,
         receive_buffer_bytes: int = 65_536,
         latency_s: float = 0.0,
+        trace: str | None = None,
     ) -> None:
         self.random = source_of(seed)  # for scenarios: not disturbed by what goes wrong
         self.seed = seed if isinstance(seed, int) else None
@@ -96,6 +100,7 @@ class SimulatedNetwork:
         self.watchers: list[Watcher] = []
         self.journal: list[str] | None = None  # the calls, in words, if somebody wants them
         self.reactors: list[Reactor] = []
+        self.recording = None if trace is None else Recording(trace)
         self._selectors: list[SimulatedSelector] = []
         self._shortages: dict[str, tuple[float, Fault]] = {}
         self._turned_s, self._turns_at_once = 0.0, 0
@@ -133,14 +138,19 @@ class SimulatedNetwork:
         self._selectors.append(made)
         return made
 
-    def reactor(self, *, busy_poll_s: float = 0.0) -> Reactor:
+    def reactor(self, *, busy_poll_s: float = 0.0, observer: Observer | None = None) -> Reactor:
         """Return a Reactor on this network. There is one thread here: one reactor can run at a time.
 
         With `busy_poll_s` a look that finds nothing takes a part of that time: or the polling would never end.
         """
         self.poll_takes_s = busy_poll_s / POLLS
         made = Reactor(
-            selector=self.selector(), clock=self.clock, sockets=self, signals=self.signals, busy_poll_s=busy_poll_s
+            selector=self.selector(),
+            clock=self.clock,
+            sockets=self,
+            signals=self.signals,
+            busy_poll_s=busy_poll_s,
+            observer=observer if self.recording is None else self.recording.observer(observer),
         )
         self.reactors.append(made)
         return made
@@ -160,6 +170,8 @@ class SimulatedNetwork:
                 reactor.run()
         finally:
             self._until, self._end_s = None, math.inf
+            if self.recording is not None:
+                self.recording.save()
         self.check()
 
     def settle(self) -> None:
@@ -278,6 +290,9 @@ class SimulatedNetwork:
             self._shortages[fault.call] = (end_s, fault._replace(amount=0))
         if self.journal is not None:
             self.journal.append(f"    -> {fault}")
+        for reactor in self.reactors:
+            if reactor._trace is not None:
+                reactor._trace.tell("fault", None, fault=str(fault))
         return self.chance.inject(fault)
 
     def changed(self) -> None:

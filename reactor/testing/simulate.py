@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import re
+import shlex
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -23,13 +24,14 @@ MOST_RERUNS = 400  # of a failing scenario, to make it small
 class SimulationFailed(AssertionError):
     """A scenario failed. `seed` and `script` repeat it."""
 
-    def __init__(self, seed: int, script: str, cause: BaseException, journal: list[str]) -> None:
+    def __init__(self, seed: int, script: str, cause: BaseException, journal: list[str], trace: str | None) -> None:
         self.seed, self.script = seed, script
+        player = "" if trace is None else f"\nto see it: python -m reactor.player {shlex.quote(trace)}"
         lines = "\n    ".join(journal[-JOURNAL_LINES:])
         super().__init__(
             f"seed {seed} fails: {type(cause).__name__}: {cause}\n"
             f"the fewest faults with which it does: simulate(scenario, seeds=[{seed}], script={script!r})\n"
-            f"the last calls, the clock before each:\n    {lines}"
+            f"the last calls, the clock before each:\n    {lines}{player}"
         )
 
 
@@ -56,12 +58,14 @@ def simulate(
     faults: Mapping[str, float] | None = None,
     script: str | None = None,
     shrinking_s: float = 30.0,
+    trace: str | None = None,
 ) -> Report:
     """Call `scenario(network)` once for each seed, each time in another world, and return what it went through.
 
     `faults`: probabilities by name; by default each seed has a random mix of its own (see `random_mix`). `script`:
     these faults and no others. When the scenario is over, its reactors are closed; a descriptor that is left, a
-    callback that raised or anything else in `network.violations` fails it too. Raise SimulationFailed.
+    callback that raised or anything else in `network.violations` fails it too. Raise SimulationFailed; with `trace`,
+    what the reactors did in the smallest run that fails is in that file then, to be seen in the player.
     """
     report = Report()
     for seed in range(seeds) if isinstance(seeds, int) else seeds:
@@ -72,7 +76,7 @@ def simulate(
         cause = run_once(scenario, network)
         report.add(network)
         if cause is not None:
-            raise _smallest(scenario, seed, network.chance.injected, cause, shrinking_s) from cause
+            raise _smallest(scenario, seed, network.chance.injected, cause, shrinking_s, trace) from cause
     return report
 
 
@@ -115,7 +119,7 @@ class _CallbackWatch(logging.Handler):
 
 
 def _smallest(
-    scenario: Scenario, seed: int, faults: list[Fault], cause: BaseException, shrinking_s: float
+    scenario: Scenario, seed: int, faults: list[Fault], cause: BaseException, shrinking_s: float, trace: str | None
 ) -> SimulationFailed:
     """Take faults out as long as it fails in the same way (ddmin, Zeller and Hildebrandt 2002)."""
     reruns, began_s = 0, time.monotonic()
@@ -132,11 +136,13 @@ def _smallest(
                 faults, cause, smaller = network.chance.injected, again, True
                 break
     script = " ".join(map(str, faults))
-    network = SimulatedNetwork(seed, script=script)
+    network = SimulatedNetwork(seed, script=script, trace=trace)
     network.journal = []
-    again = run_once(scenario, network)
+    again = run_once(scenario, network) or cause
     assert parse_script(script) == faults
-    return SimulationFailed(seed, script, again or cause, network.journal)
+    if network.recording is not None:
+        network.recording.save(f"seed {seed}: {script or 'no fault'}", f"{type(again).__name__}: {again}")
+    return SimulationFailed(seed, script, again, network.journal, trace)
 
 
 def _kind(error: BaseException) -> tuple[type, str]:

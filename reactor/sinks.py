@@ -1,0 +1,151 @@
+"""JsonLines: a file of what a loop did, to be looked at later. It is an observer.
+
+    with JsonLines.open("echo.jsonl") as sink, Reactor(observer=sink) as loop: …     python -m reactor.player echo.jsonl
+
+Law: a file is whole after every turn: what the loop did before it slept is written before it sleeps. It is bounded. And
+a disk that is full ends the trace, with one line in the log, and nothing else.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import logging
+import os
+import platform
+import stat
+from typing import Any, BinaryIO, Self
+
+from reactor.trace import FILES, Event
+
+FORMAT = 1
+MOST_BYTES = 256 * 1024 * 1024
+CHUNK_BYTES = 64 * 1024
+
+logger = logging.getLogger("reactor")
+
+
+def open_file(path: str) -> BinaryIO:
+    """Open a file anew, for a trace. Raise OSError; for a pipe too, as its reader could hold the loop up."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | getattr(os, "O_NONBLOCK", 0), 0o600)  # it tells who calls
+    kind = os.fstat(descriptor).st_mode
+    if not stat.S_ISREG(kind) and not stat.S_ISCHR(kind):
+        os.close(descriptor)
+        raise OSError("it is no file, and a loop can't wait for who reads a pipe")
+    if stat.S_ISREG(kind):
+        os.ftruncate(descriptor, 0)
+    return os.fdopen(descriptor, "wb", buffering=0)
+
+
+class Sink:
+    """A file, as long as it can be written and has room. What is written waits in memory for `flush`."""
+
+    __slots__ = ("_file", "_left_bytes", "_name", "_waiting")
+
+    def __init__(self, file: BinaryIO, most_bytes: int) -> None:
+        self._file: BinaryIO | None = file
+        self._name = getattr(file, "name", "")
+        self._left_bytes = most_bytes
+        self._waiting = bytearray()
+
+    def write(self, text: str, last: str = "") -> None:
+        """Write, or, where that would be more than there is room for, end with `last`."""
+        data = text.encode()
+        self._left_bytes -= len(data)
+        if self._left_bytes >= 0:
+            self._waiting += data
+            if len(self._waiting) >= CHUNK_BYTES:
+                self.flush()
+        elif self._file is not None:
+            extra = {"event": "trace_ends"}
+            logger.warning("the trace %s is as long as it may be, and ends here", self._name, extra=extra)
+            self.close(last)
+
+    def flush(self) -> None:
+        """Hand to the kernel what waits."""
+        waiting, self._waiting = self._waiting, bytearray()
+        try:
+            while waiting and self._file is not None:
+                del waiting[: self._file.write(waiting)]
+        except OSError as error:
+            text = f"the trace {self._name} can't be written, and ends here: {error.strerror}"
+            logger.error(text, extra={"event": "trace_ends"})
+            self._close()
+
+    def close(self, last: str = "") -> None:
+        """Write the last words, and no more. Harmless twice."""
+        self._waiting += last.encode()
+        self.flush()
+        self._close()
+
+    def leave(self) -> None:
+        """In a child of fork(2): what waits is the parent's to write, and this copy of the file is closed."""
+        self._waiting.clear()
+        self._close()
+
+    def _close(self) -> None:
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+
+class JsonLines:
+    """Writes each event as a line of JSON, after a header. `title` and `about` say what is to be seen, in the player.
+
+    `most_bytes`: at that, the trace ends, and says so in its last line.
+    """
+
+    __slots__ = ("_sink",)
+
+    def __init__(self, file: BinaryIO, *, title: str = "", about: str = "", most_bytes: int = MOST_BYTES) -> None:
+        self._sink = Sink(file, most_bytes)
+        self._sink.write(header_line(title, about))
+
+    @classmethod
+    def open(cls, path: str, **options: Any) -> Self:
+        """Return one that writes into a new file of that name. Raise OSError."""
+        return cls(open_file(path), **options)
+
+    def __call__(self, event: Event) -> None:
+        """Write one event."""
+        end = event._replace(
+            kind="ended", who="", line="", via=(), fields={"reason": "the file is as long as it may be"}
+        )
+        self._sink.write(_line(event.document()), _line(end.document()))
+        if event.kind == "turn":
+            self._sink.flush()
+
+    def flush(self) -> None:
+        """Write what waits."""
+        self._sink.flush()
+
+    def close(self) -> None:
+        """Write what waits, and close the file. Harmless twice."""
+        self._sink.close()
+
+    def leave(self) -> None:
+        """In a child of fork(2): leave the file to the parent."""
+        self._sink.leave()
+
+    def __enter__(self) -> Self:
+        """Return the sink itself."""
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        """Close the file, whatever happened."""
+        self.close()
+
+
+def header_line(title: str = "", about: str = "") -> str:
+    """Return the first line of a trace: what it is, and of which sources its lines are."""
+    sources = {}
+    for path, name in FILES.items():
+        with contextlib.suppress(OSError), open(path, "rb") as source:  # there may be none: lines are numbers then
+            sources[name] = hashlib.sha256(source.read()).hexdigest()[:12]
+    about_it = {"title": title, "about": about, "python": platform.python_version(), "sources": sources}
+    return json.dumps({"trace": "reactor", "format": FORMAT} | about_it) + "\n"
+
+
+def _line(document: dict[str, Any]) -> str:
+    return json.dumps(document, separators=(",", ":"), default=repr) + "\n"

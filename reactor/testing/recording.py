@@ -1,0 +1,62 @@
+"""Recording: the traces of a simulated run, for the player.
+
+    SimulatedNetwork(seed, trace="run.jsonl")         python -m reactor.player run.jsonl
+
+Law: to be recorded changes nothing, so a failure that is run again to be seen fails again. A run writes the file anew
+each time that it stops: so what is left of a hypothesis test is its last run, the smallest example that fails.
+A second reactor of the same network has a file of its own, `run-2.jsonl`.
+"""
+
+from __future__ import annotations
+
+import functools
+import io
+import os
+
+from reactor.seams import Observer
+from reactor.sinks import JsonLines, header_line
+from reactor.trace import Event
+
+MOST_BYTES = 64 * 1024 * 1024  # in memory, for each reactor
+
+
+class Recording:
+    """What the reactors of one network have done so far."""
+
+    __slots__ = ("_path", "_sinks")
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self._sinks: list[tuple[Memory, JsonLines]] = []
+
+    def observer(self, other: Observer | None) -> Observer:
+        """Return the observer for one more reactor, who tells the other too."""
+        memory = Memory()
+        sink = JsonLines(memory, most_bytes=MOST_BYTES)
+        self._sinks.append((memory, sink))
+        return sink if other is None else functools.partial(tell_both, sink, other)
+
+    def save(self, title: str = "", about: str = "") -> None:
+        """Write the file, or files. Raise OSError."""
+        for index, (memory, sink) in enumerate(self._sinks):
+            sink.flush()
+            _, _, events = memory.getvalue().partition(b"\n")
+            with open(self._name(index), "wb") as file:
+                file.write(header_line(title, about).encode() + events)
+
+    def _name(self, index: int) -> str:
+        stem, suffix = os.path.splitext(self._path)
+        return f"{stem}-{index + 1}{suffix}" if index else self._path
+
+
+class Memory(io.BytesIO):
+    """A file that can be read when it is closed."""
+
+    def close(self) -> None:
+        """Do nothing."""
+
+
+def tell_both(one: Observer, other: Observer, event: Event) -> None:
+    """Be two observers."""
+    one(event)
+    other(event)

@@ -1,0 +1,339 @@
+"""Trace: what a loop does, told event by event to whoever asks. A room beside the simple path.
+
+    Reactor(observer=print)     each event on a line; `sinks` has files of them, `narrate` plain words
+
+Law: the loop's code isn't touched, so nothing is paid while nobody looks. What is exchanged is its data, for data that
+does the same and tells:
+
+    the loop's      becomes           and tells
+    _select         Traced select     turn, select; while its result is gone through: dispatch, stale
+    _selector       TracedSelector    interest
+    _timers         TracedTimers      timer_set, timer_cancelled; of those that are due: timer_fired
+    _calls          TracedCalls       call
+    handlers        TracedHandlers    adopted, closed; and there each handler becomes one that tells (`standins`)
+
+So each event is told in the middle of the very line that makes it so, and `line` says which, `via` who called it. Only
+what a callback has raised is told by the loop itself, in `callback_failed`.
+
+An observer sees everything and changes nothing. One that raises is logged once, and told no more.
+"""
+
+from __future__ import annotations
+
+import collections
+import functools
+import linecache
+import logging
+import os
+import selectors
+import sys
+from collections.abc import Hashable, Iterator, Mapping
+from types import CodeType, FrameType
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from reactor.describe import callback_name, place, protocol_name
+from reactor.loop import READ, WRITE, Reactor
+from reactor.protocol import Handler
+from reactor.seams import Observer
+from reactor.standins import stand_in
+from reactor.timers import Arguments, Callback, Timer, Timers
+
+if TYPE_CHECKING:
+    from reactor.busypoll import Ready, Select
+
+FOLDER = os.path.dirname(__file__)
+SHOWN = "loop timers buffer connection listener connector datagram signals verbs batch splice".split()
+FILES = {os.path.join(FOLDER, f"{name}.py"): f"{name}.py" for name in SHOWN}
+LINES = {  # of events that come just before a line of `turn`: it is that one which is meant
+    "dispatch": "handler.on_event(mask)",
+    "stale": "if not handler.closed:",
+    "timer_fired": "self.guard(timer.fire)",
+}
+MOST_CALLERS = 5  # of the line that an event comes from
+REMEMBERED = 1024  # names of those that are gone: their last words are still to come
+
+logger = logging.getLogger("reactor")
+
+
+class Event(NamedTuple):
+    """One thing that a loop did. README.md in `player` has a table of the kinds and their fields."""
+
+    number: int  # from 0
+    turn: int  # 0 before the first one
+    at_s: float  # on the loop's clock
+    kind: str
+    who: str  # a handler or timer, by a name that it keeps: connection-2, timer-5; empty for the loop
+    line: str  # from which it comes: connection.py:208; empty where that is none of the loop's
+    via: tuple[str, ...]  # the loop's lines that called that one, innermost first
+    fields: dict[str, Any]  # of this kind; of plain types, fit for JSON
+
+    def document(self) -> dict[str, Any]:
+        """Return it as JSON has it."""
+        number, turn, at_s, kind, who, line, via, fields = self
+        return {"n": number, "turn": turn, "t": at_s, "kind": kind, "who": who, "at": line, "via": [*via], **fields}
+
+    def __str__(self) -> str:
+        """Return it on one line, for `observer=print`."""
+        fields = " ".join(f"{name}={value!r}" for name, value in self.fields.items())
+        return f"{self.turn:4} {self.at_s:.6f} {self.line:18} {self.who:14} {self.kind:10} {fields}".rstrip()
+
+
+class Trace:
+    """What stands between one loop and its observer. `Reactor(observer=…)` makes it."""
+
+    __slots__ = ("_counts", "_gone", "_labels", "_lines", "_number", "_observer", "inside", "now", "turn")
+
+    def __init__(self, reactor: Reactor, observer: Observer) -> None:
+        self._observer: Observer | None = observer
+        self.now = reactor.now
+        self._lines = lines_of_turn()
+        self._number = self.turn = 0
+        self._counts: collections.Counter[str] = collections.Counter()
+        self._labels: dict[object, str] = {}
+        self._gone: collections.deque[object] = collections.deque()
+        self.inside = False  # a system call that is told of: what a fast path does in it is part of it
+        reactor.handlers = TracedHandlers(self)
+        reactor._timers = TracedTimers(self)
+        reactor._heap = reactor._timers.heap
+        reactor._calls = TracedCalls(self)
+        reactor._select = self._traced_select(reactor, reactor._select)
+        reactor._selector = TracedSelector(self, reactor._selector)
+
+    def tell(self, kind: str, who: object, **fields: Any) -> None:
+        """Tell the observer of one event, on behalf of the line that has called this room."""
+        if self._observer is None:
+            return
+        line, *via = where(sys._getframe(1)) or [""]
+        line = self._lines.get(kind, line)
+        name = "" if who is None else self.label(who)
+        event = Event(self._number, self.turn, self.now(), kind, name, line, tuple(via), fields)
+        self._number += 1
+        try:
+            self._observer(event)
+        except Exception as error:
+            self.end()
+            extra = {"event": "callback_raised"}
+            logger.error("the observer raised %r; it is told no more", error, exc_info=error, extra=extra)
+
+    def end(self) -> None:
+        """Tell no more."""
+        self._observer = None
+
+    def label(self, thing: object) -> str:
+        """Return the name of a handler or timer: its class's and a number."""
+        found = self._labels.get(thing)
+        if found is None:
+            name = type(thing).__name__.lower()
+            self._counts[name] += 1
+            found = self._labels[thing] = f"{name}-{self._counts[name]}"
+        return found
+
+    def forget(self, thing: object) -> None:
+        """Let go of something that has ended, in a while."""
+        self._gone.append(thing)
+        if len(self._gone) > REMEMBERED:
+            self._labels.pop(self._gone.popleft(), None)
+
+    def owner(self, callback: Callback, args: Arguments = ()) -> str:
+        """Return the name of the handler that a callback belongs to or is about, if it is one that we know."""
+        target: Any = callback
+        while isinstance(target, functools.partial):
+            target, args = target.func, (*target.args, *args)
+        for thing in (getattr(target, "__self__", None), *args):
+            if isinstance(thing, Hashable) and thing in self._labels:
+                return self._labels[thing]
+        return ""
+
+    def raised(self, error: Exception, owner: Handler | None) -> None:
+        """Tell of a callback that has raised. Called by the loop."""
+        self.tell("raised", None, error=repr(error), owner="" if owner is None else self.label(owner))
+
+    def _traced_select(self, reactor: Reactor, select: Select) -> Select:
+        def traced(timeout_s: float | None = None) -> Ready:
+            self.turn += 1
+            self.tell("turn", None, sleep_s=timeout_s, calls=len(reactor._calls), timers=len(reactor._heap))
+            began_s = self.now()
+            ready = select(timeout_s)
+            named = [[self.label(key.data), mask_name(mask)] for key, mask in ready]
+            self.tell("select", None, ready=named, slept_s=self.now() - began_s)
+            return TracedReady(ready, self)
+
+        return traced
+
+
+def lines_of_turn() -> dict[str, str]:
+    """Find the lines of LINES in the source; none where there is no source."""
+    first, lines = TURN.co_firstlineno, linecache.getlines(TURN.co_filename)
+    found = {
+        kind: [n for n, line in enumerate(lines, 1) if words in line and n > first] for kind, words in LINES.items()
+    }
+    return {kind: f"loop.py:{numbers[0]}" for kind, numbers in found.items() if numbers}
+
+
+def where(frame: FrameType | None) -> list[str]:
+    """Return the lines of the loop that led here, the innermost first, to the loop's `turn` at the furthest."""
+    lines: list[str] = []
+    while frame is not None and len(lines) <= MOST_CALLERS:
+        name = FILES.get(frame.f_code.co_filename)
+        if name is not None:
+            lines.append(f"{name}:{frame.f_lineno}")
+            if frame.f_code is TURN:
+                break
+        frame = frame.f_back
+    return lines
+
+
+TURN: CodeType = Reactor.turn.__code__
+
+
+def mask_name(mask: int) -> str:
+    """Return a mask as "", "R", "W" or "RW"."""
+    return ("R" if mask & READ else "") + ("W" if mask & WRITE else "")
+
+
+class TracedReady(list[tuple[selectors.SelectorKey, int]]):
+    """What select has returned. The loop goes through it; each is told of just before its turn."""
+
+    def __init__(self, ready: Ready, trace: Trace) -> None:
+        super().__init__(ready)
+        self._ready, self._trace = ready, trace
+
+    def __iter__(self) -> Iterator[tuple[selectors.SelectorKey, int]]:
+        """Give out one by one."""
+        for key, mask in self._ready:  # itself: it may be one that measures
+            self._trace.tell("stale" if key.data.closed else "dispatch", key.data, mask=mask_name(mask))
+            yield key, mask
+
+
+class TracedSelector(selectors.BaseSelector):
+    """Another selector; what it shall watch is told of."""
+
+    def __init__(self, trace: Trace, inner: selectors.BaseSelector) -> None:
+        self._trace, self._inner = trace, inner
+
+    def register(self, fileobj: Any, events: int, data: Any = None) -> selectors.SelectorKey:
+        """Hand on, and tell."""
+        key = self._inner.register(fileobj, events, data)
+        self._trace.tell("interest", data, before="", after=mask_name(events), resting=False)
+        return key
+
+    def modify(self, fileobj: Any, events: int, data: Any = None) -> selectors.SelectorKey:
+        """Hand on, and tell."""
+        before = self._inner.get_key(fileobj).events
+        key = self._inner.modify(fileobj, events, data)
+        self._trace.tell("interest", data, before=mask_name(before), after=mask_name(events), resting=False)
+        return key
+
+    def unregister(self, fileobj: Any) -> selectors.SelectorKey:
+        """Hand on, and tell. Who is taken out with an interest left is resting."""
+        key = self._inner.unregister(fileobj)
+        handler: Handler = key.data
+        self._trace.tell("interest", handler, before=mask_name(key.events), after="", resting=bool(handler.interest))
+        return key
+
+    def select(self, timeout: float | None = None) -> Ready:
+        """Hand on: the loop has its own way to it."""
+        return self._inner.select(timeout)
+
+    def get_map(self) -> Mapping[Any, selectors.SelectorKey]:
+        """Hand on."""
+        return self._inner.get_map()
+
+    def close(self) -> None:
+        """Hand on."""
+        self._inner.close()
+
+
+class TracedTimers(Timers):
+    """A heap of timers that are told of."""
+
+    __slots__ = ("trace",)
+
+    def __init__(self, trace: Trace) -> None:
+        super().__init__()
+        self.trace = trace
+
+    def add(self, deadline_s: float, callback: Callback, args: Arguments = ()) -> Timer:
+        """Set a timer, and tell."""
+        timer = super().add(deadline_s, callback, args)
+        stand_in(timer)
+        trace = self.trace
+        fields = {"callback": callback_name(callback), "owner": trace.owner(callback, args)}
+        trace.tell("timer_set", timer, delay_s=deadline_s - trace.now(), due_t=deadline_s, **fields)
+        return timer
+
+    def cancelled(self, timer: Timer) -> None:
+        """Tell that a timer won't fire. Its callback is still there."""
+        assert timer.callback is not None  # noqa: S101 - for mypy
+        fields = {"callback": callback_name(timer.callback), "owner": self.trace.owner(timer.callback, timer.args)}
+        self.trace.tell("timer_cancelled", timer, **fields)
+        self.trace.forget(timer)
+
+    def pop_due(self, now_s: float) -> list[Timer]:
+        """Take out those that are due, to be told of when it is their turn."""
+        return DueTimers(super().pop_due(now_s), self.trace)
+
+
+class DueTimers(list[Timer]):
+    """Timers about to be fired. One that another has cancelled meanwhile isn't told of."""
+
+    def __init__(self, due: list[Timer], trace: Trace) -> None:
+        super().__init__(due)
+        self._trace = trace
+
+    def __iter__(self) -> Iterator[Timer]:
+        """Give out one by one."""
+        trace = self._trace
+        for timer in super().__iter__():
+            if timer.callback is not None:
+                fields = {"callback": callback_name(timer.callback), "owner": trace.owner(timer.callback, timer.args)}
+                trace.tell("timer_fired", timer, lag_s=trace.now() - timer.deadline_s, **fields)
+            trace.forget(timer)
+            yield timer
+
+
+class TracedCalls(collections.deque[tuple[Callback, Arguments]]):
+    """The queue of `call_soon`. What is taken out is told of, as it is called then."""
+
+    def __init__(self, trace: Trace) -> None:
+        super().__init__()
+        self._trace = trace
+
+    def popleft(self) -> tuple[Callback, Arguments]:
+        """Take out the oldest."""
+        callback, args = super().popleft()
+        error = next((str(argument) or repr(argument) for argument in args if isinstance(argument, Exception)), None)
+        owner = self._trace.owner(callback, args)
+        self._trace.tell("call", None, callback=callback_name(callback), owner=owner, error=error)
+        return callback, args
+
+
+class TracedHandlers(dict[Handler, None]):
+    """All open handlers. One that comes in tells what happens to it from then on."""
+
+    def __init__(self, trace: Trace) -> None:
+        super().__init__()
+        self._trace = trace
+
+    def __setitem__(self, handler: Handler, nothing: None) -> None:
+        """Take one in."""
+        super().__setitem__(handler, nothing)
+        stand_in(handler)
+        limits = getattr(handler, "limits", None)
+        self._trace.tell(
+            "adopted",
+            handler,
+            what=type(handler).__name__,
+            fd=handler.fileno(),
+            protocol=protocol_name(handler),
+            where=place(handler),
+            high_water_bytes=getattr(limits, "high_water_bytes", None),
+        )
+
+    def pop(self, handler: Handler, default: Any = None) -> None:
+        """Let one go. A connection tells that itself, as it knows why."""
+        if handler in self:
+            super().pop(handler)
+            self._trace.forget(handler)
+            if not hasattr(handler, "_tear_down"):
+                self._trace.tell("closed", handler, error=None, state="")
