@@ -101,11 +101,11 @@ class Lifecycle:
     def outages_forgiven(self) -> Iterator[None]:
         """Around what isn't the service itself: after a fresh start, callers shall not suffer for want of it.
 
-        At the first start it raises BindError, as all else does.
+        At the first start it raises what it may, BindError or StartError, as all else does.
         """
         try:
             yield
-        except BindError as error:
+        except (BindError, StartError) as error:
             if not self._elders.leashes:
                 raise
             log.event(logger, logging.ERROR, "left_out", f"{error}; serving without it")

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from echo7.metrics.service import Metrics
     from echo7.privileges import Identity
     from echo7.supervisor import Supervisor
+    from echo7.tracing import Tracing
 
 logger = logging.getLogger("echo7")
 
@@ -89,15 +90,25 @@ class ServeConfig(NamedTuple):
     user: Identity | None
     slow_callback_s: float | None
     metrics: tuple[str, int] | None
+    trace: str | None
+    narrate: bool
 
-    def new_reactor(self) -> Reactor:
+    def new_reactor(self, observer: Tracing | None = None) -> Reactor:
         """Return a loop for one process that serves. Raise OSError when there are no descriptors for it."""
-        if self.slow_callback_s is None and self.metrics is None:
-            return Reactor(selector=self.new_selector(), busy_poll_s=self.busy_poll_s)
+        selector, busy_poll_s, slow_s = self.new_selector(), self.busy_poll_s, self.slow_callback_s
+        if slow_s is None and self.metrics is None:
+            return Reactor(selector=selector, busy_poll_s=busy_poll_s, observer=observer)
         from reactor.watch import WatchedReactor
 
-        slow_s = self.slow_callback_s
-        return WatchedReactor(selector=self.new_selector(), busy_poll_s=self.busy_poll_s, slow_s=slow_s)
+        return WatchedReactor(selector=selector, busy_poll_s=busy_poll_s, slow_s=slow_s, observer=observer)
+
+    def new_tracing(self) -> Tracing | None:
+        """Return what looks at the loop, if it was asked for."""
+        if self.trace is None and not self.narrate:
+            return None
+        from echo7.tracing import Tracing
+
+        return Tracing(self.trace, self.narrate)
 
     def new_selector(self) -> selectors.BaseSelector:
         """Return what asks the kernel. Raise OSError when there is no descriptor for it."""
@@ -166,6 +177,8 @@ def configure(options: argparse.Namespace) -> ServeConfig:
         options.parser.error("--no-tcp and --no-udp together leave nothing to serve; drop one of them")
     if options.workers > 1 and not reuseport.AVAILABLE:
         options.parser.error("--workers above 1 needs Linux, where the kernel balances among them; leave it out")
+    if options.workers > 1 and (options.narrate or options.trace is not None):
+        options.parser.error("--trace and --narrate show one loop, and --workers has several; leave one of them out")
     if options.selector == "lean" and not hasattr(select, "epoll"):
         options.parser.error("--selector lean needs Linux's epoll, which isn't here; leave it out")
     return ServeConfig(
@@ -189,6 +202,8 @@ def configure(options: argparse.Namespace) -> ServeConfig:
         user=options.user,
         slow_callback_s=options.slow_callback / 1e3 if options.slow_callback else None,
         metrics=options.metrics,
+        trace=options.trace,
+        narrate=options.narrate,
     )
 
 
@@ -210,13 +225,14 @@ def serve(config: ServeConfig) -> int:
     log.ensure_standard_descriptors()
     handler = log.set_up(config.log_level, config.log_format)
     descriptors = limits.raise_descriptor_limit()
+    tracing = config.new_tracing()
     try:
-        reactor = config.new_reactor() if config.workers == 1 else Reactor()  # a supervisor has no hurry
+        reactor = config.new_reactor(tracing) if config.workers == 1 else Reactor()  # a supervisor has no hurry
     except OSError as error:  # EMFILE before we have begun
         log.event(logger, logging.ERROR, "start_failed", f"cannot start: {error.strerror}; raise 'ulimit -n'")
         return 1
-    with reactor:
-        service = new_service(reactor, config, handler, descriptors)
+    with tracing or contextlib.nullcontext(), reactor:
+        service = new_service(reactor, config, handler, descriptors, tracing)
         try:
             service.start()
         except (BindError, StartError) as error:
@@ -230,11 +246,11 @@ def serve(config: ServeConfig) -> int:
 
 
 def new_service(
-    reactor: Reactor, config: ServeConfig, handler: log.StderrHandler, descriptors: int
+    reactor: Reactor, config: ServeConfig, handler: log.StderrHandler, descriptors: int, tracing: Tracing | None
 ) -> Service | Supervisor:
     """Return what serves in this process, or looks after those that do. Only who needs several waits for the import."""
     if config.workers == 1:
-        return Service(reactor, config, handler, descriptors)
+        return Service(reactor, config, handler, descriptors, tracing)
     from echo7.supervisor import Supervisor
 
     return Supervisor(reactor, config, handler, descriptors)
@@ -249,7 +265,14 @@ def ignore(signums: Sequence[int]) -> None:
 class Service:
     """One run of `echo7 serve`: an EchoServer, the signals, and what is logged about them."""
 
-    def __init__(self, reactor: Reactor, config: ServeConfig, handler: log.StderrHandler, descriptors: int) -> None:
+    def __init__(
+        self,
+        reactor: Reactor,
+        config: ServeConfig,
+        handler: log.StderrHandler,
+        descriptors: int,
+        tracing: Tracing | None = None,
+    ) -> None:
         self.status = 0
         self._reactor = reactor
         self._config = config
@@ -257,11 +280,15 @@ class Service:
         self._stopping = self._over = False
         self._life = Lifecycle(reactor, config)
         self._metrics: Metrics | None = None
+        self._tracing = tracing
         self._server = config.new_server(descriptors, self._failed)
 
     def start(self) -> None:
         """Bind, drop what that needed, take the signals over, say where we serve. Raise BindError, StartError."""
         [bound] = self._life.open()
+        if self._tracing is not None:
+            with self._life.outages_forgiven():
+                self._tracing.open()
         self._server.start(self._reactor, bound)
         if self._config.metrics is not None:
             with self._life.outages_forgiven():
@@ -314,6 +341,8 @@ class Service:
 
     def _let_go(self) -> None:
         """Leave to the new image what only one can have."""
+        if self._tracing is not None:
+            self._tracing.leave()
         if self._metrics is not None:
             self._metrics.close()
 
@@ -501,6 +530,13 @@ def _add_seeing_inside(add: Callable[..., object]) -> None:
         metavar="HOST:PORT",
         help="serve /metrics for Prometheus and /healthz there, to whoever asks (default: none)",
     )
+    add(
+        "--trace",
+        metavar="FILE",
+        help="write there what the loop does, for 'python -m reactor.player'; or, if its name ends in .json, for "
+        "ui.perfetto.dev (default: none)",
+    )
+    add("--narrate", action="store_true", help="log what the loop does, in plain words")
 
 
 def _host(text: str) -> str:

@@ -67,7 +67,7 @@ def _turn(who: str, fields: Fields) -> str:
         return "The loop sleeps until something is ready"
     if sleep_s > 0:
         return f"The loop sleeps until something is ready, for {sleep_s:.3g} s at the most: then a timer is due"
-    return f"The loop looks what is ready, without sleeping: {fields['calls'] or 'no'} calls wait"
+    return f"The loop looks what is ready, without sleeping: {count(fields['calls'], 'call')} to be made"
 
 
 def _select(who: str, fields: Fields) -> str:
@@ -117,7 +117,7 @@ def _call(who: str, fields: Fields) -> str:
 
 
 def _callback(fields: Fields) -> str:
-    name = ".".join(fields["callback"].rsplit(".", 2)[-2:])
+    name = ".".join(fields["callback"].replace(".<locals>", "").replace(".<lambda>", "").rsplit(".", 2)[-2:])
     return name + (f" of {fields['owner']}" if fields["owner"] else "")
 
 
@@ -139,6 +139,7 @@ SENTENCES: dict[str, Callable[[str, Fields], str]] = {
     "adopted": _adopted,
     "accepted": lambda who, fields: f"{who} accepts a caller{fields['peer'] and ', ' + fields['peer']}",
     "received": _received,
+    "fin": lambda who, fields: f"{who} sends its FIN: it has sent all that it will",
     "eof": lambda who, fields: f"{who} reads the peer's FIN: nothing more will come",
     "sent": _sent,
     "blocked": lambda who, fields: BLOCKED[fields["call"]].format(who=who),

@@ -164,23 +164,23 @@ class TracedConnection(Connection):
     _pending: Any = Part(Connection, "_pending", store=_buffer_stored, told=_buffer_told)
     _recv: Any = Part(Connection, "_recv", hand=_receiving)
     _send: Any = Part(Connection, "_send", hand=_sending)
+    socket: Any = Part(Connection, "socket", hand=lambda connection, sock: TracedSocket(connection, sock))
 
     def _tear_down(self, error: Exception | None = None) -> None:
         before: State = self.state
         super()._tear_down(error)
-        reason = None if error is None else str(error) or repr(error)
-        _trace(self).tell("closed", self, error=reason, state=before.name)
+        _trace(self).closed(self, error, before.name)
 
 
 # ---------------------------------------------------------------- sockets of others
 
 
 class TracedSocket:
-    """A listener's or a datagram endpoint's socket, whose calls are told of."""
+    """A handler's socket, whose calls are told of."""
 
     __slots__ = ("_handler", "_sock")
 
-    def __init__(self, handler: Listener | Datagram, sock: Any) -> None:
+    def __init__(self, handler: Connection | Listener | Datagram, sock: Any) -> None:
         self._handler, self._sock = handler, sock
 
     def __getattr__(self, name: str) -> Any:
@@ -193,6 +193,12 @@ class TracedSocket:
             sock, peer = self._sock.accept()
             tell("accepted", peer=_name(peer))
         return sock, peer
+
+    def shutdown(self, how: int) -> None:
+        """Send FIN, and tell."""
+        with _call(self._handler, "shutdown") as tell:
+            self._sock.shutdown(how)
+            tell("fin")
 
     def send(self, data: Bytes) -> int:
         """Send to the one peer, and tell."""

@@ -146,7 +146,11 @@ class Trace:
 
     def raised(self, error: Exception, owner: Handler | None) -> None:
         """Tell of a callback that has raised. Called by the loop."""
-        self.tell("raised", None, error=repr(error), owner="" if owner is None else self.label(owner))
+        self.tell("raised", None, error=words(error), owner="" if owner is None else self.label(owner))
+
+    def closed(self, handler: Handler, error: Exception | None, state: str) -> None:
+        """Tell that a handler is gone, and why."""
+        self.tell("closed", handler, error=None if error is None else words(error), state=state)
 
     def _traced_select(self, reactor: Reactor, select: Select) -> Select:
         def traced(timeout_s: float | None = None) -> Ready:
@@ -184,6 +188,14 @@ def where(frame: FrameType | None) -> list[str]:
 
 
 TURN: CodeType = Reactor.turn.__code__
+
+
+def words(error: BaseException) -> str:
+    """Return an exception in words, or at least its class: one that can't be printed must not end the loop."""
+    try:
+        return str(error) if isinstance(error, OSError) and str(error) else repr(error)
+    except Exception:
+        return type(error).__name__
 
 
 def mask_name(mask: int) -> str:
@@ -302,7 +314,7 @@ class TracedCalls(collections.deque[tuple[Callback, Arguments]]):
     def popleft(self) -> tuple[Callback, Arguments]:
         """Take out the oldest."""
         callback, args = super().popleft()
-        error = next((str(argument) or repr(argument) for argument in args if isinstance(argument, Exception)), None)
+        error = next((words(argument) for argument in args if isinstance(argument, Exception)), None)
         owner = self._trace.owner(callback, args)
         self._trace.tell("call", None, callback=callback_name(callback), owner=owner, error=error)
         return callback, args
@@ -336,4 +348,4 @@ class TracedHandlers(dict[Handler, None]):
             super().pop(handler)
             self._trace.forget(handler)
             if not hasattr(handler, "_tear_down"):
-                self._trace.tell("closed", handler, error=None, state="")
+                self._trace.closed(handler, None, "")

@@ -123,6 +123,8 @@ def test_the_defaults_are_the_documented_ones() -> None:
         user=None,
         slow_callback_s=None,
         metrics=None,
+        trace=None,
+        narrate=False,
     )
 
 
@@ -147,7 +149,8 @@ def test_every_option_reaches_the_config() -> None:
     )
     assert serve_config(*line.split()) == serve.ServeConfig(
         ("127.0.0.1", "*"), 0, True, False, False, False, 3, 4, 4096, 0.5, 60.0, sources, 0.0002, "lean", "debug",
-        "json", 2, Identity(4711, 4712, "4711:4712"), 0.05, None,
+        "json", 2, Identity(4711, 4712, "4711:4712"), 0.05, None, None,
+        False,
     )  # fmt: skip
 
 

@@ -1,0 +1,74 @@
+"""What `echo7 serve --trace FILE` and `--narrate` show: the loop, as it turns.
+
+Law: whoever looks changes nothing. The narrator goes through the log, which never waits for its reader and drops lines
+before it does; the file is bounded; and after a fresh start the process that goes on with the callers leaves the file
+to the new one, which begins it anew.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Self
+
+from echo7 import log
+from echo7.lifecycle import StartError
+from reactor.narrate import Narrator
+from reactor.perfetto import Perfetto
+from reactor.sinks import JsonLines
+
+if TYPE_CHECKING:
+    from reactor.seams import Observer
+    from reactor.trace import Event
+
+logger = logging.getLogger("echo7")
+
+
+class Tracing:
+    """The observer of one loop that serves. What it is told before `open` waits for that."""
+
+    __slots__ = ("_early", "_narrate", "_observers", "_path", "_sink")
+
+    def __init__(self, path: str | None, narrate: bool) -> None:
+        self._path, self._narrate = path, narrate
+        self._early: list[Event] = []
+        self._observers: list[Observer] = [self._early.append]
+        self._sink: JsonLines | Perfetto | None = None
+
+    def open(self) -> None:
+        """Begin the file, and to narrate. Raise StartError."""
+        self._observers = [Narrator(_say)] if self._narrate else []
+        if self._path is not None:
+            kind = Perfetto if self._path.endswith(".json") else JsonLines
+            try:
+                self._sink = kind.open(self._path)
+            except OSError as error:
+                reason = error.strerror or str(error)
+                raise StartError(f"cannot write the trace {self._path}: {reason}; choose another --trace") from None
+            self._observers.append(self._sink)
+        early, self._early = self._early, []
+        for event in early:
+            self(event)
+
+    def __call__(self, event: Event) -> None:
+        """Hand an event on."""
+        for observer in self._observers:
+            observer(event)
+
+    def leave(self) -> None:
+        """In a child of fork(2): leave the file to the parent, and say nothing more."""
+        self._observers = []
+        if self._sink is not None:
+            self._sink.leave()
+
+    def __enter__(self) -> Self:
+        """Return the observer itself."""
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        """Write what waits, and close the file."""
+        if self._sink is not None:
+            self._sink.close()
+
+
+def _say(text: str) -> None:
+    log.event(logger, logging.INFO, "narration", text)
