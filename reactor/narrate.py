@@ -15,6 +15,12 @@ SENTENCES_PER_S = 25.0
 BURST = 50
 READINESS = {"R": "readable", "W": "writable", "RW": "readable and writable"}
 WATCHED = {"": "is watched no more", "R": "wants to read", "W": "wants to write", "RW": "wants to read and to write"}
+MEANING = {
+    "HALF_CLOSED": ": its FIN goes when all has gone, and it reads on",
+    "DRAINING": ": it reads no more, and its FIN goes when all has gone",
+    "LINGERING": ": its FIN has gone, and it waits for the peer's",
+    "CLOSED": "",
+}
 BLOCKED = {
     "send": "The kernel takes nothing from {who} now: its own buffer is full",
     "recv": "{who} finds nothing to receive",
@@ -139,14 +145,13 @@ SENTENCES: dict[str, Callable[[str, Fields], str]] = {
     "adopted": _adopted,
     "accepted": lambda who, fields: f"{who} accepts a caller{fields['peer'] and ', ' + fields['peer']}",
     "received": _received,
-    "fin": lambda who, fields: f"{who} sends its FIN: it has sent all that it will",
     "eof": lambda who, fields: f"{who} reads the peer's FIN: nothing more will come",
     "sent": _sent,
     "blocked": lambda who, fields: BLOCKED[fields["call"]].format(who=who),
     "error": lambda who, fields: f"{who}: {fields['call']}(2) fails with {fields['errno']}: {fields['text']}",
     "interest": _interest,
     "buffer": lambda who, fields: f"{count(fields['after'], 'byte')} in {who}'s buffer, after {fields['before']:,}",
-    "state": lambda who, fields: f"{who} goes from {fields['before']} to {fields['after']}",
+    "state": lambda who, fields: f"{who} goes from {fields['before']} to {fields['after']}{MEANING[fields['after']]}",
     "paused": lambda who, fields: f"{who} is to read no more for now",
     "resumed": lambda who, fields: f"{who} may read again",
     "closed": _closed,

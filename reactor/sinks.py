@@ -28,14 +28,17 @@ logger = logging.getLogger("reactor")
 
 def open_file(path: str) -> BinaryIO:
     """Open a file anew, for a trace. Raise OSError; for a pipe too, as its reader could hold the loop up."""
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | getattr(os, "O_NONBLOCK", 0), 0o600)  # it tells who calls
-    kind = os.fstat(descriptor).st_mode
+    file = open(path, "wb", buffering=0, opener=_private)
+    kind = os.fstat(file.fileno()).st_mode
     if not stat.S_ISREG(kind) and not stat.S_ISCHR(kind):
-        os.close(descriptor)
+        file.close()
         raise OSError("it is no file, and a loop can't wait for who reads a pipe")
-    if stat.S_ISREG(kind):
-        os.ftruncate(descriptor, 0)
-    return os.fdopen(descriptor, "wb", buffering=0)
+    return file
+
+
+def _private(path: str, flags: int) -> int:
+    """Open for the owner alone, as it tells who calls; and don't wait for the reader of a pipe."""
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0), 0o600)
 
 
 class Sink:

@@ -164,7 +164,6 @@ class TracedConnection(Connection):
     _pending: Any = Part(Connection, "_pending", store=_buffer_stored, told=_buffer_told)
     _recv: Any = Part(Connection, "_recv", hand=_receiving)
     _send: Any = Part(Connection, "_send", hand=_sending)
-    socket: Any = Part(Connection, "socket", hand=lambda connection, sock: TracedSocket(connection, sock))
 
     def _tear_down(self, error: Exception | None = None) -> None:
         before: State = self.state
@@ -176,11 +175,11 @@ class TracedConnection(Connection):
 
 
 class TracedSocket:
-    """A handler's socket, whose calls are told of."""
+    """A listener's or a datagram endpoint's socket, whose calls are told of."""
 
     __slots__ = ("_handler", "_sock")
 
-    def __init__(self, handler: Connection | Listener | Datagram, sock: Any) -> None:
+    def __init__(self, handler: Listener | Datagram, sock: Any) -> None:
         self._handler, self._sock = handler, sock
 
     def __getattr__(self, name: str) -> Any:
@@ -193,12 +192,6 @@ class TracedSocket:
             sock, peer = self._sock.accept()
             tell("accepted", peer=_name(peer))
         return sock, peer
-
-    def shutdown(self, how: int) -> None:
-        """Send FIN, and tell."""
-        with _call(self._handler, "shutdown") as tell:
-            self._sock.shutdown(how)
-            tell("fin")
 
     def send(self, data: Bytes) -> int:
         """Send to the one peer, and tell."""
@@ -309,9 +302,9 @@ class TracedTimer(Timer):
     __slots__ = ()
 
     def cancel(self) -> None:
-        """Tell, and cancel. One that has been taken out of the heap is told of no more: it just doesn't fire."""
-        if self.callback is not None and self._timers is not None:
-            cast(Any, self._timers).cancelled(self)
+        """Tell, and cancel."""
+        if self.callback is not None:
+            cast(Any, self._timers).trace.timer("timer_cancelled", self)
         super().cancel()
 
 

@@ -29,7 +29,7 @@ import selectors
 import sys
 from collections.abc import Hashable, Iterator, Mapping
 from types import CodeType, FrameType
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from reactor.describe import callback_name, place, protocol_name
 from reactor.loop import READ, WRITE, Reactor
@@ -148,6 +148,13 @@ class Trace:
         """Tell of a callback that has raised. Called by the loop."""
         self.tell("raised", None, error=words(error), owner="" if owner is None else self.label(owner))
 
+    def timer(self, kind: str, timer: Timer, **fields: Any) -> None:
+        """Tell of a timer that has its callback still, and forget it unless it has just been set."""
+        callback = cast(Callback, timer.callback)
+        self.tell(kind, timer, **fields, callback=callback_name(callback), owner=self.owner(callback, timer.args))
+        if kind != "timer_set":
+            self.forget(timer)
+
     def closed(self, handler: Handler, error: Exception | None, state: str) -> None:
         """Tell that a handler is gone, and why."""
         self.tell("closed", handler, error=None if error is None else words(error), state=state)
@@ -259,31 +266,39 @@ class TracedSelector(selectors.BaseSelector):
 class TracedTimers(Timers):
     """A heap of timers that are told of."""
 
+    __slots__ = ("_taken_out", "trace")
+
+    def __init__(self, trace: Trace) -> None:
+        super().__init__()
+        self.trace = trace
+        self._taken_out = TakenOut(trace)
+
+    def add(self, deadline_s: float, callback: Callback, args: Arguments = ()) -> Timer:
+        """Set a timer, and tell."""
+        timer = super().add(deadline_s, callback, args)
+        stand_in(timer)
+        self.trace.timer("timer_set", timer, delay_s=deadline_s - self.trace.now(), due_t=deadline_s)
+        return timer
+
+    def pop_due(self, now_s: float) -> list[Timer]:
+        """Take out those that are due, to be told of when it is their turn."""
+        due = super().pop_due(now_s)
+        for timer in due:
+            timer._timers = self._taken_out
+        return DueTimers(due, self.trace)
+
+
+class TakenOut(Timers):
+    """Where timers are that are due: in no heap, but one may still cancel another."""
+
     __slots__ = ("trace",)
 
     def __init__(self, trace: Trace) -> None:
         super().__init__()
         self.trace = trace
 
-    def add(self, deadline_s: float, callback: Callback, args: Arguments = ()) -> Timer:
-        """Set a timer, and tell."""
-        timer = super().add(deadline_s, callback, args)
-        stand_in(timer)
-        trace = self.trace
-        fields = {"callback": callback_name(callback), "owner": trace.owner(callback, args)}
-        trace.tell("timer_set", timer, delay_s=deadline_s - trace.now(), due_t=deadline_s, **fields)
-        return timer
-
-    def cancelled(self, timer: Timer) -> None:
-        """Tell that a timer won't fire. Its callback is still there."""
-        assert timer.callback is not None  # noqa: S101 - for mypy
-        fields = {"callback": callback_name(timer.callback), "owner": self.trace.owner(timer.callback, timer.args)}
-        self.trace.tell("timer_cancelled", timer, **fields)
-        self.trace.forget(timer)
-
-    def pop_due(self, now_s: float) -> list[Timer]:
-        """Take out those that are due, to be told of when it is their turn."""
-        return DueTimers(super().pop_due(now_s), self.trace)
+    def _cancelled_one(self) -> None:
+        """There is nothing to be swept."""
 
 
 class DueTimers(list[Timer]):
@@ -298,9 +313,7 @@ class DueTimers(list[Timer]):
         trace = self._trace
         for timer in super().__iter__():
             if timer.callback is not None:
-                fields = {"callback": callback_name(timer.callback), "owner": trace.owner(timer.callback, timer.args)}
-                trace.tell("timer_fired", timer, lag_s=trace.now() - timer.deadline_s, **fields)
-            trace.forget(timer)
+                trace.timer("timer_fired", timer, lag_s=trace.now() - timer.deadline_s)
             yield timer
 
 

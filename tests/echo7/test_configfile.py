@@ -81,7 +81,11 @@ def test_no_option_is_forgotten_here() -> None:
     assert set(tomllib.loads(EVERYTHING)) >= options - {"parser", "run", "config", "check-config"} - LATER
 
 
-LATER = {"metrics", "trace", "narrate"}  # the first needs an extra; the others show one loop, and there are workers here
+LATER = {
+    "metrics",
+    "trace",
+    "narrate",
+}  # the first needs an extra; the others show one loop, and there are workers here
 
 
 def test_an_empty_file_changes_nothing(file: pathlib.Path) -> None:

@@ -1,0 +1,87 @@
+"""A run that fails can be seen: the trace of the smallest one is in a file."""
+
+from __future__ import annotations
+
+import json
+import pathlib
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from reactor import Connection, StreamProtocol, listen_tcp
+from reactor.testing import SimulatedNetwork, SimulationFailed, simulate
+from reactor.trace import Event
+
+SERVER = ("10.0.0.1", 7)
+
+
+class Forgetful(StreamProtocol):
+    """Echoes, but not what it gets in one piece with an x in it."""
+
+    def data_received(self, connection: Connection, data: bytes) -> None:
+        if b"x" not in data:
+            connection.write(data)
+
+
+def scenario(network: SimulatedNetwork, data: bytes = b"hello xyz") -> None:
+    loop = network.reactor()
+    listen_tcp(loop, SERVER, Forgetful)
+    peer = network.peer(SERVER)
+    peer.send(data)
+    network.run(loop)
+    assert peer.received == data, "bytes were lost"
+
+
+def lines(path: pathlib.Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_the_smallest_failing_run_of_a_simulation_is_in_the_file(tmp_path: pathlib.Path) -> None:
+    """Issue: "the simulated network writes the same trace, so that a shrunk failing … example opens in the player"."""
+    path = tmp_path / "failing run.jsonl"
+    with pytest.raises(SimulationFailed, match="to see it: python -m reactor.player '/") as failed:
+        simulate(scenario, faults={"recv.short": 0.5, "send.short": 0.5}, trace=str(path))
+    header, *events = lines(path)
+    assert header["title"] == f"seed {failed.value.seed}: {failed.value.script or 'no fault'}"
+    assert header["about"].startswith("AssertionError: bytes were lost")
+    assert len([event for event in events if event["kind"] == "fault"]) == len(failed.value.script.split())
+    assert sum(event["bytes"] for event in events if event["kind"] == "sent") < len(b"hello xyz")
+
+
+def test_a_run_that_does_not_fail_leaves_no_file(tmp_path: pathlib.Path) -> None:
+    path = tmp_path / "run.jsonl"
+    simulate(lambda network: scenario(network, b"hello"), seeds=3, trace=str(path))
+    assert not path.exists()
+
+
+def test_the_smallest_example_of_hypothesis_is_what_is_left(tmp_path: pathlib.Path) -> None:
+    path = tmp_path / "run.jsonl"
+
+    @settings(database=None, max_examples=50)
+    @given(st.text("wxyz", min_size=1).map(str.encode))
+    def echoes(data: bytes) -> None:
+        scenario(SimulatedNetwork(0, trace=str(path)), data)
+
+    with pytest.raises(AssertionError, match="bytes were lost"):
+        echoes()
+    assert [event["bytes"] for event in lines(path)[1:] if event["kind"] == "received"] == [1], "it is b'x'"
+
+
+def test_each_reactor_has_a_file_and_other_observers_are_told_too(tmp_path: pathlib.Path) -> None:
+    network, events = SimulatedNetwork(0, trace=str(tmp_path / "run.jsonl")), list[Event]()
+    one = network.reactor(observer=events.append)
+    two = network.reactor()
+    network.run(one)
+    network.run(two)
+    assert [event.document() for event in events] == lines(tmp_path / "run.jsonl")[1:]
+    assert len(lines(tmp_path / "run-2.jsonl")) > 3
+
+
+def test_a_recording_is_bounded(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("reactor.testing.recording.MOST_BYTES", 2000)
+    path = tmp_path / "run.jsonl"
+    scenario(SimulatedNetwork(0, trace=str(path)), b"hello")
+    assert path.stat().st_size < 3000
+    assert lines(path)[-1]["kind"] == "ended"
