@@ -852,6 +852,20 @@ def quiet_port(hosts: Sequence[str] = ("127.0.0.1",)) -> int:
     raise AssertionError("no port is free")
 
 
+@contextlib.contextmanager
+def silent_address() -> Iterator[tuple[str, int]]:
+    """An address from which no answer comes: its queue is full, so the kernel drops what asks for more."""
+    with contextlib.ExitStack() as stack:
+        server = stack.enter_context(socket.socket())
+        server.bind(("127.0.0.1", 0))
+        server.listen(0)
+        for _ in range(4):
+            filler = stack.enter_context(socket.socket())
+            filler.setblocking(False)
+            filler.connect_ex(server.getsockname())
+        yield server.getsockname()
+
+
 # ---------------------------------------------------------------- what only root can do
 
 

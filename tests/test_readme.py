@@ -79,15 +79,6 @@ def test_the_service_as_a_library_runs_as_shown(started: Any, capsys: pytest.Cap
     assert "127.0.0.1" in capsys.readouterr().out
 
 
-def test_the_guides_client_asks_and_leaves(capsys: pytest.CaptureFixture[str]) -> None:
-    with EchoThread() as echo:
-        code = python_block(PROJECT / "reactor" / "README.md", "class Ask").replace("7007", str(echo.port))
-        thread = run_in_thread(code, {"__name__": "readme"})
-        thread.join(PATIENCE_S)
-        assert not thread.is_alive()
-    assert capsys.readouterr().out == "hello?\n"
-
-
 def simulated(code: str) -> dict[str, Any]:
     names: dict[str, Any] = {"__name__": "readme"}
     exec(compile(code, "README.md", "exec"), names)

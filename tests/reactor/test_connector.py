@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import selectors
 import socket
@@ -23,6 +22,7 @@ from tests.support import (
     RecordingSelector,
     open_descriptors,
     receive_exactly,
+    silent_address,
     turn_idle,
     turn_until,
 )
@@ -82,20 +82,6 @@ def server() -> Iterator[socket.socket]:
     with socket.create_server(("127.0.0.1", 0)) as made:
         made.settimeout(PATIENCE_S)
         yield made
-
-
-@contextlib.contextmanager
-def silent_address() -> Iterator[tuple[str, int]]:
-    """An address from which no answer comes: its queue is full, so the kernel drops what asks for more."""
-    with contextlib.ExitStack() as stack:
-        server = stack.enter_context(socket.socket())
-        server.bind(("127.0.0.1", 0))
-        server.listen(0)
-        for _ in range(4):
-            filler = stack.enter_context(socket.socket())
-            filler.setblocking(False)
-            filler.connect_ex(server.getsockname())
-        yield server.getsockname()
 
 
 def free_port() -> int:

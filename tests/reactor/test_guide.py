@@ -1,0 +1,649 @@
+"""The guide says what is so: its turn is `Reactor.turn`, its names exist, its programs do what it says of them."""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+import errno
+import inspect
+import itertools
+import os
+import pathlib
+import re
+import signal
+import socket
+import subprocess
+import sys
+import textwrap
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from types import FrameType
+from typing import Any
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from reactor import Connection, DatagramProtocol, Listener, Reactor, State, StreamProtocol, listen_tcp, loop, open_udp
+from tests.support import (
+    PATIENCE_S,
+    PROJECT,
+    EchoThread,
+    Faults,
+    FlakySockets,
+    LoopThread,
+    Recorder,
+    Stage,
+    connect_small,
+    connections_of,
+    drain,
+    echo_and_close,
+    open_descriptors,
+    quiet_port,
+    receive_exactly,
+    receive_to_end,
+    reset,
+    silent_address,
+    turn_idle,
+    turn_until,
+    wait_readable,
+)
+from tests.test_tidy import SIMPLE_PATH
+
+FOLDER = PROJECT / "reactor"
+GUIDE = (FOLDER / "README.md").read_text()
+LESSONS = 13
+MARK = re.compile(r"`([^`]+)`")
+
+
+def section(title: str) -> str:
+    """What stands under a heading of the second order."""
+    [text] = re.findall(rf"^## {re.escape(title)}\n(.*?)(?=^## |\Z)", GUIDE, re.M | re.S)
+    return str(text)
+
+
+def rows(text: str) -> list[list[str]]:
+    """The cells of a table, less its head."""
+    lines = [line for line in text.splitlines() if line.startswith("|")]
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[2:]]
+
+
+# ---------------------------------------------------------------- the turn
+
+
+def steps() -> list[tuple[str, str, str]]:
+    """The numbered contract: each step's name, its sentence, and the lines of code below."""
+    found = re.findall(r"^\d\. \*\*(\w+)\*\*: (.*?)\n\n   ```python\n(.*?)   ```\n", section("One turn"), re.M | re.S)
+    return [(name, sentence, re.sub(r"^ {3}", "", code, flags=re.M)) for name, sentence, code in found]
+
+
+def test_the_steps_of_the_guide_are_those_of_the_loops_docstring_word_for_word() -> None:
+    told = re.findall(r"^ {4}(\d)\. (\w+) +(.*)$", loop.__doc__ or "", re.M)
+    assert [(str(n), name, sentence) for n, (name, sentence, _) in enumerate(steps(), 1)] == told
+    assert len(told) == 5
+
+
+def test_the_lines_below_the_steps_are_together_the_whole_body_of_turn() -> None:
+    [function] = ast.parse(textwrap.dedent(inspect.getsource(Reactor.turn))).body
+    assert isinstance(function, ast.FunctionDef)
+    after_docstring = function.body[1].lineno - 1
+    body = textwrap.dedent("".join(inspect.getsource(Reactor.turn).splitlines(keepends=True)[after_docstring:]))
+    assert "".join(code for _, _, code in steps()) == body
+
+
+# ---------------------------------------------------------------- names
+
+
+def names_in(path: pathlib.Path) -> set[str]:
+    """What a file defines: functions, constants, classes, and `Class.member`, slots among them."""
+    found: set[str] = set()
+    for node in ast.parse(path.read_text()).body:
+        found |= defined(node)
+        if isinstance(node, ast.ClassDef):
+            members = {name for each in node.body for name in defined(each)}
+            found |= {f"{node.name}.{name}" for name in members}
+    return found
+
+
+def defined(node: ast.stmt) -> set[str]:
+    if isinstance(node, ast.FunctionDef | ast.ClassDef):
+        return {node.name}
+    if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
+        return {node.target.id}
+    if isinstance(node, ast.Assign):
+        names = {name.id for target in node.targets for name in ast.walk(target) if isinstance(name, ast.Name)}
+        return names | (set(ast.literal_eval(node.value)) if names == {"__slots__"} else set())
+    return set()
+
+
+def index() -> dict[str, list[tuple[str, list[str]]]]:
+    """Each concept of the index, and the files it is in, with the names there."""
+    found: dict[str, list[tuple[str, list[str]]]] = {}
+    for concept, _, where, _ in rows(section("Index")):
+        places = found[concept] = []
+        for name in MARK.findall(where):
+            if name.endswith(".py"):
+                places.append((name, []))
+            else:
+                places[-1][1].append(name)
+        assert not MARK.sub("", where).strip(), f"{concept}: what isn't a name isn't looked up"
+    return found
+
+
+@pytest.mark.parametrize("concept", index())
+def test_every_concept_leads_to_a_file_that_exists_and_a_name_that_is_in_it(concept: str) -> None:
+    places = index()[concept]
+    assert places
+    for file, names in places:
+        assert names
+        assert set(names) <= names_in(FOLDER / file)
+
+
+def test_the_index_is_in_alphabetical_order_and_has_what_people_look_for() -> None:
+    concepts = list(index())
+    assert concepts == sorted(concepts, key=str.casefold)
+    words = "readiness interest level-triggered partial write buffer backpressure high-water mark half-close lingering"
+    words += " RST EMFILE timer heap cancel starvation fairness wake-up signals thread-safe call stale event clock"
+    words += " seams simulation truncated datagram EAGAIN state machine teardown dispatch fork"
+    assert not [word for word in words.split() if word not in " ".join(concepts)]
+
+
+def test_lessons_in_the_index_are_numbers_of_lessons() -> None:
+    lessons = {cells[3] for cells in rows(section("Index"))}
+    assert lessons <= {"", *map(str, range(1, LESSONS + 1))}
+
+
+def test_the_reading_order_is_that_of_the_simple_path() -> None:
+    read = [cells[1].strip("`").removesuffix(".py") for cells in rows(section("Reading order"))]
+    assert sorted(read) == sorted(SIMPLE_PATH)
+    assert [cells[0] for cells in rows(section("Reading order"))] == [str(n) for n in range(1, len(read) + 1)]
+
+
+def test_every_file_that_the_guide_names_exists() -> None:
+    names = {name for name in MARK.findall(GUIDE) if re.fullmatch(r"[\w/]+\.py", name)}
+    elsewhere = {"selector_events.py", "base_events.py"}  # asyncio's
+    assert not [name for name in names - elsewhere if not (FOLDER / name).is_file()]
+
+
+def test_links_within_the_guide_lead_to_its_headings() -> None:
+    headings = {
+        re.sub(r"[^\w\- ]", "", heading).strip().lower().replace(" ", "-")
+        for heading in re.findall(r"^#+ (.*)$", GUIDE, re.M)
+    }
+    assert set(re.findall(r"\]\(#([^)]*)\)", GUIDE)) <= headings
+
+
+# ---------------------------------------------------------------- the path of one byte
+
+
+def walk() -> list[list[str]]:
+    """The functions named in each step of the path, in order. What isn't called (`Limits`) is left out."""
+    items = re.findall(r"^\d\. (.*?)(?=^\d\. |^$)", section("The path of one byte"), re.M | re.S)
+    named = [re.findall(r"`([A-Z]\w+\.\w+)`", item) for item in items]
+    return [[name for name in names if not name.startswith("Limits.")] for names in named]
+
+
+def test_every_name_on_the_path_of_a_byte_exists() -> None:
+    known = {name for file in SIMPLE_PATH for name in names_in(FOLDER / f"{file}.py")} | names_in(FOLDER / "limits.py")
+    named = re.findall(r"`([A-Z]\w+\.\w+)`", section("The path of one byte"))
+    assert len(named) >= 15
+    assert not set(named) - known
+
+
+def calls_during(action: Callable[[], object], names: set[str]) -> list[str]:
+    """The functions, of those named, that are called meanwhile. A protocol's method counts as StreamProtocol's."""
+    called: list[str] = []
+
+    def note(frame: FrameType, event: str, argument: object) -> None:
+        name = frame.f_code.co_qualname.replace("Recorder.", "StreamProtocol.")
+        if event == "call" and name in names:
+            called.append(name)
+
+    sys.setprofile(note)
+    try:
+        action()
+    finally:
+        sys.setprofile(None)
+    return called
+
+
+def test_a_byte_takes_the_path_that_the_guide_walks() -> None:
+    """Of ten bytes the kernel takes three at once, three more when there is room, then the rest."""
+    path = walk()
+    arrival, flush, left = [name for step in path[:6] for name in step], path[6] + path[7], path[8]
+    names = {name for step in path for name in step}
+    assert left[0] == "Connection._advance"
+    with Stage(Recorder(echo=True)) as stage:
+        stage.faults.add("send", 3, 3)
+        stage.peer.send(b"0123456789")
+        wait_readable(stage.connection)
+        assert calls_during(stage.reactor.turn, names) == arrival
+        assert stage.connection.pending_bytes == 7
+        assert calls_during(stage.reactor.turn, names)[: len(flush) + 1] == [*flush, left[0]]
+        assert stage.connection.pending_bytes == 4
+        calls = calls_during(stage.reactor.turn, names)
+        assert calls[: len(flush) + len(left) - 1] == flush + left[1:]
+        assert calls[-1] == "Reactor.set_interest"  # "WRITE goes, READ is back"
+        assert (stage.connection.pending_bytes, stage.connection.interest) == (0, loop.READ)
+        stage.peer.settimeout(PATIENCE_S)
+        assert receive_exactly(stage.peer, 10) == b"0123456789"
+
+
+# ---------------------------------------------------------------- the programs
+
+PROGRAMS = dict(
+    zip(
+        ("discard", "chargen", "chat", "ask"),
+        re.findall(r"^```python\n(.*?)^```", section("Writing a protocol"), re.M | re.S),
+        strict=True,
+    )
+)
+SERVERS = ("discard", "chargen", "chat")
+LINE = 72 + 2  # a line of chargen, with CR LF
+
+
+def load(name: str) -> dict[str, Any]:
+    """The names that a program defines; its main part isn't run."""
+    names: dict[str, Any] = {"__name__": name}
+    exec(compile(PROGRAMS[name], f"README.md: {name}", "exec"), names)
+    return names
+
+
+def generated(count: int) -> bytes:
+    """The first `count` bytes of RFC 864's pattern, from its own words: line N has characters N … N + 71, mod 95."""
+    lines = ("".join(chr(32 + (n + i) % 95) for i in range(72)) + "\r\n" for n in itertools.count())
+    return "".join(itertools.islice(lines, count // LINE + 1)).encode()[:count]
+
+
+class Served:
+    """A protocol of the guide, one object for all, on a loop that the test turns; a script of what the kernel does."""
+
+    def __init__(self, make: Callable[[Reactor], StreamProtocol]) -> None:
+        self.faults = Faults()
+        self.reactor = Reactor(sockets=FlakySockets(self.faults))
+        protocol = make(self.reactor)
+        self.listener: Listener = listen_tcp(self.reactor, ("127.0.0.1", 0), lambda: protocol)
+        self._clients: list[socket.socket] = []
+
+    def __enter__(self) -> Served:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        for client in self._clients:
+            client.close()
+        self.reactor.close()
+
+    def connect(self, buffer_bytes: int | None = None) -> tuple[socket.socket, Connection]:
+        """Return a non-blocking client, and the connection that serves it."""
+        before = connections_of(self.reactor)
+        client = connect_small((self.listener.address[0], self.listener.address[1]), buffer_bytes)
+        self._clients.append(client)
+        client.setblocking(False)
+        turn_until(self.reactor, lambda: len(connections_of(self.reactor)) > len(before))
+        return client, connections_of(self.reactor)[-1]
+
+    def read(self, client: socket.socket, count: int) -> bytes:
+        """Turn until the client has got so many bytes."""
+        received = bytearray()
+
+        def read() -> bool:
+            received.extend(drain(client))
+            return len(received) >= count
+
+        turn_until(self.reactor, read)
+        return bytes(received)
+
+
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_each_program_has_ten_to_thirty_lines(name: str) -> None:
+    assert 10 <= len([line for line in PROGRAMS[name].splitlines() if line.strip()]) <= 30
+
+
+@contextlib.contextmanager
+def by_hand(name: str, folder: pathlib.Path, *arguments: str) -> Iterator[subprocess.Popen[str]]:
+    """The program as a reader runs it: saved to a file, with its arguments."""
+    file = folder / f"{name}.py"
+    file.write_text(PROGRAMS[name])
+    environment = {**os.environ, "PYTHONPATH": str(PROJECT)}
+    process = subprocess.Popen(
+        [sys.executable, str(file), *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment,
+    )
+    overdue = threading.Timer(PATIENCE_S, process.kill)
+    overdue.start()
+    with process:
+        try:
+            yield process
+        finally:
+            process.kill()
+            overdue.cancel()
+
+
+def talk(name: str, address: tuple[str, int]) -> None:
+    """Have of each server what a reader would try first."""
+    with socket.create_connection(address, PATIENCE_S) as client, socket.create_connection(address) as other:
+        client.sendall(b"hello\n")
+        if name == "discard":
+            assert echo_and_close(client, b"more") == b""
+        elif name == "chargen":
+            assert receive_exactly(client, 100 * LINE) == generated(100 * LINE)
+        else:
+            other.settimeout(PATIENCE_S)
+            other.sendall(b"hi\n")
+            assert (receive_exactly(client, 3), receive_exactly(other, 6)) == (b"hi\n", b"hello\n")
+
+
+@pytest.mark.parametrize("name", SERVERS)
+def test_each_server_runs_as_it_stands_and_ends_with_ctrl_c(name: str, tmp_path: pathlib.Path) -> None:
+    with by_hand(name, tmp_path, "0") as process:
+        assert process.stdout is not None
+        host, _, port = process.stdout.readline().rpartition(" ")[2].rpartition(":")
+        talk(name, (host, int(port)))
+        process.send_signal(signal.SIGINT)
+        said, wrong = process.communicate(timeout=PATIENCE_S)
+    assert (process.returncode, wrong) == (0, "")
+    if name == "discard":
+        assert "10 bytes, in order\n" in said
+
+
+def test_the_client_runs_as_it_stands(tmp_path: pathlib.Path) -> None:
+    with EchoThread() as echo, by_hand("ask", tmp_path, str(echo.port), "hello") as process:
+        assert process.communicate(timeout=PATIENCE_S) == ("hello\n", "")
+    assert process.returncode == 0
+
+
+def test_the_client_says_why_there_is_no_answer_and_fails(tmp_path: pathlib.Path) -> None:
+    with by_hand("ask", tmp_path, str(quiet_port()), "hello") as process:
+        said, wrong = process.communicate(timeout=PATIENCE_S)
+    assert (process.returncode, said) == (1, "")
+    assert wrong.startswith("no answer: ")
+    assert wrong.count("\n") == 1
+
+
+# ---------------------------------------------------------------- discard
+
+
+def test_discard_reads_everything_answers_nothing_and_ends_in_order(capfd: pytest.CaptureFixture[str]) -> None:
+    data = bytes(1 << 21)
+    with LoopThread() as thread:
+        listener = thread.call(listen_tcp, thread.reactor, ("127.0.0.1", 0), load("discard")["Discard"])
+        assert echo_and_close(socket.create_connection(listener.address, PATIENCE_S), data) == b""  # FIN, not RST
+        thread.wait_for(lambda: not connections_of(thread.reactor))
+    assert capfd.readouterr().out == f"{len(data)} bytes, in order\n"
+
+
+def test_discard_says_how_a_rude_caller_has_ended(capfd: pytest.CaptureFixture[str]) -> None:
+    discard: StreamProtocol = load("discard")["Discard"]()
+    with Served(lambda _: discard) as served:
+        client, connection = served.connect()
+        client.send(b"12345")
+        turn_until(served.reactor, lambda: connection.bytes_received)
+        reset(client)
+        turn_until(served.reactor, lambda: connection.closed)
+        turn_idle(served.reactor)
+    assert capfd.readouterr().out.startswith(f"5 bytes, [Errno {errno.ECONNRESET}]")
+
+
+def test_the_defaults_of_a_datagram_protocol_discard_too() -> None:
+    """ "UDP on the same port: its defaults discard too"."""
+    with Reactor() as reactor, socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
+        endpoint = open_udp(reactor, ("127.0.0.1", 0), DatagramProtocol())
+        client.connect(endpoint.address)
+        client.setblocking(False)
+        client.send(b"anybody?")
+        turn_until(reactor, lambda: endpoint.datagrams_received)
+        turn_idle(reactor)
+        with pytest.raises(BlockingIOError):
+            client.recv(16)
+        assert (endpoint.datagrams_sent, endpoint.drops) == (0, {})
+
+
+# ---------------------------------------------------------------- chargen
+
+
+def serve_chargen() -> Served:
+    make: Callable[[Reactor], StreamProtocol] = load("chargen")["Chargen"]
+    return Served(make)
+
+
+@given(st.lists(st.integers(1, 5_000), min_size=1, max_size=20))
+@example([1])
+@example([7029, 1])
+def test_chargen_goes_on_where_it_was_however_little_the_kernel_takes(takes: list[int]) -> None:
+    with serve_chargen() as served:
+        served.faults.add("send", *takes)
+        client, _ = served.connect()
+        received = served.read(client, 3 * 95 * LINE)
+        assert received == generated(len(received))
+
+
+def test_one_round_waits_at_the_most_for_a_reader_that_never_reads_and_others_are_served() -> None:
+    with serve_chargen() as served:
+        _, stuck = served.connect(buffer_bytes=4096)
+        stuck.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+
+        def is_stuck() -> bool:
+            assert stuck.pending_bytes <= 95 * LINE
+            return bool(stuck.pending_bytes)
+
+        turn_until(served.reactor, is_stuck)
+        sent = stuck.bytes_sent
+        client, _ = served.connect()
+        for _ in range(50):
+            piece = served.read(client, 1)
+            assert len(piece) >= 1
+            assert is_stuck()
+        assert stuck.bytes_sent - sent < 1 << 20  # the kernel may have had a little room yet
+
+
+def test_what_is_sent_to_chargen_is_thrown_away_also_while_it_waits() -> None:
+    """RFC 864: "any data received is thrown away"."""
+    with serve_chargen() as served:
+        client, connection = served.connect(buffer_bytes=4096)
+        turn_until(served.reactor, lambda: connection.pending_bytes)
+        client.send(b"stop!")
+        turn_until(served.reactor, lambda: connection.bytes_received == 5)
+        assert connection.state is State.OPEN
+        received = served.read(client, 1 << 17)
+        assert received == generated(len(received))
+
+
+def test_a_reader_that_is_as_fast_as_chargen_gets_one_round_a_turn() -> None:
+    """The kernel could take many more: the others have their turn between two rounds."""
+    with serve_chargen() as served:
+        client, connection = served.connect()
+        for _ in range(50):
+            drain(client)
+            before = connection.bytes_sent
+            served.reactor.turn()
+            assert connection.bytes_sent - before == 95 * LINE
+
+
+@pytest.mark.parametrize("reads", [True, False])
+@pytest.mark.parametrize("end", [lambda client: client.shutdown(socket.SHUT_WR), reset], ids=["finish", "reset"])
+def test_chargen_does_nothing_for_a_reader_that_has_left(end: Callable[[socket.socket], object], reads: bool) -> None:
+    """RFC 864: "prepared for either the careful close or the rude abort". Nothing goes round in the queue of calls."""
+    with serve_chargen() as served:
+        client, connection = served.connect(buffer_bytes=None if reads else 4096)
+        turn_until(served.reactor, lambda: reads or connection.pending_bytes)
+        end(client)
+        turn_until(served.reactor, lambda: connection.state is not State.OPEN)
+        turn_idle(served.reactor)
+        assert not served.reactor._calls
+
+
+# ---------------------------------------------------------------- chat
+
+
+def serve_chat() -> Served:
+    room: StreamProtocol = load("chat")["Chat"]()
+    return Served(lambda _: room)
+
+
+ONE_LINE = st.binary(max_size=12).map(lambda line: line.replace(b"\n", b""))
+SAID = st.lists(ONE_LINE, max_size=6)
+PIECES = st.lists(st.integers(1, 9), max_size=80)
+
+
+@given(SAID, SAID, ONE_LINE, PIECES)
+@example([b"one", b"", b"two"], [b"three"], b"unfinished", [1] * 200)
+def test_whole_lines_and_nothing_else_reach_everybody_else(
+    one: list[bytes], two: list[bytes], rest: bytes, pieces: list[int]
+) -> None:
+    """Two talk at once, in pieces that end anywhere; a third listens."""
+    said = [[b"1" + line for line in one], [b"2" + line for line in two]]
+    texts = [b"".join(line + b"\n" for line in lines) for lines in said]
+    with serve_chat() as served:
+        writers = [served.connect(), served.connect()]
+        listener, _ = served.connect()
+        served.faults.add("recv", *pieces)
+        for (client, _), text in zip(writers, texts, strict=True):
+            client.send(text + rest)
+        sizes = [len(text + rest) for text in texts]
+        turn_until(served.reactor, lambda: [connection.bytes_received for _, connection in writers] == sizes)
+        assert [drain(client) for client, _ in reversed(writers)] == texts
+        *heard, after_the_last = drain(listener).split(b"\n")
+        assert after_the_last == b""
+        assert [[line for line in heard if line[:1] == number] for number in (b"1", b"2")] == said
+        assert len(heard) == len(one) + len(two)
+
+
+@given(st.integers(0, 2_000), st.booleans(), PIECES)
+@example(1024, True, [])
+@example(1025, True, [])
+@example(1025, False, [1025])
+def test_a_line_that_is_too_long_ends_its_writers_visit_and_reaches_nobody(
+    length: int, ended: bool, pieces: list[int]
+) -> None:
+    text = b"x" * length + b"\n" * ended
+    with serve_chat() as served:
+        client, connection = served.connect()
+        listener, other = served.connect()
+        served.faults.add("recv", *pieces)
+        client.send(text)
+        turn_until(served.reactor, lambda: connection.closed or connection.bytes_received == len(text))
+        assert connection.closed == (length > 1024)
+        assert drain(listener) == (text if ended and length <= 1024 else b"")
+        assert not other.closed
+
+
+def test_who_falls_behind_is_put_out_before_he_eats_memory_and_all_others_hear_everything() -> None:
+    line = b"y" * 999 + b"\n"
+    with serve_chat() as served:
+        slow, slow_connection = served.connect(buffer_bytes=4096)
+        slow_connection.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+        (writer, _), (listener, _) = served.connect(), served.connect()
+        sent, heard = bytearray(), bytearray()
+
+        def talk_on() -> bool:
+            sent.extend(line[: writer.send(line)])
+            heard.extend(drain(listener))
+            assert slow_connection.pending_bytes <= 64 * 1024 + 64 * 1024 + 1024 + 1
+            return slow_connection.closed
+
+        turn_until(served.reactor, talk_on)
+        assert len(sent) > 64 * 1024
+        heard += served.read(listener, len(sent) - len(heard))
+        assert heard == sent
+        slow.settimeout(PATIENCE_S)
+        with pytest.raises(ConnectionResetError):
+            receive_to_end(slow)
+
+
+def test_who_leaves_the_chat_is_forgotten() -> None:
+    room: Any = load("chat")["Chat"]()
+    with Served(lambda _: room) as served:
+        (client, _), (_, stays) = served.connect(), served.connect()
+        client.shutdown(socket.SHUT_WR)
+        turn_until(served.reactor, lambda: list(room.unfinished) == [stays])
+
+
+# ---------------------------------------------------------------- ask
+
+
+def loaded_ask(faults: Faults | None = None) -> dict[str, Any]:
+    """The client, on a kernel that follows a script."""
+    names = load("ask")
+    names["Reactor"] = lambda: Reactor(sockets=FlakySockets(faults))
+    return names
+
+
+@pytest.fixture(scope="module")
+def echo() -> Iterator[EchoThread]:
+    with EchoThread() as made:
+        yield made
+
+
+@given(ONE_LINE, PIECES, PIECES)
+@example(b"hello", [1] * 6, [1] * 6)
+def test_the_answer_is_whole_in_however_many_pieces_it_comes(
+    echo: EchoThread, question: bytes, received: list[int], sent: list[int]
+) -> None:
+    faults = Faults()
+    faults.add("recv", *received)
+    faults.add("send", *sent)
+    before = open_descriptors()
+    assert loaded_ask(faults)["ask"](("127.0.0.1", echo.port), question, PATIENCE_S) == question
+    assert open_descriptors() <= before  # the server's end of an earlier example may have gone meanwhile
+
+
+def test_nobody_listens_is_told() -> None:
+    with pytest.raises(ConnectionRefusedError):
+        loaded_ask()["ask"](("127.0.0.1", quiet_port()), b"hello", PATIENCE_S)
+
+
+def test_no_connection_in_time_is_told() -> None:
+    with silent_address() as address, pytest.raises(TimeoutError):
+        loaded_ask()["ask"](address, b"hello", 0.05)
+
+
+@pytest.mark.parametrize("piece", [b"", b"half an ans"])
+def test_no_whole_answer_in_time_is_told(piece: bytes) -> None:
+    with answering(lambda connection: connection.write(piece)) as address, pytest.raises(TimeoutError):
+        loaded_ask()["ask"](address, b"hello", 0.05)
+
+
+def hang_up(connection: Connection) -> None:
+    connection.write(b"half an ans")
+    connection.close()
+
+
+@pytest.mark.parametrize(("answer", "error"), [(hang_up, ConnectionError), (Connection.abort, ConnectionResetError)])
+def test_half_an_answer_is_none(answer: Callable[[Connection], object], error: type[OSError]) -> None:
+    with answering(answer) as address, pytest.raises(error):
+        loaded_ask()["ask"](address, b"hello", PATIENCE_S)
+
+
+def test_an_answer_without_end_is_not_kept() -> None:
+    def pour(connection: Connection) -> None:
+        connection.write(bytes(1 << 22))
+        connection.close()
+
+    names = loaded_ask()
+    asked: list[Any] = []
+
+    connection_made = names["Ask"].connection_made
+
+    def note(asking: Any, connection: Connection) -> None:
+        asked.append(asking)
+        connection_made(asking, connection)
+
+    names["Ask"].connection_made = note
+    with answering(pour) as address, pytest.raises(ConnectionError, match="no end"):
+        names["ask"](address, b"hello", PATIENCE_S)
+    assert 65_536 < len(asked[0].answer) <= 2 * 65_536
+
+
+@contextlib.contextmanager
+def answering(answer: Callable[[Connection], object]) -> Iterator[Sequence[Any]]:
+    """A server in a thread that does `answer(connection)` when it has heard something. Yield its address."""
+
+    class Answer(StreamProtocol):
+        def data_received(self, connection: Connection, data: bytes) -> None:
+            answer(connection)
+
+    with LoopThread() as thread:
+        yield thread.call(listen_tcp, thread.reactor, ("127.0.0.1", 0), Answer).address
