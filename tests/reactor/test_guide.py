@@ -32,6 +32,7 @@ from tests.support import (
     Faults,
     FlakySockets,
     LoopThread,
+    ManualClock,
     Recorder,
     Stage,
     connect_small,
@@ -327,7 +328,13 @@ def talk(name: str, address: tuple[str, int]) -> None:
     with socket.create_connection(address, PATIENCE_S) as client, socket.create_connection(address) as other:
         client.sendall(b"hello\n")
         if name == "discard":
-            assert echo_and_close(client, b"more") == b""
+            with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asking:
+                asking.connect(address)
+                asking.setblocking(False)
+                asking.send(b"anybody?")
+                assert echo_and_close(client, b"more") == b""
+                with pytest.raises(BlockingIOError):  # somebody listens (else ICMP had told), and doesn't answer
+                    asking.recv(16)
         elif name == "chargen":
             assert receive_exactly(client, 100 * LINE) == generated(100 * LINE)
         else:
@@ -564,14 +571,16 @@ def test_who_leaves_the_chat_is_forgotten() -> None:
 # ---------------------------------------------------------------- ask
 
 
-def loaded_ask(faults: Faults | None = None) -> dict[str, Any]:
-    """The client, on a kernel that follows a script."""
+def loaded_ask(loop: Reactor | None = None) -> Callable[..., bytes]:
+    """The client's function, on a loop of the test's if it has one."""
     names = load("ask")
-    names["Reactor"] = lambda: Reactor(sockets=FlakySockets(faults))
-    return names
+    if loop is not None:
+        names["Reactor"] = lambda: loop
+    ask: Callable[..., bytes] = names["ask"]
+    return ask
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def echo() -> Iterator[EchoThread]:
     with EchoThread() as made:
         yield made
@@ -586,24 +595,28 @@ def test_the_answer_is_whole_in_however_many_pieces_it_comes(
     faults.add("recv", *received)
     faults.add("send", *sent)
     before = open_descriptors()
-    assert loaded_ask(faults)["ask"](("127.0.0.1", echo.port), question, PATIENCE_S) == question
-    assert open_descriptors() <= before  # the server's end of an earlier example may have gone meanwhile
+    asking = Reactor(sockets=FlakySockets(faults), clock=ManualClock(1000.0))
+    assert loaded_ask(asking)(("127.0.0.1", echo.port), question, 5.0) == question
+    echo.wait_for(lambda: not connections_of(echo.reactor))
+    assert open_descriptors() == before
+    deadlines_s = [timer.deadline_s for _, _, timer in asking._timers.heap if timer.callback == asking.stop]
+    assert deadlines_s == [1005.0]  # still to come: nobody has waited for it
 
 
 def test_nobody_listens_is_told() -> None:
     with pytest.raises(ConnectionRefusedError):
-        loaded_ask()["ask"](("127.0.0.1", quiet_port()), b"hello", PATIENCE_S)
+        loaded_ask()(("127.0.0.1", quiet_port()), b"hello", PATIENCE_S)
 
 
 def test_no_connection_in_time_is_told() -> None:
     with silent_address() as address, pytest.raises(TimeoutError):
-        loaded_ask()["ask"](address, b"hello", 0.05)
+        loaded_ask()(address, b"hello", 0.05)
 
 
 @pytest.mark.parametrize("piece", [b"", b"half an ans"])
 def test_no_whole_answer_in_time_is_told(piece: bytes) -> None:
     with answering(lambda connection: connection.write(piece)) as address, pytest.raises(TimeoutError):
-        loaded_ask()["ask"](address, b"hello", 0.05)
+        loaded_ask()(address, b"hello", 0.05)
 
 
 def hang_up(connection: Connection) -> None:
@@ -614,7 +627,7 @@ def hang_up(connection: Connection) -> None:
 @pytest.mark.parametrize(("answer", "error"), [(hang_up, ConnectionError), (Connection.abort, ConnectionResetError)])
 def test_half_an_answer_is_none(answer: Callable[[Connection], object], error: type[OSError]) -> None:
     with answering(answer) as address, pytest.raises(error):
-        loaded_ask()["ask"](address, b"hello", PATIENCE_S)
+        loaded_ask()(address, b"hello", PATIENCE_S)
 
 
 def test_an_answer_without_end_is_not_kept() -> None:
@@ -622,7 +635,7 @@ def test_an_answer_without_end_is_not_kept() -> None:
         connection.write(bytes(1 << 22))
         connection.close()
 
-    names = loaded_ask()
+    names = load("ask")
     asked: list[Any] = []
 
     connection_made = names["Ask"].connection_made
