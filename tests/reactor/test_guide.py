@@ -166,6 +166,11 @@ def test_every_file_that_the_guide_names_exists() -> None:
     assert not [name for name in names - elsewhere if not (FOLDER / name).is_file()]
 
 
+def test_every_module_of_the_package_is_in_the_guide() -> None:
+    """Whoever adds a room says what it is for."""
+    assert not [path.name for path in FOLDER.glob("[a-z]*.py") if f"`{path.name}`" not in GUIDE]
+
+
 def test_links_within_the_guide_lead_to_its_headings() -> None:
     headings = {
         re.sub(r"[^\w\- ]", "", heading).strip().lower().replace(" ", "-")
