@@ -350,10 +350,11 @@ def talk(name: str, address: tuple[str, int]) -> None:
 
 @pytest.mark.parametrize("name", SERVERS)
 def test_each_server_runs_as_it_stands_and_ends_with_ctrl_c(name: str, tmp_path: pathlib.Path) -> None:
-    with by_hand(name, tmp_path, "0") as process:
+    port = str(quiet_port()) if name == "discard" else "0"  # a port that the kernel chose may be taken on UDP
+    with by_hand(name, tmp_path, port) as process:
         assert process.stdout is not None
-        host, _, port = process.stdout.readline().rpartition(" ")[2].rpartition(":")
-        talk(name, (host, int(port)))
+        host, _, number = process.stdout.readline().rpartition(" ")[2].rpartition(":")
+        talk(name, (host, int(number)))
         process.send_signal(signal.SIGINT)
         said, wrong = process.communicate(timeout=PATIENCE_S)
     assert (process.returncode, wrong) == (0, "")
@@ -622,6 +623,29 @@ def test_no_connection_in_time_is_told() -> None:
 def test_no_whole_answer_in_time_is_told(piece: bytes) -> None:
     with answering(lambda connection: connection.write(piece)) as address, pytest.raises(TimeoutError):
         loaded_ask()(address, b"hello", 0.05)
+
+
+def test_a_server_that_never_says_good_bye_costs_no_more_than_the_deadline() -> None:
+    """It answers, and sees the client's FIN; then the deadline comes, long before lingering ends."""
+    clock = ManualClock()
+    asking = Reactor(clock=clock)
+
+    def serve(server: socket.socket) -> None:
+        serving, _ = server.accept()
+        with serving:
+            serving.sendall(b"good day\n")
+            receive_to_end(serving)
+            clock.advance(1.5)
+            asking.call_soon_threadsafe(int)
+            thread_may_end.wait(PATIENCE_S)
+
+    thread_may_end = threading.Event()
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        thread = threading.Thread(target=serve, args=[server], daemon=True)
+        thread.start()
+        assert loaded_ask(asking)(server.getsockname(), b"hello", 1.0) == b"good day"
+        thread_may_end.set()
+        thread.join(PATIENCE_S)
 
 
 def hang_up(connection: Connection) -> None:
