@@ -28,7 +28,7 @@ logger = logging.getLogger("reactor")
 
 def open_file(path: str) -> BinaryIO:
     """Open a file anew, for a trace. Raise OSError; for a pipe too, as its reader could hold the loop up."""
-    file = open(path, "wb", buffering=0, opener=_private)
+    file = open(path, "wb", buffering=0, opener=_private)  # noqa: SIM115 - the sink closes it
     kind = os.fstat(file.fileno()).st_mode
     if not stat.S_ISREG(kind) and not stat.S_ISCHR(kind):
         file.close()

@@ -323,6 +323,7 @@ def test_the_help_names_every_option_with_its_default(capsys: pytest.CaptureFixt
         "text",
         "0, off",
         "none",
+        "none",
         "1",
         "whoever starts it",
         "none",

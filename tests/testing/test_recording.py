@@ -41,7 +41,7 @@ def lines(path: pathlib.Path) -> list[dict[str, Any]]:
 def test_the_smallest_failing_run_of_a_simulation_is_in_the_file(tmp_path: pathlib.Path) -> None:
     """Issue: "the simulated network writes the same trace, so that a shrunk failing … example opens in the player"."""
     path = tmp_path / "failing run.jsonl"
-    with pytest.raises(SimulationFailed, match="to see it: python -m reactor.player '/") as failed:
+    with pytest.raises(SimulationFailed, match=r"to see it: python -m reactor\.player '/") as failed:
         simulate(scenario, faults={"recv.short": 0.5, "send.short": 0.5}, trace=str(path))
     header, *events = lines(path)
     assert header["title"] == f"seed {failed.value.seed}: {failed.value.script or 'no fault'}"

@@ -1,0 +1,138 @@
+"""`echo7 serve --trace FILE` and `--narrate`: the loop that serves, seen from outside."""
+
+from __future__ import annotations
+
+import json
+import pathlib
+import shutil
+import signal
+import socket
+import sys
+
+import pytest
+
+from echo7 import cli
+from reactor.loop import Reactor
+from reactor.watch import WatchedReactor
+from tests.echo7.test_cli import only_line
+from tests.echo7.test_restart import Phoenix
+from tests.support import PATIENCE_S, EchoProcess, receive_exactly, serve_config
+
+HOST = ("--host", "127.0.0.1")
+
+
+def talk(echo: EchoProcess) -> None:
+    """Have a few bytes echoed over each transport."""
+    with echo.connect() as caller, socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asker:
+        caller.sendall(b"hello")
+        assert receive_exactly(caller, 5) == b"hello"
+        asker.settimeout(PATIENCE_S)
+        asker.sendto(b"hi", ("127.0.0.1", echo.port))
+        assert asker.recv(100) == b"hi"
+
+
+@pytest.mark.parametrize("more", [(), ("--no-udp-batch", "--slow-callback", "1000", "--selector", "lean")])
+def test_a_trace_of_the_service_is_written(tmp_path: pathlib.Path, more: tuple[str, ...]) -> None:
+    """Issue: "`--trace FILE`"."""
+    path = tmp_path / "trace.jsonl"
+    with EchoProcess(*HOST, "--trace", str(path), *more) as echo:
+        talk(echo)
+        assert echo.finish() == 0
+    header, *events = [json.loads(line) for line in path.read_text().splitlines()]
+    assert header["trace"] == "reactor"
+    assert [event["n"] for event in events] == list(range(len(events))), "from the loop's first moment to its last"
+    for kind in ("received", "sent"):
+        told = {(event["who"], event["bytes"]) for event in events if event["kind"] == kind}
+        udp = "datagram-1" if more else "datagrambatch-1"
+        assert {("connection-2", 5), (udp, 2)} <= told, "the first was to see whether it serves"
+    assert events[-1] == {**events[-1], "kind": "closed", "who": "waker-1"}
+
+
+def test_a_name_that_ends_in_json_is_for_perfetto(tmp_path: pathlib.Path) -> None:
+    path = tmp_path / "trace.json"
+    with EchoProcess(*HOST, "--trace", str(path)) as echo:
+        talk(echo)
+        assert echo.finish() == 0
+    assert any(entry["name"] == "received" for entry in json.loads(path.read_text()))
+
+
+def test_the_loop_tells_in_plain_words_what_it_does() -> None:
+    """Issue: "a narrator in plain words for the terminal (`echo7 serve --narrate`)"."""
+    with EchoProcess(*HOST, "--no-udp", "--narrate") as echo:
+        assert echo.finish() == 0
+        said = [line["message"] for line in echo.lines if line["event"] == "narration"]
+    assert said[0].startswith("turn 0: waker-1 is new, on descriptor ")
+    assert any("The kernel takes all 6 bytes from connection-1" in text for text in said)
+
+
+def test_who_was_killed_has_told_all_but_his_last_turn(tmp_path: pathlib.Path) -> None:
+    path = tmp_path / "trace.jsonl"
+    with EchoProcess(*HOST, "--no-udp", "--trace", str(path)) as echo:
+        with echo.connect() as caller:
+            caller.sendall(b"hello")
+            assert receive_exactly(caller, 5) == b"hello"
+            caller.sendall(b"again")
+            assert receive_exactly(caller, 5) == b"again"
+        echo.process.kill()
+        echo.process.wait(PATIENCE_S)
+    events = [json.loads(line) for line in path.read_text().splitlines()][1:]
+    assert ("received", "connection-2") in {(event["kind"], event["who"]) for event in events}
+
+
+def test_a_file_that_cannot_be_written_is_told_before_anything_is_served(tmp_path: pathlib.Path) -> None:
+    for where, why in {"no/such": "No such file or directory", ".": "Is a directory"}.items():
+        with EchoProcess(*HOST, "--trace", str(tmp_path / where), wait=False) as echo:
+            assert echo.process.stderr is not None
+            said = json.loads(echo.process.stderr.read())
+            assert echo.process.wait(PATIENCE_S) == 1
+        assert said["message"] == f"cannot write the trace {tmp_path / where}: {why}; choose another --trace"
+
+
+@pytest.mark.parametrize("option", [["--trace", "x"], ["--narrate"]])
+def test_workers_have_several_loops(option: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    if sys.platform != "linux":
+        pytest.skip("there are no workers here")
+    with pytest.raises(SystemExit) as exited:
+        cli.main(["serve", "--workers", "2", *option])
+    assert exited.value.code == 2
+    assert "--trace and --narrate show one loop, and --workers has several" in only_line(capsys.readouterr().err)
+
+
+def test_nobody_is_observed_unasked() -> None:
+    config = serve_config()
+    assert config.new_tracing() is None
+    with config.new_reactor() as loop:
+        assert loop._trace is None
+
+
+@pytest.mark.parametrize("option", [[], ["--slow-callback", "20"]])
+def test_a_watched_loop_can_be_observed_too(option: list[str], tmp_path: pathlib.Path) -> None:
+    config = serve_config("--trace", str(tmp_path / "trace.jsonl"), *option)
+    tracing = config.new_tracing()
+    assert tracing is not None
+    with tracing, config.new_reactor(tracing) as loop:
+        tracing.open()
+        assert type(loop) is (WatchedReactor if option else Reactor)
+    assert '"waker-1"' in (tmp_path / "trace.jsonl").read_text()
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="this system has no SIGHUP")
+def test_after_a_fresh_start_the_file_is_the_new_image_s(tmp_path: pathlib.Path) -> None:
+    """The old one goes on with its callers, and writes no more; if there's no file to be had, it is served without."""
+    path = tmp_path / "folder" / "trace.jsonl"
+    path.parent.mkdir()
+    with Phoenix("--narrate", "--trace", str(path)) as echo:
+        with echo.connect() as caller:
+            echo.restart()
+            said = len(echo.lines)
+            caller.sendall(b"still")
+            assert receive_exactly(caller, 5) == b"still", "of the elder"
+            talked = path.read_text()
+            assert '"connection-2"' not in talked
+        shutil.rmtree(path.parent)
+        echo.restart()
+        assert [line["message"] for line in echo.lines[said:] if line["event"] == "left_out"] == [
+            f"cannot write the trace {path}: No such file or directory; choose another --trace; serving without it"
+        ]
+        echo.answers()
+        assert echo.finish() == 0
