@@ -1,7 +1,7 @@
 """The servers: one table. A new peer is a new entry, and a program under peers/ that takes `tcp|udp HOST PORT`.
 
-In a command, {python}, {peers}, {program}, {host}, {port} and {config} are filled in. Nothing here starts anything but
-what `--help` and `--version` print.
+In a command, {python}, {peers}, {program}, {host}, {port}, {config} and {before} are filled in. Nothing here starts
+anything but what `--help` and `--version` print.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import functools
 import getpass
 import importlib.metadata
 import importlib.util
+import os
 import pathlib
 import shutil
 import subprocess
@@ -24,6 +25,7 @@ PROJECT = pathlib.Path(__file__).resolve().parent.parent
 PEERS = PROJECT / "benchmarks" / "peers"
 ANY_NUMBER = 1_000_000
 ASK_TIMEOUT_S = 20.0
+BEFORE = "ECHO7_BEFORE"  # the environment's name for a folder with another version of this project
 
 Command = tuple[str, ...]
 
@@ -47,6 +49,7 @@ class Server:
     why_no_more: str = ""  # for this reason
     version: Command = ()
     ours: bool = False
+    before: bool = False  # of another version
 
 
 def _peer(file: str, *more: str, kinds: Sequence[str] = ("tcp", "udp")) -> dict[str, Command]:
@@ -79,6 +82,15 @@ SERVERS: tuple[Server, ...] = (
     Server("echo7-simple", "echo7, no fast path", _echo7("--no-udp-batch", "--no-splice"), ours=True),
     Server("echo7-limited", "echo7 --udp-rate", {"udp": _echo7("--udp-rate", _RATE_NEVER_REACHED)["udp"]}, ours=True),
     Server("echo7-unlimited", "echo7 --udp-rate none", {"udp": _echo7("--udp-rate", "none")["udp"]}, ours=True),
+    Server("echo7-traced", "echo7 --trace /dev/null", _echo7("--trace", os.devnull), ours=True),
+    Server(
+        "echo7-before",
+        "echo7 as it was",
+        {kind: ("env", "-C", "{before}", *command) for kind, command in _echo7().items()},
+        program="env",
+        ours=True,
+        before=True,
+    ),
     Server("c-epoll", "C, epoll, recv + send", _compiled("{program}"), build=_C, version=("cc", "--version")),
     Server("go", "Go net", _compiled("{program}"), build=_GO, version=("go", "version")),
     Server(
@@ -149,6 +161,8 @@ def missing(server: Server) -> str | None:
         return f"the package {server.package!r} isn't installed; pip install 'echo7[bench]'"
     if server.program is not None and shutil.which(server.program) is None:
         return f"needs {server.program!r}, which isn't on the PATH"
+    if server.before and not pathlib.Path(os.environ.get(BEFORE, ""), "echo7", "__main__.py").is_file():
+        return f"{BEFORE} names no folder with another version; git worktree add FOLDER COMMIT, then {BEFORE}=FOLDER"
     try:
         if server.build is not None:
             server.build.make()
@@ -165,6 +179,7 @@ def command_of(server: Server, kind: str, host: str, port: int, folder: str) -> 
         "program": str(server.build.make()) if server.build else "",
         "host": host,
         "port": str(port),
+        "before": os.environ.get(BEFORE, ""),
         "config": _configuration(server.config, host, port, folder) if server.config else "",
     }
     return [word.format(**words) for word in server.commands[kind]]

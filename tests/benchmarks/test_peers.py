@@ -9,14 +9,20 @@ import sys
 import pytest
 
 from benchmarks.process import started
-from benchmarks.servers import SERVERS, missing
-from tests.support import PATIENCE_S, receive_exactly
+from benchmarks.servers import BEFORE, BY_NAME, SERVERS, missing
+from tests.support import PATIENCE_S, PROJECT, receive_exactly
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the benchmarks need Linux")
 BLOCK = bytes(range(256)) * 1024
 DATAGRAMS = [b"x", bytes(range(256)), bytes(range(256)) * 234]
 # what half-close does to the others is theirs
 SURE_OF_HALF_CLOSE = {"echo7", "c-epoll", "go", "go-copy", "node", "threads"}
+
+
+@pytest.fixture(autouse=True)
+def nothing_was_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was before is what is now."""
+    monkeypatch.setenv(BEFORE, str(PROJECT))
 
 
 def ids(kind: str) -> list[str]:
@@ -54,6 +60,12 @@ def test_datagrams_come_back_over_udp(name: str) -> None:
             for data in DATAGRAMS:
                 client.send(data)
                 assert client.recv(65_535) == data
+
+
+@pytest.mark.parametrize("folder", [None, "", "/", "/no/such"])
+def test_without_another_version_there_is_none(folder: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(BEFORE) if folder is None else monkeypatch.setenv(BEFORE, folder)
+    assert "ECHO7_BEFORE names no folder with another version; git worktree add" in str(missing(BY_NAME["echo7-before"]))
 
 
 @pytest.mark.skipif(shutil.which("cc") is None, reason="needs a C compiler as 'cc'")
