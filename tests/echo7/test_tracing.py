@@ -116,6 +116,18 @@ def test_a_watched_loop_can_be_observed_too(option: list[str], tmp_path: pathlib
     assert '"waker-1"' in (tmp_path / "trace.jsonl").read_text()
 
 
+def test_a_child_of_a_narrator_says_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", "echo7")
+    tracing = serve_config("--narrate").new_tracing()
+    assert tracing is not None
+    with tracing, Reactor(observer=tracing):
+        tracing.open()
+        said = len(caplog.messages)
+        assert said > 0
+        tracing.leave()
+    assert len(caplog.messages) == said
+
+
 @pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="this system has no SIGHUP")
 def test_after_a_fresh_start_the_file_is_the_new_image_s(tmp_path: pathlib.Path) -> None:
     """The old one goes on with its callers, and writes no more; if there's no file to be had, it is served without."""

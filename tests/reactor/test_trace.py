@@ -602,6 +602,18 @@ def test_an_error_that_cannot_be_printed_is_told_by_its_class() -> None:
     assert words(Unprintable()) == "Unprintable"
 
 
+def test_what_a_loop_has_can_be_used_as_ever() -> None:
+    events: list[Event] = []
+    with Reactor(observer=events.append) as loop:
+        assert loop._selector.select(0) == []
+        [waker] = loop.handlers
+        assert loop._selector.get_map()[waker.fileno()].data is waker
+        listener = listen_tcp(loop, ("127.0.0.1", 0), Echo)
+        listener.close()
+        loop.release(listener)
+    assert [event.who for event in events if event.kind == "closed"] == ["listener-1", "waker-1"], "each once"
+
+
 def test_names_of_those_that_are_gone_are_forgotten_in_a_while() -> None:
     """House: every table is bounded."""
     with Reactor(observer=lambda event: None) as loop:
