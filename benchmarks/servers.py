@@ -161,7 +161,7 @@ def missing(server: Server) -> str | None:
         return f"the package {server.package!r} isn't installed; pip install 'echo7[bench]'"
     if server.program is not None and shutil.which(server.program) is None:
         return f"needs {server.program!r}, which isn't on the PATH"
-    if server.before and not pathlib.Path(os.environ.get(BEFORE, ""), "echo7", "__main__.py").is_file():
+    if server.before and not pathlib.Path(os.environ.get(BEFORE) or os.devnull, "echo7", "__main__.py").is_file():
         return f"{BEFORE} names no folder with another version; git worktree add FOLDER COMMIT, then {BEFORE}=FOLDER"
     try:
         if server.build is not None:
