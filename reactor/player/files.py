@@ -1,0 +1,87 @@
+"""Files of the player: traces that are read, pages that are written.
+
+Law: a file that isn't ours is never overwritten, unless somebody says so: a page says in its first line that the player
+has made it. And it comes into place when it is whole: a full disk leaves what was there.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pathlib
+import sys
+import tempfile
+from collections.abc import Iterator
+
+from reactor.player.page import MADE_BY_US
+from reactor.player.tracefile import NotATrace, Trace, read
+
+STDIO = "-"
+HEAD_BYTES = 200  # of a page, in which it says who has made it
+USUAL_MODE = 0o666
+
+
+class Failure(Exception):
+    """What is told in one line, and ends the command."""
+
+
+def load(name: str) -> Trace:
+    """Read the trace of that name. Raise Failure."""
+    try:
+        if name == STDIO:
+            return read(sys.stdin.buffer, "standard input")
+        with open(name, "rb") as file:
+            return read(file, pathlib.PurePath(name).stem)
+    except NotATrace as error:
+        raise Failure(f"{name}: it can't be played: {error}") from None
+    except (OSError, ValueError) as error:  # ValueError: a null byte in the name
+        raise Failure(f"{name}: it can't be read: {_reason(error)}") from None
+
+
+def write(content: str, name: str, *, force: bool) -> pathlib.Path | None:
+    """Write a page; return where it is, or None for the standard output. Raise Failure, BrokenPipeError."""
+    data, path = content.encode(), pathlib.Path(name)
+    try:
+        if name == STDIO:
+            sys.stdout.buffer.write(data)
+            sys.stdout.buffer.flush()
+            return None
+        if path.is_file() and not force and not _is_ours(path):
+            raise Failure(f"{name}: it is there already, and no page of the player: use --force, or -o another")
+        if path.is_file() or not path.exists():
+            _put_in_place(data, path.resolve())
+        else:  # a device; a folder says itself what is wrong
+            path.write_bytes(data)
+    except BrokenPipeError:
+        raise
+    except (OSError, ValueError) as error:
+        raise Failure(f"{name}: it can't be written: {_reason(error)}; -o names another file") from None
+    return path
+
+
+def _is_ours(path: pathlib.Path) -> bool:
+    with path.open("rb") as file:
+        return MADE_BY_US.encode() in file.read(HEAD_BYTES)
+
+
+def _put_in_place(data: bytes, path: pathlib.Path) -> None:
+    descriptor, beside = tempfile.mkstemp(prefix=f".{path.name[:100]}.", dir=path.parent)
+    try:
+        with open(descriptor, "wb") as file:
+            file.write(data)
+        os.chmod(beside, USUAL_MODE & ~_umask())
+        os.replace(beside, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(beside)
+        raise
+
+
+def _umask() -> int:
+    umask = os.umask(0)
+    os.umask(umask)
+    return umask
+
+
+def _reason(error: OSError | ValueError) -> str:
+    return getattr(error, "strerror", None) or str(error)

@@ -1,0 +1,244 @@
+"""What the gallery shows, as it comes to be: each scenario is a small world in which one thing happens.
+
+Law: nothing here is made up but the world: who calls, what the network does, and when. What the loop does is what it
+does. The world is simulated (see `reactor.testing`), so the same scenario gives the same trace. `remake` writes them.
+
+A scenario's docstring is what the player says about it.
+"""
+
+from __future__ import annotations
+
+import inspect
+import io
+from collections.abc import Callable
+from typing import NamedTuple
+
+from reactor.connection import Connection
+from reactor.limits import Limits
+from reactor.loop import Reactor
+from reactor.protocol import StreamProtocol
+from reactor.sinks import JsonLines
+from reactor.testing.network import SimulatedNetwork
+from reactor.verbs import connect_tcp, listen_tcp
+
+HERE, ALSO_HERE, ELSEWHERE = ("10.0.0.1", 7), ("10.0.0.1", 13), ("192.0.2.99", 7)
+LATENCY_S = 0.001
+
+
+class Scenario(NamedTuple):
+    """One trace of the gallery."""
+
+    title: str
+    play: Callable[[SimulatedNetwork, Reactor], None]
+
+    @property
+    def about(self) -> str:
+        """What is to be seen, in a few sentences."""
+        return " ".join(str(inspect.getdoc(self.play)).split())
+
+
+class Echo(StreamProtocol):
+    """What comes is sent back (RFC 862)."""
+
+    def data_received(self, connection: Connection, data: bytes) -> None:
+        """Send it back."""
+        connection.write(data)
+
+
+class Farewell(StreamProtocol):
+    """Say one thing to each caller and end, as daytime does (RFC 867)."""
+
+    def connection_made(self, connection: Connection) -> None:
+        """Say it."""
+        connection.write(b"goodbye\n")
+        connection.close()
+
+
+class Jealous(StreamProtocol):
+    """Whoever speaks has all others thrown out, and somebody else called instead."""
+
+    def __init__(self, loop: Reactor) -> None:
+        self.loop = loop
+        self.connections: list[Connection] = []
+
+    def connection_made(self, connection: Connection) -> None:
+        """Remember one more."""
+        self.connections.append(connection)
+
+    def data_received(self, connection: Connection, data: bytes) -> None:
+        """Throw all others out."""
+        for other in self.connections:
+            if other is not connection:
+                other.abort()
+        connect_tcp(self.loop, ELSEWHERE, StreamProtocol(), failed=print, timeout_s=5)
+
+
+def calm_echo(network: SimulatedNetwork, loop: Reactor) -> None:
+    """One caller says hello, hears it, and goes.
+
+    Follow the five bytes: select says that the connection is readable, the loop calls it, recv gives the bytes, the
+    protocol writes them and send takes them, all in one turn.
+    """
+    listen_tcp(loop, HERE, Echo)
+    peer = network.peer(HERE)
+    network.call_later(0.005, lambda: peer.send(b"hello"))
+    network.call_later(0.010, peer.finish)
+    network.run(loop)
+
+
+def partial_write(network: SimulatedNetwork, loop: Reactor) -> None:
+    """Of ten bytes, send takes three.
+
+    The other seven wait in the send buffer, and the connection asks for WRITE, so that select tells when the kernel has
+    room again. No byte leaves the buffer before the kernel has it.
+    """
+    listen_tcp(loop, HERE, Echo)
+    network.plan("send", "short", 3)
+    network.plan("send", "EAGAIN", after=1)
+    network.plan("send", "short", 2, after=2)
+    peer = network.peer(HERE)
+    peer.send(b"0123456789")
+    network.call_later(0.010, peer.finish)
+    network.run(loop)
+
+
+def backpressure(network: SimulatedNetwork, loop: Reactor) -> None:
+    """A peer sends 4,096 bytes, and reads none of the echo for a quarter of a second.
+
+    Above the high-water mark of 1,024 bytes its connection isn't read any more: the kernel's buffers fill, TCP stops
+    the peer, and our memory stays bounded.
+    """
+    network.send_buffer_bytes = network.receive_buffer_bytes = 512
+    listen_tcp(loop, HERE, Echo, limits=Limits(high_water_bytes=1024, receive_bytes=512))
+    peer = network.peer(HERE)
+    peer.write_bytes = peer.read_bytes = 512
+    peer.pause()
+    peer.send(bytes(4096))
+    network.call_later(0.250, peer.resume)
+    network.call_later(0.300, peer.finish)
+    network.run(loop)
+
+
+def half_close(network: SimulatedNetwork, loop: Reactor) -> None:
+    """A FIN says that its sender writes no more, not that it reads no more.
+
+    The first caller ends early and reads late: what waits for it is delivered first (DRAINING). With the second one it
+    is us who end: we wait for its FIN (LINGERING), as to close earlier could destroy our last bytes on their way.
+    """
+    network.send_buffer_bytes = network.receive_buffer_bytes = 64
+    listen_tcp(loop, HERE, Echo)
+    listen_tcp(loop, ALSO_HERE, Farewell)
+    slow = network.peer(HERE)
+    slow.pause()
+    slow.send(bytes(160))
+    slow.finish()
+    network.call_later(0.050, slow.resume)
+
+    def call_again() -> None:
+        second = network.peer(ALSO_HERE)
+        network.call_later(0.020, second.finish)
+
+    network.call_later(0.100, call_again)
+    network.run(loop)
+
+
+def emfile(network: SimulatedNetwork, loop: Reactor) -> None:
+    """The process has no descriptor left, and accept fails with EMFILE.
+
+    The listener rests for a moment, instead of spinning on a socket that stays ready. Who calls waits in the kernel's
+    queue, and who is connected is served as before.
+    """
+    listen_tcp(loop, HERE, Echo)
+    early = network.peer(HERE)
+    early.send(b"first")
+
+    def run_out() -> None:
+        network.plan("accept", "EMFILE", 400)
+        for text in (b"second", b"third"):
+            late = network.peer(HERE)
+            late.send(text)
+            network.call_later(0.700, late.finish)
+
+    network.call_later(0.050, run_out)
+    network.call_later(0.100, lambda: early.send(b"still here"))
+    network.call_later(0.600, early.finish)
+    network.run(loop)
+
+
+def hog_and_ping(network: SimulatedNetwork, loop: Reactor) -> None:
+    """One peer sends as fast as it can, another a few bytes.
+
+    One receive per readiness: the hog waits its turn however much it has sent, and each ping is answered in the very
+    turn in which it comes.
+    """
+    network.send_buffer_bytes = network.receive_buffer_bytes = 8192
+    listen_tcp(loop, HERE, Echo, limits=Limits(receive_bytes=1024))
+    hog, ping = network.peer(HERE), network.peer(HERE)
+    hog.send(bytes(12 * 1024))
+    network.call_later(0.002, lambda: ping.send(b"ping 1"))
+    network.call_later(0.005, lambda: ping.send(b"ping 2"))
+    network.call_later(0.020, hog.finish)
+    network.call_later(0.020, ping.finish)
+    network.run(loop)
+
+
+def stale_event(network: SimulatedNetwork, loop: Reactor) -> None:
+    """Three connections are ready in one batch, and the first one's callback closes the other two.
+
+    It opens a new connection, too, which gets the descriptor's number of one of them. What select has said of that
+    number was said of somebody else: it is stale. The loop goes by the handler, not by the number, and skips it.
+    """
+    everybody = Jealous(loop)
+    elsewhere = network.peer_server(ELSEWHERE)
+    listen_tcp(loop, HERE, lambda: everybody)
+    peers = [network.peer(HERE) for _ in range(3)]
+    network.call_later(0.010, lambda: [peer.send(b"it's me") for peer in peers])
+    network.call_later(0.030, peers[0].finish)
+    network.call_later(0.030, lambda: elsewhere.callers[0].finish())
+    network.run(loop)
+
+
+def timers_and_io(network: SimulatedNetwork, loop: Reactor) -> None:
+    """A timer sets the next one, with no delay, again and again.
+
+    Due timers are all taken out before any of them is called, so the next one belongs to the next turn: between two of
+    them select looks, and a caller is served. Another timer is cancelled: it is only marked, and leaves the heap later.
+    """
+    listen_tcp(loop, HERE, Echo)
+    peer = network.peer(HERE)
+    left = iter(range(5))
+
+    def again() -> None:
+        network.clock.advance(0.001)  # as long as it takes
+        if next(left, None) is not None:
+            loop.call_later(0, again)
+
+    deadline = loop.call_later(0.050, peer.reset)
+    loop.call_later(0.010, again)
+    loop.call_later(0.011, deadline.cancel)
+    network.call_later(0.012, lambda: peer.send(b"and what about me?"))
+    network.call_later(0.060, peer.finish)
+    network.run(loop)
+
+
+SCENARIOS = {  # in the order in which they are best looked at
+    "calm-echo": Scenario("A calm echo", calm_echo),
+    "partial-write": Scenario("A partial write", partial_write),
+    "backpressure": Scenario("Backpressure", backpressure),
+    "half-close": Scenario("Half-close", half_close),
+    "emfile": Scenario("No descriptor left", emfile),
+    "hog-and-ping": Scenario("A hog and a ping", hog_and_ping),
+    "stale-event": Scenario("A stale event avoided", stale_event),
+    "timers-and-io": Scenario("Timers against I/O", timers_and_io),
+}
+
+
+def record(scenario: Scenario) -> bytes:
+    """Play a scenario; return its trace, as JSON Lines."""
+    network = SimulatedNetwork(0, script="", latency_s=LATENCY_S)
+    memory = io.BytesIO()
+    sink = JsonLines(memory, title=scenario.title, about=scenario.about)
+    with network.reactor(observer=sink) as loop:
+        scenario.play(network, loop)
+        sink.flush()
+        return memory.getvalue()

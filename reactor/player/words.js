@@ -1,0 +1,185 @@
+"use strict";
+
+/* An event in plain sentences.
+ *
+ * Law: a sentence says what has happened, in the words of the system call where there is one, and what follows from it.
+ * It may look at the state (after the event) for what the event alone can't say: how much waits, and what for. */
+
+const CALL_OF = { received: "recv(2)", sent: "send(2)", eof: "recv(2)" };
+const MASK_WORDS = { "": "nothing", R: "READ", W: "WRITE", RW: "READ and WRITE" };
+
+const whole = (value) => value.toLocaleString("en");
+const bytes = (value) => `${whole(value)} ${value === 1 ? "byte" : "bytes"}`;
+const some = (value, name) => `${whole(value)} ${name}${value === 1 ? "" : "s"}`;
+const shortName = (callback) => callback.split(".").slice(-2).join(".");
+
+/* A duration or a time since the start, with three or four digits that matter. */
+function duration(seconds) {
+  const size = Math.abs(seconds);
+  if (size < 5e-7) return "0 ms";
+  if (size < 1e-3) return `${Number((seconds * 1e6).toPrecision(3))} µs`;
+  if (size < 1) return `${Number((seconds * 1e3).toPrecision(4))} ms`;
+  return `${Number(seconds.toFixed(3)).toLocaleString("en", { maximumFractionDigits: 3 })} s`;
+}
+
+function list(words) {
+  return words.length < 2 ? words.join("") : `${words.slice(0, -1).join(", ")} and ${words.at(-1)}`;
+}
+
+const SENTENCES = new Map(Object.entries({
+  turn(event) {
+    const begins = `Turn ${whole(event.turn)} begins.`;
+    if (event.sleep_s === null) {
+      return `${begins} No call waits and no timer is set: select may block until a socket is ready, for ever if need be.`;
+    }
+    if (event.sleep_s > 0) return `${begins} A timer is due in ${duration(event.sleep_s)}: select may block for so long.`;
+    const why = event.calls ? `${some(event.calls, "queued call")} must run` : "A timer is due, or the loop is to stop";
+    return `${begins} ${why}: select looks, and may not block.`;
+  },
+  select(event) {
+    const after = event.slept_s < 5e-7 ? "at once" : `after ${duration(event.slept_s)}`;
+    if (!event.ready.length) return `select returns ${after}: nothing is ready.`;
+    const named = event.ready.slice(0, 4).map(([who, mask]) => `${who} for ${MASK_WORDS[mask]}`);
+    if (event.ready.length > 4) named.push(`${whole(event.ready.length - 4)} more`);
+    return `select returns ${after}. Ready: ${list(named)}.`;
+  },
+  dispatch: (event) =>
+    `${event.who} is called: on_event(${MASK_WORDS[event.mask]}). The selector's data is the handler itself, so nothing is looked up.`,
+  stale: (event) =>
+    `${event.who} was closed earlier in this batch. What select said of it is stale, and it is skipped.`,
+  adopted(event) {
+    const detail = [event.protocol && `with ${event.protocol}`, event.where && `at ${event.where}`, `descriptor ${event.fd}`];
+    return `The loop takes ${event.who} in: a ${event.what} ${detail.filter(Boolean).join(", ")}. Nothing is watched yet.`;
+  },
+  accepted: (event) => `accept(2) gives ${event.who} a caller from its queue: ${event.peer}.`,
+  received(event, handler) {
+    const much = event.bytes === event.asked && handler.highWater !== null
+      ? " That is all it asked for, so there may be more; but one receive per readiness is its share." : "";
+    return `recv(2) gives ${event.who} ${bytes(event.bytes)}.${much}`;
+  },
+  eof: (event) => `recv(2) gives ${event.who} nothing: the peer's FIN. It will send no more, but may still read.`,
+  sent(event) {
+    if (event.bytes < event.offered) {
+      return `The kernel takes ${whole(event.bytes)} of ${bytes(event.offered)} from ${event.who}: a partial write. The other ${whole(event.offered - event.bytes)} must wait.`;
+    }
+    return `The kernel takes all ${bytes(event.bytes)} from ${event.who}.`;
+  },
+  blocked(event, handler) {
+    if (event.call.startsWith("send")) {
+      return `${event.call}(2) says EAGAIN: the kernel has no room, and takes nothing from ${event.who}. That is normal; ${bytes(event.offered ?? handler.buffer)} must wait.`;
+    }
+    if (event.call === "accept") return `accept(2) says EAGAIN: nobody else is in ${event.who}'s queue.`;
+    return `${event.call}(2) says EAGAIN: there is nothing for ${event.who} now. That is normal: ready was a hint.`;
+  },
+  error: (event) => `${event.call}(2) fails for ${event.who}: ${event.errno}, “${event.text}”.`,
+  interest: (event, handler) => interestSentence(event, handler),
+  buffer(event, handler) {
+    if (event.after === 0 && handler.state === "CLOSED") {
+      return `${bytes(event.before)} that waited in ${event.who}'s send buffer are thrown away: the kernel never had them.`;
+    }
+    if (event.after === 0) return `${event.who}'s send buffer is empty again: the kernel has everything.`;
+    if (event.after < event.before) {
+      return `What the kernel took leaves ${event.who}'s send buffer, and no byte earlier: ${bytes(event.after)} still wait.`;
+    }
+    const high = handler.highWater !== null && event.after > handler.highWater
+      ? ` That is above the high-water mark of ${bytes(handler.highWater)}.` : "";
+    return `${bytes(event.after)} ${event.after === 1 ? "waits" : "wait"} in ${event.who}'s send buffer, until the kernel takes them.${high}`;
+  },
+  state(event) {
+    const why = {
+      HALF_CLOSED: "it will write no more, but still reads",
+      DRAINING: "it reads no more, and delivers what waits",
+      LINGERING: "all is sent and so is our FIN; it waits for the peer's, as closing earlier could destroy what the peer hasn't read",
+      CLOSED: "its socket is closed; connection_lost is still to come",
+    }[event.after];
+    return `${event.who} goes from ${event.before} to ${event.after}${why ? `: ${why}` : ""}.`;
+  },
+  paused: (event) => `The protocol pauses ${event.who}: no READ until it is resumed. TCP holds the peer back.`,
+  resumed: (event) => `The protocol resumes ${event.who}.`,
+  closed(event) {
+    const why = event.error === null ? "in order" : `because of an error: ${event.error}`;
+    return `${event.who} is torn down ${why}. It is unregistered, then its descriptor is closed, then its protocol is told.`;
+  },
+  timer_set: (event) =>
+    `${event.who} is set: ${shortName(event.callback)}${ownedBy(event)} in ${duration(event.delay_s)}.`,
+  timer_fired(event) {
+    const late = event.lag_s < 5e-7 ? "on time" : `${duration(event.lag_s)} after its time`;
+    return `${event.who} fires, ${late}: ${shortName(event.callback)}${ownedBy(event)}.`;
+  },
+  timer_cancelled: (event) =>
+    `${event.who} is cancelled (${shortName(event.callback)}${ownedBy(event)}). It is only marked, and leaves the heap later.`,
+  call(event) {
+    const why = event.error ? `, with the error: ${event.error}` : "";
+    return `A queued call runs: ${shortName(event.callback)}${ownedBy(event)}${why}.`;
+  },
+  raised(event) {
+    const cost = event.owner ? `It costs ${event.owner} and nobody else` : "The loop goes on";
+    return `A callback raises ${event.error}. ${cost}.`;
+  },
+  dropped: (event) => `A datagram gets no answer from ${event.who} (${event.reason})${event.peer ? `; it was for ${event.peer}` : ""}.`,
+  fault: (event) => `In this simulated world something is made to go wrong: ${faultWords(event.fault)}.`,
+  ended: (event) => `The trace ends here: ${event.reason}.`,
+}));
+
+/* A fault's name, `call#number=kind:amount`, in words. */
+function faultWords(fault) {
+  const [, call, number, kind, amount] = /^(\w+)#(\d+)=(\w+):(\d+)$/.exec(fault) ?? [];
+  if (!call) return fault;
+  if (kind === "short") return `${call} number ${number} moves no more than ${bytes(Number(amount))}`;
+  return kind.startsWith("E") ? `${call} number ${number} fails with ${kind}` : `${call} number ${number}, ${kind} (${amount})`;
+}
+
+const ownedBy = (event) => (event.owner ? ` of ${event.owner}` : "");
+
+function interestSentence(event, handler) {
+  const { who, before, after } = event;
+  if (event.resting) {
+    return `${who} isn't watched for a while: the system is out of something, and only time can help. Whoever calls waits in the kernel's queue.`;
+  }
+  if (!after && handler.state === "CLOSED") {
+    return `${who} is unregistered, the first step of its teardown: no event can reach it any more.`;
+  }
+  if (!after && handler.highWater === null) return `${who} isn't watched any more.`;
+  const gains = (bit) => after.includes(bit) && !before.includes(bit);
+  const loses = (bit) => before.includes(bit) && !after.includes(bit);
+  const parts = [];
+  if (gains("W")) {
+    const why = handler.buffer ? `${bytes(handler.buffer)} ${handler.buffer === 1 ? "waits" : "wait"}, so ` : "";
+    parts.push(`${why}${who} asks for WRITE`);
+  }
+  if (loses("W")) parts.push(`nothing waits any more, so ${who} asks for WRITE no longer`);
+  if (gains("R")) parts.push(before ? `${who} reads again` : `${who} asks for READ`);
+  if (loses("R")) {
+    const why = stopsReading(event, handler)
+      ? `above the high-water mark ${who} doesn't read, and TCP holds its peer back`
+      : `${who} has nothing more to read`;
+    parts.push(why);
+  }
+  const watched = after ? `Watched now: ${MASK_WORDS[after]}.` : "Nothing is watched now: it is unregistered.";
+  const sentence = parts.join("; ");
+  return `${sentence.charAt(0).toUpperCase()}${sentence.slice(1)}. ${watched}`;
+}
+
+/* The sentence of an event, given the state after it. */
+function sentenceOf(event, state) {
+  const say = SENTENCES.get(event.kind);
+  const handler = state.handlers.get(event.who) ?? newHandler(event.who);
+  return say ? say(event, handler) : `${event.who || "The loop"}: ${event.kind}.`;
+}
+
+/* What is said of an event where there is room for a few words only. */
+function briefly(event) {
+  switch (event.kind) {
+    case "received": return `received ${bytes(event.bytes)}`;
+    case "sent": return event.bytes < event.offered
+      ? `sent ${whole(event.bytes)} of ${bytes(event.offered)}` : `sent ${bytes(event.bytes)}`;
+    case "blocked": return `${event.call}: EAGAIN`;
+    case "error": return `${event.call}: ${event.errno}`;
+    case "interest": return event.resting ? "rests" : `watched: ${MASK_WORDS[event.after]}`;
+    case "buffer": return `buffer ${whole(event.before)} → ${whole(event.after)}`;
+    case "state": return `${event.before} → ${event.after}`;
+    case "dispatch": return `on_event(${MASK_WORDS[event.mask]})`;
+    case "accepted": return `accepted ${event.peer}`;
+    default: return event.kind.replace("_", " ");
+  }
+}
