@@ -181,7 +181,7 @@ function showTrace(trace, tape, index) {
   }
 }
 
-const JUMPS = { partial: "partial write", pause: "pause of reading", error: "error" };
+const JUMPS = { partial: "partial write", pause: "read pause", error: "error" };
 
 function warningsOf(trace) {
   const warnings = [];

@@ -116,8 +116,8 @@ function showReady(state) {
 function showTimers(state) {
   const live = [...state.timers.values()].sort((a, b) => a.due_t - b.due_t || a.n - b.n);
   const rows = live.slice(0, MOST_ROWS).map((timer) => {
-    const row = make("li"), what = make("span", "what", shortName(timer.callback));
-    if (timer.owner) what.append(make("span", "owner", ` ${timer.owner}`));
+    const row = make("li"), what = make("span", "what", timer.who);
+    what.append(make("span", "owner", ` ${shortName(timer.callback)}${ownedBy(timer)}`));
     const leftS = timer.due_t - state.t;
     row.append(what, make("span", "due", leftS > 0 ? `in ${duration(leftS)}` : "due"));
     return row;
@@ -148,7 +148,7 @@ function showLanes(state, event, tape) {
   }
   const parent = byId("lanes");
   shown.forEach((handler, index) => {
-    const lane = lanes.get(handler.who) ?? newLane(handler.who);
+    const lane = lanes.get(handler.who) ?? newLane(handler);
     lanes.set(handler.who, lane);
     if (parent.children[index] !== lane.item) parent.insertBefore(lane.item, parent.children[index] ?? null);
     showLane(lane, handler, event, tape);
@@ -170,8 +170,9 @@ function mattering(open, state, event) {
   return open.filter((each) => kept.has(each));
 }
 
-function newLane(who) {
-  const item = make("li", "lane"), head = make("div", "lane-head"), flow = make("div", "flow");
+function newLane({ who, highWater }) {
+  const isSmall = highWater === null;
+  const item = make("li", isSmall ? "lane small" : "lane"), head = make("div", "lane-head"), flow = make("div", "flow");
   const lane = {
     item, who: make("span", "who", who), detail: make("span", "detail"), state: make("span", "state"),
     mask: make("span", "mask"), read: make("b", "R", "R"), write: make("b", "W", "W"),
@@ -190,9 +191,9 @@ function newLane(who) {
   lane.history.setAttribute("class", "history");
   lane.history.setAttribute("aria-hidden", "true"); // the values are beside it
   lane.history.setAttribute("preserveAspectRatio", "none");
-  head.append(lane.who, lane.detail, lane.state, lane.mask);
+  head.append(lane.who, lane.detail, ...(isSmall ? [lane.last] : []), lane.state, lane.mask);
   flow.append(lane.in, lane.meter, lane.out);
-  item.append(head, flow, lane.history, lane.last);
+  item.append(head, flow, lane.history, ...(isSmall ? [] : [lane.last]));
   return lane;
 }
 
@@ -201,7 +202,6 @@ function showLane(lane, handler, event, tape) {
   const detail = [handler.protocol || handler.what, handler.where, handler.fd === null ? "" : `fd ${handler.fd}`];
   lane.item.classList.toggle("now", handler.who === event.who || handler.who === event.owner);
   lane.item.classList.toggle("closed", handler.closed);
-  lane.item.classList.toggle("small", highWater === null);
   say(lane.detail, detail.filter(Boolean).join(" · "));
   say(lane.state, handler.closed ? "CLOSED" : handler.resting ? "RESTING" : handler.state);
   lane.read.classList.toggle("on", interest.includes("R"));
@@ -248,7 +248,7 @@ function showMeter(lane, handler, tape) {
   const limit = highWater === null ? "" : ` of ${whole(highWater)} B`;
   lane.meter.setAttribute("aria-valuetext", `${bytes(buffer)} waiting${limit && `, high-water mark ${bytes(highWater)}`}`);
   lane.amountText.hidden = buffer === 0;
-  say(lane.amountText, buffer ? `${whole(buffer)} B wait${isHigh ? `, above ${whole(highWater)}` : ""}` : "");
+  say(lane.amountText, buffer ? `${whole(buffer)} B wait` : "");
   lane.meter.title = `Send buffer: ${whole(buffer)} B; high-water mark ${highWater === null ? "none" : whole(highWater)}`;
 }
 
@@ -266,7 +266,8 @@ function showHistory(svg, handler, n, tape) {
   const scale = scaleOf(handler, tape), ground = height - strips - 2;
   const x = (at) => ((Math.max(at, first) - first) / (end - first)) * width;
   const y = (value) => ground - (value / scale) * (ground - 2);
-  const hasBuffer = handler.highWater !== null;
+  const hasBuffer = (tape.peaks.get(handler.who) ?? 0) > 0; // else only what was watched
+  svg.classList.toggle("flat", !hasBuffer);
   const key = `${first} ${end} ${hasBuffer}`;
   if (svg.dataset.key !== key) { // what doesn't depend on the place within the window is drawn once
     svg.dataset.key = key;
@@ -274,7 +275,7 @@ function showHistory(svg, handler, n, tape) {
     svg.setAttribute("viewBox", hasBuffer ? `0 0 ${width} ${height}` : `0 ${height - strips} ${width} ${strips}`);
     if (hasBuffer) {
       drawArea(svg, changes, x, y, end, ground);
-      if (handler.highWater <= scale) {
+      if (handler.highWater !== null && handler.highWater <= scale) {
         draw(svg, "line", { class: "limit", x1: 0, x2: width, y1: y(handler.highWater), y2: y(handler.highWater) });
       }
       draw(svg, "line", { class: "ground", x1: 0, x2: width, y1: ground, y2: ground });
