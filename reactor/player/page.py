@@ -50,7 +50,8 @@ def as_data(document: Any) -> str:
 
 
 def _document(traces: Sequence[Trace]) -> dict[str, Any]:
-    named = sorted({event["at"].rpartition(":")[0] for trace in traces for event in trace.events})
+    lines = {line for trace in traces for event in trace.events for line in (event["at"], *event["via"])}
+    named = sorted({line.rpartition(":")[0] for line in lines})
     sources = {name: found for name in named if (found := _source(name)) is not None}
     return {
         "traces": [

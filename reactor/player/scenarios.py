@@ -22,7 +22,7 @@ from reactor.testing.network import SimulatedNetwork
 from reactor.verbs import connect_tcp, listen_tcp
 
 HERE, ALSO_HERE, ELSEWHERE = ("10.0.0.1", 7), ("10.0.0.1", 13), ("192.0.2.99", 7)
-LATENCY_S = 0.001
+LATENCY_S, WORK_S = 0.001, 0.0005
 
 
 class Scenario(NamedTuple):
@@ -43,6 +43,18 @@ class Echo(StreamProtocol):
     def data_received(self, connection: Connection, data: bytes) -> None:
         """Send it back."""
         connection.write(data)
+
+
+class LaboriousEcho(Echo):
+    """An echo that takes its time: else a simulated loop has none between two system calls."""
+
+    def __init__(self, network: SimulatedNetwork) -> None:
+        self.network = network
+
+    def data_received(self, connection: Connection, data: bytes) -> None:
+        """Work, and send it back."""
+        self.network.clock.advance(WORK_S)
+        super().data_received(connection, data)
 
 
 class Farewell(StreamProtocol):
@@ -172,11 +184,11 @@ def hog_and_ping(network: SimulatedNetwork, loop: Reactor) -> None:
     turn in which it comes.
     """
     network.send_buffer_bytes = network.receive_buffer_bytes = 8192
-    listen_tcp(loop, HERE, Echo, limits=Limits(receive_bytes=1024))
+    listen_tcp(loop, HERE, lambda: LaboriousEcho(network), limits=Limits(receive_bytes=1024))
     hog, ping = network.peer(HERE), network.peer(HERE)
     hog.send(bytes(12 * 1024))
     network.call_later(0.002, lambda: ping.send(b"ping 1"))
-    network.call_later(0.005, lambda: ping.send(b"ping 2"))
+    network.call_later(0.004, lambda: ping.send(b"ping 2"))
     network.call_later(0.020, hog.finish)
     network.call_later(0.020, ping.finish)
     network.run(loop)

@@ -53,7 +53,7 @@ def number(value: Any) -> bool:
 
 def mask(value: Any) -> bool:
     """Tell whether this is an interest."""
-    return value in ("", "R", "W", "RW")
+    return text(value) and value in ("", "R", "W", "RW")
 
 
 def ready(value: Any) -> bool:
@@ -68,6 +68,11 @@ def flag(value: Any) -> bool:
     return isinstance(value, bool)
 
 
+def texts(value: Any) -> bool:
+    """Tell whether this is a list of strings."""
+    return isinstance(value, list) and all(map(text, value))
+
+
 def maybe(check: Check) -> Check:
     """Let null through, too."""
     return lambda value: value is None or check(value)
@@ -75,9 +80,9 @@ def maybe(check: Check) -> Check:
 
 WORDS: dict[Check, str] = {
     text: "a text", count: "a whole number, 0 or more", number: "a number", mask: 'one of "", "R", "W", "RW"',
-    ready: "a list of [who, mask]", flag: "true or false",
+    ready: "a list of [who, mask]", flag: "true or false", texts: "a list of texts",
 }  # fmt: skip
-EVERY: dict[str, Check] = {"n": count, "turn": count, "t": number, "kind": text, "who": text, "at": text}
+EVERY: dict[str, Check] = {"n": count, "turn": count, "t": number, "kind": text, "who": text, "at": text, "via": texts}
 MAYBE_TEXT, MAYBE_COUNT, MAYBE_NUMBER = maybe(text), maybe(count), maybe(number)
 FIELDS: dict[str, dict[str, Check]] = {  # by kind; what is missing here has none that matter to us
     "turn": {"sleep_s": MAYBE_NUMBER, "calls": count, "timers": count},
@@ -155,7 +160,7 @@ def _header(line: bytes, whole: bool) -> dict[str, Any]:
     if header.get("trace") != "reactor":
         raise NotATrace('its first line doesn\'t say "trace": "reactor"')
     if header.get("format") != FORMAT:
-        raise NotATrace(f"it is of format {header.get('format')!r}, and this player knows format {FORMAT} alone")
+        raise NotATrace(f"it is of format {header.get('format')!r:.40}, and this player knows format {FORMAT} alone")
     sources = header.setdefault("sources", {})
     if not isinstance(sources, dict) or not all(map(text, sources.values())):
         raise NotATrace('line 1: "sources" must be an object of texts')
@@ -167,6 +172,7 @@ def _header(line: bytes, whole: bool) -> dict[str, Any]:
 
 def _event(line: bytes, n: int) -> Event:
     event, lineno = _json(line, n + 2), n + 2
+    event.setdefault("via", [])
     _check(event, EVERY, "an event", lineno)
     _check(event, FIELDS.get(event["kind"], {}), f"a {event['kind']!r:.40} event", lineno)
     if event["n"] != n:

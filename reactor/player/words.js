@@ -5,13 +5,12 @@
  * Law: a sentence says what has happened, in the words of the system call where there is one, and what follows from it.
  * It may look at the state (after the event) for what the event alone can't say: how much waits, and what for. */
 
-const CALL_OF = { received: "recv(2)", sent: "send(2)", eof: "recv(2)" };
 const MASK_WORDS = { "": "nothing", R: "READ", W: "WRITE", RW: "READ and WRITE" };
 
 const whole = (value) => value.toLocaleString("en");
 const bytes = (value) => `${whole(value)} ${value === 1 ? "byte" : "bytes"}`;
 const some = (value, name) => `${whole(value)} ${name}${value === 1 ? "" : "s"}`;
-const shortName = (callback) => callback.split(".").slice(-2).join(".");
+const shortName = (callback) => callback.replace(/\.<(locals|lambda)>/g, "").split(".").slice(-2).join(".");
 
 /* A duration or a time since the start, with three or four digits that matter. */
 function duration(seconds) {
@@ -58,6 +57,7 @@ const SENTENCES = new Map(Object.entries({
     return `recv(2) gives ${event.who} ${bytes(event.bytes)}.${much}`;
   },
   eof: (event) => `recv(2) gives ${event.who} nothing: the peer's FIN. It will send no more, but may still read.`,
+  fin: (event) => `${event.who} sends its FIN (shutdown(2)): the kernel has all that it will ever write.`,
   sent(event) {
     if (event.bytes < event.offered) {
       return `The kernel takes ${whole(event.bytes)} of ${bytes(event.offered)} from ${event.who}: a partial write. The other ${whole(event.offered - event.bytes)} must wait.`;

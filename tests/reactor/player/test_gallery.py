@@ -1,0 +1,138 @@
+"""The bundled traces are what today's loop does."""
+
+from __future__ import annotations
+
+import json
+import pathlib
+from typing import Any
+
+import pytest
+
+from reactor.player import remake
+from reactor.player.gallery import NAMES, bundled
+from reactor.player.page import page
+from reactor.player.scenarios import SCENARIOS, record
+from tests.support import PROJECT
+
+AGAIN = "what the loop does, or its lines, have changed: python -m reactor.player.remake"
+
+
+def without_python(header: str) -> dict[str, Any]:
+    return {name: value for name, value in json.loads(header).items() if name not in ("python", "version")}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_each_bundled_trace_is_what_the_loop_does_today(name: str, caplog: pytest.LogCaptureFixture) -> None:
+    header, _, events = (remake.GALLERY / f"{name}.jsonl").read_text().partition("\n")
+    header_now, _, events_now = record(SCENARIOS[name]).decode().partition("\n")
+    assert events.splitlines() == events_now.splitlines(), AGAIN
+    assert without_python(header) == without_python(header_now), AGAIN
+
+
+def test_remake_writes_them_all_anew(tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert remake.main(tmp_path) == 0
+    assert {file.stem for file in tmp_path.iterdir()} == set(NAMES)
+    assert "8 traces are in" in capsys.readouterr().err
+
+
+def test_the_gallery_has_all_scenarios_in_their_order() -> None:
+    assert tuple(SCENARIOS) == NAMES
+    assert {file.name for file in remake.GALLERY.iterdir()} == {f"{name}.jsonl" for name in NAMES}
+    assert [trace.header["title"] for trace in bundled()] == [scenario.title for scenario in SCENARIOS.values()]
+
+
+def kinds(name: str) -> list[str]:
+    (trace,) = (trace for trace in bundled() if trace.name == name)
+    return [event["kind"] for event in trace.events]
+
+
+def moments(name: str, kind: str) -> list[dict[str, Any]]:
+    (trace,) = (trace for trace in bundled() if trace.name == name)
+    return [event for event in trace.events if event["kind"] == kind]
+
+
+def test_calm_echo_is_answered_in_the_turn_in_which_it_comes() -> None:
+    (received,), (sent,) = moments("calm-echo", "received"), moments("calm-echo", "sent")
+    assert (received["turn"], received["bytes"]) == (sent["turn"], sent["bytes"])
+    assert not moments("calm-echo", "buffer")
+
+
+def test_partial_write_has_partial_writes_and_one_that_takes_nothing() -> None:
+    sent = [(event["bytes"], event["offered"]) for event in moments("partial-write", "sent")]
+    assert sent == [(3, 10), (2, 7), (5, 5)]
+    assert [event["call"] for event in moments("partial-write", "blocked")] == ["accept", "send"]
+
+
+def test_backpressure_stops_reading_above_the_high_water_mark_and_is_bounded() -> None:
+    held = [event["after"] for event in moments("backpressure", "buffer")]
+    assert 1024 < max(held) <= 1024 + 512
+    assert [event["before"] for event in moments("backpressure", "interest") if event["after"] == "W"]
+    assert sum(event["bytes"] for event in moments("backpressure", "sent")) == 4096
+
+
+def test_half_close_drains_after_the_peers_fin_and_lingers_after_ours() -> None:
+    states = [(event["who"], event["after"]) for event in moments("half-close", "state")]
+    assert states == [
+        ("connection-1", "DRAINING"), ("connection-1", "CLOSED"),
+        ("connection-2", "DRAINING"), ("connection-2", "LINGERING"), ("connection-2", "CLOSED"),
+    ]  # fmt: skip
+    told = kinds("half-close")
+    assert "sent" in told[told.index("eof") :]
+
+
+def test_emfile_rests_the_listener_and_serves_who_is_there() -> None:
+    first, *_ = moments("emfile", "error")
+    assert first["errno"] == "EMFILE"
+    rests = [event for event in moments("emfile", "interest") if event["resting"]]
+    assert {event["who"] for event in rests} == {"listener-1"}
+    assert [event for event in moments("emfile", "sent") if rests[0]["n"] < event["n"] < rests[-1]["n"]]
+    assert len(moments("emfile", "accepted")) == 3
+
+
+def test_a_ping_is_answered_in_its_turn_and_a_hog_gets_one_receive_a_turn() -> None:
+    received = moments("hog-and-ping", "received")
+    hogs = [event["turn"] for event in received if event["who"] == "connection-1"]
+    assert len(hogs) == len(set(hogs)) >= 12
+    pings = [event["turn"] for event in received if event["who"] == "connection-2"]
+    answers = [event["turn"] for event in moments("hog-and-ping", "sent") if event["who"] == "connection-2"]
+    assert pings == answers
+    assert set(pings) <= set(hogs)
+
+
+def test_a_stale_event_is_of_a_number_that_somebody_else_has_by_then() -> None:
+    adopted = {event["who"]: event["fd"] for event in moments("stale-event", "adopted")}
+    stale = [event["who"] for event in moments("stale-event", "stale")]
+    assert stale == ["connection-2", "connection-3"]
+    (connector,) = (event for event in moments("stale-event", "adopted") if event["who"] == "connector-1")
+    assert connector["fd"] == adopted["connection-2"]
+    assert connector["n"] < moments("stale-event", "stale")[0]["n"]
+
+
+def test_timers_without_delay_leave_a_turn_to_io() -> None:
+    fired = [event["turn"] for event in moments("timers-and-io", "timer_fired")]
+    (received,) = moments("timers-and-io", "received")
+    assert min(fired) < received["turn"] < max(fired)
+    assert len(moments("timers-and-io", "timer_cancelled")) == 1
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_each_event_names_the_line_that_made_it(name: str) -> None:
+    """The lines say what the events do, so that a reader sees in the code what the player tells."""
+    says: dict[str, str | tuple[str, ...]] = {
+        "turn": "self._select(sleep_s)", "select": "self._select(sleep_s)", "dispatch": "handler.on_event(mask)",
+        "stale": "if not handler.closed", "adopted": "self.handlers[handler] = None", "accepted": "accept()",
+        "received": "self._recv(", "eof": "self._recv(", "sent": "self._send(", "buffer": "self._pending",
+        "interest": "self._selector.", "timer_set": "self._timers.add(", "timer_fired": "self.guard(timer.fire)",
+        "timer_cancelled": ("cancel()", "callback(*args)"), "fin": "shutdown(socket.SHUT_WR)", "call": "popleft()", "state": "self.state", "closed": "",
+        "fault": "", "blocked": "", "error": "accept()",
+    }  # fmt: skip
+    (trace,) = (trace for trace in bundled() if trace.name == name)
+    for event in trace.events:
+        file, _, number = event["at"].rpartition(":")
+        line = (PROJECT / "reactor" / file).read_text().splitlines()[int(number) - 1]
+        words = says[event["kind"]]
+        assert any(each in line for each in ((words,) if isinstance(words, str) else words)), event
+
+
+def test_the_whole_gallery_is_a_page_that_can_be_sent_by_mail() -> None:
+    assert len(page(bundled()).encode()) < 500_000
