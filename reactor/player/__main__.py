@@ -7,7 +7,6 @@ failed. Nothing but a page that was asked for with `-o -` goes to stdout.
 from __future__ import annotations
 
 import argparse
-import os
 import pathlib
 import sys
 import webbrowser
@@ -31,8 +30,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         say(str(failure))
         return 1
     except BrokenPipeError:  # who reads our output has seen enough
-        with open(os.devnull, "w") as nowhere:  # else the interpreter tries again at its end, and complains
-            os.dup2(nowhere.fileno(), sys.stdout.fileno())
         return 0
     except KeyboardInterrupt:
         return INTERRUPTED
@@ -86,9 +83,10 @@ def remarks(traces: Sequence[Trace]) -> Iterator[str]:
     """Yield what isn't in the page though it was in the file, or should have been."""
     for trace in traces:
         if trace.cut_short:
-            yield f"the last line is broken off, and left out; {len(trace.events):,} events are whole"
+            yield "the last line is broken off, and left out"
         if trace.left_out:
-            yield f"{trace.left_out:,} events are left out: the page has the first {len(trace.events):,}"
+            events = f"{trace.left_out:,} further event" + ("s are" if trace.left_out > 1 else " is")
+            yield f"{events} left out: the page has the first {len(trace.events):,}"
 
 
 def say(text: str) -> None:

@@ -9,14 +9,13 @@ from __future__ import annotations
 import contextlib
 import os
 import pathlib
-import sys
 import tempfile
-from collections.abc import Iterator
 
 from reactor.player.page import MADE_BY_US
 from reactor.player.tracefile import NotATrace, Trace, read
 
 STDIO = "-"
+STDIN, STDOUT = 0, 1  # the descriptors: they may be closed, and then Python has no file for them
 HEAD_BYTES = 200  # of a page, in which it says who has made it
 USUAL_MODE = 0o666
 
@@ -29,7 +28,8 @@ def load(name: str) -> Trace:
     """Read the trace of that name. Raise Failure."""
     try:
         if name == STDIO:
-            return read(sys.stdin.buffer, "standard input")
+            with open(STDIN, "rb", closefd=False) as stdin:
+                return read(stdin, "standard input")
         with open(name, "rb") as file:
             return read(file, pathlib.PurePath(name).stem)
     except NotATrace as error:
@@ -43,8 +43,8 @@ def write(content: str, name: str, *, force: bool) -> pathlib.Path | None:
     data, path = content.encode(), pathlib.Path(name)
     try:
         if name == STDIO:
-            sys.stdout.buffer.write(data)
-            sys.stdout.buffer.flush()
+            with open(STDOUT, "wb", closefd=False) as stdout:
+                stdout.write(data)
             return None
         if path.is_file() and not force and not _is_ours(path):
             raise Failure(f"{name}: it is there already, and no page of the player: use --force, or -o another")

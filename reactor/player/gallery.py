@@ -1,7 +1,7 @@
 """The gallery: short traces that come with the player, each of one thing that a reader of the loop asks about.
 
-Law: they are what a loop really did. `scenarios` has them done, on a simulated network; `remake` writes them; and a test
-does both again and compares.
+Law: they are what a loop really did. `scenarios` has it done, on a simulated network, `remake` writes it down, and a
+test does both again and compares.
 """
 
 from __future__ import annotations

@@ -8,6 +8,7 @@ A scenario's docstring is what the player says about it.
 
 from __future__ import annotations
 
+import functools
 import inspect
 import io
 from collections.abc import Callable
@@ -204,9 +205,10 @@ def stale_event(network: SimulatedNetwork, loop: Reactor) -> None:
     elsewhere = network.peer_server(ELSEWHERE)
     listen_tcp(loop, HERE, lambda: everybody)
     peers = [network.peer(HERE) for _ in range(3)]
-    network.call_later(0.010, lambda: [peer.send(b"it's me") for peer in peers])
+    for peer in peers:
+        network.call_later(0.010, functools.partial(peer.send, b"it's me"))
     network.call_later(0.030, peers[0].finish)
-    network.call_later(0.030, lambda: elsewhere.callers[0].finish())
+    network.call_later(0.030, lambda: elsewhere.callers[0].finish())  # noqa: PLW0108 - nobody has called yet
     network.run(loop)
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from typing import Any, BinaryIO, NamedTuple
+from typing import IO, Any, NamedTuple
 
 FORMAT = 1
 MOST_EVENTS = 100_000  # with more, a browser's step is no longer at once
@@ -113,7 +113,7 @@ WORDS |= {maybe_check: WORDS[check] + ", or null" for maybe_check, check in (
 )}  # fmt: skip
 
 
-def read(file: BinaryIO, name: str) -> Trace:
+def read(file: IO[bytes], name: str) -> Trace:
     """Read a trace in JSON Lines. Raise NotATrace for what isn't one, OSError for what can't be read."""
     first, whole = _line(file, 1)
     if not first:
@@ -133,7 +133,7 @@ def read(file: BinaryIO, name: str) -> Trace:
             left_out += 1
 
 
-def _line(file: BinaryIO, lineno: int) -> tuple[bytes, bool]:
+def _line(file: IO[bytes], lineno: int) -> tuple[bytes, bool]:
     """Return the next line, and whether it is whole."""
     line = file.readline(LINE_BYTES + 1)
     if len(line) > LINE_BYTES:

@@ -81,7 +81,7 @@ def test_what_is_too_much_is_counted_and_left_out(monkeypatch: pytest.MonkeyPatc
         (with_event(who=...), 'line 2: an event needs "who"'),
         (with_event(n=1), "event 0 is expected here, not 1"),
         (with_event(kind="sent"), "line 2: a 'sent' event needs \"bytes\""),
-        (with_event(kind="sent", bytes="3", offered=10), '"bytes" of a \'sent\' event must be a whole number'),
+        (with_event(kind="sent", bytes="3", offered=10), "\"bytes\" of a 'sent' event must be a whole number"),
         (with_event(kind="sent", bytes=True, offered=10), "not True"),
         (with_event(t=float("nan")), '"t" of an event must be a number, not nan'),
         (with_event(t=1e300), "must be a number"),
@@ -105,16 +105,19 @@ def test_what_is_no_trace_is_refused_with_the_line_and_the_reason(content: bytes
 def test_a_field_that_a_kind_needs_is_missed(kind: str, more: dict[str, int]) -> None:
     needed = FIELDS[kind]
     if any(not check(None) for check in needed.values()):
-        assert repr(kind) in refusal(with_event(**{"kind": kind, **{f"_{name}": value for name, value in more.items()}}))
+        assert repr(kind) in refusal(
+            with_event(**{"kind": kind, **{f"_{name}": value for name, value in more.items()}})
+        )
 
 
 @given(st.binary(max_size=200))
 def test_bytes_of_any_kind_are_a_trace_or_refused(content: bytes) -> None:
     for data in (content, trace_file() + content, trace_file(TURN) + content + b"\n"):
         try:
-            assert isinstance(parse(data), Trace)
-        except NotATrace as error:
-            assert "\n" not in str(error)
+            events = parse(data).events
+        except NotATrace:
+            continue
+        assert len(events) <= data.count(b"\n")
 
 
 json_values = st.recursive(

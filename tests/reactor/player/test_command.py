@@ -1,0 +1,252 @@
+"""The command says in one line what came of it, and overwrites nothing that isn't its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import pathlib
+import resource
+import signal
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+
+from reactor.player import __main__ as command
+from reactor.player import files, tracefile
+from reactor.player.page import MADE_BY_US
+from tests.support import PROJECT, trace_file
+
+TURN = ("turn", "", {"sleep_s": None, "calls": 0, "timers": 0})
+NOT_OURS = b"my letters\n"
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> pathlib.Path:
+    """A folder with a trace, in which we are."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "run.jsonl").write_bytes(trace_file(TURN, TURN))
+    return tmp_path
+
+
+def said(capsys: pytest.CaptureFixture[str], *arguments: str, status: int = 0) -> str:
+    """Run the command in this process; return what it says, which is one line on stderr."""
+    assert command.main(arguments) == status
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.count("\n") == err.endswith("\n") == 1
+    return err
+
+
+def run(*arguments: str, **options: Any) -> Any:
+    environment = os.environ | {"PYTHONPATH": str(PROJECT)}
+    line = [sys.executable, "-m", "reactor.player", *arguments]
+    options = {"capture_output": True, "stdin": subprocess.DEVNULL} | options
+    return subprocess.run(line, env=environment, timeout=60, check=False, **options)
+
+
+def is_page(path: pathlib.Path) -> bool:
+    return MADE_BY_US in path.read_text(encoding="utf-8")
+
+
+def test_the_page_is_beside_the_trace(folder: pathlib.Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (folder / "below").mkdir()
+    (folder / "run.jsonl").rename(folder / "below" / "run.jsonl")
+    assert said(capsys, "below/run.jsonl") == f"the page is in {pathlib.Path('below/run.html')}\n"
+    assert is_page(folder / "below" / "run.html")
+
+
+def test_or_where_it_shall_be(folder: pathlib.Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert said(capsys, "run.jsonl", "-o", "other.html") == "the page is in other.html\n"
+    assert is_page(folder / "other.html")
+
+
+def test_the_gallery_is_one_page(folder: pathlib.Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert said(capsys, "--gallery") == "the page is in reactor-gallery.html\n"
+    assert is_page(folder / "reactor-gallery.html")
+
+
+def test_a_trace_comes_from_a_pipe_and_a_page_goes_into_one(folder: pathlib.Path) -> None:
+    through = run("-", "-o", "-", stdin=None, input=(folder / "run.jsonl").read_bytes())
+    assert (through.returncode, through.stderr) == (0, b"")
+    assert MADE_BY_US.encode() in through.stdout
+    with (folder / "run.jsonl").open("rb") as trace:
+        assert run("-", stdin=trace).stderr == b"the page is in reactor-trace.html\n"
+
+
+def test_the_same_input_gives_the_same_page(folder: pathlib.Path) -> None:
+    assert run("run.jsonl", "-o", "-").stdout == run("run.jsonl", "-o", "-").stdout
+
+
+def test_open_shows_it_in_the_browser(
+    folder: pathlib.Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[str] = []
+
+    def show(address: str) -> bool:
+        opened.append(address)
+        return True
+
+    monkeypatch.setattr("webbrowser.open", show)
+    said(capsys, "run.jsonl", "--open")
+    assert opened == [(folder / "run.html").resolve().as_uri()]
+
+
+def test_where_there_is_no_browser_it_says_what_to_do(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("webbrowser.open", lambda address: False)
+    assert command.main(["run.jsonl", "--open"]) == 1
+    assert capsys.readouterr().err.endswith("no browser could be started: open run.html yourself\n")
+
+
+# ---------------------------------------------------------------- files that are there already
+
+
+def test_a_page_of_ours_is_made_anew(folder: pathlib.Path, capsys: pytest.CaptureFixture[str]) -> None:
+    said(capsys, "run.jsonl")
+    (folder / "run.html").write_bytes((folder / "run.html").read_bytes()[:300])
+    said(capsys, "run.jsonl")
+    assert (folder / "run.html").read_text(encoding="utf-8").endswith("</html>\n")
+
+
+def test_anything_else_is_not_unless_by_force(folder: pathlib.Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (folder / "run.html").write_bytes(NOT_OURS)
+    assert "run.html: it is there already, and no page of the player" in said(capsys, "run.jsonl", status=1)
+    assert (folder / "run.html").read_bytes() == NOT_OURS
+    said(capsys, "run.jsonl", "--force")
+    assert is_page(folder / "run.html")
+
+
+def test_the_trace_itself_is_not_overwritten(folder: pathlib.Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = (folder / "run.jsonl").read_bytes()
+    assert "no page of the player" in said(capsys, "run.jsonl", "-o", "run.jsonl", status=1)
+    assert (folder / "run.jsonl").read_bytes() == before
+
+
+def test_a_page_has_the_permissions_of_any_new_file(folder: pathlib.Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = os.umask(0o027)
+    try:
+        said(capsys, "run.jsonl")
+    finally:
+        os.umask(before)
+    assert (folder / "run.html").stat().st_mode & 0o777 == 0o640
+
+
+def test_a_link_stays_one(folder: pathlib.Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (folder / "link.html").symlink_to("real.html")
+    said(capsys, "run.jsonl", "-o", "link.html")
+    assert (folder / "link.html").is_symlink()
+    assert is_page(folder / "real.html")
+
+
+def test_a_disk_that_is_full_leaves_what_was_there(folder: pathlib.Path) -> None:
+    old = f"<!DOCTYPE html>\n{MADE_BY_US}\nthe old one"
+    (folder / "run.html").write_text(old)
+    failed = run("run.jsonl", preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096)))
+    assert failed.returncode == 1
+    assert failed.stderr == b"run.html: it can't be written: File too large; -o names another file\n"
+    assert (folder / "run.html").read_text() == old
+    assert {file.name for file in folder.iterdir()} == {"run.html", "run.jsonl"}
+
+
+def test_a_device_is_written_as_it_is(capsys: pytest.CaptureFixture[str]) -> None:
+    assert said(capsys, "run.jsonl", "-o", "/dev/null") == "the page is in /dev/null\n"
+    assert "No space left on device" in said(capsys, "run.jsonl", "-o", "/dev/full", status=1)
+
+
+# ---------------------------------------------------------------- what can't be done
+
+
+@pytest.mark.parametrize(
+    ("arguments", "why"),
+    [
+        (["nowhere.jsonl"], "nowhere.jsonl: it can't be read: No such file or directory"),
+        (["."], ".: it can't be read: Is a directory"),
+        (["a\0b"], "it can't be read: embedded null byte"),
+        (["run.jsonl", "-o", "."], ".: it can't be written: Is a directory"),
+        (["run.jsonl", "-o", "no/such/page.html"], "it can't be written: No such file or directory"),
+        (["run.jsonl", "-o", "a\0b"], "it can't be written: embedded null byte"),
+        (["run.jsonl", "-o", "x" * 300], "it can't be written: File name too long"),
+        (["letter.txt"], "letter.txt: it can't be played: line 1 isn't JSON"),
+    ],
+)
+def test_what_fails_is_said_in_one_line(
+    folder: pathlib.Path, capsys: pytest.CaptureFixture[str], arguments: list[str], why: str
+) -> None:
+    (folder / "letter.txt").write_bytes(NOT_OURS)
+    assert why in said(capsys, *arguments, status=1)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read anything")
+def test_a_trace_that_may_not_be_read(folder: pathlib.Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (folder / "run.jsonl").chmod(0)
+    assert "it can't be read: Permission denied" in said(capsys, "run.jsonl", status=1)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "why"),
+    [
+        ([], "Either TRACE or --gallery"),
+        (["run.jsonl", "--gallery"], "Either TRACE or --gallery"),
+        (["run.jsonl", "-o", "-", "--open"], "can't be opened"),
+        (["run.jsonl", "--colour"], "unrecognized arguments: --colour"),
+        (["run.jsonl", "--gall"], "unrecognized arguments: --gall"),
+    ],
+)
+def test_what_cannot_be_meant_is_a_usage_error(
+    capsys: pytest.CaptureFixture[str], arguments: list[str], why: str
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        command.main(arguments)
+    assert ended.value.code == 2
+    assert why in capsys.readouterr().err
+
+
+def test_a_trace_of_a_killed_process_is_played_and_it_is_said(
+    folder: pathlib.Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tracefile, "MOST_EVENTS", 1)
+    (folder / "run.jsonl").write_bytes(trace_file(TURN, TURN, TURN)[:-10])
+    assert command.main(["run.jsonl"]) == 0
+    assert capsys.readouterr().err.splitlines() == [
+        "the last line is broken off, and left out",
+        "1 further event is left out: the page has the first 1",
+        "the page is in run.html",
+    ]
+
+
+def test_closed_descriptors_and_pipes_end_it_quietly(folder: pathlib.Path) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    quiet = run("run.jsonl", "-o", "-", capture_output=False, stdout=writer, stderr=subprocess.PIPE)
+    os.close(writer)
+    assert (quiet.returncode, quiet.stderr) == (0, b"")
+    shut = run("run.jsonl", "-o", "-", preexec_fn=lambda: os.close(1))
+    assert (shut.returncode, shut.stderr.count(b"\n")) == (1, 1)
+    assert b"-: it can't be written: Bad file descriptor" in shut.stderr
+    unread = run("-", preexec_fn=lambda: os.close(0))
+    assert (unread.returncode, unread.stderr) == (1, b"-: it can't be read: Bad file descriptor\n")
+
+
+def test_control_c_ends_it_without_a_traceback(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(command, "load", lambda name: signal.raise_signal(signal.SIGINT))
+    assert command.main(["run.jsonl"]) == 130
+    assert capsys.readouterr().err == ""
+
+
+def test_a_header_of_today_is_understood(folder: pathlib.Path) -> None:
+    """What `JsonLines` writes is what `read` reads."""
+    from reactor import Reactor
+    from reactor.sinks import JsonLines
+
+    with JsonLines.open(str(folder / "real.jsonl"), title="A real one") as sink, Reactor(observer=sink) as loop:
+        loop.call_soon(loop.stop)
+        loop.run()
+    trace = files.load("real.jsonl")
+    assert trace.header["title"] == "A real one"
+    assert [event["kind"] for event in trace.events].count("call") == 1
+    assert json.dumps(trace.events)
