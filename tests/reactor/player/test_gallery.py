@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import pathlib
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -53,10 +55,20 @@ def test_each_bundled_trace_is_what_the_loop_does_today(name: str, caplog: pytes
     assert without_python(header) == without_python(header_now), AGAIN
 
 
-def test_remake_writes_them_all_anew(tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert remake.main(tmp_path) == 0
+def test_remake_writes_them_all_anew(tmp_path: pathlib.Path) -> None:
+    command = [sys.executable, "-m", "reactor.player.remake", str(tmp_path)]
+    done = subprocess.run(command, cwd=PROJECT, capture_output=True, timeout=60, check=True)
     assert {file.stem for file in tmp_path.iterdir()} == set(NAMES)
-    assert "8 traces are in" in capsys.readouterr().err
+    assert done.stderr.decode() == f"8 traces are in {tmp_path}\n"
+
+
+def test_remake_writes_the_bundled_ones_if_no_folder_is_named(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.argv", ["remake"])
+    monkeypatch.setattr(remake, "GALLERY", tmp_path)
+    assert remake.main() == 0
+    assert {file.stem for file in tmp_path.iterdir()} == set(NAMES)
 
 
 def test_the_gallery_has_all_scenarios_in_their_order() -> None:
