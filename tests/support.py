@@ -1057,3 +1057,21 @@ def trace_file(*events: tuple[str, str, dict[str, Any]], **header: Any) -> bytes
         turn += kind == "turn"
         lines.append({"n": n, "turn": turn, "t": n / 1000, "kind": kind, "who": who, "at": ""} | fields)
     return b"".join(json.dumps(line).encode() + b"\n" for line in lines)
+
+
+# ---------------------------------------------------------------- a browser
+
+
+@contextlib.contextmanager
+def chromium() -> Iterator[Any]:
+    """The system's Chromium, led by playwright; the test is skipped where either is missing."""
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright isn't installed")
+    names = ("chromium", "chromium-browser", "google-chrome")
+    program = next(filter(None, map(shutil.which, names)), None)
+    if program is None:
+        pytest.skip(f"there is no browser here: none of {', '.join(names)}")
+    options = ["--no-sandbox"] if os.geteuid() == 0 else []  # root has no sandbox to go into
+    with playwright.sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=program, args=options)
+        yield browser
+        browser.close()

@@ -35,7 +35,7 @@ def page(traces: Sequence[Trace]) -> str:
         "made": MADE_BY_US,
         "policy": f"default-src 'none'; script-src '{_digest(script)}'; style-src '{_digest(style)}'; "
         "base-uri 'none'; form-action 'none'",
-        "title": html.escape(traces[0].header["title"] or traces[0].name if len(traces) == 1 else "Gallery"),
+        "title": _as_text(traces[0].header["title"] or traces[0].name if len(traces) == 1 else "Gallery"),
         "style": style,
         "script": script,
         "data": as_data(_document(traces)),
@@ -47,6 +47,11 @@ def as_data(document: Any) -> str:
     """Return JSON in which nothing can end the element that it stands in, nor begin another."""
     plain = json.dumps(document, allow_nan=False, separators=(",", ":"))  # ASCII: also a lone surrogate can be written
     return plain.replace("&", r"\u0026").replace("<", r"\u003c").replace(">", r"\u003e")
+
+
+def _as_text(text: str) -> str:
+    """Return a text as markup has it, in ASCII: it may hold a lone surrogate, which no UTF-8 has."""
+    return html.escape(text).encode("ascii", "xmlcharrefreplace").decode()
 
 
 def _document(traces: Sequence[Trace]) -> dict[str, Any]:

@@ -134,8 +134,8 @@ class Player {
   }
 
   hash() {
-    const trace = this.traces.length > 1 ? `trace=${encodeURIComponent(this.traces[this.chosen].name)}&` : "";
-    return `#${trace}n=${this.n}`;
+    const trace = this.traces.length > 1 ? { trace: this.traces[this.chosen].name } : {};
+    return `#${new URLSearchParams({ ...trace, n: this.n })}`;
   }
 
   /* Go where the address says, as far as it says it. */
@@ -208,12 +208,9 @@ const LETTERS = {
   " ": (player) => player.toggle(),
   "+": (player) => player.changeSpeed(1),
   "-": (player) => player.changeSpeed(-1),
-  p: (player) => player.jump("partial", 1),
-  P: (player) => player.jump("partial", -1),
-  w: (player) => player.jump("pause", 1),
-  W: (player) => player.jump("pause", -1),
-  e: (player) => player.jump("error", 1),
-  E: (player) => player.jump("error", -1),
+  p: (player, by) => player.jump("partial", by),
+  w: (player, by) => player.jump("pause", by),
+  e: (player, by) => player.jump("error", by),
   "[": (player) => player.choose(player.chosen - 1),
   "]": (player) => player.choose(player.chosen + 1),
   t: () => changeTheme(),
@@ -225,12 +222,12 @@ function onKey(player, event) {
   const inSelect = event.target instanceof HTMLSelectElement;
   const onButton = event.target instanceof HTMLElement && event.target.closest("button, summary");
   if (inSelect || (onButton && event.key === " ")) return; // theirs
-  const isArrow = event.key.startsWith("Arrow");
+  const isArrow = event.key.startsWith("Arrow"), letter = event.key.toLowerCase(); // Caps Lock isn't Shift
   const action = KEYS[isArrow && event.shiftKey ? `Shift+${event.key}` : event.key]
-    ?? (byId("letters").checked && Object.hasOwn(LETTERS, event.key) ? LETTERS[event.key] : undefined);
+    ?? (byId("letters").checked ? LETTERS[letter] : undefined);
   if (action === undefined) return;
   event.preventDefault();
-  action(player);
+  action(player, event.shiftKey ? -1 : 1);
 }
 
 const THEMES = ["auto", "light", "dark"];

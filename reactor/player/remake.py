@@ -1,4 +1,4 @@
-"""`python -m reactor.player.remake [FOLDER]`: make the gallery anew, as the loop is today. For whoever changes the loop.
+"""`python -m reactor.player.remake [FOLDER]`: make the gallery anew, as the loop is today. For who changes the loop.
 
 Law: a bundled trace is what today's loop does, line by line. A test plays the scenarios and compares; when it fails
 because a line has moved, this is the answer.

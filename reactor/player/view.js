@@ -378,7 +378,7 @@ class Sources {
   show(at) {
     const [file, number] = [at.slice(0, at.lastIndexOf(":")), Number(at.slice(at.lastIndexOf(":") + 1))];
     const place = byId("source-place"), excerpt = byId("source-lines");
-    if (!at || !this.files.has(file) || !Number.isInteger(number)) {
+    if (!this.files.has(file) || this.lines(file)[number - 1] === undefined) {
       place.replaceChildren(make("span", "none", at ? `${at}: its source isn't here` : "It comes from none of the loop's lines."));
       excerpt.hidden = true;
       return;

@@ -125,7 +125,7 @@ def test_what_is_left_out_is_said_to_the_page() -> None:
 
 
 def test_the_title_is_the_traces_or_its_files_name() -> None:
-    for title, shown in (("A <title>", "A &lt;title&gt;"), ("", "name")):
+    for title, shown in (("A <title>", "A &lt;title&gt;"), ("", "name"), ("\ud800", "&#55296;")):
         assert f"<title>{shown} – one turn at a time</title>" in page([one_event(title=title)])
     assert "<title>Gallery – " in page([one_event(), one_event()])
 
