@@ -217,7 +217,7 @@ function showLane(lane, handler, event, tape) {
   showMeter(lane, handler, tape);
   showHistory(lane.history, handler, event.n, tape);
   const last = tape.events[handler.last];
-  say(lane.last, last ? `event ${whole(last.n)}: ${briefly(last)}` : "");
+  say(lane.last, last ? `${highWater === null ? "" : `event ${whole(last.n)}: `}${briefly(last)}` : "");
   const waits = highWater === null ? "" : `, ${bytes(buffer)} waiting`;
   lane.item.setAttribute("aria-label", `${handler.who}${handler.state ? `, ${handler.state}` : ""}, watched for ${MASK_WORDS[interest]}${waits}`);
 }

@@ -26,14 +26,16 @@ function list(words) {
 }
 
 const SENTENCES = new Map(Object.entries({
-  turn(event) {
+  turn(event, _, state) {
     const begins = `Turn ${whole(event.turn)} begins.`;
     if (event.sleep_s === null) {
       return `${begins} No call waits and no timer is set: select may block until a socket is ready, for ever if need be.`;
     }
     if (event.sleep_s > 0) return `${begins} A timer is due in ${duration(event.sleep_s)}: select may block for so long.`;
-    const why = event.calls ? `${some(event.calls, "queued call")} must run` : "A timer is due, or the loop is to stop";
-    return `${begins} ${why}: select looks, and may not block.`;
+    const isDue = [...state.timers.values()].some((timer) => timer.due_t <= event.t);
+    const why = event.calls ? `${some(event.calls, "queued call")} must run`
+      : isDue ? "A timer is due already" : "The loop is to stop";
+    return `${begins} ${why}: select looks what is ready, and may not block.`;
   },
   select(event) {
     const after = event.slept_s < 5e-7 ? "at once" : `after ${duration(event.slept_s)}`;
@@ -57,7 +59,6 @@ const SENTENCES = new Map(Object.entries({
     return `recv(2) gives ${event.who} ${bytes(event.bytes)}.${much}`;
   },
   eof: (event) => `recv(2) gives ${event.who} nothing: the peer's FIN. It will send no more, but may still read.`,
-  fin: (event) => `${event.who} sends its FIN (shutdown(2)): the kernel has all that it will ever write.`,
   sent(event) {
     if (event.bytes < event.offered) {
       return `The kernel takes ${whole(event.bytes)} of ${bytes(event.offered)} from ${event.who}: a partial write. The other ${whole(event.offered - event.bytes)} must wait.`;
@@ -164,7 +165,7 @@ function interestSentence(event, handler) {
 function sentenceOf(event, state) {
   const say = SENTENCES.get(event.kind);
   const handler = state.handlers.get(event.who) ?? newHandler(event.who);
-  return say ? say(event, handler) : `${event.who || "The loop"}: ${event.kind}.`;
+  return say ? say(event, handler, state) : `${event.who || "The loop"}: ${event.kind}.`;
 }
 
 /* What is said of an event where there is room for a few words only. */

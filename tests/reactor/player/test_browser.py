@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from reactor import narrate
 from reactor.player.gallery import NAMES, bundled
 from reactor.player.page import page as page_of
 from reactor.player.tracefile import Event, Trace, read
@@ -222,6 +223,10 @@ def test_every_event_has_a_sentence_and_its_own_line_of_source(
             assert wrong not in seen["sentence"]
 
 
+def test_there_are_words_for_every_kind_that_a_loop_tells(shared: Any) -> None:
+    assert set(shared.evaluate("[...SENTENCES.keys()]")) == {*narrate.SENTENCES, "ended"}
+
+
 def test_the_question_is_answered_what_happens_when_send_takes_only_half(partial_write: Any) -> None:
     partial_write.keyboard.press("p")
     said = [partial_write.text_content("#sentence")]
@@ -339,10 +344,11 @@ def test_back_is_the_same_as_forward_also_over_snapshots(open_page: Open) -> Non
 
 def test_the_scrubber_goes_where_it_is_put(partial_write: Any) -> None:
     scrubber = partial_write.get_by_role("slider", name="Event")
-    assert scrubber.get_attribute("max") == str(len(events_of("partial-write")) - 1)
+    last = len(events_of("partial-write")) - 1
+    assert scrubber.get_attribute("max") == str(last)
     scrubber.fill("17")
     assert here(partial_write) == 17
-    assert scrubber.get_attribute("aria-valuetext") == "event 17 of 46, turn 2: buffer"
+    assert scrubber.get_attribute("aria-valuetext") == f"event 17 of {last}, turn 2: buffer"
     assert presses(partial_write, "ArrowRight") == [18]  # the scrubber has the focus, and doesn't step twice
 
 
@@ -350,7 +356,7 @@ def test_a_click_into_a_lane_goes_there(partial_write: Any) -> None:
     partial_write.evaluate("player.goTo(10)")
     history = partial_write.locator(".lane[data-who=listener-1] .history")
     box = history.bounding_box()
-    history.click(position={"x": box["width"] * 0.5, "y": 3})
+    history.click(position={"x": box["width"] * 0.51, "y": 3})
     assert here(partial_write) == len(events_of("partial-write")) // 2
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pathlib
+import re
 import resource
 import signal
 import subprocess
@@ -13,9 +14,12 @@ from typing import Any
 
 import pytest
 
+from reactor import Reactor
 from reactor.player import __main__ as command
 from reactor.player import files, tracefile
+from reactor.player.gallery import bundled
 from reactor.player.page import MADE_BY_US
+from reactor.sinks import JsonLines
 from tests.support import PROJECT, trace_file
 
 TURN = ("turn", "", {"sleep_s": None, "calls": 0, "timers": 0})
@@ -244,9 +248,6 @@ def test_control_c_ends_it_without_a_traceback(
 
 def test_a_header_of_today_is_understood(folder: pathlib.Path) -> None:
     """What `JsonLines` writes is what `read` reads."""
-    from reactor import Reactor
-    from reactor.sinks import JsonLines
-
     with JsonLines.open(str(folder / "real.jsonl"), title="A real one") as sink, Reactor(observer=sink) as loop:
         loop.call_soon(loop.stop)
         loop.run()
@@ -254,3 +255,24 @@ def test_a_header_of_today_is_understood(folder: pathlib.Path) -> None:
     assert trace.header["title"] == "A real one"
     assert [event["kind"] for event in trace.events].count("call") == 1
     assert json.dumps(trace.events)
+
+
+def test_the_readme_says_what_the_help_dialog_says_and_what_the_gallery_has() -> None:
+    folder = PROJECT / "reactor" / "player"
+    readme, page = (folder / "README.md").read_text(), (folder / "player.html").read_text()
+    of_readme = [set(re.findall(r"`(.+?)`", row.split(" | ")[0])) for row in re.findall(r"^\| (`.*)$", readme, re.M)]
+    of_dialog = [set(re.findall(r"<kbd>(.+?)</kbd>", row)) for row in re.findall(r"<dt>.*?</dt>", page)]
+    assert of_readme == of_dialog
+    for trace in bundled():
+        assert f"\n| {trace.header['title']} | " in readme
+
+
+def test_the_trace_that_the_readme_records_can_be_played(
+    folder: pathlib.Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (code,) = re.findall(r"```python\n(.*?)```", (PROJECT / "reactor" / "player" / "README.md").read_text(), re.S)
+    monkeypatch.setattr("reactor.Reactor.run", Reactor.turn)
+    monkeypatch.setattr("reactor.listen_tcp", lambda loop, address, factory: loop.call_soon(factory))
+    exec(compile(code, "README.md", "exec"), {"__name__": "readme"})
+    said(capsys, "echo.jsonl")
+    assert "My echo" in (folder / "echo.html").read_text(encoding="utf-8")

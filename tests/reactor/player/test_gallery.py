@@ -32,7 +32,6 @@ LINES_SAY: dict[str, tuple[str, ...]] = {
     "fault": ("self._send(", "accept()"),
     "error": ("accept()",),
     "buffer": ("self._pending",),
-    "fin": ("shutdown(socket.SHUT_WR)",),
     "interest": ("self._selector.",),
     "state": ("self.state",),
     "closed": ("self._tear_down(", "self.handlers.pop("),

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from reactor import narrate
 from reactor.player import tracefile
 from reactor.player.tracefile import FIELDS, LINE_BYTES, NotATrace, Trace, read
 from tests.support import trace_file
@@ -108,6 +109,11 @@ def test_a_field_that_a_kind_needs_is_missed(kind: str, more: dict[str, int]) ->
         assert repr(kind) in refusal(
             with_event(**{"kind": kind, **{f"_{name}": value for name, value in more.items()}})
         )
+
+
+def test_the_fields_of_every_kind_are_known() -> None:
+    without = {"eof", "paused", "resumed"}  # what they say is in their names
+    assert {*FIELDS, *without} == {*narrate.SENTENCES, "ended"}
 
 
 @given(st.binary(max_size=200))
