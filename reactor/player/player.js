@@ -186,8 +186,13 @@ const JUMPS = { partial: "partial write", pause: "read pause", error: "error" };
 function warningsOf(trace) {
   const warnings = [];
   if (!trace.events.length) warnings.push("There is no event in this trace.");
-  if (trace.cut_short) warnings.push("Its last line is broken off: the process was ended while it wrote. What is whole is here.");
-  if (trace.left_out) warnings.push(`${whole(trace.left_out)} further events are left out: the player shows the first ${whole(trace.events.length)}.`);
+  if (trace.cut_short) {
+    warnings.push("Its last line is broken off: the process was ended while it wrote. What is whole is here.");
+  }
+  if (trace.left_out) {
+    const shown = `the player shows the first ${whole(trace.events.length)}`;
+    warnings.push(`${some(trace.left_out, "further event")} left out: ${shown}.`);
+  }
   if (trace.changed.length) {
     warnings.push(`The trace was made with another version of ${list(trace.changed)}: the lines shown may be off.`);
   }

@@ -7,6 +7,7 @@
  * ready list) is shown as far as it matters now, and the rest is counted. */
 
 const MOST_LANES = 24;
+const MANY_LANES = 5;          // with more, each takes less room
 const MOST_ROWS = 12;          // of the ready list and of the timers
 const MOST_CLOSED = 100;
 const WINDOW_EVENTS = 300;     // that a lane's history shows
@@ -153,10 +154,21 @@ function showLanes(state, event, tape) {
     if (parent.children[index] !== lane.item) parent.insertBefore(lane.item, parent.children[index] ?? null);
     showLane(lane, handler, event, tape);
   });
+  parent.classList.toggle("many", shown.length > MANY_LANES);
+  scrollTo(parent, lanes.get(event.who)?.item);
   const left = open.length - shown.length;
   byId("lanes-left").hidden = left === 0;
-  say(byId("lanes-left"), left ? `${whole(left)} more, ${whole(open.length)} in all: those are shown that matter now.` : "");
+  const all = `${whole(open.length)} in all`;
+  say(byId("lanes-left"), left ? `${whole(left)} more, ${all}: those are shown that matter now.` : "");
   showClosed(state, event);
+}
+
+/* Bring one lane into sight, where the lanes scroll by themselves. The page stays where it is. */
+function scrollTo(parent, item) {
+  if (!item || parent.scrollHeight <= parent.clientHeight) return;
+  const [outer, inner] = [parent.getBoundingClientRect(), item.getBoundingClientRect()];
+  if (inner.top < outer.top) parent.scrollTop += inner.top - outer.top;
+  else if (inner.bottom > outer.bottom) parent.scrollTop += inner.bottom - outer.bottom;
 }
 
 /* The event's own first, then who is ready, holds bytes, or did something lately; in their usual order. */
@@ -172,7 +184,8 @@ function mattering(open, state, event) {
 
 function newLane({ who, highWater }) {
   const isSmall = highWater === null;
-  const item = make("li", isSmall ? "lane small" : "lane"), head = make("div", "lane-head"), flow = make("div", "flow");
+  const item = make("div", isSmall ? "lane small" : "lane");
+  const head = make("div", "lane-head"), flow = make("div", "flow");
   const lane = {
     item, who: make("span", "who", who), detail: make("span", "detail"), state: make("span", "state"),
     mask: make("span", "mask"), read: make("b", "R", "R"), write: make("b", "W", "W"),
@@ -219,7 +232,8 @@ function showLane(lane, handler, event, tape) {
   const last = tape.events[handler.last];
   say(lane.last, last ? `${highWater === null ? "" : `event ${whole(last.n)}: `}${briefly(last)}` : "");
   const waits = highWater === null ? "" : `, ${bytes(buffer)} waiting`;
-  lane.item.setAttribute("aria-label", `${handler.who}${handler.state ? `, ${handler.state}` : ""}, watched for ${MASK_WORDS[interest]}${waits}`);
+  const state = handler.state ? `, ${handler.state}` : "";
+  lane.item.setAttribute("aria-label", `${handler.who}${state}, watched for ${MASK_WORDS[interest]}${waits}`);
 }
 
 function showCount(element, word, value, moved) {
@@ -229,7 +243,7 @@ function showCount(element, word, value, moved) {
   element.classList.toggle("moved", moved);
 }
 
-/* The scale goes a little over the high-water mark, unless nothing ever came near it: then to what there was at most. */
+/* The scale goes a little over the high-water mark; if nothing ever came near that, over what there was at most. */
 function scaleOf(handler, tape) {
   const peak = tape.peaks.get(handler.who) ?? 0, high = handler.highWater ?? 0;
   return peak * 4 < high ? Math.max(peak * 1.25, 1) : Math.max(peak, high * 1.15, 1);
@@ -245,11 +259,11 @@ function showMeter(lane, handler, tape) {
   lane.meter.setAttribute("aria-valuemin", "0");
   lane.meter.setAttribute("aria-valuemax", String(Math.round(Math.max(scale, buffer))));
   lane.meter.setAttribute("aria-valuenow", String(buffer));
-  const limit = highWater === null ? "" : ` of ${whole(highWater)} B`;
-  lane.meter.setAttribute("aria-valuetext", `${bytes(buffer)} waiting${limit && `, high-water mark ${bytes(highWater)}`}`);
+  const limit = highWater === null ? "" : `, high-water mark ${bytes(highWater)}`;
+  lane.meter.setAttribute("aria-valuetext", `${bytes(buffer)} waiting${limit}`);
   lane.amountText.hidden = buffer === 0;
   say(lane.amountText, buffer ? `${whole(buffer)} B wait` : "");
-  lane.meter.title = `Send buffer: ${whole(buffer)} B; high-water mark ${highWater === null ? "none" : whole(highWater)}`;
+  lane.meter.title = `Send buffer: ${bytes(buffer)} waiting${limit}`;
 }
 
 /* Which events a lane's history shows: all of a short trace, else those around where we are. */
@@ -316,14 +330,21 @@ function showClosed(state, event) {
   say(details.querySelector("summary"), `${whole(closed.length)} closed`);
   const rows = closed.slice(-MOST_CLOSED).reverse().map((each) => {
     const moved = `${whole(each.bytesIn)} B in, ${whole(each.bytesOut)} B out`;
-    return make("li", "", `${each.who}: ${[each.protocol || each.what, each.where, moved].filter(Boolean).join(" · ")}`);
+    const parts = [each.protocol || each.what, each.where, moved].filter(Boolean);
+    return make("li", "", `${each.who}: ${parts.join(" · ")}`);
   });
   details.querySelector("ul").replaceChildren(...rows);
 }
 
 // ---------------------------------------------------------------- the source
 
-const TOKEN = /("""[\s\S]*?"""|f?"(?:\\.|[^"\\\n])*"|'(?:\\.|[^'\\\n])*')|(#[^\n]*)|\b(False|None|True|and|as|assert|break|class|continue|def|del|elif|else|except|finally|for|from|if|import|in|is|lambda|not|or|pass|raise|return|try|while|with|yield)\b/g;
+const STRING = /"""[\s\S]*?"""|f?"(?:\\.|[^"\\\n])*"|'(?:\\.|[^'\\\n])*'/.source;
+const COMMENT = /#[^\n]*/.source;
+const WORDS = (
+  "False None True and as assert break class continue def del elif else except finally for from if import in is " +
+  "lambda not or pass raise return try while with yield"
+).replaceAll(" ", "|");
+const TOKEN = new RegExp(`(${STRING})|(${COMMENT})|\\b(${WORDS})\\b`, "g");
 const TOKEN_CLASSES = ["token-string", "token-comment", "token-word"];
 
 /* A file's lines, each a list of [class, text]. */
@@ -379,7 +400,8 @@ class Sources {
     const [file, number] = [at.slice(0, at.lastIndexOf(":")), Number(at.slice(at.lastIndexOf(":") + 1))];
     const place = byId("source-place"), excerpt = byId("source-lines");
     if (!this.files.has(file) || this.lines(file)[number - 1] === undefined) {
-      place.replaceChildren(make("span", "none", at ? `${at}: its source isn't here` : "It comes from none of the loop's lines."));
+      const why = at ? `${at}: its source isn't here` : "It comes from none of the loop's lines.";
+      place.replaceChildren(make("span", "none", why));
       excerpt.hidden = true;
       return;
     }
@@ -432,8 +454,8 @@ function showMarks(tape) {
   const svg = byId("marks"), width = 400, count = Math.max(1, tape.events.length - 1);
   svg.setAttribute("viewBox", `0 0 ${width} 12`);
   svg.replaceChildren();
-  const kinds = [["turn", tape.turns, 5, 1], ["pause", tape.jumps.pause, 12, 2], ["partial", tape.jumps.partial, 12, 2], ["error", tape.jumps.error, 12, 2]];
-  for (const [name, numbers, height, thickness] of kinds) {
+  for (const [name, numbers] of [["turn", tape.turns], ...Object.entries(tape.jumps)]) {
+    const [height, thickness] = name === "turn" ? [5, 1] : [12, 2];
     const places = new Set(numbers.map((n) => Math.round((n / count) * width)));
     if (name === "turn" && places.size > width / 2) continue; // nothing but turns: that says nothing
     for (const x of places) {

@@ -10,6 +10,7 @@ const MASK_WORDS = { "": "nothing", R: "READ", W: "WRITE", RW: "READ and WRITE" 
 const whole = (value) => value.toLocaleString("en");
 const bytes = (value) => `${whole(value)} ${value === 1 ? "byte" : "bytes"}`;
 const some = (value, name) => `${whole(value)} ${name}${value === 1 ? "" : "s"}`;
+const waiting = (value) => `${bytes(value)} ${value === 1 ? "waits" : "wait"}`;
 const shortName = (callback) => callback.replace(/\.<(locals|lambda)>/g, "").split(".").slice(-2).join(".");
 
 /* A duration or a time since the start, with three or four digits that matter. */
@@ -29,9 +30,11 @@ const SENTENCES = new Map(Object.entries({
   turn(event, _, state) {
     const begins = `Turn ${whole(event.turn)} begins.`;
     if (event.sleep_s === null) {
-      return `${begins} No call waits and no timer is set: select may block until a socket is ready, for ever if need be.`;
+      return `${begins} No call waits and no timer is set: select may block for ever, until a socket is ready.`;
     }
-    if (event.sleep_s > 0) return `${begins} A timer is due in ${duration(event.sleep_s)}: select may block for so long.`;
+    if (event.sleep_s > 0) {
+      return `${begins} A timer is due in ${duration(event.sleep_s)}: select may block for so long.`;
+    }
     const isDue = [...state.timers.values()].some((timer) => timer.due_t <= event.t);
     const why = event.calls ? `${some(event.calls, "queued call")} must run`
       : isDue ? "A timer is due already" : "The loop is to stop";
@@ -45,12 +48,13 @@ const SENTENCES = new Map(Object.entries({
     return `select returns ${after}. Ready: ${list(named)}.`;
   },
   dispatch: (event) =>
-    `${event.who} is called: on_event(${MASK_WORDS[event.mask]}). The selector's data is the handler itself, so nothing is looked up.`,
+    `The loop calls ${event.who}.on_event(${MASK_WORDS[event.mask]}): what select returns is the handler itself.`,
   stale: (event) =>
     `${event.who} was closed earlier in this batch. What select said of it is stale, and it is skipped.`,
   adopted(event) {
-    const detail = [event.protocol && `with ${event.protocol}`, event.where && `at ${event.where}`, `descriptor ${event.fd}`];
-    return `The loop takes ${event.who} in: a ${event.what} ${detail.filter(Boolean).join(", ")}. Nothing is watched yet.`;
+    const protocol = event.protocol && ` with ${event.protocol}`, where = event.where && `, at ${event.where}`;
+    const what = `a ${event.what}${protocol}${where}, on descriptor ${event.fd}`;
+    return `The loop takes ${event.who} in: ${what}. Nothing is watched yet.`;
   },
   accepted: (event) => `accept(2) gives ${event.who} a caller from its queue: ${event.peer}.`,
   received(event, handler) {
@@ -61,13 +65,15 @@ const SENTENCES = new Map(Object.entries({
   eof: (event) => `recv(2) gives ${event.who} nothing: the peer's FIN. It will send no more, but may still read.`,
   sent(event) {
     if (event.bytes < event.offered) {
-      return `The kernel takes ${whole(event.bytes)} of ${bytes(event.offered)} from ${event.who}: a partial write. The other ${whole(event.offered - event.bytes)} must wait.`;
+      const part = `${whole(event.bytes)} of ${bytes(event.offered)}`, rest = whole(event.offered - event.bytes);
+      return `The kernel takes ${part} from ${event.who}: a partial write. The other ${rest} must wait.`;
     }
     return `The kernel takes all ${bytes(event.bytes)} from ${event.who}.`;
   },
   blocked(event, handler) {
-    if (event.call.startsWith("send")) {
-      return `${event.call}(2) says EAGAIN: the kernel has no room, and takes nothing from ${event.who}. That is normal; ${bytes(event.offered ?? handler.buffer)} must wait.`;
+    if (event.call === "send") {
+      const rest = bytes(event.offered ?? handler.buffer);
+      return `send(2) says EAGAIN: the kernel has no room for ${event.who} now. That is normal; ${rest} must wait.`;
     }
     if (event.call === "accept") return `accept(2) says EAGAIN: nobody else is in ${event.who}'s queue.`;
     return `${event.call}(2) says EAGAIN: there is nothing for ${event.who} now. That is normal: ready was a hint.`;
@@ -76,21 +82,21 @@ const SENTENCES = new Map(Object.entries({
   interest: (event, handler) => interestSentence(event, handler),
   buffer(event, handler) {
     if (event.after === 0 && handler.state === "CLOSED") {
-      return `${bytes(event.before)} that waited in ${event.who}'s send buffer are thrown away: the kernel never had them.`;
+      return `What waited in ${event.who}'s send buffer, ${bytes(event.before)}, is thrown away.`;
     }
     if (event.after === 0) return `${event.who}'s send buffer is empty again: the kernel has everything.`;
     if (event.after < event.before) {
-      return `What the kernel took leaves ${event.who}'s send buffer, and no byte earlier: ${bytes(event.after)} still wait.`;
+      return `What the kernel took leaves ${event.who}'s send buffer, no earlier. ${waiting(event.after)} still.`;
     }
     const high = handler.highWater !== null && event.after > handler.highWater
       ? ` That is above the high-water mark of ${bytes(handler.highWater)}.` : "";
-    return `${bytes(event.after)} ${event.after === 1 ? "waits" : "wait"} in ${event.who}'s send buffer, until the kernel takes them.${high}`;
+    return `${waiting(event.after)} in ${event.who}'s send buffer, until the kernel has room.${high}`;
   },
   state(event) {
     const why = {
       HALF_CLOSED: "it will write no more, but still reads",
       DRAINING: "it reads no more, and delivers what waits",
-      LINGERING: "all is sent and so is our FIN; it waits for the peer's, as closing earlier could destroy what the peer hasn't read",
+      LINGERING: "all is sent, and our FIN. To close before the peer's FIN could destroy what it hasn't read yet",
       CLOSED: "its socket is closed; connection_lost is still to come",
     }[event.after];
     return `${event.who} goes from ${event.before} to ${event.after}${why ? `: ${why}` : ""}.`;
@@ -99,7 +105,7 @@ const SENTENCES = new Map(Object.entries({
   resumed: (event) => `The protocol resumes ${event.who}.`,
   closed(event) {
     const why = event.error === null ? "in order" : `because of an error: ${event.error}`;
-    return `${event.who} is torn down ${why}. It is unregistered, then its descriptor is closed, then its protocol is told.`;
+    return `${event.who} is torn down ${why}. It is unregistered, its socket closed, its protocol told soon.`;
   },
   timer_set: (event) =>
     `${event.who} is set: ${shortName(event.callback)}${ownedBy(event)} in ${duration(event.delay_s)}.`,
@@ -108,7 +114,7 @@ const SENTENCES = new Map(Object.entries({
     return `${event.who} fires, ${late}: ${shortName(event.callback)}${ownedBy(event)}.`;
   },
   timer_cancelled: (event) =>
-    `${event.who} is cancelled (${shortName(event.callback)}${ownedBy(event)}). It is only marked, and leaves the heap later.`,
+    `${event.who} is cancelled, and only marked: ${shortName(event.callback)}${ownedBy(event)} won't be called.`,
   call(event) {
     const why = event.error ? `, with the error: ${event.error}` : "";
     return `A queued call runs: ${shortName(event.callback)}${ownedBy(event)}${why}.`;
@@ -117,7 +123,10 @@ const SENTENCES = new Map(Object.entries({
     const cost = event.owner ? `It costs ${event.owner} and nobody else` : "The loop goes on";
     return `A callback raises ${event.error}. ${cost}.`;
   },
-  dropped: (event) => `A datagram gets no answer from ${event.who} (${event.reason})${event.peer ? `; it was for ${event.peer}` : ""}.`,
+  dropped(event) {
+    const peer = event.peer ? `; its peer is ${event.peer}` : "";
+    return `${some(event.count ?? 1, "datagram")} without an answer from ${event.who}: ${event.reason}${peer}.`;
+  },
   fault: (event) => `In this simulated world something is made to go wrong: ${faultWords(event.fault)}.`,
   ended: (event) => `The trace ends here: ${event.reason}.`,
 }));
@@ -127,7 +136,7 @@ function faultWords(fault) {
   const [, call, number, kind, amount] = /^(\w+)#(\d+)=(\w+):(\d+)$/.exec(fault) ?? [];
   if (!call) return fault;
   if (kind === "short") return `${call} number ${number} moves no more than ${bytes(Number(amount))}`;
-  return kind.startsWith("E") ? `${call} number ${number} fails with ${kind}` : `${call} number ${number}, ${kind} (${amount})`;
+  return `${call} number ${number}${kind.startsWith("E") ? ` fails with ${kind}` : `, ${kind} (${amount})`}`;
 }
 
 const ownedBy = (event) => (event.owner ? ` of ${event.owner}` : "");
@@ -135,7 +144,8 @@ const ownedBy = (event) => (event.owner ? ` of ${event.owner}` : "");
 function interestSentence(event, handler) {
   const { who, before, after } = event;
   if (event.resting) {
-    return `${who} isn't watched for a while: the system is out of something, and only time can help. Whoever calls waits in the kernel's queue.`;
+    const callers = handler.what === "Listener" ? " Who calls waits in the kernel's queue." : "";
+    return `${who} isn't watched for a while: the system is out of something, and only time can help.${callers}`;
   }
   if (!after && handler.state === "CLOSED") {
     return `${who} is unregistered, the first step of its teardown: no event can reach it any more.`;
@@ -145,7 +155,7 @@ function interestSentence(event, handler) {
   const loses = (bit) => before.includes(bit) && !after.includes(bit);
   const parts = [];
   if (gains("W")) {
-    const why = handler.buffer ? `${bytes(handler.buffer)} ${handler.buffer === 1 ? "waits" : "wait"}, so ` : "";
+    const why = handler.buffer ? `${waiting(handler.buffer)}, so ` : "";
     parts.push(`${why}${who} asks for WRITE`);
   }
   if (loses("W")) parts.push(`nothing waits any more, so ${who} asks for WRITE no longer`);

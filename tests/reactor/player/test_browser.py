@@ -235,7 +235,7 @@ def test_the_question_is_answered_what_happens_when_send_takes_only_half(partial
         said.append(partial_write.text_content("#sentence"))
     assert said == [
         "The kernel takes 3 of 10 bytes from connection-1: a partial write. The other 7 must wait.",
-        "7 bytes wait in connection-1's send buffer, until the kernel takes them.",
+        "7 bytes wait in connection-1's send buffer, until the kernel has room.",
         "7 bytes wait, so connection-1 asks for WRITE. Watched now: READ and WRITE.",
     ]
 
@@ -593,7 +593,7 @@ def test_an_empty_trace_says_so(open_page: Open) -> None:
     for key in ("ArrowRight", "Space", "p", "End", "Shift+ArrowLeft"):
         page.keyboard.press(key)
     assert page.text_content("#warning").startswith("There is no event in this trace. Its last line is broken off")
-    assert page.text_content("#warning").endswith("3 further events are left out: the player shows the first 0.")
+    assert page.text_content("#warning").endswith("3 further events left out: the player shows the first 0.")
 
 
 def test_lines_of_another_version_are_said_to_be_off(open_page: Open) -> None:
@@ -626,6 +626,21 @@ def test_of_a_thousand_handlers_those_are_shown_that_matter(open_page: Open) -> 
     page.keyboard.press("End")
     assert page.text_content("#closed summary") == "199 closed"
     assert page.locator("#closed li").count() == 100
+
+
+def test_the_lane_of_the_event_is_in_sight_and_the_page_stays_where_it_is(open_page: Open) -> None:
+    moves: list[Move] = []
+    for number in range(20):
+        fields = {"what": "Connection", "fd": number, "protocol": "", "where": "", "high_water_bytes": 9}
+        moves.append(("adopted", f"connection-{number}", fields))
+    moves += [("dispatch", f"connection-{number}", {"mask": "R"}) for number in (19, 0, 10)]
+    page = open_page([parsed(trace_file(*moves))], "#n=19")
+    for n, number in ((20, 19), (21, 0), (22, 10)):
+        page.evaluate("n => player.goTo(n)", n)
+        lane = page.locator(f"[data-who=connection-{number}]").bounding_box()
+        lanes = page.locator("#lanes").bounding_box()
+        assert lanes["y"] - 1 <= lane["y"] <= lane["y"] + lane["height"] <= lanes["y"] + lanes["height"] + 1
+        assert page.evaluate("scrollY") == 0
 
 
 def test_a_trace_of_a_hundred_thousand_events_can_be_stepped_through(open_page: Open) -> None:
