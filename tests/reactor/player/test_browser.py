@@ -16,7 +16,7 @@ import pytest
 from reactor import narrate
 from reactor.player.gallery import NAMES, bundled
 from reactor.player.page import page as page_of
-from reactor.player.tracefile import Event, Trace, read
+from reactor.player.tracefile import MOST_EVENTS, Event, Trace, read
 from tests.support import PROJECT, chromium, trace_file
 
 TURN: tuple[str, str, dict[str, Any]] = ("turn", "", {"sleep_s": None, "calls": 0, "timers": 0})
@@ -336,10 +336,11 @@ def test_back_is_the_same_as_forward_also_over_snapshots(open_page: Open) -> Non
     count = len(moves)
     assert count > 500 + 50  # there is a snapshot after 500
     walk = f"(steps) => {{ const shown = {SHOWN}; return steps.map((n) => {{ player.goTo(n); return shown(); }}); }}"
-    forward = page.evaluate(walk, [*range(count)])
-    assert page.evaluate(walk, [*range(count)][::-1]) == forward[::-1]
-    jumps = [(n * 617) % count for n in range(300)]
-    assert page.evaluate(walk, jumps) == [forward[n] for n in jumps]
+    near = [*range(460, 540), count - 1]
+    forward = page.evaluate(walk, near)
+    assert page.evaluate(walk, near[::-1]) == forward[::-1]
+    jumps = [(n * 37) % len(near) for n in range(len(near))]
+    assert page.evaluate(walk, [near[n] for n in jumps]) == [forward[n] for n in jumps]
 
 
 def test_the_scrubber_goes_where_it_is_put(partial_write: Any) -> None:
@@ -596,9 +597,9 @@ def test_an_empty_trace_says_so(open_page: Open) -> None:
     assert page.text_content("#warning").endswith("3 further events left out: the player shows the first 0.")
 
 
-def test_lines_of_another_version_are_said_to_be_off(open_page: Open) -> None:
+def test_lines_of_another_version_are_said_to_be_off(shared: Any, open_page: Open) -> None:
     trace = GALLERY["calm-echo"]
-    assert not open_page([trace]).is_visible("#warning")
+    assert not shared.is_visible("#warning")
     other = trace._replace(header=trace.header | {"sources": trace.header["sources"] | {"loop.py": "0" * 12}})
     page = open_page([other])
     assert page.text_content("#warning") == (
@@ -645,14 +646,20 @@ def test_the_lane_of_the_event_is_in_sight_and_the_page_stays_where_it_is(open_p
 
 def test_a_trace_of_a_hundred_thousand_events_can_be_stepped_through(open_page: Open) -> None:
     moves: list[Move] = []
-    for number in range(20_000):
+    for number in range(MOST_EVENTS // 5):
         who = f"connection-{number % 50}"
         moves += [
             ("turn", "", {"sleep_s": None, "calls": 0, "timers": 0}),
-            ("select", "", {"ready": [[who, "R"]], "slept_s": 0}), ("dispatch", who, {"mask": "R", "at": "loop.py:98"}),
-            ("received", who, {"bytes": 1, "asked": 9}), ("sent", who, {"bytes": 1, "offered": 1}),
-        ]  # fmt: skip
-    page = open_page([parsed(trace_file(*moves))], "#n=99999")
+            ("select", "", {"ready": [[who, "R"]], "slept_s": 0}),
+            ("dispatch", who, {"mask": "R"}),
+            ("received", who, {"bytes": 1, "asked": 9}),
+            ("sent", who, {"bytes": 1, "offered": 1}),
+        ]
+    events = [
+        {"n": n, "turn": n // 5 + 1, "t": n / 1e6, "kind": kind, "who": who, "at": "loop.py:98", "via": []} | fields
+        for n, (kind, who, fields) in enumerate(moves)
+    ]
+    page = open_page([GALLERY["calm-echo"]._replace(events=events)], f"#n={MOST_EVENTS}")
     for n in (99_999, 50_003, 50_002, 3, 0):
         page.evaluate("n => player.goTo(n)", n)
         assert (here(page), page.text_content("#turn")) == (n, f"{n // 5 + 1:,}")
