@@ -51,7 +51,7 @@ class Player {
     showState(state, event, this.tape, this.sources);
     this.showControls(event);
     clearTimeout(this.hashTimer);
-    this.hashTimer = setTimeout(() => history.replaceState(null, "", this.hash()), HASH_QUIET_MS);
+    this.hashTimer = setTimeout(() => this.keepHash(), HASH_QUIET_MS);
   }
 
   step(by) {
@@ -133,6 +133,14 @@ class Player {
     }
   }
 
+  keepHash() {
+    try {
+      history.replaceState(null, "", this.hash());
+    } catch {
+      // some browsers refuse it to a file, or in a frame: then the address stays what it was
+    }
+  }
+
   hash() {
     const trace = this.traces.length > 1 ? { trace: this.traces[this.chosen].name } : {};
     return `#${new URLSearchParams({ ...trace, n: this.n })}`;
@@ -160,6 +168,7 @@ function showPlaying(isPlaying) {
 function showTrace(trace, tape, index) {
   const { header } = trace;
   say(byId("title"), header.title || trace.name);
+  document.title = `${header.title || trace.name} – one turn at a time`;
   say(byId("about"), header.about);
   byId("about").hidden = !header.about;
   say(byId("event-count"), whole(Math.max(0, tape.events.length - 1)));
