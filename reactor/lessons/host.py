@@ -1,0 +1,206 @@
+"""What runs in the process of a server under examination: a stage for somebody's `serve`.
+
+Law: nothing that the program does can hurt whoever examines it. It has a process of its own, with bounds on its memory
+and its processor time, and the process ends when the examiner hangs up, whatever the program is doing. The wire
+between the two carries JSON, a line each; what the program prints goes elsewhere.
+
+    examiner ─► {"do": "go"}      ─► `serve` is called with the sockets, in the main thread
+    examiner ◄─ {"event": …}      ◄─ what has become of it
+    examiner ─► {"do": "usage"}   ─► what the process has used so far
+
+Only what a program needs to be called is here; what is asked of it stands in `promises`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+import json
+import os
+import pathlib
+import socket
+import sys
+import threading
+import time
+import types
+from collections.abc import Callable
+from typing import Any
+
+KERNEL_BUFFER_BYTES = 16 * 1024  # of the sockets that are served: small, so that a little traffic fills them
+BACKLOG = 256
+MOST_ARGUMENTS = 5
+MEMORY_BYTES = 2 << 30  # of address space
+PROCESSOR_S = 20
+SPARE_DESCRIPTORS = 8  # left to a server that is to run out of them
+
+
+class Host:
+    """One program on the stage, and the wire to the examiner."""
+
+    __slots__ = ("_call_soon", "_go", "_most", "_wire", "idle_s")
+
+    def __init__(self, wire: socket.socket, idle_s: float, most: int) -> None:
+        self.idle_s = idle_s
+        self._wire, self._most = wire, most
+        self._go = threading.Event()
+        self._call_soon: Callable[..., object] | None = None
+
+    def tell(self, event: str, **fields: object) -> None:
+        """Send one line to the examiner. If it has gone, end."""
+        try:
+            self._wire.sendall(json.dumps({"event": event, **fields}).encode() + b"\n")
+        except OSError:
+            os._exit(0)
+
+    def run(self, path: str, name: str) -> None:
+        """Load the program and call its `serve` when the examiner says so; tell what has become of it."""
+        threading.Thread(target=self.obey, daemon=True).start()
+        try:
+            serve = load(path, name)
+        except BaseException as error:  # SystemExit too: a program that ends on import can't serve
+            self.tell("unusable", why=f"it can't be loaded: {describe(error)}")
+            return
+        if not callable(serve):
+            self.tell("unusable", why="it has no function `serve`")
+            return
+        listener, datagrams = open_sockets()
+        with listener, datagrams:
+            arguments: list[Any] = [listener, datagrams, self.idle_s, self.ready, dialogue]
+            wants = count_arguments(serve)
+            self.tell("ready", tcp=listener.getsockname(), udp=datagrams.getsockname(), wants=wants)
+            self._go.wait()
+            try:
+                serve(*arguments[: min(wants, self._most)])
+            except BaseException as error:
+                self.tell("ended", why=f"`serve` raised {describe(error)}")
+            else:
+                self.tell("ended", why="`serve` returned")
+
+    def ready(self, call_soon_threadsafe: Callable[..., object]) -> None:
+        """What `serve` is given as `ready`."""
+        self._call_soon = call_soon_threadsafe
+
+    def obey(self) -> None:
+        """Do what the examiner says, in a thread of our own, until it hangs up."""
+        orders: dict[str, Callable[[], None]] = {
+            "go": self._go.set, "usage": self.report_usage, "call": self.hand_in, "raise": self.hand_in_trouble,
+            "starve": self.starve,
+        }  # fmt: skip
+        with contextlib.suppress(OSError), self._wire.makefile() as lines:
+            for line in lines:
+                orders[json.loads(line)["do"]]()
+        os._exit(0)
+
+    def report_usage(self) -> None:
+        """Tell processor time, threads beside this one, and memory where there is a /proc to read it from."""
+        usage = {"processor_s": time.process_time(), "threads": threading.active_count() - 1}
+        self.tell("usage", **usage, memory_bytes=resident_bytes())
+
+    def hand_in(self) -> None:
+        """Hand a call in from this thread, and tell when it has run and whether that was in the program's own."""
+        if self._call_soon is None:
+            self.tell("called", how="`ready` has not been called")
+            return
+        here = threading.get_ident()
+        self._call_soon(lambda: self.tell("called", how="here" if threading.get_ident() == here else "there"))
+
+    def hand_in_trouble(self) -> None:
+        """Hand in a call that raises."""
+        if self._call_soon is not None:
+            self._call_soon(trouble)
+        self.tell("handed_in")
+
+    def starve(self) -> None:
+        """Leave the process a few more descriptors, and no more."""
+        import resource  # not on every system: the examiner has looked
+
+        lowest_free = os.dup(0)
+        os.close(lowest_free)
+        hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+        resource.setrlimit(resource.RLIMIT_NOFILE, (lowest_free + SPARE_DESCRIPTORS, hard))
+        self.tell("starved")
+
+
+def load(path: str, name: str) -> Any:
+    """Run the file as a module and return its `serve`, or None. Raise whatever it raises."""
+    sys.path.insert(0, str(pathlib.Path(path).resolve().parent))  # as for a program that is run
+    sys.argv = [path]
+    module = sys.modules[name] = types.ModuleType(name)
+    module.__file__ = path
+    exec(compile(pathlib.Path(path).read_bytes(), path, "exec"), module.__dict__)  # noqa: S102  (that is what we are for)
+    return getattr(module, "serve", None)
+
+
+def count_arguments(serve: Callable[..., object]) -> int:
+    """Return how many positional arguments `serve` takes, MOST_ARGUMENTS for any number of them."""
+    kinds = [parameter.kind for parameter in inspect.signature(serve).parameters.values()]
+    if inspect.Parameter.VAR_POSITIONAL in kinds:
+        return MOST_ARGUMENTS
+    return sum(kind in (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD) for kind in kinds)
+
+
+def open_sockets() -> tuple[socket.socket, socket.socket]:
+    """Return a listening TCP socket and a UDP one, on loopback, any port."""
+    listener = socket.create_server(("127.0.0.1", 0), backlog=BACKLOG)
+    for option in (socket.SO_SNDBUF, socket.SO_RCVBUF):
+        listener.setsockopt(socket.SOL_SOCKET, option, KERNEL_BUFFER_BYTES)  # those that are accepted inherit it
+    datagrams = socket.socket(type=socket.SOCK_DGRAM)
+    datagrams.bind(("127.0.0.1", 0))
+    return listener, datagrams
+
+
+def resident_bytes() -> int | None:
+    """Return how much memory the process really has, None where the system doesn't say."""
+    try:
+        return int(pathlib.Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except OSError:
+        return None
+
+
+def set_bounds() -> None:
+    """Bound the process's memory and processor time, where the system can."""
+    with contextlib.suppress(ImportError, ValueError, OSError):
+        import resource
+
+        resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
+        resource.setrlimit(resource.RLIMIT_CPU, (PROCESSOR_S, PROCESSOR_S))
+
+
+def trouble() -> None:
+    """Raise: the call that is handed in to see what becomes of the others."""
+    raise RuntimeError("this call raises, on purpose")
+
+
+async def dialogue(stream: Any) -> None:
+    """Ask twice, with a pause, and greet: three steps that remember what was said, written from top to bottom."""
+    await stream.write(b"name? ")
+    name = await stream.read()
+    await stream.sleep(0.01)
+    await stream.write(b"town? ")
+    town = await stream.read()
+    await stream.write(b"hello " + name + b" of " + town)
+
+
+def describe(error: BaseException) -> str:
+    """Return an exception in one line, and the line of the program that it comes from, if there is one."""
+    what = f"{type(error).__name__}: {error}"
+    if isinstance(error, SyntaxError):
+        return f"{what.partition(' (')[0]} (line {error.lineno})"
+    here, line, frame = __file__, 0, error.__traceback__
+    while frame is not None:
+        if frame.tb_frame.f_code.co_filename != here:
+            line = line or frame.tb_lineno
+        frame = frame.tb_next
+    return " ".join(what.split()) + (f" (line {line})" if line else "")
+
+
+def main() -> None:
+    """Take the stage: PORT of the examiner, FILE, module NAME, idle seconds, how many arguments to give at the most."""
+    port, path, name, idle_s, most = sys.argv[1:]
+    set_bounds()
+    with socket.create_connection(("127.0.0.1", int(port))) as wire:
+        Host(wire, float(idle_s), int(most)).run(path, name)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,101 @@
+"""Lesson 6: backpressure, by interest that is computed.
+
+Does    above HIGH_WATER_BYTES in the buffer, the client isn't read. Then the kernel's buffers fill too, TCP tells the
+        client's kernel to stop, and a client that never reads has stopped itself. What the selector shall watch for
+        isn't switched on and off in many places: `interest` computes it from what the connection is.
+Fixes   lesson 5, where one client could take all of the memory.
+Breaks  a client that says "I have finished, now I read": it closes its sending half and waits for the rest. This
+        program takes the end of the input for the end of everything, closes, and what still waited is lost. And a
+        client that is torn away (a reset) raises in `recv`, and ends the service for all.
+"""
+
+import contextlib
+import functools
+import selectors
+import socket
+import sys
+from selectors import EVENT_READ as READ
+from selectors import EVENT_WRITE as WRITE
+
+RECEIVE_BYTES = 4096
+HIGH_WATER_BYTES = 64 * 1024
+
+
+class Connection:
+    """A client, and what has yet to be sent to it."""
+
+    def __init__(self, selector: selectors.BaseSelector, sock: socket.socket) -> None:
+        self.selector, self.sock = selector, sock
+        self.waiting = bytearray()
+        self.closed = False
+        sock.setblocking(False)
+        selector.register(sock, READ, self.on_event)
+
+    def on_event(self, mask: int) -> None:
+        """Do what the socket is ready for, and say what to watch for from now on."""
+        if mask & READ:
+            self.receive()
+        if mask & WRITE:
+            self.flush()
+        if not self.closed:
+            self.selector.modify(self.sock, self.interest(), self.on_event)
+
+    def interest(self) -> int:
+        """Say what to watch for: the only place where this is decided."""
+        reading = READ if len(self.waiting) <= HIGH_WATER_BYTES else 0
+        writing = WRITE if self.waiting else 0
+        return reading | writing
+
+    def receive(self) -> None:
+        """Take all that has come, unless too much waits, and send back what the kernel takes."""
+        with contextlib.suppress(BlockingIOError):  # raised when there is no more
+            while self.interest() & READ:
+                data = self.sock.recv(RECEIVE_BYTES)
+                if not data:
+                    self.close()  # the client has left
+                    return
+                self.waiting += data
+                self.flush()
+
+    def flush(self) -> None:
+        """Send what waits, as far as the kernel takes it."""
+        with contextlib.suppress(BlockingIOError):  # it takes nothing now
+            if self.waiting and not self.closed:
+                sent = self.sock.send(self.waiting)
+                del self.waiting[:sent]
+
+    def close(self) -> None:
+        """Forget the client."""
+        self.closed = True
+        self.selector.unregister(self.sock)
+        self.sock.close()
+
+
+def serve(listener: socket.socket) -> None:
+    """Echo for ever."""
+    selector = selectors.DefaultSelector()
+    listener.setblocking(False)
+    selector.register(listener, READ, functools.partial(accept, selector, listener))
+    while True:
+        for key, mask in selector.select():
+            key.data(mask)
+
+
+def accept(selector: selectors.BaseSelector, listener: socket.socket, _mask: int) -> None:
+    """Take one caller in. The selector keeps its connection: `on_event` is the data."""
+    Connection(selector, listener.accept()[0])
+
+
+def main() -> None:
+    """Serve 127.0.0.1 on the port that is given, or 7007, until Ctrl-C."""
+    try:
+        listener = socket.create_server(("127.0.0.1", int(sys.argv[1]) if sys.argv[1:] else 7007))
+    except (ValueError, OverflowError, OSError) as error:
+        sys.exit(f"can't serve there: {error}")
+    with listener, contextlib.suppress(KeyboardInterrupt):
+        print("serving", *listener.getsockname(), flush=True)
+        serve(listener)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,118 @@
+"""Lesson 7: half-close, and states.
+
+Does    TCP has two directions, and each ends on its own. `recv` that returns b"" means that the client sends no more;
+        it may still be reading. So a connection has a state, and there is one table of what leads where:
+
+            state     means                                      goes to
+            OPEN      reading and writing                        DRAINING  the client has sent its end (FIN)
+            DRAINING  reading no more, delivering what waits     CLOSED    all is delivered
+            CLOSED    the socket is closed                       any state gets here when the socket raises
+
+Fixes   lesson 6, which lost what waited when the client had finished sending, and which a reset ended.
+Breaks  nothing of TCP that a quiet day shows. But the echo service is on UDP too (RFC 862), and one thread that is in
+        `select` for TCP can't be in `recvfrom`.
+"""
+
+import contextlib
+import enum
+import functools
+import selectors
+import socket
+import sys
+from selectors import EVENT_READ as READ
+from selectors import EVENT_WRITE as WRITE
+
+RECEIVE_BYTES = 4096
+HIGH_WATER_BYTES = 64 * 1024
+
+
+class State(enum.Enum):
+    """See the table above."""
+
+    OPEN = enum.auto()
+    DRAINING = enum.auto()
+    CLOSED = enum.auto()
+
+
+class Connection:
+    """A client, and what has yet to be sent to it."""
+
+    def __init__(self, selector: selectors.BaseSelector, sock: socket.socket) -> None:
+        self.selector, self.sock = selector, sock
+        self.waiting = bytearray()
+        self.state = State.OPEN
+        sock.setblocking(False)
+        selector.register(sock, READ, self.on_event)
+
+    def on_event(self, mask: int) -> None:
+        """Do what the socket is ready for, and say what to watch for from now on."""
+        try:
+            if mask & READ:
+                self.receive()
+            if mask & WRITE:
+                self.flush()
+        except OSError:  # a reset, or the network has given up: this client's trouble, and nobody else's
+            self.close()
+        if self.state is State.DRAINING and not self.waiting:
+            self.close()
+        if self.state is not State.CLOSED:
+            self.selector.modify(self.sock, self.interest(), self.on_event)
+
+    def interest(self) -> int:
+        """Say what to watch for: the only place where this is decided."""
+        reading = READ if self.state is State.OPEN and len(self.waiting) <= HIGH_WATER_BYTES else 0
+        writing = WRITE if self.waiting else 0
+        return reading | writing
+
+    def receive(self) -> None:
+        """Take all that has come, unless too much waits, and send back what the kernel takes."""
+        with contextlib.suppress(BlockingIOError):  # raised when there is no more
+            while self.interest() & READ:
+                data = self.sock.recv(RECEIVE_BYTES)
+                if not data:
+                    self.state = State.DRAINING
+                self.waiting += data
+                self.flush()
+
+    def flush(self) -> None:
+        """Send what waits, as far as the kernel takes it."""
+        with contextlib.suppress(BlockingIOError):  # it takes nothing now
+            if self.waiting:
+                sent = self.sock.send(self.waiting)
+                del self.waiting[:sent]
+
+    def close(self) -> None:
+        """Forget the client. The kernel sends our FIN behind what it has taken."""
+        self.state = State.CLOSED
+        self.selector.unregister(self.sock)
+        self.sock.close()
+
+
+def serve(listener: socket.socket) -> None:
+    """Echo for ever."""
+    selector = selectors.DefaultSelector()
+    listener.setblocking(False)
+    selector.register(listener, READ, functools.partial(accept, selector, listener))
+    while True:
+        for key, mask in selector.select():
+            key.data(mask)
+
+
+def accept(selector: selectors.BaseSelector, listener: socket.socket, _mask: int) -> None:
+    """Take one caller in. The selector keeps its connection: `on_event` is the data."""
+    Connection(selector, listener.accept()[0])
+
+
+def main() -> None:
+    """Serve 127.0.0.1 on the port that is given, or 7007, until Ctrl-C."""
+    try:
+        listener = socket.create_server(("127.0.0.1", int(sys.argv[1]) if sys.argv[1:] else 7007))
+    except (ValueError, OverflowError, OSError) as error:
+        sys.exit(f"can't serve there: {error}")
+    with listener, contextlib.suppress(KeyboardInterrupt):
+        print("serving", *listener.getsockname(), flush=True)
+        serve(listener)
+
+
+if __name__ == "__main__":
+    main()

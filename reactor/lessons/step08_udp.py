@@ -1,0 +1,126 @@
+"""Lesson 8: UDP beside TCP, in one loop.
+
+Does    a UDP socket is one more descriptor in the selector. It has no connections and no stream: each datagram comes
+        whole or not at all, an empty one is a datagram too, and `sendto` sends it back to where it came from.
+Fixes   lesson 7, which served TCP alone. No second thread is needed: the loop doesn't know what it waits for, it
+        calls what was registered.
+Breaks  when clients go away without a word (a cable pulled, a laptop closed). No FIN ever comes, and the connection
+        stays for ever. The loop knows only sockets; it has no idea of time.
+"""
+
+import contextlib
+import enum
+import functools
+import selectors
+import socket
+import sys
+from selectors import EVENT_READ as READ
+from selectors import EVENT_WRITE as WRITE
+
+RECEIVE_BYTES = 4096
+HIGH_WATER_BYTES = 64 * 1024
+DATAGRAM_BYTES = 65_536  # more than any datagram has
+
+
+class State(enum.Enum):
+    """OPEN: reading and writing. DRAINING: the client has finished, we deliver what waits. CLOSED: gone."""
+
+    OPEN = enum.auto()
+    DRAINING = enum.auto()
+    CLOSED = enum.auto()
+
+
+class Connection:
+    """A client, and what has yet to be sent to it."""
+
+    def __init__(self, selector: selectors.BaseSelector, sock: socket.socket) -> None:
+        self.selector, self.sock = selector, sock
+        self.waiting = bytearray()
+        self.state = State.OPEN
+        sock.setblocking(False)
+        selector.register(sock, READ, self.on_event)
+
+    def on_event(self, mask: int) -> None:
+        """Do what the socket is ready for, and say what to watch for from now on."""
+        try:
+            if mask & READ:
+                self.receive()
+            if mask & WRITE:
+                self.flush()
+        except OSError:  # a reset, or the network has given up: this client's trouble, and nobody else's
+            self.close()
+        if self.state is State.DRAINING and not self.waiting:
+            self.close()
+        if self.state is not State.CLOSED:
+            self.selector.modify(self.sock, self.interest(), self.on_event)
+
+    def interest(self) -> int:
+        """Say what to watch for: the only place where this is decided."""
+        reading = READ if self.state is State.OPEN and len(self.waiting) <= HIGH_WATER_BYTES else 0
+        writing = WRITE if self.waiting else 0
+        return reading | writing
+
+    def receive(self) -> None:
+        """Take all that has come, unless too much waits, and send back what the kernel takes."""
+        with contextlib.suppress(BlockingIOError):  # raised when there is no more
+            while self.interest() & READ:
+                data = self.sock.recv(RECEIVE_BYTES)
+                if not data:
+                    self.state = State.DRAINING
+                self.waiting += data
+                self.flush()
+
+    def flush(self) -> None:
+        """Send what waits, as far as the kernel takes it."""
+        with contextlib.suppress(BlockingIOError):  # it takes nothing now
+            if self.waiting:
+                sent = self.sock.send(self.waiting)
+                del self.waiting[:sent]
+
+    def close(self) -> None:
+        """Forget the client. The kernel sends our FIN behind what it has taken."""
+        self.state = State.CLOSED
+        self.selector.unregister(self.sock)
+        self.sock.close()
+
+
+def serve(listener: socket.socket, datagrams: socket.socket) -> None:
+    """Echo for ever, TCP and UDP."""
+    selector = selectors.DefaultSelector()
+    listener.setblocking(False)
+    selector.register(listener, READ, functools.partial(accept, selector, listener))
+    datagrams.setblocking(False)
+    selector.register(datagrams, READ, functools.partial(echo_datagrams, datagrams))
+    while True:
+        for key, mask in selector.select():
+            key.data(mask)
+
+
+def accept(selector: selectors.BaseSelector, listener: socket.socket, _mask: int) -> None:
+    """Take one caller in. The selector keeps its connection: `on_event` is the data."""
+    Connection(selector, listener.accept()[0])
+
+
+def echo_datagrams(datagrams: socket.socket, _mask: int) -> None:
+    """Send back each datagram that is there. One that can't be sent now is lost: UDP promises nothing."""
+    with contextlib.suppress(OSError):  # no more; or trouble with one of them, and the next turn goes on
+        while True:
+            data, source = datagrams.recvfrom(DATAGRAM_BYTES)
+            datagrams.sendto(data, source)
+
+
+def main() -> None:
+    """Serve 127.0.0.1 on the port that is given, or 7007, until Ctrl-C."""
+    datagrams = socket.socket(type=socket.SOCK_DGRAM)
+    try:
+        listener = socket.create_server(("127.0.0.1", int(sys.argv[1]) if sys.argv[1:] else 7007))
+        datagrams.bind(listener.getsockname())  # TCP and UDP have ports of their own: the same number is free in both
+    except (ValueError, OverflowError, OSError) as error:
+        sys.exit(f"can't serve there: {error}")
+    with listener, datagrams, contextlib.suppress(KeyboardInterrupt):
+        print("serving", *listener.getsockname(), flush=True)
+        serve(listener, datagrams)
+
+
+if __name__ == "__main__":
+    main()

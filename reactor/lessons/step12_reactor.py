@@ -1,0 +1,121 @@
+"""Lesson 12: the same server on the real loop, `reactor`.
+
+Does    what lesson 11 did. The loop, the buffers, the states and the interest come from `reactor`, and what is left
+        here is the service itself: what to answer, when to give up on a client, how to end.
+Fixes   lesson 11, on its bad days: out of descriptors, callers wait in the kernel's queue until there are some again;
+        a call that raises costs a log line; and after our FIN a connection lingers until the client's own, so that no
+        reset destroys the last answers.
+Breaks  the reader's thread of thought, as all callbacks do. A dialogue of three questions is three methods, and what
+        it must remember between them stands in `self`.
+"""
+
+import signal
+import socket
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from reactor import Address, Connection, Datagram, DatagramProtocol, Listener, Reactor, StreamProtocol
+
+GRACE_S = 5.0  # how long the end may wait for clients that read slowly
+
+
+class Echo(StreamProtocol):
+    """One for each connection: send back what comes, and close when nothing has moved for so long."""
+
+    def __init__(self, server: "Server") -> None:
+        self.server = server
+        self.moved_s = server.loop.now()
+
+    def connection_made(self, connection: Connection) -> None:
+        """A caller has been taken in."""
+        self.server.connections.add(connection)
+        self.server.loop.call_later(self.server.idle_s, self.check_idle, connection)
+
+    def data_received(self, connection: Connection, data: bytes) -> None:
+        """What the kernel won't take now, the connection keeps; above its high-water mark it reads no more."""
+        self.moved_s = self.server.loop.now()
+        connection.write(data)
+
+    def drained(self, connection: Connection) -> None:
+        """A slow reader has taken all that waited: it lives."""
+        self.moved_s = self.server.loop.now()
+
+    def check_idle(self, connection: Connection) -> None:
+        """Close if nothing has moved for so long; else look again when that can be so at the earliest."""
+        left_s = self.moved_s + self.server.idle_s - self.server.loop.now()
+        if left_s <= 0:
+            connection.close()
+        elif not connection.closed:
+            self.server.loop.call_later(left_s, self.check_idle, connection)
+
+    def connection_lost(self, connection: Connection, error: Exception | None) -> None:
+        """The last word about a connection, whatever its end."""
+        self.server.forget(connection)
+
+
+class EchoDatagrams(DatagramProtocol):
+    """The same for UDP."""
+
+    def datagram_received(self, endpoint: Datagram, data: bytes, source: Address, path: bytes) -> None:
+        """`path` names the address that was asked, so that the answer comes from there."""
+        endpoint.send(data, source, path)
+
+
+class Server:
+    """The echo service on a loop: whom it serves, and how it ends."""
+
+    def __init__(self, loop: Reactor, listener: socket.socket, datagrams: socket.socket, idle_s: float) -> None:
+        self.loop, self.idle_s = loop, idle_s
+        self.connections: set[Connection] = set()
+        self.stopping = False
+        listener.setblocking(False)
+        datagrams.setblocking(False)
+        self.listener = Listener(loop, listener, lambda: Echo(self))
+        self.endpoint = Datagram(loop, datagrams, EchoDatagrams())
+
+    def stop(self) -> None:
+        """Take no more callers, and end when all clients have their answers, or have had GRACE_S for it."""
+        self.stopping = True
+        self.listener.close()
+        self.endpoint.close()
+        for connection in self.connections:
+            connection.close()
+        self.loop.call_later(GRACE_S, self.loop.stop)
+        if not self.connections:
+            self.loop.stop()
+
+    def forget(self, connection: Connection) -> None:
+        """A client has gone. If we are stopping and it was the last one, that is the end."""
+        self.connections.discard(connection)
+        if self.stopping and not self.connections:
+            self.loop.stop()
+
+
+def serve(
+    listener: socket.socket, datagrams: socket.socket, idle_s: float, ready: Callable[[Callable[..., None]], Any]
+) -> None:
+    """Echo until a signal. `ready` is called once, with the function by which other threads hand in calls."""
+    with Reactor() as loop:
+        server = Server(loop, listener, datagrams, idle_s)
+        for signum in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(signum, server.stop)
+        ready(loop.call_soon_threadsafe)
+        loop.run()
+
+
+def main() -> None:
+    """Serve 127.0.0.1 on the port that is given, or 7007, until Ctrl-C."""
+    datagrams = socket.socket(type=socket.SOCK_DGRAM)
+    try:
+        listener = socket.create_server(("127.0.0.1", int(sys.argv[1]) if sys.argv[1:] else 7007))
+        datagrams.bind(listener.getsockname())
+    except (ValueError, OverflowError, OSError) as error:
+        sys.exit(f"can't serve there: {error}")
+    with listener, datagrams:
+        print("serving", *listener.getsockname(), flush=True)
+        serve(listener, datagrams, idle_s=60.0, ready=lambda call_soon_threadsafe: None)
+
+
+if __name__ == "__main__":
+    main()

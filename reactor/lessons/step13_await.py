@@ -1,0 +1,213 @@
+"""Lesson 13: `async` and `await` on top of `reactor`, in under a hundred lines.
+
+Does    a coroutine is a function that can stop in the middle and go on later. `await` stops it and hands a Future up
+        to its Task; when the future is done, the Task sends the coroutine on. That is all that there is to it, and
+        asyncio is built the same way. The handler is then written from top to bottom: see `echo`, of two lines.
+Fixes   lesson 12, where a dialogue falls apart into callbacks.
+Breaks  nothing that you promised. What asyncio adds: cancelling a task that waits, exceptions that reach whoever
+        awaits a task, groups and locks and queues, TLS, child processes, name look-ups in threads, Windows' IOCP,
+        and a debug mode. What both lack: nobody may block, and a task that never awaits holds up everybody.
+"""
+
+import contextlib
+import signal
+import socket
+import sys
+from collections.abc import Callable, Coroutine, Generator
+from typing import Any
+
+from reactor import Address, Connection, Datagram, DatagramProtocol, Listener, Reactor, StreamProtocol
+
+HIGH_WATER_BYTES = 64 * 1024
+GRACE_S = 5.0
+
+
+class Future:
+    """A result that isn't there yet. One task may await it."""
+
+    def __init__(self) -> None:
+        self.done = False
+        self.result: Any = None
+        self.wake: Callable[[], None] = lambda: None  # the task that waits puts itself here
+
+    def resolve(self, result: Any = None) -> None:
+        """Say that it is there. Only the first time counts."""
+        if not self.done:
+            self.done, self.result = True, result
+            self.wake()
+
+    def __await__(self) -> Generator["Future", None, Any]:
+        """Hand ourselves to the task that runs this coroutine: `await` is made of generators, and this is the yield."""
+        if not self.done:
+            yield self
+        return self.result
+
+
+class Task:
+    """Runs a coroutine: as far as it comes, then on when the future that it awaits is done."""
+
+    def __init__(self, loop: Reactor, coroutine: Coroutine[Future, None, None]) -> None:
+        self.loop, self.coroutine = loop, coroutine
+        loop.call_soon(self.step)
+
+    def step(self) -> None:
+        """Go on to the next await, or to the end. What the coroutine raises, the loop logs."""
+        with contextlib.suppress(StopIteration):
+            self.coroutine.send(None).wake = lambda: self.loop.call_soon(self.step)
+
+
+class Stream(StreamProtocol):
+    """A connection as a coroutine sees it. `Handler` serves one: when it returns, the connection is closed."""
+
+    def __init__(self, server: "Server") -> None:
+        self.server, self.loop = server, server.loop
+        self.received, self.ended = bytearray(), False
+        self.moved = Future()
+
+    async def read(self) -> bytes:
+        """Return what has come, as soon as there is something; b"" at the end. Raise TimeoutError when idle."""
+        while not (self.received or self.ended):
+            await self.movement()
+        data = bytes(self.received)
+        self.received.clear()
+        if not self.ended:
+            self.connection.resume_reading()
+        return data
+
+    async def write(self, data: bytes) -> None:
+        """Send; return when not too much of it waits. Raise TimeoutError if the peer takes none of it."""
+        self.connection.write(data)
+        while self.connection.pending_bytes > HIGH_WATER_BYTES:
+            await self.movement()
+
+    async def sleep(self, delay_s: float) -> None:
+        """Return after so many seconds, while the loop does other things."""
+        awake = Future()
+        self.loop.call_later(delay_s, awake.resolve)
+        await awake
+
+    async def movement(self) -> None:
+        """Return when something has happened on the connection. A time-out is one more that may resolve a future."""
+        self.moved = Future()
+        timer = self.loop.call_later(self.server.idle_s, self.moved.resolve, False)
+        if not await self.moved:
+            raise TimeoutError
+        timer.cancel()
+
+    async def run(self) -> None:
+        """Serve, then close: the one place where a connection's life is written down whole."""
+        with contextlib.suppress(TimeoutError):
+            await self.server.handler(self)
+        self.connection.close()
+
+    def connection_made(self, connection: Connection) -> None:
+        """Start the handler's task."""
+        self.connection = connection
+        self.server.streams.add(self)
+        Task(self.loop, self.run())
+
+    def data_received(self, connection: Connection, data: bytes) -> None:
+        """Keep it for `read`; too much of it, and TCP holds the peer back."""
+        self.received += data
+        if len(self.received) > HIGH_WATER_BYTES:
+            connection.pause_reading()
+        self.moved.resolve(True)
+
+    def end(self) -> None:
+        """Take nothing more in: `read` returns what has come, then b""."""
+        self.ended = True
+        self.connection.pause_reading()
+        self.moved.resolve(True)
+
+    def eof_received(self, connection: Connection) -> bool:
+        """The handler reads to the end, and may go on writing: `run` closes."""
+        self.end()
+        return True
+
+    def drained(self, connection: Connection) -> None:
+        """`write` may go on."""
+        self.moved.resolve(True)
+
+    def connection_lost(self, connection: Connection, error: Exception | None) -> None:
+        """Whoever waits is told: nothing more will come, nothing more can be sent."""
+        self.end()
+        self.server.forget(self)
+
+
+Handler = Callable[[Stream], Coroutine[Future, None, None]]
+
+
+async def echo(stream: Stream) -> None:
+    """Send back what comes, up to the end."""
+    while data := await stream.read():
+        await stream.write(data)
+
+
+class EchoDatagrams(DatagramProtocol):
+    """UDP needs no coroutine: a datagram is a dialogue of one line."""
+
+    def datagram_received(self, endpoint: Datagram, data: bytes, source: Address, path: bytes) -> None:
+        """Send it back."""
+        endpoint.send(data, source, path)
+
+
+class Server:
+    """As in lesson 12, but for the handler."""
+
+    def __init__(self, loop: Reactor, listener: socket.socket, idle_s: float, handler: Handler) -> None:
+        self.loop, self.idle_s, self.handler = loop, idle_s, handler
+        self.streams: set[Stream] = set()
+        self.stopping = False
+        listener.setblocking(False)
+        self.listener = Listener(loop, listener, lambda: Stream(self))
+
+    def stop(self) -> None:
+        """Take no more callers, let each handler come to its end, and wait for them GRACE_S at the most."""
+        self.stopping = True
+        self.listener.close()
+        for stream in self.streams:
+            stream.end()
+        self.loop.call_later(GRACE_S, self.loop.stop)
+        if not self.streams:
+            self.loop.stop()
+
+    def forget(self, stream: Stream) -> None:
+        """A client has gone. If we are stopping and it was the last one, that is the end."""
+        self.streams.discard(stream)
+        if self.stopping and not self.streams:
+            self.loop.stop()
+
+
+def serve(
+    listener: socket.socket,
+    datagrams: socket.socket,
+    idle_s: float,
+    ready: Callable[[Callable[..., None]], Any],
+    handler: Handler = echo,
+) -> None:
+    """Have `handler` serve each connection until a signal, and echo datagrams. `ready` is as in lesson 12."""
+    datagrams.setblocking(False)
+    with Reactor() as loop:
+        server = Server(loop, listener, idle_s, handler)
+        Datagram(loop, datagrams, EchoDatagrams())
+        for signum in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(signum, server.stop)
+        ready(loop.call_soon_threadsafe)
+        loop.run()
+
+
+def main() -> None:
+    """Serve 127.0.0.1 on the port that is given, or 7007, until Ctrl-C."""
+    datagrams = socket.socket(type=socket.SOCK_DGRAM)
+    try:
+        listener = socket.create_server(("127.0.0.1", int(sys.argv[1]) if sys.argv[1:] else 7007))
+        datagrams.bind(listener.getsockname())
+    except (ValueError, OverflowError, OSError) as error:
+        sys.exit(f"can't serve there: {error}")
+    with listener, datagrams:
+        print("serving", *listener.getsockname(), flush=True)
+        serve(listener, datagrams, idle_s=60.0, ready=lambda call_soon_threadsafe: None)
+
+
+if __name__ == "__main__":
+    main()

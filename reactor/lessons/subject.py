@@ -1,0 +1,207 @@
+"""A server under examination: a process with somebody's `serve` in it, and clients to try it with.
+
+Law: everything is bounded. Each wait has a time-out, and whatever happens, the process has ended when the context is
+left. What is found is told in words that a student can use: `Broken` says what was measured, `Unusable` why nothing
+could be.
+"""
+
+from __future__ import annotations
+
+import json
+import pathlib
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from typing import Any, NamedTuple, Self
+
+from reactor.lessons import host
+
+PATIENCE_S = 2.0  # how long an answer may take before it is missing
+START_S = 10.0  # how long Python may take to start, and a program to be loaded
+BOOT = "import sys; sys.path.append(sys.argv.pop(1)); from reactor.lessons.host import main; main()"
+FOLDER = pathlib.Path(host.__file__).parent
+
+
+class Program(NamedTuple):
+    """A file with a `serve` in it, and the module name under which it is loaded."""
+
+    path: str
+    name: str = "student"
+
+
+class Broken(Exception):
+    """A promise isn't kept. The text says what was measured."""
+
+
+class NotMeasured(Exception):
+    """A promise can't be judged here. The text says why."""
+
+
+class Unusable(Exception):
+    """There is nothing to judge. The text says why, in one line."""
+
+
+class Subject:
+    """One program in its process. Raise Unusable when it can't be started; a context manager, which ends the process.
+
+    `idle_s` and at the most `most` arguments are for `serve`; `start_s` is how long the program may take to be loaded.
+    Its clients stay open to the end, or the server would be blamed for what their leaving does to it.
+    """
+
+    __slots__ = (
+        "_addresses", "_arguments", "_clients", "_lines", "_process", "_program", "_start_s", "_started", "_wire", "wants",
+    )  # fmt: skip
+
+    def __init__(self, program: Program, idle_s: float, most: int, start_s: float = START_S) -> None:
+        self._program, self._start_s = program, start_s
+        self._arguments = [str(idle_s), str(most)]
+        self._clients: list[socket.socket] = []
+        self._started = False
+
+    def __enter__(self) -> Self:
+        """Start the process and wait until the program is loaded. It serves from the first `tcp` or `go` on."""
+        with socket.create_server(("127.0.0.1", 0)) as door:
+            door.settimeout(START_S)
+            arguments = [str(door.getsockname()[1]), self._program.path, self._program.name, *self._arguments]
+            self._process = subprocess.Popen(
+                [sys.executable, "-P", "-c", BOOT, str(FOLDER.parent.parent), *arguments],  # noqa: S603  (our Python)
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+            )
+            self._wire, _address = door.accept()
+        self._wire.settimeout(self._start_s)
+        self._lines = self._wire.makefile()
+        try:
+            self._meet()
+        except Unusable:
+            self.close()
+            raise
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        """End the process, whatever it is doing."""
+        self.close()
+
+    def _meet(self) -> None:
+        try:
+            said = self._read()
+        except TimeoutError:
+            raise Unusable(
+                f"it was still being loaded after {self._start_s:g} s: `serve` must be all that runs"
+            ) from None
+        if said.get("event") != "ready":
+            raise Unusable(said.get("why") or f"it ended the process while it was loaded ({self.status()})")
+        self._addresses = {"tcp": tuple(said["tcp"]), "udp": tuple(said["udp"])}
+        self.wants: int = said["wants"]
+        self._wire.settimeout(PATIENCE_S)
+
+    def close(self) -> None:
+        """Hang up: the process ends by itself, or is killed."""
+        self.hang_up()
+        self._lines.close()
+        self._wire.close()
+        try:
+            self._process.wait(PATIENCE_S)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+
+    def _read(self) -> dict[str, Any]:
+        """Return the next line from the process, {} when it has ended. Raise TimeoutError."""
+        try:
+            said: dict[str, Any] = json.loads(self._lines.readline() or "{}")
+        except ConnectionError:
+            return {}
+        return said
+
+    def order(self, do: str, answer: str) -> dict[str, Any]:
+        """Have the host do something and return what it says. Raise Broken when it doesn't."""
+        self.go()
+        try:
+            self._wire.sendall(json.dumps({"do": do}).encode() + b"\n")
+            said = self._read()
+        except TimeoutError:
+            raise Broken(f"for {PATIENCE_S:g} s it didn't come to its threads' turn") from None
+        except OSError:
+            said = {}
+        if said.get("event") != answer:
+            raise Broken(self._epitaph(said))
+        return said
+
+    def go(self) -> None:
+        """Have `serve` called, if it hasn't been."""
+        if not self._started:
+            self._started = True
+            self._wire.sendall(b'{"do": "go"}\n')
+
+    def tcp(self, buffer_bytes: int | None = None) -> socket.socket:
+        """Return a connected client with a time-out. `buffer_bytes`: what its kernel may hold for it, each way."""
+        self.go()
+        client = self._client(socket.SOCK_STREAM)
+        client.settimeout(PATIENCE_S)
+        if buffer_bytes is not None:
+            for option in (socket.SO_RCVBUF, socket.SO_SNDBUF):  # before connecting: tcp(7)
+                client.setsockopt(socket.SOL_SOCKET, option, buffer_bytes)
+        try:
+            client.connect(self._addresses["tcp"])
+        except OSError as error:
+            raise Broken(f"a client couldn't connect: {error.strerror or error}") from None
+        client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        return client
+
+    def udp(self) -> socket.socket:
+        """Return a UDP socket with the server as its peer, and a time-out."""
+        client = self._client(socket.SOCK_DGRAM)
+        client.settimeout(PATIENCE_S)
+        client.connect(self._addresses["udp"])
+        return client
+
+    def _client(self, kind: socket.SocketKind) -> socket.socket:
+        client = socket.socket(type=kind)
+        self._clients.append(client)
+        return client
+
+    def hang_up(self) -> None:
+        """Close all clients."""
+        for client in self._clients:
+            client.close()
+
+    def terminate(self) -> None:
+        """Send SIGTERM. Raise NotMeasured where there is none."""
+        if sys.platform == "win32":
+            raise NotMeasured("this system has no SIGTERM to send")
+        self._process.send_signal(signal.SIGTERM)
+
+    def outcome(self) -> str:
+        """Wait for the end and return what was said at it. Raise Broken when it doesn't come."""
+        try:
+            said = self._read()
+            if said.get("event") == "ended":
+                return str(said["why"])
+            return self.status()
+        except TimeoutError:
+            raise Broken(f"the server still runs {PATIENCE_S:g} s later") from None
+
+    def status(self) -> str:
+        """Say how the process has ended, once it has hung up."""
+        code = self._process.wait(PATIENCE_S)
+        return f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit status {code}"
+
+    def obituary(self) -> str:
+        """Return "; …" if the server has ended, else nothing."""
+        self._wire.settimeout(0.05)
+        try:
+            said = self._read()
+        except OSError:  # a time-out: it hasn't
+            return ""
+        return f"; {self._epitaph(said)}"
+
+    def _epitaph(self, said: dict[str, Any]) -> str:
+        why = said["why"] if said.get("event") == "ended" else self.status()
+        return f"the server has ended: {why}"
+
+
+Check = Callable[[Subject], str]  # returns what was measured, or raises Broken with it, or NotMeasured
