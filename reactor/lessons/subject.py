@@ -20,6 +20,7 @@ from reactor.lessons import host
 
 PATIENCE_S = 2.0  # how long an answer may take before it is missing
 START_S = 10.0  # how long Python may take to start, and a program to be loaded
+RETURNED = "`serve` returned"  # what the host says of an orderly end
 BOOT = "import sys; sys.path.append(sys.argv.pop(1)); from reactor.lessons.host import main; main()"
 FOLDER = pathlib.Path(host.__file__).parent
 
@@ -51,22 +52,23 @@ class Subject:
     """
 
     __slots__ = (
-        "_addresses", "_arguments", "_clients", "_lines", "_process", "_program", "_start_s", "_started", "_wire", "wants",
+        "_addresses", "_arguments", "_clients", "_lines", "_process", "_program", "_start_s", "_started",
+        "_terminated", "_told", "_wire", "wants",
     )  # fmt: skip
 
     def __init__(self, program: Program, idle_s: float, most: int, start_s: float = START_S) -> None:
         self._program, self._start_s = program, start_s
         self._arguments = [str(idle_s), str(most)]
         self._clients: list[socket.socket] = []
-        self._started = False
+        self._started = self._terminated = self._told = False
 
     def __enter__(self) -> Self:
         """Start the process and wait until the program is loaded. It serves from the first `tcp` or `go` on."""
         with socket.create_server(("127.0.0.1", 0)) as door:
             door.settimeout(START_S)
             arguments = [str(door.getsockname()[1]), self._program.path, self._program.name, *self._arguments]
-            self._process = subprocess.Popen(
-                [sys.executable, "-P", "-c", BOOT, str(FOLDER.parent.parent), *arguments],  # noqa: S603  (our Python)
+            self._process = subprocess.Popen(  # noqa: S603  (our own Python)
+                [sys.executable, "-P", "-c", BOOT, str(FOLDER.parent.parent), *arguments],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
@@ -173,6 +175,7 @@ class Subject:
         """Send SIGTERM. Raise NotMeasured where there is none."""
         if sys.platform == "win32":
             raise NotMeasured("this system has no SIGTERM to send")
+        self._terminated = True
         self._process.send_signal(signal.SIGTERM)
 
     def outcome(self) -> str:
@@ -191,15 +194,17 @@ class Subject:
         return f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit status {code}"
 
     def obituary(self) -> str:
-        """Return "; …" if the server has ended, else nothing."""
+        """Return "; …" if the server has ended without being asked to, and that hasn't been told; else nothing."""
         self._wire.settimeout(0.05)
         try:
             said = self._read()
         except OSError:  # a time-out: it hasn't
             return ""
-        return f"; {self._epitaph(said)}"
+        asked = self._terminated and said.get("why") == RETURNED
+        return "" if self._told or asked else f"; {self._epitaph(said)}"
 
     def _epitaph(self, said: dict[str, Any]) -> str:
+        self._told = True
         why = said["why"] if said.get("event") == "ended" else self.status()
         return f"the server has ended: {why}"
 

@@ -1,0 +1,328 @@
+"""The checks: each judges a running server by one promise, from outside.
+
+Law: a server is judged by what it does on real sockets, never by how it is written. Each check returns what it has
+measured, or raises `Broken` with it. None is decided by how fast a machine is, but by what came back, how much was
+taken, in what order, or against another measurement of the same moment.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import socket
+import statistics
+import time
+from typing import Any
+
+from reactor.lessons.clients import (
+    HOG_WINDOW_BYTES,
+    UNFAIR_BYTES,
+    Flow,
+    ask,
+    compare,
+    expect_all,
+    expect_datagram,
+    expect_end,
+    hear,
+    pattern,
+    push,
+    readable,
+    receive_or_send,
+    settle,
+)
+from reactor.lessons.subject import PATIENCE_S, RETURNED, Broken, NotMeasured, Subject
+from reactor.sockets import reset_on_close
+
+SHORT_IDLE_S = 0.3  # the time-out of a server whose time-outs are looked at
+MANY_CLIENTS = 40
+WINDOW_S = 0.25  # over which processor time is measured
+MOST_SHARE = 0.1  # of a processor, for a server that has nothing to do
+SLOW_BYTES = 256 * 1024  # to a client that doesn't read at first
+ENDLESS_BYTES = 8 * 1024 * 1024  # from a client that never reads: whoever takes all this has no bound
+UNREAD_BYTES = 60 * 1024  # more than the kernel's buffers hold here, less than a high-water mark of 64 KiB
+SMALL_BYTES = 4096  # of a client's receive buffer
+HOG_RECEIVE_BYTES = 256 * 1024
+HOG_ROUNDS = 20
+WAITING_DATAGRAMS = 40
+CALLERS = 16  # more than there are descriptors left
+AT_ONCE_S = 0.02  # and twenty pings: a call that a wake-up brings is as quick as an answer
+
+
+def bytes_come_back(subject: Subject) -> str:
+    """All 256 values, one by one and in pieces of several sizes, then the server's FIN after the client's."""
+    data = bytes(range(256))
+    client = subject.tcp()
+    for value in data:
+        ask(client, bytes([value]))
+    for size in (2, 255, 1000, 4095, 4096, 4097):
+        ask(client, (data * 20)[:size])
+    client.shutdown(socket.SHUT_WR)
+    expect_end(client, "a client that had finished")
+    return "256 single bytes and 6 pieces of up to 4,097 came back as they were sent"
+
+
+def second_client(subject: Subject) -> str:
+    """A silent client holds up nobody."""
+    first, second = subject.tcp(), subject.tcp()
+    ask(first)
+    began_s = time.monotonic()
+    second.sendall(b"me too")
+    if readable(second, PATIENCE_S):
+        return f"the second client had its answer after {(time.monotonic() - began_s) * 1e3:.1f} ms"
+    first.close()
+    began_s = time.monotonic()
+    came = readable(second, PATIENCE_S)
+    then = f"it came {(time.monotonic() - began_s) * 1e3:.1f} ms after that had left" if came else "nor afterwards"
+    raise Broken(f"the second client had no answer for {PATIENCE_S:g} s, while the first was connected; {then}")
+
+
+def no_thread_each(subject: Subject) -> str:
+    """Clients that only wait cost no thread."""
+    ask(subject.tcp())
+    before = subject.order("usage", "usage")
+    for _ in range(MANY_CLIENTS):
+        ask(subject.tcp())
+    after = subject.order("usage", "usage")
+    threads = after["threads"] - before["threads"]
+    measured = f"{MANY_CLIENTS} more clients: {threads} more threads, {growth(before, after)}"
+    if threads >= MANY_CLIENTS // 2:
+        raise Broken(f"{measured}; 10,000 clients would be {10_000 * threads // MANY_CLIENTS:,} threads")
+    return measured
+
+
+def idle_is_free(subject: Subject) -> str:
+    """Connected clients that say nothing cost no processor time."""
+    ask(subject.tcp())
+    ask(subject.tcp())
+    share = busy_share(subject)
+    measured = f"with two silent clients it used {share:.0%} of a processor"
+    if share > MOST_SHARE:
+        raise Broken(measured)
+    return measured
+
+
+def slow_reader(subject: Subject) -> str:
+    """A client that doesn't read for a while gets everything in the end."""
+    data = pattern(SLOW_BYTES)
+    other, client = subject.tcp(), subject.tcp(SMALL_BYTES)
+    sent = push(client, data, other)
+    unread = sent
+    settle(other)
+    came = bytearray()
+    while len(came) < len(data) and (piece := receive_or_send(client, data[sent:])) is not None:
+        sent += piece if isinstance(piece, int) else 0
+        came += piece if isinstance(piece, bytes) else b""
+    measured = f"of {sent:,} bytes, {unread:,} of them sent before any was read, {len(came):,} came back"
+    if len(came) < len(data):
+        raise Broken(measured)
+    compare(data, bytes(came))
+    return measured
+
+
+def bounded_memory(subject: Subject) -> str:
+    """A client that sends and never reads is stopped."""
+    other, client = subject.tcp(), subject.tcp(SMALL_BYTES)
+    ask(other)
+    before = subject.order("usage", "usage")
+    taken = push(client, bytes(ENDLESS_BYTES), other)
+    settle(other)
+    grown = growth(before, subject.order("usage", "usage"))
+    if taken >= ENDLESS_BYTES:
+        raise Broken(f"it took all of {taken:,} bytes from a client that read none of the answers: {grown}")
+    return f"a client that read none of the answers was stopped after {taken:,} bytes: {grown}"
+
+
+def half_close(subject: Subject) -> str:
+    """A client that has finished sending still gets the whole answer, and then the server's end."""
+    data = pattern(UNREAD_BYTES)
+    other, client = subject.tcp(), subject.tcp(SMALL_BYTES)
+    sent = push(client, data, other)
+    client.shutdown(socket.SHUT_WR)
+    settle(other)
+    return expect_all(client, data[:sent], "sent before the client's end (FIN)")
+
+
+def reset_costs_one(subject: Subject) -> str:
+    """A client that is torn away, with and without answers under way, ends nothing but itself."""
+    other = subject.tcp()
+    for size in (4, UNREAD_BYTES):
+        client = subject.tcp(SMALL_BYTES)
+        ask(client)
+        push(client, bytes(size), other)
+        reset_on_close(client)
+        client.close()
+        settle(other)
+    ask(subject.tcp())
+    return "two clients were torn away (RST); those beside and after them were served"
+
+
+def udp_beside_tcp(subject: Subject) -> str:
+    """Datagrams come back whole, the empty one too, and TCP goes on."""
+    client = subject.udp()
+    numbers = {number.to_bytes(2, "big") for number in range(WAITING_DATAGRAMS)}
+    for number in numbers:
+        client.send(number)
+    beside = subject.tcp()  # from here on it serves
+    ask(beside)
+    came: set[bytes] = set()
+    while len(came) < len(numbers):
+        came.add(expect_datagram(client, f"datagram {len(came) + 1} of {len(numbers)} that waited when it began"))
+    if came != numbers:
+        raise Broken("what came back in datagrams is not what was sent")
+    for size in (0, 1, 1400, 9000):
+        client.send(bytes(size))
+        if len(expect_datagram(client, f"a datagram of {size:,} bytes")) != size:
+            raise Broken(f"a datagram of {size:,} bytes came back with another length")
+        ask(beside)
+    return (
+        f"{len(came)} datagrams that waited when it began came back, then others of up to 9,000 bytes and an empty one"
+    )
+
+
+def idle_is_closed(subject: Subject) -> str:
+    """Who says nothing is closed when the time is up; who goes on isn't."""
+    silent, talker = subject.tcp(), subject.tcp()
+    ask(silent)
+    silent_s = spoke_s = time.monotonic()
+    ask(talker)
+    while not readable(silent, SHORT_IDLE_S / 6):
+        now_s = time.monotonic()
+        if now_s - silent_s > 4 * SHORT_IDLE_S:
+            raise Broken(
+                f"a client was still connected after {now_s - silent_s:.1f} s of silence, not {SHORT_IDLE_S} s"
+            )
+        if now_s - spoke_s > SHORT_IDLE_S / 2:
+            raise NotMeasured(
+                f"this machine is too busy: the client that shall go on was held up for {now_s - spoke_s:.2f} s"
+            )
+        spoke_s = now_s
+        ask(talker)
+    closed_s = time.monotonic() - silent_s
+    ask(talker)
+    measured = f"with a time-out of {SHORT_IDLE_S} s, a silent client was closed after {closed_s:.2f} s"
+    if closed_s < SHORT_IDLE_S * 0.9:
+        raise Broken(f"{measured}: too early")
+    return f"{measured}, one that went on wasn't"
+
+
+def hog_and_ping(subject: Subject) -> str:
+    """Somebody who sends without a pause doesn't keep the others waiting."""
+    hog, ping = subject.tcp(HOG_RECEIVE_BYTES), subject.tcp()
+    ask(hog)
+    ask(ping)
+    flow, worst = Flow(hog), 0
+    for _ in range(HOG_ROUNDS):
+        flow.move(HOG_WINDOW_BYTES)  # well under way
+        ping.send(b"?")
+        worst = max(worst, flow.until(ping))
+        if worst > UNFAIR_BYTES:
+            raise Broken(f"{worst:,} bytes of a hog's were echoed before somebody else's single byte had its turn")
+    return f"at most {worst:,} bytes of a hog's came between a ping and its answer, in {HOG_ROUNDS} tries"
+
+
+def orderly_end(subject: Subject) -> str:
+    """SIGTERM: what has been received is answered, clients see an orderly end, and the server returns."""
+    data = pattern(UNREAD_BYTES)
+    other, client = subject.tcp(), subject.tcp(SMALL_BYTES)
+    sent = push(client, data, other)
+    settle(other)
+    subject.terminate()
+    measured = expect_all(client, data[:sent], "received before SIGTERM")
+    expect_end(other, "a client with nothing under way")
+    subject.hang_up()
+    outcome = subject.outcome()
+    if outcome != RETURNED:
+        raise Broken(f"{measured}; but then: {outcome}")
+    return f"{measured}; {RETURNED}"
+
+
+def thread_wakes_loop(subject: Subject) -> str:
+    """A call handed in from another thread runs at once, on the loop's own thread."""
+    client = subject.tcp()
+    calls_s, pings_s = [], []
+    for _ in range(9):
+        began_s = time.monotonic()
+        ask(client)
+        asked_s = time.monotonic()
+        how = subject.order("call", "called")["how"]
+        if how != "there":
+            raise Broken("the call was made by the thread that handed it in" if how == "here" else how)
+        calls_s.append(time.monotonic() - asked_s)
+        pings_s.append(asked_s - began_s)
+    call_s, ping_s = statistics.median(calls_s), statistics.median(pings_s)
+    measured = (
+        f"the sleeping loop made a call {call_s * 1e3:.1f} ms after it was handed in (a ping: {ping_s * 1e3:.1f} ms)"
+    )
+    if call_s > AT_ONCE_S + 20 * ping_s:
+        raise Broken(measured)
+    return measured
+
+
+def descriptors_run_out(subject: Subject) -> str:
+    """With no descriptor left, those who are connected are served, no processor burns, and later there's room again."""
+    if importlib.util.find_spec("resource") is None:
+        raise NotMeasured("this system has no limit on descriptors that could be lowered")
+    first = subject.tcp()
+    ask(first)
+    subject.order("starve", "starved")
+    crowd = [subject.tcp() for _ in range(CALLERS)]
+    settle(first)
+    share = busy_share(subject)
+    settle(first)
+    for client in crowd:
+        client.close()
+    ask(subject.tcp())
+    measured = f"{CALLERS} callers for a few descriptors: the first client was served, {share:.0%} of a processor used"
+    if share > MOST_SHARE:
+        raise Broken(measured)
+    return f"{measured}; when they had left, a new one was served"
+
+
+def raising_call(subject: Subject) -> str:
+    """A call that raises ends itself only."""
+    client = subject.tcp()
+    ask(client)
+    subject.order("raise", "handed_in")
+    settle(client)
+    return "a call that was handed in raised, and clients were served as before"
+
+
+def talking_at_the_end(subject: Subject) -> str:
+    """A client that still sends when the server closes gets its answers all the same: no reset destroys them."""
+    data = pattern(UNREAD_BYTES)
+    other, client = subject.tcp(), subject.tcp(SMALL_BYTES)
+    sent = push(client, data, other)
+    settle(other)
+    subject.terminate()
+    expect_end(other, "a client with nothing under way")  # it has begun to end
+    client.sendall(b"and another thing")
+    return expect_all(client, data[:sent], "received before SIGTERM")
+
+
+def dialogue(subject: Subject) -> str:
+    """Two clients at once are led through a dialogue by a coroutine of the examiner's."""
+    ann, bob = subject.tcp(), subject.tcp()
+    for client in (ann, bob):
+        hear(client, b"name? ")
+    for client, name in ((bob, b"Bob"), (ann, b"Ann")):
+        client.sendall(name)
+    for client in (ann, bob):
+        hear(client, b"town? ")
+        client.sendall(b"Ulm")
+    expect_all(bob, b"hello Bob of Ulm", "of a greeting")
+    expect_all(ann, b"hello Ann of Ulm", "of a greeting")
+    return "two clients were asked twice each, at the same time, by one `async def` of seven lines"
+
+
+def busy_share(subject: Subject) -> float:
+    """Return the part of a processor that the server takes over WINDOW_S. This wait is the measurement itself."""
+    before, began_s = subject.order("usage", "usage")["processor_s"], time.monotonic()
+    time.sleep(WINDOW_S)
+    used_s: float = subject.order("usage", "usage")["processor_s"] - before
+    return used_s / (time.monotonic() - began_s)
+
+
+def growth(before: dict[str, Any], after: dict[str, Any]) -> str:
+    """Say by how much the server's memory has grown between two reports."""
+    if before["memory_bytes"] is None:
+        return "its memory can't be seen here"
+    return f"{max(0, after['memory_bytes'] - before['memory_bytes']) // 1024:,} KiB more memory"

@@ -1,0 +1,170 @@
+"""What a client does to a server: ask, push without reading, read to the end.
+
+Law: what orders things is the ping. A loop that has answered three pings on another connection has come round, and has
+seen whatever was there before the first. So nothing here waits for a time to pass in order that something may happen.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import select
+import socket
+
+from reactor.lessons.subject import PATIENCE_S, Broken
+
+PIECE_BYTES = 64 * 1024
+PING_TURNS = 3
+DRIBBLE_BYTES = 4096
+QUIET_S = 0.5  # no byte for so long: no more will come
+STALL_S = 0.25  # longer than a kernel waits before it asks again whether there is room (tcp(7): 200 ms)
+HOG_WINDOW_BYTES = 2 * 1024 * 1024
+UNFAIR_BYTES = 1024 * 1024  # of the hog's, before a ping is answered: several times what a fair loop needs
+
+
+def ask(client: socket.socket, data: bytes = b"ping") -> None:
+    """Send bytes and wait until they are back. Raise Broken if they aren't."""
+    client.sendall(data)
+    answer = bytearray()
+    while len(answer) < len(data):
+        try:
+            piece = client.recv(len(data) - len(answer))
+        except TimeoutError:
+            raise Broken(f"{len(answer)} of {len(data)} bytes came back in {PATIENCE_S:g} s") from None
+        if not piece:
+            raise Broken(f"the server closed the connection after {len(answer)} of {len(data)} bytes")
+        answer += piece
+    compare(data, bytes(answer))
+
+
+def compare(sent: bytes, came: bytes) -> None:
+    """Raise Broken, with the first difference, unless the answer is the beginning of what was sent."""
+    if sent[: len(came)] != came:
+        at = next(i for i, (one, other) in enumerate(zip(sent, came, strict=False)) if one != other)
+        raise Broken(f"byte {at:,} was sent as {sent[at : at + 1]!r} and came back as {came[at : at + 1]!r}")
+
+
+def settle(client: socket.socket) -> None:
+    """Return when the server has come round: whatever was there for it, it has seen."""
+    for _ in range(PING_TURNS):
+        ask(client)
+
+
+def pattern(count: int) -> bytes:
+    """Return so many bytes, none of which could be taken for its neighbours."""
+    return b"".join(number.to_bytes(4, "big") for number in range(count // 4))
+
+
+def push(client: socket.socket, data: bytes, other: socket.socket) -> int:
+    """Send as much as is taken while nobody reads the answers; return how much. `other` is for pings."""
+    client.settimeout(0.0)
+    sent = 0
+    while sent < len(data):
+        try:
+            sent += client.send(data[sent : sent + PIECE_BYTES])
+        except BlockingIOError:
+            settle(other)
+            if not select.select([], [client], [], STALL_S)[1]:
+                break
+    client.settimeout(PATIENCE_S)
+    return sent
+
+
+def pull(client: socket.socket) -> tuple[bytes, str]:
+    """Read to the end; return what came, and how it ended."""
+    came = bytearray()
+    try:
+        while piece := client.recv(PIECE_BYTES):
+            came += piece
+    except TimeoutError:
+        return bytes(came), f"nothing more for {PATIENCE_S:g} s, and no end (FIN)"
+    except ConnectionError:
+        return bytes(came), "a reset"
+    return bytes(came), "the end"
+
+
+def expect_all(client: socket.socket, data: bytes, which: str) -> str:
+    """Read to the end, and raise Broken unless all of `data` and then an orderly end have come."""
+    came, ending = pull(client)
+    compare(data, came)
+    measured = f"of {len(data):,} bytes {which}, {len(came):,} came back, then {ending}"
+    if len(came) < len(data) or ending != "the end":
+        raise Broken(measured)
+    return measured
+
+
+def expect_end(client: socket.socket, who: str) -> None:
+    """Raise Broken unless an orderly end comes, and nothing before it."""
+    came, ending = pull(client)
+    if came or ending != "the end":
+        raise Broken(
+            f"{who} got {f'{len(came):,} bytes, and then ' if came else ''}{ending}, instead of an orderly end (FIN)"
+        )
+
+
+def readable(client: socket.socket, within_s: float) -> bool:
+    """Tell whether something comes for this client within so many seconds."""
+    return bool(select.select([client], [], [], within_s)[0])
+
+
+def receive_or_send(client: socket.socket, rest: bytes) -> bytes | int | None:
+    """Return what has come, or else how many bytes could be sent, or None when neither happens for QUIET_S."""
+    can_read, can_write, _ = select.select([client], [client] if rest else [], [], QUIET_S)
+    if can_read:
+        return client.recv(PIECE_BYTES) or None
+    return client.send(rest[:DRIBBLE_BYTES]) if can_write else None
+
+
+def expect_datagram(client: socket.socket, which: str) -> bytes:
+    """Return the next datagram. Raise Broken if there is none."""
+    try:
+        return client.recv(PIECE_BYTES)
+    except TimeoutError:
+        raise Broken(f"{which} had no answer in {PATIENCE_S:g} s") from None
+
+
+def hear(client: socket.socket, question: bytes) -> None:
+    """Receive a question. Raise Broken if another or none comes."""
+    try:
+        came = client.recv(PIECE_BYTES)
+    except TimeoutError:
+        raise Broken(f"the client wasn't asked {question.decode()!r} in {PATIENCE_S:g} s") from None
+    if came != question:
+        raise Broken(f"the client was asked {came!r}, not {question!r}")
+
+
+class Flow:
+    """A client that sends and reads as fast as it can, with a bounded number of bytes under way."""
+
+    __slots__ = ("_hog", "_under_way")
+
+    def __init__(self, hog: socket.socket) -> None:
+        self._hog, self._under_way = hog, 0
+        hog.settimeout(0.0)
+
+    def step(self) -> int:
+        """Send a piece and receive one, as far as that goes; return how many bytes have come."""
+        with contextlib.suppress(BlockingIOError):
+            if self._under_way < HOG_WINDOW_BYTES:
+                self._under_way += self._hog.send(bytes(PIECE_BYTES))
+        with contextlib.suppress(BlockingIOError):
+            came = len(self._hog.recv(PIECE_BYTES))
+            if not came:
+                raise Broken("the server closed a connection that was busy")
+            self._under_way -= came
+            return came
+        readable(self._hog, PATIENCE_S)
+        return 0
+
+    def move(self, most: int) -> None:
+        """Let so many bytes come back."""
+        came = 0
+        while came < most:
+            came += self.step()
+
+    def until(self, ping: socket.socket) -> int:
+        """Go on until the ping has its answer; return how many of our bytes came first."""
+        came = 0
+        while not readable(ping, 0.0) and came <= 4 * UNFAIR_BYTES:
+            came += self.step()
+        ping.recv(1)
+        return came
