@@ -67,11 +67,11 @@ def second_client(subject: Subject) -> str:
     began_s = time.monotonic()
     second.sendall(b"me too")
     if readable(second, PATIENCE_S):
-        return f"the second client had its answer after {(time.monotonic() - began_s) * 1e3:.1f} ms"
+        return f"the second client had its answer after {(time.monotonic() - began_s) * 1e3:.2f} ms"
     first.close()
     began_s = time.monotonic()
     came = readable(second, PATIENCE_S)
-    then = f"it came {(time.monotonic() - began_s) * 1e3:.1f} ms after that had left" if came else "nor afterwards"
+    then = f"it came {(time.monotonic() - began_s) * 1e3:.2f} ms after that had left" if came else "nor afterwards"
     raise Broken(f"the second client had no answer for {PATIENCE_S:g} s, while the first was connected; {then}")
 
 
@@ -250,7 +250,7 @@ def thread_wakes_loop(subject: Subject) -> str:
         pings_s.append(asked_s - began_s)
     call_s, ping_s = statistics.median(calls_s), statistics.median(pings_s)
     measured = (
-        f"the sleeping loop made a call {call_s * 1e3:.1f} ms after it was handed in (a ping: {ping_s * 1e3:.1f} ms)"
+        f"the sleeping loop made a call {call_s * 1e3:.2f} ms after it was handed in (a ping: {ping_s * 1e3:.2f} ms)"
     )
     if call_s > AT_ONCE_S + 20 * ping_s:
         raise Broken(measured)

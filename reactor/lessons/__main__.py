@@ -1,0 +1,154 @@
+"""`python -m reactor.lessons [N] [--source | --exercise | --check FILE | --serve [--port PORT]]`.
+
+Law: whatever is asked wrongly costs one line that says what, why and what to do: never a traceback.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import io
+import os
+import runpy
+import signal
+import sys
+from collections.abc import Generator, Iterator, Sequence
+from typing import NoReturn
+
+from reactor.lessons import lecture
+from reactor.lessons.staircase import LESSONS, Lesson, exercise
+from reactor.lessons.subject import Unusable
+
+PROGRAM = "python -m reactor.lessons"
+PORT = 7007
+STATUS_BROKEN, STATUS_USAGE = 1, 2
+
+
+class OneLineParser(argparse.ArgumentParser):
+    """Says what is wrong in one line, and where to read on, instead of printing the whole usage."""
+
+    def error(self, message: str) -> NoReturn:
+        """Exit with status 2."""
+        self.exit(STATUS_USAGE, f"{self.prog}: {message}; see '{self.prog} --help'\n")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line and return the exit status: 0, 1 (a promise is broken, no service), 2 (usage)."""
+    parser = new_parser()
+    options = parser.parse_args(argv)
+    if options.lesson is None and (options.source or options.exercise or options.check or options.serve):
+        parser.error("which lesson? give its number, from 1 to 13")
+    if options.port is not None and not options.serve:
+        parser.error("argument --port: it goes with --serve")
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # a locale may lack some of our letters
+    try:
+        return run(options)
+    except Unusable as error:
+        sys.stderr.write(f"{PROGRAM}: can't judge {options.check}: {error}\n")
+        return STATUS_USAGE
+    except KeyboardInterrupt:
+        return 128 + signal.SIGINT
+    except OSError as error:
+        return output_failed(error)
+
+
+def new_parser() -> OneLineParser:
+    """Return the parser of the command line."""
+    parser = OneLineParser(
+        prog=PROGRAM,
+        description="How an event loop works, in thirteen programs. Without arguments: the list of them.",
+        epilog="exit status: 0 all is well; 1 a promise is broken, or the port can't be served; 2 wrong usage, or FILE "
+        "can't be judged",
+    )
+    parser.add_argument("lesson", nargs="?", type=lesson_number, metavar="N", help="the lesson, from 1 to 13")
+    what = parser.add_mutually_exclusive_group()
+    what.add_argument("--source", action="store_true", help="print the lesson's program")
+    what.add_argument("--exercise", action="store_true", help="print a program to start from, with the task")
+    what.add_argument("--check", metavar="FILE", help="judge your program by all that is promised up to this lesson")
+    what.add_argument("--serve", action="store_true", help="run the lesson's program, on 127.0.0.1, until Ctrl-C")
+    parser.add_argument("--port", type=port_number, help=f"of --serve (default {PORT}; 0 for any)")
+    return parser
+
+
+def lesson_number(text: str) -> Lesson:
+    """Convert to a lesson. Raise ArgumentTypeError if there is none of that number."""
+    with contextlib.suppress(ValueError):
+        if 1 <= int(text) <= len(LESSONS):
+            return LESSONS[int(text) - 1]
+    raise argparse.ArgumentTypeError(f"{text!r} is not the number of a lesson: there are 1 to {len(LESSONS)}")
+
+
+def port_number(text: str) -> int:
+    """Convert to a port. Raise ArgumentTypeError if it is none."""
+    with contextlib.suppress(ValueError):
+        if 0 <= int(text) <= 65_535:
+            return int(text)
+    raise argparse.ArgumentTypeError(f"{text!r} is not a port: a whole number from 0 to 65535")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Do what was asked; return the exit status. Raise Unusable, and OSError when stdout can't be written."""
+    lesson: Lesson | None = options.lesson
+    if lesson is None:
+        say(lecture.staircase())
+    elif options.source:
+        sys.stdout.write(lesson.source)
+    elif options.exercise:
+        sys.stdout.write(exercise(lesson))
+    elif options.serve:
+        serve(lesson, PORT if options.port is None else options.port)
+    elif options.check is not None:
+        kept = say(lecture.check(lesson, readable(options.check)))
+        sys.stdout.flush()
+        return 0 if kept else STATUS_BROKEN
+    else:
+        say(lecture.lesson(lesson))
+    sys.stdout.flush()
+    return 0
+
+
+def say(lines: Iterator[str] | Generator[str, None, bool]) -> bool | None:
+    """Print lines as they come; return what their generator returns at its end."""
+    while True:
+        try:
+            line = next(lines)
+        except StopIteration as end:
+            result: bool | None = end.value
+            return result
+        print(line, flush=True)
+
+
+def readable(path: str) -> str:
+    """Return a path if the file can be read. Raise Unusable otherwise."""
+    try:
+        with open(path, "rb"):
+            return path
+    except (OSError, ValueError) as error:
+        raise Unusable(getattr(error, "strerror", None) or str(error)) from None
+
+
+def serve(lesson: Lesson, port: int) -> None:
+    """Run a lesson's program as the student would. Raise SystemExit if it can't serve there."""
+    print(f"lesson {lesson.number} on port {port or 'any'}; Ctrl-C ends it. Talk to it from other terminals:")
+    print(f"  nc 127.0.0.1 {port or 'PORT'}")
+    print("or, where there is no nc:")
+    print(f'  python -c "import socket; s = socket.create_connection((\'127.0.0.1\', {port or "PORT"})); '
+          "s.sendall(b'hello'); print(s.recv(9))\"")  # fmt: skip
+    print("\n".join(["", *lecture.paragraph(lesson.by_hand, "")]), flush=True)
+    sys.argv = [lesson.program.path, str(port)]
+    runpy.run_path(lesson.program.path, run_name="__main__")
+
+
+def output_failed(error: OSError) -> int:
+    """Say that stdout can't be written, unless the reader has had enough (`| head`); return the exit status."""
+    with open(os.devnull, "w") as nowhere:  # else the interpreter tries again at its end, and complains
+        os.dup2(nowhere.fileno(), sys.stdout.fileno())
+    if isinstance(error, BrokenPipeError):
+        return 0
+    sys.stderr.write(f"{PROGRAM}: can't write to stdout: {error.strerror}\n")
+    return STATUS_BROKEN
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,202 @@
+"""What the student sees: the staircase, a lesson with its demonstration, and the verdicts on a program of one's own.
+
+Law: what is shown has just been measured. Lines come as soon as they are known, so that nobody waits before an empty
+screen, and none is wider than a terminal.
+"""
+
+from __future__ import annotations
+
+import shutil
+import socket
+import textwrap
+from collections.abc import Generator, Iterable, Iterator
+
+from reactor import Connection, Listener, Reactor, StreamProtocol
+from reactor.lessons.promises import IDLE_S, Promise, Verdict, added, asked, judge
+from reactor.lessons.staircase import LESSONS, Lesson, Place, command, line_of
+from reactor.lessons.subject import Program, Subject, Unusable
+from reactor.lessons.tour import HOUSE, TOUR, law
+from reactor.narrate import Narrator
+
+WIDEST_COLUMNS, NARROWEST_COLUMNS = 100, 60
+MOST_S = 5.0  # that a demonstration on a loop of our own may take
+WORDS = {True: "kept", False: "BROKEN", None: "unknown"}
+MARGIN = " " * 10
+
+
+def staircase() -> Iterator[str]:
+    """Yield the list of lessons."""
+    yield "How an event loop works, in thirteen programs. Each fixes what the one before gets wrong."
+    yield ""
+    for lesson in LESSONS:
+        sentence = next(added(lesson.number)).sentence
+        yield f"  {lesson.number:>2}  {lesson.title}"
+        yield f"      {sentence}"
+    yield ""
+    yield f"Begin with:  {command(1)}"
+    yield "Each lesson also has  --source  --exercise  --check FILE  --serve [--port PORT];  --help says more."
+
+
+def lesson(lesson: Lesson) -> Iterator[str]:
+    """Yield a lesson: what it says, the demonstration, what to read and do next."""
+    heading = f"Lesson {lesson.number}: {lesson.title}"
+    yield heading
+    yield "=" * len(heading)
+    yield from explanation(lesson)
+    yield ""
+    yield f"Look at ({command(lesson.number)} --source)"
+    yield from places(lesson.look, lesson.source)
+    yield from demonstration(lesson)
+    if lesson.number == 12:
+        yield from trip()
+        yield from tour()
+    yield ""
+    yield f"By hand ({command(lesson.number)} --serve, in another terminal)"
+    yield from paragraph(lesson.by_hand)
+    yield ""
+    yield "Read on in reactor"
+    yield from places(lesson.read)
+    yield ""
+    yield f"Exercise ({command(lesson.number)} --exercise > mine.py, then --check mine.py)"
+    yield from paragraph(lesson.task)
+    if lesson.number < len(LESSONS):
+        yield ""
+        yield f"Next: {command(lesson.number + 1)}"
+
+
+def demonstration(lesson: Lesson) -> Iterator[str]:
+    """Yield what was broken one step below, what is kept here, and what is broken still. All of it is run now."""
+    if lesson.number > 1:
+        yield ""
+        yield f"Run now: lesson {lesson.number - 1}'s program, and what it gets wrong"
+        yield from verdicts(added(lesson.number), LESSONS[lesson.number - 2].program)
+    yield ""
+    yield "Run now: this lesson's program"
+    yield from verdicts(added(lesson.number), lesson.program)
+    if lesson.number == 12:
+        yield ""
+        yield "Run now: the same program, and all the promises of the lessons before"
+        yield from verdicts(asked(lesson.number - 1), lesson.program)
+    if lesson.number < len(LESSONS):
+        yield ""
+        yield "Run now: the same program, and what it still gets wrong"
+        yield from verdicts(added(lesson.number + 1), lesson.program)
+
+
+def trip() -> Iterator[str]:
+    """Yield what the loop itself says of one client that sends a few bytes: `Reactor(observer=…)`."""
+    said: list[str] = []
+    with Reactor(observer=Narrator(said.append)) as loop, socket.create_server(("127.0.0.1", 0)) as listening:
+        listening.setblocking(False)
+        Listener(loop, listening, lambda: Echo(loop))
+        with socket.create_connection(listening.getsockname()) as client:
+            client.sendall(b"hello")
+            client.shutdown(socket.SHUT_WR)
+            loop.call_later(MOST_S, loop.stop)
+            loop.run()
+    yield ""
+    yield "Run now: five bytes and a FIN, told by the loop itself (Reactor(observer=Narrator(print)))"
+    for sentence in said:
+        yield from paragraph(sentence)
+
+
+class Echo(StreamProtocol):
+    """Sends back what comes, and ends the loop with its only client."""
+
+    def __init__(self, loop: Reactor) -> None:
+        self.loop = loop
+
+    def data_received(self, connection: Connection, data: bytes) -> None:
+        """Send it back."""
+        connection.write(data)
+
+    def connection_lost(self, connection: Connection, error: Exception | None) -> None:
+        """It was the only one."""
+        self.loop.stop()
+
+
+def verdicts(promises: Iterable[Promise], program: Program) -> Iterator[str]:
+    """Judge a program and yield what has been found, promise by promise."""
+    for promise in promises:
+        yield from verdict(judge(promise, program))
+
+
+def verdict(found: Verdict) -> Iterator[str]:
+    """Yield one verdict: the promise, and what was measured."""
+    yield f"  {WORDS[found.kept]:<8}{found.promise.sentence}"
+    yield from paragraph(found.measured, MARGIN)
+
+
+def check(lesson: Lesson, path: str) -> Generator[str, None, bool]:
+    """Judge the program in a file by all that is asked up to this lesson; return whether nothing is broken.
+
+    Yields lines meanwhile. Raise Unusable if there is nothing to judge.
+    """
+    program = Program(path)
+    takes = arguments_taken(program)
+    expected = len(lesson.arguments.split(", "))
+    yield f"{path}, by the promises of lesson {lesson.number}"
+    if takes < expected:
+        yield from paragraph(f"`serve` takes {takes} of the {expected} arguments of this lesson: ({lesson.arguments}).")
+    broken = unknown = 0
+    for promise in asked(lesson.number):
+        found = judge(promise, program)
+        yield from verdict(found)
+        if found.kept is False:
+            broken += 1
+            yield from paragraph(f"What to do: {promise.advice} See lesson {promise.since}.", MARGIN)
+        unknown += found.kept is None
+    total = len(list(asked(lesson.number)))
+    yield f"{total - broken - unknown} of {total} kept, {broken} broken" + (f", {unknown} not measured" * bool(unknown))
+    return not broken
+
+
+def arguments_taken(program: Program) -> int:
+    """Return how many arguments a program's `serve` takes. Raise Unusable if there is none to call."""
+    with Subject(program, IDLE_S, 0) as subject:
+        if not subject.wants:
+            raise Unusable("its `serve` takes no arguments; it is given a listening socket at least")
+        return subject.wants
+
+
+def tour() -> Iterator[str]:
+    """Yield the nine files, and one byte's trip through them."""
+    yield ""
+    yield "The nine files of reactor, in reading order"
+    for stop in TOUR:
+        yield ""
+        yield f"  {stop.file}, which you know from {stop.met}"
+        yield from paragraph(law(stop.file), "      ")
+        yield from paragraph(f"Better: {stop.better}", "      ")
+
+
+def places(which: Iterable[Place], source: str = "") -> Iterator[str]:
+    """Yield a line for each place: where it is, and why to look."""
+    for place in which:
+        text = (HOUSE / place.file).read_text(encoding="utf-8") if place.file else source
+        where = f"{place.file or 'line'}{':' if place.file else ' '}{line_of(text, place.name)}"
+        yield f"  {where:<19}{place.name:<28}{place.why}"
+
+
+def explanation(lesson: Lesson) -> Iterator[str]:
+    """Yield what the program's docstring says, as wide as the screen; a table in it stays as it is."""
+    text = ""
+    for line in [*lesson.explanation[1:], ""]:
+        if line.startswith(" " * 8) and line[8] != " ":
+            text += f" {line.strip()}"
+            continue
+        if text:
+            yield from textwrap.wrap(text, columns(), subsequent_indent=" " * 8)
+        text = line if line[:1].isalpha() else ""
+        if not text:
+            yield line
+
+
+def paragraph(text: str, margin: str = "  ") -> list[str]:
+    """Return a text as lines with a margin."""
+    return textwrap.wrap(text, columns(), initial_indent=margin, subsequent_indent=margin)
+
+
+def columns() -> int:
+    """Return how wide lines may be."""
+    return max(NARROWEST_COLUMNS, min(shutil.get_terminal_size().columns, WIDEST_COLUMNS))
