@@ -9,6 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 from echo7.cli import COMMANDS
+from reactor.lessons.staircase import LESSONS
 from tests.support import PROJECT
 
 PACKAGES = ("reactor", "echo7")
@@ -119,6 +120,7 @@ def test_no_module_is_dead() -> None:
     reached: set[str] = set()
     waiting = ["reactor", "reactor.testing", "echo7", "echo7.__main__"] + [module for module, _ in COMMANDS.values()]
     waiting += ["reactor.player.__main__", "reactor.player.remake"]
+    waiting += ["reactor.lessons.__main__"] + [lesson.program.name for lesson in LESSONS]
     while waiting:
         name = waiting.pop()
         if name in by_name and name not in reached:

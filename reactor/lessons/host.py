@@ -46,11 +46,9 @@ class Host:
         self._call_soon: Callable[..., object] | None = None
 
     def tell(self, event: str, **fields: object) -> None:
-        """Send one line to the examiner. If it has gone, end."""
-        try:
+        """Send one line to the examiner. If it has gone, so will we, at once: see `obey`."""
+        with contextlib.suppress(OSError):
             self._wire.sendall(json.dumps({"event": event, **fields}).encode() + b"\n")
-        except OSError:
-            os._exit(0)
 
     def run(self, path: str, name: str) -> None:
         """Load the program and call its `serve` when the examiner says so; tell what has become of it."""
@@ -200,7 +198,3 @@ def main() -> None:
     set_bounds()
     with socket.create_connection(("127.0.0.1", int(port))) as wire:
         Host(wire, float(idle_s), int(most)).run(path, name)
-
-
-if __name__ == "__main__":
-    main()

@@ -11,7 +11,7 @@ import socket
 import textwrap
 from collections.abc import Generator, Iterable, Iterator
 
-from reactor import Connection, Listener, Reactor, StreamProtocol
+from reactor import Connection, Reactor, StreamProtocol, listen_tcp
 from reactor.lessons.promises import IDLE_S, Promise, Verdict, added, asked, judge
 from reactor.lessons.staircase import LESSONS, Lesson, Place, command, line_of
 from reactor.lessons.subject import Program, Subject, Unusable
@@ -19,7 +19,6 @@ from reactor.lessons.tour import HOUSE, TOUR, law
 from reactor.narrate import Narrator
 
 WIDEST_COLUMNS, NARROWEST_COLUMNS = 100, 60
-MOST_S = 5.0  # that a demonstration on a loop of our own may take
 WORDS = {True: "kept", False: "BROKEN", None: "unknown"}
 MARGIN = " " * 10
 
@@ -43,7 +42,6 @@ def lesson(lesson: Lesson) -> Iterator[str]:
     yield heading
     yield "=" * len(heading)
     yield from explanation(lesson)
-    yield ""
     yield f"Look at ({command(lesson.number)} --source)"
     yield from places(lesson.look, lesson.source)
     yield from demonstration(lesson)
@@ -86,13 +84,11 @@ def demonstration(lesson: Lesson) -> Iterator[str]:
 def trip() -> Iterator[str]:
     """Yield what the loop itself says of one client that sends a few bytes: `Reactor(observer=…)`."""
     said: list[str] = []
-    with Reactor(observer=Narrator(said.append)) as loop, socket.create_server(("127.0.0.1", 0)) as listening:
-        listening.setblocking(False)
-        Listener(loop, listening, lambda: Echo(loop))
-        with socket.create_connection(listening.getsockname()) as client:
+    with Reactor(observer=Narrator(said.append)) as loop:
+        listener = listen_tcp(loop, ("127.0.0.1", 0), lambda: Echo(loop))
+        with socket.create_connection(listener.address) as client:
             client.sendall(b"hello")
             client.shutdown(socket.SHUT_WR)
-            loop.call_later(MOST_S, loop.stop)
             loop.run()
     yield ""
     yield "Run now: five bytes and a FIN, told by the loop itself (Reactor(observer=Narrator(print)))"
@@ -123,7 +119,7 @@ def verdicts(promises: Iterable[Promise], program: Program) -> Iterator[str]:
 
 def verdict(found: Verdict) -> Iterator[str]:
     """Yield one verdict: the promise, and what was measured."""
-    yield f"  {WORDS[found.kept]:<8}{found.promise.sentence}"
+    yield from textwrap.wrap(f"  {WORDS[found.kept]:<8}{found.promise.sentence}", columns(), subsequent_indent=MARGIN)
     yield from paragraph(found.measured, MARGIN)
 
 
@@ -165,7 +161,7 @@ def tour() -> Iterator[str]:
     yield "The nine files of reactor, in reading order"
     for stop in TOUR:
         yield ""
-        yield f"  {stop.file}, which you know from {stop.met}"
+        yield f"  {stop.file} ({stop.met})"
         yield from paragraph(law(stop.file), "      ")
         yield from paragraph(f"Better: {stop.better}", "      ")
 
@@ -175,7 +171,8 @@ def places(which: Iterable[Place], source: str = "") -> Iterator[str]:
     for place in which:
         text = (HOUSE / place.file).read_text(encoding="utf-8") if place.file else source
         where = f"{place.file or 'line'}{':' if place.file else ' '}{line_of(text, place.name)}"
-        yield f"  {where:<19}{place.name:<28}{place.why}"
+        line = f"  {where:<19}{place.name:<28}{place.why}"
+        yield from [line] if len(line) <= columns() else [line[: -len(place.why)].rstrip(), " " * 21 + place.why]
 
 
 def explanation(lesson: Lesson) -> Iterator[str]:

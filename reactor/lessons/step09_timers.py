@@ -145,9 +145,9 @@ def serve(listener: socket.socket, datagrams: socket.socket, idle_s: float) -> N
 
 def main() -> None:
     """Serve 127.0.0.1 on the port that is given, or 7007, until Ctrl-C."""
-    datagrams = socket.socket(type=socket.SOCK_DGRAM)
     try:
         listener = socket.create_server(("127.0.0.1", int(sys.argv[1]) if sys.argv[1:] else 7007))
+        datagrams = socket.socket(type=socket.SOCK_DGRAM)
         datagrams.bind(listener.getsockname())
     except (ValueError, OverflowError, OSError) as error:
         sys.exit(f"can't serve there: {error}")

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple, Self
 from reactor.lessons import host
 
 PATIENCE_S = 2.0  # how long an answer may take before it is missing
-START_S = 10.0  # how long Python may take to start, and a program to be loaded
+START_S = 5.0  # how long Python may take to start, and a program to be loaded
 RETURNED = "`serve` returned"  # what the host says of an orderly end
 BOOT = "import sys; sys.path.append(sys.argv.pop(1)); from reactor.lessons.host import main; main()"
 FOLDER = pathlib.Path(host.__file__).parent

@@ -57,7 +57,7 @@ TOUR: tuple[Stop, ...] = (
     ),
     Stop(
         "connector.py",
-        "nowhere: your servers never called anybody",
+        "new: your servers never called anybody",
         "Connecting blocks as well. It is one more readiness: writable means that it has succeeded or failed.",
     ),
     Stop(

@@ -1,0 +1,137 @@
+"""Each lesson keeps what it promises, and breaks what the next one adds. Both are run."""
+
+from __future__ import annotations
+
+import ast
+import pathlib
+import re
+import runpy
+import socket
+import sys
+from importlib import import_module
+from typing import Any
+
+import pytest
+
+from reactor.lessons.promises import PROMISES, Verdict, added, asked
+from reactor.lessons.staircase import LESSONS, Lesson, exercise, line_of
+from reactor.lessons.tour import HOUSE, TOUR, law
+from tests.support import PROJECT, judge_together
+from tests.test_tidy import SIMPLE_PATH
+
+NUMBERS = [lesson.number for lesson in LESSONS]
+READ_ON_A_SCREEN_OR_TWO = {11: 240, 13: 220}  # the longest; all others:
+LINES = 170
+
+
+@pytest.fixture(scope="module")
+def verdicts() -> dict[tuple[int, str], Verdict]:
+    """What is found when each lesson's program is judged by its own promises and by those that come next."""
+    pairs = [(lesson, p) for lesson in LESSONS for p in PROMISES if p.since <= lesson.number + 1]
+    found = judge_together((promise, lesson.program) for lesson, promise in pairs)
+    return {(lesson.number, p.name): verdict for (lesson, p), verdict in zip(pairs, found, strict=True)}
+
+
+@pytest.mark.parametrize("number", NUMBERS)
+def test_a_lessons_program_keeps_every_promise_so_far(number: int, verdicts: dict[tuple[int, str], Verdict]) -> None:
+    found = [verdicts[number, promise.name] for promise in asked(number)]
+    assert not [(verdict.promise.name, verdict.measured) for verdict in found if not verdict.kept]
+
+
+@pytest.mark.parametrize("number", NUMBERS[:-1])
+def test_it_breaks_each_promise_that_the_next_one_adds(number: int, verdicts: dict[tuple[int, str], Verdict]) -> None:
+    found = [verdicts[number, promise.name] for promise in added(number + 1)]
+    assert found
+    assert not [(verdict.promise.name, verdict.measured) for verdict in found if verdict.kept is not False]
+
+
+@pytest.mark.parametrize("lesson", LESSONS, ids=lambda lesson: lesson.stem)
+def test_a_program_is_complete_and_can_be_read_on_a_screen_or_two(lesson: Lesson) -> None:
+    assert lesson.source.isascii()  # so that any system's redirection keeps it whole
+    assert len(lesson.source.splitlines()) <= READ_ON_A_SCREEN_OR_TWO.get(lesson.number, LINES)
+    assert [line.split()[0] for line in lesson.explanation if re.match("[A-Z]", line)][1:] == [
+        "Does",
+        "Fixes",
+        "Breaks",
+    ]
+    assert lesson.explanation[0].startswith(f"Lesson {lesson.number}: ")
+
+
+@pytest.mark.parametrize("lesson", LESSONS[:11], ids=lambda lesson: lesson.stem)
+def test_the_first_eleven_need_nothing_but_python(lesson: Lesson) -> None:
+    tree = ast.parse(lesson.source)
+    imported = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
+    imported |= {str(node.module).split(".")[0] for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
+    assert imported <= sys.stdlib_module_names
+
+
+def test_async_and_await_take_less_than_a_hundred_lines() -> None:
+    source = LESSONS[-1].source.splitlines()
+    first, last = (line_of(LESSONS[-1].source, name) for name in ("Future", "EchoDatagrams"))
+    assert sum(bool(line.strip()) for line in source[first - 1 : last - 1]) < 100
+
+
+@pytest.mark.parametrize("lesson", LESSONS, ids=lambda lesson: lesson.stem)
+def test_the_places_to_look_at_and_to_read_are_there(lesson: Lesson) -> None:
+    assert all(line_of(lesson.source, place.name) for place in lesson.look)
+    assert all(line_of((HOUSE / place.file).read_text(), place.name) for place in lesson.read)
+
+
+def test_a_place_that_is_not_there_is_named() -> None:
+    with pytest.raises(KeyError, match="Reactor.spin"):
+        line_of((HOUSE / "loop.py").read_text(), "Reactor.spin")
+
+
+@pytest.mark.parametrize("lesson", LESSONS, ids=lambda lesson: lesson.stem)
+def test_serve_takes_what_the_lesson_says(lesson: Lesson) -> None:
+    serve = import_module(lesson.program.name).serve
+    assert ", ".join(serve.__code__.co_varnames[: serve.__code__.co_argcount]) == lesson.arguments
+
+
+@pytest.mark.parametrize("lesson", LESSONS, ids=lambda lesson: lesson.stem)
+def test_a_program_serves_the_port_that_it_is_given(
+    lesson: Lesson, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    module = import_module(lesson.program.name)
+    served: list[Any] = []
+
+    def note(*sockets: socket.socket, **options: Any) -> None:
+        served.extend(sock.getsockname() for sock in sockets)
+        options.get("ready", int)(0)
+
+    monkeypatch.setattr(module, "serve", note)
+    monkeypatch.setattr(sys, "argv", ["step", "0"])
+    module.main()
+    assert len(set(served)) == 1
+    assert capsys.readouterr().out == "serving {} {}\n".format(*served[0])
+
+
+@pytest.mark.parametrize("lesson", LESSONS, ids=lambda lesson: lesson.stem)
+def test_a_program_says_in_one_line_why_it_cannot_serve_there(lesson: Lesson, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["step", "everywhere"])
+    with pytest.raises(SystemExit, match="can't serve there: .*'everywhere'"):
+        runpy.run_path(lesson.program.path, run_name="__main__")
+
+
+@pytest.mark.parametrize("lesson", LESSONS, ids=lambda lesson: lesson.stem)
+def test_the_exercise_is_the_lesson_before_with_the_task_on_top(lesson: Lesson) -> None:
+    start = exercise(lesson)
+    assert lesson.task in start
+    assert f"reactor.lessons {lesson.number} --check FILE" in start
+    names: dict[str, Any] = {"__name__": "exercise"}
+    exec(compile(start, "exercise.py", "exec", dont_inherit=True), names)
+    assert callable(names["serve"])
+
+
+def test_the_tour_visits_the_nine_files_of_the_simple_path() -> None:
+    assert {stop.file for stop in TOUR} == {f"{name}.py" for name in SIMPLE_PATH}
+    assert all(law(stop.file).startswith("Law") for stop in TOUR)
+
+
+def test_the_page_for_students_has_the_whole_staircase() -> None:
+    page = pathlib.Path(PROJECT / "reactor" / "lessons" / "README.md").read_text()
+    rows = re.findall(r"^\| (\d+) \| `(step\w+)\.py` \| .* \| .* \| (.*) \|$", page, re.M)
+    assert [(int(number), stem) for number, stem, _ in rows] == [(lesson.number, lesson.stem) for lesson in LESSONS]
+    for lesson, (_, _, promises) in zip(LESSONS, rows, strict=True):
+        assert promises == ", ".join(f"`{promise.name}`" for promise in added(lesson.number))
+    assert all(f"`{promise.name}`" in page for promise in PROMISES)
