@@ -122,6 +122,7 @@ class Host:
 def load(path: str, name: str) -> Any:
     """Run the file as a module and return its `serve`, or None. Raise whatever it raises."""
     sys.path.insert(0, str(pathlib.Path(path).resolve().parent))  # as for a program that is run
+    sys.path.append(str(pathlib.Path(__file__).parents[2]))  # where `reactor` is, if it isn't installed
     sys.argv = [path]
     module = sys.modules[name] = types.ModuleType(name)
     module.__file__ = path

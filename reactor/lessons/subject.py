@@ -21,7 +21,12 @@ from reactor.lessons import host
 PATIENCE_S = 2.0  # how long an answer may take before it is missing
 START_S = 5.0  # how long Python may take to start, and a program to be loaded
 RETURNED = "`serve` returned"  # what the host says of an orderly end
-BOOT = "import sys; sys.path.append(sys.argv.pop(1)); from reactor.lessons.host import main; main()"
+BOOT = """import importlib.util, sys
+spec = importlib.util.spec_from_file_location("reactor.lessons.host", sys.argv.pop(1))
+host = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(host)
+host.main()
+"""  # the host alone: a program that doesn't import `reactor` needn't wait for it
 FOLDER = pathlib.Path(host.__file__).parent
 
 
@@ -68,7 +73,7 @@ class Subject:
             door.settimeout(START_S)
             arguments = [str(door.getsockname()[1]), self._program.path, self._program.name, *self._arguments]
             self._process = subprocess.Popen(  # noqa: S603  (our own Python)
-                [sys.executable, "-P", "-c", BOOT, str(FOLDER.parent.parent), *arguments],
+                [sys.executable, "-P", "-c", BOOT, host.__file__, *arguments],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
@@ -119,14 +124,14 @@ class Subject:
             return {}
         return said
 
-    def order(self, do: str, answer: str) -> dict[str, Any]:
-        """Have the host do something and return what it says. Raise Broken when it doesn't."""
+    def order(self, do: str, answer: str, late: str = "its other threads had no turn") -> dict[str, Any]:
+        """Have the host do something and return what it says. Raise Broken, with `late`, when it doesn't."""
         self.go()
         try:
             self._wire.sendall(json.dumps({"do": do}).encode() + b"\n")
             said = self._read()
         except TimeoutError:
-            raise Broken(f"for {PATIENCE_S:g} s it didn't come to its threads' turn") from None
+            raise Broken(f"for {PATIENCE_S:g} s {late}") from None
         except OSError:
             said = {}
         if said.get("event") != answer:

@@ -78,7 +78,7 @@ def test_the_places_to_look_at_and_to_read_are_there(lesson: Lesson) -> None:
 
 
 def test_a_place_that_is_not_there_is_named() -> None:
-    with pytest.raises(KeyError, match="Reactor.spin"):
+    with pytest.raises(KeyError, match=r"Reactor\.spin"):
         line_of((HOUSE / "loop.py").read_text(), "Reactor.spin")
 
 
@@ -109,7 +109,7 @@ def test_a_program_serves_the_port_that_it_is_given(
 @pytest.mark.parametrize("lesson", LESSONS, ids=lambda lesson: lesson.stem)
 def test_a_program_says_in_one_line_why_it_cannot_serve_there(lesson: Lesson, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "argv", ["step", "everywhere"])
-    with pytest.raises(SystemExit, match="can't serve there: .*'everywhere'"):
+    with pytest.raises(SystemExit, match=r"can't serve there: .*'everywhere'"):
         runpy.run_path(lesson.program.path, run_name="__main__")
 
 

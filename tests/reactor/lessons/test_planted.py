@@ -1,0 +1,109 @@
+"""A student's bug is named for what it breaks, and for nothing else."""
+
+from __future__ import annotations
+
+import pathlib
+from typing import NamedTuple
+
+import pytest
+
+from reactor.lessons.promises import Verdict, asked
+from reactor.lessons.staircase import LESSONS
+from reactor.lessons.subject import Program
+from tests.support import judge_together
+
+
+class Bug(NamedTuple):
+    """A change to a lesson's program, and the one promise of that lesson that it breaks."""
+
+    what: str
+    lesson: int
+    right: str
+    wrong: str
+    broken: str
+    says: str = ""  # a part of what is measured
+
+
+ECHO_THREAD = "threading.Thread(target=echo, args=(client,), daemon=True)"
+RESTARTS = """        else:
+            self.loop.call_later(left_s, self.check_idle)
+"""
+
+RECEIVE_ONCE = """            data = self.sock.recv(RECEIVE_BYTES)
+            if not data:
+                self.state = State.DRAINING
+            self.waiting += data
+            self.flush()
+"""
+RECEIVE_ALL = "            while self.interest() & READ:\n" + RECEIVE_ONCE.replace("            ", " " * 16)
+
+BUGS = [
+    Bug("loses the last byte of a full piece", 2, "sendall(data)", "sendall(data[:4095])", "echo", "4095 of 4096"),
+    Bug("takes bytes for text", 2, "sendall(data)",
+        "sendall(data.decode('latin-1').encode())", "echo", "byte 0"),
+    Bug("answers with zeros to what isn't ASCII", 2, "sendall(data)", "sendall(bytes(b % 128 for b in data))", "echo"),
+    Bug("never closes", 4, "client.close()", "MINE.append(client)\n\n\nMINE = []", "echo", "no end (FIN)"),
+    Bug("waits for the thread that it starts", 2, f"{ECHO_THREAD}.start()",
+        f"thread = {ECHO_THREAD}\n        thread.start()\n        thread.join()", "second-client",
+        "after that had left"),
+    Bug("a thread for each client all the same", 4,
+        "client.setblocking(False)",
+        "client.setblocking(False)\n    __import__('threading').Thread(target=__import__('threading').Event().wait, "
+        "daemon=True).start()", "no-thread-each", "40 more threads"),
+    Bug("selects without sleeping", 4, "selector.select()", "selector.select(0)", "idle-is-free"),
+    Bug("watches for WRITE all the time", 5, "READ | (WRITE if self.waiting else 0)", "READ | WRITE", "idle-is-free"),
+    Bug("forgets what send didn't take", 5, "del self.waiting[:sent]", "self.waiting.clear()", "slow-reader"),
+    Bug("never watches for WRITE", 5, "READ | (WRITE if self.waiting else 0)", "READ", "slow-reader", "came back"),
+    Bug("a high-water mark of a terabyte", 6, "64 * 1024", "1 << 40", "bounded-memory", "it took all of"),
+    Bug("closes at the client's FIN", 7, "self.state = State.DRAINING", "return self.close()", "half-close", "the end"),
+    Bug("doesn't expect a reset", 7, "except OSError:", "except BlockingIOError:", "reset", "ConnectionResetError"),
+    Bug("ignores the empty datagram", 8, "datagrams.sendto(data, source)",
+        "data and datagrams.sendto(data, source)", "udp", "a datagram of 0 bytes had no answer"),
+    Bug("receives a part of a datagram", 8, "DATAGRAM_BYTES = 65_536",
+        "DATAGRAM_BYTES = 1024", "udp", "another length"),
+    Bug("answers one datagram twice", 8, "datagrams.sendto(data, source)",
+        "datagrams.sendto(data, source), datagrams.sendto(data, source)", "udp", "another length"),
+    Bug("looks at idle clients only once", 9, RESTARTS, "", "idle-time-out", "still connected"),
+    Bug("closes after a time, idle or not", 9, "if left_s <= 0:", "if True:", "idle-time-out"),
+    Bug("closes too early", 9, "self.moved_s + self.idle_s", "self.moved_s + self.idle_s / 4",
+        "idle-time-out", "too early"),
+    Bug("sleeps without regard to timers", 9, "self.selector.select(sleep_s)", "self.selector.select()",
+        "idle-time-out", "nobody else there"),
+    Bug("drains a client's socket, 64 KiB at a time", 10, RECEIVE_ONCE, RECEIVE_ALL, "fairness"),
+    Bug("closes clients before their answers", 11, "            connection.finish()\n",
+        "            connection.close()\n",
+        "orderly-end", "came back"),
+    Bug("notes a call and wakes nobody", 11, 'self.writer.send(b"\\0")', "pass", "wake-up", "was not made"),
+    Bug("makes the call in the other thread", 11, "        self.calls.append(callback)\n        with",
+        "        callback()\n        with", "wake-up", "by the thread that handed it in"),
+    Bug("looks for calls four times a second", 11, "self.selector.select(0.0 if self.calls else sleep_s)",
+        "(self.selector.unregister(self.reader) if self.reader.fileno() in self.selector.get_map() else None, "
+        "self.selector.select(0.25))[1]", "wake-up"),
+    Bug("doesn't linger", 12, "lambda: Echo(self))",
+        "lambda: Echo(self), __import__('reactor').Limits(linger_timeout_s=0.0))", "lingering", "a reset"),
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def verdicts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Verdict]]:
+    """What is found for each bug by the promises of its lesson: the first, and those of the last four lessons."""
+    folder = tmp_path_factory.mktemp("planted")
+    pairs = [(bug, p) for bug in BUGS for p in asked(bug.lesson) if p.since in (1, *range(max(1, bug.lesson - 4), 14))]
+    programs = {bug.what: Program(str(plant(bug, folder / f"bug{i}.py"))) for i, bug in enumerate(BUGS)}
+    found = judge_together((promise, programs[bug.what]) for bug, promise in pairs)
+    return {bug.what: [v for v, (of, _) in zip(found, pairs, strict=True) if of is bug] for bug in BUGS}
+
+
+def plant(bug: Bug, path: pathlib.Path) -> pathlib.Path:
+    """Write the lesson's program with the bug in it."""
+    source = LESSONS[bug.lesson - 1].source
+    assert source.count(bug.right) == 1, f"{bug.what}: {bug.right!r} is there {source.count(bug.right)} times"
+    path.write_text(source.replace(bug.right, bug.wrong))
+    return path
+
+
+@pytest.mark.parametrize("bug", BUGS, ids=lambda bug: bug.what)
+def test_exactly_the_broken_promise_is_named(bug: Bug, verdicts: dict[str, list[Verdict]]) -> None:
+    broken = {verdict.promise.name: verdict.measured for verdict in verdicts[bug.what] if not verdict.kept}
+    assert list(broken) == [bug.broken], broken
+    assert bug.says in broken[bug.broken]
