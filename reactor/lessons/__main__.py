@@ -36,7 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit status: 0, 1 (a promise is broken, no service), 2 (usage)."""
     parser = new_parser()
     options = parser.parse_args(argv)
-    if options.lesson is None and (options.source or options.exercise or options.check or options.serve):
+    if options.lesson is None and (options.source or options.exercise or options.serve or options.check is not None):
         parser.error("which lesson? give its number, from 1 to 13")
     if options.port is not None and not options.serve:
         parser.error("argument --port: it goes with --serve")

@@ -55,7 +55,7 @@ def lesson(lesson: Lesson) -> Iterator[str]:
     yield "Read on in reactor"
     yield from places(lesson.read)
     yield ""
-    yield f"Exercise ({command(lesson.number)} --exercise > mine.py, then --check mine.py)"
+    yield "Exercise (start from --exercise > mine.py, have it judged with --check mine.py)"
     yield from paragraph(lesson.task)
     if lesson.number < len(LESSONS):
         yield ""
@@ -91,7 +91,7 @@ def trip() -> Iterator[str]:
             client.shutdown(socket.SHUT_WR)
             loop.run()
     yield ""
-    yield "Run now: five bytes and a FIN, told by the loop itself (Reactor(observer=Narrator(print)))"
+    yield "Run now: five bytes and a FIN, told by Reactor(observer=Narrator(print))"
     for sentence in said:
         yield from paragraph(sentence)
 

@@ -7,6 +7,7 @@ could be.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import pathlib
 import signal
@@ -127,13 +128,12 @@ class Subject:
     def order(self, do: str, answer: str, late: str = "its other threads had no turn") -> dict[str, Any]:
         """Have the host do something and return what it says. Raise Broken, with `late`, when it doesn't."""
         self.go()
-        try:
+        with contextlib.suppress(OSError):  # it has ended; what it said last is there to be read
             self._wire.sendall(json.dumps({"do": do}).encode() + b"\n")
+        try:
             said = self._read()
         except TimeoutError:
             raise Broken(f"for {PATIENCE_S:g} s {late}") from None
-        except OSError:
-            said = {}
         if said.get("event") != answer:
             raise Broken(self._epitaph(said))
         return said

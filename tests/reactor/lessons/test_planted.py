@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import pytest
 
-from reactor.lessons.promises import Verdict, asked
+from reactor.lessons.promises import PROMISES, Verdict, asked
 from reactor.lessons.staircase import LESSONS
 from reactor.lessons.subject import Program
 from tests.support import judge_together
@@ -83,15 +83,35 @@ BUGS = [
         "lambda: Echo(self), __import__('reactor').Limits(linger_timeout_s=0.0))", "lingering", "a reset"),
 ]  # fmt: skip
 
+BY_ONE_PROMISE = [  # judged by that one alone
+    Bug("turns datagrams round", 8, "datagrams.sendto(data, source)", "datagrams.sendto(data[::-1], source)", "udp",
+        "not what was sent"),
+    Bug("hangs up on a client that is busy", 10, "            if not data:\n", "            if len(data) > 30_000:\n",
+        "fairness",
+        "busy"),
+    Bug("ends at once", 11, "        self.stopping = True\n", "        return self.end()\n", "orderly-end", "came back"),
+    Bug("raises at its end", 11, "    loop.run()\n", "    loop.run()\n    1 / 0\n", "orderly-end",
+        "ZeroDivisionError"),
+    Bug("doesn't end", 11, "    loop.run()\n", "    while True:\n        loop.running = True\n        loop.run()\n",
+        "orderly-end", "still runs"),
+    Bug("spins without descriptors", 11,
+        "        self.connections.add(Connection(self, self.listener.accept()[0]))",
+        "        with contextlib.suppress(OSError):\n"
+        "            self.connections.add(Connection(self, self.listener.accept()[0]))", "no-descriptors", "% of a"),
+    Bug("shouts", 13, "self.connection.write(data)", "self.connection.write(data.upper())", "dialogue", "not b'name"),
+]  # fmt: skip
+
 
 @pytest.fixture(scope="module")
 def verdicts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Verdict]]:
     """What is found for each bug by the promises of its lesson: the first, and those of the last four lessons."""
     folder = tmp_path_factory.mktemp("planted")
     pairs = [(bug, p) for bug in BUGS for p in asked(bug.lesson) if p.since in (1, *range(max(1, bug.lesson - 4), 14))]
-    programs = {bug.what: Program(str(plant(bug, folder / f"bug{i}.py"))) for i, bug in enumerate(BUGS)}
+    pairs += [(bug, p) for bug in BY_ONE_PROMISE for p in PROMISES if p.name == bug.broken]
+    bugs = BUGS + BY_ONE_PROMISE
+    programs = {bug.what: Program(str(plant(bug, folder / f"bug{i}.py"))) for i, bug in enumerate(bugs)}
     found = judge_together((promise, programs[bug.what]) for bug, promise in pairs)
-    return {bug.what: [v for v, (of, _) in zip(found, pairs, strict=True) if of is bug] for bug in BUGS}
+    return {bug.what: [v for v, (of, _) in zip(found, pairs, strict=True) if of is bug] for bug in bugs}
 
 
 def plant(bug: Bug, path: pathlib.Path) -> pathlib.Path:
@@ -102,7 +122,7 @@ def plant(bug: Bug, path: pathlib.Path) -> pathlib.Path:
     return path
 
 
-@pytest.mark.parametrize("bug", BUGS, ids=lambda bug: bug.what)
+@pytest.mark.parametrize("bug", BUGS + BY_ONE_PROMISE, ids=lambda bug: bug.what)
 def test_exactly_the_broken_promise_is_named(bug: Bug, verdicts: dict[str, list[Verdict]]) -> None:
     broken = {verdict.promise.name: verdict.measured for verdict in verdicts[bug.what] if not verdict.kept}
     assert list(broken) == [bug.broken], broken

@@ -1,0 +1,229 @@
+"""What a student types, and what is answered."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+import re
+import signal
+import socket
+import subprocess
+import sys
+from typing import IO
+
+import pytest
+
+from reactor.lessons import __main__ as command
+from reactor.lessons import lecture
+from reactor.lessons.promises import Promise, Verdict, added
+from reactor.lessons.staircase import LESSONS, Lesson, exercise
+from reactor.lessons.subject import Program
+from reactor.lessons.tour import TOUR
+from tests.support import PATIENCE_S, PROJECT
+
+
+def lessons(*arguments: str, stdout: int | IO[bytes] = subprocess.PIPE) -> subprocess.Popen[bytes]:
+    """Start the command as a student does."""
+    line = [sys.executable, "-m", "reactor.lessons", *arguments]
+    return subprocess.Popen(line, cwd=PROJECT, stdout=stdout, stderr=subprocess.PIPE)
+
+
+@pytest.fixture
+def judged(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
+    """Nothing is run: what would be is written down, and found kept, broken or unknown by what `found` says."""
+    asked: list[tuple[str, str]] = []
+
+    def judge(promise: Promise, program: Program) -> Verdict:
+        asked.append((promise.name, pathlib.Path(program.path).stem))
+        return Verdict(promise, FOUND.get(promise.name, True), "some numbers")
+
+    monkeypatch.setattr(lecture, "judge", judge)
+    return asked
+
+
+FOUND: dict[str, bool | None] = {"second-client": False, "no-thread-each": None}
+
+
+def test_without_arguments_all_lessons_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert command.main([]) == 0
+    listed = re.findall(r"^ +(\d+)  (.*)$", capsys.readouterr().out, re.M)
+    assert listed == [(str(lesson.number), lesson.title) for lesson in LESSONS]
+
+
+def test_a_lesson_shows_the_failure_before_it_and_the_one_that_it_leaves(capsys: pytest.CaptureFixture[str]) -> None:
+    assert command.main(["4"]) == 0
+    said = capsys.readouterr().out
+    idle, slow = next(added(4)), next(added(5))
+    words = re.findall(r"^  (kept|BROKEN) +(.*)$", said, re.M)
+    assert words == [("BROKEN", idle.sentence), ("kept", idle.sentence), ("BROKEN", slow.sentence)]
+    assert re.search(r"used \d+% of a processor", said)
+
+
+@pytest.mark.parametrize("lesson", LESSONS, ids=lambda lesson: lesson.stem)
+def test_every_lesson_says_what_to_look_at_to_try_to_read_and_to_do(
+    lesson: Lesson, judged: list[tuple[str, str]], capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setenv("COLUMNS", "80")
+    assert command.main([str(lesson.number)]) == 0
+    said = capsys.readouterr().out
+    assert said.startswith(f"Lesson {lesson.number}: {lesson.title}\n=")
+    words = " ".join(said.split())
+    assert all(place.name in said and place.why in words for place in lesson.look + lesson.read)
+    assert lesson.by_hand in words
+    assert lesson.task in words
+    before = LESSONS[max(0, lesson.number - 2)].stem
+    assert {stem for _, stem in judged} == {before, lesson.stem}
+    assert f"Next: python -m reactor.lessons {lesson.number + 1}" in said or lesson.number == 13
+
+
+def test_no_line_is_wider_than_the_screen(
+    judged: list[tuple[str, str]], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    command.main(["12"])
+    assert not [line for line in capsys.readouterr().out.splitlines() if len(line) > 80]
+
+
+def test_lesson_12_tells_one_trip_and_visits_the_nine_files(
+    judged: list[tuple[str, str]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    command.main(["12"])
+    said = " ".join(capsys.readouterr().out.split())
+    assert all(f"{stop.file} ({stop.met}) Law" in said for stop in TOUR)
+    assert "connection-1 receives 5 bytes" in said
+    assert "raised" not in said.partition("told by Reactor")[2].partition("The nine files")[0]
+
+
+def test_check_says_which_promises_a_students_program_breaks(
+    tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    mine = tmp_path / "mine.py"
+    mine.write_text(LESSONS[0].source.replace("sendall(data)", "sendall(data[:4095])"))
+    assert command.main(["1", "--check", str(mine)]) == 1
+    said = capsys.readouterr().out
+    assert "BROKEN  What a client sends comes back" in said
+    assert "4095 of 4096 bytes came back" in said
+    assert "What to do: Send exactly what" in said
+    assert said.endswith("0 of 1 kept, 1 broken\n")
+
+
+def test_check_is_content_when_all_is_kept(capsys: pytest.CaptureFixture[str]) -> None:
+    assert command.main(["1", "--check", LESSONS[0].program.path]) == 0
+    assert capsys.readouterr().out.endswith("1 of 1 kept, 0 broken\n")
+
+
+def test_check_says_what_could_not_be_measured_and_which_arguments_are_missing(
+    judged: list[tuple[str, str]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert command.main(["9", "--check", LESSONS[7].program.path]) == 1
+    said = capsys.readouterr().out
+    assert "`serve` takes 2 of the 3 arguments of this lesson: (listener, datagrams, idle_s)." in " ".join(said.split())
+    assert "unknown" in said
+    assert said.endswith("8 of 10 kept, 1 broken, 1 not measured\n")
+
+
+@pytest.mark.parametrize(
+    ("source", "why"),
+    [
+        ("def serve(:", "SyntaxError: invalid syntax (line 1)"),
+        ("x = 1", "it has no function `serve`"),
+        ("serve = 7", "it has no function `serve`"),
+        ("\n1 / 0", "ZeroDivisionError: division by zero (line 2)"),
+        ("raise SystemExit", "it can't be loaded: SystemExit"),
+        ("import os; os._exit(3)", "it ended the process while it was loaded (exit status 3)"),
+        ("def serve(): pass", "its `serve` takes no arguments; it is given a listening socket at least"),
+        (None, "No such file or directory"),
+    ],
+)
+def test_a_file_that_cannot_be_judged_costs_one_line(
+    source: str | None, why: str, tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    mine = tmp_path / "mine.py"
+    if source is not None:
+        mine.write_text(source)
+    assert command.main(["3", "--check", str(mine)]) == 2
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert said.err.startswith(f"python -m reactor.lessons: can't judge {mine}: ")
+    assert why in said.err
+    assert said.err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "why"),
+    [
+        (["0"], "'0' is not the number of a lesson: there are 1 to 13"),
+        (["fourteen"], "'fourteen' is not the number of a lesson: there are 1 to 13"),
+        (["--serve"], "which lesson? give its number, from 1 to 13"),
+        (["--check", ""], "which lesson? give its number, from 1 to 13"),
+        (["3", "--port", "7"], "argument --port: it goes with --serve"),
+        (["3", "--serve", "--port", "65536"], "'65536' is not a port: a whole number from 0 to 65535"),
+        (["3", "--serve", "--port", "http"], "'http' is not a port: a whole number from 0 to 65535"),
+        (["3", "--serve", "--source"], "not allowed with argument"),
+        (["3", "4"], "unrecognized arguments: 4"),
+    ],
+)
+def test_wrong_usage_costs_one_line_and_status_2(
+    arguments: list[str], why: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as exit_:
+        command.main(arguments)
+    said = capsys.readouterr().err
+    assert exit_.value.code == 2
+    assert why in said
+    assert said.count("\n") == 1
+
+
+def test_source_and_exercise_are_programs_to_be_redirected(capsys: pytest.CaptureFixture[str]) -> None:
+    assert command.main(["6", "--source"]) == 0
+    assert capsys.readouterr().out == LESSONS[5].source
+    assert command.main(["6", "--exercise"]) == 0
+    assert capsys.readouterr().out == exercise(LESSONS[5])
+
+
+def test_serve_runs_the_program_until_ctrl_c() -> None:
+    process = lessons("4", "--serve", "--port", "0")
+    assert process.stdout is not None
+    line = next(line for line in process.stdout if line.startswith(b"serving"))
+    with socket.create_connection(("127.0.0.1", int(line.split()[-1])), PATIENCE_S) as client:
+        client.sendall(b"hello")
+        assert client.recv(5) == b"hello"
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=PATIENCE_S)
+    assert (process.returncode, said) == (0, b"")
+
+
+def test_a_port_that_is_taken_costs_one_line_and_status_1() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        process = lessons("4", "--serve", "--port", str(taken.getsockname()[1]))
+        _, said = process.communicate(timeout=PATIENCE_S)
+    assert process.returncode == 1
+    assert said.startswith(b"can't serve there: ")
+    assert said.count(b"\n") == 1
+
+
+def test_a_reader_who_has_had_enough_gets_no_traceback() -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer, "wb") as nobody:
+        process = lessons(stdout=nobody)
+        _, said = process.communicate(timeout=PATIENCE_S)
+    assert (process.returncode, said) == (0, b"")
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="this system has no /dev/full")
+def test_a_full_disk_costs_one_line_and_status_1() -> None:
+    with open("/dev/full", "wb") as full:
+        process = lessons("3", "--source", stdout=full)
+        _, said = process.communicate(timeout=PATIENCE_S)
+    assert process.returncode == 1
+    assert said == b"python -m reactor.lessons: can't write to stdout: No space left on device\n"
+
+
+def test_ctrl_c_gives_no_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(options: object) -> int:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(command, "run", interrupted)
+    assert command.main([]) == 128 + signal.SIGINT

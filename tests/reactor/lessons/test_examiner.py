@@ -1,0 +1,178 @@
+"""The examiner: whatever a student's program does, it is judged in bounded time, and nothing of it is left."""
+
+from __future__ import annotations
+
+import importlib.util
+import itertools
+import json
+import pathlib
+import socket
+import sys
+import types
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from reactor.lessons import checks, clients, host, subject
+from reactor.lessons.promises import PROMISES, judge
+from reactor.lessons.staircase import LESSONS
+from reactor.lessons.subject import Broken, NotMeasured, Program, Subject, Unusable
+
+HOLDS_EVERYTHING_UP = "sum(range(10**13))"  # in C: no other thread has a turn
+Write = Callable[[str], Program]
+
+
+@pytest.fixture
+def write(tmp_path: pathlib.Path) -> Write:
+    """Turns a text into a program."""
+
+    def made(source: str) -> Program:
+        path = tmp_path / "mine.py"
+        path.write_text(source)
+        return Program(str(path))
+
+    return made
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Little is waited for, where something will not come."""
+    monkeypatch.setattr(subject, "PATIENCE_S", 0.3)
+
+
+def is_gone(it: Subject) -> bool:
+    return it._process.poll() is not None
+
+
+def order_until_it_fails(it: Subject) -> None:
+    while True:
+        it.order("usage", "usage")
+
+
+@pytest.mark.usefixtures("impatient")
+@pytest.mark.parametrize("source", ["while True: pass", HOLDS_EVERYTHING_UP])
+def test_an_import_that_does_not_end_is_ended(source: str, write: Write) -> None:
+    it = Subject(write(source), 1.0, 4, start_s=0.3)
+    with pytest.raises(Unusable, match=r"it was still being loaded after 0\.3 s: `serve` must be all that runs"), it:
+        pass
+    assert is_gone(it)
+
+
+@pytest.mark.usefixtures("impatient")
+def test_a_server_that_lets_nobody_have_a_turn_is_ended(write: Write) -> None:
+    with Subject(write(f"def serve(listener): {HOLDS_EVERYTHING_UP}"), 1.0, 4) as it:
+        it.go()
+        it.tcp()
+        with pytest.raises(Broken, match=r"for 0\.3 s its other threads had no turn"):
+            order_until_it_fails(it)
+    assert is_gone(it)
+
+
+@pytest.mark.parametrize(
+    ("body", "end"),
+    [
+        ("import os; os._exit(3)", "exit status 3"),
+        ("1 / 0", "`serve` raised ZeroDivisionError: .*"),
+        ("0", "`serve` returned"),
+    ],
+)
+def test_the_end_of_a_server_is_told(body: str, end: str, write: Write) -> None:
+    with Subject(write(f"def serve(listener): {body}"), 1.0, 4) as it:
+        with pytest.raises(Broken, match=f"the server has ended: {end}"):
+            order_until_it_fails(it)
+        assert it.obituary() == ""  # it has been told
+
+
+def test_a_signal_that_ends_it_is_named(write: Write) -> None:
+    with Subject(write("def serve(listener): listener.accept()"), 1.0, 4) as it:
+        it.tcp()
+        it.terminate()
+        assert it.outcome() in ("killed by SIGTERM", "`serve` returned")
+
+
+def test_a_server_that_does_not_listen_is_said_so(write: Write) -> None:
+    with Subject(write("def serve(listener):\n    listener.close()\n    while True: pass"), 1.0, 4) as it:
+        while True:
+            try:
+                it.tcp().recv(1)
+            except Broken as found:
+                assert str(found) == "a client couldn't connect: Connection refused"  # noqa: PT017
+                break
+            except OSError:  # it was in the queue of a listener that has gone
+                continue
+
+
+def test_where_there_is_no_sigterm_that_is_said(monkeypatch: pytest.MonkeyPatch, write: Write) -> None:
+    monkeypatch.setattr(sys, "platform", "win32")
+    by_name = {promise.name: promise for promise in PROMISES}
+    verdict = judge(by_name["orderly-end"], LESSONS[10].program)
+    assert (verdict.kept, verdict.measured) == (None, "this system has no SIGTERM to send")
+
+
+def test_where_descriptors_cannot_be_limited_that_is_said(monkeypatch: pytest.MonkeyPatch, write: Write) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with Subject(write("def serve(listener): pass"), 1.0, 4) as it, pytest.raises(NotMeasured, match="no limit"):
+        checks.descriptors_run_out(it)
+
+
+def test_a_machine_too_busy_to_talk_in_time_is_said_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        theirs.sendall(b"ping" * 9)
+        monkeypatch.setattr(checks, "time", types.SimpleNamespace(monotonic=itertools.count().__next__))
+        with pytest.raises(NotMeasured, match="this machine is too busy"):
+            checks.talk(5.0, ours)
+
+
+def test_a_wire_that_breaks_is_an_end(write: Write) -> None:
+    class Torn:
+        def readline(self) -> str:
+            raise ConnectionResetError
+
+        def close(self) -> None: ...
+
+    with Subject(write("def serve(listener): pass"), 1.0, 4) as it:
+        it._lines.close()
+        it._lines = Torn()  # type: ignore[assignment]
+        assert it._read() == {}
+
+
+def test_memory_that_cannot_be_seen_is_not_guessed(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*_: Any) -> str:
+        raise FileNotFoundError
+
+    monkeypatch.setattr(pathlib.Path, "read_text", refused)
+    assert host.resident_bytes() is None
+    assert checks.growth({"memory_bytes": None}, {}) == "its memory can't be seen here"
+
+
+@pytest.mark.parametrize(
+    ("serve", "count"), [(lambda a, b: 0, 2), (lambda *a: 0, 5), (lambda a, *, b=1: 0, 1), (socket.socket.accept, 1)]
+)
+def test_a_serve_is_given_what_it_takes(serve: Callable[..., object], count: int) -> None:
+    assert host.count_arguments(serve) == count
+
+
+def test_two_clients_of_a_dialogue_are_not_taken_for_each_other() -> None:
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        theirs.sendall(b"town? ")
+        with pytest.raises(Broken, match="the client was asked b'town"):
+            clients.hear(ours, b"name? ")
+
+
+def test_an_end_that_is_none_is_told() -> None:
+    ours, theirs = socket.socketpair()
+    with ours:
+        theirs.sendall(b"more")
+        theirs.close()
+        with pytest.raises(Broken, match="somebody got 4 bytes, and then the end, instead of an orderly end"):
+            clients.expect_end(ours, "somebody")
+
+
+def test_what_the_host_says_is_json_a_line_each() -> None:
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        host.Host(theirs, 1.0, 4).tell("ready", why="it is")
+        assert json.loads(ours.recv(100)) == {"event": "ready", "why": "it is"}
