@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 PROJECT = pathlib.Path(__file__).resolve().parent.parent
 PATIENCE_S = 20.0  # how long a thing that must happen may take on a loaded machine before the test fails
 MOST_TURNS = 200_000
-JUDGES = 6  # lessons' programs that are judged at the same time
+JUDGES = 8  # lessons' programs that are judged at the same time
 ALONE = ("fairness",)  # the promise whose client must be as quick as it can
 STALLED_TURNS = 500  # of 5 ms each, in which nothing has moved
 

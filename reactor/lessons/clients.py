@@ -1,7 +1,8 @@
 """What a client does to a server: ask, push without reading, read to the end.
 
 Law: what orders things is the ping. A loop that has answered three pings on another connection has come round, and has
-seen whatever was there before the first. So nothing here waits for a time to pass in order that something may happen.
+seen whatever was there before the first. So nothing here waits for a time to pass in order that something may happen;
+where there are pauses, they are a slow reader's own.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import select
 import socket
+import time
 
 from reactor.lessons.subject import PATIENCE_S, Broken
 
@@ -69,12 +71,13 @@ def push(client: socket.socket, data: bytes, other: socket.socket) -> int:
     return sent
 
 
-def pull(client: socket.socket) -> tuple[bytes, str]:
-    """Read to the end; return what came, and how it ended."""
+def pull(client: socket.socket, pace_s: float = 0.0) -> tuple[bytes, str]:
+    """Read to the end, with pauses of a slow reader; return what came, and how it ended."""
     came = bytearray()
     try:
         while piece := client.recv(PIECE_BYTES):
             came += piece
+            time.sleep(pace_s)
     except TimeoutError:
         return bytes(came), f"nothing more for {PATIENCE_S:g} s, and no end (FIN)"
     except ConnectionError:
@@ -82,9 +85,9 @@ def pull(client: socket.socket) -> tuple[bytes, str]:
     return bytes(came), "the end"
 
 
-def expect_all(client: socket.socket, data: bytes, which: str) -> str:
+def expect_all(client: socket.socket, data: bytes, which: str, pace_s: float = 0.0) -> str:
     """Read to the end, and raise Broken unless all of `data` and then an orderly end have come."""
-    came, ending = pull(client)
+    came, ending = pull(client, pace_s)
     compare(data, came)
     measured = f"of {len(data):,} bytes {which}, {len(came):,} came back, then {ending}"
     if len(came) < len(data) or ending != "the end":
@@ -96,9 +99,8 @@ def expect_end(client: socket.socket, who: str) -> None:
     """Raise Broken unless an orderly end comes, and nothing before it."""
     came, ending = pull(client)
     if came or ending != "the end":
-        raise Broken(
-            f"{who} got {f'{len(came):,} bytes, and then ' if came else ''}{ending}, instead of an orderly end (FIN)"
-        )
+        before = f"{len(came):,} bytes, and then " if came else ""
+        raise Broken(f"{who} got {before}{ending}, instead of an orderly end (FIN)")
 
 
 def readable(client: socket.socket, within_s: float) -> bool:

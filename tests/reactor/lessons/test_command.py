@@ -99,11 +99,11 @@ def test_check_says_which_promises_a_students_program_breaks(
     tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     mine = tmp_path / "mine.py"
-    mine.write_text(LESSONS[0].source.replace("sendall(data)", "sendall(data[:4095])"))
+    mine.write_text(LESSONS[0].source.replace("sendall(data)", "sendall(data.decode('latin-1').encode())"))
     assert command.main(["1", "--check", str(mine)]) == 1
     said = capsys.readouterr().out
     assert "BROKEN  What a client sends comes back" in said
-    assert "4095 of 4096 bytes came back" in said
+    assert "byte 0 was sent as b'\\x80' and came back as b'\\xc2'" in said
     assert "What to do: Send exactly what" in said
     assert said.endswith("0 of 1 kept, 1 broken\n")
 

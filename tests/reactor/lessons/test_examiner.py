@@ -171,6 +171,14 @@ def test_an_end_that_is_none_is_told() -> None:
             clients.expect_end(ours, "somebody")
 
 
+def test_a_hog_that_is_hung_up_on_is_told() -> None:
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        theirs.shutdown(socket.SHUT_WR)
+        with pytest.raises(Broken, match="the server closed a connection that was busy"):
+            clients.Flow(ours).step()
+
+
 def test_what_the_host_says_is_json_a_line_each() -> None:
     ours, theirs = socket.socketpair()
     with ours, theirs:

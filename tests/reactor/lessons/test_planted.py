@@ -35,13 +35,13 @@ RECEIVE_ONCE = """            data = self.sock.recv(RECEIVE_BYTES)
             self.waiting += data
             self.flush()
 """
-RECEIVE_ALL = "            while self.interest() & READ:\n" + RECEIVE_ONCE.replace("            ", " " * 16)
+RECEIVE_ALL = "            while self.interest() & READ:\n"
+RECEIVE_ALL += RECEIVE_ONCE.replace(" " * 12, " " * 16).replace("RECEIVE_BYTES", "4096")
 
 BUGS = [
     Bug("loses the last byte of a full piece", 2, "sendall(data)", "sendall(data[:4095])", "echo", "4095 of 4096"),
     Bug("takes bytes for text", 2, "sendall(data)",
         "sendall(data.decode('latin-1').encode())", "echo", "byte 0"),
-    Bug("answers with zeros to what isn't ASCII", 2, "sendall(data)", "sendall(bytes(b % 128 for b in data))", "echo"),
     Bug("never closes", 4, "client.close()", "MINE.append(client)\n\n\nMINE = []", "echo", "no end (FIN)"),
     Bug("waits for the thread that it starts", 2, f"{ECHO_THREAD}.start()",
         f"thread = {ECHO_THREAD}\n        thread.start()\n        thread.join()", "second-client",
@@ -50,7 +50,6 @@ BUGS = [
         "client.setblocking(False)",
         "client.setblocking(False)\n    __import__('threading').Thread(target=__import__('threading').Event().wait, "
         "daemon=True).start()", "no-thread-each", "40 more threads"),
-    Bug("selects without sleeping", 4, "selector.select()", "selector.select(0)", "idle-is-free"),
     Bug("watches for WRITE all the time", 5, "READ | (WRITE if self.waiting else 0)", "READ | WRITE", "idle-is-free"),
     Bug("forgets what send didn't take", 5, "del self.waiting[:sent]", "self.waiting.clear()", "slow-reader"),
     Bug("never watches for WRITE", 5, "READ | (WRITE if self.waiting else 0)", "READ", "slow-reader", "came back"),
@@ -69,7 +68,7 @@ BUGS = [
         "idle-time-out", "too early"),
     Bug("sleeps without regard to timers", 9, "self.selector.select(sleep_s)", "self.selector.select()",
         "idle-time-out", "nobody else there"),
-    Bug("drains a client's socket, 64 KiB at a time", 10, RECEIVE_ONCE, RECEIVE_ALL, "fairness"),
+    Bug("drains a client's socket, 4 KiB at a time", 10, RECEIVE_ONCE, RECEIVE_ALL, "fairness"),
     Bug("closes clients before their answers", 11, "            connection.finish()\n",
         "            connection.close()\n",
         "orderly-end", "came back"),
@@ -86,9 +85,8 @@ BUGS = [
 BY_ONE_PROMISE = [  # judged by that one alone
     Bug("turns datagrams round", 8, "datagrams.sendto(data, source)", "datagrams.sendto(data[::-1], source)", "udp",
         "not what was sent"),
-    Bug("hangs up on a client that is busy", 10, "            if not data:\n", "            if len(data) > 30_000:\n",
-        "fairness",
-        "busy"),
+    Bug("hangs up on a client that is busy", 10, "            if not data:\n", "            if len(data) > 9000:\n",
+        "fairness"),
     Bug("ends at once", 11, "        self.stopping = True\n", "        return self.end()\n", "orderly-end", "came back"),
     Bug("raises at its end", 11, "    loop.run()\n", "    loop.run()\n    1 / 0\n", "orderly-end",
         "ZeroDivisionError"),
@@ -104,9 +102,9 @@ BY_ONE_PROMISE = [  # judged by that one alone
 
 @pytest.fixture(scope="module")
 def verdicts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Verdict]]:
-    """What is found for each bug by the promises of its lesson: the first, and those of the last four lessons."""
+    """What is found for each bug by the promises of its lesson: the first, and the latest ones."""
     folder = tmp_path_factory.mktemp("planted")
-    pairs = [(bug, p) for bug in BUGS for p in asked(bug.lesson) if p.since in (1, *range(max(1, bug.lesson - 4), 14))]
+    pairs = [(bug, p) for bug in BUGS for p in asked(bug.lesson) if p.since == 1 or p.since >= bug.lesson - 2]
     pairs += [(bug, p) for bug in BY_ONE_PROMISE for p in PROMISES if p.name == bug.broken]
     bugs = BUGS + BY_ONE_PROMISE
     programs = {bug.what: Program(str(plant(bug, folder / f"bug{i}.py"))) for i, bug in enumerate(bugs)}
