@@ -14,10 +14,8 @@ Only what a program needs to be called is here; what is asked of it stands in `p
 from __future__ import annotations
 
 import contextlib
-import inspect
 import json
 import os
-import pathlib
 import socket
 import sys
 import threading
@@ -28,7 +26,10 @@ from typing import Any
 
 KERNEL_BUFFER_BYTES = 16 * 1024  # of the sockets that are served: small, so that a little traffic fills them
 BACKLOG = 256
+HOUSE = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 MOST_ARGUMENTS = 5
+CO_VARARGS = 0x04  # as in `inspect`, which takes longer to import than all the rest here
+NOT_READY = "`ready` has not been called, so nothing can be handed in"
 MEMORY_BYTES = 2 << 30  # of address space
 PROCESSOR_S = 20
 SPARE_DESCRIPTORS = 8  # left to a server that is to run out of them
@@ -96,17 +97,19 @@ class Host:
 
     def hand_in(self) -> None:
         """Hand a call in from this thread, and tell when it has run and whether that was in the program's own."""
-        if self._call_soon is None:
-            self.tell("called", how="`ready` has not been called")
-            return
         here = threading.get_ident()
-        self._call_soon(lambda: self.tell("called", how="here" if threading.get_ident() == here else "there"))
+        if self._call_soon is None:
+            self.tell("called", how=NOT_READY)
+        else:
+            self._call_soon(lambda: self.tell("called", how="here" if threading.get_ident() == here else "there"))
 
     def hand_in_trouble(self) -> None:
         """Hand in a call that raises."""
-        if self._call_soon is not None:
+        if self._call_soon is None:
+            self.tell("handed_in", how=NOT_READY)
+        else:
             self._call_soon(trouble)
-        self.tell("handed_in")
+            self.tell("handed_in", how="there")
 
     def starve(self) -> None:
         """Leave the process a few more descriptors, and no more."""
@@ -121,21 +124,24 @@ class Host:
 
 def load(path: str, name: str) -> Any:
     """Run the file as a module and return its `serve`, or None. Raise whatever it raises."""
-    sys.path.insert(0, str(pathlib.Path(path).resolve().parent))  # as for a program that is run
-    sys.path.append(str(pathlib.Path(__file__).parents[2]))  # where `reactor` is, if it isn't installed
+    sys.path.insert(0, os.path.dirname(os.path.abspath(path)))  # as for a program that is run
+    sys.path.append(HOUSE)  # where `reactor` is, if it isn't installed
     sys.argv = [path]
     module = sys.modules[name] = types.ModuleType(name)
     module.__file__ = path
-    exec(compile(pathlib.Path(path).read_bytes(), path, "exec"), module.__dict__)  # noqa: S102  (that is what we are for)
+    with open(path, "rb") as file:
+        code = compile(file.read(), path, "exec")
+    exec(code, module.__dict__)  # noqa: S102  (that is what we are for)
     return getattr(module, "serve", None)
 
 
 def count_arguments(serve: Callable[..., object]) -> int:
-    """Return how many positional arguments `serve` takes, MOST_ARGUMENTS for any number of them."""
-    kinds = [parameter.kind for parameter in inspect.signature(serve).parameters.values()]
-    if inspect.Parameter.VAR_POSITIONAL in kinds:
-        return MOST_ARGUMENTS
-    return sum(kind in (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD) for kind in kinds)
+    """Return how many positional arguments `serve` takes: MOST_ARGUMENTS for any number, 1 if it isn't from Python."""
+    code = getattr(serve, "__code__", None)
+    if code is None:
+        return 1
+    bound = isinstance(serve, types.MethodType)  # `self` is there already
+    return MOST_ARGUMENTS if code.co_flags & CO_VARARGS else int(code.co_argcount) - bound
 
 
 def open_sockets() -> tuple[socket.socket, socket.socket]:
@@ -151,7 +157,8 @@ def open_sockets() -> tuple[socket.socket, socket.socket]:
 def resident_bytes() -> int | None:
     """Return how much memory the process really has, None where the system doesn't say."""
     try:
-        return int(pathlib.Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+        with open("/proc/self/statm") as numbers:
+            return int(numbers.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
     except OSError:
         return None
 

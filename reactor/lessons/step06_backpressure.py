@@ -35,7 +35,7 @@ class Connection:
         """Do what the socket is ready for, and say what to watch for from now on."""
         if mask & READ:
             self.receive()
-        if mask & WRITE:
+        if mask & WRITE and not self.closed:
             self.flush()
         if not self.closed:
             self.selector.modify(self.sock, self.interest(), self.on_event)
@@ -60,9 +60,8 @@ class Connection:
     def flush(self) -> None:
         """Send what waits, as far as the kernel takes it."""
         with contextlib.suppress(BlockingIOError):  # it takes nothing now
-            if self.waiting and not self.closed:
-                sent = self.sock.send(self.waiting)
-                del self.waiting[:sent]
+            sent = self.sock.send(self.waiting)
+            del self.waiting[:sent]
 
     def close(self) -> None:
         """Forget the client."""

@@ -27,7 +27,7 @@ spec = importlib.util.spec_from_file_location("reactor.lessons.host", sys.argv.p
 host = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(host)
 host.main()
-"""  # the host alone: a program that doesn't import `reactor` needn't wait for it
+"""  # the host alone: a program that doesn't import `reactor` needn't wait for that
 FOLDER = pathlib.Path(host.__file__).parent
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import pathlib
 import re
@@ -48,6 +49,13 @@ def test_without_arguments_all_lessons_are_listed(capsys: pytest.CaptureFixture[
     assert command.main([]) == 0
     listed = re.findall(r"^ +(\d+)  (.*)$", capsys.readouterr().out, re.M)
     assert listed == [(str(lesson.number), lesson.title) for lesson in LESSONS]
+
+
+def test_any_stream_may_take_stdouts_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdout", io.StringIO())
+    assert command.main([]) == 0
+    assert isinstance(sys.stdout, io.StringIO)
+    assert sys.stdout.getvalue().startswith("How an event loop works")
 
 
 def test_a_lesson_shows_the_failure_before_it_and_the_one_that_it_leaves(capsys: pytest.CaptureFixture[str]) -> None:

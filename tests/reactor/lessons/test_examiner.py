@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import itertools
 import json
@@ -16,7 +17,7 @@ import pytest
 
 from reactor.lessons import checks, clients, host, subject
 from reactor.lessons.promises import PROMISES, judge
-from reactor.lessons.staircase import LESSONS
+from reactor.lessons.staircase import LESSONS, Lesson
 from reactor.lessons.subject import Broken, NotMeasured, Program, Subject, Unusable
 
 HOLDS_EVERYTHING_UP = "sum(range(10**13))"  # in C: no other thread has a turn
@@ -85,10 +86,10 @@ def test_the_end_of_a_server_is_told(body: str, end: str, write: Write) -> None:
 
 
 def test_a_signal_that_ends_it_is_named(write: Write) -> None:
-    with Subject(write("def serve(listener): listener.accept()"), 1.0, 4) as it:
+    with Subject(write("def serve(listener):\n    while True: listener.accept()"), 1.0, 4) as it:
         it.tcp()
         it.terminate()
-        assert it.outcome() in ("killed by SIGTERM", "`serve` returned")
+        assert it.outcome() == "killed by SIGTERM"
 
 
 def test_a_server_that_does_not_listen_is_said_so(write: Write) -> None:
@@ -117,12 +118,13 @@ def test_where_descriptors_cannot_be_limited_that_is_said(monkeypatch: pytest.Mo
 
 
 def test_a_machine_too_busy_to_talk_in_time_is_said_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    ours, theirs = socket.socketpair()
-    with ours, theirs:
-        theirs.sendall(b"ping" * 9)
-        monkeypatch.setattr(checks, "time", types.SimpleNamespace(monotonic=itertools.count().__next__))
-        with pytest.raises(NotMeasured, match="this machine is too busy"):
-            checks.talk(5.0, ours)
+    def held_up(client: socket.socket, data: bytes = b"") -> None:
+        raise Broken("the server closed the connection after 0 of 4 bytes")
+
+    monkeypatch.setattr(checks, "time", types.SimpleNamespace(monotonic=itertools.count(step=0.1).__next__))
+    monkeypatch.setattr(checks, "ask", held_up)
+    with Subject(LESSONS[9].program, 30.0, 4) as it, pytest.raises(NotMeasured, match="this machine is too busy"):
+        checks.idle_is_closed(it)
 
 
 def test_a_wire_that_breaks_is_an_end(write: Write) -> None:
@@ -139,16 +141,24 @@ def test_a_wire_that_breaks_is_an_end(write: Write) -> None:
 
 
 def test_memory_that_cannot_be_seen_is_not_guessed(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refused(*_: Any) -> str:
+    def refused(*_: Any) -> None:
         raise FileNotFoundError
 
-    monkeypatch.setattr(pathlib.Path, "read_text", refused)
+    monkeypatch.setattr("builtins.open", refused)
     assert host.resident_bytes() is None
     assert checks.growth({"memory_bytes": None}, {}) == "its memory can't be seen here"
 
 
 @pytest.mark.parametrize(
-    ("serve", "count"), [(lambda a, b: 0, 2), (lambda *a: 0, 5), (lambda a, *, b=1: 0, 1), (socket.socket.accept, 1)]
+    ("serve", "count"),
+    [
+        (lambda a, b: 0, 2),
+        (lambda *a: 0, 5),
+        (lambda a, *, b=1: 0, 1),
+        (Subject.go, 1),
+        (pytest.MonkeyPatch().undo, 0),
+        (len, 1),
+    ],
 )
 def test_a_serve_is_given_what_it_takes(serve: Callable[..., object], count: int) -> None:
     assert host.count_arguments(serve) == count
@@ -177,6 +187,42 @@ def test_a_hog_that_is_hung_up_on_is_told() -> None:
         theirs.shutdown(socket.SHUT_WR)
         with pytest.raises(Broken, match="the server closed a connection that was busy"):
             clients.Flow(ours).step()
+
+
+def test_a_hog_has_a_bounded_number_of_bytes_under_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(clients, "readable", lambda hog, within_s: False)
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        flow = clients.Flow(ours)
+        theirs.setblocking(False)
+        taken = 0
+        for _ in range(clients.HOG_WINDOW_BYTES):
+            assert flow.step() == 0
+            with contextlib.suppress(BlockingIOError):
+                taken += len(theirs.recv(1 << 20))
+                continue
+            break
+        assert clients.HOG_WINDOW_BYTES <= taken < clients.HOG_WINDOW_BYTES + clients.PIECE_BYTES
+        theirs.sendall(b"back")
+        assert flow.step() == 4
+
+
+def test_an_answer_that_ends_too_early_is_told() -> None:
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        theirs.sendall(b"pi")
+        theirs.shutdown(socket.SHUT_WR)
+        with pytest.raises(Broken, match="the server closed the connection after 2 of 4 bytes"):
+            clients.ask(ours)
+
+
+@pytest.mark.parametrize("lesson", LESSONS[10:], ids=lambda lesson: lesson.stem)
+def test_a_server_without_clients_ends_at_once(lesson: Lesson) -> None:
+    with Subject(lesson.program, 1.0, 4) as it:
+        while it.order("call", "called")["how"] != "there":  # until it runs, and has taken the signal over
+            pass
+        it.terminate()
+        assert it.outcome() == "`serve` returned"
 
 
 def test_what_the_host_says_is_json_a_line_each() -> None:

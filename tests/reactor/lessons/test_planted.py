@@ -85,13 +85,15 @@ BUGS = [
 BY_ONE_PROMISE = [  # judged by that one alone
     Bug("turns datagrams round", 8, "datagrams.sendto(data, source)", "datagrams.sendto(data[::-1], source)", "udp",
         "not what was sent"),
-    Bug("hangs up on a client that is busy", 10, "            if not data:\n", "            if len(data) > 9000:\n",
-        "fairness"),
-    Bug("ends at once", 11, "        self.stopping = True\n", "        return self.end()\n", "orderly-end", "came back"),
+    Bug("hangs up on who is busy", 10, "            if not data:\n", "            if len(data) > 9000:\n", "fairness"),
+    Bug("ends at once", 11, "        self.stopping = True\n", "        return self.end()\n", "orderly-end",
+        "came back"),
     Bug("raises at its end", 11, "    loop.run()\n", "    loop.run()\n    1 / 0\n", "orderly-end",
         "ZeroDivisionError"),
     Bug("doesn't end", 11, "    loop.run()\n", "    while True:\n        loop.running = True\n        loop.run()\n",
         "orderly-end", "still runs"),
+    Bug("never says that it is ready", 12, "ready(loop.call_soon_threadsafe)", "pass", "raising-call",
+        "has not been called"),
     Bug("spins without descriptors", 11,
         "        self.connections.add(Connection(self, self.listener.accept()[0]))",
         "        with contextlib.suppress(OSError):\n"

@@ -13,15 +13,18 @@ from typing import Any
 
 import pytest
 
+from reactor.lessons import step13_await
 from reactor.lessons.promises import PROMISES, Verdict, added, asked
 from reactor.lessons.staircase import LESSONS, Lesson, exercise, line_of
 from reactor.lessons.tour import HOUSE, TOUR, law
-from tests.support import PROJECT, judge_together
+from reactor.limits import DEFAULT_LIMITS
+from tests.support import PATIENCE_S, PROJECT, LoopThread, judge_together, receive_to_end, send_in_background
 from tests.test_tidy import SIMPLE_PATH
 
 NUMBERS = [lesson.number for lesson in LESSONS]
 READ_ON_A_SCREEN_OR_TWO = {11: 240, 13: 220}  # the longest; all others:
 LINES = 170
+SENT = bytes(range(256)) * 8192
 
 
 @pytest.fixture(scope="module")
@@ -121,6 +124,36 @@ def test_the_exercise_is_the_lesson_before_with_the_task_on_top(lesson: Lesson) 
     names: dict[str, Any] = {"__name__": "exercise"}
     exec(compile(start, "exercise.py", "exec", dont_inherit=True), names)
     assert callable(names["serve"])
+
+
+def test_only_the_first_result_of_a_future_counts() -> None:
+    future = step13_await.Future()
+    future.resolve("first")
+    future.resolve("second")
+    with pytest.raises(StopIteration, match="first"):  # and whoever awaits it then doesn't wait
+        future.__await__().send(None)
+
+
+def test_a_coroutine_that_does_not_read_holds_its_client_back() -> None:
+    go_on = step13_await.Future()
+    streams: list[step13_await.Stream] = []
+
+    async def handler(stream: step13_await.Stream) -> None:
+        streams.append(stream)
+        await go_on
+        await step13_await.echo(stream)
+
+    listener = socket.create_server(("127.0.0.1", 0))
+    with LoopThread() as thread, socket.create_connection(listener.getsockname(), PATIENCE_S) as client:
+        thread.call(step13_await.Server, thread.reactor, listener, 60.0, handler)
+        thread.wait_for(lambda: streams)
+        sending = send_in_background(client, SENT, lambda: client.shutdown(socket.SHUT_WR))
+        thread.wait_for(lambda: len(streams[0].received) > step13_await.HIGH_WATER_BYTES)
+        thread.wait_for(lambda: not streams[0].connection.interest)  # and so it stays, until it is read
+        assert thread.call(lambda: len(streams[0].received)) <= DEFAULT_LIMITS.bound_bytes
+        thread.call(go_on.resolve)
+        assert receive_to_end(client) == SENT
+        sending.join(PATIENCE_S)
 
 
 def test_the_tour_visits_the_nine_files_of_the_simple_path() -> None:
