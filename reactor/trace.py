@@ -56,7 +56,7 @@ logger = logging.getLogger("reactor")
 
 
 class Event(NamedTuple):
-    """One thing that a loop did. README.md in `player` has a table of the kinds and their fields."""
+    """One thing that a loop did. `player/README.md` has a table of the kinds and their fields."""
 
     number: int  # from 0
     turn: int  # 0 before the first one

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import re
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ import pytest
 from reactor.narrate import BURST, SENTENCES, Narrator, sentence
 from reactor.trace import Event
 from tests.reactor.test_perfetto import run_of
+from tests.support import PROJECT
 
 
 @pytest.mark.parametrize(
@@ -91,6 +93,21 @@ def test_whatever_happens_has_a_sentence() -> None:
             assert "None" not in sentence(event)
             seen[event.kind] += 1
     assert seen.keys() >= SENTENCES.keys() - {"stale", "paused", "resumed", "raised"}
+
+
+def test_every_kind_and_field_is_in_the_documented_table() -> None:
+    """What others read from a trace: the table in player/README.md, which can't drift."""
+    rows = re.findall(r"^\| (`[^|]*) \| ([^|]*)\|", (PROJECT / "reactor/player/README.md").read_text(), re.MULTILINE)
+    table = {
+        kind: set(re.findall(r"`(\w+)`", fields)) for kinds, fields in rows for kind in re.findall(r"`(\w+)`", kinds)
+    }
+    assert SENTENCES.keys() | {"ended"} <= table.keys()
+    used: dict[str, set[str]] = collections.defaultdict(set)
+    for seed in range(30):
+        for event in run_of(seed):
+            used[event.kind] |= event.fields.keys()
+    assert {kind: fields - table[kind] for kind, fields in used.items()} == {kind: set() for kind in used}
+    assert all(table[kind] == fields for kind, fields in used.items()), "nothing is promised that isn't there"
 
 
 def test_a_narrator_does_not_talk_too_much() -> None:
