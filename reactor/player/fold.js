@@ -29,7 +29,7 @@ function emptyState(startS) {
 function newHandler(who) {
   return {
     who, what: "", fd: null, protocol: "", where: "", highWater: null,
-    state: "", interest: "", resting: false, paused: false, eof: false,
+    state: "", interest: "", resting: false, paused: false,
     buffer: 0, bytesIn: 0, bytesOut: 0, closed: false, last: -1,
   };
 }
@@ -68,7 +68,6 @@ const EFFECTS = new Map(Object.entries({
     change(state, event.who, { bytesIn: bytesOf(state, event.who, "bytesIn") + event.bytes }),
   sent: (state, event) =>
     change(state, event.who, { bytesOut: bytesOf(state, event.who, "bytesOut") + event.bytes }),
-  eof: (state, event) => change(state, event.who, { eof: true }),
   interest: (state, event) => change(state, event.who, { interest: event.after, resting: event.resting }),
   buffer: (state, event) => change(state, event.who, { buffer: event.after }),
   state: (state, event) => change(state, event.who, { state: event.after }),
@@ -127,10 +126,10 @@ function jumpKind(event, after) {
   return "";
 }
 
-/* Whether it is backpressure, or a rest, that takes READ away; and not the end of what the peer sends. */
+/* Whether it is backpressure, or a rest, that takes READ away. Above the mark no FIN is read, so it isn't that. */
 function stopsReading(event, after) {
   if (event.kind !== "interest" || !event.before.includes("R") || event.after.includes("R")) return false;
-  return event.resting || (!after.eof && after.highWater !== null && after.buffer > after.highWater);
+  return event.resting || (after.highWater !== null && after.buffer > after.highWater);
 }
 
 /* A trace that has been gone through once: snapshots, where turns begin, where to jump, each handler's history. */

@@ -216,7 +216,8 @@ function showLane(lane, handler, event, tape) {
   lane.item.classList.toggle("now", handler.who === event.who || handler.who === event.owner);
   lane.item.classList.toggle("closed", handler.closed);
   say(lane.detail, detail.filter(Boolean).join(" · "));
-  say(lane.state, handler.closed ? "CLOSED" : handler.resting ? "RESTING" : handler.state);
+  const state = handler.closed ? "CLOSED" : handler.resting ? "RESTING" : handler.state;
+  say(lane.state, handler.paused && !handler.closed ? `${state} · paused` : state);
   lane.read.classList.toggle("on", interest.includes("R"));
   lane.write.classList.toggle("on", interest.includes("W"));
   lane.mask.classList.toggle("resting", handler.resting);
@@ -232,8 +233,8 @@ function showLane(lane, handler, event, tape) {
   const last = tape.events[handler.last];
   say(lane.last, last ? `${highWater === null ? "" : `event ${whole(last.n)}: `}${briefly(last)}` : "");
   const waits = highWater === null ? "" : `, ${bytes(buffer)} waiting`;
-  const state = handler.state ? `, ${handler.state}` : "";
-  lane.item.setAttribute("aria-label", `${handler.who}${state}, watched for ${MASK_WORDS[interest]}${waits}`);
+  const name = [handler.who, lane.state.textContent].filter(Boolean).join(", ");
+  lane.item.setAttribute("aria-label", `${name}, watched for ${MASK_WORDS[interest]}${waits}`);
 }
 
 function showCount(element, word, value, moved) {

@@ -338,6 +338,10 @@ def test_back_is_the_same_as_forward_also_over_snapshots(open_page: Open) -> Non
     walk = f"(steps) => {{ const shown = {SHOWN}; return steps.map((n) => {{ player.goTo(n); return shown(); }}); }}"
     near = [*range(460, 540), count - 1]
     forward = page.evaluate(walk, near)
+    said = folded(parsed(trace_file(*moves)).events)
+    for n, seen in zip(near, forward, strict=True):
+        shown = said[n] | {"timers": said[n]["timers"][:12]}  # no more rows than that
+        assert {key: seen[key] for key in shown} == shown
     assert page.evaluate(walk, near[::-1]) == forward[::-1]
     jumps = [(n * 37) % len(near) for n in range(len(near))]
     assert page.evaluate(walk, [near[n] for n in jumps]) == [forward[n] for n in jumps]
@@ -596,6 +600,16 @@ def test_an_empty_trace_says_so(open_page: Open) -> None:
         page.keyboard.press(key)
     assert page.text_content("#warning").startswith("There is no event in this trace. Its last line is broken off")
     assert page.text_content("#warning").endswith("3 further events left out: the player shows the first 0.")
+
+
+def test_a_protocols_pause_is_shown_and_found(open_page: Open) -> None:
+    fields = {"what": "Connection", "fd": 7, "protocol": "", "where": "", "high_water_bytes": 9}
+    moves: list[Move] = [TURN, ("adopted", "connection-1", fields), ("paused", "connection-1", {})]
+    page = open_page([parsed(trace_file(*moves, ("resumed", "connection-1", {})))])
+    assert presses(page, "w") == [2]
+    assert page.text_content(".lane .state") == "OPEN · paused"
+    assert presses(page, "ArrowRight") == [3]
+    assert page.text_content(".lane .state") == "OPEN"
 
 
 def test_lines_of_another_version_are_said_to_be_off(shared: Any, open_page: Open) -> None:
