@@ -588,7 +588,7 @@ def test_no_text_of_a_trace_gets_out_of_its_place(open_page: Open) -> None:
     for button in page.locator("#via button").all():
         button.click()
     page.keyboard.press("End")
-    until(page, "location.hash.includes('trace=')")
+    until(page, f"location.hash.endsWith('&n={len(evil) - 1}')")
     page.reload()
     assert page.evaluate("player.n") == len(evil) - 1
     assert page.title().startswith(EVIL[:40])  # as it is, and not what its script would make of it
