@@ -7,6 +7,7 @@
  * ready list) is shown as far as it matters now, and the rest is counted. */
 
 const MOST_LANES = 24;
+const FEW_LANES = 3;           // always have room
 const MANY_LANES = 5;          // with more, each takes less room
 const MOST_ROWS = 12;          // of the ready list and of the timers
 const MOST_CLOSED = 100;
@@ -165,7 +166,7 @@ function showLanes(state, event, tape) {
 
 /* Bring one lane into sight, where the lanes scroll by themselves. The page stays where it is. */
 function scrollTo(parent, item) {
-  if (!item || parent.scrollHeight <= parent.clientHeight) return;
+  if (!item || parent.children.length <= FEW_LANES || parent.scrollHeight <= parent.clientHeight) return;
   const [outer, inner] = [parent.getBoundingClientRect(), item.getBoundingClientRect()];
   if (inner.top < outer.top) parent.scrollTop += inner.top - outer.top;
   else if (inner.bottom > outer.bottom) parent.scrollTop += inner.bottom - outer.bottom;

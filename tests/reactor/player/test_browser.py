@@ -22,6 +22,7 @@ from tests.support import PROJECT, chromium, trace_file
 TURN: tuple[str, str, dict[str, Any]] = ("turn", "", {"sleep_s": None, "calls": 0, "timers": 0})
 EVIL = "</script><img src=x onerror=\"document.title='taken'\"><b>bold</b>&amp;\u2028\ud800"
 PATIENCE_MS = 10_000
+SIZE = {"width": 1280, "height": 900}
 GALLERY = {trace.name: trace for trace in bundled()}
 
 # What is to be seen at one moment: read off the page, not out of the player's memory.
@@ -62,41 +63,54 @@ def browser() -> Iterator[Any]:
         yield started
 
 
-@pytest.fixture
-def open_page(browser: Any, tmp_path: pathlib.Path) -> Iterator[Open]:
-    """Opens a page with these traces; at the end there has been no error, and no request but for the page itself."""
-    contexts: list[Any] = []
-    wrong: list[str] = []
-    asked: list[str] = []
+class Tab:
+    """One tab: its page, and what has gone wrong in it, and what it has asked for."""
 
-    def opened(traces: list[Trace], place: str = "", **options: Any) -> Any:
-        path = tmp_path / f"page{len(contexts)}.html"
-        path.write_text(page_of(traces), encoding="utf-8")
-        contexts.append(browser.new_context(**{"viewport": {"width": 1280, "height": 900}} | options))
-        page = contexts[-1].new_page()
-        page.set_default_timeout(PATIENCE_MS)
-        page.on("console", lambda message: wrong.append(message.text))
-        page.on("pageerror", lambda error: wrong.append(str(error)))
-        page.on("request", lambda request: asked.append(request.url))
-        page.goto(path.as_uri() + place)
-        return page
-
-    yield opened
-    for context in contexts:
-        context.close()
-    assert not wrong
-    assert len(set(asked)) == len(contexts)
+    def __init__(self, browser: Any) -> None:
+        self.page = browser.new_page(viewport=SIZE)
+        self.page.set_default_timeout(PATIENCE_MS)
+        self.wrong: list[str] = []
+        self.asked: list[str] = []
+        self.page.on("console", lambda message: self.wrong.append(message.text))
+        self.page.on("pageerror", lambda error: self.wrong.append(str(error)))
+        self.page.on("request", lambda request: self.asked.append(request.url))
 
 
 @pytest.fixture(scope="module")
-def shared(browser: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
+def tab(browser: Any) -> Tab:
+    """A tab for one page after the other: a new one for each would take most of the time."""
+    return Tab(browser)
+
+
+@pytest.fixture
+def open_page(tab: Tab, tmp_path: pathlib.Path) -> Iterator[Open]:
+    """Opens a page with these traces; at the end there has been no error, and no request but for the page itself."""
+    path = tmp_path / "page.html"
+
+    def opened(traces: list[Trace], place: str = "", scheme: str = "light") -> Any:
+        path.write_text(page_of(traces), encoding="utf-8")
+        tab.page.set_viewport_size(SIZE)
+        tab.page.emulate_media(color_scheme=scheme, reduced_motion="no-preference")
+        tab.page.goto(path.as_uri() + place)
+        return tab.page
+
+    tab.wrong.clear()
+    tab.asked.clear()
+    yield opened
+    assert not tab.wrong
+    assert {address.partition("#")[0] for address in tab.asked} == {path.as_uri()}
+
+
+@pytest.fixture(scope="module")
+def shared(browser: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     """The gallery, for tests that leave nothing behind."""
     path = tmp_path_factory.mktemp("player") / "gallery.html"
     path.write_text(page_of(bundled()), encoding="utf-8")
-    page = browser.new_page(viewport={"width": 1280, "height": 900})
-    page.set_default_timeout(PATIENCE_MS)
-    page.goto(path.as_uri())
-    return page
+    tab = Tab(browser)
+    tab.page.goto(path.as_uri())
+    yield tab.page
+    assert not tab.wrong
+    assert tab.asked == [path.as_uri()]
 
 
 @pytest.fixture
@@ -504,7 +518,7 @@ CONTRAST = """() => {
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_light_and_dark_are_as_the_system_has_it_and_can_be_read(open_page: Open, scheme: str) -> None:
-    page = open_page(bundled(), "#trace=stale-event&n=30", color_scheme=scheme)
+    page = open_page(bundled(), "#trace=stale-event&n=30", scheme=scheme)
     assert page.evaluate("document.documentElement.dataset.theme") == scheme
     for place in ("player.choose(6, 31)", "player.choose(2, 38)", "player.choose(4, 22)", "player.choose(7, 20)"):
         page.evaluate(place)
@@ -513,7 +527,7 @@ def test_light_and_dark_are_as_the_system_has_it_and_can_be_read(open_page: Open
 
 
 def test_the_theme_can_be_chosen_by_hand(open_page: Open) -> None:
-    page = open_page([GALLERY["calm-echo"]], color_scheme="dark")
+    page = open_page([GALLERY["calm-echo"]], scheme="dark")
     ground = "getComputedStyle(document.documentElement).backgroundColor"
     dark = page.evaluate(ground)
     page.keyboard.press("t")
