@@ -10,6 +10,8 @@ const MASK_WORDS = { "": "nothing", R: "READ", W: "WRITE", RW: "READ and WRITE" 
 const whole = (value) => value.toLocaleString("en");
 const bytes = (value) => `${whole(value)} ${value === 1 ? "byte" : "bytes"}`;
 const some = (value, name) => `${whole(value)} ${name}${value === 1 ? "" : "s"}`;
+const amount = ({ bytes: size, datagrams }) =>
+  datagrams === undefined ? bytes(size) : `${bytes(size)} in ${some(datagrams, "datagram")}`;
 const waiting = (value) => `${bytes(value)} ${value === 1 ? "waits" : "wait"}`;
 const shortName = (callback) => callback.replace(/\.<(locals|lambda)>/g, "").split(".").slice(-2).join(".");
 
@@ -60,7 +62,7 @@ const SENTENCES = new Map(Object.entries({
   received(event, handler) {
     const much = event.bytes === event.asked && handler.highWater !== null
       ? " That is all it asked for, so there may be more; but one receive per readiness is its share." : "";
-    return `recv(2) gives ${event.who} ${bytes(event.bytes)}.${much}`;
+    return `recv(2) gives ${event.who} ${amount(event)}${event.peer ? ` from ${event.peer}` : ""}.${much}`;
   },
   eof: (event) => `recv(2) gives ${event.who} nothing: the peer's FIN. It will send no more, but may still read.`,
   sent(event) {
@@ -68,7 +70,7 @@ const SENTENCES = new Map(Object.entries({
       const part = `${whole(event.bytes)} of ${bytes(event.offered)}`, rest = whole(event.offered - event.bytes);
       return `The kernel takes ${part} from ${event.who}: a partial write. The other ${rest} must wait.`;
     }
-    return `The kernel takes all ${bytes(event.bytes)} from ${event.who}.`;
+    return `The kernel takes ${event.bytes > 1 ? "all " : ""}${amount(event)} from ${event.who}${event.peer ? ` for ${event.peer}` : ""}.`;
   },
   blocked(event, handler) {
     if (event.call === "send") {
@@ -162,7 +164,7 @@ function interestSentence(event, handler) {
   if (gains("R")) parts.push(before ? `${who} reads again` : `${who} asks for READ`);
   if (loses("R")) {
     const why = stopsReading(event, handler)
-      ? `above the high-water mark ${who} doesn't read, and TCP holds its peer back`
+      ? `above its high-water mark, ${bytes(handler.highWater)}, ${who} doesn't read, and TCP stops its peer`
       : `${who} has nothing more to read`;
     parts.push(why);
   }

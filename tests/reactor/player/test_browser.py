@@ -626,6 +626,15 @@ def test_a_protocols_pause_is_shown_and_found(open_page: Open) -> None:
     assert page.text_content(".lane .state") == "OPEN"
 
 
+def test_datagrams_are_told_with_their_number_and_their_peer(open_page: Open) -> None:
+    batch = {"bytes": 10, "asked": None, "datagrams": 5}
+    single = {"bytes": 1, "offered": 1, "peer": "10.0.0.9:7"}
+    page = open_page([parsed(trace_file(("received", "datagrambatch-1", batch), ("sent", "datagram-1", single)))])
+    assert page.text_content("#sentence") == "recv(2) gives datagrambatch-1 10 bytes in 5 datagrams."
+    page.keyboard.press("ArrowRight")
+    assert page.text_content("#sentence") == "The kernel takes 1 byte from datagram-1 for 10.0.0.9:7."
+
+
 def test_lines_of_another_version_are_said_to_be_off(shared: Any, open_page: Open) -> None:
     trace = GALLERY["calm-echo"]
     assert not shared.is_visible("#warning")
