@@ -70,7 +70,8 @@ const SENTENCES = new Map(Object.entries({
       const part = `${whole(event.bytes)} of ${bytes(event.offered)}`, rest = whole(event.offered - event.bytes);
       return `The kernel takes ${part} from ${event.who}: a partial write. The other ${rest} must wait.`;
     }
-    return `The kernel takes ${event.bytes > 1 ? "all " : ""}${amount(event)} from ${event.who}${event.peer ? ` for ${event.peer}` : ""}.`;
+    const all = event.bytes > 1 ? "all " : "", peer = event.peer ? ` for ${event.peer}` : "";
+    return `The kernel takes ${all}${amount(event)} from ${event.who}${peer}.`;
   },
   blocked(event, handler) {
     if (event.call === "send") {
