@@ -1088,7 +1088,8 @@ def chromium() -> Iterator[Any]:
     program = next(filter(None, map(shutil.which, names)), None)
     if program is None:
         pytest.skip(f"there is no browser here: none of {', '.join(names)}")
-    options = ["--no-sandbox"] if os.geteuid() == 0 else []  # root has no sandbox to go into
+    options = ["--disable-dev-shm-usage"]  # a container's /dev/shm may be too small for a page
+    options += ["--no-sandbox"] if os.geteuid() == 0 else []  # root has no sandbox to go into
     with playwright.sync_playwright() as driver:
         browser = driver.chromium.launch(executable_path=program, args=options)
         yield browser
