@@ -96,14 +96,23 @@ class Sink:
 class JsonLines:
     """Writes each event as a line of JSON, after a header. `title` and `about` say what is to be seen, in the player.
 
-    `most_bytes`: at that, the trace ends, and says so in its last line.
+    `clock` says what kind the loop's is ("monotonic", "simulated"). At `most_bytes` the trace ends, and its last line says
+    so.
     """
 
     __slots__ = ("_sink",)
 
-    def __init__(self, file: BinaryIO, *, title: str = "", about: str = "", most_bytes: int = MOST_BYTES) -> None:
+    def __init__(
+        self,
+        file: BinaryIO,
+        *,
+        title: str = "",
+        about: str = "",
+        clock: str = "monotonic",
+        most_bytes: int = MOST_BYTES,
+    ) -> None:
         self._sink = Sink(file, most_bytes)
-        self._sink.write(header_line(title, about))
+        self._sink.write(header_line(title, about, clock))
 
     @classmethod
     def open(cls, path: str, **options: Any) -> Self:
@@ -140,13 +149,13 @@ class JsonLines:
         self.close()
 
 
-def header_line(title: str = "", about: str = "") -> str:
+def header_line(title: str = "", about: str = "", clock: str = "monotonic") -> str:
     """Return the first line of a trace: what it is, and of which sources its lines are."""
     sources = {}
     for path, name in FILES.items():
         with contextlib.suppress(OSError), open(path, "rb") as source:  # there may be none: lines are numbers then
             sources[name] = hashlib.sha256(source.read()).hexdigest()[:12]
-    about_it = {"title": title, "about": about, "python": platform.python_version(), "sources": sources}
+    about_it = {"title": title, "about": about, "clock": clock, "python": platform.python_version(), "sources": sources}
     return json.dumps({"trace": "reactor", "format": FORMAT} | about_it) + "\n"
 
 

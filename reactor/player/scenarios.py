@@ -251,7 +251,7 @@ def record(scenario: Scenario) -> bytes:
     """Play a scenario; return its trace, as JSON Lines."""
     network = SimulatedNetwork(0, script="", latency_s=LATENCY_S)
     memory = io.BytesIO()
-    sink = JsonLines(memory, title=scenario.title, about=scenario.about)
+    sink = JsonLines(memory, title=scenario.title, about=scenario.about, clock="simulated")
     with network.reactor(observer=sink) as loop:
         scenario.play(network, loop)
         sink.flush()

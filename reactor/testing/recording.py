@@ -42,7 +42,7 @@ class Recording:
             sink.flush()
             _, _, events = memory.getvalue().partition(b"\n")
             with open(self._name(index), "wb") as file:
-                file.write(header_line(title, about).encode() + events)
+                file.write(header_line(title, about, "simulated").encode() + events)
 
     def _name(self, index: int) -> str:
         stem, suffix = os.path.splitext(self._path)

@@ -42,6 +42,7 @@ def test_each_event_is_a_line_after_a_header(tmp_path: pathlib.Path) -> None:
     header, *rest = lines(path)
     assert (header["trace"], header["format"]) == ("reactor", FORMAT)
     assert (header["title"], header["about"]) == ("A title", "Some words.")
+    assert header["clock"] == "monotonic"
     source = (PROJECT / "reactor" / "loop.py").read_bytes()
     assert header["sources"]["loop.py"] == hashlib.sha256(source).hexdigest()[:12]
     assert rest == [json.loads(json.dumps(event.document())) for event in events]

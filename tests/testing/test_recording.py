@@ -45,6 +45,7 @@ def test_the_smallest_failing_run_of_a_simulation_is_in_the_file(tmp_path: pathl
         simulate(scenario, faults={"recv.short": 0.5, "send.short": 0.5}, trace=str(path))
     header, *events = lines(path)
     assert header["title"] == f"seed {failed.value.seed}: {failed.value.script or 'no fault'}"
+    assert header["clock"] == "simulated"
     assert header["about"].startswith("AssertionError: bytes were lost")
     assert len([event for event in events if event["kind"] == "fault"]) == len(failed.value.script.split())
     assert sum(event["bytes"] for event in events if event["kind"] == "sent") < len(b"hello xyz")
