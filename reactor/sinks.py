@@ -96,8 +96,8 @@ class Sink:
 class JsonLines:
     """Writes each event as a line of JSON, after a header. `title` and `about` say what is to be seen, in the player.
 
-    `clock` says what kind the loop's is ("monotonic", "simulated"). At `most_bytes` the trace ends, and its last line says
-    so.
+    `clock` says what kind the loop's is ("monotonic", "simulated"). At `most_bytes` the trace ends, and says so in its
+    last line.
     """
 
     __slots__ = ("_sink",)
