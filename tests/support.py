@@ -46,7 +46,6 @@ PROJECT = pathlib.Path(__file__).resolve().parent.parent
 PATIENCE_S = 20.0  # how long a thing that must happen may take on a loaded machine before the test fails
 MOST_TURNS = 200_000
 JUDGES = 8  # lessons' programs that are judged at the same time
-ALONE = ("fairness",)  # the promise whose client must be as quick as it can
 STALLED_TURNS = 500  # of 5 ms each, in which nothing has moved
 
 SELECTORS: list[type[selectors.BaseSelector]] = [
@@ -1050,8 +1049,7 @@ def judge_together(pairs: Iterable[tuple[Promise, Program]]) -> list[Verdict]:
     """Judge programs by promises, several at a time; those that this machine was too busy for once more, alone."""
     every = list(pairs)
     with ThreadPoolExecutor(JUDGES) as pool:
-        found = list(pool.map(lambda pair: judge(*pair) if pair[0].name not in ALONE else None, every))
-    verdicts = [first or judge(*pair) for first, pair in zip(found, every, strict=True)]
+        verdicts = list(pool.map(lambda pair: judge(*pair), every))
     for i, pair in enumerate(every):
         for _ in range(3):
             if verdicts[i].kept is None:

@@ -19,8 +19,6 @@ PING_TURNS = 3
 DRIBBLE_BYTES = 4096
 QUIET_S = 0.5  # no byte for so long: no more will come
 STALL_S = 0.25  # longer than a kernel waits before it asks again whether there is room (tcp(7): 200 ms)
-HOG_WINDOW_BYTES = 2 * 1024 * 1024
-UNFAIR_BYTES = 1024 * 1024  # of the hog's, before a ping is answered: several times what a fair loop needs
 
 
 def ask(client: socket.socket, data: bytes = b"ping") -> None:
@@ -68,6 +66,16 @@ def push(client: socket.socket, data: bytes, other: socket.socket) -> int:
             if not select.select([], [client], [], STALL_S)[1]:
                 break
     client.settimeout(PATIENCE_S)
+    return sent
+
+
+def stuff(client: socket.socket) -> int:
+    """Send as much as the kernel takes, to a server that has yet to begin; return how much."""
+    client.settimeout(0.0)
+    sent = 0
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            sent += client.send(bytes(PIECE_BYTES))
     return sent
 
 
@@ -132,41 +140,3 @@ def hear(client: socket.socket, question: bytes) -> None:
         raise Broken(f"the client wasn't asked {question.decode()!r} in {PATIENCE_S:g} s") from None
     if came != question:
         raise Broken(f"the client was asked {came!r}, not {question!r}")
-
-
-class Flow:
-    """A client that sends and reads as fast as it can, with a bounded number of bytes under way."""
-
-    __slots__ = ("_hog", "_under_way")
-
-    def __init__(self, hog: socket.socket) -> None:
-        self._hog, self._under_way = hog, 0
-        hog.settimeout(0.0)
-
-    def step(self) -> int:
-        """Send a piece and receive one, as far as that goes; return how many bytes have come."""
-        with contextlib.suppress(BlockingIOError):
-            if self._under_way < HOG_WINDOW_BYTES:
-                self._under_way += self._hog.send(bytes(PIECE_BYTES))
-        with contextlib.suppress(BlockingIOError):
-            came = len(self._hog.recv(PIECE_BYTES))
-            if not came:
-                raise Broken("the server closed a connection that was busy")
-            self._under_way -= came
-            return came
-        readable(self._hog, PATIENCE_S)
-        return 0
-
-    def move(self, most: int) -> None:
-        """Let so many bytes come back."""
-        came = 0
-        while came < most:
-            came += self.step()
-
-    def until(self, ping: socket.socket) -> int:
-        """Go on until the ping has its answer; return how many of our bytes came first."""
-        came = 0
-        while not readable(ping, 0.0) and came <= 4 * UNFAIR_BYTES:
-            came += self.step()
-        ping.recv(1)
-        return came

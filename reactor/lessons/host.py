@@ -35,14 +35,39 @@ PROCESSOR_S = 20
 SPARE_DESCRIPTORS = 8  # left to a server that is to run out of them
 
 
+class Observed(socket.socket):
+    """A socket that notes, if asked to, to which port it has sent how many bytes; so do those that it accepts."""
+
+    __slots__ = ("sent",)
+
+    sent: list[list[int]] | None
+
+    def accept(self) -> tuple[Observed, Any]:
+        """As ever."""
+        plain, address = super().accept()
+        accepted = Observed(plain.family, plain.type, plain.proto, fileno=plain.detach())
+        accepted.sent = self.sent
+        return accepted, address
+
+    def send(self, data: Any, flags: int = 0, /) -> int:
+        """As ever. What is sent is noted before the peer can have it."""
+        if self.sent is None:
+            return super().send(data, flags)
+        note = [self.getpeername()[1], 0]
+        self.sent.append(note)
+        note[1] = super().send(data, flags)
+        return note[1]
+
+
 class Host:
     """One program on the stage, and the wire to the examiner."""
 
-    __slots__ = ("_call_soon", "_go", "_most", "_wire", "idle_s")
+    __slots__ = ("_call_soon", "_go", "_most", "_sent", "_wire", "idle_s")
 
     def __init__(self, wire: socket.socket, idle_s: float, most: int) -> None:
         self.idle_s = idle_s
         self._wire, self._most = wire, most
+        self._sent: list[list[int]] | None = None
         self._go = threading.Event()
         self._call_soon: Callable[..., object] | None = None
 
@@ -68,6 +93,7 @@ class Host:
             wants = count_arguments(serve)
             self.tell("ready", tcp=listener.getsockname(), udp=datagrams.getsockname(), wants=wants)
             self._go.wait()
+            listener.sent = self._sent
             try:
                 serve(*arguments[: min(wants, self._most)])
             except BaseException as error:
@@ -83,12 +109,16 @@ class Host:
         """Do what the examiner says, in a thread of our own, until it hangs up."""
         orders: dict[str, Callable[[], None]] = {
             "go": self._go.set, "usage": self.report_usage, "call": self.hand_in, "raise": self.hand_in_trouble,
-            "starve": self.starve,
+            "starve": self.starve, "observe": self.observe, "sent": lambda: self.tell("sent", sends=list(self._sent or ())),
         }  # fmt: skip
         with contextlib.suppress(OSError), self._wire.makefile() as lines:
             for line in lines:
                 orders[json.loads(line)["do"]]()
         os._exit(0)
+
+    def observe(self) -> None:
+        """Note from now on to whom the server sends."""
+        self._sent = []
 
     def report_usage(self) -> None:
         """Tell processor time, threads beside this one, and memory where there is a /proc to read it from."""
@@ -144,14 +174,15 @@ def count_arguments(serve: Callable[..., object]) -> int:
     return MOST_ARGUMENTS if code.co_flags & CO_VARARGS else int(code.co_argcount) - bound
 
 
-def open_sockets() -> tuple[socket.socket, socket.socket]:
+def open_sockets() -> tuple[Observed, socket.socket]:
     """Return a listening TCP socket and a UDP one, on loopback, any port."""
     listener = socket.create_server(("127.0.0.1", 0), backlog=BACKLOG)
     for option in (socket.SO_SNDBUF, socket.SO_RCVBUF):
         listener.setsockopt(socket.SOL_SOCKET, option, KERNEL_BUFFER_BYTES)  # those that are accepted inherit it
     datagrams = socket.socket(type=socket.SOCK_DGRAM)
     datagrams.bind(("127.0.0.1", 0))
-    return listener, datagrams
+    observed = Observed(listener.family, listener.type, listener.proto, fileno=listener.detach())
+    return observed, datagrams
 
 
 def resident_bytes() -> int | None:

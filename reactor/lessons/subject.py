@@ -144,9 +144,17 @@ class Subject:
             self._started = True
             self._wire.sendall(b'{"do": "go"}\n')
 
-    def tcp(self, buffer_bytes: int | None = None) -> socket.socket:
-        """Return a connected client with a time-out. `buffer_bytes`: what its kernel may hold for it, each way."""
-        self.go()
+    def observe(self) -> None:
+        """Have the host note to whom the server sends. Before `go`."""
+        self._wire.sendall(b'{"do": "observe"}\n')
+
+    def tcp(self, buffer_bytes: int | None = None, begin: bool = True) -> socket.socket:
+        """Return a connected client with a time-out. `buffer_bytes`: what its kernel may hold for it, each way.
+
+        Without `begin`, the server needn't have begun: the caller and what it sends wait in the kernel.
+        """
+        if begin:
+            self.go()
         client = self._client(socket.SOCK_STREAM)
         client.settimeout(PATIENCE_S)
         if buffer_bytes is not None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import importlib.util
 import itertools
 import json
@@ -127,6 +126,12 @@ def test_a_machine_too_busy_to_talk_in_time_is_said_so(monkeypatch: pytest.Monke
         checks.idle_is_closed(it)
 
 
+def test_an_order_that_cannot_be_seen_is_not_guessed(write: Write) -> None:
+    promise = next(promise for promise in PROMISES if promise.name == "fairness")
+    source = LESSONS[9].source.replace("self.sock.send(", "__import__('os').write(self.sock.fileno(), ")
+    assert judge(promise, write(source)).kept is None
+
+
 def test_a_wire_that_breaks_is_an_end(write: Write) -> None:
     class Torn:
         def readline(self) -> str:
@@ -179,32 +184,6 @@ def test_an_end_that_is_none_is_told() -> None:
         theirs.close()
         with pytest.raises(Broken, match="somebody got 4 bytes, and then the end, instead of an orderly end"):
             clients.expect_end(ours, "somebody")
-
-
-def test_a_hog_that_is_hung_up_on_is_told() -> None:
-    ours, theirs = socket.socketpair()
-    with ours, theirs:
-        theirs.shutdown(socket.SHUT_WR)
-        with pytest.raises(Broken, match="the server closed a connection that was busy"):
-            clients.Flow(ours).step()
-
-
-def test_a_hog_has_a_bounded_number_of_bytes_under_way(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(clients, "readable", lambda hog, within_s: False)
-    ours, theirs = socket.socketpair()
-    with ours, theirs:
-        flow = clients.Flow(ours)
-        theirs.setblocking(False)
-        taken = 0
-        for _ in range(clients.HOG_WINDOW_BYTES):
-            assert flow.step() == 0
-            with contextlib.suppress(BlockingIOError):
-                taken += len(theirs.recv(1 << 20))
-                continue
-            break
-        assert clients.HOG_WINDOW_BYTES <= taken < clients.HOG_WINDOW_BYTES + clients.PIECE_BYTES
-        theirs.sendall(b"back")
-        assert flow.step() == 4
 
 
 def test_an_answer_that_ends_too_early_is_told() -> None:

@@ -85,7 +85,9 @@ BUGS = [
 BY_ONE_PROMISE = [  # judged by that one alone
     Bug("turns datagrams round", 8, "datagrams.sendto(data, source)", "datagrams.sendto(data[::-1], source)", "udp",
         "not what was sent"),
-    Bug("hangs up on who is busy", 10, "            if not data:\n", "            if len(data) > 9000:\n", "fairness"),
+    Bug("answers a hog alone", 10, "            if not data:\n",
+        "            if len(data) == 1:\n                return\n"
+        "            if not data:\n", "fairness", "had no answer"),
     Bug("ends at once", 11, "        self.stopping = True\n", "        return self.end()\n", "orderly-end",
         "came back"),
     Bug("raises at its end", 11, "    loop.run()\n", "    loop.run()\n    1 / 0\n", "orderly-end",

@@ -9,11 +9,12 @@ import runpy
 import socket
 import sys
 from importlib import import_module
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from reactor.lessons import step13_await
+from reactor.lessons import step12_reactor, step13_await
 from reactor.lessons.promises import PROMISES, Verdict, added, asked
 from reactor.lessons.staircase import LESSONS, Lesson, exercise, line_of
 from reactor.lessons.tour import HOUSE, TOUR, law
@@ -124,6 +125,12 @@ def test_the_exercise_is_the_lesson_before_with_the_task_on_top(lesson: Lesson) 
     names: dict[str, Any] = {"__name__": "exercise"}
     exec(compile(start, "exercise.py", "exec", dont_inherit=True), names)
     assert callable(names["serve"])
+
+
+def test_a_timer_that_comes_after_its_connection_has_gone_does_nothing() -> None:
+    server: Any = SimpleNamespace(loop=SimpleNamespace(now=lambda: 0.0), idle_s=1.0)
+    gone: Any = SimpleNamespace(closed=True)
+    step12_reactor.Echo(server).check_idle(gone)  # there is nothing that it could call
 
 
 def test_only_the_first_result_of_a_future_counts() -> None:
