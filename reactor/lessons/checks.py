@@ -207,10 +207,13 @@ class Pulse:
 def _fall_silent(subject: Subject, pulse: Pulse) -> str:
     silent, talker, leaver = subject.tcp(), subject.tcp(), subject.tcp()
     talk(SHORT_IDLE_S / 2, pulse, [talker, silent, leaver], talker)
-    ask(leaver)
-    leaver.close()  # its timer comes all the same
     began_s = time.monotonic()
-    ask(silent)
+    try:
+        ask(leaver)
+        ask(silent)
+    finally:
+        pulse.beat()
+    leaver.close()  # its timer comes all the same
     talk(LONG_IDLE_S, pulse, [talker], silent)
     closed_s = time.monotonic() - began_s
     if closed_s > LONG_IDLE_S:

@@ -55,8 +55,8 @@ class Observed(socket.socket):
             return super().send(data, flags)
         note = [self.getpeername()[1], 0]
         self.sent.append(note)
-        note[1] = super().send(data, flags)
-        return note[1]
+        note[1] = count = super().send(data, flags)
+        return count
 
 
 class Host:
@@ -108,9 +108,14 @@ class Host:
     def obey(self) -> None:
         """Do what the examiner says, in a thread of our own, until it hangs up."""
         orders: dict[str, Callable[[], None]] = {
-            "go": self._go.set, "usage": self.report_usage, "call": self.hand_in, "raise": self.hand_in_trouble,
-            "starve": self.starve, "observe": self.observe, "sent": lambda: self.tell("sent", sends=list(self._sent or ())),
-        }  # fmt: skip
+            "go": self._go.set,
+            "observe": self.observe,
+            "sent": self.report_sent,
+            "usage": self.report_usage,
+            "call": self.hand_in,
+            "raise": self.hand_in_trouble,
+            "starve": self.starve,
+        }
         with contextlib.suppress(OSError), self._wire.makefile() as lines:
             for line in lines:
                 orders[json.loads(line)["do"]]()
@@ -119,6 +124,10 @@ class Host:
     def observe(self) -> None:
         """Note from now on to whom the server sends."""
         self._sent = []
+
+    def report_sent(self) -> None:
+        """Tell to which ports how much was sent, in that order."""
+        self.tell("sent", sends=list(self._sent or ()))
 
     def report_usage(self) -> None:
         """Tell processor time, threads beside this one, and memory where there is a /proc to read it from."""

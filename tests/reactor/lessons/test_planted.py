@@ -67,7 +67,7 @@ BUGS = [
     Bug("closes too early", 9, "self.moved_s + self.idle_s", "self.moved_s + self.idle_s / 4",
         "idle-time-out", "too early"),
     Bug("sleeps without regard to timers", 9, "self.selector.select(sleep_s)", "self.selector.select()",
-        "idle-time-out", "nobody else there"),
+        "idle-time-out"),
     Bug("drains a client's socket, 4 KiB at a time", 10, RECEIVE_ONCE, RECEIVE_ALL, "fairness"),
     Bug("closes clients before their answers", 11, "            connection.finish()\n",
         "            connection.close()\n",
