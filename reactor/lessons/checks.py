@@ -34,7 +34,7 @@ SHORT_IDLE_S = 0.3  # the time-out of a server whose time-outs are looked at
 LONG_IDLE_S = 4 * SHORT_IDLE_S
 MANY_CLIENTS = 40
 WINDOW_S = 0.25  # over which processor time is measured
-MOST_SHARE = 0.03  # of a processor, for a server that has nothing to do
+BUSY_S = 0.005  # of processor time in that window: ten times what a sleeping server takes, however busy the machine
 SLOW_BYTES = 256 * 1024  # to a client that doesn't read at first
 ENDLESS_BYTES = 8 * 1024 * 1024  # from a client that never reads: whoever takes all this has no bound
 UNREAD_BYTES = 60 * 1024  # more than the kernel's buffers hold here, less than a high-water mark of 64 KiB
@@ -95,11 +95,7 @@ def idle_is_free(subject: Subject) -> str:
     """Connected clients that say nothing cost no processor time."""
     ask(subject.tcp())
     ask(subject.tcp())
-    share = busy_share(subject)
-    measured = f"with two silent clients it used {share:.0%} of a processor"
-    if share > MOST_SHARE:
-        raise Broken(measured)
-    return measured
+    return f"with two silent clients it took {rest_quietly(subject)}"
 
 
 def slow_reader(subject: Subject) -> str:
@@ -311,15 +307,13 @@ def descriptors_run_out(subject: Subject) -> str:
     subject.order("starve", "starved")
     crowd = [subject.tcp() for _ in range(CALLERS)]
     settle(first)
-    share = busy_share(subject)
+    share = rest_quietly(subject)
     settle(first)
     for client in crowd:
         client.close()
     ask(subject.tcp())
-    measured = f"{CALLERS} callers for a few descriptors: the first client was served, {share:.0%} of a processor used"
-    if share > MOST_SHARE:
-        raise Broken(measured)
-    return f"{measured}; when they had left, a new one was served"
+    served = f"{CALLERS} callers for a few descriptors: the first client was served, and the server took {share}"
+    return f"{served}; when they had left, a new one was served"
 
 
 def raising_call(subject: Subject) -> str:
@@ -360,12 +354,15 @@ def dialogue(subject: Subject) -> str:
     return "two clients were asked twice each, at the same time, by one `async def` of seven lines"
 
 
-def busy_share(subject: Subject) -> float:
-    """Return the part of a processor that the server takes over WINDOW_S. This wait is the measurement itself."""
+def rest_quietly(subject: Subject) -> str:
+    """Return what part of a processor a server with nothing to do takes. Raise Broken, with it, if it doesn't sleep."""
     before, began_s = subject.order("usage", "usage")["processor_s"], time.monotonic()
-    time.sleep(WINDOW_S)
+    time.sleep(WINDOW_S)  # no waiting for something to happen: this is the measurement
     used_s: float = subject.order("usage", "usage")["processor_s"] - before
-    return used_s / (time.monotonic() - began_s)
+    measured = f"{used_s / (time.monotonic() - began_s):.0%} of a processor"
+    if used_s > BUSY_S:
+        raise Broken(f"with nothing to do it took {measured}")
+    return measured
 
 
 def growth(before: dict[str, Any], after: dict[str, Any]) -> str:

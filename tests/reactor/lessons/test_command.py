@@ -64,7 +64,7 @@ def test_a_lesson_shows_the_failure_before_it_and_the_one_that_it_leaves(capsys:
     idle, slow = next(added(4)), next(added(5))
     words = re.findall(r"^  (kept|BROKEN) +(.*)$", said, re.M)
     assert words == [("BROKEN", idle.sentence), ("kept", idle.sentence), ("BROKEN", slow.sentence)]
-    assert re.search(r"used \d+% of a processor", said)
+    assert re.search(r"took \d+% of a processor", said)
 
 
 @pytest.mark.parametrize("lesson", LESSONS, ids=lambda lesson: lesson.stem)
