@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import importlib.util
 import socket
-import statistics
 import time
 from typing import Any
 
@@ -46,7 +45,7 @@ CALLS = 5
 ASLEEP_S = 0.01  # after its last work a loop sleeps
 PACE_S = 0.003  # between two receives of a slow reader: a reset has the time to overtake what it has yet to read
 CALLERS = 16  # more than there are descriptors left
-AT_ONCE_S = 0.02  # and five pings: a call that a wake-up brings is as quick as an answer
+AT_ONCE_S = 0.05  # and five pings: whoever looks for calls now and then is seldom so quick
 
 
 def bytes_come_back(subject: Subject) -> str:
@@ -289,7 +288,7 @@ def thread_wakes_loop(subject: Subject) -> str:
         if how != "there":
             raise Broken("the call was made by the thread that handed it in" if how == "here" else how)
         calls_s.append(time.monotonic() - asked_s)
-    call_s, ping_s = statistics.median(calls_s), statistics.median(pings_s)
+    call_s, ping_s = min(calls_s), min(pings_s)  # the best: the others may tell of a busy machine
     measured = (
         f"the sleeping loop made a call {call_s * 1e3:.2f} ms after it was handed in (a ping: {ping_s * 1e3:.2f} ms)"
     )

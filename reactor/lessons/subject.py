@@ -20,6 +20,7 @@ from typing import Any, NamedTuple, Self
 from reactor.lessons import host
 
 PATIENCE_S = 2.0  # how long an answer may take before it is missing
+END_S = 5.0  # how long a process may take to end by itself
 START_S = 5.0  # how long Python may take to start, and a program to be loaded
 RETURNED = "`serve` returned"  # what the host says of an orderly end
 BOOT = """import importlib.util, sys
@@ -112,7 +113,7 @@ class Subject:
         self._lines.close()
         self._wire.close()
         try:
-            self._process.wait(PATIENCE_S)
+            self._process.wait(END_S)
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()

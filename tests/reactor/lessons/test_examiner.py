@@ -18,6 +18,7 @@ from reactor.lessons import checks, clients, host, subject
 from reactor.lessons.promises import PROMISES, judge
 from reactor.lessons.staircase import LESSONS, Lesson
 from reactor.lessons.subject import Broken, NotMeasured, Program, Subject, Unusable
+from tests.support import PATIENCE_S
 
 HOLDS_EVERYTHING_UP = "sum(range(10**13))"  # in C: no other thread has a turn
 Write = Callable[[str], Program]
@@ -39,6 +40,7 @@ def write(tmp_path: pathlib.Path) -> Write:
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Little is waited for, where something will not come."""
     monkeypatch.setattr(subject, "PATIENCE_S", 0.3)
+    monkeypatch.setattr(subject, "END_S", 0.2)
 
 
 def is_gone(it: Subject) -> bool:
@@ -50,9 +52,11 @@ def order_until_it_fails(it: Subject) -> None:
         it.order("usage", "usage")
 
 
-@pytest.mark.usefixtures("impatient")
-@pytest.mark.parametrize("source", ["while True: pass", HOLDS_EVERYTHING_UP])
-def test_an_import_that_does_not_end_is_ended(source: str, write: Write) -> None:
+@pytest.mark.parametrize(("source", "end_s"), [("while True: pass", PATIENCE_S), (HOLDS_EVERYTHING_UP, 0.2)])
+def test_an_import_that_does_not_end_is_ended(
+    source: str, end_s: float, write: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(subject, "END_S", end_s)
     it = Subject(write(source), 1.0, 4, start_s=0.3)
     with pytest.raises(Unusable, match=r"it was still being loaded after 0\.3 s: `serve` must be all that runs"), it:
         pass
