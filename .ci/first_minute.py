@@ -1,10 +1,14 @@
-"""Start `python3 -S -m echo7 serve` as a newcomer would, echo over TCP and UDP, and stop it. Argument: the Python."""
+"""Serve, echo, stop; take a lesson, have it judged, see the gallery: as a newcomer would. Argument: the Python.
+
+All of it with the standard library alone (`python3 -S`).
+"""
 
 import re
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 
 command = [sys.argv[1], "-S", "-m", "echo7", "serve", "--host", "127.0.0.1", "--port", "0"]
 server = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
@@ -31,3 +35,24 @@ try:
 finally:
     server.kill()
 print("first minute: echoed and stopped")
+
+
+def said(*arguments: str, status: int = 0) -> str:
+    """Return what a command of reactor's says."""
+    done = subprocess.run(
+        [sys.argv[1], "-S", "-m", *arguments], check=False, capture_output=True, text=True, timeout=99
+    )
+    assert (done.returncode, done.stderr) == (status, ""), done
+    return done.stdout
+
+
+with tempfile.NamedTemporaryFile("w", suffix=".py") as mine:
+    lesson = said("reactor.lessons", "5")
+    assert lesson.count("BROKEN") == 2, lesson
+    assert lesson.count("kept ") == 1, lesson
+    mine.write(said("reactor.lessons", "5", "--exercise"))
+    mine.flush()
+    judgement = said("reactor.lessons", "5", "--check", mine.name, status=1)
+    assert judgement.endswith("4 of 5 kept, 1 broken\n"), judgement
+    assert "</html>" in said("reactor.player", "--gallery", "-o", "-")
+print("first minute: a lesson taken, an exercise judged, the gallery made")

@@ -12,8 +12,11 @@ chapter), `listener`, `connector`, `datagram`, `signals`. Beside them: `limits` 
 (the small print of UDP), `verbs` (with which a user starts), `fork` (what a child process must let go of). In rooms of
 their own, fast paths that the simple one can do without: `batch` and `mmsg` (UDP, many datagrams a call), `splice`
 (bulk TCP, nothing copied), `busypoll` (looking instead of sleeping); and rooms for those who look inside: `dump` (all
-that a loop has, as a table), `watch` (who holds it up), `describe` (what things are called).
-`README.md` in this folder is the guide.
+that a loop has, as a table), `watch` (who holds it up), `describe` (what things are called), `trace` and `standins`
+(everything that a loop does, event by event), `sinks`, `perfetto` and `narrate` (what becomes of the events).
+
+`README.md` in this folder is the guide. Three folders: `testing` (a simulated world), `lessons` (a loop, from nothing, in
+thirteen programs), `player` (a trace, step by step).
 """
 
 from reactor.batch import BatchProtocol, DatagramBatch, batch_on

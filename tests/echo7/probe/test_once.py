@@ -19,7 +19,7 @@ from echo7.probe.words import Event, Word
 from reactor import Datagram, open_udp
 from reactor.sockets import os_error
 from tests.echo7.probe.world import LOST, TWICE, ScriptedEcho, after, cut, flipped
-from tests.support import EchoThread, LoopThread, has_ipv6, open_descriptors, quiet_port
+from tests.support import EchoThread, LoopThread, has_ipv6, open_descriptors, quiet_port, until
 
 HOSTS = ["127.0.0.1", *(["::1"] if has_ipv6() else [])]
 
@@ -52,7 +52,7 @@ def test_against_a_real_server_every_probe_is_answered(server: EchoThread, tcp: 
     assert (result.host, result.address, result.port) == (server.host, server.host, server.port)
     assert result.rtt is not None
     assert 0 < result.rtt.min_ns <= result.rtt.p50_ns <= result.rtt.max_ns
-    assert open_descriptors() <= before + 1  # the server's end may close a little later
+    until(lambda: open_descriptors() <= before)  # the server's end, and its pipe, may close a little later
 
 
 def test_the_scripts_own_numbers_come_out_over_real_sockets() -> None:
