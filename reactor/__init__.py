@@ -15,8 +15,8 @@ their own, fast paths that the simple one can do without: `batch` and `mmsg` (UD
 that a loop has, as a table), `watch` (who holds it up), `describe` (what things are called), `trace` and `standins`
 (everything that a loop does, event by event), `sinks`, `perfetto` and `narrate` (what becomes of the events).
 
-`README.md` in this folder is the guide. Three folders: `testing` (a simulated world), `lessons` (a loop, from nothing, in
-thirteen programs), `player` (a trace, step by step).
+`README.md` in this folder is the guide. Three folders: `testing` (a simulated world), `lessons` (the loop from nothing,
+in thirteen programs), `player` (a trace, step by step).
 """
 
 from reactor.batch import BatchProtocol, DatagramBatch, batch_on
