@@ -1,4 +1,4 @@
-"""What every command's arguments have in common: one line for a mistake, and converters with names and bounds.
+"""What every command's arguments have in common: converters with names and bounds, and a help page.
 
 Law: whatever a user gets wrong costs one line that says what, why and what to do: never a traceback.
 """
@@ -10,20 +10,10 @@ import contextlib
 import importlib
 import os
 from collections.abc import Callable
-from typing import Any, NoReturn
+from typing import Any
 
 LONGEST_S = 86_400.0
 STDOUT, TERMINAL_COLUMNS = 1, 80
-
-
-class OneLineParser(argparse.ArgumentParser):
-    """Says what is wrong in one line, and where to read on, instead of printing the whole usage."""
-
-    where = ""  # the mistake is, if not on the command line
-
-    def error(self, message: str) -> NoReturn:
-        """Exit with status 2."""
-        self.exit(2, f"{self.prog}: {self.where}{message}; see '{self.prog} --help'\n")
 
 
 class HelpFormatter(argparse.RawDescriptionHelpFormatter):

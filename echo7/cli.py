@@ -12,7 +12,8 @@ import sys
 from collections.abc import Collection, Sequence
 
 from echo7 import __version__
-from echo7.arguments import HelpFormatter, OneLineParser, refuse_dashes
+from echo7.arguments import HelpFormatter, refuse_dashes
+from reactor.commandline import OneLineParser
 
 COMMANDS = {  # name → the module that has `add_arguments` and `run`, and its line of help
     "serve": ("echo7.serve", "echo TCP and UDP until a signal ends it"),

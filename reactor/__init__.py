@@ -9,11 +9,12 @@
 Read it in this order: `protocol` (what a user implements), `loop` (one turn), `timers`, `buffer`, `connection` (THE
 chapter), `listener`, `connector`, `datagram`, `signals`. Beside them: `limits` (every bound on one screen), `seams`
 (where a simulated world can come in), `sockets` (what sockets are asked for, and what their errors mean), `control`
-(the small print of UDP), `verbs` (with which a user starts), `fork` (what a child process must let go of). In rooms of
-their own, fast paths that the simple one can do without: `batch` and `mmsg` (UDP, many datagrams a call), `splice`
-(bulk TCP, nothing copied), `busypoll` (looking instead of sleeping); and rooms for those who look inside: `dump` (all
-that a loop has, as a table), `watch` (who holds it up), `describe` (what things are called), `trace` and `standins`
-(everything that a loop does, event by event), `sinks`, `perfetto` and `narrate` (what becomes of the events).
+(the small print of UDP), `verbs` (with which a user starts), `fork` (what a child process must let go of),
+`commandline` (a mistake costs one line). In rooms of their own, fast paths that the simple one can do without: `batch`
+and `mmsg` (UDP, many datagrams a call), `splice` (bulk TCP, nothing copied), `busypoll` (looking instead of sleeping);
+and rooms for those who look inside: `dump` (all that a loop has, as a table), `watch` (who holds it up), `describe`
+(what things are called), `trace` and `standins` (everything that a loop does, event by event), `sinks`, `perfetto` and
+`narrate` (what becomes of the events).
 
 `README.md` in this folder is the guide. Three folders: `testing` (a simulated world), `lessons` (the loop from nothing,
 in thirteen programs), `player` (a trace, step by step).

@@ -16,7 +16,7 @@ import json
 from typing import Any, BinaryIO, Self
 
 from reactor.narrate import sentence
-from reactor.sinks import MOST_BYTES, Sink, open_file
+from reactor.sinks import ENCODER, MOST_BYTES, Sink, open_file
 from reactor.trace import Event
 
 PROCESS = 1
@@ -120,7 +120,8 @@ class Perfetto:
 
     def _emit(self, phase: str, name: str, at_us: float, track: int, **fields: Any) -> None:
         event = {"name": name, "ph": phase, "ts": at_us, "pid": PROCESS, "tid": track, **fields}
-        self._sink.write(json.dumps(event, separators=(",", ":"), default=repr) + ",\n")
+        if not self._sink.write(ENCODER.encode(event) + ",\n"):
+            self.close()
 
 
 def _arguments(event: Event) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from reactor.trace import FILES, Event
 FORMAT = 1
 MOST_BYTES = 256 * 1024 * 1024
 CHUNK_BYTES = 64 * 1024
+ENCODER = json.JSONEncoder(separators=(",", ":"), default=repr)  # made once: `json.dumps` would make one for each event
 
 logger = logging.getLogger("reactor")
 
@@ -52,8 +53,8 @@ class Sink:
         self._left_bytes = most_bytes
         self._waiting = bytearray()
 
-    def write(self, text: str, last: str = "") -> None:
-        """Write, or, where that would be more than there is room for, end with `last`."""
+    def write(self, text: str) -> bool:
+        """Write. Return False when there is no room for it: then it is time for the last words, to `close`."""
         data = text.encode()
         self._left_bytes -= len(data)
         if self._left_bytes >= 0:
@@ -63,7 +64,8 @@ class Sink:
         elif self._file is not None:
             extra = {"event": "trace_ends"}
             logger.warning("the trace %s is as long as it may be, and ends here", self._name, extra=extra)
-            self.close(last)
+            return False
+        return True
 
     def flush(self) -> None:
         """Hand to the kernel what waits."""
@@ -121,10 +123,9 @@ class JsonLines:
 
     def __call__(self, event: Event) -> None:
         """Write one event."""
-        end = event._replace(
-            kind="ended", who="", line="", via=(), fields={"reason": "the file is as long as it may be"}
-        )
-        self._sink.write(_line(event.document()), _line(end.document()))
+        if not self._sink.write(_line(event)):
+            reason = {"reason": "the file is as long as it may be"}
+            self._sink.close(_line(event._replace(kind="ended", who="", line="", via=(), fields=reason)))
         if event.kind == "turn":
             self._sink.flush()
 
@@ -159,5 +160,5 @@ def header_line(title: str = "", about: str = "", clock: str = "monotonic") -> s
     return json.dumps({"trace": "reactor", "format": FORMAT} | about_it) + "\n"
 
 
-def _line(document: dict[str, Any]) -> str:
-    return json.dumps(document, separators=(",", ":"), default=repr) + "\n"
+def _line(event: Event) -> str:
+    return ENCODER.encode(event.document()) + "\n"

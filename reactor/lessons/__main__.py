@@ -13,23 +13,15 @@ import runpy
 import signal
 import sys
 from collections.abc import Generator, Iterator, Sequence
-from typing import NoReturn
 
+from reactor.commandline import USAGE, OneLineParser
 from reactor.lessons import lecture
 from reactor.lessons.staircase import LESSONS, Lesson, exercise
 from reactor.lessons.subject import Unusable
 
 PROGRAM = "python -m reactor.lessons"
 PORT = 7007
-STATUS_BROKEN, STATUS_USAGE = 1, 2
-
-
-class OneLineParser(argparse.ArgumentParser):
-    """Says what is wrong in one line, and where to read on, instead of printing the whole usage."""
-
-    def error(self, message: str) -> NoReturn:
-        """Exit with status 2."""
-        self.exit(STATUS_USAGE, f"{self.prog}: {message}; see '{self.prog} --help'\n")
+STATUS_BROKEN = 1
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -46,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return run(options)
     except Unusable as error:
         sys.stderr.write(f"{PROGRAM}: can't judge {options.check}: {error}\n")
-        return STATUS_USAGE
+        return USAGE
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
     except OSError as error:

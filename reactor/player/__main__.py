@@ -12,6 +12,7 @@ import sys
 import webbrowser
 from collections.abc import Iterator, Sequence
 
+from reactor.commandline import OneLineParser
 from reactor.player.files import STDIO, Failure, load, write
 from reactor.player.gallery import bundled
 from reactor.player.page import page
@@ -37,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """Return the options. Exit with status 2 for those that can't be meant."""
-    parser = argparse.ArgumentParser(
+    parser = OneLineParser(
         prog="python -m reactor.player",
         description="Make one HTML page on which a trace of the loop can be stepped through, forward and back.",
         epilog="A trace is recorded with Reactor(observer=JsonLines.open(FILE)): see reactor/player/README.md.",

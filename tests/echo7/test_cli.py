@@ -23,14 +23,13 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 import echo7
-from echo7 import arguments as command_line
 from echo7 import cli, log, serve
 from echo7.binding import bind_all
 from echo7.ports import SourcePorts
 from echo7.privileges import Identity
 from echo7.rate import Rate
 from echo7.sources import BY_BIND, SourceLimits
-from reactor import Reactor
+from reactor import Reactor, commandline
 from reactor.sockets import os_error
 from tests.support import (
     PATIENCE_S,
@@ -268,7 +267,7 @@ def test_what_argparse_takes_for_no_value_at_all_is_refused_by_name(
     """The same whatever this Python's argparse does with `--`: "argparse of some versions takes it for no value"."""
     options = cli.parse(["serve"])
     setattr(options, name, value)
-    monkeypatch.setattr(command_line.OneLineParser, "parse_args", lambda parser, argv: options)
+    monkeypatch.setattr(commandline.OneLineParser, "parse_args", lambda parser, argv: options)
     assert f"argument --{name}: '--' is no value" in refused(capsys)
 
 

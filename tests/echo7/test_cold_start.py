@@ -28,9 +28,9 @@ OURS = """
     echo7 echo7.activation echo7.arguments echo7.batch echo7.binding echo7.cli echo7.drops echo7.echo echo7.elder
     echo7.guard echo7.handover echo7.lifecycle echo7.limits echo7.log echo7.ports echo7.quiet echo7.rate echo7.report
     echo7.restart echo7.reuseport echo7.serve echo7.server echo7.sources
-    reactor reactor.batch reactor.buffer reactor.busypoll reactor.connection reactor.connector reactor.control
-    reactor.datagram reactor.fork reactor.limits reactor.listener reactor.loop reactor.protocol reactor.seams
-    reactor.signals reactor.sockets reactor.splice reactor.timers reactor.verbs
+    reactor reactor.batch reactor.buffer reactor.busypoll reactor.commandline reactor.connection reactor.connector
+    reactor.control reactor.datagram reactor.fork reactor.limits reactor.listener reactor.loop reactor.protocol
+    reactor.seams reactor.signals reactor.sockets reactor.splice reactor.timers reactor.verbs
 """.split()
 # What those ask for by name, and what the standard library itself needs for that (of any version so far).
 STANDARD = """

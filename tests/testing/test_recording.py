@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from reactor import Connection, StreamProtocol, listen_tcp
+from reactor.player.__main__ import main as player
 from reactor.testing import SimulatedNetwork, SimulationFailed, simulate
 from reactor.trace import Event
 
@@ -49,6 +50,9 @@ def test_the_smallest_failing_run_of_a_simulation_is_in_the_file(tmp_path: pathl
     assert header["about"].startswith("AssertionError: bytes were lost")
     assert len([event for event in events if event["kind"] == "fault"]) == len(failed.value.script.split())
     assert sum(event["bytes"] for event in events if event["kind"] == "sent") < len(b"hello xyz")
+    page = tmp_path / "failing run.html"
+    assert player(["-o", str(page), str(path)]) == 0, "and opens in the player"
+    assert failed.value.script in page.read_text()
 
 
 def test_a_run_that_does_not_fail_leaves_no_file(tmp_path: pathlib.Path) -> None:

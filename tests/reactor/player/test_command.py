@@ -209,7 +209,8 @@ def test_what_cannot_be_meant_is_a_usage_error(
     with pytest.raises(SystemExit) as ended:
         command.main(arguments)
     assert ended.value.code == 2
-    assert why in capsys.readouterr().err
+    [line] = capsys.readouterr().err.splitlines()
+    assert why in line
 
 
 def test_a_trace_of_a_killed_process_is_played_and_it_is_said(

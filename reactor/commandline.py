@@ -1,0 +1,21 @@
+"""What the commands of both packages have in common: a mistake on the command line costs one line.
+
+Law: it says what, why and what to do, on stderr, and the status is 2.
+"""
+
+from __future__ import annotations
+
+import argparse
+from typing import NoReturn
+
+USAGE = 2  # the exit status
+
+
+class OneLineParser(argparse.ArgumentParser):
+    """Says what is wrong in one line, and where to read on, instead of printing the whole usage."""
+
+    where = ""  # the mistake is, if not on the command line
+
+    def error(self, message: str) -> NoReturn:
+        """Exit with status 2."""
+        self.exit(USAGE, f"{self.prog}: {self.where}{message}; see '{self.prog} --help'\n")
