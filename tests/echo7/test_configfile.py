@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import pathlib
 import re
 import tomllib
@@ -29,7 +30,11 @@ def config_of(file: pathlib.Path, text: str, *arguments: str) -> serve.ServeConf
 def mistake(capsys: pytest.CaptureFixture[str], file: pathlib.Path, text: str) -> str:
     """What is said of such a file, without its name and where to read on."""
     file.write_text(text)
-    line = refused(capsys, "--config", str(file))
+    gc.disable()  # a text can be nested so deeply that whatever is finalized meanwhile complains, others' garbage too
+    try:
+        line = refused(capsys, "--config", str(file))
+    finally:
+        gc.enable()
     before, _, rest = line.partition(f"{file}: ")
     assert before == "echo7 serve: "
     return rest.removesuffix("; see 'echo7 serve --help'")
