@@ -108,7 +108,7 @@ class ServeConfig(NamedTuple):
             return None
         from echo7.tracing import Tracing
 
-        return Tracing(self.trace, self.narrate)
+        return Tracing(self.trace, self.narrate, self.user)
 
     def new_selector(self) -> selectors.BaseSelector:
         """Return what asks the kernel. Raise OSError when there is no descriptor for it."""
@@ -179,6 +179,10 @@ def configure(options: argparse.Namespace) -> ServeConfig:
         options.parser.error("--workers above 1 needs Linux, where the kernel balances among them; leave it out")
     if options.workers > 1 and (options.narrate or options.trace is not None):
         options.parser.error("--trace and --narrate show one loop, and --workers has several; leave one of them out")
+    if options.narrate and options.log_level in LEVELS[LEVELS.index("info") + 1 :]:
+        options.parser.error(
+            f"--narrate speaks at level info, and --log-level {options.log_level} is deaf to that; drop one"
+        )
     if options.selector == "lean" and not hasattr(select, "epoll"):
         options.parser.error("--selector lean needs Linux's epoll, which isn't here; leave it out")
     return ServeConfig(

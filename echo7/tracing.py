@@ -8,15 +8,17 @@ to the new one, which begins it anew.
 from __future__ import annotations
 
 import logging
+import os
 from typing import TYPE_CHECKING, Self
 
 from echo7 import log
-from echo7.lifecycle import StartError
+from echo7.lifecycle import StartError, is_root
 from reactor.narrate import Narrator
 from reactor.perfetto import Perfetto
 from reactor.sinks import JsonLines
 
 if TYPE_CHECKING:
+    from echo7.privileges import Identity
     from reactor.seams import Observer
     from reactor.trace import Event
 
@@ -26,10 +28,10 @@ logger = logging.getLogger("echo7")
 class Tracing:
     """The observer of one loop that serves. What it is told before `open` waits for that."""
 
-    __slots__ = ("_early", "_narrate", "_observers", "_path", "_sink")
+    __slots__ = ("_early", "_narrate", "_observers", "_path", "_sink", "_user")
 
-    def __init__(self, path: str | None, narrate: bool) -> None:
-        self._path, self._narrate = path, narrate
+    def __init__(self, path: str | None, narrate: bool, user: Identity | None = None) -> None:
+        self._path, self._narrate, self._user = path, narrate, user
         self._early: list[Event] = []
         self._observers: list[Observer] = [self._early.append]
         self._sink: JsonLines | Perfetto | None = None
@@ -41,8 +43,10 @@ class Tracing:
             kind = Perfetto if self._path.endswith(".json") else JsonLines
             try:
                 self._sink = kind.open(self._path)
-            except OSError as error:
-                reason = error.strerror or str(error)
+                if self._user is not None and is_root():  # who begins it anew after a fresh start
+                    os.chown(self._path, self._user.user_id, self._user.group_id)
+            except (OSError, ValueError) as error:  # a name with a zero byte in it
+                reason = getattr(error, "strerror", None) or error
                 raise StartError(f"cannot write the trace {self._path}: {reason}; choose another --trace") from None
             self._observers.append(self._sink)
         early, self._early = self._early, []

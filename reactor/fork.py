@@ -43,6 +43,7 @@ def disown(reactor: Reactor) -> None:
     The reactor and its handlers are of no use here afterwards. Each handler's descriptor number stays taken, by
     /dev/null, until the object that owns the number is gone: it could else close somebody else's.
     """
+    _end_trace(reactor)
     reactor.closed = True
     nothing = os.open(os.devnull, os.O_RDWR)
     for handler in reactor.handlers:
@@ -60,6 +61,7 @@ def take_over(reactor: Reactor, selector: selectors.BaseSelector, *, busy_poll_s
 
     The parent's goes on to report to the parent. Raise OSError when there is no room for it.
     """
+    _end_trace(reactor)
     inherited, reactor._selector = reactor._selector, selector
     reactor._select = busy_select(selector.select, reactor.now, busy_poll_s)
     for handler in reactor.handlers:
@@ -67,6 +69,12 @@ def take_over(reactor: Reactor, selector: selectors.BaseSelector, *, busy_poll_s
         reactor.set_interest(handler, wanted)
     with contextlib.suppress(OSError):  # a kqueue, as above
         inherited.close()
+
+
+def _end_trace(reactor: Reactor) -> None:
+    """An observer is the parent's, and so is its file (see `sinks`: `leave` lets go of that)."""
+    if reactor._trace is not None:
+        reactor._trace.end()
 
 
 def signals_waiting(reactor: Reactor) -> bool:

@@ -13,7 +13,8 @@ if TYPE_CHECKING:
 
 SENTENCES_PER_S = 25.0
 BURST = 50
-READINESS = {"R": "readable", "W": "writable", "RW": "readable and writable"}
+MOST_NAMED = 5  # of those who are ready
+READINESS = {"": "ready", "R": "readable", "W": "writable", "RW": "readable and writable"}
 WATCHED = {"": "is watched no more", "R": "wants to read", "W": "wants to write", "RW": "wants to read and to write"}
 MEANING = {
     "HALF_CLOSED": ": its FIN goes when all has gone, and it reads on",
@@ -67,19 +68,29 @@ def count(number: int, thing: str) -> str:
     return f"{number:,} {thing}{'' if number == 1 else 's'}"
 
 
+def lasting(seconds: float) -> str:
+    """Return "0.12 ms", "250 ms", "3,600 s"."""
+    if seconds >= 1:
+        return f"{seconds:,.0f} s" if seconds >= 100 or seconds == int(seconds) else f"{seconds:.1f} s"
+    return f"{seconds * 1e3:.3g} ms"
+
+
 def _turn(who: str, fields: Fields) -> str:
     sleep_s: float | None = fields["sleep_s"]
     if sleep_s is None:
         return "The loop sleeps until something is ready"
     if sleep_s > 0:
-        return f"The loop sleeps until something is ready, for {sleep_s:.3g} s at the most: then a timer is due"
-    return f"The loop looks what is ready, without sleeping: {count(fields['calls'], 'call')} to be made"
+        return f"The loop sleeps until something is ready, for {lasting(sleep_s)} at the most: then a timer is due"
+    why = f"{count(fields['calls'], 'call')} to be made" if fields["calls"] else "a timer is due, or it is to stop"
+    return f"The loop looks what is ready, without sleeping: {why}"
 
 
 def _select(who: str, fields: Fields) -> str:
     if not fields["ready"]:
         return "Select returns: nothing is ready"
-    return "Select returns: " + ", ".join(f"{name} is {READINESS[mask]}" for name, mask in fields["ready"])
+    named = [f"{name} is {READINESS[mask]}" for name, mask in fields["ready"][:MOST_NAMED]]
+    others = len(fields["ready"]) - len(named)
+    return "Select returns: " + ", ".join(named) + (f", and {others:,} more" if others else "")
 
 
 def _adopted(who: str, fields: Fields) -> str:
@@ -111,11 +122,11 @@ def _closed(who: str, fields: Fields) -> str:
 
 
 def _timer_set(who: str, fields: Fields) -> str:
-    return f"{who} is set: in {fields['delay_s']:.3g} s, {_callback(fields)}"
+    return f"{who} is set: in {lasting(fields['delay_s'])}, {_callback(fields)}"
 
 
 def _timer_fired(who: str, fields: Fields) -> str:
-    return f"{who} fires, {fields['lag_s'] * 1e3:.3g} ms late: {_callback(fields)}"
+    return f"{who} fires, {lasting(fields['lag_s'])} late: {_callback(fields)}"
 
 
 def _call(who: str, fields: Fields) -> str:
@@ -161,5 +172,6 @@ SENTENCES: dict[str, Callable[[str, Fields], str]] = {
     "call": _call,
     "raised": _raised,
     "dropped": _dropped,
+    "ended": lambda who, fields: f"The trace ends here: {fields['reason']}",
     "fault": lambda who, fields: f"The simulated world lets something go wrong: {fields['fault']}",
 }

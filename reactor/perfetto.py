@@ -97,7 +97,7 @@ class Perfetto:
             self._meta("thread_name", track, f"{who} {fields['where']}".rstrip())
             self._emit("B", f"{who} {fields['protocol']}".rstrip(), at_us, track, args=_arguments(event))
         elif event.kind == "dispatch":
-            self._called = self._tracks[who]
+            self._called = self._tracks.get(who, LOOP)  # one that was never adopted has none
             self._emit("B", f"on_event({fields['mask']})", at_us, self._called, args=_arguments(event))
         elif event.kind == "buffer":
             self._emit("C", f"{who} buffer", at_us, LOOP, args={"bytes": fields["after"]})

@@ -9,6 +9,7 @@ a disk that is full ends the trace, with one line in the log, and nothing else.
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import logging
@@ -22,24 +23,40 @@ from reactor.trace import FILES, Event
 FORMAT = 1
 MOST_BYTES = 256 * 1024 * 1024
 CHUNK_BYTES = 64 * 1024
+HEADER = '{"trace": "reactor"'
+BEGINNINGS = (HEADER.encode(), b'[\n{"name":"process_name"')  # of traces: ours, and Perfetto's
 ENCODER = json.JSONEncoder(separators=(",", ":"), default=repr)  # made once: `json.dumps` would make one for each event
 
 logger = logging.getLogger("reactor")
 
 
 def open_file(path: str) -> BinaryIO:
-    """Open a file anew, for a trace. Raise OSError; for a pipe too, as its reader could hold the loop up."""
+    """Open a file anew, for a trace. Raise OSError, ValueError for a name that can't be one.
+
+    A pipe is refused, as its reader could hold the loop up; and a file that is there already and is no trace, as it is
+    somebody's.
+    """
+    with contextlib.suppress(FileNotFoundError), open(path, "rb", opener=_waiting_for_nobody) as before:
+        beginning = before.read(40) if stat.S_ISREG(os.fstat(before.fileno()).st_mode) else b""
+        if beginning and not beginning.startswith(BEGINNINGS):
+            raise OSError("it is there already, and is no trace: remove it first")
     file = open(path, "wb", buffering=0, opener=_private)  # noqa: SIM115 - the sink closes it
     kind = os.fstat(file.fileno()).st_mode
     if not stat.S_ISREG(kind) and not stat.S_ISCHR(kind):
         file.close()
         raise OSError("it is no file, and a loop can't wait for who reads a pipe")
+    if stat.S_ISREG(kind) and hasattr(os, "fchmod"):
+        os.fchmod(file.fileno(), 0o600)  # whatever it was before: it tells who calls
     return file
 
 
 def _private(path: str, flags: int) -> int:
-    """Open for the owner alone, as it tells who calls; and don't wait for the reader of a pipe."""
-    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0), 0o600)
+    return _waiting_for_nobody(path, flags, 0o600)
+
+
+def _waiting_for_nobody(path: str, flags: int, mode: int = 0) -> int:
+    """Open without waiting for the other end of a pipe."""
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0), mode)
 
 
 class Sink:
@@ -72,7 +89,12 @@ class Sink:
         waiting, self._waiting = self._waiting, bytearray()
         try:
             while waiting and self._file is not None:
-                del waiting[: self._file.write(waiting)]
+                taken: int | None = self._file.write(waiting)
+                if taken is None:  # a terminal that nobody reads; what is left out would never be missed
+                    raise OSError(errno.EAGAIN, "its reader is too slow")
+                del waiting[:taken]
+            if self._file is not None:
+                self._file.flush()  # it may have a buffer of its own
         except OSError as error:
             text = f"the trace {self._name} can't be written, and ends here: {error.strerror}"
             logger.error(text, extra={"event": "trace_ends"})
@@ -113,8 +135,9 @@ class JsonLines:
         clock: str = "monotonic",
         most_bytes: int = MOST_BYTES,
     ) -> None:
-        self._sink = Sink(file, most_bytes)
-        self._sink.write(header_line(title, about, clock))
+        first = header_line(title, about, clock)
+        self._sink = Sink(file, most_bytes + len(first))
+        self._sink.write(first)
 
     @classmethod
     def open(cls, path: str, **options: Any) -> Self:

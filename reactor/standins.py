@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, cast
 from reactor.batch import DatagramBatch
 from reactor.buffer import Bytes, SendBuffer
 from reactor.connection import NOTHING, Connection, State
+from reactor.connector import Connector
 from reactor.datagram import Datagram
 from reactor.listener import Listener
 from reactor.sockets import WOULD_BLOCK, Address, errno_name, format_address
@@ -38,6 +39,8 @@ class Part:
 
     def __get__(self, owner: Any, cls: type | None = None) -> Any:
         """Return what is in the slot, or what goes for it."""
+        if owner is None:
+            return self
         value = self._slot.__get__(owner)
         return value if self._hand is None else self._hand(owner, value)
 
@@ -214,8 +217,11 @@ class TracedSocket:
 
 
 def _name(peer: Any) -> str:
-    """A caller that has gone may have left no address."""
-    return format_address(peer) if isinstance(peer, tuple) and len(peer) > 1 else ""
+    """Who has gone may have left no address, and of some families none can be written."""
+    try:
+        return format_address(peer)
+    except Exception:
+        return ""
 
 
 class TracedListener(Listener):
@@ -223,6 +229,24 @@ class TracedListener(Listener):
 
     __slots__ = ()
     _socket: Any = Part(Listener, "_socket", hand=TracedSocket)
+
+    def abort(self, error: Exception | None = None) -> None:
+        """Close, and have the reason told."""
+        if not self.closed:
+            _trace(self).reason = error
+            super().abort(error)
+
+
+class TracedConnector(Connector):
+    """What a Connector becomes."""
+
+    __slots__ = ()
+
+    def abort(self, error: Exception | None = None) -> None:
+        """Give up, and have the reason told."""
+        if not self.closed:
+            _trace(self).reason = error
+            super().abort(error)
 
 
 # ---------------------------------------------------------------- datagrams
@@ -240,7 +264,8 @@ def _receiving_datagrams(endpoint: Datagram, receive: Callable[[int], Any]) -> C
 
 def _held_told(endpoint: Datagram, before: Any, after: Any) -> None:
     sizes = [0 if held is None else len(held[0]) for held in (before, after)]
-    _trace(endpoint).tell("buffer", endpoint, before=sizes[0], after=sizes[1])
+    if sizes[0] != sizes[1]:  # else nothing was held and nothing is, or an empty one
+        _trace(endpoint).tell("buffer", endpoint, before=sizes[0], after=sizes[1])
 
 
 class TracedDatagram(Datagram):
@@ -250,6 +275,12 @@ class TracedDatagram(Datagram):
     _socket: Any = Part(Datagram, "_socket", hand=TracedSocket)
     _receive: Any = Part(Datagram, "_receive", hand=_receiving_datagrams)
     _held: Any = Part(Datagram, "_held", told=_held_told)
+
+    def abort(self, error: Exception | None = None) -> None:
+        """Close, and have the reason told."""
+        if not self.closed:
+            _trace(self).reason = error
+            super().abort(error)
 
     def drop(self, reason: str, peer: Address | None = None) -> None:
         """Tell, and drop."""
@@ -310,6 +341,7 @@ class TracedTimer(Timer):
 
 STAND_INS: dict[type, type] = {
     Connection: TracedConnection,
+    Connector: TracedConnector,
     Listener: TracedListener,
     Datagram: TracedDatagram,
     DatagramBatch: TracedBatch,

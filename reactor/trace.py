@@ -15,19 +15,22 @@ does the same and tells:
 So each event is told in the middle of the very line that makes it so, and `line` says which, `via` who called it. Only
 what a callback has raised is told by the loop itself, in `callback_failed`.
 
-An observer sees everything and changes nothing. One that raises is logged once, and told no more.
+An observer sees everything and changes nothing: of the loop it may call `stop` and `call_soon`, and nothing else, as it
+is called in the middle of things. One that raises is logged once, and told no more. What a program may do without an
+observer it may do with one, so whoever is asked for a name here may fail to have one.
 """
 
 from __future__ import annotations
 
 import collections
+import contextlib
 import functools
 import linecache
 import logging
 import os
 import selectors
 import sys
-from collections.abc import Hashable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from types import CodeType, FrameType
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
@@ -35,7 +38,8 @@ from reactor.describe import callback_name, place, protocol_name
 from reactor.loop import READ, WRITE, Reactor
 from reactor.protocol import Handler
 from reactor.seams import Observer
-from reactor.standins import stand_in
+from reactor.sockets import errno_name
+from reactor.standins import TracedConnection, stand_in
 from reactor.timers import Arguments, Callback, Timer, Timers
 
 if TYPE_CHECKING:
@@ -50,7 +54,7 @@ LINES = {  # of events that come just before a line of `turn`: it is that one wh
     "timer_fired": "self.guard(timer.fire)",
 }
 MOST_CALLERS = 5  # of the line that an event comes from
-REMEMBERED = 1024  # names of those that are gone: their last words are still to come
+REMEMBERED_TURNS = 2  # are the names of those that have gone: their last words are still to come
 
 logger = logging.getLogger("reactor")
 
@@ -81,7 +85,7 @@ class Event(NamedTuple):
 class Trace:
     """What stands between one loop and its observer. `Reactor(observer=…)` makes it."""
 
-    __slots__ = ("_counts", "_gone", "_labels", "_lines", "_number", "_observer", "inside", "now", "turn")
+    __slots__ = ("_counts", "_gone", "_labels", "_lines", "_number", "_observer", "inside", "now", "reason", "turn")
 
     def __init__(self, reactor: Reactor, observer: Observer) -> None:
         self._observer: Observer | None = observer
@@ -90,7 +94,8 @@ class Trace:
         self._number = self.turn = 0
         self._counts: collections.Counter[str] = collections.Counter()
         self._labels: dict[object, str] = {}
-        self._gone: collections.deque[object] = collections.deque()
+        self._gone: dict[object, int] = {}  # in which turn
+        self.reason: Exception | None = None  # with which a handler has just been aborted
         self.inside = False  # a system call that is told of: what a fast path does in it is part of it
         reactor.handlers = TracedHandlers(self)
         reactor._timers = TracedTimers(self)
@@ -118,6 +123,13 @@ class Trace:
     def end(self) -> None:
         """Tell no more."""
         self._observer = None
+        self._labels.clear()
+        self._gone.clear()
+
+    @property
+    def ended(self) -> bool:
+        """Whether nobody is told any more."""
+        return self._observer is None
 
     def label(self, thing: object) -> str:
         """Return the name of a handler or timer: its class's and a number."""
@@ -130,18 +142,28 @@ class Trace:
 
     def forget(self, thing: object) -> None:
         """Let go of something that has ended, in a while."""
-        self._gone.append(thing)
-        if len(self._gone) > REMEMBERED:
-            self._labels.pop(self._gone.popleft(), None)
+        self._gone[thing] = self.turn
+
+    def keep(self, thing: object) -> None:
+        """It is there again."""
+        self._gone.pop(thing, None)
+
+    def _forget_those_gone(self, calls_wait: bool) -> None:
+        """At the beginning of a turn. Where no call waits, everybody has said his last word."""
+        last = self.turn - REMEMBERED_TURNS if calls_wait else self.turn
+        for thing in [thing for thing, turn in self._gone.items() if turn <= last]:
+            del self._gone[thing]
+            self._labels.pop(thing, None)
 
     def owner(self, callback: Callback, args: Arguments = ()) -> str:
         """Return the name of the handler that a callback belongs to or is about, if it is one that we know."""
         target: Any = callback
         while isinstance(target, functools.partial):
             target, args = target.func, (*target.args, *args)
-        for thing in (getattr(target, "__self__", None), *args):
-            if isinstance(thing, Hashable) and thing in self._labels:
-                return self._labels[thing]
+        for thing in (safely(lambda: target.__self__), *args):
+            found = safely(functools.partial(self._labels.get, thing))  # many things can't be hashed
+            if found is not None:
+                return str(found)
         return ""
 
     def raised(self, error: Exception, owner: Handler | None) -> None:
@@ -150,8 +172,10 @@ class Trace:
 
     def timer(self, kind: str, timer: Timer, **fields: Any) -> None:
         """Tell of a timer that has its callback still, and forget it unless it has just been set."""
+        if self.ended:
+            return
         callback = cast(Callback, timer.callback)
-        self.tell(kind, timer, **fields, callback=callback_name(callback), owner=self.owner(callback, timer.args))
+        self.tell(kind, timer, **fields, callback=name_of(callback), owner=self.owner(callback, timer.args))
         if kind != "timer_set":
             self.forget(timer)
 
@@ -161,11 +185,16 @@ class Trace:
 
     def _traced_select(self, reactor: Reactor, select: Select) -> Select:
         def traced(timeout_s: float | None = None) -> Ready:
+            if self.ended:
+                return select(timeout_s)
             self.turn += 1
+            self._forget_those_gone(bool(reactor._calls))
             self.tell("turn", None, sleep_s=timeout_s, calls=len(reactor._calls), timers=len(reactor._heap))
             began_s = self.now()
             ready = select(timeout_s)
-            named = [[self.label(key.data), mask_name(mask)] for key, mask in ready]
+            named = [
+                [self.label(key.data), mask_name(mask)] for key, mask in ready[:]
+            ]  # a copy: it may be one that measures
             self.tell("select", None, ready=named, slept_s=self.now() - began_s)
             return TracedReady(ready, self)
 
@@ -197,6 +226,19 @@ def where(frame: FrameType | None) -> list[str]:
 TURN: CodeType = Reactor.turn.__code__
 
 
+def safely(ask: Callable[[], Any]) -> Any:
+    """Return what `ask()` returns, None if it fails: names are asked of other people's objects."""
+    try:
+        return ask()
+    except Exception:
+        return None
+
+
+def name_of(callback: Callback) -> str:
+    """Return where a callback is defined, or at least its class."""
+    return safely(lambda: callback_name(callback)) or type(callback).__name__
+
+
 def words(error: BaseException) -> str:
     """Return an exception in words, or at least its class: one that can't be printed must not end the loop."""
     try:
@@ -214,12 +256,12 @@ class TracedReady(list[tuple[selectors.SelectorKey, int]]):
     """What select has returned. The loop goes through it; each is told of just before its turn."""
 
     def __init__(self, ready: Ready, trace: Trace) -> None:
-        super().__init__(ready)
+        super().__init__(ready[:])
         self._ready, self._trace = ready, trace
 
     def __iter__(self) -> Iterator[tuple[selectors.SelectorKey, int]]:
         """Give out one by one."""
-        for key, mask in self._ready:  # itself: it may be one that measures
+        for key, mask in self._ready:  # itself: what measures does so while it is gone through
             self._trace.tell("stale" if key.data.closed else "dispatch", key.data, mask=mask_name(mask))
             yield key, mask
 
@@ -232,14 +274,16 @@ class TracedSelector(selectors.BaseSelector):
 
     def register(self, fileobj: Any, events: int, data: Any = None) -> selectors.SelectorKey:
         """Hand on, and tell."""
-        key = self._inner.register(fileobj, events, data)
+        with self._refusals(data, "register"):
+            key = self._inner.register(fileobj, events, data)
         self._trace.tell("interest", data, before="", after=mask_name(events), resting=False)
         return key
 
     def modify(self, fileobj: Any, events: int, data: Any = None) -> selectors.SelectorKey:
         """Hand on, and tell."""
         before = self._inner.get_key(fileobj).events
-        key = self._inner.modify(fileobj, events, data)
+        with self._refusals(data, "modify"):
+            key = self._inner.modify(fileobj, events, data)
         self._trace.tell("interest", data, before=mask_name(before), after=mask_name(events), resting=False)
         return key
 
@@ -249,6 +293,14 @@ class TracedSelector(selectors.BaseSelector):
         handler: Handler = key.data
         self._trace.tell("interest", handler, before=mask_name(key.events), after="", resting=bool(handler.interest))
         return key
+
+    @contextlib.contextmanager
+    def _refusals(self, handler: Handler, call: str) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            self._trace.tell("error", handler, call=call, errno=errno_name(error), text=error.strerror or str(error))
+            raise
 
     def select(self, timeout: float | None = None) -> Ready:
         """Hand on: the loop has its own way to it."""
@@ -277,7 +329,8 @@ class TracedTimers(Timers):
         """Set a timer, and tell."""
         timer = super().add(deadline_s, callback, args)
         stand_in(timer)
-        self.trace.timer("timer_set", timer, delay_s=deadline_s - self.trace.now(), due_t=deadline_s)
+        delay_s = max(0.0, round(deadline_s - self.trace.now(), 6))
+        self.trace.timer("timer_set", timer, delay_s=delay_s, due_t=deadline_s)
         return timer
 
     def pop_due(self, now_s: float) -> list[Timer]:
@@ -327,9 +380,11 @@ class TracedCalls(collections.deque[tuple[Callback, Arguments]]):
     def popleft(self) -> tuple[Callback, Arguments]:
         """Take out the oldest."""
         callback, args = super().popleft()
+        if self._trace.ended:
+            return callback, args
         error = next((words(argument) for argument in args if isinstance(argument, Exception)), None)
         owner = self._trace.owner(callback, args)
-        self._trace.tell("call", None, callback=callback_name(callback), owner=owner, error=error)
+        self._trace.tell("call", None, callback=name_of(callback), owner=owner, error=error)
         return callback, args
 
 
@@ -344,15 +399,16 @@ class TracedHandlers(dict[Handler, None]):
         """Take one in."""
         super().__setitem__(handler, nothing)
         stand_in(handler)
-        limits = getattr(handler, "limits", None)
+        self._trace.keep(handler)
+        high_water = safely(lambda: handler.limits.high_water_bytes)  # type: ignore[attr-defined]
         self._trace.tell(
             "adopted",
             handler,
             what=type(handler).__name__,
-            fd=handler.fileno(),
-            protocol=protocol_name(handler),
-            where=place(handler),
-            high_water_bytes=getattr(limits, "high_water_bytes", None),
+            fd=safely(handler.fileno),
+            protocol=safely(lambda: protocol_name(handler)) or "",
+            where=safely(lambda: place(handler)) or "",
+            high_water_bytes=high_water if isinstance(high_water, int) else None,
         )
 
     def pop(self, handler: Handler, default: Any = None) -> None:
@@ -360,5 +416,6 @@ class TracedHandlers(dict[Handler, None]):
         if handler in self:
             super().pop(handler)
             self._trace.forget(handler)
-            if not hasattr(handler, "_tear_down"):
-                self._trace.closed(handler, None, "")
+            if not isinstance(handler, TracedConnection):
+                reason, self._trace.reason = self._trace.reason, None
+                self._trace.closed(handler, reason, "")

@@ -23,21 +23,33 @@ MOST_BYTES = 64 * 1024 * 1024  # in memory, for each reactor
 class Recording:
     """What the reactors of one network have done so far."""
 
-    __slots__ = ("_path", "_sinks")
+    __slots__ = ("_path", "_saved_bytes", "_sinks")
 
     def __init__(self, path: str) -> None:
         self._path = path
         self._sinks: list[tuple[Memory, JsonLines]] = []
+        self._saved_bytes: list[int] = []  # of each
+        open(path, "wb").close()  # an OSError shall come now, and not in place of what a run has found
 
     def observer(self, other: Observer | None) -> Observer:
         """Return the observer for one more reactor, who tells the other too."""
         memory = Memory()
-        sink = JsonLines(memory, most_bytes=MOST_BYTES)
+        sink = JsonLines(memory, clock="simulated", most_bytes=MOST_BYTES)
         self._sinks.append((memory, sink))
+        self._saved_bytes.append(0)
         return sink if other is None else functools.partial(tell_both, sink, other)
 
-    def save(self, title: str = "", about: str = "") -> None:
-        """Write the file, or files. Raise OSError."""
+    def save(self) -> None:
+        """Write what has come since. Raise OSError."""
+        for index, (memory, sink) in enumerate(self._sinks):
+            sink.flush()
+            saved_bytes = self._saved_bytes[index]
+            with open(self._name(index), "ab" if saved_bytes else "wb") as file, memory.getbuffer() as whole:
+                file.write(whole[saved_bytes:])
+                self._saved_bytes[index] = len(whole)
+
+    def end(self, title: str, about: str) -> None:
+        """Write all of it, and say on top what it is. Raise OSError."""
         for index, (memory, sink) in enumerate(self._sinks):
             sink.flush()
             _, _, events = memory.getvalue().partition(b"\n")

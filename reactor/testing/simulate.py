@@ -7,6 +7,7 @@ make the scenario fail; with both, the run repeats exactly.
 from __future__ import annotations
 
 import logging
+import os
 import re
 import shlex
 import time
@@ -15,6 +16,7 @@ from dataclasses import dataclass, field
 
 from reactor.testing.chance import Fault, mix_of, parse_script, subsets
 from reactor.testing.network import SimulatedNetwork
+from reactor.testing.recording import Recording
 
 Scenario = Callable[[SimulatedNetwork], object]
 JOURNAL_LINES = 30
@@ -65,9 +67,12 @@ def simulate(
     `faults`: probabilities by name; by default each seed has a random mix of its own (see `random_mix`). `script`:
     these faults and no others. When the scenario is over, its reactors are closed; a descriptor that is left, a
     callback that raised or anything else in `network.violations` fails it too. Raise SimulationFailed; with `trace`,
-    what the reactors did in the smallest run that fails is in that file then, to be seen in the player.
+    what the reactors did in the smallest run that fails is in that file then, to be seen in the player (OSError now
+    if it can't be written).
     """
     report = Report()
+    if trace is not None:
+        Recording(trace)  # raise OSError now, and not after an hour
     for seed in range(seeds) if isinstance(seeds, int) else seeds:
         mix = {} if script is not None else faults
         if mix is None:
@@ -77,6 +82,8 @@ def simulate(
         report.add(network)
         if cause is not None:
             raise _smallest(scenario, seed, network.chance.injected, cause, shrinking_s, trace) from cause
+    if trace is not None:
+        os.remove(trace)
     return report
 
 
@@ -141,7 +148,7 @@ def _smallest(
     again = run_once(scenario, network) or cause
     assert parse_script(script) == faults
     if network.recording is not None:
-        network.recording.save(f"seed {seed}: {script or 'no fault'}", f"{type(again).__name__}: {again}")
+        network.recording.end(f"seed {seed}: {script or 'no fault'}", f"{type(again).__name__}: {again}")
     return SimulationFailed(seed, script, again, network.journal, trace)
 
 

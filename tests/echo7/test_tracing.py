@@ -12,6 +12,7 @@ import sys
 import pytest
 
 from echo7 import cli
+from echo7.lifecycle import StartError, is_root
 from reactor.loop import Reactor
 from reactor.watch import WatchedReactor
 from tests.echo7.test_cli import only_line
@@ -80,7 +81,12 @@ def test_who_was_killed_has_told_all_but_his_last_turn(tmp_path: pathlib.Path) -
 
 
 def test_a_file_that_cannot_be_written_is_told_before_anything_is_served(tmp_path: pathlib.Path) -> None:
-    for where, why in {"no/such": "No such file or directory", ".": "Is a directory"}.items():
+    (tmp_path / "mine").write_text("years of work")
+    for where, why in {
+        "no/such": "No such file or directory",
+        ".": "Is a directory",
+        "mine": "it is there already, and is no trace: remove it first",
+    }.items():
         with EchoProcess(*HOST, "--trace", str(tmp_path / where), wait=False) as echo:
             assert echo.process.stderr is not None
             said = json.loads(echo.process.stderr.read())
@@ -96,6 +102,34 @@ def test_workers_have_several_loops(option: list[str], capsys: pytest.CaptureFix
         cli.main(["serve", "--workers", "2", *option])
     assert exited.value.code == 2
     assert "--trace and --narrate show one loop, and --workers has several" in only_line(capsys.readouterr().err)
+
+
+def test_a_narrator_who_could_not_be_heard_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as exited:
+        cli.main(["serve", "--narrate", "--log-level", "warning"])
+    assert exited.value.code == 2
+    assert "--narrate speaks at level info, and --log-level warning is deaf to that" in only_line(
+        capsys.readouterr().err
+    )
+
+
+def test_a_name_that_no_file_can_have_is_told() -> None:
+    tracing = serve_config("--trace", "a\0b").new_tracing()
+    assert tracing is not None
+    with pytest.raises(StartError, match="embedded null byte; choose another --trace"):
+        tracing.open()
+
+
+@pytest.mark.skipif(not is_root(), reason="only root can give a file away")
+def test_the_file_is_that_of_who_will_begin_it_anew(tmp_path: pathlib.Path) -> None:
+    """`--user`: after HUP it is he who opens it."""
+    path = tmp_path / "trace.jsonl"
+    tracing = serve_config("--trace", str(path), "--user", "4711:4712").new_tracing()
+    assert tracing is not None
+    with tracing:
+        tracing.open()
+    found = path.stat()
+    assert (found.st_uid, found.st_gid, found.st_mode & 0o777) == (4711, 4712, 0o600)
 
 
 def test_nobody_is_observed_unasked() -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from reactor.narrate import BURST, SENTENCES, Narrator, sentence
+from reactor.narrate import BURST, SENTENCES, Narrator, lasting, sentence
 from reactor.trace import Event
 from tests.reactor.test_perfetto import run_of
 from tests.support import PROJECT
@@ -20,12 +20,22 @@ from tests.support import PROJECT
         ("turn", "", {"sleep_s": None, "calls": 0, "timers": 0}, "The loop sleeps until something is ready"),
         (
             "turn", "", {"sleep_s": 0.25, "calls": 0, "timers": 1},
-            "The loop sleeps until something is ready, for 0.25 s at the most: then a timer is due",
+            "The loop sleeps until something is ready, for 250 ms at the most: then a timer is due",
         ),
         (
             "turn", "", {"sleep_s": 0.0, "calls": 1, "timers": 0},
             "The loop looks what is ready, without sleeping: 1 call to be made",
         ),
+        (
+            "turn", "", {"sleep_s": 0.0, "calls": 0, "timers": 1},
+            "The loop looks what is ready, without sleeping: a timer is due, or it is to stop",
+        ),
+        (
+            "select", "", {"ready": [["a-1", "R"]] * 1005},
+            "Select returns: " + "a-1 is readable, " * 4 + "a-1 is readable, and 1,000 more",
+        ),
+        ("dispatch", "a-1", {"mask": ""}, "a-1 is called: it is ready"),
+        ("ended", "", {"reason": "enough"}, "The trace ends here: enough"),
         ("select", "", {"ready": []}, "Select returns: nothing is ready"),
         (
             "select", "", {"ready": [["a-1", "R"], ["b-1", "RW"]]},
@@ -92,7 +102,7 @@ def test_whatever_happens_has_a_sentence() -> None:
             assert sentence(event)
             assert "None" not in sentence(event)
             seen[event.kind] += 1
-    assert seen.keys() >= SENTENCES.keys() - {"stale", "paused", "resumed", "raised"}
+    assert seen.keys() >= SENTENCES.keys() - {"stale", "paused", "resumed", "raised", "ended"}
 
 
 def test_every_kind_and_field_is_in_the_documented_table() -> None:
@@ -101,13 +111,21 @@ def test_every_kind_and_field_is_in_the_documented_table() -> None:
     table = {
         kind: set(re.findall(r"`(\w+)`", fields)) for kinds, fields in rows for kind in re.findall(r"`(\w+)`", kinds)
     }
-    assert SENTENCES.keys() | {"ended"} <= table.keys()
+    assert SENTENCES.keys() <= table.keys()
     used: dict[str, set[str]] = collections.defaultdict(set)
     for seed in range(30):
         for event in run_of(seed):
             used[event.kind] |= event.fields.keys()
     assert {kind: fields - table[kind] for kind, fields in used.items()} == {kind: set() for kind in used}
     assert all(table[kind] == fields for kind, fields in used.items()), "nothing is promised that isn't there"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "said"),
+    [(0.00012, "0.12 ms"), (0.25, "250 ms"), (1.5, "1.5 s"), (5, "5 s"), (3600, "3,600 s"), (100.4, "100 s")],
+)
+def test_a_time_is_said_as_people_say_it(seconds: float, said: str) -> None:
+    assert lasting(seconds) == said
 
 
 def test_a_narrator_does_not_talk_too_much() -> None:

@@ -55,6 +55,23 @@ def test_the_smallest_failing_run_of_a_simulation_is_in_the_file(tmp_path: pathl
     assert failed.value.script in page.read_text()
 
 
+def test_a_file_that_cannot_be_written_is_told_before_and_not_in_place_of_a_failure(tmp_path: pathlib.Path) -> None:
+    for make in (lambda path: simulate(scenario, trace=path), lambda path: SimulatedNetwork(1, trace=path)):
+        with pytest.raises(FileNotFoundError):
+            make(str(tmp_path / "no" / "such.jsonl"))
+
+
+def test_each_run_writes_what_has_come_since(tmp_path: pathlib.Path) -> None:
+    path = tmp_path / "run.jsonl"
+    events: list[Event] = []
+    network = SimulatedNetwork(0, trace=str(path))
+    loop = network.reactor(observer=events.append)
+    for _ in range(3):
+        loop.call_soon(int)
+        network.run(loop)
+        assert [event.document() for event in events] == lines(path)[1:]
+
+
 def test_a_run_that_does_not_fail_leaves_no_file(tmp_path: pathlib.Path) -> None:
     path = tmp_path / "run.jsonl"
     simulate(lambda network: scenario(network, b"hello"), seeds=3, trace=str(path))
