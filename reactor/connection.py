@@ -13,7 +13,7 @@ What the kernel won't take waits in a SendBuffer, and leaves it only when `send`
     CLOSED       the socket is closed; one callback to come     any state gets here on an error or abort()
 
 Lingering is there because closing a socket that holds unread input makes the kernel send RST, and an RST destroys
-what we had sent but the peer hadn't yet read (RFC 9293 §3.10.4, RFC 1122 §4.2.2.13).
+what we had sent and hasn't arrived (RFC 9293 §3.6.1, RFC 1122 §4.2.2.13).
 
 Laws. Interest is computed from the state by `_wanted`, never toggled by hand. Above the high-water mark we don't
 read, so a connection that answers no more than it receives never holds more than `Limits.bound_bytes`: a peer that

@@ -100,7 +100,7 @@ def test_closing_with_bytes_unread_resets_and_what_was_read_before_stays(net: So
 
 
 def test_a_reset_destroys_what_the_other_kernel_has_not_sent(net: Sockets) -> None:
-    """RFC 9293 §3.10.4 and the reason for lingering: fill the way, close with bytes unread, and most of it is gone."""
+    """RFC 9293 §3.6.1 and the reason for lingering: fill the way, close with bytes unread, and most of it is gone."""
     server, client = net.pair()
     sent = 0
     while net.poll(server) >= {"OUT"}:

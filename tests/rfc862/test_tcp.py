@@ -247,7 +247,7 @@ def stuck_client(echo: EchoByHand) -> tuple[socket.socket, bytes]:
 def test_stopping_delivers_what_was_read_and_no_reset_destroys_it() -> None:
     """Promise 4: "No RST destroys data in flight", though the caller's further data lies unread in our kernel.
 
-    close(2) would answer that with a reset, which throws away what the caller has yet to read (RFC 1122 §4.2.2.13).
+    close(2) would answer that with a reset, which throws away what has yet to arrive (RFC 1122 §4.2.2.13).
     """
     stopped: list[bool] = []
     with EchoByHand(socket_buffer_bytes=SMALL_BYTES) as echo:
