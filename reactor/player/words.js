@@ -99,7 +99,7 @@ const SENTENCES = new Map(Object.entries({
     const why = {
       HALF_CLOSED: "it will write no more, but still reads",
       DRAINING: "it reads no more, and delivers what waits",
-      LINGERING: "all is sent, and our FIN. To close before the peer's FIN could destroy what it hasn't read yet",
+      LINGERING: "all is sent, and our FIN. To close before the peer's FIN could destroy what hasn't arrived there yet",
       CLOSED: "its socket is closed; connection_lost is still to come",
     }[event.after];
     return `${event.who} goes from ${event.before} to ${event.after}${why ? `: ${why}` : ""}.`;
