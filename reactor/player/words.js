@@ -51,8 +51,11 @@ const SENTENCES = new Map(Object.entries({
   },
   dispatch: (event) =>
     `The loop calls ${event.who}.on_event(${MASK_WORDS[event.mask]}): what select returns is the handler itself.`,
-  stale: (event) =>
-    `${event.who} was closed earlier in this batch. What select said of it is stale, and it is skipped.`,
+  stale(event, handler, state) {
+    const heir = [...state.handlers.values()].find((each) => !each.closed && each.fd === handler.fd);
+    const whose = handler.fd !== null && heir ? ` Its descriptor's number, ${handler.fd}, is ${heir.who}'s now.` : "";
+    return `${event.who} was closed earlier in this batch. What select said of it is stale, and it is skipped.${whose}`;
+  },
   adopted(event) {
     const protocol = event.protocol && ` with ${event.protocol}`, where = event.where && `, at ${event.where}`;
     const what = `a ${event.what}${protocol}${where}, on descriptor ${event.fd}`;

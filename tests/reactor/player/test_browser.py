@@ -635,6 +635,16 @@ def test_datagrams_are_told_with_their_number_and_their_peer(open_page: Open) ->
     assert page.text_content("#sentence") == "The kernel takes 1 byte from datagram-1 for 10.0.0.9:7."
 
 
+def test_a_stale_event_says_whose_its_descriptors_number_is_now(shared: Any) -> None:
+    shared.evaluate("name => player.choose(player.traces.findIndex((trace) => trace.name === name))", "stale-event")
+    said = []
+    for n in numbers(events_of("stale-event"), lambda event: event["kind"] == "stale"):
+        shared.evaluate("n => player.goTo(n)", n)
+        said.append(shared.text_content("#sentence"))
+    assert said[0].endswith("and it is skipped. Its descriptor's number, 7, is connector-1's now.")
+    assert said[1].endswith("and it is skipped.")  # nobody has that of this one yet
+
+
 def test_lines_of_another_version_are_said_to_be_off(shared: Any, open_page: Open) -> None:
     trace = GALLERY["calm-echo"]
     assert not shared.is_visible("#warning")
