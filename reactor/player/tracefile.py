@@ -10,8 +10,9 @@ A process that is killed leaves half a line at the end. What is whole is played,
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
-from typing import IO, Any, NamedTuple
+from typing import IO, Any, NamedTuple, NoReturn
 
 FORMAT = 1
 MOST_EVENTS = 100_000  # with more, a browser's step is no longer at once
@@ -143,14 +144,26 @@ def _line(file: IO[bytes], lineno: int) -> tuple[bytes, bool]:
 
 def _json(line: bytes, lineno: int) -> dict[str, Any]:
     try:
-        value = json.loads(line.decode())
+        value = json.loads(line.decode(), parse_constant=_not_finite, parse_float=_finite)
     except UnicodeDecodeError as error:
         raise NotATrace(f"line {lineno} isn't UTF-8 (byte {error.start + 1})") from None
+    except NotATrace as error:
+        raise NotATrace(f"line {lineno} {error}") from None
     except (ValueError, RecursionError):
         raise NotATrace(f"line {lineno} isn't JSON; a trace has one JSON object in each line") from None
     if not isinstance(value, dict):
         raise NotATrace(f"line {lineno} is JSON, but not an object")
     return value
+
+
+def _finite(digits: str) -> float:
+    value = float(digits)
+    return value if math.isfinite(value) else _not_finite(digits)
+
+
+def _not_finite(word: str) -> NoReturn:
+    """Refuse what Python's json reads and writes, but no browser reads: one such number would cost the page."""
+    raise NotATrace(f"has {word:.40} for a number; those of a trace are finite, and where there is none it has null")
 
 
 def _header(line: bytes, whole: bool) -> dict[str, Any]:
