@@ -15,6 +15,7 @@ NAMES = (
     "partial-write",
     "backpressure",
     "half-close",
+    "lingering",
     "emfile",
     "hog-and-ping",
     "stale-event",

@@ -22,8 +22,9 @@ from reactor.sinks import JsonLines
 from reactor.testing.network import SimulatedNetwork
 from reactor.verbs import connect_tcp, listen_tcp
 
-HERE, ALSO_HERE, ELSEWHERE = ("10.0.0.1", 7), ("10.0.0.1", 13), ("192.0.2.99", 7)
+HERE, ELSEWHERE = ("10.0.0.1", 7), ("192.0.2.99", 7)
 LATENCY_S, WORK_S = 0.001, 0.0005
+REFUSAL = b"That is too long. Nobody here reads more than the first sixty-four bytes of what he is told: goodbye.\n"
 
 
 class Scenario(NamedTuple):
@@ -58,12 +59,12 @@ class LaboriousEcho(Echo):
         super().data_received(connection, data)
 
 
-class Farewell(StreamProtocol):
-    """Say one thing to each caller and end, as daytime does (RFC 867)."""
+class Refusal(StreamProtocol):
+    """Whatever comes is too long: say so and end, however much of it is still to come."""
 
-    def connection_made(self, connection: Connection) -> None:
-        """Say it."""
-        connection.write(b"goodbye\n")
+    def data_received(self, connection: Connection, data: bytes) -> None:
+        """Refuse it."""
+        connection.write(REFUSAL)
         connection.close()
 
 
@@ -135,23 +136,33 @@ def backpressure(network: SimulatedNetwork, loop: Reactor) -> None:
 def half_close(network: SimulatedNetwork, loop: Reactor) -> None:
     """A FIN says that its sender writes no more, not that it reads no more.
 
-    The first caller ends early and reads late: what waits for it is delivered first (DRAINING). With the second one it
-    is us who end: we wait for its FIN (LINGERING), as to close earlier could destroy our last bytes on their way.
+    The caller ends early and reads late: what waits for it is delivered first (DRAINING), and then our FIN goes.
     """
     network.send_buffer_bytes = network.receive_buffer_bytes = 64
     listen_tcp(loop, HERE, Echo)
-    listen_tcp(loop, ALSO_HERE, Farewell)
     slow = network.peer(HERE)
     slow.pause()
     slow.send(bytes(160))
     slow.finish()
     network.call_later(0.050, slow.resume)
+    network.run(loop)
 
-    def call_again() -> None:
-        second = network.peer(ALSO_HERE)
-        network.call_later(0.020, second.finish)
 
-    network.call_later(0.100, call_again)
+def lingering(network: SimulatedNetwork, loop: Reactor) -> None:
+    """We close, and the peer still talks: it has a long text for us, of which the first piece is refused.
+
+    To close a socket that holds unread bytes, or to which more come, makes the kernel send RST, and that destroys the
+    part of our answer which is still on its way. So after our FIN we read on, to the peer's, and throw away what comes
+    (LINGERING). The peer reads late, and gets the whole answer.
+    """
+    network.send_buffer_bytes = network.receive_buffer_bytes = 64
+    listen_tcp(loop, HERE, Refusal)
+    talker = network.peer(HERE)
+    talker.pause()
+    talker.send(bytes(256))
+    network.call_later(0.020, functools.partial(talker.send, bytes(32)))
+    network.call_later(0.040, talker.resume)
+    network.call_later(0.060, talker.finish)
     network.run(loop)
 
 
@@ -240,6 +251,7 @@ SCENARIOS = {  # in the order in which they are best looked at
     "partial-write": Scenario("A partial write", partial_write),
     "backpressure": Scenario("Backpressure", backpressure),
     "half-close": Scenario("Half-close", half_close),
+    "lingering": Scenario("A close, and a peer who still talks", lingering),
     "emfile": Scenario("No descriptor left", emfile),
     "hog-and-ping": Scenario("A hog and a ping", hog_and_ping),
     "stale-event": Scenario("A stale event avoided", stale_event),

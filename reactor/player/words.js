@@ -63,6 +63,10 @@ const SENTENCES = new Map(Object.entries({
   },
   accepted: (event) => `accept(2) gives ${event.who} a caller from its queue: ${event.peer}.`,
   received(event, handler) {
+    if (handler.state === "LINGERING") {
+      return `recv(2) gives ${event.who} ${amount(event)}, to be thrown away. Still it must read: to close with bytes`
+        + " unread makes the kernel send RST, which destroys what is still on its way to the peer.";
+    }
     const much = event.bytes === event.asked && handler.highWater !== null
       ? " That is all it asked for, so there may be more; but one receive per readiness is its share." : "";
     return `recv(2) gives ${event.who} ${amount(event)}${event.peer ? ` from ${event.peer}` : ""}.${much}`;

@@ -520,7 +520,7 @@ CONTRAST = """() => {
 def test_light_and_dark_are_as_the_system_has_it_and_can_be_read(open_page: Open, scheme: str) -> None:
     page = open_page(bundled(), "#trace=stale-event&n=30", scheme=scheme)
     assert page.evaluate("document.documentElement.dataset.theme") == scheme
-    for place in ("player.choose(6, 31)", "player.choose(2, 38)", "player.choose(4, 22)", "player.choose(7, 20)"):
+    for place in ("player.choose(7, 31)", "player.choose(2, 38)", "player.choose(5, 22)", "player.choose(8, 20)"):
         page.evaluate(place)
         page.evaluate("Promise.all(document.getAnimations().map((each) => each.finished))")
         assert page.evaluate(CONTRAST) == []
@@ -635,12 +635,25 @@ def test_datagrams_are_told_with_their_number_and_their_peer(open_page: Open) ->
     assert page.text_content("#sentence") == "The kernel takes 1 byte from datagram-1 for 10.0.0.9:7."
 
 
-def test_a_stale_event_says_whose_its_descriptors_number_is_now(shared: Any) -> None:
-    shared.evaluate("name => player.choose(player.traces.findIndex((trace) => trace.name === name))", "stale-event")
+def sentences(page: Any, name: str, kind: str) -> list[str]:
+    """What the player says at each event of this kind."""
+    page.evaluate("name => player.choose(player.traces.findIndex((trace) => trace.name === name))", name)
     said = []
-    for n in numbers(events_of("stale-event"), lambda event: event["kind"] == "stale"):
-        shared.evaluate("n => player.goTo(n)", n)
-        said.append(shared.text_content("#sentence"))
+    for n in numbers(events_of(name), lambda event: event["kind"] == kind):
+        page.evaluate("n => player.goTo(n)", n)
+        said.append(page.text_content("#sentence"))
+    return said
+
+
+def test_what_is_received_in_lingering_is_said_to_be_thrown_away_and_why(shared: Any) -> None:
+    first, *others = sentences(shared, "lingering", "received")
+    assert "thrown away" not in first
+    assert others
+    assert all("to be thrown away" in said and "RST" in said for said in others)
+
+
+def test_a_stale_event_says_whose_its_descriptors_number_is_now(shared: Any) -> None:
+    said = sentences(shared, "stale-event", "stale")
     assert said[0].endswith("and it is skipped. Its descriptor's number, 7, is connector-1's now.")
     assert said[1].endswith("and it is skipped.")  # nobody has that of this one yet
 

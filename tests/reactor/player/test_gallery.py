@@ -10,10 +10,13 @@ from typing import Any
 
 import pytest
 
+from reactor.connection import Connection
 from reactor.player import remake
 from reactor.player.gallery import NAMES, bundled
 from reactor.player.page import page
-from reactor.player.scenarios import SCENARIOS, record
+from reactor.player.scenarios import LATENCY_S, REFUSAL, SCENARIOS, lingering, record
+from reactor.testing.network import SimulatedNetwork
+from reactor.testing.peers import Peer
 from tests.support import PROJECT
 
 AGAIN = "what the loop does, or its lines, have changed: python -m reactor.player.remake"
@@ -58,7 +61,7 @@ def test_remake_writes_them_all_anew(tmp_path: pathlib.Path) -> None:
     command = [sys.executable, "-m", "reactor.player.remake", str(tmp_path)]
     done = subprocess.run(command, cwd=PROJECT, capture_output=True, timeout=60, check=True)
     assert {file.stem for file in tmp_path.iterdir()} == set(NAMES)
-    assert done.stderr.decode() == f"8 traces are in {tmp_path}\n"
+    assert done.stderr.decode() == f"9 traces are in {tmp_path}\n"
 
 
 def test_remake_writes_the_bundled_ones_if_no_folder_is_named(
@@ -105,14 +108,44 @@ def test_backpressure_stops_reading_above_the_high_water_mark_and_is_bounded() -
     assert sum(event["bytes"] for event in moments("backpressure", "sent")) == 4096
 
 
-def test_half_close_drains_after_the_peers_fin_and_lingers_after_ours() -> None:
+def test_half_close_drains_after_the_peers_fin() -> None:
     states = [(event["who"], event["after"]) for event in moments("half-close", "state")]
-    assert states == [
-        ("connection-1", "DRAINING"), ("connection-1", "CLOSED"),
-        ("connection-2", "DRAINING"), ("connection-2", "LINGERING"), ("connection-2", "CLOSED"),
-    ]  # fmt: skip
+    assert states == [("connection-1", "DRAINING"), ("connection-1", "CLOSED")]
     told = kinds("half-close")
     assert "sent" in told[told.index("eof") :]
+
+
+def test_lingering_reads_on_after_our_fin_and_throws_away() -> None:
+    draining, lingers, closed = moments("lingering", "state")
+    assert [event["after"] for event in (draining, lingers, closed)] == ["DRAINING", "LINGERING", "CLOSED"]
+    received = [event["n"] for event in moments("lingering", "received")]
+    assert received[0] < draining["n"]
+    assert [n for n in received if lingers["n"] < n < closed["n"]] == received[1:]
+    assert len(received) >= 4
+
+
+def heard_by_the_talker(monkeypatch: pytest.MonkeyPatch) -> tuple[bytes, bool]:
+    """Play the scenario; return what its peer has received, and whether the connection was reset."""
+    network = SimulatedNetwork(0, script="", latency_s=LATENCY_S)
+    peer = network.peer
+    talkers: list[Peer] = []
+
+    def call(_: SimulatedNetwork, address: tuple[str, int]) -> Peer:
+        talkers.append(peer(address))
+        return talkers[-1]
+
+    with monkeypatch.context() as patched, network.reactor() as loop:
+        patched.setattr(SimulatedNetwork, "peer", call)
+        lingering(network, loop)
+    return bytes(talkers[0].received), talkers[0].lost
+
+
+def test_without_lingering_the_same_peer_would_lose_a_part_of_the_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert heard_by_the_talker(monkeypatch) == (REFUSAL, False)
+    monkeypatch.setattr(Connection, "_linger", Connection._tear_down)
+    heard, lost = heard_by_the_talker(monkeypatch)
+    assert lost
+    assert len(heard) < len(REFUSAL)
 
 
 def test_emfile_rests_the_listener_and_serves_who_is_there() -> None:
