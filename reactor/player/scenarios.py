@@ -3,7 +3,7 @@
 Law: nothing here is made up but the world: who calls, what the network does, and when. What the loop does is what it
 does. The world is simulated (see `reactor.testing`), so the same scenario gives the same trace. `remake` writes them.
 
-A scenario's docstring is what the player says about it.
+A scenario's docstring, and its lesson, is what the player says about it.
 """
 
 from __future__ import annotations
@@ -31,12 +31,14 @@ class Scenario(NamedTuple):
     """One trace of the gallery."""
 
     title: str
+    lesson: int  # of `reactor.lessons`: where a learner meets this
     play: Callable[[SimulatedNetwork, Reactor], None]
 
     @property
     def about(self) -> str:
-        """What is to be seen, in a few sentences."""
-        return " ".join(str(inspect.getdoc(self.play)).split())
+        """What is to be seen, in a few sentences, and the lesson to which it belongs."""
+        seen = " ".join(str(inspect.getdoc(self.play)).split())
+        return f"{seen} It belongs to lesson {self.lesson}: python3 -m reactor.lessons {self.lesson}"
 
 
 class Echo(StreamProtocol):
@@ -247,15 +249,15 @@ def timers_and_io(network: SimulatedNetwork, loop: Reactor) -> None:
 
 
 SCENARIOS = {  # in the order in which they are best looked at
-    "calm-echo": Scenario("A calm echo", calm_echo),
-    "partial-write": Scenario("A partial write", partial_write),
-    "backpressure": Scenario("Backpressure", backpressure),
-    "half-close": Scenario("Half-close", half_close),
-    "lingering": Scenario("A close, and a peer who still talks", lingering),
-    "emfile": Scenario("No descriptor left", emfile),
-    "hog-and-ping": Scenario("A hog and a ping", hog_and_ping),
-    "stale-event": Scenario("A stale event avoided", stale_event),
-    "timers-and-io": Scenario("Timers against I/O", timers_and_io),
+    "calm-echo": Scenario("A calm echo", 4, calm_echo),
+    "partial-write": Scenario("A partial write", 5, partial_write),
+    "backpressure": Scenario("Backpressure", 6, backpressure),
+    "half-close": Scenario("Half-close", 7, half_close),
+    "lingering": Scenario("A close, and a peer who still talks", 12, lingering),
+    "emfile": Scenario("No descriptor left", 12, emfile),
+    "hog-and-ping": Scenario("A hog and a ping", 10, hog_and_ping),
+    "stale-event": Scenario("A stale event avoided", 12, stale_event),
+    "timers-and-io": Scenario("Timers against I/O", 9, timers_and_io),
 }
 
 

@@ -79,6 +79,16 @@ def test_the_gallery_has_all_scenarios_in_their_order() -> None:
     assert [trace.header["title"] for trace in bundled()] == [scenario.title for scenario in SCENARIOS.values()]
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_each_trace_names_its_lesson_there_and_in_the_readme(name: str) -> None:
+    title, lesson, _ = SCENARIOS[name]
+    (trace,) = (trace for trace in bundled() if trace.name == name)
+    assert trace.header["about"].endswith(f" python3 -m reactor.lessons {lesson}")
+    assert list((PROJECT / "reactor" / "lessons").glob(f"step{lesson:02}_*.py"))
+    rows = (PROJECT / "reactor" / "player" / "README.md").read_text().splitlines()
+    assert [row for row in rows if row.startswith(f"| {title} | ") and row.endswith(f" | {lesson} |")]
+
+
 def kinds(name: str) -> list[str]:
     (trace,) = (trace for trace in bundled() if trace.name == name)
     return [event["kind"] for event in trace.events]
