@@ -253,7 +253,7 @@ SCENARIOS = {  # in the order in which they are best looked at
     "partial-write": Scenario("A partial write", 5, partial_write),
     "backpressure": Scenario("Backpressure", 6, backpressure),
     "half-close": Scenario("Half-close", 7, half_close),
-    "lingering": Scenario("A close, and a peer who still talks", 12, lingering),
+    "lingering": Scenario("Lingering", 12, lingering),
     "emfile": Scenario("No descriptor left", 12, emfile),
     "hog-and-ping": Scenario("A hog and a ping", 10, hog_and_ping),
     "stale-event": Scenario("A stale event avoided", 12, stale_event),
