@@ -400,7 +400,8 @@ class TracedHandlers(dict[Handler, None]):
         super().__setitem__(handler, nothing)
         stand_in(handler)
         self._trace.keep(handler)
-        high_water = safely(lambda: handler.limits.high_water_bytes)  # type: ignore[attr-defined]
+        # Who has one is a connection; one without a bound has the greatest number that JSON's readers agree upon.
+        high_water = safely(lambda: int(min(handler.limits.high_water_bytes, 2**53)))  # type: ignore[attr-defined]
         self._trace.tell(
             "adopted",
             handler,
@@ -408,7 +409,7 @@ class TracedHandlers(dict[Handler, None]):
             fd=safely(handler.fileno),
             protocol=safely(lambda: protocol_name(handler)) or "",
             where=safely(lambda: place(handler)) or "",
-            high_water_bytes=high_water if isinstance(high_water, int) else None,
+            high_water_bytes=high_water,
         )
 
     def pop(self, handler: Handler, default: Any = None) -> None:

@@ -728,6 +728,12 @@ def test_a_subclass_of_ours_is_told_of_as_far_as_the_loop_sees_it() -> None:
     assert [event.kind for event in events if event.who == "mine-1"] == ["adopted", "interest", "interest", "closed"]
 
 
+def test_a_connection_without_a_bound_has_a_mark_that_json_can_write() -> None:
+    stage = Stage(limits=Limits(high_water_bytes=float("inf")))  # type: ignore[arg-type]
+    stage.run()
+    assert stage.said("connection-1", "adopted")[0]["high_water_bytes"] == 2**53
+
+
 def test_why_a_listener_or_an_endpoint_was_closed_is_told() -> None:
     events: list[Event] = []
     with Reactor(observer=events.append) as loop:
