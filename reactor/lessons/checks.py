@@ -19,11 +19,13 @@ from reactor.lessons.clients import (
     expect_datagram,
     expect_end,
     hear,
+    offer,
     pattern,
     push,
     readable,
     receive_or_send,
     settle,
+    sip,
     stuff,
 )
 from reactor.lessons.subject import PATIENCE_S, RETURNED, Broken, NotMeasured, Subject
@@ -45,6 +47,9 @@ CALLS = 5
 ASLEEP_S = 0.01  # after its last work a loop sleeps
 PACE_S = 0.003  # between two receives of a slow reader: a reset has the time to overtake what it has yet to read
 CALLERS = 16  # more than there are descriptors left
+SIP_BYTES = 2048  # what a slow reader takes at a time
+SIP_S = 0.015  # and how long it rests then: the last 64 KiB last longer than the time-out
+SIPPED_BYTES = 96 * 1024
 AT_ONCE_S = 0.05  # and five pings: whoever looks for calls now and then is seldom so quick
 
 
@@ -174,10 +179,14 @@ def udp_beside_tcp(subject: Subject) -> str:
 
 
 def idle_is_closed(subject: Subject) -> str:
-    """Who falls silent is closed when its time is up, not before; who goes on isn't; nobody has to wake the server."""
+    """Who falls silent is closed when its time is up, not before; who goes on isn't; nobody has to wake the server.
+
+    Whoever reads slowly goes on; whoever is full of answers that it doesn't read has fallen silent.
+    """
     pulse = Pulse()
     try:
-        return _fall_silent(subject, pulse)
+        measured = _fall_silent(subject, pulse)
+        return f"{measured}; {_read_slowly_or_never(subject, pulse)}"
     except (Broken, OSError):
         if pulse.longest_s > SHORT_IDLE_S / 2:
             text = f"this machine is too busy: a client that should go on was held up for {pulse.longest_s:.2f} s"
@@ -197,6 +206,10 @@ class Pulse:
         """Note that it still talks."""
         now_s = time.monotonic()
         self.longest_s, self._last_s = max(self.longest_s, now_s - self._last_s), now_s
+
+    def resume(self) -> None:
+        """Begin anew: the pause before was the server's."""
+        self._last_s = time.monotonic()
 
 
 def _fall_silent(subject: Subject, pulse: Pulse) -> str:
@@ -219,6 +232,29 @@ def _fall_silent(subject: Subject, pulse: Pulse) -> str:
     if not readable(talker, LONG_IDLE_S):
         raise Broken(f"{measured}; but with nobody else there to wake the server, the other was not")
     return f"{measured}, one that went on wasn't"
+
+
+def _read_slowly_or_never(subject: Subject, pulse: Pulse) -> str:
+    data = pattern(SIPPED_BYTES)
+    slow, never = subject.tcp(SMALL_BYTES), subject.tcp(SMALL_BYTES)
+    sent = came = 0
+    full_s, gone = time.monotonic(), False
+    while came < len(data) or not gone:
+        if not gone:
+            taken = offer(never, bytes(ENDLESS_BYTES))
+            gone, full_s = taken is None, time.monotonic() if taken else full_s
+        if not gone and time.monotonic() - full_s > LONG_IDLE_S:
+            raise Broken(
+                f"a client that sent and never read was still connected, {LONG_IDLE_S:.1f} s after it was full"
+            )
+        if came < len(data):
+            sent += offer(slow, data[sent:]) or 0
+            came += len(sip(slow, SIP_BYTES, came))
+        pulse.resume()
+        time.sleep(SIP_S)
+        pulse.beat()
+    ask(slow)
+    return "so was one that never read, and one that read slowly wasn't"
 
 
 def talk(for_s: float, pulse: Pulse, talkers: list[socket.socket], until: socket.socket) -> None:

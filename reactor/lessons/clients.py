@@ -69,6 +69,27 @@ def push(client: socket.socket, data: bytes, other: socket.socket) -> int:
     return sent
 
 
+def offer(client: socket.socket, data: bytes) -> int | None:
+    """Send what is taken at once; return how much, or None if the server has closed the connection."""
+    client.settimeout(0.0)
+    try:
+        return client.send(data[:PIECE_BYTES]) if data else 0
+    except BlockingIOError:
+        return 0
+    except ConnectionError:
+        return None
+    finally:
+        client.settimeout(PATIENCE_S)
+
+
+def sip(client: socket.socket, most_bytes: int, before_bytes: int) -> bytes:
+    """Receive a little. Raise Broken if nothing comes any more; `before_bytes` have come so far."""
+    with contextlib.suppress(TimeoutError, ConnectionError):
+        if piece := client.recv(most_bytes):
+            return piece
+    raise Broken(f"a client that read slowly, but never paused, got {before_bytes:,} bytes and was closed")
+
+
 def stuff(client: socket.socket) -> int:
     """Send as much as the kernel takes, to a server that has yet to begin; return how much."""
     client.settimeout(0.0)

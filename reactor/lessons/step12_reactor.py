@@ -18,6 +18,7 @@ from typing import Any
 from reactor import Address, Connection, Datagram, DatagramProtocol, Listener, Reactor, StreamProtocol
 
 GRACE_S = 5.0  # how long the end may wait for clients that read slowly
+LOOKS = 4  # for movement, in the time that a client may be idle
 
 
 class Echo(StreamProtocol):
@@ -25,29 +26,30 @@ class Echo(StreamProtocol):
 
     def __init__(self, server: "Server") -> None:
         self.server = server
-        self.moved_s = server.loop.now()
+        self.moved_bytes, self.moved_s = 0, server.loop.now()
 
     def connection_made(self, connection: Connection) -> None:
         """A caller has been taken in."""
         self.server.connections.add(connection)
-        self.server.loop.call_later(self.server.idle_s, self.check_idle, connection)
+        self.server.loop.call_later(self.server.idle_s / LOOKS, self.check_idle, connection)
 
     def data_received(self, connection: Connection, data: bytes) -> None:
         """What the kernel won't take now, the connection keeps; above its high-water mark it reads no more."""
-        self.moved_s = self.server.loop.now()
         connection.write(data)
 
-    def drained(self, connection: Connection) -> None:
-        """A slow reader has taken all that waited: it lives."""
-        self.moved_s = self.server.loop.now()
-
     def check_idle(self, connection: Connection) -> None:
-        """Close if nothing has moved for so long; else look again when that can be so at the earliest."""
-        left_s = self.moved_s + self.server.idle_s - self.server.loop.now()
-        if left_s <= 0:
+        """Give up if no byte has moved for so long, either way: a slow reader lives, one that never reads doesn't."""
+        if connection.closed:
+            return
+        moved_bytes, now_s = connection.bytes_received + connection.bytes_sent, self.server.loop.now()
+        if moved_bytes != self.moved_bytes:
+            self.moved_bytes, self.moved_s = moved_bytes, now_s
+        if now_s - self.moved_s < self.server.idle_s:
+            self.server.loop.call_later(self.server.idle_s / LOOKS, self.check_idle, connection)
+        elif connection.pending_bytes:
+            connection.abort()  # `close` would wait for ever for it to be read
+        else:
             connection.close()
-        elif not connection.closed:
-            self.server.loop.call_later(left_s, self.check_idle, connection)
 
     def connection_lost(self, connection: Connection, error: Exception | None) -> None:
         """The last word about a connection, whatever its end."""

@@ -88,16 +88,21 @@ class Stream(StreamProtocol):
 
     async def movement(self) -> None:
         """Return when something has happened on the connection. A time-out is one more that may resolve a future."""
-        self.moved = Future()
+        self.moved, moved_bytes = Future(), self.connection.bytes_received + self.connection.bytes_sent
         timer = self.loop.call_later(self.server.idle_s, self.moved.resolve, False)
-        if not await self.moved:
+        if await self.moved:
+            timer.cancel()
+        elif moved_bytes == self.connection.bytes_received + self.connection.bytes_sent:  # a slow reader moves some
             raise TimeoutError
-        timer.cancel()
 
     async def run(self) -> None:
-        """Serve, then close: the one place where a connection's life is written down whole."""
+        """Serve, deliver, close: the one place where a connection's life is written down whole."""
         with contextlib.suppress(TimeoutError):
             await self.server.handler(self)
+            while self.connection.pending_bytes:
+                await self.movement()
+        if self.connection.pending_bytes:
+            self.connection.abort()  # `close` would wait for ever for it to be read
         self.connection.close()
 
     def connection_made(self, connection: Connection) -> None:

@@ -85,6 +85,12 @@ BUGS = [
 BY_ONE_PROMISE = [  # judged by that one alone
     Bug("turns datagrams round", 8, "datagrams.sendto(data, source)", "datagrams.sendto(data[::-1], source)", "udp",
         "not what was sent"),
+    Bug("waits for ever for one that never reads", 12, "elif connection.pending_bytes:", "elif False:",
+        "idle-time-out", "never read was still connected"),
+    Bug("calls only what is received a movement", 12, "connection.bytes_received + connection.bytes_sent",
+        "connection.bytes_received", "idle-time-out", "read slowly"),
+    Bug("delivers to one that never reads, however long", 13, """            self.connection.abort()""",
+        "            pass", "idle-time-out", "never read was still connected"),
     Bug("answers a hog alone", 10, "            if not data:\n",
         "            if len(data) == 1:\n                return\n"
         "            if not data:\n", "fairness", "had no answer"),
