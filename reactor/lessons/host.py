@@ -89,13 +89,14 @@ class Host:
             return
         listener, datagrams = open_sockets()
         with listener, datagrams:
-            arguments: list[Any] = [listener, datagrams, self.idle_s, self.ready, dialogue]
-            wants = count_arguments(serve)
+            wants, most = count_arguments(serve), max(self._most, count_required(serve))
+            handler = dialogue if self._most == MOST_ARGUMENTS else echo
+            arguments: list[Any] = [listener, datagrams, self.idle_s, self.ready, handler]
             self.tell("ready", tcp=listener.getsockname(), udp=datagrams.getsockname(), wants=wants)
             self._go.wait()
             listener.sent = self._sent
             try:
-                serve(*arguments[: min(wants, self._most)])
+                serve(*arguments[: min(wants, most)])
             except BaseException as error:
                 self.tell("ended", why=f"`serve` raised {describe(error)}")
             else:
@@ -183,6 +184,14 @@ def count_arguments(serve: Callable[..., object]) -> int:
     return MOST_ARGUMENTS if code.co_flags & CO_VARARGS else int(code.co_argcount) - bound
 
 
+def count_required(serve: Callable[..., object]) -> int:
+    """Return how many positional arguments `serve` can't be called without."""
+    if not hasattr(serve, "__code__"):
+        return 1
+    bound = isinstance(serve, types.MethodType)
+    return int(serve.__code__.co_argcount) - bound - len(getattr(serve, "__defaults__", None) or ())
+
+
 def open_sockets() -> tuple[Observed, socket.socket]:
     """Return a listening TCP socket and a UDP one, on loopback, any port."""
     listener = socket.create_server(("127.0.0.1", 0), backlog=BACKLOG)
@@ -225,6 +234,12 @@ async def dialogue(stream: Any) -> None:
     await stream.write(b"town? ")
     town = await stream.read()
     await stream.write(b"hello " + name + b" of " + town)
+
+
+async def echo(stream: Any) -> None:
+    """Send back what comes: the handler for a `serve` that must have one, where no dialogue is asked for."""
+    while data := await stream.read():
+        await stream.write(data)
 
 
 def describe(error: BaseException) -> str:

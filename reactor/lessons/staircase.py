@@ -241,7 +241,8 @@ LESSONS: tuple[Lesson, ...] = (
         ),
         "Write an `async def` of your own, and hand it to `serve` as `handler`.",
         "Have a coroutine serve each connection: `async def handler(stream)`, with `await stream.read()`, "
-        '`stream.write(data)` and `stream.sleep(delay_s)`. `read` returns b"" at the end.',
+        '`await stream.write(data)` and `await stream.sleep(delay_s)`. `read` returns b"" at the end. '
+        "All three are `async def`.",
         (
             Place("protocol.py", "StreamProtocol", "the callbacks on which coroutines stand"),
             Place("loop.py", "Reactor.call_soon", "what sends a task on, so that no task runs inside another"),

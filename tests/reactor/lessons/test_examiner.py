@@ -18,7 +18,7 @@ from reactor.lessons import checks, clients, host, subject
 from reactor.lessons.promises import PROMISES, judge
 from reactor.lessons.staircase import LESSONS, Lesson
 from reactor.lessons.subject import Broken, NotMeasured, Program, Subject, Unusable
-from tests.support import PATIENCE_S
+from tests.support import PATIENCE_S, judge_together
 
 HOLDS_EVERYTHING_UP = "sum(range(10**13))"  # in C: no other thread has a turn
 Write = Callable[[str], Program]
@@ -206,6 +206,19 @@ def test_a_server_without_clients_ends_at_once(lesson: Lesson) -> None:
             pass
         it.terminate()
         assert it.outcome() == "`serve` returned"
+
+
+def test_a_serve_that_needs_a_handler_gets_one_that_echoes(write: Write) -> None:
+    source = LESSONS[12].source.replace("handler: Handler = echo", "handler: Handler")
+    assert "handler: Handler,\n" in source
+    program = write(source)
+    tried = [promise for promise in PROMISES if promise.name in {"echo", "half-close", "dialogue"}]
+    assert all(verdict.kept for verdict in judge_together((promise, program) for promise in tried))
+
+
+def test_the_task_says_that_write_and_sleep_are_awaited() -> None:
+    assert "await stream.write(data)" in LESSONS[12].task
+    assert "await stream.sleep(" in LESSONS[12].task
 
 
 def test_what_the_host_says_is_json_a_line_each() -> None:
