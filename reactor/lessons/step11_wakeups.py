@@ -185,6 +185,8 @@ class Server:
 
     def stop(self) -> None:
         """Take no more callers, and end when all clients have their answers, or have had GRACE_S for it."""
+        if self.stopping:  # two signals came at once
+            return
         self.stopping = True
         for signum in (signal.SIGTERM, signal.SIGINT):
             signal.signal(signum, signal.SIG_DFL)  # who sends a second one means it

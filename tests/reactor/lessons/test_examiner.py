@@ -6,6 +6,7 @@ import importlib.util
 import itertools
 import json
 import pathlib
+import signal
 import socket
 import sys
 import types
@@ -205,6 +206,21 @@ def test_a_server_without_clients_ends_at_once(lesson: Lesson) -> None:
         while it.order("call", "called")["how"] != "there":  # until it runs, and has taken the signal over
             pass
         it.terminate()
+        assert it.outcome() == "`serve` returned"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no signals to send")
+@pytest.mark.parametrize("lesson", LESSONS[10:], ids=lambda lesson: lesson.stem)
+def test_two_signals_at_once_end_a_server_as_one_does(lesson: Lesson) -> None:
+    with Subject(lesson.program, 30.0, 4) as it:
+        while it.order("call", "called")["how"] != "there":
+            pass
+        client = it.tcp(4096)
+        sent = clients.push(client, clients.pattern(checks.UNREAD_BYTES), it.tcp())
+        for signum in (signal.SIGSTOP, signal.SIGTERM, signal.SIGINT, signal.SIGCONT):
+            it._process.send_signal(signum)
+        assert len(clients.pull(client)[0]) == sent
+        it.hang_up()
         assert it.outcome() == "`serve` returned"
 
 
