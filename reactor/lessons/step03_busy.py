@@ -4,7 +4,7 @@ Does    with `setblocking(False)`, a call that would sleep raises BlockingIOErro
         So one thread goes round: is there a caller? Has this client said something? And this one?
 Fixes   lesson 2, where each client cost a thread: now it costs a socket and a place in a list.
 Breaks  the machine's peace. The loop never sleeps: with nobody saying anything it takes all of a processor, and each
-        round costs two system calls for each client that has nothing to say.
+        round costs a system call for each client that has nothing to say, and one to ask for callers.
 """
 
 import contextlib

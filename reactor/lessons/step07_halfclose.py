@@ -27,7 +27,7 @@ HIGH_WATER_BYTES = 64 * 1024
 
 
 class State(enum.Enum):
-    """See the table above."""
+    """OPEN: reading and writing. DRAINING: the client has finished, we deliver what waits. CLOSED: gone."""
 
     OPEN = enum.auto()
     DRAINING = enum.auto()
