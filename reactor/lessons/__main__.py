@@ -1,4 +1,4 @@
-"""`python -m reactor.lessons [N] [--source | --exercise | --check FILE | --serve [--port PORT]]`.
+"""`python -m reactor.lessons [N] [--source | --exercise | --check FILE | --serve | --flood] [--port PORT]`.
 
 Law: whatever is asked wrongly costs one line that says what, why and what to do: never a traceback.
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import io
+import itertools
 import os
 import runpy
 import signal
@@ -16,10 +17,11 @@ from collections.abc import Generator, Iterator, Sequence
 
 from reactor.commandline import USAGE, OneLineParser
 from reactor.lessons import lecture
-from reactor.lessons.staircase import LESSONS, Lesson, exercise
+from reactor.lessons.flood import FLOOD_BYTES, flood
+from reactor.lessons.staircase import LESSONS, Lesson, exercise, python
 from reactor.lessons.subject import Unusable
 
-PROGRAM = "python -m reactor.lessons"
+PROGRAM = f"{python()} -m reactor.lessons"
 PORT = 7007
 STATUS_BROKEN = 1
 
@@ -30,8 +32,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parser.parse_args(argv)
     if options.lesson is None and (options.source or options.exercise or options.serve or options.check is not None):
         parser.error("which lesson? give its number, from 1 to 13")
-    if options.port is not None and not options.serve:
-        parser.error("argument --port: it goes with --serve")
+    if options.port is not None and not (options.serve or options.flood):
+        parser.error("argument --port: it goes with --serve and --flood")
+    if options.flood and options.port == 0:
+        parser.error("argument --port: --flood needs the port that is served, which isn't 0")
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # a locale may lack some of our letters
     try:
@@ -59,7 +63,12 @@ def new_parser() -> OneLineParser:
     what.add_argument("--exercise", action="store_true", help="print a program to start from, with the task")
     what.add_argument("--check", metavar="FILE", help="judge your program by all that is promised up to this lesson")
     what.add_argument("--serve", action="store_true", help="run the lesson's program, on 127.0.0.1, until Ctrl-C")
-    parser.add_argument("--port", type=port_number, help=f"of --serve (default {PORT}; 0 for any)")
+    what.add_argument(
+        "--flood",
+        action="store_true",
+        help=f"be a client of what is served: send {FLOOD_BYTES // 10**6} MB, and read none of it until you say so",
+    )
+    parser.add_argument("--port", type=port_number, help=f"of --serve and --flood (default {PORT}; 0: --serve any)")
     return parser
 
 
@@ -82,6 +91,9 @@ def port_number(text: str) -> int:
 def run(options: argparse.Namespace) -> int:
     """Do what was asked; return the exit status. Raise Unusable, and OSError when stdout can't be written."""
     lesson: Lesson | None = options.lesson
+    port: int = PORT if options.port is None else options.port
+    if options.flood:
+        return drown(port)
     if lesson is None:
         say(lecture.staircase())
     elif options.source:
@@ -89,7 +101,7 @@ def run(options: argparse.Namespace) -> int:
     elif options.exercise:
         sys.stdout.write(exercise(lesson))
     elif options.serve:
-        serve(lesson, PORT if options.port is None else options.port)
+        serve(lesson, port)
     elif options.check is not None:
         kept = say(lecture.check(lesson, readable(options.check)))
         sys.stdout.flush()
@@ -122,14 +134,29 @@ def readable(path: str) -> str:
 
 def serve(lesson: Lesson, port: int) -> None:
     """Run a lesson's program as the student would. Raise SystemExit if it can't serve there."""
-    print(f"lesson {lesson.number} on port {port or 'any'}; Ctrl-C ends it. Talk to it from other terminals:")
-    print(f"  nc 127.0.0.1 {port or 'PORT'}")
-    print("or, where there is no nc:")
-    print(f'  python -c "import socket; s = socket.create_connection((\'127.0.0.1\', {port or "PORT"})); '
-          "s.sendall(b'hello'); print(s.recv(9))\"")  # fmt: skip
-    print("\n".join(["", *lecture.paragraph(lesson.by_hand, "")]), flush=True)
+    where = port or "PORT"
+    print(f"lesson {lesson.number} on port {port or 'any'}, process {os.getpid()}; Ctrl-C ends it. ", end="")
+    print("Talk to it from other terminals:")
+    print(f"  nc 127.0.0.1 {where}" + f"\n  nc -u 127.0.0.1 {where}" * ("datagrams" in lesson.arguments))
+    print(f"  {PROGRAM} --flood --port {where}")
+    print("or, where there is no nc, silent until you press Enter, and once more to leave:")
+    print(f'  {python()} -c "import socket; s = socket.create_connection((\'127.0.0.1\', {where})); '
+          "input(); s.sendall(b'hello'); print(s.recv(9)); input()\"")  # fmt: skip
+    print("\n".join(["", *lecture.paragraph(lesson.by_hand, ""), lesson.script]), flush=True)
     sys.argv = [lesson.program.path, str(port)]
     runpy.run_path(lesson.program.path, run_name="__main__")
+
+
+def drown(port: int) -> int:
+    """Flood what is served on a port; return the exit status."""
+    lines = flood(port)
+    try:
+        line = next(lines)
+    except OSError as error:
+        sys.stderr.write(f"{PROGRAM}: nobody serves 127.0.0.1 port {port}: {error.strerror}; begin with N --serve\n")
+        return STATUS_BROKEN
+    say(itertools.chain([line], lines))
+    return 0
 
 
 def output_failed(error: OSError) -> int:

@@ -13,7 +13,7 @@ from collections.abc import Generator, Iterable, Iterator
 
 from reactor import Connection, Reactor, StreamProtocol, listen_tcp
 from reactor.lessons.promises import IDLE_S, Promise, Verdict, added, asked, judge
-from reactor.lessons.staircase import LESSONS, Lesson, Place, command, line_of
+from reactor.lessons.staircase import LESSONS, Lesson, Place, command, line_of, python
 from reactor.lessons.subject import Program, Subject, Unusable
 from reactor.lessons.tour import HOUSE, TOUR, law
 from reactor.narrate import Narrator
@@ -51,9 +51,14 @@ def lesson(lesson: Lesson) -> Iterator[str]:
     yield ""
     yield f"By hand ({command(lesson.number)} --serve, in another terminal)"
     yield from paragraph(lesson.by_hand)
+    yield from textwrap.indent(lesson.script, "    ").splitlines()
     yield ""
     yield "Read on in reactor"
     yield from places(lesson.read)
+    if lesson.see:
+        titles = " and ".join(f'"{title}"' for title in lesson.see)
+        yield ""
+        yield from paragraph(f"See it: {python()} -m reactor.player --gallery --open, {titles}", "")
     yield ""
     yield "Exercise (start from --exercise > mine.py, have it judged with --check mine.py)"
     yield from paragraph(lesson.task)
@@ -171,7 +176,7 @@ def places(which: Iterable[Place], source: str = "") -> Iterator[str]:
     for place in which:
         text = (HOUSE / place.file).read_text(encoding="utf-8") if place.file else source
         where = f"{place.file or 'line'}{':' if place.file else ' '}{line_of(text, place.name)}"
-        line = f"  {where:<19}{place.name:<28}{place.why}"
+        line = f"  {where:<19}{place.name:<27} {place.why}"
         yield from [line] if len(line) <= columns() else [line[: -len(place.why)].rstrip(), " " * 21 + place.why]
 
 

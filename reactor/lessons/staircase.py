@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 import pathlib
+import sys
 from typing import NamedTuple
 
 from reactor.lessons.subject import FOLDER, Program
@@ -31,6 +32,8 @@ class Lesson(NamedTuple):
     by_hand: str  # what to try while it is served
     task: str
     read: tuple[Place, ...]
+    script: str = ""  # a program for trying it by hand, where a client isn't enough
+    see: tuple[str, ...] = ()  # titles in the player's gallery
 
     @property
     def program(self) -> Program:
@@ -56,6 +59,23 @@ class Lesson(NamedTuple):
 TCP, UDP = "listener", "listener, datagrams"
 IDLE = f"{UDP}, idle_s"
 READY = f"{IDLE}, ready"
+GREETER = """\
+import socket
+
+from reactor.lessons.step13_await import Stream, serve
+
+
+async def greet(stream: Stream) -> None:
+    await stream.write(b"name? ")
+    await stream.write(b"hello " + await stream.read())
+
+
+tcp = socket.create_server(("127.0.0.1", 7007))
+udp = socket.socket(type=socket.SOCK_DGRAM)
+udp.bind(tcp.getsockname())
+with tcp, udp:
+    serve(tcp, udp, 60.0, lambda call_soon_threadsafe: None, greet)
+"""
 
 LESSONS: tuple[Lesson, ...] = (
     Lesson(
@@ -75,7 +95,7 @@ LESSONS: tuple[Lesson, ...] = (
             Place("", "serve", "accept, and hand over at once"),
             Place("", "echo", "lesson 1's inner loop, now in a thread of its own"),
         ),
-        "Connect three clients, and look at the process: ps -o nlwp,rss,args -C python3 shows four threads.",
+        "Connect three clients, and look at the process: ps -o nlwp,rss,args -p PID shows four threads.",
         "Serve a second client while the first is silent. A thread for each is the shortest way.",
         (Place("connection.py", "Connection", "what a client costs here: one object, no stack"),),
     ),
@@ -96,7 +116,7 @@ LESSONS: tuple[Lesson, ...] = (
             Place("", "serve", "the loop: three lines, and it will look like this to the end"),
             Place("", "echo", "the hope, in one line"),
         ),
-        "Look at `top`: nothing. Then send a file of some megabytes without reading: not all of it comes back.",
+        "Look at `top`: nothing. Then send 20 megabytes without reading (--flood): not all of it comes back.",
         "Sleep until there is something to do. Ask a selector, and keep with each socket what to do when it is ready.",
         (
             Place("loop.py", "Reactor.turn", "step 3 is the same loop: the data of the selector is called"),
@@ -111,13 +131,14 @@ LESSONS: tuple[Lesson, ...] = (
             Place("", "Connection.flush", "a byte leaves the buffer after `send` has taken it, not before"),
             Place("", "Connection.on_event", "watch for WRITE only while something waits, or the loop never sleeps"),
         ),
-        "Send megabytes without reading, with `top` beside it: the memory grows, and stays.",
+        "Send 20 megabytes without reading (--flood), with `top` beside it: the memory grows, and stays.",
         "Lose nothing against a slow reader. Keep what `send` didn't take, and send it when the socket is writable.",
         (
             Place("connection.py", "Connection.write", "what happens when `send` takes only half"),
             Place("connection.py", "Connection._flush", "and how the rest goes on"),
             Place("buffer.py", "SendBuffer", "the buffer, and what it costs to take from its front"),
         ),
+        see=("A partial write",),
     ),
     Lesson(
         6,
@@ -127,12 +148,14 @@ LESSONS: tuple[Lesson, ...] = (
             Place("", "Connection.interest", "computed from what the connection is, in one place"),
             Place("", "Connection.receive", "asks it before each receive"),
         ),
-        "Send megabytes without reading: now it is your client that waits. End its input early: the tail is lost.",
+        "Send 20 megabytes without reading (--flood): now it is your client that waits. Press Ctrl-C there, instead of "
+        "reading: its reset ends the server.",
         "Give each client a bound. Above a high-water mark of 64 KiB that wait, don't read from it.",
         (
             Place("connection.py", "Connection._wanted", "the same decision, with all states"),
             Place("limits.py", "Limits", "every bound, on one screen"),
         ),
+        see=("Backpressure",),
     ),
     Lesson(
         7,
@@ -142,12 +165,14 @@ LESSONS: tuple[Lesson, ...] = (
             Place("", "State", "three states; each decision looks at them and at nothing else"),
             Place("", "Connection.on_event", "where a reset ends, and where draining does"),
         ),
-        "Send a file through it and end the input: all of it comes back, then the end.",
+        "Send 20 megabytes (--flood), as much as is taken, and read on: all that was sent comes back, then the end. Or "
+        "press Ctrl-C there: the server goes on.",
         "Deliver all that waits after the client's FIN, then close. And let no client's reset end the service.",
         (
             Place("connection.py", "State", "the table has five rows there: see its module's docstring"),
             Place("connection.py", "Connection._advance", "what follows when all is delivered"),
         ),
+        see=("Half-close",),
     ),
     Lesson(
         8,
@@ -157,7 +182,8 @@ LESSONS: tuple[Lesson, ...] = (
             Place("", "serve", "two descriptors of two kinds, one loop"),
             Place("", "echo_datagrams", "no connection, no buffer, no end"),
         ),
-        "Pull a network cable, or stop a client with Ctrl-Z: its connection is there tomorrow.",
+        "Say something over UDP: nc -u 127.0.0.1 7007. Then stop a TCP client with Ctrl-Z, as if its cable had been "
+        "pulled: its connection is there tomorrow.",
         "Echo datagrams beside TCP: serve(listener, datagrams), both already bound.",
         (
             Place("datagram.py", "Datagram.on_event", "so many in a turn, and what an error of one means"),
@@ -187,13 +213,14 @@ LESSONS: tuple[Lesson, ...] = (
             Place("", "Connection.receive", "one receive; compare it with lesson 9's"),
             Place("", "Loop.pop_due", "all that is due comes out before any of it is called"),
         ),
-        "Press Ctrl-C, or send SIGTERM, while a client waits for megabytes: it gets a part of them.",
+        "Press Ctrl-C, or send SIGTERM, while --flood has yet to read: it gets a reset, and next to nothing before.",
         "Let nobody wait for a client that never pauses. Bound every piece of work, and trust in the next turn.",
         (
             Place("connection.py", "Connection.on_event", "receive once, flush once"),
             Place("timers.py", "Timers.pop_due", "why a timer can't starve the sockets"),
             Place("listener.py", "Listener.on_event", "so many callers in a turn"),
         ),
+        see=("A hog and a ping",),
     ),
     Lesson(
         11,
@@ -204,7 +231,8 @@ LESSONS: tuple[Lesson, ...] = (
             Place("", "Loop.on_signals", "C writes the byte even while select sleeps"),
             Place("", "Server.stop", "how a service ends: the most that most programs never do"),
         ),
-        "Press Ctrl-C while a client waits for megabytes: it gets all of them, and then the server ends.",
+        "Say something with nc, and press Ctrl-C in the server: nc ends in order. While --flood has yet to read: it "
+        "gets a part, and then a reset, for it had sent more than the server had received. Lesson 12 mends that.",
         "serve(listener, datagrams, idle_s, ready): return after SIGTERM when all that was received is answered. Call "
         "`ready(f)` once; f(call), from any thread, has the loop make the call.",
         (
@@ -220,7 +248,8 @@ LESSONS: tuple[Lesson, ...] = (
             Place("", "Echo", "all that is left of lessons 4 to 7"),
             Place("", "Server.stop", "as in lesson 11, but `close` lingers"),
         ),
-        "Whatever you like. It is the loop of a real service.",
+        "Press Ctrl-C in the server while --flood has yet to read, and read within five seconds: it gets all that "
+        "the server had received, and then an orderly end (FIN).",
         "Go on when `accept` raises EMFILE, when a call raises, and when a client still talks while you close. "
         "With `reactor`, or with your own loop of lesson 11.",
         (
@@ -228,6 +257,7 @@ LESSONS: tuple[Lesson, ...] = (
             Place("loop.py", "Reactor.guard", "around every callback"),
             Place("connection.py", "Connection._linger", "why closing isn't the end"),
         ),
+        see=("No descriptor left", "A stale event avoided"),
     ),
     Lesson(
         13,
@@ -239,7 +269,7 @@ LESSONS: tuple[Lesson, ...] = (
             Place("", "Stream.movement", "a time-out is one more that may resolve a future"),
             Place("", "echo", "what it was all for"),
         ),
-        "Write an `async def` of your own, and hand it to `serve` as `handler`.",
+        "Write an `async def` of your own, and hand it to `serve` as `handler`, in a program such as this one:",
         "Have a coroutine serve each connection: `async def handler(stream)`, with `await stream.read()`, "
         '`await stream.write(data)` and `await stream.sleep(delay_s)`. `read` returns b"" at the end. '
         "All three are `async def`.",
@@ -247,6 +277,7 @@ LESSONS: tuple[Lesson, ...] = (
             Place("protocol.py", "StreamProtocol", "the callbacks on which coroutines stand"),
             Place("loop.py", "Reactor.call_soon", "what sends a task on, so that no task runs inside another"),
         ),
+        GREETER,
     ),
 )
 
@@ -289,4 +320,9 @@ def serve(listener: socket.socket) -> None:
 
 def command(number: int) -> str:
     """Return what to type for a lesson."""
-    return f"python -m reactor.lessons {number}"
+    return f"{python()} -m reactor.lessons {number}"
+
+
+def python() -> str:
+    """Return the name by which this Python was run: not everywhere is there a `python`."""
+    return pathlib.Path(sys.executable).name or "python3"

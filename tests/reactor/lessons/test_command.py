@@ -3,24 +3,29 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import pathlib
 import re
+import runpy
 import signal
 import socket
 import subprocess
 import sys
+from types import SimpleNamespace
 from typing import IO
 
 import pytest
 
 from reactor.lessons import __main__ as command
-from reactor.lessons import lecture
+from reactor.lessons import flood, lecture
 from reactor.lessons.promises import Promise, Verdict, added
 from reactor.lessons.staircase import LESSONS, Lesson, exercise
-from reactor.lessons.subject import Program
+from reactor.lessons.subject import Program, Subject
 from reactor.lessons.tour import TOUR
 from tests.support import PATIENCE_S, PROJECT
+
+PYTHON = pathlib.Path(sys.executable).name
 
 
 def lessons(*arguments: str, stdout: int | IO[bytes] = subprocess.PIPE) -> subprocess.Popen[bytes]:
@@ -82,7 +87,7 @@ def test_every_lesson_says_what_to_look_at_to_try_to_read_and_to_do(
     assert lesson.task in words
     before = LESSONS[max(0, lesson.number - 2)].stem
     assert {stem for _, stem in judged} == {before, lesson.stem}
-    assert f"Next: python -m reactor.lessons {lesson.number + 1}" in said or lesson.number == 13
+    assert f"Next: {PYTHON} -m reactor.lessons {lesson.number + 1}" in said or lesson.number == 13
 
 
 def test_no_line_is_wider_than_the_screen(
@@ -90,6 +95,7 @@ def test_no_line_is_wider_than_the_screen(
 ) -> None:
     monkeypatch.setenv("COLUMNS", "80")
     command.main(["12"])
+    command.main(["13"])
     assert not [line for line in capsys.readouterr().out.splitlines() if len(line) > 80]
 
 
@@ -153,7 +159,7 @@ def test_a_file_that_cannot_be_judged_costs_one_line(
     assert command.main(["3", "--check", str(mine)]) == 2
     said = capsys.readouterr()
     assert said.out == ""
-    assert said.err.startswith(f"python -m reactor.lessons: can't judge {mine}: ")
+    assert said.err.startswith(f"{PYTHON} -m reactor.lessons: can't judge {mine}: ")
     assert why in said.err
     assert said.err.count("\n") == 1
 
@@ -165,10 +171,11 @@ def test_a_file_that_cannot_be_judged_costs_one_line(
         (["fourteen"], "'fourteen' is not the number of a lesson: there are 1 to 13"),
         (["--serve"], "which lesson? give its number, from 1 to 13"),
         (["--check", ""], "which lesson? give its number, from 1 to 13"),
-        (["3", "--port", "7"], "argument --port: it goes with --serve"),
+        (["3", "--port", "7"], "argument --port: it goes with --serve and --flood"),
         (["3", "--serve", "--port", "65536"], "'65536' is not a port: a whole number from 0 to 65535"),
         (["3", "--serve", "--port", "http"], "'http' is not a port: a whole number from 0 to 65535"),
         (["3", "--serve", "--source"], "not allowed with argument"),
+        (["--flood", "--port", "0"], "--flood needs the port that is served"),
         (["3", "4"], "unrecognized arguments: 4"),
     ],
 )
@@ -188,6 +195,75 @@ def test_source_and_exercise_are_programs_to_be_redirected(capsys: pytest.Captur
     assert capsys.readouterr().out == LESSONS[5].source
     assert command.main(["6", "--exercise"]) == 0
     assert capsys.readouterr().out == exercise(LESSONS[5])
+
+
+@pytest.mark.parametrize("typing", [True, False])
+def test_flood_says_what_it_sent_and_read(
+    typing: bool, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "stdin", SimpleNamespace(isatty=lambda: typing, readline=lambda: "\n"))
+    with Subject(LESSONS[6].program, 30.0, 1) as served:
+        port = served.tcp().getpeername()[1]
+        assert command.main(["--flood", "--port", str(port)]) == 0
+    said = capsys.readouterr().out
+    sent = re.match(r"sent ([\d,]+) bytes of 20,000,000; no more was taken; read none", said)
+    assert sent is not None
+    assert f"then read {sent[1]} of {sent[1]} bytes, and then the end (FIN)" in said
+    assert ("press Enter here" in said) == typing
+
+
+def test_flood_tells_a_reset_and_a_silence(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(flood, "QUIET_S", 0.05)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        lines = flood.flood(server.getsockname()[1], 1000)
+        assert next(lines) == "sent 1,000 bytes; read none of the answers so far"
+        assert "read 0 of 1,000 bytes, and then nothing more for 0.05 s" in list(lines)[-1]
+        server.accept()[0].close()
+        lines = flood.flood(server.getsockname()[1], 1000)
+        next(lines)
+        server.accept()[0].close()  # with what it hasn't read: a reset
+        assert "read 0 of 1,000 bytes, and then a reset" in list(lines)[-1]
+        with socket.create_connection(server.getsockname()) as client:
+            server.accept()[0].close()
+            while client.recv(1) != b"":
+                pass
+            assert flood.send_all_that_is_taken(client, 1 << 30) < 1 << 30
+
+
+def test_flood_where_nobody_serves_costs_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+    assert command.main(["--flood", "--port", str(port)]) == 1
+    said = capsys.readouterr()
+    assert f"nobody serves 127.0.0.1 port {port}: Connection refused; begin with N --serve" in said.err
+    assert said.err.count("\n") == 1
+
+
+def test_the_traces_to_see_are_in_the_gallery() -> None:
+    folder = pathlib.Path(PROJECT / "reactor" / "player" / "gallery")
+    titles = {json.loads(trace.read_text().partition("\n")[0])["title"] for trace in folder.glob("*.jsonl")}
+    assert {lesson.number for lesson in LESSONS if lesson.see} == {5, 6, 7, 10, 12}
+    assert titles.issuperset(title for lesson in LESSONS for title in lesson.see)
+
+
+def test_a_name_and_what_is_said_of_it_stand_apart(
+    judged: list[tuple[str, str]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    command.main(["11"])
+    assert re.search(r"Reactor\.call_soon_threadsafe\s+the two lines", capsys.readouterr().out)
+
+
+def test_serve_names_the_process_and_the_ways_to_talk_to_it(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(runpy, "run_path", lambda *_, **__: None)
+    monkeypatch.setattr(sys, "argv", [])
+    assert command.main(["13", "--serve"]) == 0
+    said = capsys.readouterr().out
+    assert f"process {os.getpid()};" in said
+    assert "nc -u 127.0.0.1 7007" in said
+    assert LESSONS[12].script in said
+    compile(LESSONS[12].script, "script", "exec")
 
 
 def test_serve_runs_the_program_until_ctrl_c() -> None:
@@ -226,7 +302,7 @@ def test_a_full_disk_costs_one_line_and_status_1() -> None:
         process = lessons("3", "--source", stdout=full)
         _, said = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 1
-    assert said == b"python -m reactor.lessons: can't write to stdout: No space left on device\n"
+    assert said.decode() == f"{PYTHON} -m reactor.lessons: can't write to stdout: No space left on device\n"
 
 
 def test_ctrl_c_gives_no_traceback(monkeypatch: pytest.MonkeyPatch) -> None:

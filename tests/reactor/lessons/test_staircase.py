@@ -121,6 +121,7 @@ def test_a_program_says_in_one_line_why_it_cannot_serve_there(lesson: Lesson, mo
 def test_the_exercise_is_the_lesson_before_with_the_task_on_top(lesson: Lesson) -> None:
     start = exercise(lesson)
     assert lesson.task in start
+    assert "table above" not in start  # it went with the docstring
     assert f"reactor.lessons {lesson.number} --check FILE" in start
     names: dict[str, Any] = {"__name__": "exercise"}
     exec(compile(start, "exercise.py", "exec", dont_inherit=True), names)
@@ -174,4 +175,7 @@ def test_the_page_for_students_has_the_whole_staircase() -> None:
     assert [(int(number), stem) for number, stem, _ in rows] == [(lesson.number, lesson.stem) for lesson in LESSONS]
     for lesson, (_, _, promises) in zip(LESSONS, rows, strict=True):
         assert promises == ", ".join(f"`{promise.name}`" for promise in added(lesson.number))
+    longest = {lesson.number: len(lesson.source.splitlines()) for lesson in LESSONS}
+    assert max(longest[n] for n in range(1, 5)) < 60
+    assert max(longest[n] for n in range(5, 11)) < 170
     assert all(f"`{promise.name}`" in page for promise in PROMISES)
