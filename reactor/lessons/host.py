@@ -131,9 +131,9 @@ class Host:
         self.tell("sent", sends=list(self._sent or ()))
 
     def report_usage(self) -> None:
-        """Tell processor time, threads beside this one, and memory where there is a /proc to read it from."""
+        """Tell processor time, threads beside this one; memory and naps where there is a /proc to read them from."""
         usage = {"processor_s": time.process_time(), "threads": threading.active_count() - 1}
-        self.tell("usage", **usage, memory_bytes=resident_bytes())
+        self.tell("usage", **usage, memory_bytes=resident_bytes(), naps=naps())
 
     def hand_in(self) -> None:
         """Hand a call in from this thread, and tell when it has run and whether that was in the program's own."""
@@ -209,6 +209,18 @@ def resident_bytes() -> int | None:
         with open("/proc/self/statm") as numbers:
             return int(numbers.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
     except OSError:
+        return None
+
+
+def naps() -> int | None:
+    """Return how often the thread that serves has gone to sleep (proc(5): status), None where the system doesn't say.
+
+    In a while without events, that is how often it woke to look whether there were any.
+    """
+    try:
+        with open(f"/proc/self/task/{threading.main_thread().native_id}/status") as lines:
+            return next(int(line.split()[1]) for line in lines if line.startswith("voluntary_ctxt_switches"))
+    except (OSError, StopIteration):
         return None
 
 

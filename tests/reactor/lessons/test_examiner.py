@@ -131,6 +131,13 @@ def test_a_machine_too_busy_to_talk_in_time_is_said_so(monkeypatch: pytest.Monke
         checks.idle_is_closed(it)
 
 
+def test_where_naps_cannot_be_seen_that_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    order = Subject.order
+    monkeypatch.setattr(Subject, "order", lambda it, *what: order(it, *what) | {"naps": None})
+    with Subject(LESSONS[3].program, 30.0, 1) as it:
+        assert "can't be seen here" in checks.idle_is_free(it)
+
+
 def test_an_order_that_cannot_be_seen_is_not_guessed(write: Write) -> None:
     promise = next(promise for promise in PROMISES if promise.name == "fairness")
     source = LESSONS[9].source.replace("self.sock.send(", "__import__('os').write(self.sock.fileno(), ")
@@ -156,6 +163,7 @@ def test_memory_that_cannot_be_seen_is_not_guessed(monkeypatch: pytest.MonkeyPat
 
     monkeypatch.setattr("builtins.open", refused)
     assert host.resident_bytes() is None
+    assert host.naps() is None
     assert checks.growth({"memory_bytes": None}, {}) == "its memory can't be seen here"
 
 

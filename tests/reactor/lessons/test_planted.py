@@ -50,6 +50,8 @@ BUGS = [
         "client.setblocking(False)",
         "client.setblocking(False)\n    __import__('threading').Thread(target=__import__('threading').Event().wait, "
         "daemon=True).start()", "no-thread-each", "40 more threads"),
+    Bug("asks every ten milliseconds instead of sleeping", 4, "selector.select()", "selector.select(0.01)",
+        "idle-is-free", "woke up"),
     Bug("watches for WRITE all the time", 5, "READ | (WRITE if self.waiting else 0)", "READ | WRITE", "idle-is-free"),
     Bug("forgets what send didn't take", 5, "del self.waiting[:sent]", "self.waiting.clear()", "slow-reader"),
     Bug("never watches for WRITE", 5, "READ | (WRITE if self.waiting else 0)", "READ", "slow-reader", "came back"),
@@ -91,6 +93,9 @@ BY_ONE_PROMISE = [  # judged by that one alone
         "connection.bytes_received", "idle-time-out", "read slowly"),
     Bug("delivers to one that never reads, however long", 13, """            self.connection.abort()""",
         "            pass", "idle-time-out", "never read was still connected"),
+    Bug("looks for calls every thirty milliseconds", 11, "self.selector.select(0.0 if self.calls else sleep_s)",
+        "(self.selector.unregister(self.reader) if self.reader.fileno() in self.selector.get_map() else None, "
+        "self.selector.select(0.03))[1]", "wake-up", "after it was handed in"),
     Bug("answers a hog alone", 10, "            if not data:\n",
         "            if len(data) == 1:\n                return\n"
         "            if not data:\n", "fairness", "had no answer"),
