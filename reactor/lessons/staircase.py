@@ -233,7 +233,8 @@ LESSONS: tuple[Lesson, ...] = (
         ),
         "Say something with nc, and press Ctrl-C in the server: nc ends in order. While --flood has yet to read: it "
         "gets a part, and then a reset, for it had sent more than the server had received. Lesson 12 mends that.",
-        "serve(listener, datagrams, idle_s, ready): return after SIGTERM when all that was received is answered. Call "
+        "serve(listener, datagrams, idle_s, ready): return after SIGTERM when all that was received is answered. Let "
+        "the high-water mark be 64 KiB at least, as the examiner sends 60 KiB and then SIGTERM. Call "
         "`ready(f)` once; f(call), from any thread, has the loop make the call.",
         (
             Place("signals.py", "Waker", "the socket pair, and why a lost byte does no harm"),
@@ -272,7 +273,7 @@ LESSONS: tuple[Lesson, ...] = (
         "Write an `async def` of your own, and hand it to `serve` as `handler`, in a program such as this one:",
         "Have a coroutine serve each connection: `async def handler(stream)`, with `await stream.read()`, "
         '`await stream.write(data)` and `await stream.sleep(delay_s)`. `read` returns b"" at the end. '
-        "All three are `async def`.",
+        "All three are `async def`. As in lesson 11, let the high-water mark be 64 KiB at least.",
         (
             Place("protocol.py", "StreamProtocol", "the callbacks on which coroutines stand"),
             Place("loop.py", "Reactor.call_soon", "what sends a task on, so that no task runs inside another"),

@@ -201,6 +201,7 @@ def test_source_and_exercise_are_programs_to_be_redirected(capsys: pytest.Captur
 def test_flood_says_what_it_sent_and_read(
     typing: bool, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(flood, "FULL_S", 0.3)
     monkeypatch.setattr(sys, "stdin", SimpleNamespace(isatty=lambda: typing, readline=lambda: "\n"))
     with Subject(LESSONS[6].program, 30.0, 1) as served:
         port = served.tcp().getpeername()[1]
