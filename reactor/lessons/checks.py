@@ -84,14 +84,16 @@ def second_client(subject: Subject) -> str:
 
 
 def no_thread_each(subject: Subject) -> str:
-    """Clients that only wait cost no thread."""
+    """Clients that only wait cost no thread, and no process."""
     ask(subject.tcp())
     before = subject.order("usage", "usage")
     for _ in range(MANY_CLIENTS):
         ask(subject.tcp())
     after = subject.order("usage", "usage")
-    threads = after["threads"] - before["threads"]
+    threads, processes = after["threads"] - before["threads"], subject.order("children", "children")["count"]
     measured = f"{MANY_CLIENTS} more clients: {threads} more threads, {growth(before, after)}"
+    if processes >= MANY_CLIENTS // 2:
+        raise Broken(f"{MANY_CLIENTS} more clients, and {processes} child processes")
     if threads >= MANY_CLIENTS // 2:
         raise Broken(f"{measured}; 10,000 clients would be {10_000 * threads // MANY_CLIENTS:,} threads")
     return measured

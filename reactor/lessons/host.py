@@ -113,6 +113,7 @@ class Host:
             "observe": self.observe,
             "sent": self.report_sent,
             "usage": self.report_usage,
+            "children": lambda: self.tell("children", count=children()),
             "call": self.hand_in,
             "raise": self.hand_in_trouble,
             "starve": self.starve,
@@ -222,6 +223,15 @@ def naps() -> int | None:
             return next(int(line.split()[1]) for line in lines if line.startswith("voluntary_ctxt_switches"))
     except (OSError, StopIteration):
         return None
+
+
+def children() -> int:
+    """Return how many child processes there are, also those not yet reaped (proc(5): stat); 0 without a /proc."""
+    count = 0
+    for name in os.listdir("/proc") if os.path.isdir("/proc") else ():
+        with contextlib.suppress(OSError, IndexError), open(f"/proc/{name}/stat", "rb") as stat:  # it may have ended
+            count += stat.read().rpartition(b")")[2].split()[1] == b"%d" % os.getpid()
+    return count
 
 
 def set_bounds() -> None:

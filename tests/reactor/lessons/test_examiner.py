@@ -131,6 +131,33 @@ def test_a_machine_too_busy_to_talk_in_time_is_said_so(monkeypatch: pytest.Monke
         checks.idle_is_closed(it)
 
 
+PROCESS_EACH = """
+import os, signal
+
+def serve(listener):
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    while True:
+        client, _ = listener.accept()
+        if os.fork() == 0:
+            while data := client.recv(4096):
+                client.sendall(data)
+            os._exit(0)
+        client.close()
+"""
+
+
+@pytest.mark.skipif(not pathlib.Path("/proc/self/stat").exists(), reason="child processes can't be counted here")
+def test_a_process_for_each_client_is_no_better_than_a_thread(write: Write) -> None:
+    promise = next(promise for promise in PROMISES if promise.name == "no-thread-each")
+    verdict = judge(promise, write(PROCESS_EACH))
+    assert (verdict.kept, verdict.measured) == (False, "40 more clients, and 41 child processes")
+
+
+def test_where_there_is_no_proc_no_child_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.path.isdir", lambda path: False)
+    assert host.children() == 0
+
+
 def test_where_naps_cannot_be_seen_that_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     order = Subject.order
     monkeypatch.setattr(Subject, "order", lambda it, *what: order(it, *what) | {"naps": None})
