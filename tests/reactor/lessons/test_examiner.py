@@ -195,18 +195,19 @@ def test_memory_that_cannot_be_seen_is_not_guessed(monkeypatch: pytest.MonkeyPat
 
 
 @pytest.mark.parametrize(
-    ("serve", "count"),
+    ("serve", "count", "required"),
     [
-        (lambda a, b: 0, 2),
-        (lambda *a: 0, 5),
-        (lambda a, *, b=1: 0, 1),
-        (Subject.go, 1),
-        (pytest.MonkeyPatch().undo, 0),
-        (len, 1),
+        (lambda a, b: 0, 2, 2),
+        (lambda a, b=1: 0, 2, 1),
+        (lambda *a: 0, 5, 0),
+        (lambda a, *, b=1: 0, 1, 1),
+        (Subject.go, 1, 1),
+        (pytest.MonkeyPatch().undo, 0, 0),
+        (len, 1, 1),
     ],
 )
-def test_a_serve_is_given_what_it_takes(serve: Callable[..., object], count: int) -> None:
-    assert host.count_arguments(serve) == count
+def test_a_serve_is_given_what_it_takes(serve: Callable[..., object], count: int, required: int) -> None:
+    assert (host.count_arguments(serve), host.count_required(serve)) == (count, required)
 
 
 def test_two_clients_of_a_dialogue_are_not_taken_for_each_other() -> None:
