@@ -107,7 +107,8 @@ class SimulatedNetwork:
         self._until: Callable[[], object] | None = None
         self._end_s = math.inf  # of the run
         self._peers: list[Peer | PeerServer | DatagramPeer] = []
-        self._changes = self._changes_before = self._idle_turns = self._turns = 0
+        self.found_ready = False  # the last time that somebody looked
+        self._changes = self._changes_before = self._idle_looks = self._turns = 0
 
     # ------------------------------------------------------------ the seams
 
@@ -329,11 +330,17 @@ class SimulatedNetwork:
         if self.clock() >= self._end_s or (self._until is not None and self._until()):
             raise Quiet
         self._count_turn()
-        self._idle_turns = self._idle_turns + 1 if self._changes == self._changes_before else 0
-        self._changes_before = self._changes
-        if self._idle_turns == IDLE_TURNS * (POLLS + 2 if self.poll_takes_s else 1):  # selects in one turn
-            self.violations.append("the loop spins: it turns, and nothing changes")
+        self._look_for_a_spin()
         self.wire.run_due()
+
+    def _look_for_a_spin(self) -> None:
+        looks_a_turn = POLLS + 2 if self.poll_takes_s else 1  # at the most: a look that finds something ends the turn
+        before = self._idle_looks
+        idle = self._changes == self._changes_before
+        self._idle_looks = before + (looks_a_turn if self.found_ready else 1) if idle else 0
+        self._changes_before = self._changes
+        if before < IDLE_TURNS * looks_a_turn <= self._idle_looks:
+            self.violations.append("the loop spins: it turns, and nothing changes")
 
     def _count_turn(self) -> None:
         self._turns += 1

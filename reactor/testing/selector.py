@@ -77,6 +77,7 @@ class SimulatedSelector(selectors.BaseSelector):
             return ready
         while not ready and network.go_on(until_s):
             ready = self._ready()
+        network.found_ready = bool(ready)
         if not ready and timeout == 0:
             network.clock.advance(network.poll_takes_s)
         return self._hampered(ready, fault) if fault is not None else ready

@@ -15,6 +15,7 @@ from reactor import READ, Connection, Datagram, DatagramProtocol, Reactor, Strea
 from reactor.sockets import Address, Socket
 from reactor.testing import SimulatedNetwork, Watcher
 from reactor.testing.datagram import DatagramSocket
+from reactor.testing.network import IDLE_TURNS
 from reactor.testing.stream import StreamSocket
 from tests.conformance.worlds import told
 from tests.testing.programs import ELSEWHERE, HERE, PORT, Echo, go, pair, udp
@@ -137,18 +138,21 @@ class Deaf:
     def __init__(self, sock: Socket) -> None:
         self.interest, self.closed = 0, False
         self.fileno = sock.fileno
+        self.calls = 0
 
     def on_event(self, mask: int) -> None:
-        """Do nothing."""
+        """Do nothing but count."""
+        self.calls += 1
 
     def abort(self, error: Exception | None = None) -> None:
         self.closed = True
 
 
-def test_a_loop_that_spins_is_found() -> None:
-    """Promise: to turn again and again while nothing changes is a violation."""
+@pytest.mark.parametrize("busy_poll_s", [0.0, 1e-3])
+def test_a_loop_that_spins_is_found(busy_poll_s: float) -> None:
+    """Promise: to turn again and again while nothing changes is a violation, after a few turns."""
     network = SimulatedNetwork()
-    made = network.reactor()
+    made = network.reactor(busy_poll_s=busy_poll_s)
     sock, peer = pair(network)
     peer.send(b"never read")
     handler = Deaf(sock)
@@ -156,6 +160,7 @@ def test_a_loop_that_spins_is_found() -> None:
     made.set_interest(handler, READ)
     with pytest.raises(AssertionError, match="the loop spins"):
         network.run(made, until=lambda: network.violations)
+    assert handler.calls <= IDLE_TURNS + 2  # in the first two something still moves
 
 
 def test_a_descriptor_closed_while_it_is_watched_is_found() -> None:
