@@ -251,8 +251,9 @@ def test_two_signals_at_once_end_a_server_as_one_does(lesson: Lesson) -> None:
     with Subject(lesson.program, 30.0, 4) as it:
         while it.order("call", "called")["how"] != "there":
             pass
-        client = it.tcp(4096)
-        sent = clients.push(client, clients.pattern(checks.UNREAD_BYTES), it.tcp())
+        client, other = it.tcp(4096), it.tcp()
+        sent = clients.push(client, clients.pattern(checks.UNREAD_BYTES), other)
+        clients.settle(other)  # all of it has been received
         for signum in (signal.SIGSTOP, signal.SIGTERM, signal.SIGINT, signal.SIGCONT):
             it._process.send_signal(signum)
         assert len(clients.pull(client)[0]) == sent
