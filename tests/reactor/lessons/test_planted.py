@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import pytest
 
-from reactor.lessons.promises import PROMISES, Verdict, asked
+from reactor.lessons.promises import PROMISES, Verdict, asked, judge
 from reactor.lessons.staircase import LESSONS
 from reactor.lessons.subject import Program
 from tests.support import judge_together
@@ -124,6 +124,9 @@ def verdicts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Verdict
     bugs = BUGS + BY_ONE_PROMISE
     programs = {bug.what: Program(str(plant(bug, folder / f"bug{i}.py"))) for i, bug in enumerate(bugs)}
     found = judge_together((promise, programs[bug.what]) for bug, promise in pairs)
+    for i, (bug, promise) in enumerate(pairs):
+        if promise.name == bug.broken and found[i].kept:  # a server that was held up may hide it: once more, alone
+            found[i] = judge(promise, programs[bug.what])
     return {bug.what: [v for v, (of, _) in zip(found, pairs, strict=True) if of is bug] for bug in bugs}
 
 
