@@ -9,6 +9,7 @@ of the real world is used. The world moves only when the program makes a system 
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import errno
 import ipaddress
@@ -98,7 +99,7 @@ class SimulatedNetwork:
         self.datagrams_lost = 0  # for want of room in a receive buffer
         self.violations: list[str] = []
         self.watchers: list[Watcher] = []
-        self.journal: list[str] | None = None  # the calls, in words, if somebody wants them
+        self.journal: list[str] | collections.deque[str] | None = None  # the calls, in words, if somebody wants them
         self.reactors: list[Reactor] = []
         self.recording = None if trace is None else Recording(trace)
         self._selectors: list[SimulatedSelector] = []

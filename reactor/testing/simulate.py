@@ -6,6 +6,7 @@ make the scenario fail; with both, the run repeats exactly.
 
 from __future__ import annotations
 
+import collections
 import logging
 import os
 import re
@@ -20,19 +21,23 @@ from reactor.testing.recording import Recording
 
 Scenario = Callable[[SimulatedNetwork], object]
 JOURNAL_LINES = 30
+MOST_FAULTS_SHOWN = 400
 MOST_RERUNS = 400  # of a failing scenario, to make it small
 
 
 class SimulationFailed(AssertionError):
     """A scenario failed. `seed` and `script` repeat it."""
 
-    def __init__(self, seed: int, script: str, cause: BaseException, journal: list[str], trace: str | None) -> None:
+    def __init__(self, seed: int, script: str, cause: BaseException, journal: Iterable[str], trace: str | None) -> None:
         self.seed, self.script = seed, script
         player = "" if trace is None else f"\nto see it: python -m reactor.player {shlex.quote(trace)}"
-        lines = "\n    ".join(journal[-JOURNAL_LINES:])
+        lines, count = "\n    ".join(journal), len(script.split())
+        shown = f"script={script!r})"
+        if count > MOST_FAULTS_SHOWN:  # a loop that never rests has time for a million
+            shown = f"script=…), {count:,} of them: this error's `script`"
         super().__init__(
             f"seed {seed} fails: {type(cause).__name__}: {cause}\n"
-            f"the fewest faults with which it does: simulate(scenario, seeds=[{seed}], script={script!r})\n"
+            f"the fewest faults with which it does: simulate(scenario, seeds=[{seed}], {shown}\n"
             f"the last calls, the clock before each:\n    {lines}{player}"
         )
 
@@ -144,12 +149,13 @@ def _smallest(
                 break
     script = " ".join(map(str, faults))
     network = SimulatedNetwork(seed, script=script, trace=trace)
-    network.journal = []
+    journal: collections.deque[str] = collections.deque(maxlen=JOURNAL_LINES)
+    network.journal = journal
     again = run_once(scenario, network) or cause
     assert parse_script(script) == faults
     if network.recording is not None:
         network.recording.end(f"seed {seed}: {script or 'no fault'}", f"{type(again).__name__}: {again}")
-    return SimulationFailed(seed, script, again, network.journal, trace)
+    return SimulationFailed(seed, script, again, journal, trace)
 
 
 def _kind(error: BaseException) -> tuple[type, str]:

@@ -156,6 +156,22 @@ def test_a_failure_names_its_seed_its_fewest_faults_and_the_last_calls() -> None
     assert f"-> {word}" in text
 
 
+def test_a_script_too_long_to_be_read_is_counted_instead() -> None:
+    """Promise: the message can be read, whatever has happened; the error has the whole script, and it repeats it."""
+
+    def scenario(network: SimulatedNetwork) -> None:
+        kinds = [network.inject(fault).kind for _ in range(500) if (fault := network.enter("send")) is not None]
+        assert len(kinds) < 500
+
+    with pytest.raises(SimulationFailed) as caught:
+        simulate(scenario, faults={"send.EPIPE": 1.0}, shrinking_s=0.0)
+    text = str(caught.value)
+    assert "simulate(scenario, seeds=[0], script=…), 500 of them: this error's `script`\n" in text
+    assert len(text) < 5_000
+    with pytest.raises(SimulationFailed):
+        simulate(scenario, seeds=[0], script=caught.value.script, shrinking_s=0.0)
+
+
 def test_the_script_replays_the_failure_exactly() -> None:
     """Promise: with seed and script the same happens again, call for call; with the script alone gone, it doesn't."""
     with pytest.raises(SimulationFailed) as first:
