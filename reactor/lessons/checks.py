@@ -48,8 +48,9 @@ ASLEEP_S = 0.01  # after its last work a loop sleeps
 PACE_S = 0.003  # between two receives of a slow reader: a reset has the time to overtake what it has yet to read
 CALLERS = 16  # more than there are descriptors left
 SIP_BYTES = 2048  # what a slow reader takes at a time
-SIP_S = 0.015  # and how long it rests then: the last 64 KiB last longer than the time-out
-SIPPED_BYTES = 96 * 1024
+SIP_S = 0.015  # and how long it rests then: what waits at a high-water mark of 64 KiB lasts longer than the time-out
+SIPPED_BYTES = 160 * 1024
+LAST_BYTES = 32 * 1024  # are taken at once: the kernels have them, and no server could see them being read
 AT_ONCE_S = 0.005  # and five pings: whoever looks for calls now and then is seldom so quick
 TRYING_S = 1.0  # for a quick call on a busy machine
 NAPS = 4  # in WINDOW_S: who wakes up more often than that asks, instead of being told
@@ -250,7 +251,7 @@ def _read_slowly_or_never(subject: Subject, pulse: Pulse) -> str:
     data = pattern(SIPPED_BYTES)
     slow, never = subject.tcp(SMALL_BYTES), subject.tcp(SMALL_BYTES)
     sent = came = 0
-    full_s, gone = time.monotonic(), False
+    sip_bytes, full_s, gone = SIP_BYTES, time.monotonic(), False
     while came < len(data) or not gone:
         if not gone:
             taken = offer(never, bytes(ENDLESS_BYTES))
@@ -261,12 +262,21 @@ def _read_slowly_or_never(subject: Subject, pulse: Pulse) -> str:
             )
         if came < len(data):
             sent += offer(slow, data[sent:]) or 0
-            came += len(sip(slow, SIP_BYTES, came))
-        pulse.resume()
-        time.sleep(SIP_S)
-        pulse.beat()
-    ask(slow)
+            came += len(sip(slow, sip_bytes, came))
+            if came == len(data):
+                ask(slow)  # it is still there; from now on it is idle
+        in_haste = 0 < len(data) - came <= LAST_BYTES
+        sip_bytes = LAST_BYTES if in_haste else int(SIP_BYTES * rest(pulse) / SIP_S)  # its pace, however late it wakes
     return "so was one that never read, and one that read slowly wasn't"
+
+
+def rest(pulse: Pulse) -> float:
+    """Rest as long as a slow reader does between two sips; return how long that really was, in seconds."""
+    pulse.resume()
+    began_s = time.monotonic()
+    time.sleep(SIP_S)
+    pulse.beat()
+    return time.monotonic() - began_s
 
 
 def talk(for_s: float, pulse: Pulse, talkers: list[socket.socket], until: socket.socket) -> None:
