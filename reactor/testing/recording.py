@@ -14,7 +14,7 @@ import io
 import os
 
 from reactor.seams import Observer
-from reactor.sinks import JsonLines, header_line
+from reactor.sinks import JsonLines, header_line, open_file
 from reactor.trace import Event
 
 MOST_BYTES = 64 * 1024 * 1024  # in memory, for each reactor
@@ -29,7 +29,7 @@ class Recording:
         self._path = path
         self._sinks: list[tuple[Memory, JsonLines]] = []
         self._saved_bytes: list[int] = []  # of each
-        open(path, "wb").close()  # an OSError shall come now, and not in place of what a run has found
+        open_file(path).close()  # an OSError shall come now, and not in place of what a run has found
 
     def observer(self, other: Observer | None) -> Observer:
         """Return the observer for one more reactor, who tells the other too."""
@@ -37,6 +37,8 @@ class Recording:
         sink = JsonLines(memory, clock="simulated", most_bytes=MOST_BYTES)
         self._sinks.append((memory, sink))
         self._saved_bytes.append(0)
+        if len(self._sinks) > 1:
+            open_file(self._name(len(self._sinks) - 1)).close()
         return sink if other is None else functools.partial(tell_both, sink, other)
 
     def save(self) -> None:

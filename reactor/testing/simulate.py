@@ -73,7 +73,7 @@ def simulate(
     these faults and no others. When the scenario is over, its reactors are closed; a descriptor that is left, a
     callback that raised or anything else in `network.violations` fails it too. Raise SimulationFailed; with `trace`,
     what the reactors did in the smallest run that fails is in that file then, to be seen in the player (OSError now
-    if it can't be written).
+    if it can't be written, or if it is there already and is no trace).
     """
     report = Report()
     if trace is not None:
@@ -87,7 +87,7 @@ def simulate(
         report.add(network)
         if cause is not None:
             raise _smallest(scenario, seed, network.chance.injected, cause, shrinking_s, trace) from cause
-    if trace is not None:
+    if trace is not None and os.path.isfile(trace):  # and no device
         os.remove(trace)
     return report
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import pathlib
 from typing import Any
 
@@ -35,6 +36,10 @@ def scenario(network: SimulatedNetwork, data: bytes = b"hello xyz") -> None:
     assert peer.received == data, "bytes were lost"
 
 
+def calm(network: SimulatedNetwork) -> None:
+    """Do nothing wrong."""
+
+
 def lines(path: pathlib.Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines()]
 
@@ -53,6 +58,36 @@ def test_the_smallest_failing_run_of_a_simulation_is_in_the_file(tmp_path: pathl
     page = tmp_path / "failing run.html"
     assert player(["-o", str(page), str(path)]) == 0, "and opens in the player"
     assert failed.value.script in page.read_text()
+
+
+def test_a_file_that_is_no_trace_is_neither_overwritten_nor_removed(tmp_path: pathlib.Path) -> None:
+    """Promise: nothing is lost: not what is in the file named, nor in the one that a second reactor would have."""
+    precious, second = tmp_path / "run.jsonl", tmp_path / "run-2.jsonl"
+    precious.write_text("mine\n")
+    for make in (lambda path: simulate(calm, trace=path), lambda path: SimulatedNetwork(1, trace=path)):
+        with pytest.raises(OSError, match="it is there already, and is no trace"):
+            make(str(precious))
+        assert precious.read_text() == "mine\n"
+    precious.rename(second)
+    network = SimulatedNetwork(1, trace=str(precious))
+    network.reactor()
+    with pytest.raises(OSError, match="it is there already, and is no trace"):
+        network.reactor()
+    assert second.read_text() == "mine\n"
+
+
+def test_a_trace_from_before_is_removed_by_a_run_without_failure_but_a_device_is_not(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "run.jsonl"
+    with pytest.raises(SimulationFailed):
+        simulate(scenario, trace=str(path))
+    assert path.exists()
+    removed: list[str] = []
+    monkeypatch.setattr("os.remove", removed.append)
+    simulate(calm, trace=str(path))
+    simulate(calm, trace=os.devnull)
+    assert removed == [str(path)]
 
 
 def test_a_file_that_cannot_be_written_is_told_before_and_not_in_place_of_a_failure(tmp_path: pathlib.Path) -> None:
