@@ -6,8 +6,9 @@ Only a reader who has had enough (`| head`) is no mistake of anybody's.
 
 from __future__ import annotations
 
-import os
 import sys
+
+from reactor.commandline import give_up_stdout
 
 
 def show(text: str) -> bool:
@@ -16,8 +17,7 @@ def show(text: str) -> bool:
     try:
         print(text.encode(letters, "replace").decode(letters), flush=True)  # a locale may lack some of ours
     except OSError as error:
-        with open(os.devnull, "w") as nowhere:  # else the interpreter tries again at its end, and complains
-            os.dup2(nowhere.fileno(), sys.stdout.fileno())
+        give_up_stdout()
         if isinstance(error, BrokenPipeError):
             return True
         sys.stderr.write(f"echo7: can't write the result: {error.strerror}; it is lost\n")

@@ -1,11 +1,14 @@
 """What the commands of both packages have in common: a mistake on the command line costs one line.
 
-Law: it says what, why and what to do, on stderr, and the status is 2.
+Law: it says what, why and what to do, on stderr, and the status is 2. Whatever else goes wrong costs no traceback
+either.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
+import sys
 from typing import NoReturn
 
 USAGE = 2  # the exit status
@@ -19,3 +22,9 @@ class OneLineParser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Exit with status 2."""
         self.exit(USAGE, f"{self.prog}: {self.where}{message}; see '{self.prog} --help'\n")
+
+
+def give_up_stdout() -> None:
+    """Lead stdout nowhere after it has failed: else the interpreter tries again at its end, and complains."""
+    with open(os.devnull, "w") as nowhere:
+        os.dup2(nowhere.fileno(), sys.stdout.fileno())

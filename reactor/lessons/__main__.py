@@ -15,7 +15,7 @@ import signal
 import sys
 from collections.abc import Generator, Iterator, Sequence
 
-from reactor.commandline import USAGE, OneLineParser
+from reactor.commandline import USAGE, OneLineParser, give_up_stdout
 from reactor.lessons import lecture
 from reactor.lessons.flood import FLOOD_BYTES, flood
 from reactor.lessons.staircase import LESSONS, Lesson, exercise, python
@@ -161,8 +161,7 @@ def drown(port: int) -> int:
 
 def output_failed(error: OSError) -> int:
     """Say that stdout can't be written, unless the reader has had enough (`| head`); return the exit status."""
-    with open(os.devnull, "w") as nowhere:  # else the interpreter tries again at its end, and complains
-        os.dup2(nowhere.fileno(), sys.stdout.fileno())
+    give_up_stdout()
     if isinstance(error, BrokenPipeError):
         return 0
     sys.stderr.write(f"{PROGRAM}: can't write to stdout: {error.strerror}\n")
