@@ -178,9 +178,14 @@ def header_line(title: str = "", about: str = "", clock: str = "monotonic") -> s
     sources = {}
     for path, name in FILES.items():
         with contextlib.suppress(OSError), open(path, "rb") as source:  # there may be none: lines are numbers then
-            sources[name] = hashlib.sha256(source.read()).hexdigest()[:12]
+            sources[name] = fingerprint(source.read())
     about_it = {"title": title, "about": about, "clock": clock, "python": platform.python_version(), "sources": sources}
     return json.dumps({"trace": "reactor", "format": FORMAT} | about_it) + "\n"
+
+
+def fingerprint(source: bytes) -> str:
+    """Return what tells one version of a source from another: the first 12 digits of its SHA-256."""
+    return hashlib.sha256(source).hexdigest()[:12]
 
 
 def _line(event: Event) -> str:

@@ -21,10 +21,10 @@ from importlib.resources.abc import Traversable
 from typing import Any
 
 from reactor.player.tracefile import Trace
+from reactor.sinks import fingerprint
 
 MADE_BY_US = "<!-- made by reactor.player -->"  # a page that says so may be made anew
 SCRIPTS = ("fold.js", "words.js", "view.js", "player.js")
-HASH_DIGITS = 12  # as in a trace's header
 MARKER = re.compile(r"\{\{(\w+)\}\}")
 
 
@@ -70,7 +70,7 @@ def _changed(hashes: dict[str, str], names: Iterable[str]) -> Iterable[str]:
     """Yield the files that aren't what they were when the trace was made."""
     for name in names:
         content = _source(name)
-        if content is not None and hashes.get(name) != hashlib.sha256(content).hexdigest()[:HASH_DIGITS]:
+        if content is not None and hashes.get(name) != fingerprint(content):
             yield name
 
 
