@@ -192,9 +192,8 @@ class Trace:
             self.tell("turn", None, sleep_s=timeout_s, calls=len(reactor._calls), timers=len(reactor._heap))
             began_s = self.now()
             ready = select(timeout_s)
-            named = [
-                [self.label(key.data), mask_name(mask)] for key, mask in ready[:]
-            ]  # a copy: it may be one that measures
+            seen = ready[:]  # a copy: to go through the list itself is what is measured, where it is one that measures
+            named = [[self.label(key.data), mask_name(mask)] for key, mask in seen]
             self.tell("select", None, ready=named, slept_s=self.now() - began_s)
             return TracedReady(ready, self)
 
