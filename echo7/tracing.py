@@ -43,7 +43,8 @@ class Tracing:
             kind = Perfetto if self._path.endswith(".json") else JsonLines
             try:
                 self._sink = kind.open(self._path)
-                if self._user is not None and is_root():  # who begins it anew after a fresh start
+                if self._user is not None and is_root() and os.path.isfile(self._path):  # /dev/null stays root's
+                    # It is the user who begins it anew after a fresh start.
                     os.chown(self._path, self._user.user_id, self._user.group_id)
             except (OSError, ValueError) as error:  # a name with a zero byte in it
                 reason = getattr(error, "strerror", None) or error

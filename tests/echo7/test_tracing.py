@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import pathlib
 import shutil
 import signal
@@ -13,6 +14,8 @@ import pytest
 
 from echo7 import cli
 from echo7.lifecycle import StartError, is_root
+from echo7.privileges import Identity
+from echo7.tracing import Tracing
 from reactor.loop import Reactor
 from reactor.watch import WatchedReactor
 from tests.echo7.test_cli import only_line
@@ -55,6 +58,20 @@ def test_a_name_that_ends_in_json_is_for_perfetto(tmp_path: pathlib.Path) -> Non
         talk(echo)
         assert echo.finish() == 0
     assert any(entry["name"] == "received" for entry in json.loads(path.read_text()))
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="nobody owns files there")
+def test_a_file_is_given_to_the_user_and_a_device_stays_who_it_was_s(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: list[tuple[object, ...]] = []
+    monkeypatch.setattr("os.chown", lambda *what: given.append(what))
+    monkeypatch.setattr("echo7.tracing.is_root", lambda: True)
+    path = str(tmp_path / "trace.jsonl")
+    for name in (path, os.devnull):
+        with Tracing(name, narrate=False, user=Identity(4711, 4712, "nobody")) as tracing:
+            tracing.open()
+    assert given == [(path, 4711, 4712)]
 
 
 def test_the_loop_tells_in_plain_words_what_it_does() -> None:
