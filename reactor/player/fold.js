@@ -117,7 +117,7 @@ function apply(state, event) {
   return state;
 }
 
-/* What a teacher jumps to. `before` and `after` are the handler's entries. */
+/* What a teacher jumps to. `after` is the handler's entry. */
 function jumpKind(event, after) {
   if (event.kind === "sent" && event.bytes < event.offered) return "partial";
   if (event.kind === "paused" || stopsReading(event, after)) return "pause";
