@@ -24,7 +24,7 @@ from benchmarks.process import FailedError, raise_descriptor_limit
 from benchmarks.results import Results
 from benchmarks.servers import BY_NAME, SERVERS, Server, missing
 from benchmarks.workloads import WORKLOADS, Workload, chosen
-from reactor.commandline import OneLineParser
+from reactor.console.commandline import OneLineParser
 
 SPARE_DESCRIPTORS = 100  # of load and server, beside the connections'
 

@@ -25,7 +25,7 @@ from typing import Any
 
 from benchmarks.build import last_line
 from benchmarks.process import environment
-from echo7.judge import check, table
+from echo7.checker import check, table
 
 PORT = 7
 PROJECT = pathlib.Path(__file__).resolve().parent.parent

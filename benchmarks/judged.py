@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 from benchmarks.alone import PORT, AloneError, judge_alone, namespace
 from benchmarks.build import BuildError
 from benchmarks.servers import BY_NAME, PEERS
-from reactor.commandline import OneLineParser
+from reactor.console.commandline import OneLineParser
 
 ANY = "0.0.0.0"
 INETD = "echo stream tcp nowait root internal\necho dgram udp wait root internal\n"

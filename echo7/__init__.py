@@ -24,13 +24,13 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING
 
-from echo7.binding import BindError
-from echo7.rate import Rate
+from echo7.policy.rate import Rate
+from echo7.policy.sources import SourceLimits
 from echo7.server import Counters, EchoServer, ServingAddress
-from echo7.sources import SourceLimits
+from echo7.sockets.binding import BindError
 
 if TYPE_CHECKING:
-    from echo7.judge import check
+    from echo7.checker import check
     from echo7.probe import ping
 
 __version__ = "0.1.0"
@@ -38,7 +38,7 @@ __version__ = "0.1.0"
 __all__ = ["BindError", "Counters", "EchoServer", "Rate", "ServingAddress", "SourceLimits", "check", "ping"]
 
 TOOLS = {
-    "check": "echo7.judge",
+    "check": "echo7.checker",
     "ping": "echo7.probe",
 }  # imported when they are asked for: a service that starts needs none of them
 

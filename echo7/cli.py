@@ -13,11 +13,11 @@ from collections.abc import Collection, Sequence
 
 from echo7 import __version__
 from echo7.arguments import HelpFormatter, refuse_dashes
-from reactor.commandline import OneLineParser
+from reactor.console.commandline import OneLineParser
 
 COMMANDS = {  # name → the module that has `add_arguments` and `run`, and its line of help
     "serve": ("echo7.serve", "echo TCP and UDP until a signal ends it"),
-    "check": ("echo7.judge.command", "judge any echo server by what it does"),
+    "check": ("echo7.checker.command", "judge any echo server by what it does"),
     "ping": ("echo7.probe.command", "probe an echo server: loss, delay, damage, order"),
 }
 

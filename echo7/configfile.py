@@ -15,7 +15,7 @@ import tomllib
 from typing import Any
 
 from echo7.arguments import refuse_dashes
-from reactor.commandline import OneLineParser
+from reactor.console.commandline import OneLineParser
 
 NOT_IN_A_FILE = {"help", "config", "check-config"}  # what is to be done, not how
 SHOWN_CHARACTERS = 60  # of a value in a message

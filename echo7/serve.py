@@ -18,22 +18,32 @@ import signal
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
-from echo7 import elder, limits, log, report, restart, reuseport
 from echo7.arguments import checked, metrics_address, number, seconds
-from echo7.binding import ECHO_PORT, BindError
-from echo7.lifecycle import COUNTERS_SIGNALS, ENDING_SIGNALS, RESTART_SIGNALS, Lifecycle, StartError, hold_signals
-from echo7.ports import DEFAULT_PORTS, parse_ports
-from echo7.rate import parse_rate
+from echo7.logs import log, report
+from echo7.policy.ports import DEFAULT_PORTS, parse_ports
+from echo7.policy.rate import parse_rate
+from echo7.policy.sources import BY_BIND, SourceLimits
+from echo7.process import limits, restart
+from echo7.process import previous as elder
+from echo7.process.lifecycle import (
+    COUNTERS_SIGNALS,
+    ENDING_SIGNALS,
+    RESTART_SIGNALS,
+    Lifecycle,
+    StartError,
+    hold_signals,
+)
 from echo7.server import EchoServer
-from echo7.sources import BY_BIND, SourceLimits
+from echo7.sockets import reuseport
+from echo7.sockets.binding import ECHO_PORT, BindError
 from reactor.limits import BACKLOG
 from reactor.loop import Reactor
-from reactor.sockets import Socket
+from reactor.sockets.opening import Socket
 
 if TYPE_CHECKING:
     from echo7.metrics.service import Metrics
-    from echo7.privileges import Identity
-    from echo7.supervisor import Supervisor
+    from echo7.process.privileges import Identity
+    from echo7.process.supervisor import Supervisor
     from echo7.tracing import Tracing
 
 logger = logging.getLogger("echo7")
@@ -47,7 +57,7 @@ examples:
   echo7 serve --port 7007                      no privilege needed
   echo7 serve --host '*'                       every address, IPv4 and IPv6
   echo7 serve --host 192.0.2.1 --host fe80::1%eth0 --no-udp
-  echo7 serve --log-format json 2>>echo7.log
+  echo7 serve --log-format json 2>>echo7.logs.log
   echo7 serve --host '*' --allow 192.0.2.0/24 2001:db8::/32 --idle-timeout 600
   sudo echo7 serve --host '*' --user nobody    root binds port 7, and nobody serves it
   echo7 serve --config /etc/echo7.toml         options from a file, such as: port = 7007
@@ -98,7 +108,7 @@ class ServeConfig(NamedTuple):
         selector, busy_poll_s, slow_s = self.new_selector(), self.busy_poll_s, self.slow_callback_s
         if slow_s is None and self.metrics is None:
             return Reactor(selector=selector, busy_poll_s=busy_poll_s, observer=observer)
-        from reactor.watch import WatchedReactor
+        from reactor.observe.watch import WatchedReactor
 
         return WatchedReactor(selector=selector, busy_poll_s=busy_poll_s, slow_s=slow_s, observer=observer)
 
@@ -114,7 +124,7 @@ class ServeConfig(NamedTuple):
         """Return what asks the kernel. Raise OSError when there is no descriptor for it."""
         if self.selector == "standard":
             return selectors.DefaultSelector()
-        from reactor.epoll import LeanEpollSelector
+        from reactor.fastpath.epoll import LeanEpollSelector
 
         return LeanEpollSelector()
 
@@ -255,7 +265,7 @@ def new_service(
     """Return what serves in this process, or looks after those that do. Only who needs several waits for the import."""
     if config.workers == 1:
         return Service(reactor, config, handler, descriptors, tracing)
-    from echo7.supervisor import Supervisor
+    from echo7.process.supervisor import Supervisor
 
     return Supervisor(reactor, config, handler, descriptors)
 
@@ -550,7 +560,7 @@ def _host(text: str) -> str:
 
 
 def _network(text: str) -> str:
-    from echo7.access import network  # only who asks for it waits for it
+    from echo7.policy.access import network  # only who asks for it waits for it
 
     network(text)
     return text
@@ -564,7 +574,7 @@ def _idle_timeout(text: str) -> float:
 
 
 def _identity(text: str) -> Identity:
-    from echo7 import privileges  # and the lists of users and groups: for those alone who ask for it
+    from echo7.process import privileges  # and the lists of users and groups: for those alone who ask for it
 
     return privileges.identity(text)
 

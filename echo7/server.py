@@ -15,25 +15,25 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
-from echo7.batch import BatchEcho
-from echo7.binding import Bound, bind_all
-from echo7.drops import DropLog, describe_peer, describe_source
-from echo7.echo import DatagramEcho, StreamEcho
-from echo7.guard import Guard
-from echo7.rate import Bucket, Rate, SourceBuckets, is_loopback, plain_host
-from echo7.sources import BY_BIND, EVERYBODY, Admission, Door, SourceLimits
-from reactor.batch import DatagramBatch, batch_on
+from echo7.logs.drops import DropLog, describe_peer, describe_source
+from echo7.policy.batch import BatchEcho
+from echo7.policy.echo import DatagramEcho, StreamEcho
+from echo7.policy.guard import Guard
+from echo7.policy.rate import Bucket, Rate, SourceBuckets, is_loopback, plain_host
+from echo7.policy.sources import BY_BIND, EVERYBODY, Admission, Door, SourceLimits
+from echo7.sockets.binding import Bound, bind_all
 from reactor.connection import Connection
 from reactor.datagram import Datagram
+from reactor.fastpath.batch import DatagramBatch, batch_on
+from reactor.fastpath.splice import MOST_PIPES, Splicer, pipes_on
 from reactor.limits import BACKLOG, Limits
 from reactor.listener import Listener
 from reactor.loop import WRITE, Reactor
-from reactor.sockets import Address, format_address, pack_host
-from reactor.splice import MOST_PIPES, Splicer, pipes_on
+from reactor.sockets.addresses import Address, format_address, pack_host
 from reactor.timers import Timer
 
 if TYPE_CHECKING:  # only who has an idle timeout waits for it
-    from echo7.idle import IdleWatch
+    from echo7.policy.idle import IdleWatch
 
 HELD_RETRY_S, HELD_TRIES = 0.01, 100  # answers that the kernel had no room for, before their socket is closed
 
@@ -162,7 +162,7 @@ class EchoServer:
         if new_pipe is not None:
             self._splicer = Splicer(new_pipe, most_pipes=self._pipes)
         if self._idle_timeout_s is not None:
-            from echo7.idle import IdleWatch
+            from echo7.policy.idle import IdleWatch
 
             self._idle = IdleWatch(reactor, self._idle_timeout_s, self._drop_caller)
         self._listeners = [self._serve_callers(reactor, sock) for sock in bound.tcp]

@@ -11,16 +11,16 @@ import logging
 import os
 from typing import TYPE_CHECKING, Self
 
-from echo7 import log
-from echo7.lifecycle import StartError, is_root
-from reactor.narrate import Narrator
-from reactor.perfetto import Perfetto
-from reactor.sinks import JsonLines
+from echo7.logs import log
+from echo7.process.lifecycle import StartError, is_root
+from reactor.observe.narrate import Narrator
+from reactor.observe.perfetto import Perfetto
+from reactor.observe.sinks import JsonLines
 
 if TYPE_CHECKING:
-    from echo7.privileges import Identity
-    from reactor.seams import Observer
-    from reactor.trace import Event
+    from echo7.process.privileges import Identity
+    from reactor.doors import Observer
+    from reactor.observe.trace import Event
 
 logger = logging.getLogger("echo7")
 

@@ -20,17 +20,17 @@ and rooms for those who look inside: `dump` (all that a loop has, as a table), `
 in thirteen programs), `player` (a trace, step by step).
 """
 
-from reactor.batch import BatchProtocol, DatagramBatch, batch_on
-from reactor.connection import Connection, State
+from reactor.connection import Connection, State, StreamProtocol
 from reactor.connector import Connector
-from reactor.control import is_unicast, report_paths
-from reactor.datagram import Datagram
+from reactor.datagram import Datagram, DatagramProtocol
+from reactor.doors import Handler, SignalSource, SocketFactory
+from reactor.fastpath.batch import BatchProtocol, DatagramBatch, batch_on
 from reactor.limits import Limits
 from reactor.listener import Listener
 from reactor.loop import READ, WRITE, Reactor
-from reactor.protocol import DatagramProtocol, Handler, StreamProtocol
-from reactor.seams import SignalSource, SocketFactory
-from reactor.sockets import Address, bind_tcp, bind_udp, format_address
+from reactor.sockets.addresses import Address, format_address
+from reactor.sockets.opening import bind_tcp, bind_udp
+from reactor.sockets.pktinfo import is_unicast, report_paths
 from reactor.timers import Timer
 from reactor.verbs import connect_tcp, connect_udp, listen_tcp, open_udp
 

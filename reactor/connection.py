@@ -20,15 +20,47 @@ read, so a connection that answers no more than it receives never holds more tha
 sends and never reads stops itself. One receive per readiness, so that a hog waits its turn. Short sends are normal.
 """
 
+from __future__ import annotations
+
 import enum
 import socket
 
 from reactor.buffer import Bytes, SendBuffer, SharedEmptyBuffer
 from reactor.limits import DEFAULT_LIMITS, SEND_RETRY_S, Limits
 from reactor.loop import READ, WRITE, Reactor
-from reactor.protocol import StreamProtocol
-from reactor.sockets import OUT_OF_MEMORY, WOULD_BLOCK, reset_on_close
+from reactor.sockets.errors import OUT_OF_MEMORY, WOULD_BLOCK
+from reactor.sockets.opening import reset_on_close
 from reactor.timers import Timer
+
+
+class StreamProtocol:
+    """The life of a TCP connection, in the order in which the calls come."""
+
+    def connection_made(self, connection: Connection) -> None:
+        """Called once, before any data. May write, pause or close."""
+
+    def data_received(self, connection: Connection, data: bytes) -> None:
+        """Called with 1 … `Limits.receive_bytes` bytes, in the order of the stream (RFC 9293 §3.8).
+
+        Boundaries mean nothing: the peer's one write may come as ten calls, or ten as one.
+        """
+
+    def saturated(self, connection: Connection) -> None:
+        """Called after data that filled a whole receive: the peer may be faster than we are (see `splice`)."""
+
+    def drained(self, connection: Connection) -> None:
+        """Called when bytes had to wait for the peer and now all have been taken by the kernel."""
+
+    def eof_received(self, connection: Connection) -> bool | None:
+        """Called once when the peer has sent FIN; it may still be reading (half-close).
+
+        Return a true value to go on writing until `close()`. By default the connection delivers what
+        is pending, sends its own FIN and closes.
+        """
+        return False
+
+    def connection_lost(self, connection: Connection, error: Exception | None) -> None:
+        """Called once, last. `error` is None after an orderly end, else the reason (often OSError)."""
 
 
 class State(enum.Enum):

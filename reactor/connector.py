@@ -8,11 +8,12 @@ import errno
 import socket
 from collections.abc import Callable
 
-from reactor.connection import Connection
+from reactor.connection import Connection, StreamProtocol
 from reactor.limits import Limits
 from reactor.loop import WRITE, Reactor
-from reactor.protocol import StreamProtocol
-from reactor.sockets import CONNECTING, Address, connect_result, os_error
+from reactor.sockets.addresses import Address
+from reactor.sockets.errors import CONNECTING, os_error
+from reactor.sockets.opening import connect_result
 
 
 class Connector:

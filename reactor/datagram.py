@@ -7,14 +7,36 @@ When the kernel's send buffer is full, the one datagram that didn't fit is held 
 has gone: memory stays bounded, and the kernel's receive buffer does the waiting.
 """
 
+from __future__ import annotations
+
 import socket
 
 from reactor.buffer import Bytes
-from reactor.control import MSG_TRUNC, Control, path_of, receiver, reply_control
 from reactor.limits import DATAGRAM_BYTES, DATAGRAMS_PER_TURN
 from reactor.loop import READ, WRITE, Reactor
-from reactor.protocol import DatagramProtocol
-from reactor.sockets import BROKEN_SOCKET, ONE_PEER, WOULD_BLOCK, Address, errno_name
+from reactor.sockets.addresses import Address
+from reactor.sockets.errors import BROKEN_SOCKET, ONE_PEER, WOULD_BLOCK, errno_name
+from reactor.sockets.pktinfo import MSG_TRUNC, Control, path_of, receiver, reply_control
+
+
+class DatagramProtocol:
+    """What a UDP endpoint calls."""
+
+    def datagram_received(self, endpoint: Datagram, data: bytes, source: Address, path: bytes) -> None:
+        """Called with one whole datagram of 0 … 65,527 bytes (RFC 768).
+
+        `path` says which local address was asked; hand it back to `Datagram.send` and the answer
+        comes from that address (RFC 1122 §4.1.3.5). It is empty where the socket's own address says so.
+        """
+
+    def error_received(self, endpoint: Datagram, error: OSError) -> None:
+        """Called when a datagram couldn't be sent, or ICMP has told of one that was (with a peer only: udp(7))."""
+
+    def dropped(self, endpoint: Datagram, reason: str, peer: Address | None) -> None:
+        """Called for each that is counted in `drops`, from or to `peer` (None: unknown). For logs; mustn't raise."""
+
+    def endpoint_lost(self, endpoint: Datagram, error: Exception | None) -> None:
+        """Called once, last. `error` is None after `close()`, else why the socket had to go."""
 
 
 class Datagram:

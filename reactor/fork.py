@@ -23,7 +23,7 @@ import selectors
 import signal
 from collections.abc import Iterator
 
-from reactor.busypoll import busy_select
+from reactor.fastpath.busypoll import busy_select
 from reactor.loop import Reactor
 
 

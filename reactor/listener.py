@@ -11,11 +11,12 @@ import contextlib
 import logging
 from collections.abc import Callable
 
-from reactor.connection import Connection
+from reactor.connection import Connection, StreamProtocol
 from reactor.limits import ACCEPTS_PER_TURN, DEFAULT_LIMITS, SHORTAGE_QUIET_S, Limits
 from reactor.loop import READ, Reactor
-from reactor.protocol import StreamProtocol
-from reactor.sockets import BROKEN_SOCKET, ONE_PEER, WOULD_BLOCK, Address, Socket, errno_name, format_address
+from reactor.sockets.addresses import Address, format_address
+from reactor.sockets.errors import BROKEN_SOCKET, ONE_PEER, WOULD_BLOCK, errno_name
+from reactor.sockets.opening import Socket
 
 logger = logging.getLogger("reactor")
 

@@ -23,12 +23,11 @@ import time
 from collections.abc import Callable
 from typing import Self
 
-from reactor.busypoll import busy_select
+from reactor.doors import Handler, Observer, SignalSource, SocketFactory, new_trace
+from reactor.fastpath.busypoll import busy_select
 from reactor.limits import SHORTAGE_RETRY_S
-from reactor.protocol import Handler
-from reactor.seams import Observer, SignalSource, SocketFactory, new_trace
 from reactor.signals import Waker
-from reactor.sockets import NO_ROOM_TO_WATCH
+from reactor.sockets.errors import NO_ROOM_TO_WATCH
 from reactor.timers import Arguments, Callback, Timer, Timers
 
 READ, WRITE = selectors.EVENT_READ, selectors.EVENT_WRITE

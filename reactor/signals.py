@@ -15,9 +15,9 @@ from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
+from reactor.doors import SignalSource, SocketFactory
 from reactor.limits import WAKE_BYTES_PER_TURN
-from reactor.seams import SignalSource, SocketFactory
-from reactor.sockets import WOULD_BLOCK
+from reactor.sockets.errors import WOULD_BLOCK
 
 
 class Waker:

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from reactor.connection import StreamProtocol
 from reactor.connector import Connector
-from reactor.datagram import Datagram
+from reactor.datagram import Datagram, DatagramProtocol
 from reactor.limits import BACKLOG, DEFAULT_LIMITS, Limits
 from reactor.listener import Listener
 from reactor.loop import Reactor
-from reactor.protocol import DatagramProtocol, StreamProtocol
-from reactor.sockets import Address, bind_tcp, bind_udp, closed_on_error, new_client, unspecified
+from reactor.sockets.addresses import Address, unspecified
+from reactor.sockets.opening import bind_tcp, bind_udp, closed_on_error, new_client
 
 
 def listen_tcp(

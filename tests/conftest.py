@@ -13,7 +13,7 @@ import pytest
 from hypothesis import HealthCheck, Phase, settings
 
 from echo7.server import EchoServer
-from tests import support
+from tests.support.daemon import House, open_house
 
 QUIET = [HealthCheck.too_slow, HealthCheck.function_scoped_fixture]  # real sockets take their time
 settings.register_profile("dev", max_examples=25, deadline=None, suppress_health_check=QUIET)
@@ -54,7 +54,7 @@ def udp_batch(request: pytest.FixtureRequest) -> Iterator[bool]:
 
 
 @pytest.fixture(scope="session")
-def house() -> Iterator[support.House]:
+def house() -> Iterator[House]:
     """The code where every user may read it."""
-    with support.open_house() as made:
+    with open_house() as made:
         yield made

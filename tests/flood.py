@@ -41,7 +41,7 @@ from dataclasses import dataclass, field
 import pytest
 
 from tests.soak import RESET_ON_CLOSE, SERVE, Daemon
-from tests.support import new_network_namespace, run_ip, udp_over_ipv4
+from tests.support.root import new_network_namespace, run_ip, udp_over_ipv4
 
 HONEST, HERE = "127.0.0.1", "127.0.0.1"
 PING_BYTES, PING_INTERVAL_S = 64, 0.05

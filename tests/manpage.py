@@ -12,7 +12,7 @@ from unittest import mock
 
 from echo7 import __version__
 from echo7.cli import COMMANDS, new_parser
-from tests.support import PROJECT
+from tests.support.basics import PROJECT
 
 PAGE = PROJECT / "echo7" / "deploy" / "echo7.1"
 NAME = "the Echo Protocol, RFC 862, as a service, and its judge"

@@ -13,7 +13,8 @@ import pytest
 
 from reactor.player.gallery import bundled
 from reactor.player.page import page
-from tests.support import PROJECT, chromium
+from tests.support.basics import PROJECT
+from tests.support.browser import chromium
 
 PICTURE = PROJECT / "reactor" / "player" / "player.png"
 MOMENT = "#trace=partial-write&n=18"

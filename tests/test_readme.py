@@ -15,7 +15,9 @@ import reactor
 from echo7 import EchoServer
 from echo7.probe import Harm, Word, command
 from reactor import Reactor
-from tests.support import PATIENCE_S, PROJECT, EchoThread, echo_and_close
+from tests.support.basics import PATIENCE_S, PROJECT
+from tests.support.clients import echo_and_close
+from tests.support.echo import EchoThread
 
 
 def python_block(path: pathlib.Path, marker: str) -> str:

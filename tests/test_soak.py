@@ -17,7 +17,7 @@ PATCHED = """
 import os, sys
 import echo7.server
 from echo7 import cli
-from echo7.echo import DatagramEcho, StreamEcho
+from echo7.policy.echo import DatagramEcho, StreamEcho
 from reactor import Connection, Datagram
 %s
 sys.exit(cli.main())

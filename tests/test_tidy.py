@@ -10,7 +10,7 @@ import pytest
 
 from echo7.cli import COMMANDS
 from reactor.lessons.staircase import LESSONS
-from tests.support import PROJECT
+from tests.support.basics import PROJECT
 
 PACKAGES = ("reactor", "echo7")
 SIMPLE_PATH = "loop timers buffer protocol connection listener connector datagram signals".split()

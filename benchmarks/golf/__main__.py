@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from benchmarks.alone import AloneError, judge_alone, namespace
-from reactor.commandline import OneLineParser
+from reactor.console.commandline import OneLineParser
 
 ENTRIES = pathlib.Path(__file__).resolve().parent / "entries"
 OURS = ("ours.py", "threads.py", "node.js", "racket.rkt")

@@ -21,7 +21,7 @@ from prometheus_client.utils import floatToGoString
 
 from echo7 import __version__
 from echo7.metrics.told import Durations, Told
-from reactor.watch import BOUNDS_S
+from reactor.observe.watch import BOUNDS_S
 
 REFUSED, LET_GO = ("accept_", "refused_"), ("idle_",)  # beginnings of reasons; all others are datagrams'
 

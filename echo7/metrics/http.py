@@ -15,10 +15,9 @@ from typing import NamedTuple
 
 import h11
 
-from reactor.connection import Connection
+from reactor.connection import Connection, StreamProtocol
 from reactor.limits import Limits
 from reactor.loop import Reactor
-from reactor.protocol import StreamProtocol
 from reactor.timers import Timer
 
 MOST_CALLERS = 8  # within the descriptors that are kept back for such things

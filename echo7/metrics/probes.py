@@ -22,7 +22,7 @@ from echo7 import __version__
 from echo7.metrics.families import add_durations
 from echo7.probe.plan import NS_PER_S
 from echo7.probe.words import Harm, Word
-from reactor.sockets import format_address
+from reactor.sockets.addresses import format_address
 
 if TYPE_CHECKING:
     from echo7.probe.exporter import Target

@@ -13,15 +13,16 @@ from typing import Any
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from prometheus_client.core import CollectorRegistry, GaugeMetricFamily, Metric
 
-from echo7 import log
-from echo7.binding import NO_IPV6, BindError, find_targets
+from echo7.logs import log
 from echo7.metrics.families import families
 from echo7.metrics.http import LIMITS, Kept, Page, Pages
 from echo7.metrics.told import Told, teller, total
 from echo7.server import EchoServer
+from echo7.sockets.binding import NO_IPV6, BindError, find_targets
 from reactor.listener import Listener
 from reactor.loop import Reactor
-from reactor.sockets import Socket, bind_tcp, closed_on_error, format_address
+from reactor.sockets.addresses import format_address
+from reactor.sockets.opening import Socket, bind_tcp, closed_on_error
 
 BACKLOG = 16
 HEARD_S = 5.0  # a worker that hasn't told for so long isn't well

@@ -9,13 +9,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
-from echo7 import log, report
+from echo7.logs import log, report
 from echo7.server import Counters, EchoServer
 from reactor.connection import State
-from reactor.describe import is_resting
-from reactor.dump import pending_bytes
 from reactor.loop import READ, Reactor
-from reactor.watch import BOUNDS_S, Spread, WatchedReactor
+from reactor.observe.describe import is_resting
+from reactor.observe.snapshot import pending_bytes
+from reactor.observe.watch import BOUNDS_S, Spread, WatchedReactor
 
 
 class Gauges(NamedTuple):

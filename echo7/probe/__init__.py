@@ -15,12 +15,12 @@ other), `flow` and `stream` (UDP and TCP), `prober` (the run), `paths` and `resu
 and for people and programs `text`, `document`, `nagios`, `output`, `views`, `exporter` (for Prometheus), `command`.
 """
 
-from echo7.names import UnresolvedName
 from echo7.probe.once import ping
 from echo7.probe.plan import Plan
 from echo7.probe.prober import CannotProbe, Prober
 from echo7.probe.result import PingResult, result_of
 from echo7.probe.words import Damage, Event, Harm, Word
+from echo7.sockets.resolve import UnresolvedName
 
 __all__ = [
     "CannotProbe",

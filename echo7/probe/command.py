@@ -22,9 +22,8 @@ import sys
 from collections.abc import Callable
 from typing import NoReturn
 
-from echo7 import limits, log
 from echo7.arguments import metrics_address, number, seconds
-from echo7.names import UnresolvedName, resolve
+from echo7.logs import log
 from echo7.probe import nagios, text
 from echo7.probe.once import new_reactor
 from echo7.probe.output import Output
@@ -33,8 +32,10 @@ from echo7.probe.prober import CannotProbe, Prober
 from echo7.probe.result import glance_at, result_of
 from echo7.probe.views import STATUSES, JsonView, PluginView, TextView, View
 from echo7.probe.words import Event
+from echo7.process import limits
+from echo7.sockets.resolve import UnresolvedName, resolve
 from reactor.loop import Reactor
-from reactor.sockets import Address, family_of
+from reactor.sockets.addresses import Address, family_of
 
 SUMMARY = "probe an echo server: loss, delay, damage, order"
 DESCRIPTION = """\

@@ -13,8 +13,7 @@ import signal
 import time
 from collections.abc import Callable, Sequence
 
-from echo7 import log, report
-from echo7.binding import BindError
+from echo7.logs import log, report
 from echo7.metrics.probes import families
 from echo7.metrics.service import Metrics, Where
 from echo7.probe import text
@@ -23,9 +22,10 @@ from echo7.probe.plan import NS_PER_S, Plan
 from echo7.probe.prober import CannotProbe, Prober
 from echo7.probe.result import result_of
 from echo7.probe.words import Event, Word
+from echo7.sockets.binding import BindError
 from reactor.loop import Reactor
-from reactor.sockets import Address, format_address
-from reactor.watch import Spread
+from reactor.observe.watch import Spread
+from reactor.sockets.addresses import Address, format_address
 
 RETRY_S = 10.0
 PAGES_DESCRIPTORS = 16  # the listener, those who scrape, the loop's own

@@ -22,19 +22,12 @@ import time
 from collections.abc import Callable
 
 from echo7.probe.roles import Run
-from reactor.control import MSG_ERRQUEUE, Control, receiver
 from reactor.limits import DATAGRAM_BYTES, DATAGRAMS_PER_TURN
 from reactor.loop import READ, Reactor
-from reactor.sockets import (
-    BROKEN_SOCKET,
-    OUT_OF_MEMORY,
-    WOULD_BLOCK,
-    Address,
-    bind_udp,
-    closed_on_error,
-    family_of,
-    unspecified,
-)
+from reactor.sockets.addresses import Address, family_of, unspecified
+from reactor.sockets.errors import BROKEN_SOCKET, OUT_OF_MEMORY, WOULD_BLOCK
+from reactor.sockets.opening import bind_udp, closed_on_error
+from reactor.sockets.pktinfo import MSG_ERRQUEUE, Control, receiver
 
 LINUX = sys.platform == "linux"
 # Not all of these have names in Python; the numbers are Linux's <asm-generic/socket.h>, <bits/in.h> and <linux/in6.h>.

@@ -10,13 +10,13 @@ import selectors
 import socket
 from collections.abc import Callable, Sequence
 
-from echo7.names import resolve
 from echo7.probe.plan import DEFAULT_SIZE_BYTES, NS_PER_S, Plan, checked, size_for
 from echo7.probe.prober import CannotProbe, Prober
 from echo7.probe.result import PingResult, result_of
 from echo7.probe.words import Event
+from echo7.sockets.resolve import resolve
 from reactor.loop import Reactor
-from reactor.sockets import family_of
+from reactor.sockets.addresses import family_of
 
 SELECT_DESCRIPTORS = 1000  # select(2) watches no number above 1,023; a few are for the loop itself
 SELECT_FLOWS = 64  # more are watched better by what doesn't look at each of them

@@ -29,7 +29,8 @@ from echo7.probe.stream import StreamFlow
 from echo7.probe.tally import Probe
 from echo7.probe.words import Event, Word
 from reactor.loop import Reactor
-from reactor.sockets import Address, errno_name, family_of, os_error
+from reactor.sockets.addresses import Address, family_of
+from reactor.sockets.errors import errno_name, os_error
 from reactor.timers import Timer
 
 PROBES_PER_TURN = 64

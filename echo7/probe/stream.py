@@ -16,12 +16,12 @@ import time
 from collections.abc import Callable
 
 from echo7.probe.roles import Run
-from reactor.connection import Connection
+from reactor.connection import Connection, StreamProtocol
 from reactor.connector import Connector
 from reactor.limits import DEFAULT_LIMITS
 from reactor.loop import Reactor
-from reactor.protocol import StreamProtocol
-from reactor.sockets import Address, closed_on_error, new_client, unspecified
+from reactor.sockets.addresses import Address, unspecified
+from reactor.sockets.opening import closed_on_error, new_client
 
 MOST_WAITING = 4096  # frames on their way, or held for a connection
 CLOSED_BY_PEER = "the connection was closed by the other end"

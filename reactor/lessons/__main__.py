@@ -15,7 +15,7 @@ import signal
 import sys
 from collections.abc import Generator, Iterator, Sequence
 
-from reactor.commandline import USAGE, OneLineParser, give_up_stdout
+from reactor.console.commandline import USAGE, OneLineParser, give_up_stdout
 from reactor.lessons import lecture
 from reactor.lessons.flood import FLOOD_BYTES, flood
 from reactor.lessons.staircase import LESSONS, Lesson, exercise, python

@@ -29,7 +29,7 @@ from reactor.lessons.clients import (
     stuff,
 )
 from reactor.lessons.subject import PATIENCE_S, RETURNED, Broken, NotMeasured, Subject
-from reactor.sockets import reset_on_close
+from reactor.sockets.opening import reset_on_close
 
 SHORT_IDLE_S = 0.3  # the time-out of a server whose time-outs are looked at
 LONG_IDLE_S = 4 * SHORT_IDLE_S

@@ -16,7 +16,7 @@ from reactor.lessons.promises import IDLE_S, Promise, Verdict, added, asked, jud
 from reactor.lessons.staircase import LESSONS, Lesson, Place, command, line_of, python
 from reactor.lessons.subject import Program, Subject, Unusable
 from reactor.lessons.tour import HOUSE, TOUR, law
-from reactor.narrate import Narrator
+from reactor.observe.narrate import Narrator
 
 WIDEST_COLUMNS, NARROWEST_COLUMNS = 100, 60
 WORDS = {True: "kept", False: "BROKEN", None: "unknown"}

@@ -12,7 +12,7 @@ import sys
 import webbrowser
 from collections.abc import Iterator, Sequence
 
-from reactor.commandline import OneLineParser
+from reactor.console.commandline import OneLineParser
 from reactor.player.files import STDIO, Failure, load, write
 from reactor.player.gallery import bundled
 from reactor.player.page import page

@@ -20,8 +20,8 @@ from collections.abc import Iterable, Sequence
 from importlib.resources.abc import Traversable
 from typing import Any
 
+from reactor.observe.sinks import fingerprint
 from reactor.player.tracefile import Trace
-from reactor.sinks import fingerprint
 
 MADE_BY_US = "<!-- made by reactor.player -->"  # a page that says so may be made anew
 SCRIPTS = ("fold.js", "words.js", "view.js", "player.js")

@@ -14,11 +14,10 @@ import io
 from collections.abc import Callable
 from typing import NamedTuple
 
-from reactor.connection import Connection
+from reactor.connection import Connection, StreamProtocol
 from reactor.limits import Limits
 from reactor.loop import Reactor
-from reactor.protocol import StreamProtocol
-from reactor.sinks import JsonLines
+from reactor.observe.sinks import JsonLines
 from reactor.testing.network import SimulatedNetwork
 from reactor.verbs import connect_tcp, listen_tcp
 

@@ -15,9 +15,9 @@ import struct
 import sys
 from typing import TYPE_CHECKING
 
+from reactor.fastpath.mmsg import HEADER_BYTES, Header, Iovec, Slots
 from reactor.limits import DATAGRAMS_PER_TURN
-from reactor.mmsg import HEADER_BYTES, Header, Iovec, Slots
-from reactor.sockets import Address
+from reactor.sockets.addresses import Address
 
 if TYPE_CHECKING:
     from reactor.testing.datagram import Control, DatagramSocket

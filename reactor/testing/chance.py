@@ -17,7 +17,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from reactor.sockets import os_error
+from reactor.sockets.errors import os_error
 
 # What accept(2) says when one caller has failed: an error of that caller's packets, or a firewall's no.
 ONE_CALLER = tuple(

@@ -15,13 +15,14 @@ import struct
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-from reactor.control import IP_PKTINFO, IPV6_PKTINFO, IPV6_RECVPKTINFO, MSG_ERRQUEUE, MSG_TRUNC
-from reactor.sockets import Address, os_error
+from reactor.sockets.addresses import Address
+from reactor.sockets.errors import os_error
+from reactor.sockets.pktinfo import IP_PKTINFO, IPV6_PKTINFO, IPV6_RECVPKTINFO, MSG_ERRQUEUE, MSG_TRUNC
 from reactor.testing.endpoint import POLLERR, POLLIN, POLLOUT, SimulatedSocket
 from reactor.testing.stream import Buffer
 
 if TYPE_CHECKING:
-    from reactor.mmsg import Slots
+    from reactor.fastpath.mmsg import Slots
     from reactor.testing.chance import Fault
     from reactor.testing.network import SimulatedNetwork
 

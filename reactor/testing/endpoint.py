@@ -10,7 +10,8 @@ import errno
 import socket
 from typing import TYPE_CHECKING, Self
 
-from reactor.sockets import Address, os_error
+from reactor.sockets.addresses import Address
+from reactor.sockets.errors import os_error
 
 if TYPE_CHECKING:
     from reactor.testing.chance import Fault

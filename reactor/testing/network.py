@@ -20,9 +20,10 @@ import socket
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
 
+from reactor.doors import Observer
 from reactor.loop import Reactor
-from reactor.seams import Observer
-from reactor.sockets import WILDCARDS, Address, Socket, closed_on_error, family_of
+from reactor.sockets.addresses import WILDCARDS, Address, family_of
+from reactor.sockets.opening import Socket, closed_on_error
 from reactor.testing.chance import Chance, Fault, source_apart, source_of
 from reactor.testing.clock import SimulatedClock
 from reactor.testing.datagram import DatagramSocket, Packet
@@ -131,7 +132,7 @@ class SimulatedNetwork:
         return cast(Socket, one), cast(Socket, other)
 
     def pipe(self) -> SplicePipe:
-        """Return a pipe for bytes that go from socket to socket (see `reactor.splice`). Raise OSError for none left."""
+        """Return a pipe for bytes that go from socket to socket (`fastpath.splice`). Raise OSError for none left."""
         return SplicePipe(self)
 
     def selector(self) -> selectors.BaseSelector:

@@ -13,7 +13,7 @@ import socket
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from reactor.sockets import Address
+from reactor.sockets.addresses import Address
 from reactor.testing.datagram import DatagramSocket
 from reactor.testing.endpoint import POLLERR, POLLIN
 from reactor.testing.link import CONNECTED, CONNECTING, Link

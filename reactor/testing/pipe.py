@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, cast
 
-from reactor.sockets import WOULD_BLOCK, Socket
+from reactor.sockets.errors import WOULD_BLOCK
+from reactor.sockets.opening import Socket
 from reactor.testing.endpoint import SimulatedSocket
 from reactor.testing.stream import StreamSocket
 
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class SplicePipe:
-    """See `reactor.splice.Pipe`. It takes two descriptors: raise EMFILE when there are none."""
+    """See `reactor.fastpath.splice.Pipe`. It takes two descriptors: raise EMFILE when there are none."""
 
     __slots__ = ("_bytes", "_network", "_numbers", "faulty")
 

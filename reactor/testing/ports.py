@@ -11,7 +11,8 @@ import heapq
 import socket
 from typing import TYPE_CHECKING
 
-from reactor.sockets import Address, os_error
+from reactor.sockets.addresses import Address
+from reactor.sockets.errors import os_error
 from reactor.testing.endpoint import SimulatedSocket
 
 if TYPE_CHECKING:

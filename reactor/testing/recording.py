@@ -13,9 +13,9 @@ import functools
 import io
 import os
 
-from reactor.seams import Observer
-from reactor.sinks import JsonLines, header_line, open_file
-from reactor.trace import Event
+from reactor.doors import Observer
+from reactor.observe.sinks import JsonLines, header_line, open_file
+from reactor.observe.trace import Event
 
 MOST_BYTES = 64 * 1024 * 1024  # in memory, for each reactor
 

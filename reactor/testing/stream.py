@@ -12,7 +12,8 @@ import socket
 import struct
 from typing import TYPE_CHECKING
 
-from reactor.sockets import Address, os_error
+from reactor.sockets.addresses import Address
+from reactor.sockets.errors import os_error
 from reactor.testing.chance import ONE_CALLER
 from reactor.testing.endpoint import POLLERR, POLLHUP, POLLIN, POLLOUT, POLLPRI, POLLRDHUP, SimulatedSocket
 from reactor.testing.link import CONNECTED, CONNECTING, DEAD, FRESH, LISTENING, RETRANSMIT_S, Link, Pipe

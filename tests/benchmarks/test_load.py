@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from benchmarks.build import LOAD
-from tests.support import PATIENCE_S, quiet_port
+from tests.support.basics import PATIENCE_S, quiet_port
 
 pytestmark = [
     pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the load needs epoll(7)"),

@@ -10,7 +10,8 @@ import pytest
 
 from benchmarks.process import started
 from benchmarks.servers import BEFORE, BY_NAME, SERVERS, missing
-from tests.support import PATIENCE_S, PROJECT, receive_exactly
+from tests.support.basics import PATIENCE_S, PROJECT
+from tests.support.clients import receive_exactly
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the benchmarks need Linux")
 BLOCK = bytes(range(256)) * 1024

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from reactor import is_unicast, report_paths
-from reactor.control import MSG_TRUNC, path_of, receiver, reply_control
+from reactor.sockets.pktinfo import MSG_TRUNC, path_of, receiver, reply_control
 from tests.conformance.worlds import HERE, KernelWorld, Sockets, told
-from tests.support import in_network_namespace
+from tests.support.root import in_network_namespace
 
 LIMITS = [(socket.AF_INET, 65_507), (socket.AF_INET6, 65_527)]
 FAMILIES = [socket.AF_INET, socket.AF_INET6]
@@ -206,7 +206,7 @@ class Calls:
     """recvmmsg(2) and sendmmsg(2) on a wildcard server of either world, on the same memory."""
 
     def __init__(self, net: Sockets, family: int) -> None:
-        from reactor.mmsg import Slots
+        from reactor.fastpath.mmsg import Slots
 
         self.net = net
         self.server: Any = net.world.socket(family, socket.SOCK_DGRAM)
@@ -260,7 +260,7 @@ def test_many_datagrams_come_and_go_in_one_call(net: Sockets, host: str) -> None
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_in_a_batch_too_what_is_cut_is_said_to_be(net: Sockets, family: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("reactor.mmsg.DATAGRAM_BYTES", 3)
+    monkeypatch.setattr("reactor.fastpath.mmsg.DATAGRAM_BYTES", 3)
     calls, client = Calls(net, family), net.udp(family)
     calls.ask(client, str(HERE[socket.AddressFamily(family)][0]), b"abcdef", b"abc", b"abcd")
     assert calls.receive() == 3

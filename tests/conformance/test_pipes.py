@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.conformance.worlds import KernelWorld, SimulatedWorld, Sockets, told
-from tests.support import CAN_SPLICE, reset
+from tests.support.clients import reset
+from tests.support.echo import CAN_SPLICE
 
 pytestmark = pytest.mark.skipif(not CAN_SPLICE, reason="no splice(2) here")
 

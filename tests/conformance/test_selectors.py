@@ -9,13 +9,13 @@ from collections.abc import Iterator
 import pytest
 
 from reactor import READ, WRITE
-from reactor.epoll import LeanEpollSelector
-from reactor.sockets import Socket
+from reactor.fastpath.epoll import LeanEpollSelector
+from reactor.sockets.opening import Socket
 from tests.conformance.worlds import KernelWorld, SimulatedWorld, Sockets
 
 
 class LeanWorld(KernelWorld):
-    """The kernel, asked by `reactor.epoll`."""
+    """The kernel, asked by `reactor.fastpath.epoll`."""
 
     def selector(self) -> selectors.BaseSelector:
         made = LeanEpollSelector()

@@ -9,11 +9,11 @@ import socket
 from collections.abc import Callable
 from typing import Any, Protocol, cast
 
-from reactor.sockets import Socket
-from reactor.splice import KernelPipe, Pipe
+from reactor.fastpath.splice import KernelPipe, Pipe
+from reactor.sockets.opening import Socket
 from reactor.testing import SimulatedNetwork
 from reactor.testing.endpoint import POLLERR, POLLHUP, POLLIN, POLLOUT, POLLPRI, POLLRDHUP, SimulatedSocket
-from tests.support import PATIENCE_S
+from tests.support.basics import PATIENCE_S
 
 HERE = {socket.AF_INET: ("127.0.0.1", 0), socket.AF_INET6: ("::1", 0, 0, 0)}
 NAMES = {POLLIN: "IN", POLLPRI: "PRI", POLLOUT: "OUT", POLLERR: "ERR", POLLHUP: "HUP", POLLRDHUP: "RDHUP"}

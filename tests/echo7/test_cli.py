@@ -23,28 +23,21 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 import echo7
-from echo7 import cli, log, serve
-from echo7.binding import bind_all
-from echo7.ports import SourcePorts
-from echo7.privileges import Identity
-from echo7.rate import Rate
-from echo7.sources import BY_BIND, SourceLimits
-from reactor import Reactor, commandline
-from reactor.sockets import os_error
-from tests.support import (
-    PATIENCE_S,
-    PROJECT,
-    EchoProcess,
-    FlakySockets,
-    connect_small,
-    fill,
-    has_ipv6,
-    quiet_port,
-    receive_exactly,
-    receive_to_end,
-    serve_config,
-    without_capabilities,
-)
+from echo7 import cli, serve
+from echo7.logs import log
+from echo7.policy.ports import SourcePorts
+from echo7.policy.rate import Rate
+from echo7.policy.sources import BY_BIND, SourceLimits
+from echo7.process.privileges import Identity
+from echo7.sockets.binding import bind_all
+from reactor import Reactor
+from reactor.console import commandline
+from reactor.sockets.errors import os_error
+from tests.support.basics import PATIENCE_S, PROJECT, has_ipv6, quiet_port
+from tests.support.clients import connect_small, fill, receive_exactly, receive_to_end
+from tests.support.daemon import EchoProcess, serve_config
+from tests.support.faults import FlakySockets
+from tests.support.root import without_capabilities
 
 IPV6 = pytest.mark.skipif(not has_ipv6(), reason="this machine has no IPv6")
 LOOPBACK = ["127.0.0.1", "::1"] if has_ipv6() else ["127.0.0.1"]
@@ -640,7 +633,7 @@ def test_sigusr1_logs_the_counters_and_serving_goes_on() -> None:
 
 
 def test_sigusr2_logs_what_the_loop_has_and_changes_nothing() -> None:
-    """Issue: "`SIGUSR2`/`reactor.dump()`: handlers, interest, buffers, timers, in one readable table"."""
+    """Issue: "`SIGUSR2`/`reactor.observe.snapshot()`: handlers, interest, buffers, timers, in one readable table"."""
     with EchoProcess("--host", "127.0.0.1") as echo, echo.connect() as client:
         client.send(b"1")
         assert client.recv(1) == b"1"

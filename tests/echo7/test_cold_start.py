@@ -10,7 +10,7 @@ import sys
 
 import pytest
 
-from tests.support import PROJECT
+from tests.support.basics import PROJECT
 
 PROGRAM = """
 import sys
@@ -25,12 +25,16 @@ print(*sorted(set(sys.modules) - before))
 """
 
 OURS = """
-    echo7 echo7.activation echo7.arguments echo7.batch echo7.binding echo7.cli echo7.drops echo7.echo echo7.elder
-    echo7.guard echo7.handover echo7.lifecycle echo7.limits echo7.log echo7.ports echo7.quiet echo7.rate echo7.report
-    echo7.restart echo7.reuseport echo7.serve echo7.server echo7.sources
-    reactor reactor.batch reactor.buffer reactor.busypoll reactor.commandline reactor.connection reactor.connector
-    reactor.control reactor.datagram reactor.fork reactor.limits reactor.listener reactor.loop reactor.protocol
-    reactor.seams reactor.signals reactor.sockets reactor.splice reactor.timers reactor.verbs
+    echo7 echo7.arguments echo7.cli echo7.logs echo7.logs.drops echo7.logs.log echo7.logs.quiet
+    echo7.logs.report echo7.policy echo7.policy.batch echo7.policy.echo echo7.policy.guard echo7.policy.ports
+    echo7.policy.rate echo7.policy.sources echo7.process echo7.process.handover echo7.process.lifecycle
+    echo7.process.limits echo7.process.previous echo7.process.restart echo7.serve echo7.server echo7.sockets
+    echo7.sockets.activation echo7.sockets.binding echo7.sockets.reuseport reactor reactor.buffer
+    reactor.connection reactor.connector reactor.console reactor.console.commandline reactor.datagram
+    reactor.doors reactor.fastpath reactor.fastpath.batch reactor.fastpath.busypoll reactor.fastpath.splice
+    reactor.fork reactor.limits reactor.listener reactor.loop reactor.signals reactor.sockets
+    reactor.sockets.addresses reactor.sockets.errors reactor.sockets.opening reactor.sockets.pktinfo
+    reactor.timers reactor.verbs
 """.split()
 # What those ask for by name, and what the standard library itself needs for that (of any version so far).
 STANDARD = """
@@ -42,7 +46,7 @@ STANDARD = """
     selectors signal socket stat string struct textwrap threading token tokenize traceback types typing typing.io
     typing.re warnings weakref
 """.split()
-BATCHES = "_ctypes ctypes ctypes._endian mmap reactor.mmsg".split()
+BATCHES = "_ctypes ctypes ctypes._endian mmap reactor.fastpath.mmsg".split()
 
 
 def imported(*arguments: str) -> set[str]:

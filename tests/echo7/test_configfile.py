@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 from echo7 import cli, serve
 from tests.echo7.test_cli import only_line, refused, run
-from tests.support import PROJECT, EchoProcess, serve_config
+from tests.support.basics import PROJECT
+from tests.support.daemon import EchoProcess, serve_config
 
 
 @pytest.fixture

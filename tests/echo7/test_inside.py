@@ -8,11 +8,12 @@ import time
 
 import pytest
 
-from echo7 import EchoServer, report
-from reactor.epoll import LeanEpollSelector
+from echo7 import EchoServer
+from echo7.logs import report
+from reactor.fastpath.epoll import LeanEpollSelector
 from reactor.loop import Reactor
-from reactor.watch import WatchedReactor
-from tests.support import serve_config
+from reactor.observe.watch import WatchedReactor
+from tests.support.daemon import serve_config
 
 
 def test_slow_callbacks_are_named_on_the_loop_that_serves(caplog: pytest.LogCaptureFixture) -> None:
@@ -48,4 +49,4 @@ def test_a_loop_that_ends_before_it_has_run_reads_no_more_modules(monkeypatch: p
     with Reactor() as loop:
         report.dump_on_signal(loop)
         loop.turn()
-        assert read == ["reactor.dump"]
+        assert read == ["reactor.observe.snapshot"]

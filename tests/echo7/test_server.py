@@ -19,29 +19,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from echo7 import BindError, EchoServer, report
-from echo7.binding import bind_all
-from echo7.rate import Rate
-from echo7.sources import BY_BIND, SourceLimits
+from echo7 import BindError, EchoServer
+from echo7.logs import report
+from echo7.policy.rate import Rate
+from echo7.policy.sources import BY_BIND, SourceLimits
+from echo7.sockets.binding import bind_all
 from reactor import READ, WRITE, Reactor, State, format_address
-from reactor.sockets import os_error
-from tests.support import (
-    EAGAIN,
-    PATIENCE_S,
-    EchoByHand,
-    EchoThread,
-    FlakySockets,
-    ManualClock,
-    drain,
-    echo_and_close,
-    fill,
-    has_ipv6,
-    kernel_socket,
-    receive_exactly,
-    receive_to_end,
-    turn_idle,
-    turn_until,
-)
+from reactor.sockets.errors import os_error
+from tests.support.basics import PATIENCE_S, has_ipv6
+from tests.support.clients import drain, echo_and_close, fill, receive_exactly, receive_to_end
+from tests.support.echo import EchoByHand, EchoThread
+from tests.support.faults import EAGAIN, FlakySockets
+from tests.support.loops import ManualClock, kernel_socket, turn_idle, turn_until
 
 IPV6 = pytest.mark.skipif(not has_ipv6(), reason="this machine has no IPv6")
 BOTH = ("127.0.0.1", "::1") if has_ipv6() else ("127.0.0.1", "127.0.0.2")

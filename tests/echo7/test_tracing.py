@@ -13,14 +13,16 @@ import sys
 import pytest
 
 from echo7 import cli
-from echo7.lifecycle import StartError, is_root
-from echo7.privileges import Identity
+from echo7.process.lifecycle import StartError, is_root
+from echo7.process.privileges import Identity
 from echo7.tracing import Tracing
 from reactor.loop import Reactor
-from reactor.watch import WatchedReactor
+from reactor.observe.watch import WatchedReactor
+from tests.echo7.process.test_restart import Phoenix
 from tests.echo7.test_cli import only_line
-from tests.echo7.test_restart import Phoenix
-from tests.support import PATIENCE_S, EchoProcess, receive_exactly, serve_config
+from tests.support.basics import PATIENCE_S
+from tests.support.clients import receive_exactly
+from tests.support.daemon import EchoProcess, serve_config
 
 HOST = ("--host", "127.0.0.1")
 

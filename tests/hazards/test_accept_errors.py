@@ -25,18 +25,11 @@ import echo7.cli
 import echo7.serve
 from echo7.server import EchoServer
 from reactor import Connection, Listener, Reactor
-from reactor.sockets import os_error
-from tests.support import (
-    PATIENCE_S,
-    SELECTORS,
-    FlakySocket,
-    FlakySockets,
-    ManualClock,
-    receive_exactly,
-    turn_idle,
-    turn_until,
-    wait_readable,
-)
+from reactor.sockets.errors import os_error
+from tests.support.basics import PATIENCE_S
+from tests.support.clients import receive_exactly
+from tests.support.faults import FlakySocket, FlakySockets
+from tests.support.loops import SELECTORS, ManualClock, turn_idle, turn_until, wait_readable
 
 
 def numbers(names: str) -> list[int]:

@@ -23,14 +23,13 @@ from hypothesis import strategies as st
 from echo7.server import EchoServer
 from reactor import Reactor, Timer, listen_tcp
 from reactor.limits import LONGEST_SLEEP_S
-from tests.support import (
-    PATIENCE_S,
-    PROJECT,
+from tests.support.basics import PATIENCE_S, PROJECT
+from tests.support.clients import receive_exactly
+from tests.support.loops import (
     SELECTORS,
     ManualClock,
     Recorder,
     RecordingSelector,
-    receive_exactly,
     server_side,
     turn_idle,
     turn_until,

@@ -19,7 +19,8 @@ from collections.abc import Iterator, Sequence
 
 import pytest
 
-from tests.support import PATIENCE_S, PROJECT, echo_and_close, reset
+from tests.support.basics import PATIENCE_S, PROJECT
+from tests.support.clients import echo_and_close, reset
 
 pytestmark = pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="looks at /proc/PID/fd")
 

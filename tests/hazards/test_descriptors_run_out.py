@@ -23,8 +23,12 @@ import pytest
 
 from echo7.server import EchoServer
 from reactor import Reactor
-from reactor.sockets import os_error
-from tests.support import PATIENCE_S, EchoProcess, FlakySockets, ManualClock, receive_exactly, turn_idle, turn_until
+from reactor.sockets.errors import os_error
+from tests.support.basics import PATIENCE_S
+from tests.support.clients import receive_exactly
+from tests.support.daemon import EchoProcess
+from tests.support.faults import FlakySockets
+from tests.support.loops import ManualClock, turn_idle, turn_until
 
 resource = pytest.importorskip("resource")
 

@@ -20,9 +20,11 @@ from hypothesis import strategies as st
 
 from echo7.server import EchoServer
 from reactor import Connection, Reactor
+from reactor.fastpath.splice import Splice
 from reactor.limits import ACCEPTS_PER_TURN, DATAGRAMS_PER_TURN
-from reactor.splice import Splice
-from tests.support import PATIENCE_S, SELECTORS, drain, server_side, turn_idle, turn_until, wait_readable
+from tests.support.basics import PATIENCE_S
+from tests.support.clients import drain
+from tests.support.loops import SELECTORS, server_side, turn_idle, turn_until, wait_readable
 
 PING_TURNS = 2
 BLOB = bytes(range(256)) * 512  # two receives' worth

@@ -18,13 +18,13 @@ import pytest
 
 from echo7.server import EchoServer
 from reactor import Connection, Limits, Reactor, StreamProtocol, listen_tcp
-from tests.support import (
-    PATIENCE_S,
+from tests.support.basics import PATIENCE_S
+from tests.support.clients import reset
+from tests.support.loops import (
     SELECTORS,
     CountingSelector,
     Recorder,
     RecordingSelector,
-    reset,
     server_side,
     turn_idle,
     turn_until,

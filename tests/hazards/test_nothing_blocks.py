@@ -18,18 +18,11 @@ import pytest
 
 from echo7.server import EchoServer
 from reactor import Connection, Reactor, StreamProtocol, connect_tcp, listen_tcp, open_udp
-from reactor.protocol import DatagramProtocol
-from tests.support import (
-    PATIENCE_S,
-    EchoProcess,
-    ManualClock,
-    Recorder,
-    has_ipv6,
-    receive_exactly,
-    server_side,
-    turn_idle,
-    turn_until,
-)
+from reactor.datagram import DatagramProtocol
+from tests.support.basics import PATIENCE_S, has_ipv6
+from tests.support.clients import receive_exactly
+from tests.support.daemon import EchoProcess
+from tests.support.loops import ManualClock, Recorder, server_side, turn_idle, turn_until
 
 NAMES = ["localhost", "example.com", "", "*", "127.1", "0x7f.1", "localhost.", "127.0.0.1 ", "[::1]", "a" * 300]
 O_NONBLOCK = 0o4000  # on Linux, and that is where /proc/PID/fdinfo is

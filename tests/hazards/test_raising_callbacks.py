@@ -17,20 +17,14 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from echo7.log import JsonFormatter, StderrHandler, TextFormatter
+from echo7.logs.log import JsonFormatter, StderrHandler, TextFormatter
 from reactor import Connection, Datagram, DatagramProtocol, Limits, Reactor, StreamProtocol, connect_tcp, listen_tcp
 from reactor import open_udp as open_udp_endpoint
-from reactor.sockets import Address
-from tests.support import (
-    EAGAIN,
-    PATIENCE_S,
-    FlakySockets,
-    Recorder,
-    receive_exactly,
-    server_side,
-    turn_idle,
-    turn_until,
-)
+from reactor.sockets.addresses import Address
+from tests.support.basics import PATIENCE_S
+from tests.support.clients import receive_exactly
+from tests.support.faults import EAGAIN, FlakySockets
+from tests.support.loops import Recorder, server_side, turn_idle, turn_until
 
 SMALL = Limits(high_water_bytes=64, receive_bytes=1024, linger_timeout_s=PATIENCE_S)
 BLOB = bytes(1024)

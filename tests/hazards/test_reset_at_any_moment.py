@@ -21,17 +21,9 @@ from hypothesis import strategies as st
 
 from echo7.server import EchoServer
 from reactor import Connection, Limits, Reactor, listen_tcp
-from tests.support import (
-    PATIENCE_S,
-    Recorder,
-    drain,
-    open_descriptors,
-    receive_exactly,
-    reset,
-    server_side,
-    turn_idle,
-    turn_until,
-)
+from tests.support.basics import PATIENCE_S, open_descriptors
+from tests.support.clients import drain, receive_exactly, reset
+from tests.support.loops import Recorder, server_side, turn_idle, turn_until
 
 LIMITS = Limits(linger_timeout_s=3600.0)  # no deadline helps here
 BLOB = bytes(range(256)) * 256

@@ -20,7 +20,9 @@ from collections.abc import Iterator
 import pytest
 
 from reactor import Reactor
-from tests.support import PATIENCE_S, EchoProcess, turn_idle, turn_until
+from tests.support.basics import PATIENCE_S
+from tests.support.daemon import EchoProcess
+from tests.support.loops import turn_idle, turn_until
 
 if not hasattr(signal, "SIGUSR1"):
     pytest.skip("POSIX signals", allow_module_level=True)

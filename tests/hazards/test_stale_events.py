@@ -22,15 +22,13 @@ from hypothesis import strategies as st
 
 from echo7.server import EchoServer
 from reactor import READ, Connection, Listener, Reactor, StreamProtocol, listen_tcp
-from tests.support import (
-    PATIENCE_S,
+from tests.support.basics import PATIENCE_S
+from tests.support.clients import receive_exactly, reset, tcp_pair
+from tests.support.loops import (
     SELECTORS,
     Recorder,
     RecordingSelector,
-    receive_exactly,
-    reset,
     server_side,
-    tcp_pair,
     turn_idle,
     turn_until,
     wait_readable,

@@ -25,7 +25,8 @@ from typing import Any
 
 import pytest
 
-from tests.support import PATIENCE_S, PROJECT, receive_exactly
+from tests.support.basics import PATIENCE_S, PROJECT
+from tests.support.clients import receive_exactly
 
 PAYLOAD_BYTES = 64 << 20
 PIECE_BYTES = 1 << 20

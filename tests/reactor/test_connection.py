@@ -15,23 +15,11 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from reactor import READ, WRITE, Connection, Limits, Reactor, State
 from reactor.limits import SEND_RETRY_S
-from reactor.sockets import os_error
-from tests.support import (
-    EAGAIN,
-    EINTR,
-    SELECTORS,
-    Recorder,
-    Stage,
-    drain,
-    fill,
-    open_descriptors,
-    receive_exactly,
-    receive_to_end,
-    reset,
-    tcp_pair,
-    turn_idle,
-    wait_readable,
-)
+from reactor.sockets.errors import os_error
+from tests.support.basics import open_descriptors
+from tests.support.clients import drain, fill, receive_exactly, receive_to_end, reset, tcp_pair
+from tests.support.faults import EAGAIN, EINTR
+from tests.support.loops import SELECTORS, Recorder, Stage, turn_idle, wait_readable
 
 SelectorClass = type[selectors.BaseSelector]
 OUT_OF_MEMORY = [errno.ENOBUFS, errno.ENOMEM]

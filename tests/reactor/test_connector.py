@@ -12,20 +12,11 @@ import pytest
 
 from reactor import Connection, Limits, Reactor, connect_tcp
 from reactor.limits import SHORTAGE_RETRY_S
-from reactor.sockets import os_error
-from tests.support import (
-    PATIENCE_S,
-    SELECTORS,
-    FlakySockets,
-    ManualClock,
-    Recorder,
-    RecordingSelector,
-    open_descriptors,
-    receive_exactly,
-    silent_address,
-    turn_idle,
-    turn_until,
-)
+from reactor.sockets.errors import os_error
+from tests.support.basics import PATIENCE_S, open_descriptors, silent_address
+from tests.support.clients import receive_exactly
+from tests.support.faults import FlakySockets
+from tests.support.loops import SELECTORS, ManualClock, Recorder, RecordingSelector, turn_idle, turn_until
 
 
 class CallerSocket(socket.socket):

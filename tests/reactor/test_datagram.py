@@ -12,23 +12,12 @@ from typing import Any
 import pytest
 
 from reactor import READ, WRITE, Datagram, Reactor, connect_udp, open_udp
-from reactor.control import Control
 from reactor.limits import DATAGRAMS_PER_TURN, SHORTAGE_RETRY_S
-from reactor.sockets import os_error
-from tests.support import (
-    EAGAIN,
-    EINTR,
-    PATIENCE_S,
-    SELECTORS,
-    DatagramRecorder,
-    FlakySockets,
-    ManualClock,
-    RecordingSelector,
-    has_ipv6,
-    open_descriptors,
-    turn_idle,
-    turn_until,
-)
+from reactor.sockets.errors import os_error
+from reactor.sockets.pktinfo import Control
+from tests.support.basics import PATIENCE_S, has_ipv6, open_descriptors
+from tests.support.faults import EAGAIN, EINTR, FlakySockets
+from tests.support.loops import SELECTORS, DatagramRecorder, ManualClock, RecordingSelector, turn_idle, turn_until
 
 IPV6 = pytest.mark.skipif(not has_ipv6(), reason="this machine has no IPv6")
 ONE_DATAGRAM = [errno.ECONNREFUSED, errno.EHOSTUNREACH, errno.ENETUNREACH, errno.ENETDOWN, errno.EPERM, errno.EMSGSIZE]

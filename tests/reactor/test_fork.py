@@ -16,8 +16,10 @@ import pytest
 
 from reactor import READ, Connection, Reactor, listen_tcp, open_udp
 from reactor.fork import disown, signals_held, signals_waiting, take_over
-from reactor.sockets import os_error
-from tests.support import PATIENCE_S, SELECTORS, DatagramRecorder, Recorder, tcp_pair, turn_idle, turn_until
+from reactor.sockets.errors import os_error
+from tests.support.basics import PATIENCE_S
+from tests.support.clients import tcp_pair
+from tests.support.loops import SELECTORS, DatagramRecorder, Recorder, turn_idle, turn_until
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork(2)")
 

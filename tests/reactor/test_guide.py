@@ -25,26 +25,16 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from reactor import Connection, DatagramProtocol, Listener, Reactor, State, StreamProtocol, listen_tcp, loop, open_udp
-from tests.support import (
-    PATIENCE_S,
-    PROJECT,
-    EchoThread,
-    Faults,
-    FlakySockets,
+from tests.support.basics import PATIENCE_S, PROJECT, open_descriptors, quiet_port, silent_address
+from tests.support.clients import connect_small, drain, echo_and_close, receive_exactly, receive_to_end, reset
+from tests.support.echo import EchoThread
+from tests.support.faults import Faults, FlakySockets
+from tests.support.loops import (
     LoopThread,
     ManualClock,
     Recorder,
     Stage,
-    connect_small,
     connections_of,
-    drain,
-    echo_and_close,
-    open_descriptors,
-    quiet_port,
-    receive_exactly,
-    receive_to_end,
-    reset,
-    silent_address,
     turn_idle,
     turn_until,
     wait_readable,

@@ -12,21 +12,11 @@ import pytest
 
 from reactor import Connection, Limits, Listener, Reactor, StreamProtocol, bind_tcp, format_address, listen_tcp
 from reactor.limits import ACCEPTS_PER_TURN, SHORTAGE_QUIET_S, SHORTAGE_RETRY_S
-from reactor.sockets import os_error
-from tests.support import (
-    EAGAIN,
-    EINTR,
-    PATIENCE_S,
-    SELECTORS,
-    FlakySockets,
-    ManualClock,
-    Recorder,
-    RecordingSelector,
-    open_descriptors,
-    receive_exactly,
-    turn_idle,
-    turn_until,
-)
+from reactor.sockets.errors import os_error
+from tests.support.basics import PATIENCE_S, open_descriptors
+from tests.support.clients import receive_exactly
+from tests.support.faults import EAGAIN, EINTR, FlakySockets
+from tests.support.loops import SELECTORS, ManualClock, Recorder, RecordingSelector, turn_idle, turn_until
 
 
 def codes(names: str) -> list[int]:

@@ -17,18 +17,16 @@ import pytest
 
 from reactor import READ, WRITE, Connection, Reactor, StreamProtocol, connect_tcp, listen_tcp, open_udp
 from reactor.limits import LONGEST_SLEEP_S, SHORTAGE_RETRY_S
-from reactor.sockets import os_error
-from tests.support import (
-    PATIENCE_S,
+from reactor.sockets.errors import os_error
+from tests.support.basics import PATIENCE_S, open_descriptors
+from tests.support.clients import reset, tcp_pair
+from tests.support.loops import (
     SELECTORS,
     DatagramRecorder,
     LoopThread,
     ManualClock,
     Recorder,
     RecordingSelector,
-    open_descriptors,
-    reset,
-    tcp_pair,
     turn_idle,
     turn_until,
 )

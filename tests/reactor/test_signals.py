@@ -11,7 +11,7 @@ from types import FrameType
 import pytest
 
 from reactor import Reactor
-from tests.support import RecordingSelector, turn_idle, turn_until
+from tests.support.loops import RecordingSelector, turn_idle, turn_until
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGUSR1")
 USR1, USR2 = getattr(signal, "SIGUSR1", 0), getattr(signal, "SIGUSR2", 0)

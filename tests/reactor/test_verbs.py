@@ -8,16 +8,10 @@ import pytest
 
 from reactor import Reactor, connect_tcp, listen_tcp, open_udp
 from reactor.limits import SHORTAGE_RETRY_S, Limits
-from reactor.sockets import os_error
-from tests.support import (
-    DatagramRecorder,
-    FlakySockets,
-    ManualClock,
-    Recorder,
-    RecordingSelector,
-    open_descriptors,
-    turn_idle,
-)
+from reactor.sockets.errors import os_error
+from tests.support.basics import open_descriptors
+from tests.support.faults import FlakySockets
+from tests.support.loops import DatagramRecorder, ManualClock, Recorder, RecordingSelector, turn_idle
 
 
 def test_the_default_bound_of_a_connection_is_128_kib() -> None:

@@ -12,17 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from reactor import READ, WRITE, Connection, Limits
-from reactor.sockets import Socket
-from tests.support import (
-    EchoByHand,
-    connect_small,
-    connections_of,
-    fill,
-    is_endpoint,
-    kernel_socket,
-    turn_idle,
-    turn_until,
-)
+from reactor.sockets.opening import Socket
+from tests.support.clients import connect_small, fill
+from tests.support.echo import EchoByHand
+from tests.support.loops import connections_of, is_endpoint, kernel_socket, turn_idle, turn_until
 
 SMALL_BYTES = 32_768
 BOUND_BYTES = 131_072

@@ -11,22 +11,16 @@ from typing import Any
 
 import pytest
 
-from echo7.binding import BindError, Bound
 from echo7.server import EchoServer
+from echo7.sockets.binding import BindError, Bound
 from reactor import Datagram, Listener, Reactor, report_paths
-from reactor.batch import DatagramBatch
-from reactor.sockets import os_error
-from tests.support import (
-    EchoByHand,
-    FlakySocket,
-    FlakySockets,
-    forge,
-    has_ipv6,
-    in_network_namespace,
-    kernel_socket,
-    turn_until,
-    udp_over_ipv4,
-)
+from reactor.fastpath.batch import DatagramBatch
+from reactor.sockets.errors import os_error
+from tests.support.basics import has_ipv6
+from tests.support.echo import EchoByHand
+from tests.support.faults import FlakySocket, FlakySockets
+from tests.support.loops import kernel_socket, turn_until
+from tests.support.root import forge, in_network_namespace, udp_over_ipv4
 
 needs_ipv6 = pytest.mark.skipif(not has_ipv6(), reason="needs IPv6 on loopback")
 

@@ -18,21 +18,11 @@ from typing import Any
 
 import pytest
 
-from echo7.binding import Bound
-from reactor.sockets import bind_udp
-from tests.support import (
-    EchoByHand,
-    in_network_namespace,
-    is_endpoint,
-    kernel_socket,
-    new_network_namespace,
-    run_ip,
-    turn_idle,
-    turn_until,
-    udp_over_ipv4,
-    wait_for_network,
-    wait_readable,
-)
+from echo7.sockets.binding import Bound
+from reactor.sockets.opening import bind_udp
+from tests.support.echo import EchoByHand
+from tests.support.loops import is_endpoint, kernel_socket, turn_idle, turn_until, wait_readable
+from tests.support.root import in_network_namespace, new_network_namespace, run_ip, udp_over_ipv4, wait_for_network
 
 HERE = "10.1.1.1"  # the server's machine, on the link `one`
 THERE = "10.1.1.2"  # the callers' machine, on the same link

@@ -14,21 +14,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from reactor.sockets import Socket
-from tests.support import (
-    EAGAIN,
-    EINTR,
-    PATIENCE_S,
-    SELECTORS,
-    EchoByHand,
-    EchoThread,
-    FlakySocket,
-    FlakySockets,
-    drain,
-    receive_to_end,
-    send_in_background,
-    turn_idle,
-)
+from reactor.sockets.opening import Socket
+from tests.support.basics import PATIENCE_S
+from tests.support.clients import drain, receive_to_end, send_in_background
+from tests.support.echo import EchoByHand, EchoThread
+from tests.support.faults import EAGAIN, EINTR, FlakySocket, FlakySockets
+from tests.support.loops import SELECTORS, turn_idle
 
 BOUND_BYTES = 131_072
 MOST_CLIENTS = 4

@@ -11,31 +11,21 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reactor.sockets import KEEPALIVE_IDLE_S, KEEPALIVE_INTERVAL_S, KEEPALIVE_PROBES, os_error
-from tests.support import (
-    CAN_SPLICE,
-    EAGAIN,
-    EINTR,
-    PATIENCE_S,
-    SELECTORS,
-    EchoByHand,
-    EchoThread,
-    Faults,
-    FlakySockets,
-    ManualClock,
+from reactor.sockets.errors import os_error
+from reactor.sockets.opening import KEEPALIVE_IDLE_S, KEEPALIVE_INTERVAL_S, KEEPALIVE_PROBES
+from tests.support.basics import PATIENCE_S
+from tests.support.clients import (
     connect_small,
-    connections_of,
     drain,
     echo_and_close,
-    every_connection_spliced,
-    kernel_socket,
     receive_exactly,
     receive_to_end,
     send_in_background,
-    turn_idle,
-    turn_until,
     whole_dribbled_trailing,
 )
+from tests.support.echo import CAN_SPLICE, EchoByHand, EchoThread, every_connection_spliced
+from tests.support.faults import EAGAIN, EINTR, Faults, FlakySockets
+from tests.support.loops import SELECTORS, ManualClock, connections_of, kernel_socket, turn_idle, turn_until
 
 DAY_S = 86_400.0
 SMALL_BYTES = 32_768
@@ -57,7 +47,7 @@ faults_script = st.lists(fault, max_size=40)
 
 @pytest.fixture(scope="module", params=["copied", "spliced"], autouse=True)
 def path(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Every promise twice: on bytes that are copied, and on bytes that go through a pipe (`reactor.splice`)."""
+    """Every promise twice: on bytes that are copied, and on bytes that go through a pipe."""
     if request.param == "copied":
         yield
     elif not CAN_SPLICE:

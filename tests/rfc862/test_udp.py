@@ -13,28 +13,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from echo7.binding import BindError, Bound
-from echo7.echo import DatagramEcho
-from echo7.guard import RESPONDER_PORTS, Guard
+from echo7.policy.echo import DatagramEcho
+from echo7.policy.guard import RESPONDER_PORTS, Guard
 from echo7.server import EchoServer
+from echo7.sockets.binding import BindError, Bound
 from reactor import Datagram, Reactor
-from reactor.sockets import bind_udp, os_error
-from tests.support import (
-    EAGAIN,
-    EINTR,
-    EchoByHand,
-    EchoThread,
-    FlakySockets,
-    ManualClock,
-    forge,
-    has_ipv6,
-    in_network_namespace,
-    is_endpoint,
-    kernel_socket,
-    turn_idle,
-    turn_until,
-    udp_over_ipv4,
-)
+from reactor.sockets.errors import os_error
+from reactor.sockets.opening import bind_udp
+from tests.support.basics import has_ipv6
+from tests.support.echo import EchoByHand, EchoThread
+from tests.support.faults import EAGAIN, EINTR, FlakySockets
+from tests.support.loops import ManualClock, is_endpoint, kernel_socket, turn_idle, turn_until
+from tests.support.root import forge, in_network_namespace, udp_over_ipv4
 
 IPV4_MOST_BYTES = 65_507  # 65,535 less 20 bytes of IPv4 header and 8 of UDP header (RFC 791, RFC 768)
 IPV6_MOST_BYTES = 65_527  # 65,535 less 8: the IPv6 header doesn't count (RFC 8200 §3)

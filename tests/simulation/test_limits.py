@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from echo7.idle import IdleWatch
-from echo7.rate import SourceBuckets
-from echo7.sources import Admission, Door
+from echo7.policy.idle import IdleWatch
+from echo7.policy.rate import SourceBuckets
+from echo7.policy.sources import Admission, Door
 from reactor import Connection
 from reactor.testing import SimulatedNetwork, SimulationFailed, simulate
 from tests.simulation.test_teeth import Plant

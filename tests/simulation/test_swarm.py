@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from reactor.testing import USUAL_FAULTS, simulate
 from tests.simulation.world import swarm_scenario
-from tests.support import PROJECT
+from tests.support.basics import PROJECT
 
 SEEDS = {"ci": 600, "deep": 20_000}.get(os.environ.get("HYPOTHESIS_PROFILE", "dev"), 200)
 

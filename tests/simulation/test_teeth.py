@@ -14,20 +14,20 @@ from typing import Any
 
 import pytest
 
-import reactor.batch
+import reactor.fastpath.batch
 import reactor.sockets
-from echo7.batch import BatchEcho
-from echo7.echo import StreamEcho
-from echo7.guard import Guard
+from echo7.policy.batch import BatchEcho
+from echo7.policy.echo import StreamEcho
+from echo7.policy.guard import Guard
 from echo7.server import EchoServer
 from reactor import READ, WRITE, Connection, Datagram, Listener, Reactor
-from reactor.batch import DatagramBatch
 from reactor.buffer import SendBuffer
 from reactor.connection import LINGERING, NOTHING, OPEN
-from reactor.mmsg import ZEROS, Slots
+from reactor.fastpath.batch import DatagramBatch
+from reactor.fastpath.mmsg import ZEROS, Slots
+from reactor.fastpath.splice import Splice, Splicer
 from reactor.signals import Waker
-from reactor.sockets import OUT_OF_MEMORY, WOULD_BLOCK, errno_name
-from reactor.splice import Splice, Splicer
+from reactor.sockets.errors import OUT_OF_MEMORY, WOULD_BLOCK, errno_name
 from reactor.testing import SimulationFailed, simulate
 from reactor.timers import Timers
 from tests.simulation.world import swarm_scenario
@@ -496,7 +496,7 @@ def one_send_error_ends_the_endpoint(patch: pytest.MonkeyPatch) -> None:
 
 @bug
 def the_refused_answered_with_the_others(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr("reactor.batch.runs_between", lambda refused, count: [(0, count)])
+    patch.setattr("reactor.fastpath.batch.runs_between", lambda refused, count: [(0, count)])
 
 
 @bug
@@ -504,8 +504,8 @@ def runs_that_end_one_too_late(patch: pytest.MonkeyPatch) -> None:
     def runs_between(refused: list[int], count: int) -> list[tuple[int, int]]:
         return [(start, min(end + 1, count)) for start, end in original(refused, count)]
 
-    original = reactor.batch.runs_between
-    patch.setattr("reactor.batch.runs_between", runs_between)
+    original = reactor.fastpath.batch.runs_between
+    patch.setattr("reactor.fastpath.batch.runs_between", runs_between)
 
 
 @bug
@@ -513,8 +513,8 @@ def runs_that_begin_one_too_late(patch: pytest.MonkeyPatch) -> None:
     def runs_between(refused: list[int], count: int) -> list[tuple[int, int]]:
         return [(start + 1 if start else 0, end) for start, end in original(refused, count) if start + 1 < end]
 
-    original = reactor.batch.runs_between
-    patch.setattr("reactor.batch.runs_between", runs_between)
+    original = reactor.fastpath.batch.runs_between
+    patch.setattr("reactor.fastpath.batch.runs_between", runs_between)
 
 
 @wrong(Slots, "make_room")

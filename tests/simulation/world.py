@@ -17,14 +17,14 @@ from collections.abc import Callable, Iterator
 from typing import Any, cast
 from unittest import mock
 
-from echo7.guard import RESPONDER_PORTS
-from echo7.rate import Rate
+from echo7.policy.guard import RESPONDER_PORTS
+from echo7.policy.rate import Rate
+from echo7.policy.sources import EVERYBODY, SourceLimits
 from echo7.server import EchoServer
-from echo7.sources import EVERYBODY, SourceLimits
 from reactor import READ, WRITE, Connection, Datagram, Listener, Reactor, State
-from reactor.batch import DatagramBatch
+from reactor.fastpath.batch import DatagramBatch
 from reactor.limits import DEFAULT_LIMITS
-from reactor.sockets import Address
+from reactor.sockets.addresses import Address
 from reactor.testing import DatagramPeer, Peer, SimulatedNetwork, Watcher, pieces
 from reactor.testing.datagram import DatagramSocket
 from reactor.testing.stream import StreamSocket

@@ -7,7 +7,8 @@ import tomllib
 
 import pytest
 
-from tests.support import PROJECT, serve_config
+from tests.support.basics import PROJECT
+from tests.support.daemon import serve_config
 
 
 def test_without_the_extra_one_line_says_how_to_get_it(

@@ -17,7 +17,7 @@ from echo7 import __version__
 from echo7.metrics.families import COUNTERS, GAUGES, families
 from echo7.metrics.told import Durations, Gauges, Told
 from echo7.server import Counters
-from reactor.watch import BOUNDS_S
+from reactor.observe.watch import BOUNDS_S
 
 DROPS = {"accept_EMFILE": 1, "refused_denied": 2, "idle_timeout": 3, "source_port_zero": 4, "send_EPERM": 5}
 ONE = Told(

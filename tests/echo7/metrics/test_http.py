@@ -12,8 +12,10 @@ h11 = pytest.importorskip("h11", reason="the extra `metrics` isn't installed")
 
 from echo7.metrics.http import FRESH_S, LIFE_S, MOST_CALLERS, REQUEST_BYTES, Kept, Page, Pages
 from reactor import Listener, Reactor, StreamProtocol
-from reactor.sockets import bind_tcp
-from tests.support import PATIENCE_S, ManualClock, connections_of, reset, turn_idle, turn_until
+from reactor.sockets.opening import bind_tcp
+from tests.support.basics import PATIENCE_S
+from tests.support.clients import reset
+from tests.support.loops import ManualClock, connections_of, turn_idle, turn_until
 
 GET = b"GET /page HTTP/1.1\r\nHost: here\r\n\r\n"
 

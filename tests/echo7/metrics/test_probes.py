@@ -32,10 +32,11 @@ from echo7.probe.plan import NS_PER_S, Plan
 from echo7.probe.prober import Prober
 from echo7.probe.roles import Flow
 from reactor import open_udp
-from reactor.sockets import os_error
+from reactor.sockets.errors import os_error
 from reactor.testing import SimulatedNetwork
 from tests.echo7.probe.world import LATENCY_S, LOST, TWICE, ScriptedEcho, after, cut, flipped, plan
-from tests.support import PATIENCE_S, PROJECT, EchoThread, until
+from tests.support.basics import PATIENCE_S, PROJECT, until
+from tests.support.echo import EchoThread
 
 HOST = "10.0.0.1"
 Found = dict[tuple[str, ...], float]

@@ -18,28 +18,20 @@ pytest.importorskip("prometheus_client", reason="the extra `metrics` isn't insta
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from echo7.binding import NO_IPV6, BindError
 from echo7.metrics.service import HEARD_S, Metrics, WorkersMetrics
 from echo7.metrics.told import Told
-from echo7.reuseport import AVAILABLE
 from echo7.server import Counters
+from echo7.sockets.binding import NO_IPV6, BindError
+from echo7.sockets.reuseport import AVAILABLE
 from reactor import Reactor
-from reactor.sockets import os_error
-from reactor.watch import WatchedReactor
-from tests.echo7.test_restart import Phoenix
-from tests.support import (
-    PATIENCE_S,
-    PROJECT,
-    EchoProcess,
-    Faults,
-    FlakySockets,
-    ManualClock,
-    WorkersProcess,
-    quiet_port,
-    receive_exactly,
-    serve_config,
-    until,
-)
+from reactor.observe.watch import WatchedReactor
+from reactor.sockets.errors import os_error
+from tests.echo7.process.test_restart import Phoenix
+from tests.support.basics import PATIENCE_S, PROJECT, quiet_port, until
+from tests.support.clients import receive_exactly
+from tests.support.daemon import EchoProcess, WorkersProcess, serve_config
+from tests.support.faults import Faults, FlakySockets
+from tests.support.loops import ManualClock
 
 AFRESH = pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="this system has no SIGHUP")
 WORKERS = pytest.mark.parametrize(
@@ -214,7 +206,7 @@ def test_after_a_fresh_start_the_new_image_tells_on_the_same_address(workers: st
 def test_for_want_of_metrics_nobody_is_left_unserved_after_a_fresh_start(workers: str) -> None:
     """At a first start it would be an error; but now there are callers."""
     code = """if NEW:
-        from echo7.binding import BindError
+        from echo7.sockets.binding import BindError
         from echo7.metrics import service
         def taken(reactor, where):
             raise BindError("somebody else has it")

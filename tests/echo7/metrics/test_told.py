@@ -9,9 +9,12 @@ import pathlib
 import echo7
 from echo7.metrics.told import Gauges, Told, gauges_of, teller, total
 from echo7.server import EchoServer
-from reactor.sockets import os_error
-from reactor.watch import TICK_S, WatchedReactor
-from tests.support import EchoByHand, Faults, FlakySockets, ManualClock, connect_small, turn_idle, turn_until
+from reactor.observe.watch import TICK_S, WatchedReactor
+from reactor.sockets.errors import os_error
+from tests.support.clients import connect_small
+from tests.support.echo import EchoByHand
+from tests.support.faults import Faults, FlakySockets
+from tests.support.loops import ManualClock, turn_idle, turn_until
 
 
 class Handler:

@@ -20,24 +20,19 @@ from typing import Any
 
 import pytest
 
-from echo7 import cli, limits, names
+from echo7 import cli
 from echo7.probe import command, once
 from echo7.probe.output import Output
 from echo7.probe.plan import Plan
+from echo7.process import limits
+from echo7.sockets import resolve as names
 from reactor import Connection, StreamProtocol, listen_tcp, open_udp
-from reactor.sockets import os_error
+from reactor.sockets.errors import os_error
 from tests.echo7.probe.world import LOST, ScriptedEcho, flipped
-from tests.support import (
-    PATIENCE_S,
-    PROJECT,
-    EchoThread,
-    LoopThread,
-    has_ipv6,
-    in_network_namespace,
-    quiet_port,
-    until,
-    without_capabilities,
-)
+from tests.support.basics import PATIENCE_S, PROJECT, has_ipv6, quiet_port, until
+from tests.support.echo import EchoThread
+from tests.support.loops import LoopThread
+from tests.support.root import in_network_namespace, without_capabilities
 
 LINUX = pytest.mark.skipif(sys.platform != "linux", reason="needs Linux")
 IPV6 = pytest.mark.skipif(not has_ipv6(), reason="this machine has no IPv6")

@@ -16,8 +16,10 @@ from echo7.probe import flow as flow_module
 from echo7.probe.flow import TIMESPEC, DatagramFlow, can_forbid_fragments, queued_ns
 from reactor import Reactor
 from reactor.limits import DATAGRAMS_PER_TURN
-from reactor.sockets import os_error
-from tests.support import CountingSelector, FlakySockets, has_ipv6, quiet_port, turn_idle, turn_until
+from reactor.sockets.errors import os_error
+from tests.support.basics import has_ipv6, quiet_port
+from tests.support.faults import FlakySockets
+from tests.support.loops import CountingSelector, turn_idle, turn_until
 
 LINUX = pytest.mark.skipif(sys.platform != "linux", reason="other kernels have other options")
 IPV6 = pytest.mark.skipif(not has_ipv6(), reason="this machine has no IPv6")

@@ -12,14 +12,16 @@ import pytest
 
 import echo7
 from echo7 import ping
-from echo7.names import UnresolvedName
 from echo7.probe import once
 from echo7.probe.prober import CannotProbe
 from echo7.probe.words import Event, Word
+from echo7.sockets.resolve import UnresolvedName
 from reactor import Datagram, open_udp
-from reactor.sockets import os_error
+from reactor.sockets.errors import os_error
 from tests.echo7.probe.world import LOST, TWICE, ScriptedEcho, after, cut, flipped
-from tests.support import EchoThread, LoopThread, has_ipv6, open_descriptors, quiet_port, until
+from tests.support.basics import has_ipv6, open_descriptors, quiet_port, until
+from tests.support.echo import EchoThread
+from tests.support.loops import LoopThread
 
 HOSTS = ["127.0.0.1", *(["::1"] if has_ipv6() else [])]
 

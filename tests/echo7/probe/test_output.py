@@ -13,7 +13,7 @@ from collections.abc import Iterator
 import pytest
 
 from echo7.probe.output import MOST_WAITING_BYTES, Output
-from tests.support import open_descriptors
+from tests.support.basics import open_descriptors
 
 
 @contextlib.contextmanager

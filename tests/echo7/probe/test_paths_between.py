@@ -17,15 +17,9 @@ from typing import Any
 import pytest
 
 from tests.rfc862.test_namespaces import Namespace
-from tests.support import (
-    PATIENCE_S,
-    PROJECT,
-    EchoThread,
-    in_network_namespace,
-    new_network_namespace,
-    run_ip,
-    wait_for_network,
-)
+from tests.support.basics import PATIENCE_S, PROJECT
+from tests.support.echo import EchoThread
+from tests.support.root import in_network_namespace, new_network_namespace, run_ip, wait_for_network
 
 NEAR_MTU, FAR_MTU = 1500, 1400
 OURS = [

@@ -14,7 +14,7 @@ from echo7.probe.prober import Prober
 from echo7.probe.result import PingResult, result_of
 from echo7.probe.words import Event, Word
 from reactor import Datagram, DatagramProtocol, Reactor, open_udp
-from reactor.sockets import Address
+from reactor.sockets.addresses import Address
 from reactor.testing import SimulatedNetwork
 
 HERE = ("10.0.0.1", 7)

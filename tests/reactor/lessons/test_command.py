@@ -23,7 +23,7 @@ from reactor.lessons.promises import Promise, Verdict, added
 from reactor.lessons.staircase import LESSONS, Lesson, exercise
 from reactor.lessons.subject import Program, Subject
 from reactor.lessons.tour import TOUR
-from tests.support import PATIENCE_S, PROJECT
+from tests.support.basics import PATIENCE_S, PROJECT
 
 PYTHON = pathlib.Path(sys.executable).name
 

@@ -19,7 +19,8 @@ from reactor.lessons import checks, clients, host, subject
 from reactor.lessons.promises import PROMISES, judge
 from reactor.lessons.staircase import LESSONS, Lesson
 from reactor.lessons.subject import Broken, NotMeasured, Program, Subject, Unusable
-from tests.support import PATIENCE_S, judge_together
+from tests.support.basics import PATIENCE_S
+from tests.support.lessons import judge_together
 
 HOLDS_EVERYTHING_UP = "sum(range(10**13))"  # in C: no other thread has a turn
 Write = Callable[[str], Program]

@@ -10,7 +10,7 @@ import pytest
 from reactor.lessons.promises import PROMISES, Verdict, asked, judge
 from reactor.lessons.staircase import LESSONS
 from reactor.lessons.subject import Program
-from tests.support import judge_together
+from tests.support.lessons import judge_together
 
 
 class Bug(NamedTuple):

@@ -19,7 +19,10 @@ from reactor.lessons.promises import PROMISES, Verdict, added, asked
 from reactor.lessons.staircase import LESSONS, Lesson, exercise, line_of
 from reactor.lessons.tour import HOUSE, TOUR, law
 from reactor.limits import DEFAULT_LIMITS
-from tests.support import PATIENCE_S, PROJECT, LoopThread, judge_together, receive_to_end, send_in_background
+from tests.support.basics import PATIENCE_S, PROJECT
+from tests.support.clients import receive_to_end, send_in_background
+from tests.support.lessons import judge_together
+from tests.support.loops import LoopThread
 from tests.test_tidy import SIMPLE_PATH
 
 NUMBERS = [lesson.number for lesson in LESSONS]

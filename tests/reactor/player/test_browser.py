@@ -13,11 +13,13 @@ from typing import Any
 
 import pytest
 
-from reactor import narrate
+from reactor.observe import narrate
 from reactor.player.gallery import NAMES, bundled
 from reactor.player.page import page as page_of
 from reactor.player.tracefile import MOST_EVENTS, Event, Trace, read
-from tests.support import PROJECT, chromium, trace_file
+from tests.support.basics import PROJECT
+from tests.support.browser import chromium
+from tests.support.traces import trace_file
 
 TURN: tuple[str, str, dict[str, Any]] = ("turn", "", {"sleep_s": None, "calls": 0, "timers": 0})
 EVIL = "</script><img src=x onerror=\"document.title='taken'\"><b>bold</b>&amp;\u2028\ud800"

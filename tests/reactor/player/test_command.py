@@ -15,12 +15,13 @@ from typing import Any
 import pytest
 
 from reactor import Reactor
+from reactor.observe.sinks import JsonLines
 from reactor.player import __main__ as command
 from reactor.player import files, tracefile
 from reactor.player.gallery import bundled
 from reactor.player.page import MADE_BY_US
-from reactor.sinks import JsonLines
-from tests.support import PROJECT, trace_file
+from tests.support.basics import PROJECT
+from tests.support.traces import trace_file
 
 TURN = ("turn", "", {"sleep_s": None, "calls": 0, "timers": 0})
 NOT_OURS = b"my letters\n"

@@ -17,7 +17,7 @@ from reactor.player.page import page
 from reactor.player.scenarios import LATENCY_S, REFUSAL, SCENARIOS, lingering, record
 from reactor.testing.network import SimulatedNetwork
 from reactor.testing.peers import Peer
-from tests.support import PROJECT
+from tests.support.basics import PROJECT
 
 AGAIN = "what the loop does, or its lines, have changed: python -m reactor.player.remake"
 

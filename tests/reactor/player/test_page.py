@@ -14,10 +14,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from reactor.observe.sinks import header_line
 from reactor.player.page import MADE_BY_US, as_data, page
 from reactor.player.tracefile import Trace, read
-from reactor.sinks import header_line
-from tests.support import PROJECT, trace_file
+from tests.support.basics import PROJECT
+from tests.support.traces import trace_file
 
 EVIL = "</script><script>alert(1)</script><!--<img src=x onerror=alert(2)>&lt;\u2028\ud800{{script}}"
 

@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reactor import narrate
+from reactor.observe import narrate
 from reactor.player import tracefile
 from reactor.player.tracefile import FIELDS, LINE_BYTES, NotATrace, Trace, read
-from tests.support import trace_file
+from tests.support.traces import trace_file
 
 TURN = ("turn", "", {"sleep_s": None, "calls": 0, "timers": 0})
 SENT = ("sent", "connection-1", {"bytes": 3, "offered": 10})

@@ -1,0 +1,65 @@
+"""judge: does that server echo as RFC 862 says? Any server, from outside, by what it does.
+
+    from echo7 import check
+
+    report = check("192.0.2.1")
+    print(report.status, report.score, [finding for finding in report.findings if finding.counts_against])
+
+Reading order: `verdict` (what is said, and the score), `bench` (how a case is told as a story, on the loop), `call` and
+`inquiry` (a TCP connection and a UDP socket that compare what comes with what was sent), `tcp` and `udp` (the cases),
+`judge` (one after another), `table` (how it is shown), `command`.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable, Collection
+
+from echo7.checker.checks import CASES, Judge, chosen
+from echo7.checker.verdict import ECHO_PORT, TRANSPORTS, Case, Fault, Finding, Report, Score, Verdict
+from echo7.sockets.resolve import resolve
+from reactor import Address, Reactor
+
+__all__ = ["CASES", "Case", "Fault", "Finding", "Judge", "Report", "Score", "Verdict", "check", "one_of_each_family"]
+
+TIMEOUT_S = 3.0
+
+
+def check(
+    host: str,
+    port: int = ECHO_PORT,
+    *,
+    transports: Collection[str] = TRANSPORTS,
+    only: Collection[str] = (),
+    family: int = socket.AF_UNSPEC,
+    timeout_s: float = TIMEOUT_S,
+    progress: Callable[[Case, str, Finding | None], object] = lambda case, address, finding: None,
+) -> Report:
+    """Judge the echo server at a name or address, over IPv4 and IPv6 where it has both. Takes some seconds.
+
+    `timeout_s` is how long nothing may happen before a case gives up. `progress(case, address, finding)` is called
+    before each case (finding None) and after it. Raise UnresolvedName for a name that can't be resolved, ValueError for
+    cases that there aren't and a time-out of no time.
+    """
+    cases = chosen(transports, only)
+    if not timeout_s > 0:
+        raise ValueError(f"timeout_s must be some seconds, not {timeout_s}: with no time at all nothing can answer")
+    addresses = one_of_each_family(resolve(host, port, family))
+    reports: list[Report] = []
+    with Reactor() as reactor:
+
+        def done(report: Report) -> None:
+            reports.append(report)
+            reactor.stop()
+
+        Judge(reactor, host, addresses, cases, timeout_s=timeout_s, done=done, progress=progress).start()
+        reactor.run()
+    return reports[0]
+
+
+def one_of_each_family(addresses: Collection[Address]) -> list[Address]:
+    """Return the first IPv4 address and the first IPv6 address of a list, in its order."""
+    firsts: dict[bool, Address] = {}
+    for address in addresses:
+        firsts.setdefault(":" in str(address[0]), address)
+    return list(firsts.values())

@@ -1,0 +1,151 @@
+"""What a judge says: cases, findings, the report on a server, and the score. Data, and nothing that touches a socket.
+
+Law: a verdict says no more than was seen. What failed says how; what this machine couldn't try is "can't tell", and
+stands against nobody.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Callable, Coroutine
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    from echo7.checker.bench import Bench
+
+ECHO_PORT = 7
+TRANSPORTS = ("tcp", "udp")
+
+
+class Verdict(enum.Enum):
+    """The outcome of one case at one address."""
+
+    PASS = "pass"  # noqa: S105 - no password
+    FAIL = "fail"
+    UNSUPPORTED = "not supported"
+    UNKNOWN = "can't tell"
+
+
+class Fault(enum.Enum):
+    """What is wrong with a server, in kind: the score asks for this."""
+
+    EXCESS = "sends more than it received"
+    LOSSY = "drops or changes bytes"
+    CONDUCT = "returns every byte, but not as promised"
+    MUTE = "takes bytes and echoes none"
+    REFUSED = "refused"
+    UNREACHABLE = "unreachable"
+    TIMED_OUT = "timed out"
+
+
+ABSENT = (Fault.REFUSED, Fault.UNREACHABLE, Fault.TIMED_OUT)
+NOBODY = (*ABSENT, Fault.MUTE)  # there is nothing to judge
+
+
+class Failure(Exception):
+    """A case has failed. `fault` is its kind, the text what was seen."""
+
+    def __init__(self, fault: Fault, seen: str) -> None:
+        super().__init__(seen)
+        self.fault = fault
+
+
+class Undecided(Exception):
+    """A case can't be judged from here; the text says why."""
+
+
+Story = Callable[["Bench"], Coroutine[Any, Any, str]]
+
+
+class Case(NamedTuple):
+    """One question to a server. `story` asks it, and returns what was seen, or raises Failure or Undecided."""
+
+    name: str  # begins with the transport
+    promise: str
+    clause: str  # the rule behind it
+    story: Story
+    required: bool = True  # else it is "beyond": reported, and nothing more
+
+    @property
+    def transport(self) -> str:
+        """Return `tcp` or `udp`."""
+        return self.name.partition("-")[0]
+
+    @property
+    def is_first(self) -> bool:
+        """Tell whether the case asks if anybody is there; the others of its transport wait for the answer."""
+        return self.name.endswith("-answers")
+
+
+class Finding(NamedTuple):
+    """What one case has shown at one address."""
+
+    case: Case
+    address: str  # numeric
+    verdict: Verdict
+    seen: str
+    fault: Fault | None = None
+
+    @property
+    def counts_against(self) -> bool:
+        """Tell whether a required case wasn't passed, where it could be judged."""
+        return self.case.required and self.verdict in (Verdict.FAIL, Verdict.UNSUPPORTED)
+
+
+class Score(NamedTuple):
+    """The multiplier of the old challenge: the smallest echo server, its bytes × this."""
+
+    text: str  # ×1, ×2, ×4, ×8 or ω
+    factor: int | None  # None for ω: worthless
+    reasons: tuple[str, ...]
+
+
+class Report(NamedTuple):
+    """All that was found out about a server."""
+
+    host: str
+    port: int
+    findings: tuple[Finding, ...]
+    whole: bool  # every case was asked, over both transports
+
+    @property
+    def answered(self) -> bool:
+        """Tell whether anything was there at all."""
+        return not all(finding.fault in ABSENT for finding in self.findings)
+
+    @property
+    def status(self) -> int:
+        """Return the exit status: 0 all required cases pass, 1 some fail, 3 nothing answered."""
+        if not self.answered:
+            return 3
+        return int(any(finding.counts_against for finding in self.findings))
+
+    @property
+    def score(self) -> Score | None:
+        """Return the score, or None where there was no server to score, or only a part of it was judged."""
+        return score(self.port, self.findings) if self.whole and self.answered else None
+
+
+def score(port: int, findings: tuple[Finding, ...]) -> Score:
+    """Score a server by what was found at all of its addresses. Cases that are "beyond" change nothing."""
+    faults = {finding.fault for finding in findings if finding.case.required}
+    works = [
+        transport
+        for transport in TRANSPORTS
+        if any(f.case.transport == transport and f.case.is_first and f.fault not in NOBODY for f in findings)
+    ]
+    if Fault.EXCESS in faults:
+        return Score("ω", None, ("it sends more than it received",))
+    if not works:
+        return Score("ω", None, ("it doesn't echo",))
+    factor, reasons = 1, []
+    if len(works) == 1:
+        factor *= 2
+        reasons.append(f"only {works[0].upper()} works")
+    if port != ECHO_PORT:
+        reasons.append(f"the port is {port}, not {ECHO_PORT}")
+    if Fault.LOSSY in faults:
+        reasons.append("bytes are dropped or changed")
+    if port != ECHO_PORT or Fault.LOSSY in faults:
+        factor *= 4
+    return Score(f"×{factor}", factor, tuple(reasons))

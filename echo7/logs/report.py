@@ -1,0 +1,93 @@
+"""What the operator is told on stderr: where we serve, what has been done, and what the loop has when he asks.
+
+A supervisor says it for all workers; only what a loop has, each process says for itself.
+
+Law: the same event has the same words and keys whoever says it.
+"""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import signal
+from collections.abc import Callable, Iterable
+
+from echo7.logs import log
+from echo7.server import Counters, ServingAddress
+from reactor.loop import Reactor
+
+DUMP_SIGNALS = [signal.SIGUSR2] if hasattr(signal, "SIGUSR2") else []  # Windows has none
+
+logger = logging.getLogger("echo7")
+
+
+def log_hints(left_out: Iterable[str], loopback_only: bool) -> None:
+    """Log what isn't served, though somebody may expect it."""
+    for host in left_out:
+        log.event(logger, logging.WARNING, "left_out", f"not serving {host}: this machine has no IPv6", address=host)
+    if loopback_only:
+        text = "reachable from this machine only; to open it to every address: --host '*'"
+        log.event(logger, logging.INFO, "loopback_only", text)
+
+
+def log_addresses(addresses: Iterable[ServingAddress]) -> None:
+    """Log where we serve, one line for each socket."""
+    for transport, host, port, text in addresses:
+        log.event(
+            logger, logging.INFO, "listening", f"listening on {transport} {text}",
+            transport=transport, address=host, port=port,
+        )  # fmt: skip
+
+
+def log_counters(name: str, counters: Counters, log_lines_dropped: int) -> None:
+    """Log what has been done so far."""
+    text = f"{name}: {describe(counters)}, {log_lines_dropped} log lines dropped"
+    log.event(logger, logging.INFO, name, text, **counters._asdict(), log_lines_dropped=log_lines_dropped)
+
+
+def dump_on_signal(reactor: Reactor, others: Callable[[], object] = int) -> None:
+    """Have SIGUSR2 log what a loop has, and call `others`, which asks other processes."""
+
+    def asked() -> None:
+        log_dump(reactor)
+        others()
+
+    for signum in DUMP_SIGNALS:
+        reactor.add_signal_handler(signum, asked)
+    reactor.call_soon(_read_ahead, reactor)
+
+
+def _read_ahead(reactor: Reactor) -> None:
+    """As soon as we serve: later there may be no descriptor to read the module with, or no right to."""
+    if not reactor.closed:
+        importlib.import_module("reactor.observe.snapshot")
+
+
+def log_dump(reactor: Reactor) -> None:
+    """Log what a loop has."""
+    from reactor.observe.snapshot import dump
+
+    log.event(logger, logging.INFO, "dump", "what the loop has: " + dump(reactor))
+
+
+def total(every: Iterable[Counters]) -> Counters:
+    """Add up the counters of several servers."""
+    everyone, drops = list(every), dict[str, int]()
+    for counters in everyone:
+        for reason, count in counters.drops.items():
+            drops[reason] = drops.get(reason, 0) + count
+    numbers = Counters._fields[:-1]  # the drops come last
+    sums = {name: sum(getattr(counters, name) for counters in everyone) for name in numbers}
+    return Counters(drops=dict(sorted(drops.items())), **sums)
+
+
+def describe(counters: Counters) -> str:
+    """Return the counters in words."""
+    drops = ", ".join(f"{reason} {count}" for reason, count in counters.drops.items()) or "none"
+    over_rate = f" ({counters.datagrams_over_rate} of them over the rate)" if counters.datagrams_over_rate else ""
+    return (
+        f"{counters.connections} connections ({counters.connections_open} open), "
+        f"{counters.tcp_bytes_received} bytes received and {counters.tcp_bytes_sent} sent over tcp; "
+        f"{counters.datagrams_received} datagrams received and {counters.datagrams_sent} answered{over_rate} over udp; "
+        f"drops: {drops}"
+    )

@@ -1,0 +1,92 @@
+"""Guard: which datagrams must not be answered. Pure policy: an address and a path in, a reason or None out.
+
+Law: no answer may start a loop or reach more than one host. UDP sources are easily forged. One datagram that claims
+to come from another responder (echo, chargen, DNS, …) would bounce between the two for ever: CVE-1999-0103,
+CVE-2024-2169. One that claims to come from a multicast or broadcast address, or was sent to one, would be
+multiplied (RFC 1122 §4.1.3.6 and §3.2.1.3; RFC 862 foresaw neither). So:
+
+- a source port of 0 can't be answered, and one that a responder listens on, or we do, isn't (`ports.py`: unless the
+  operator knows better);
+- a source or destination that isn't a single host isn't.
+
+Two servers on different unprivileged ports can't be told from a client and a server; the rate of `sources.py` is what
+bounds that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from echo7.policy.ports import DEFAULT_PORTS, SourcePorts
+from reactor.sockets.addresses import Address
+from reactor.sockets.pktinfo import IPV4_INFO_BYTES, is_unicast
+
+# Services that answer any datagram, or any that looks vaguely right, by the port they answer from.
+RESPONDER_PORTS = {
+    7: "echo", 11: "systat", 13: "daytime", 17: "qotd", 19: "chargen", 37: "time", 53: "domain", 69: "tftp",
+    111: "sunrpc", 123: "ntp", 137: "netbios-ns", 138: "netbios-dgm", 161: "snmp", 177: "xdmcp", 389: "ldap",
+    427: "svrloc", 520: "rip", 623: "ipmi", 1434: "ms-sql-m", 1900: "ssdp", 3283: "net-assistant", 3702: "ws-discovery",
+    5353: "mdns", 11211: "memcached", 27960: "quake3",
+}  # fmt: skip
+
+# The first two characters of every address that might not be a single host's; all others pass without a closer look.
+SUSPICIOUS_STARTS = frozenset({"0.", "22", "23", "25", "::", "ff"})
+
+
+class Guard:
+    """Decides for one server, whose own ports it knows."""
+
+    __slots__ = ("_refused_ports",)
+
+    def __init__(self, own_ports: Iterable[int] = (), ports: SourcePorts = DEFAULT_PORTS) -> None:
+        self._refused_ports = dict.fromkeys(ports.listed, "source_port_listed")
+        if ports.responders:
+            self._refused_ports |= dict.fromkeys(RESPONDER_PORTS, "source_port_responder")
+        if ports.own:
+            self._refused_ports |= dict.fromkeys(own_ports, "source_port_own")
+        self._refused_ports[0] = "source_port_zero"
+
+    @property
+    def refused_ports(self) -> Iterable[int]:
+        """The source ports that get no answer."""
+        return self._refused_ports.keys()
+
+    def refusal(self, source: Address, path: bytes) -> str | None:
+        """Return why a datagram from `source`, which came by `path`, gets no answer; None if it gets one."""
+        reason = self._refused_ports.get(source[1])
+        if reason is not None:
+            return reason
+        if source[0][:2] in SUSPICIOUS_STARTS:
+            reason = refused_source(source[0])
+            if reason is not None:
+                return reason
+        if path and not is_unicast(path):
+            return refused_destination(path)
+        return None
+
+
+def refused_source(host: str) -> str | None:
+    """Return why a numeric source address gets no answer, or None.
+
+    The broadcast address of a subnet looks like any other here; the kernel refuses to send to it (EACCES).
+    """
+    if host.startswith("::ffff:") and "." in host:  # IPv4 on an IPv6 socket (RFC 4291 §2.5.5.2)
+        host = host[len("::ffff:") :]
+    if ":" in host:
+        first_group = host.partition(":")[0]
+        if len(first_group) == 4 and first_group.startswith("ff"):
+            return "source_multicast"
+        return "source_unspecified" if host == "::" else None
+    first = int(host.partition(".")[0])
+    if first == 0:
+        return "source_unspecified"
+    if 224 <= first <= 239:
+        return "source_multicast"
+    return "source_broadcast" if host == "255.255.255.255" else None
+
+
+def refused_destination(path: bytes) -> str:
+    """Name the kind of a destination that isn't unicast."""
+    if len(path) == IPV4_INFO_BYTES and not 224 <= path[8] <= 239:
+        return "destination_broadcast"
+    return "destination_multicast"

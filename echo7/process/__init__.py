@@ -1,0 +1,4 @@
+"""One process's life, and many: signals, privileges, systemd, restart, workers.
+
+Read `lifecycle` first. May import everything of `echo7` but the command line.
+"""

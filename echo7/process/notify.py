@@ -1,0 +1,124 @@
+"""What systemd is told: that we serve, start afresh, end, and are alive (sd_notify(3)).
+
+Law: it is told by the loop and never holds it up. That we are alive is a timer's word, so a loop that is stuck says
+nothing. What finds no room waits for a moment; what can't be told at all costs one line, and the service goes on: it
+is there for its callers.
+
+The variables are for one process, so they are removed; `variables` keeps them for the image that may come after us.
+"""
+
+from __future__ import annotations
+
+import collections
+import logging
+import os
+import socket
+import time
+from collections.abc import MutableMapping
+
+from echo7.logs import log
+from reactor.loop import Reactor
+from reactor.sockets.errors import WOULD_BLOCK
+from reactor.sockets.opening import Socket
+from reactor.timers import Timer
+
+VARIABLES = ("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID")
+RETRY_S = 0.05
+MOST_WAITING = 8  # messages; systemd reads at once, or not at all
+LONGEST_USEC = 2**63
+
+logger = logging.getLogger("echo7")
+
+
+class Notifier:
+    """A datagram socket to whoever started us."""
+
+    __slots__ = ("_address", "_complained", "_reactor", "_socket", "_timers", "_waiting", "_watchdog_s", "variables")
+
+    def __init__(self, reactor: Reactor, environment: MutableMapping[str, str] = os.environ) -> None:
+        self.variables = {name: environment.pop(name) for name in VARIABLES if name in environment}
+        self._reactor = reactor
+        self._address = self.variables["NOTIFY_SOCKET"]
+        self._waiting: collections.deque[str] = collections.deque(maxlen=MOST_WAITING)
+        self._timers: dict[str, Timer] = {}
+        self._complained = False
+        self._watchdog_s = self._find_watchdog_s()
+        self._socket: Socket | None = None
+        if not self._address.startswith(("/", "@")):
+            self._complain("that is no path, nor '@' and a name")
+            return
+        try:
+            self._socket = reactor.sockets.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        except OSError as error:
+            self._complain(error.strerror)
+        else:
+            self._socket.setblocking(False)
+
+    def ready(self) -> None:
+        """We serve (again)."""
+        self._tell("READY=1")
+        self.watch()
+
+    def watch(self) -> None:
+        """From now on, tell that we are alive, if anybody wants to know."""
+        if self._watchdog_s and "alive" not in self._timers:
+            self._alive()
+
+    def reloading(self) -> None:
+        """We are about to start afresh; `ready` comes next, whatever happens."""
+        self._tell(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}")
+
+    def stopping(self) -> None:
+        """We end."""
+        self._tell("STOPPING=1")
+
+    def close(self) -> None:
+        """Say nothing more: somebody else has our place."""
+        for timer in self._timers.values():
+            timer.cancel()
+        self._waiting.clear()
+        if self._socket is not None:
+            self._socket.close()
+            self._socket = None
+
+    def _find_watchdog_s(self) -> float:
+        """Return how often to tell that we are alive, in seconds: twice in the time that systemd waits; 0 for never."""
+        usec, pid = self.variables.get("WATCHDOG_USEC"), self.variables.get("WATCHDOG_PID")
+        if usec is None or pid not in (None, str(os.getpid())):
+            return 0.0
+        if not (usec.isascii() and usec.isdigit() and len(usec) < 20 and 0 < int(usec) < LONGEST_USEC):
+            text = f"WATCHDOG_USEC is {usec!r}, not a number of microseconds: let systemd set it, or unset it"
+            log.event(logger, logging.WARNING, "notify_failed", f"{text}; serving without a watchdog")
+            return 0.0
+        return int(usec) / 2e6
+
+    def _alive(self) -> None:
+        self._timers["alive"] = self._reactor.call_later(self._watchdog_s, self._alive)
+        if not self._waiting:
+            self._tell("WATCHDOG=1")
+
+    def _tell(self, message: str) -> None:
+        self._waiting.append(message)
+        if len(self._waiting) == 1:  # else it will be tried again soon, and in order
+            self._flush()
+
+    def _flush(self) -> None:
+        if self._socket is None:
+            return
+        address = self._address
+        target: str | bytes = b"\0" + os.fsencode(address[1:]) if address.startswith("@") else address
+        while self._waiting:
+            try:
+                self._socket.sendto(self._waiting[0].encode(), target)
+            except WOULD_BLOCK:
+                self._timers["retry"] = self._reactor.call_later(RETRY_S, self._flush)
+                return
+            except (OSError, ValueError) as error:  # ValueError: a NUL in the path
+                self._complain(getattr(error, "strerror", None) or str(error))
+            self._waiting.popleft()
+
+    def _complain(self, why: str | None) -> None:
+        if not self._complained:
+            self._complained = True
+            text = f"cannot tell NOTIFY_SOCKET {self._address!r} how we are: {why}; serving all the same"
+            log.event(logger, logging.WARNING, "notify_failed", f"{text}. Let systemd set it, or unset it")

@@ -1,0 +1,100 @@
+"""Sockets that systemd has bound for us: port 7 without any privilege of ours (sd_listen_fds(3)).
+
+Law: what is handed in is checked before it is served. The variables are meant for one process, so LISTEN_PID must be
+ours, and they are removed, so that no child takes them for its own. A descriptor that is no listening TCP socket and no
+UDP socket is refused by name.
+
+    [Socket]
+    ListenStream=7
+    ListenDatagram=7
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+from collections.abc import MutableMapping
+from typing import Any
+
+from echo7.sockets.binding import BindError, Bound
+from reactor.limits import BACKLOG
+from reactor.sockets.opening import set_buffers, set_stream_options
+from reactor.sockets.pktinfo import report_paths
+
+FIRST_DESCRIPTOR = 3  # SD_LISTEN_FDS_START
+
+
+def inherited(
+    environment: MutableMapping[str, str] = os.environ,
+    *,
+    tcp: bool = True,
+    udp: bool = True,
+    backlog: int = BACKLOG,
+    buffer_bytes: int | None = None,
+) -> Bound | None:
+    """Return the sockets that were handed in, or None when there are none for us. Raise BindError for a wrong kind.
+
+    The options are those of `bind_all`: sockets of a transport that isn't wanted are closed.
+    """
+    pid, count = environment.get("LISTEN_PID"), environment.get("LISTEN_FDS")
+    if pid != str(os.getpid()) or not count:
+        return None
+    names = environment.get("LISTEN_FDNAMES", "").split(":")
+    for variable in ("LISTEN_PID", "LISTEN_PIDFDID", "LISTEN_FDS", "LISTEN_FDNAMES"):
+        environment.pop(variable, None)
+    if not (count.isascii() and count.isdigit()):
+        raise BindError(f"LISTEN_FDS is {count!r}, not a number: let systemd set it, or unset it")
+    bound = Bound()
+    for index in range(int(count)):
+        name = names[index] if index < len(names) else ""
+        _take(bound, FIRST_DESCRIPTOR + index, name or "unnamed")
+    if not count.strip("0"):
+        return None
+    _keep_wanted(bound, tcp, udp)
+    for sock in bound.tcp + bound.udp:
+        if buffer_bytes is not None:
+            set_buffers(sock, buffer_bytes)
+    for sock in bound.tcp:
+        sock.listen(backlog)
+    return bound
+
+
+def _keep_wanted(bound: Bound, tcp: bool, udp: bool) -> None:
+    for wanted, found in ((tcp, bound.tcp), (udp, bound.udp)):
+        while found and not wanted:
+            found.pop().close()
+    if not (bound.tcp or bound.udp):
+        raise BindError("systemd hands in no socket of the transport that is left; drop --no-tcp or --no-udp")
+
+
+class HandedIn(socket.socket):
+    """A socket that others have made and bound."""
+
+    def accept(self) -> tuple[socket.socket, Any]:
+        """Accept, and ask for what callers who were queued before we came couldn't inherit from the listener."""
+        sock, address = super().accept()
+        with contextlib.suppress(OSError):  # the caller has gone already
+            set_stream_options(sock)
+        return sock, address
+
+
+def _take(bound: Bound, descriptor: int, name: str) -> None:
+    try:
+        sock = HandedIn(fileno=descriptor)
+    except OSError as error:
+        raise BindError(f"descriptor {descriptor} ({name}) from systemd is no socket: {error.strerror}") from None
+    internet = sock.family in (socket.AF_INET, socket.AF_INET6)
+    if internet and sock.type == socket.SOCK_DGRAM:
+        report_paths(sock)
+        bound.udp.append(sock)
+    elif internet and sock.type == socket.SOCK_STREAM and sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+        set_stream_options(sock)
+        bound.tcp.append(sock)
+    else:
+        raise BindError(
+            f"descriptor {descriptor} ({name}) from systemd is neither a listening TCP nor a UDP socket over IP: "
+            "use ListenStream= and ListenDatagram= with a port or an IP address, and Accept=no"
+        )
+    sock.setblocking(False)
+    sock.set_inheritable(False)

@@ -1,0 +1,201 @@
+"""From what the operator asked for to bound sockets, or one line that says what is wrong and what to do.
+
+Law: all or nothing. Either every socket asked for is bound (and every TCP one listens), or none is left. The one
+exception is IPv6 on a machine that has none: where IPv4 was asked for in the same breath (`*`, the default, a
+name with both), it is left out and said so.
+
+Names are looked up here, before any loop runs, because a look-up blocks.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+from echo7.policy.guard import refused_source
+from reactor.doors import SocketFactory
+from reactor.limits import BACKLOG
+from reactor.sockets.addresses import WILDCARDS, Address, family_of, format_address
+from reactor.sockets.opening import Socket, bind_tcp, bind_udp
+
+ECHO_PORT = 7  # RFC 862
+EVERY_ADDRESS = "*"
+NUMERIC = frozenset("0123456789abcdefABCDEF.:")
+PORT_TRIES = 64  # to find one port number that is free for TCP and UDP on every address
+NO_IPV6 = frozenset({errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL, errno.EPROTONOSUPPORT})
+
+
+class BindError(Exception):
+    """One line: which address, why not, and what to do."""
+
+
+class Bound:
+    """Sockets that are ready to be served."""
+
+    __slots__ = ("left_out", "tcp", "udp")
+
+    def __init__(self, *, tcp: Iterable[Socket] = (), udp: Iterable[Socket] = ()) -> None:
+        self.tcp, self.udp = list(tcp), list(udp)
+        self.left_out: list[str] = []  # addresses that this machine has no IPv6 for
+
+    def close(self) -> None:
+        """Unbind everything."""
+        for sock in self.tcp + self.udp:
+            sock.close()
+
+
+class Target(NamedTuple):
+    """One address to bind to. `optional`: may be left out if the machine has no IPv6."""
+
+    address: Address
+    optional: bool
+
+
+def bind_all(
+    sockets: SocketFactory,
+    hosts: Sequence[str],
+    port: int,
+    *,
+    tcp: bool = True,
+    udp: bool = True,
+    backlog: int = BACKLOG,
+    buffer_bytes: int | None = None,
+) -> Bound:
+    """Bind every host for the wanted transports; none means loopback on both families.
+
+    Port 0 means one free number, the same for all. Raise BindError; then nothing is left bound.
+    """
+    targets = find_targets(hosts, port)
+    for tries_left in reversed(range(PORT_TRIES if port == 0 else 1)):
+        bound = Bound()
+        try:
+            _bind_targets(bound, sockets, targets, tcp, udp, buffer_bytes)
+            for sock in bound.udp:
+                _refuse_what_reaches_many(sockets, sock.getsockname())
+            _listen(bound.tcp, backlog)
+        except _Taken as taken:
+            bound.close()
+            if not tries_left:
+                raise BindError(str(taken)) from None
+        except BaseException:
+            bound.close()
+            raise
+        else:
+            return bound
+    raise AssertionError("unreachable: the last try returns or raises")
+
+
+def find_targets(hosts: Sequence[str], port: int) -> list[Target]:
+    """Expand `*`, names and nothing to numeric addresses, each once. Raise BindError for what can't be looked up."""
+    if not hosts:
+        return [Target(("127.0.0.1", port), False), Target(("::1", port, 0, 0), True)]
+    found: dict[Address, Target] = {}
+    for host in hosts:
+        for target in _expand(host, port):
+            before = found.get(target.address, target)
+            found[target.address] = Target(target.address, before.optional and target.optional)
+    covered = {family_of(address) for address in found if address[0] in WILDCARDS}  # the kernel would say EADDRINUSE
+    return [t for t in found.values() if t.address[0] in WILDCARDS or family_of(t.address) not in covered]
+
+
+class _Taken(Exception):
+    """EADDRINUSE: with port 0, worth another try."""
+
+
+def _expand(host: str, port: int) -> Iterable[Target]:
+    if host == EVERY_ADDRESS:
+        return [Target(("0.0.0.0", port), False), Target(("::", port, 0, 0), True)]  # noqa: S104 - that is what * asks for
+    literal = host[1:-1] if host.startswith("[") and host.endswith("]") else host
+    try:
+        name = (
+            literal.encode() if literal and NUMERIC.issuperset(literal) else literal
+        )  # for text, a codec would be imported
+        answers = socket.getaddrinfo(name, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    except (OSError, UnicodeError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not a host name"
+        raise BindError(
+            f"cannot serve on {host!r}: {reason}; give a name that resolves, an address of this machine, or '*'"
+        ) from None
+    addresses = [address for family, _, _, _, address in answers if family in (socket.AF_INET, socket.AF_INET6)]
+    both = len({family_of(address) for address in addresses}) == 2
+    return [Target(address, both and family_of(address) == socket.AF_INET6) for address in addresses]
+
+
+def _refuse_what_reaches_many(sockets: SocketFactory, address: Address) -> None:
+    """Raise BindError for an address that UDP can be bound to though it means many."""
+    many = refused_source(address[0]) in ("source_multicast", "source_broadcast")
+    if not many and family_of(address) == socket.AF_INET:  # a subnet's broadcast address only the kernel knows
+        try:
+            with sockets.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+                probe.connect((address[0], ECHO_PORT))  # sends nothing: EACCES without SO_BROADCAST, connect(2)
+        except OSError as error:  # any other will be met again, and explained, when binding
+            many = error.errno == errno.EACCES
+    if many:
+        raise BindError(
+            f"cannot serve on {address[0]}: it is a multicast or broadcast address, and what is sent to many gets no "
+            "answer; give an address of this machine, or '*'"
+        )
+
+
+def _bind_targets(
+    bound: Bound, sockets: SocketFactory, targets: Sequence[Target], tcp: bool, udp: bool, buffer_bytes: int | None
+) -> None:
+    chosen_port = 0
+    for target in targets:
+        address = target.address
+        for transport, bind, bucket in (("tcp", bind_tcp, bound.tcp), ("udp", bind_udp, bound.udp)):
+            if not (tcp if transport == "tcp" else udp):
+                continue
+            if chosen_port:
+                address = (address[0], chosen_port, *address[2:])
+            try:
+                sock = bind(sockets, address, buffer_bytes=buffer_bytes)
+            except OSError as error:
+                if not (target.optional and error.errno in NO_IPV6 and _lacks_ipv6(sockets, address[0])):
+                    raise _explained(error, transport, address) from None
+                bound.left_out.append(address[0])
+                break
+            bucket.append(sock)
+            chosen_port = sock.getsockname()[1]
+
+
+def _lacks_ipv6(sockets: SocketFactory, host: str) -> bool:
+    """Tell a machine that has no IPv6, and so couldn't bind `host`, from one that has it, but not this address."""
+    if host in (*WILDCARDS, "::1"):
+        return True
+    try:
+        bind_udp(sockets, ("::1", 0, 0, 0)).close()
+    except OSError as error:
+        return error.errno in NO_IPV6
+    return False
+
+
+def _listen(listening: Sequence[Socket], backlog: int) -> None:
+    for sock in listening:  # only now, when all are bound: nobody gets a connection that a later failure would reset
+        try:
+            sock.listen(backlog)
+        except OSError as error:
+            raise _explained(error, "tcp", sock.getsockname()) from None
+
+
+def _explained(error: OSError, transport: str, address: Address) -> Exception:
+    remedy = {
+        errno.EADDRINUSE: "find who has it with 'ss -lntup', or choose another --port",
+        errno.EACCES: (
+            f"port {address[1]} needs privilege: use sudo, the ambient capability CAP_NET_BIND_SERVICE, "
+            "a systemd socket, or an unprivileged port such as --port 7007"
+        ),
+        errno.EADDRNOTAVAIL: "no interface of this machine has it ('ip address' lists them); choose another --host",
+        errno.EAFNOSUPPORT: "this machine has no such address family; choose another --host",
+        errno.EINVAL: (
+            "a link-local address needs its interface, as in fe80::1%eth0, and an IPv4 address is given as IPv4; "
+            "else choose another --host"
+        ),
+        errno.EMFILE: "the limit of open descriptors is too low; raise it ('ulimit -n')",
+    }.get(error.errno or 0, "choose another --host or --port")
+    reason = os.strerror(error.errno) if error.errno else str(error)
+    message = f"cannot bind {transport} {format_address(address)}: {reason}; {remedy}"
+    return _Taken(message) if error.errno == errno.EADDRINUSE else BindError(message)

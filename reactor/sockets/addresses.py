@@ -1,0 +1,56 @@
+"""Numeric addresses: their family, their packed form, and how to write them.
+
+Law: names are refused, because looking one up blocks, and nothing on a loop may block.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+from typing import Any
+
+Address = tuple[Any, ...]  # (host, port) for IPv4; (host, port, flow, scope id) for IPv6
+
+
+WILDCARDS = ("0.0.0.0", "::")  # noqa: S104 - to recognise them
+
+
+def family_of(address: Address) -> socket.AddressFamily:
+    """Return AF_INET or AF_INET6 for a numeric address. Raise ValueError for a name.
+
+    Names are refused because looking one up blocks, and nothing on a loop may block: resolve them before the loop
+    runs, or in a thread that hands the result in with `call_soon_threadsafe`.
+    """
+    host = address[0]
+    number, percent, scope = host.partition("%")
+    for family in (socket.AF_INET, socket.AF_INET6):
+        if bool(percent) == bool(scope) and not (percent and family == socket.AF_INET):
+            with contextlib.suppress(OSError):
+                socket.inet_pton(family, number)
+                return family
+    raise ValueError(f"{host!r} is not a numeric IPv4 or IPv6 address; resolve names before they reach the loop")
+
+
+def unspecified(address: Address) -> Address:
+    """Return the wildcard of an address's family, with no port: bound to it, a socket gets both when it connects."""
+    return WILDCARDS[family_of(address) == socket.AF_INET6], 0
+
+
+def pack_host(host: str) -> bytes:
+    """Return the 4 or 16 bytes of a numeric address, less its scope. Raise OSError for a name."""
+    return socket.inet_pton(socket.AF_INET6 if ":" in host else socket.AF_INET, host.partition("%")[0])
+
+
+def format_address(address: Address) -> str:
+    """Return `127.0.0.1:7` or `[fe80::1%eth0]:7`."""
+    host, port = address[0], address[1]
+    if ":" not in host:
+        return f"{host}:{port}"
+    scope = address[3] if len(address) > 3 and "%" not in host else 0
+    return f"[{host}%{_interface_name(scope)}]:{port}" if scope else f"[{host}]:{port}"
+
+
+def _interface_name(scope_id: int) -> str:
+    with contextlib.suppress(OSError, AttributeError):
+        return socket.if_indextoname(scope_id)
+    return str(scope_id)

@@ -1,0 +1,61 @@
+"""The manual page is the parser's own words: whoever changes an option writes it anew."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import re
+import shlex
+import shutil
+import subprocess
+
+import pytest
+
+from echo7 import cli
+from tests import manpage
+from tests.echo7.deploy.units import DEPLOY
+
+TEXT = manpage.PAGE.read_text()
+
+
+def test_the_page_is_what_the_parser_says_now() -> None:
+    """Issue: "made from the argument parser …, committed and checked for drift by a test"."""
+    pytest.importorskip("argparse_manpage", reason="argparse-manpage isn't installed: pip install -e '.[dev]'")
+    assert manpage.page() == TEXT, "run python3 -m tests.manpage"
+
+
+@pytest.mark.parametrize("command", cli.COMMANDS)
+def test_every_option_of_every_command_has_its_place(command: str) -> None:
+    """The same without argparse-manpage, a little coarser."""
+    part = TEXT.partition(f".SS \\fBecho7 {command}\\fR")[2].partition(".SS")[0]
+    [commands] = [action for action in cli.new_parser()._actions if isinstance(action, argparse._SubParsersAction)]
+    parser = commands.choices[command]
+    for action in parser._actions:
+        for option in action.option_strings:
+            assert option in ("-h", "--help") or f"\\fB{option}\\fR".replace("-", "\\-") in part
+
+
+def test_every_example_is_accepted() -> None:
+    """What people copy works: the examples of every command's help are in the page."""
+    section = TEXT.partition("\n.SH EXAMPLES\n")[2].partition("\n.SH ")[0].replace("\\-", "-").replace("\\(aq", "'")
+    found = re.findall(r"^(?:sudo )?echo7 (.+?)(?:  .*| 2?>.*)?$", section, re.MULTILINE)
+    assert len(found) >= 12
+    extra = all(importlib.util.find_spec(name) for name in ("h11", "prometheus_client"))
+    for example in [example for example in found if extra or "--metrics" not in example]:
+        words = [str(DEPLOY / "echo7.toml") if word == "/etc/echo7.toml" else word for word in shlex.split(example)]
+        options = cli.parse(words)
+        assert options.parser.prog == f"echo7 {words[0]}"
+
+
+def test_no_time_and_no_machine_is_in_it() -> None:
+    """Written anywhere, it is the same."""
+    assert re.match(r'\.TH ECHO7 "1" "" "echo7 [\d.]+" "User Commands"\n', TEXT)
+    assert "/root" not in TEXT
+    assert "/tmp" not in TEXT
+
+
+@pytest.mark.skipif(shutil.which("groff") is None, reason="no groff here")
+def test_groff_finds_nothing_wrong() -> None:
+    command = ["groff", "-man", "-Tutf8", "-ww", "-z", str(manpage.PAGE)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")

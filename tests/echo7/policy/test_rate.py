@@ -1,0 +1,194 @@
+"""Token buckets against the plainest model there is; and ten million forged sources against a fixed table."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import pathlib
+import tracemalloc
+from fractions import Fraction
+from functools import partial
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from echo7.policy.rate import MOST_SOURCES, Bucket, Rate, SourceBuckets, is_loopback, parse_rate, plain_host, source_of
+
+TICK_S = 1 / 64  # sums of these have no rounding errors, so the model may be exact
+FORGED = int(os.environ.get("FORGED_SOURCES", "1000000"))  # ten million by hand
+ENTRY_BYTES = 300  # of a source in the table, at the most
+rates = st.builds(Rate, st.sampled_from([0.25, 1.0, 64.0, 10_000.0]), st.integers(1, 20))
+keys = st.sampled_from([bytes([10, 0, 0, n]) for n in range(6)])
+steps = st.lists(st.tuples(st.integers(0, 200), keys, st.integers(0, 30)), max_size=40)
+
+
+def resident_bytes() -> int:
+    """This process's memory; where there is no proc(5), nothing is seen."""
+    try:
+        pages = int(pathlib.Path("/proc/self/statm").read_text().split()[1])
+    except FileNotFoundError:
+        return 0
+    return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+class NaiveBucket:
+    """So many tokens, and more with time, up to the burst."""
+
+    def __init__(self, rate: Rate) -> None:
+        self.rate, self.tokens, self.at_s = rate, Fraction(rate.burst), Fraction(0)
+
+    def take(self, count: int, now_s: float) -> int:
+        now = Fraction(now_s)
+        flown = (now - self.at_s) * Fraction(self.rate.per_second)
+        self.tokens = min(Fraction(self.rate.burst), self.tokens + flown)
+        self.at_s = now
+        granted = min(count, int(self.tokens))
+        self.tokens -= granted
+        return granted
+
+
+@given(rates, steps)
+def test_a_bucket_grants_what_the_model_grants(rate: Rate, steps: list[tuple[int, bytes, int]]) -> None:
+    bucket, model, now_s = Bucket(rate), NaiveBucket(rate), 1000.0
+    for ticks, _, count in steps:
+        now_s += ticks * TICK_S
+        assert bucket.take(count, now_s) == model.take(count, now_s)
+
+
+@given(rates, steps)
+@example(Rate(1.0, 5), [(0, bytes(4), 3), (64, bytes(4), 9), (0, bytes(4), 1)])
+def test_each_source_has_a_bucket_of_its_own(rate: Rate, steps: list[tuple[int, bytes, int]]) -> None:
+    """Issue: "token bucket per source prefix": neighbours are unaffected."""
+    buckets, models, now_s = SourceBuckets(rate), dict[bytes, NaiveBucket](), 1000.0
+    for ticks, key, count in steps:
+        now_s += ticks * TICK_S
+        model = models.setdefault(key, NaiveBucket(rate))
+        assert buckets.take(key, count, now_s) == model.take(count, now_s)
+
+
+@given(rates, steps, st.integers(1, 4))
+def test_the_table_has_its_bound_and_forgets_who_has_been_silent_for_the_longest(
+    rate: Rate, steps: list[tuple[int, bytes, int]], most: int
+) -> None:
+    """Issue: "LRU of fixed size". Whoever is among the last `most` is never forgotten; the others may be."""
+    buckets, models, now_s = SourceBuckets(rate, most), dict[bytes, NaiveBucket](), 1000.0
+    recent: list[bytes] = []
+    for ticks, key, count in steps:
+        now_s += ticks * TICK_S
+        known = key in recent
+        recent = [*(other for other in recent if other != key), key][-most:]
+        granted = buckets.take(key, count, now_s)
+        assert len(buckets) <= most
+        if not known and granted == min(count, rate.burst):  # forgotten, or as good as new
+            models[key] = NaiveBucket(rate)
+            models[key].at_s = -Fraction(10**9)
+        assert granted == models.setdefault(key, NaiveBucket(rate)).take(count, now_s)
+
+
+def test_a_burst_then_the_rate() -> None:
+    """`--udp-rate 10:20`: twenty at once, then ten a second."""
+    bucket = SourceBuckets(Rate(10, 20))
+    assert bucket.take(b"host", 100, 5.0) == 20
+    assert bucket.take(b"host", 100, 5.0) == 0
+    assert [bucket.take(b"host", 100, 5.0 + second) for second in range(1, 4)] == [10, 10, 10]
+    assert bucket.take(b"host", 100, 1000.0) == 20
+
+
+def test_a_clock_that_stands_still_or_goes_back_grants_nothing_twice() -> None:
+    for bucket in (Bucket(Rate(10, 20)).take, partial(SourceBuckets(Rate(10, 20)).take, b"host")):
+        assert bucket(20, 100.0) == 20
+        assert bucket(1, 100.0) == 0
+        assert bucket(1, 50.0) == 0
+
+
+def test_the_table_shrinks_again_after_a_flood() -> None:
+    """A full bucket tells nothing: two such are let go for each source that is new."""
+    buckets = SourceBuckets(Rate(1.0, 10), 1000)
+    for number in range(1000):
+        buckets.take(number.to_bytes(4, "big"), 10, 100.0)
+    assert len(buckets) == 1000
+    for number in range(1000, 1600):
+        buckets.take(number.to_bytes(4, "big"), 10, 1000.0)
+    assert len(buckets) < 700
+
+
+def flood(buckets: SourceBuckets, count: int) -> None:
+    """Each source once, 200,000 a second; an odd multiplier visits them in no order at all."""
+    take = buckets.take
+    for number in range(count):
+        take((number * 2_654_435_761 & 0xFFFF_FFFF).to_bytes(4, "big"), 1, 100.0 + number / 200_000)
+
+
+BOTH_RATES = pytest.mark.parametrize("rate", [Rate(10_000, 20_000), Rate(0.001, 2)], ids=["default", "slow"])
+
+
+@BOTH_RATES
+def test_millions_of_forged_sources_leave_memory_flat_and_a_neighbour_unaffected(rate: Rate) -> None:
+    """Issue: "ten million spoofed sources leave RSS flat". FORGED_SOURCES=10000000 does it by hand."""
+    buckets, neighbour = SourceBuckets(rate), b"me"
+    assert buckets.take(neighbour, rate.burst, 100.0) == rate.burst  # he has used up all he had
+    flood(buckets, 2 * MOST_SOURCES)
+    before_bytes = resident_bytes()
+    flood(buckets, FORGED)
+    assert len(buckets) <= MOST_SOURCES
+    assert resident_bytes() - before_bytes < MOST_SOURCES * ENTRY_BYTES
+    refilled_s = 100.0 + FORGED / 200_000 + rate.burst / rate.per_second
+    assert buckets.take(neighbour, rate.burst, refilled_s) == rate.burst
+
+
+@BOTH_RATES
+def test_the_table_costs_what_is_said(rate: Rate) -> None:
+    """`MOST_SOURCES`: "about 200 bytes each"."""
+    tracemalloc.start()
+    try:
+        buckets = SourceBuckets(rate)
+        flood(buckets, 5 * MOST_SOURCES)
+        _, peak_bytes = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak_bytes < MOST_SOURCES * ENTRY_BYTES
+
+
+@given(st.floats(0.001, 1e8), st.integers(1, 10**9))
+def test_a_rate_is_read_as_it_is_written(per_second: float, burst: int) -> None:
+    assert parse_rate(f"{per_second!r}:{burst}") == Rate(per_second, burst)
+    assert parse_rate(f"{per_second!r}").burst >= max(1, 2 * per_second)
+
+
+@pytest.mark.parametrize(("text", "rate"), [("1000", Rate(1000, 2000)), ("0.1", Rate(0.1, 1)), ("5:1", Rate(5, 1))])
+def test_without_a_burst_two_seconds_worth_may_come_at_once(text: str, rate: Rate) -> None:
+    """Issue: "PER_SECOND[:BURST]"; the default's burst is twice its rate."""
+    assert parse_rate(text) == rate
+
+
+@pytest.mark.parametrize(
+    "text", ["", "x", "0", "-1", "nan", "inf", "1e9", "1:", "1:0", "1:x", "1:1.5", ":5", "1:2:3", "1:9999999999"]
+)
+def test_what_is_no_rate_is_refused_in_one_line(text: str) -> None:
+    with pytest.raises(ValueError, match=r"^[^\n]* is not a rate such as [^\n]*$"):
+        parse_rate(text)
+
+
+@given(st.ip_addresses())
+@example(ipaddress.ip_address("127.255.255.255"))
+@example(ipaddress.ip_address("128.0.0.0"))
+@example(ipaddress.ip_address("::1"))
+@example(ipaddress.ip_address("::2"))
+def test_loopback_is_what_the_standard_library_says(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> None:
+    host = address.packed
+    mapped = getattr(address, "ipv4_mapped", None)
+    assert is_loopback(plain_host(host)) is bool((mapped or address).is_loopback)
+
+
+@given(st.ip_addresses(v=6), st.integers(0, 2**64 - 1))
+def test_an_ipv6_source_is_its_64(address: ipaddress.IPv6Address, other: int) -> None:
+    """Issue: "per source prefix (/32, /64)"."""
+    neighbour = ipaddress.IPv6Address(int(address) >> 64 << 64 | other)
+    assert source_of(address.packed) == source_of(neighbour.packed) == address.packed[:8]
+
+
+@given(st.ip_addresses(v=4))
+def test_an_ipv4_source_is_itself_over_ipv6_too(address: ipaddress.IPv4Address) -> None:
+    mapped = b"\0" * 10 + b"\xff\xff" + address.packed
+    assert source_of(plain_host(address.packed)) == source_of(plain_host(mapped)) == address.packed

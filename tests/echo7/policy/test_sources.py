@@ -1,0 +1,196 @@
+"""What one source may have, and that a batch gets the very decisions that its datagrams would get one by one."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Callable, Hashable
+from typing import Any
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from echo7.policy.access import Access
+from echo7.policy.rate import DEFAULT_UDP_RATE, Bucket, Rate, SourceBuckets
+from echo7.policy.sources import BY_BIND, Admission, Door, SourceLimits
+from tests.support.loops import ManualClock
+
+
+def packed(text: str) -> bytes:
+    return ipaddress.ip_address(text).packed
+
+
+# Two /64s, ::1, IPv4, the same over IPv6, loopback, and somebody who is denied.
+HOSTS = [
+    packed(text)
+    for text in (
+        "10.0.0.1", "10.0.0.2", "::ffff:10.0.0.1", "127.0.0.1", "127.9.9.9", "::1", "::2", "2001:db8::1",
+        "2001:db8::2", "2001:db8:0:1::1", "192.0.2.66", "::ffff:192.0.2.66",
+    )
+]  # fmt: skip
+DENY = ["192.0.2.64/26"]
+small_rates = st.builds(Rate, st.sampled_from([1.0, 4.0]), st.integers(1, 12))
+batches = st.lists(
+    st.tuples(st.integers(0, 64), st.lists(st.sampled_from(HOSTS), min_size=1, max_size=64)), min_size=1, max_size=6
+)
+policies = st.tuples(st.none() | small_rates, st.none() | small_rates, st.booleans(), st.booleans(), st.booleans())
+
+
+def made_of(policy: tuple[Rate | None, Rate | None, bool, bool, bool], clock: Callable[[], float]) -> Admission:
+    rate, total, denies, spares_loopback, log_only = policy
+    return Admission(
+        clock,
+        access=Access(deny=DENY) if denies else None,
+        buckets=rate and SourceBuckets(rate),
+        total=total and Bucket(total),
+        spares_loopback=spares_loopback,
+        log_only=log_only,
+    )
+
+
+@given(policies, batches)
+@example((Rate(1.0, 1), None, False, False, False), [(0, [HOSTS[7], HOSTS[8], HOSTS[7]])])  # two of one /64
+@example((Rate(1.0, 3), Rate(1.0, 4), True, True, False), [(0, HOSTS * 3), (64, HOSTS)])
+@example((Rate(1.0, 1), Rate(1.0, 2), True, False, True), [(0, HOSTS * 3)])
+def test_a_batch_gets_the_decisions_that_its_datagrams_would_get_one_by_one(
+    policy: Any, batches: list[tuple[int, list[bytes]]]
+) -> None:
+    """Whoever measures with `--no-udp-batch` measures the same policy."""
+    clock = ManualClock()
+    by_batch, one_by_one = made_of(policy, clock), made_of(policy, clock)
+    for ticks, hosts in batches:
+        clock.advance(ticks / 64)
+        expected = {place: why for place, host in enumerate(hosts) if (why := one_by_one.refusal(host)) is not None}
+        assert by_batch.refusals(hosts, bytes_of) == expected
+        assert by_batch.over_rate == one_by_one.over_rate
+
+
+def bytes_of(host: Hashable) -> bytes:
+    assert isinstance(host, bytes)
+    return host
+
+
+def test_an_empty_batch_is_left_alone() -> None:
+    assert Admission(lambda: pytest.fail("nobody asked")).refusals([], bytes_of) == {}
+
+
+def test_one_look_for_each_source_of_a_batch() -> None:
+    """ "what is looked up is looked up once for each source in it"."""
+    looked: list[bytes] = []
+
+    class Watched(SourceBuckets):
+        def take(self, source: bytes, count: int, now_s: float) -> int:
+            looked.append(source)
+            return super().take(source, count, now_s)
+
+    admission = Admission(ManualClock(), buckets=Watched(Rate(1000, 1000)))
+    assert admission.refusals([HOSTS[0]] * 64, bytes_of) == {}
+    assert looked == [HOSTS[0]]
+    assert admission.refusals([HOSTS[0], HOSTS[1]] * 32, bytes_of) == {}
+    assert looked == [HOSTS[0], HOSTS[0], HOSTS[1]]
+
+
+def test_the_reasons_are_told_apart() -> None:
+    """Issue: "every drop has one counter"."""
+    admission = made_of((Rate(1.0, 2), Rate(1.0, 3), True, False, False), ManualClock())
+    one, other, denied = HOSTS[0], HOSTS[1], packed("192.0.2.66")
+    asked = [one, one, one, other, other, denied]
+    expected = {2: "rate_source", 4: "rate_total", 5: "source_denied"}
+    assert admission.refusals(asked, bytes_of) == expected
+
+
+def test_loopback_is_spared_only_where_nobody_asked_for_a_rate() -> None:
+    """Issue: "sources 127/8 and ::1 exempt unless asked for"."""
+    for spares in (True, False):
+        admission = made_of((Rate(1.0, 1), None, False, spares, False), ManualClock())
+        for host in map(packed, ("127.0.0.1", "::1")):
+            assert [admission.refusal(host) for _ in range(2)] == [None, None if spares else "rate_source"]
+
+
+def test_log_only_answers_everybody_and_tells_of_those_over_the_rate() -> None:
+    """Issue: "`--rate-log-only`"; who is denied is denied all the same."""
+    told: list[Any] = []
+    admission = Admission(
+        ManualClock(),
+        access=Access(deny=DENY),
+        buckets=SourceBuckets(Rate(1.0, 2)),
+        total=Bucket(Rate(1.0, 3)),
+        log_only=True,
+        told=lambda *arguments: told.append(arguments),
+    )
+    assert admission.refusals([HOSTS[0]] * 5 + [packed("192.0.2.66")], bytes_of) == {5: "source_denied"}
+    assert admission.over_rate == 3 + 2
+    assert told == [("rate_source", HOSTS[0], 3), ("rate_total", b"", 2)]
+
+
+# ---------------------------------------------------------------- TCP
+
+
+@given(st.lists(st.tuples(st.sampled_from(HOSTS), st.booleans()), max_size=60), st.none() | st.integers(1, 4))
+def test_the_door_knows_those_who_are_inside_and_nobody_else(steps: list[tuple[bytes, bool]], most: int | None) -> None:
+    """Issue: "per-source caps"; a table of who is inside can't grow beyond those who are."""
+    door = Door()
+    inside: list[bytes] = []
+    for host, comes in steps:
+        if comes:
+            cap_is_reached = door.refusal(host, most) is not None
+            source = door.enter(host)
+            assert cap_is_reached == (most is not None and inside.count(source) >= most)
+            if cap_is_reached:
+                door.leave(source)
+            else:
+                inside.append(source)
+        elif inside:
+            door.leave(inside.pop(0))
+    assert door._inside == {source: inside.count(source) for source in inside}
+
+
+def test_who_is_denied_is_denied_whatever_the_cap() -> None:
+    door = Door(Access(deny=DENY))
+    assert door.refusal(packed("192.0.2.66"), None) == "refused_denied"
+    assert door.refusal(packed("::ffff:192.0.2.66"), 1) == "refused_denied"
+    assert door.refusal(packed("192.0.2.1"), None) is None
+    door.enter(packed("192.0.2.1"))
+    assert door.refusal(packed("::ffff:192.0.2.1"), 1) == "refused_source_cap"
+
+
+# ---------------------------------------------------------------- what holds where nothing is said
+
+
+def test_by_default_the_library_limits_nothing() -> None:
+    limits = SourceLimits()
+    assert limits.access() is None
+    assert limits.connections_on(False, 100) is None
+    assert limits.udp_rate_on(False) is None
+
+
+@pytest.mark.parametrize(("most", "cap"), [(100, 25), (7, 1), (1, 1), (None, None)])
+def test_by_bind_a_source_may_have_a_quarter_of_the_connections(most: int | None, cap: int | None) -> None:
+    """Issue: "(default on non-loopback binds: a quarter of `--max-connections`)"."""
+    limits = SourceLimits(connections=BY_BIND, udp_rate=BY_BIND)
+    assert limits.connections_on(False, most) == cap
+    assert limits.connections_on(True, most) is None
+
+
+def test_by_bind_a_source_may_have_ten_thousand_answers_a_second() -> None:
+    """Issue: "(default on non-loopback binds 10,000/s, burst 20,000 …)"."""
+    limits = SourceLimits(udp_rate=BY_BIND)
+    assert limits.udp_rate_on(False) == DEFAULT_UDP_RATE == Rate(10_000, 20_000)
+    assert limits.udp_rate_on(True) is None
+
+
+def test_what_is_said_holds_on_loopback_too() -> None:
+    limits = SourceLimits(connections=3, udp_rate=Rate(1, 2))
+    for on_loopback in (True, False):
+        assert limits.connections_on(on_loopback, 100) == 3
+        assert limits.udp_rate_on(on_loopback) == Rate(1, 2)
+
+
+def test_processes_share_what_is_meant_for_all_of_them() -> None:
+    """Rounded up; but one flow comes always to the same process, so a source's rate isn't divided."""
+    limits = SourceLimits(connections=10, udp_rate=Rate(100, 200), udp_rate_total=Rate(1000, 2001), deny=("::1",))
+    assert limits.share(1) is limits
+    assert limits.share(4) == limits._replace(connections=3, udp_rate_total=Rate(250, 501))
+    default = SourceLimits(connections=BY_BIND, udp_rate=BY_BIND)
+    assert default.share(4) == default
+    assert SourceLimits().share(4) == SourceLimits()

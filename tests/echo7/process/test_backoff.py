@@ -1,0 +1,59 @@
+"""When a worker is started again: the policy alone, with a clock that moves when told to."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from echo7.process.backoff import FIRST_DELAY_S, HEALTHY_AFTER_S, LONGEST_DELAY_S, STILLBIRTHS_LIMIT, BackOff
+from tests.support.loops import ManualClock
+
+
+def test_each_wait_is_twice_the_one_before_up_to_the_limit() -> None:
+    backoff = BackOff(ManualClock())
+    delays = []
+    for _ in range(10):
+        backoff.started()
+        backoff.ready()
+        delays.append(backoff.ended())
+    assert delays == pytest.approx([0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 6.4, 10, 10, 10])
+
+
+def test_who_has_lived_for_long_is_replaced_as_if_it_were_the_first() -> None:
+    clock = ManualClock()
+    backoff = BackOff(clock)
+    for _ in range(5):
+        backoff.started()
+        backoff.ended()
+    backoff.started()
+    clock.advance(HEALTHY_AFTER_S)
+    assert backoff.ended() == FIRST_DELAY_S
+    backoff.started()
+    clock.advance(HEALTHY_AFTER_S - 0.001)
+    assert backoff.ended() == 2 * FIRST_DELAY_S
+
+
+def test_ends_before_it_was_ready_make_it_hopeless_and_one_that_serves_gives_hope() -> None:
+    backoff = BackOff(ManualClock())
+    for _ in range(STILLBIRTHS_LIMIT):
+        assert not backoff.hopeless
+        backoff.started()
+        backoff.ended()
+    assert backoff.hopeless
+    backoff.started()
+    backoff.ready()
+    assert not backoff.hopeless
+    assert backoff.stillbirths == 0
+
+
+@given(st.lists(st.tuples(st.floats(0, 100), st.booleans())))
+def test_whatever_happens_the_wait_is_within_its_bounds(lives: list[tuple[float, bool]]) -> None:
+    clock = ManualClock()
+    backoff = BackOff(clock)
+    for lived_s, was_ready in lives:
+        backoff.started()
+        clock.advance(lived_s)
+        if was_ready:
+            backoff.ready()
+        assert FIRST_DELAY_S <= backoff.ended() <= LONGEST_DELAY_S

@@ -1,0 +1,145 @@
+"""How many descriptors, and so how many connections, the service may have."""
+
+from __future__ import annotations
+
+import contextlib
+import pathlib
+import resource
+import selectors
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from echo7.process import limits
+from tests.support.basics import PATIENCE_S, PROJECT
+from tests.support.clients import receive_exactly
+from tests.support.daemon import EchoProcess
+
+UNLIMITED = resource.RLIM_INFINITY
+linux_only = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+
+
+class FakeResource:
+    """What getrlimit(2) and setrlimit(2) say on another system."""
+
+    RLIMIT_NOFILE, RLIM_INFINITY = resource.RLIMIT_NOFILE, UNLIMITED
+
+    def __init__(self, soft: int, hard: int, refuses: Exception | None = None) -> None:
+        self.limit = (soft, hard)
+        self.refuses = refuses
+
+    def getrlimit(self, what: int) -> tuple[int, int]:
+        return self.limit
+
+    def setrlimit(self, what: int, limit: tuple[int, int]) -> None:
+        if self.refuses is not None:
+            raise self.refuses
+        self.limit = limit
+
+
+def with_limit(soft: int, hard: int) -> Callable[[], None]:
+    """What a new process does first, to have these limits of open descriptors."""
+    return lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+@given(st.integers(0, 4096), st.integers(0, 1 << 20))
+def test_the_soft_limit_is_raised_to_the_hard_one(soft: int, more: int) -> None:
+    """Promise 15: "raise the soft limit to the hard one at start"."""
+    system: Any = FakeResource(soft, soft + more)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(limits, "resource", system)
+        assert limits.raise_descriptor_limit() == soft + more
+    assert system.limit == (soft + more, soft + more)
+
+
+@pytest.mark.parametrize("refusal", [ValueError("not allowed"), OSError("not allowed")])
+def test_a_system_that_refuses_is_taken_at_its_soft_limit(monkeypatch: pytest.MonkeyPatch, refusal: Exception) -> None:
+    """MacOS "refuses to go to unlimited": the service starts with what it has."""
+    monkeypatch.setattr(limits, "resource", FakeResource(256, UNLIMITED, refusal))
+    assert limits.raise_descriptor_limit() == 256
+
+
+def test_unlimited_is_a_number_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """RLIM_INFINITY is -1: taken as a number it would allow one connection."""
+    monkeypatch.setattr(limits, "resource", FakeResource(1024, UNLIMITED))
+    assert limits.raise_descriptor_limit() == limits.WITHOUT_LIMIT
+
+
+def test_a_system_without_limits_to_ask_for_gets_what_select_can_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Windows has no `resource` module, and select(2) with FD_SETSIZE."""
+    monkeypatch.setattr(limits, "resource", None)
+    assert limits.raise_descriptor_limit() == limits.SELECT_DESCRIPTORS
+
+
+def test_without_the_module_that_asks_for_limits_the_service_is_imported_and_works() -> None:
+    """The same from the import on, which is where Windows differs."""
+    code = """if True:
+        import sys
+        sys.modules["resource"] = None  # the import raises ImportError
+        from echo7.process import limits
+        print(limits.raise_descriptor_limit())
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=PROJECT, capture_output=True, text=True, timeout=PATIENCE_S, check=False
+    )
+    assert (done.stdout, done.stderr) == (f"{limits.SELECT_DESCRIPTORS}\n", "")
+
+
+def test_no_more_descriptors_are_promised_than_the_selector_can_watch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the default selector is select(2), descriptor numbers above FD_SETSIZE can't be watched."""
+    monkeypatch.setattr(limits, "resource", FakeResource(4096, 4096))
+    monkeypatch.setattr(selectors, "DefaultSelector", selectors.SelectSelector)
+    assert limits.raise_descriptor_limit() == limits.SELECT_DESCRIPTORS
+
+
+@given(st.integers(0, 1 << 20))
+def test_the_default_keeps_back_what_the_service_itself_needs(descriptors: int) -> None:
+    """Law: What the service itself needs, and two for each pipe; but a service that takes nobody is none."""
+    pipes = limits.default_pipes(descriptors)
+    assert 0 <= 2 * pipes <= descriptors / 8
+    assert limits.default_max_connections(descriptors) == max(1, descriptors - limits.KEPT_BACK)
+    assert limits.default_max_connections(descriptors, pipes) == max(1, descriptors - limits.KEPT_BACK - 2 * pipes)
+
+
+def test_where_nothing_can_be_spliced_no_descriptor_is_kept_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "pipes_on", lambda sockets: None)
+    assert limits.default_pipes(1 << 20) == 0
+
+
+@linux_only
+def test_the_service_raises_its_own_limit_at_start() -> None:
+    """The same with the kernel: a shell's usual soft limit doesn't bound a server."""
+    with EchoProcess(preexec_fn=with_limit(256, 777)) as echo:
+        text = pathlib.Path(f"/proc/{echo.process.pid}/limits").read_text()
+        (line,) = [line for line in text.splitlines() if line.startswith("Max open files")]
+    assert line.split()[3:5] == ["777", "777"]
+
+
+def test_a_full_house_by_default_still_has_descriptors_to_spare() -> None:
+    """At the default limit callers wait in the queue, nothing runs out, and who waits is served when one leaves."""
+    room = 8
+    limit = limits.KEPT_BACK + room + 4  # at this limit there are two pipes
+    with contextlib.ExitStack() as stack:
+        echo = stack.enter_context(EchoProcess(preexec_fn=with_limit(limit, limit)))
+        clients = [stack.enter_context(echo.connect()) for _ in range(room)]
+        for client in clients:
+            assert ping(client) == b"ping"
+        waiting = stack.enter_context(echo.connect())
+        waiting.sendall(b"ping")
+        echo.process.send_signal(signal.SIGUSR1)
+        counters = echo.next_line("counters")
+        assert (counters["connections_open"], counters["drops"]) == (room, {})
+        clients[0].close()
+        assert receive_exactly(waiting, 4) == b"ping"
+
+
+def ping(client: socket.socket) -> bytes:
+    client.sendall(b"ping")
+    return receive_exactly(client, 4)

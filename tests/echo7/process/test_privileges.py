@@ -1,0 +1,284 @@
+"""`--user`: root binds, somebody who may do nothing serves. Real processes where we are root, the rules everywhere."""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import os
+import pathlib
+import shutil
+import socket
+import subprocess
+from collections.abc import Callable
+
+import pytest
+
+from echo7.process import lifecycle, privileges
+from echo7.process.privileges import Identity, PrivilegeError, become, identity
+from reactor import Reactor
+from reactor.sockets.errors import os_error
+from tests.echo7.test_cli import only_line, refused
+from tests.support.basics import PATIENCE_S, quiet_port
+from tests.support.daemon import EchoProcess, House, WorkersProcess, serve_config
+
+if os.name != "posix":
+    pytest.skip("this system has no users to become", allow_module_level=True)
+
+NOBODY = 65_534
+ROOT_ONLY = pytest.mark.skipif(os.geteuid() != 0, reason="only root can be somebody else")
+SETPRIV = pytest.mark.skipif(os.geteuid() != 0 or shutil.which("setpriv") is None, reason="needs root and setpriv(1)")
+
+
+def rights(pid: int) -> dict[str, list[str]]:
+    """What the kernel says of a process."""
+    lines = pathlib.Path(f"/proc/{pid}/status").read_text().splitlines()
+    return {name: value.split() for name, _, value in (line.partition(":") for line in lines)}
+
+
+def assert_powerless(pid: int, user_id: int = NOBODY, group_id: int = NOBODY) -> None:
+    found = rights(pid)
+    assert found["Uid"] == [str(user_id)] * 4
+    assert found["Gid"] == [str(group_id)] * 4
+    assert found["Groups"] == []
+    assert {int(found[name][0], 16) for name in ("CapInh", "CapPrm", "CapEff", "CapAmb")} == {0}
+    assert found["NoNewPrivs"] == ["1"]
+
+
+def low_port() -> int:
+    """A free port that only root may bind."""
+    for port in range(600, 1000):
+        try:
+            with socket.socket() as tcp, socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as udp:
+                tcp.bind(("127.0.0.1", port))
+                udp.bind(("127.0.0.1", port))
+        except OSError:
+            continue
+        return port
+    pytest.skip("no low port is free")
+
+
+# ---------------------------------------------------------------- the real thing
+
+
+def test_root_binds_a_low_port_and_nobody_serves_it(house: House) -> None:
+    port = low_port()
+    with EchoProcess("--host", "127.0.0.1", "--user", "nobody", port=port, house=house) as echo:
+        assert_powerless(echo.process.pid)
+        with echo.connect() as client:
+            client.sendall(b"hello")
+            assert client.recv(5) == b"hello"
+        assert echo.finish() == 0
+
+
+def test_a_group_may_be_named_and_a_number_needs_no_entry(house: House) -> None:
+    with EchoProcess("--host", "127.0.0.1", "--user", "4711:4712", house=house) as echo:
+        assert_powerless(echo.process.pid, 4711, 4712)
+
+
+def test_every_worker_and_the_supervisor_are_powerless(house: House) -> None:
+    with WorkersProcess("--host", "127.0.0.1", "--user", "nobody", house=house) as echo:
+        for pid in (echo.process.pid, *echo.pids.values()):
+            assert_powerless(pid)
+        assert echo.finish() == 0
+
+
+@SETPRIV
+def test_who_could_come_back_serves_nothing(house: House) -> None:
+    """With this bit the kernel lets all capabilities be kept over the change of user."""
+    port = low_port()
+    with EchoProcess(
+        "--host", "127.0.0.1", "--user", "nobody", port=port, house=house, wait=False,
+        prefix=["setpriv", "--securebits", "+no_setuid_fixup"],
+    ) as echo:  # fmt: skip
+        line = echo.next_line("start_failed")
+        assert "we could still become the user root again, so nothing is served" in line["message"]
+        assert echo.process.wait(PATIENCE_S) == 1
+        assert "listening" not in {each["event"] for each in echo.lines}
+
+
+@SETPRIV
+def test_without_privilege_another_user_costs_one_line_and_status_1(house: House) -> None:
+    with EchoProcess(
+        "--user",
+        "nobody",
+        house=house,
+        wait=False,
+        prefix=["setpriv", "--reuid=4711", "--regid=4711", "--clear-groups"],
+    ) as echo:
+        assert echo.next_line("start_failed")["message"] == (
+            "cannot become nobody: Operation not permitted; --user needs root at the start: use sudo, or leave it out"
+        )
+        assert echo.process.wait(PATIENCE_S) == 1
+        assert len(echo.lines) == 1
+
+
+@SETPRIV
+def test_who_is_that_user_already_needs_no_privilege(house: House) -> None:
+    prefix = ["setpriv", "--reuid=4711", "--regid=4711", "--clear-groups"]
+    with EchoProcess("--host", "127.0.0.1", "--user", "4711:4711", house=house, prefix=prefix) as echo:
+        assert_powerless(echo.process.pid, 4711, 4711)
+        assert echo.finish() == 0
+
+
+@SETPRIV
+def test_an_unprivileged_start_needs_nothing_but_a_port(house: House) -> None:
+    prefix = ["setpriv", "--reuid=4711", "--regid=4711", "--clear-groups", "--bounding-set=-all"]
+    with EchoProcess("--host", "*", house=house, prefix=prefix) as echo:
+        assert {line["event"] for line in echo.lines} == {"listening"}
+        assert echo.finish() == 0
+
+
+@ROOT_ONLY
+@pytest.mark.parametrize(
+    ("arguments", "warned"),
+    [(["--host", "*"], 1), (["--host", "*", "--workers", "2"], 1), ([], 0), (["--host", "*", "--user", "nobody"], 0)],
+    ids=str,
+)
+def test_root_that_serves_other_machines_is_told_the_remedy_once(
+    house: House, arguments: list[str], warned: int
+) -> None:
+    with EchoProcess(*arguments, house=house) as echo:
+        assert echo.finish() == 0
+        told = [line for line in echo.lines if line["event"] == "serving_as_root"]
+        assert [line["level"] for line in told] == ["warning"] * warned
+        assert all("--user nobody" in line["message"] for line in told)
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("no-such-user", "there is no user 'no-such-user'; check the spelling"),
+        ("nobody:no-such-group", "there is no group 'no-such-group'; check the spelling"),
+        ("no\0body", "there is no user"),
+        ("", "there is no user ''"),
+        ("nobody:", "there is no group ''"),
+        ("-1", "there is no user '-1'"),
+        ("4294967295", "there is no user '4294967295'"),
+        ("4711", "user 4711 is in no list, so his group isn't known; give 4711:GROUP"),
+        ("root", "'root' has root's own rights; name somebody without"),
+        ("0", "'0' has root's own rights"),
+        ("nobody:0", "'nobody:0' has root's own rights"),
+        ("nobody:root", "'nobody:root' has root's own rights"),
+    ],
+)
+def test_who_cannot_be_meant_is_refused_in_one_line(capsys: pytest.CaptureFixture[str], text: str, reason: str) -> None:
+    assert f"argument --user: {reason}" in refused(capsys, f"--user={text}")
+
+
+def test_a_wrong_name_binds_nothing() -> None:
+    """The port is in use: who had bound first would have complained of that."""
+    port = quiet_port()
+    with socket.socket() as holder:
+        holder.bind(("127.0.0.1", port))
+        holder.listen()
+        with EchoProcess("--user", "no-such-user", port=port, wait=False) as echo:
+            assert echo.process.stderr is not None
+            line = only_line(echo.process.stderr.read())
+            assert echo.process.wait(PATIENCE_S) == 2
+    assert "there is no user 'no-such-user'" in line
+
+
+def test_names_and_numbers_mean_the_same() -> None:
+    import pwd
+
+    nobody = pwd.getpwnam("nobody")
+    assert identity("nobody") == Identity(nobody.pw_uid, nobody.pw_gid, "nobody")
+    assert identity(str(nobody.pw_uid))[:2] == identity("nobody")[:2]
+    assert identity("nobody:4712") == Identity(nobody.pw_uid, 4712, "nobody:4712")
+
+
+# ---------------------------------------------------------------- the rules, where no kernel is asked
+
+
+class Kernel:
+    """What the system calls do to user and group, and what was called."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, *, allowed: bool = True, returns: str = "") -> None:
+        self.calls: list[str] = []
+        self.ids = {"uid": 0, "gid": 0}
+        self.allowed, self.returns = allowed, returns
+        for name in ("setgroups", "setuid", "setgid", "seteuid", "setegid"):
+            monkeypatch.setattr(os, name, self.call(name))
+        for name in ("getuid", "geteuid", "getgid", "getegid"):
+            monkeypatch.setattr(os, name, lambda name=name: self.ids[name.removeprefix("get").removeprefix("e")])
+        monkeypatch.setattr(privileges, "_gain_nothing_new", lambda: lambda: self.calls.append("no_new_privs"))
+
+    def call(self, name: str) -> Callable[[object], None]:
+        def called(value: object) -> None:
+            self.calls.append(f"{name} {value}")
+            if not self.allowed or (value == 0 and self.ids["uid"] and name != self.returns):
+                raise os_error(errno.EPERM)
+            if isinstance(value, int):
+                self.ids[name.removeprefix("set").removeprefix("e")] = value
+
+        return called
+
+
+SOMEBODY = Identity(4711, 4712, "somebody")
+TRIES = ["setuid 0", "seteuid 0", "setgid 0", "setegid 0"]
+
+
+def test_groups_go_first_and_the_user_last_and_then_it_is_tried_to_come_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    kernel = Kernel(monkeypatch)
+    become(SOMEBODY)
+    assert kernel.calls == ["setgroups []", "setgid 4712", "setuid 4711", *TRIES, "no_new_privs"]
+
+
+def test_after_a_fresh_start_nothing_is_left_to_drop_but_it_is_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    kernel = Kernel(monkeypatch)
+    become(SOMEBODY)
+    kernel.calls.clear()
+    become(SOMEBODY)
+    assert kernel.calls == [*TRIES, "no_new_privs"]
+
+
+@pytest.mark.parametrize(
+    ("call", "name"), [("setuid", "user"), ("seteuid", "user"), ("setgid", "group"), ("setegid", "group")]
+)
+def test_any_way_back_is_refused(monkeypatch: pytest.MonkeyPatch, call: str, name: str) -> None:
+    Kernel(monkeypatch, returns=call)
+    with pytest.raises(PrivilegeError, match=f"as somebody we could still become the {name} root again"):
+        become(SOMEBODY)
+
+
+def test_without_the_right_to_drop_it_says_who_has_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    Kernel(monkeypatch, allowed=False)
+    with pytest.raises(PrivilegeError, match="cannot become somebody: Operation not permitted; --user needs root"):
+        become(SOMEBODY)
+
+
+def test_a_system_without_prctl_does_without(monkeypatch: pytest.MonkeyPatch) -> None:
+    import ctypes
+
+    monkeypatch.setattr(ctypes, "CDLL", lambda name: object())
+    assert privileges._gain_nothing_new()() == 0
+
+
+def test_no_program_that_is_run_gains_anything() -> None:
+    """In a child, as there is no way back from it."""
+    program = """if True:
+        from echo7.process import lifecycle, privileges
+        privileges._gain_nothing_new()()
+        print(open("/proc/self/status").read())
+    """
+    import sys
+
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    if "NoNewPrivs" not in done.stdout:
+        pytest.skip("this kernel doesn't tell")
+    assert "NoNewPrivs:\t1" in done.stdout
+
+
+def test_what_argparse_says_of_a_wrong_name_is_ours() -> None:
+    with pytest.raises(argparse.ArgumentTypeError, match="there is no user 'x y'"):
+        identity("x y")
+
+
+def test_what_cannot_be_dropped_stops_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    with Reactor() as reactor:
+        life = lifecycle.Lifecycle(reactor, serve_config("--user", "4711:4712"))
+        Kernel(monkeypatch)
+        life.drop_privileges()
+        Kernel(monkeypatch, allowed=False)
+        with pytest.raises(lifecycle.StartError, match="cannot become 4711:4712"):
+            life.drop_privileges()

@@ -1,0 +1,405 @@
+"""`--workers N`: several processes on one port, and a supervisor that answers for them."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from echo7.process import limits
+from echo7.sockets import reuseport
+from echo7.sockets.binding import bind_all
+from tests.echo7.sockets.test_activation import HAND_IN
+from tests.echo7.test_cli import fill_until_stuck, only_line, refused
+from tests.support.basics import PATIENCE_S, PROJECT, quiet_port
+from tests.support.clients import connect_small, echo_and_close, receive_exactly, receive_to_end
+from tests.support.daemon import EchoProcess, WorkersProcess, serve_config
+
+pytestmark = pytest.mark.skipif(not reuseport.AVAILABLE, reason="Linux alone balances")
+HOST = ("--host", "127.0.0.1")
+CALLERS = 24  # so many that each of two workers gets some of them, but once in eight million runs
+
+
+def udp_client(port: int) -> socket.socket:
+    client = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    client.settimeout(PATIENCE_S)
+    client.connect(("127.0.0.1", port))
+    return client
+
+
+@contextlib.contextmanager
+def callers(port: int, transport: str) -> Iterator[list[socket.socket]]:
+    """Many clients, each with a flow of its own."""
+    with contextlib.ExitStack() as stack:
+        address = ("127.0.0.1", port)
+        yield [
+            stack.enter_context(
+                udp_client(port) if transport == "udp" else socket.create_connection(address, PATIENCE_S)
+            )
+            for _ in range(CALLERS)
+        ]
+
+
+def patched(code: str, *arguments: str) -> list[str]:
+    """A command that serves with something in it broken first."""
+    program = f"import os, signal, sys\nfrom echo7 import cli\nfrom echo7.process import supervisor, worker\n{code}\nsys.exit(cli.main(sys.argv[1:]))"
+    options = ["serve", *HOST, "--port", "0", "--workers", "2", "--log-format", "json", *arguments]
+    return [sys.executable, "-c", program, *options]
+
+
+class Patched(WorkersProcess):
+    """The same, as a process."""
+
+    def __init__(self, code: str, *arguments: str) -> None:
+        self.lines = []
+        self._wait = False
+        command = patched(code, *arguments)
+        self.process = subprocess.Popen(command, cwd=PROJECT, stderr=subprocess.PIPE, text=True)
+
+
+# ---------------------------------------------------------------- serving
+
+
+def test_both_workers_serve_and_the_log_says_which() -> None:
+    with WorkersProcess(*HOST, "--log-level", "debug") as echo, callers(echo.port, "tcp") as clients:
+        for client in clients:
+            client.sendall(b"hello")
+            assert receive_exactly(client, 5) == b"hello"
+            client.close()
+        assert echo.finish() == 0
+        served = {(line["worker"], line["pid"]) for line in echo.lines if "connection from" in line["message"]}
+        assert served == set(echo.pids.items())
+        assert len(set(echo.pids.values()) | {echo.process.pid}) == 3
+        assert (echo.lines[-1]["event"], echo.lines[-1]["connections"]) == ("stopped", CALLERS + 1)
+
+
+def test_the_addresses_are_logged_once_after_the_workers() -> None:
+    with WorkersProcess(*HOST, count=3) as echo:
+        assert echo.finish() == 0
+        events = [line["event"] for line in echo.lines]
+        assert events == ["workers", "listening", "listening", "stopping", "stopped"]
+        assert [(line["transport"], line["port"]) for line in echo.lines[1:3]] == [
+            ("tcp", echo.port),
+            ("udp", echo.port),
+        ]
+        assert (echo.lines[0]["workers"], len(set(echo.lines[0]["pids"]))) == (3, 3)
+
+
+def test_sigusr1_adds_up_what_every_worker_has_done() -> None:
+    with WorkersProcess(*HOST) as echo, callers(echo.port, "tcp") as streams, callers(echo.port, "udp") as flows:
+        for client in streams + flows:
+            client.send(b"12345")
+            assert client.recv(5) == b"12345"
+        echo.process.send_signal(signal.SIGUSR1)
+        line = echo.next_line("counters")
+        assert (line["connections"], line["connections_open"]) == (CALLERS + 1, CALLERS)
+        assert line["tcp_bytes_received"] == line["tcp_bytes_sent"] == 6 + 5 * CALLERS
+        assert (line["datagrams_received"], line["datagrams_sent"]) == (CALLERS, CALLERS)
+        assert line["udp_bytes_sent"] == 5 * CALLERS
+        for client in streams:
+            client.close()
+        assert echo.finish() == 0
+        assert echo.lines[-1].keys() == line.keys()
+
+
+def test_sigusr2_has_every_process_say_what_its_loop_has_and_a_worker_can_be_asked_alone() -> None:
+    with WorkersProcess(*HOST) as echo:
+        echo.process.send_signal(signal.SIGUSR2)
+        said = [echo.next_line("dump") for _ in range(3)]
+        assert sorted(line.get("worker", 0) for line in said) == [0, 1, 2]
+        os.kill(echo.pids[2], signal.SIGUSR2)
+        assert echo.next_line("dump")["worker"] == 2
+        assert echo.finish() == 0
+
+
+@pytest.mark.parametrize("first", [1, 2])
+@pytest.mark.parametrize("second", [1, 2])
+@pytest.mark.parametrize(("transport", "other"), [("tcp", "--no-udp"), ("udp", "--no-tcp")])
+def test_a_second_daemon_is_refused_whichever_has_workers(first: int, second: int, transport: str, other: str) -> None:
+    """SO_REUSEPORT would let it in, and take half of the callers away."""
+    port = quiet_port()
+    with WorkersProcess(*HOST, other, count=first, port=port):
+        command = [sys.executable, "-m", "echo7", "serve", *HOST, other, "--port", str(port), "--workers", str(second)]
+        done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, timeout=PATIENCE_S, check=False)
+    assert done.returncode == 1
+    assert f" error cannot bind {transport} 127.0.0.1:{port}: Address already in use; " in only_line(done.stderr)
+
+
+def test_sockets_from_systemd_are_shared_by_all_workers() -> None:
+    """One for each address is all there is: whoever is free takes what comes, and one worker is enough."""
+    bound = bind_all(socket, ["127.0.0.1"], 0)
+    with bound.tcp[0] as tcp, bound.udp[0] as udp:
+        port, numbers = tcp.getsockname()[1], (tcp.fileno(), udp.fileno())
+        prefix = [sys.executable, "-c", HAND_IN, ",".join(map(str, numbers))]
+        with WorkersProcess(prefix=prefix, pass_fds=numbers) as echo:
+            echo.halt(1)
+            with callers(port, "tcp") as streams, callers(port, "udp") as flows:
+                for client in streams + flows:
+                    client.send(b"shared")
+                    assert client.recv(10) == b"shared"
+                os.kill(echo.pids[1], signal.SIGCONT)
+            assert echo.finish() == 0
+            assert "loopback_only" not in {line["event"] for line in echo.lines}
+
+
+# ---------------------------------------------------------------- a worker ends, others go on
+
+
+@pytest.mark.parametrize("transport", ["tcp", "udp"])
+def test_what_waited_for_a_killed_worker_is_served_by_the_next_one(transport: str) -> None:
+    """Its callers queue in the kernel, as do its datagrams: the sockets are the supervisor's, and stay."""
+    with WorkersProcess(*HOST) as echo:
+        victim = echo.halt(1)
+        with callers(echo.port, transport) as clients:
+            for client in clients:
+                client.send(b"wait")
+            os.kill(victim, signal.SIGKILL)
+            for client in clients:
+                assert client.recv(10) == b"wait"
+            ended = echo.next_line("worker_ended")
+            assert (ended["worker"], ended["pid"], ended["exit_code"]) == (1, victim, -signal.SIGKILL)
+            assert ended["restart_delay_s"] == 0.1
+            assert "ended by SIGKILL; the next one starts in 0.1 s" in ended["message"]
+            assert echo.next_line("worker_ready")["pid"] != victim
+            for client in clients:
+                client.send(b"again")
+                assert client.recv(10) == b"again"
+        assert echo.finish() == 0, "a crash before has been dealt with"
+
+
+def test_callers_come_and_go_while_workers_are_killed() -> None:
+    """Who isn't being served by the very worker that dies notices nothing."""
+    with WorkersProcess(*HOST) as echo, asking_without_pause(echo.port) as answers:
+        for number in (1, 2, 1, 2):
+            os.kill(echo.pids[number], signal.SIGKILL)
+            assert echo.next_line("worker_ready")["worker"] == number
+    assert answers.count(b"hello") > 0
+    assert len(answers) - answers.count(b"hello") <= 4, "one caller at a time, so one for each worker"
+
+
+@contextlib.contextmanager
+def asking_without_pause(port: int) -> Iterator[list[bytes]]:
+    """A caller in a thread, one connection after the other; yield what each has got, up to FIN or RST."""
+    answers: list[bytes] = []
+    enough = threading.Event()
+
+    def ask() -> None:
+        while not enough.is_set():
+            answers.append(b"")
+            with contextlib.suppress(ConnectionResetError):
+                with socket.create_connection(("127.0.0.1", port), PATIENCE_S) as client:
+                    answers[-1] = echo_and_close(client, b"hello")
+
+    thread = threading.Thread(target=ask)
+    thread.start()
+    try:
+        yield answers
+    finally:
+        enough.set()
+        thread.join()
+
+
+def test_the_counters_of_a_killed_worker_are_not_forgotten() -> None:
+    with WorkersProcess(*HOST) as echo, callers(echo.port, "tcp") as clients:
+        for client in clients:
+            client.sendall(b"12345")
+            receive_exactly(client, 5)
+        echo.process.send_signal(signal.SIGUSR1)
+        before = echo.next_line("counters")
+        for pid in echo.pids.values():
+            os.kill(pid, signal.SIGKILL)
+        for _ in echo.pids:
+            echo.next_line("worker_ready")
+        echo.process.send_signal(signal.SIGUSR1)
+        line = echo.next_line("counters")
+        assert line["connections"] == before["connections"] == CALLERS + 1
+        assert line["tcp_bytes_sent"] == before["tcp_bytes_sent"]
+        assert line["connections_open"] == 0
+        assert echo.finish() == 0
+
+
+def test_a_worker_that_is_told_to_end_delivers_and_is_replaced() -> None:
+    """An operator may want one to start afresh."""
+    with WorkersProcess(*HOST, "--drain-timeout", "20", "--log-level", "debug") as echo:
+        with echo.connect() as client:
+            client.sendall(b"first")
+            receive_exactly(client, 5)
+            line = echo.next_line("log")
+            while str(client.getsockname()[1]) not in line["message"]:
+                line = echo.next_line("log")
+            os.kill(line["pid"], signal.SIGTERM)
+            assert echo.next_line("leaving")["pid"] == line["pid"]
+            os.kill(line["pid"], signal.SIGTERM)
+            assert client.recv(10) == b"", "an orderly end"
+        assert echo.next_line("worker_ended")["exit_code"] == 0
+        assert echo.next_line("worker_ready")["worker"] == line["worker"]
+        assert echo.finish() == 0
+
+
+# ---------------------------------------------------------------- the end
+
+
+@contextlib.contextmanager
+def stuck(*arguments: str, **options: Any) -> Iterator[tuple[WorkersProcess, socket.socket, bytes]]:
+    """Workers, and a caller who has sent a lot and reads nothing."""
+    with WorkersProcess(*HOST, "--socket-buffer", "65536", *arguments, **options) as echo:
+        client = connect_small(("127.0.0.1", echo.port), 16_384)
+        sent = fill_until_stuck(echo, client)
+        yield echo, client, sent
+        client.close()
+
+
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_to_the_whole_process_group_is_one_orderly_end(signum: signal.Signals) -> None:
+    """^C in a terminal, or systemd's stop: every process gets it, and what has been read is delivered, then FIN."""
+    with stuck("--drain-timeout", "20", start_new_session=True) as (echo, client, sent):
+        os.killpg(echo.process.pid, signum)
+        echo.next_line("stopping")
+        received = receive_to_end(client)
+        client.close()
+        summary = echo.next_line("stopped")
+        assert echo.process.wait(PATIENCE_S) == 0
+    assert sent.startswith(received)
+    assert len(received) + 6 == summary["tcp_bytes_received"] == summary["tcp_bytes_sent"]
+    assert "worker_ended" not in {line["event"] for line in echo.lines}
+
+
+def test_a_second_signal_ends_all_at_once_with_a_true_summary() -> None:
+    with stuck("--drain-timeout", "3600") as (echo, client, _):
+        before = echo.lines[-1]
+        echo.process.send_signal(signal.SIGTERM)
+        echo.next_line("stopping")
+        assert echo.finish(signal.SIGINT) == 128 + signal.SIGINT
+        assert echo.lines[-1]["event"] == "stopped"
+        assert echo.lines[-1]["tcp_bytes_received"] == before["tcp_bytes_received"]
+        with pytest.raises(ConnectionResetError):
+            receive_to_end(client)
+
+
+def test_at_a_second_signal_a_worker_that_hangs_is_killed() -> None:
+    with WorkersProcess(*HOST) as echo:
+        echo.halt(2)
+        echo.process.send_signal(signal.SIGTERM)
+        echo.next_line("stopping")
+        assert echo.finish(signal.SIGTERM) == 128 + signal.SIGTERM
+        assert 2 in {line["worker"] for line in echo.lines if line["event"] == "worker_killed"}
+
+
+def test_a_worker_that_hangs_when_it_should_drain_is_killed_in_time() -> None:
+    with Patched("supervisor.DRAIN_GRACE_S = 0.5", "--drain-timeout", "0") as echo:
+        echo.wait_until_ready()
+        echo.halt(1)
+        assert echo.finish() == 1, "that was no orderly end"
+        assert 1 in {line["worker"] for line in echo.lines if line["event"] == "worker_killed"}
+        ended = {line["worker"]: line["exit_code"] for line in echo.lines if line["event"] == "worker_ended"}
+        assert ended[1] == -signal.SIGKILL
+        assert echo.lines[-1]["event"] == "stopped"
+
+
+def test_when_the_supervisor_is_killed_the_workers_deliver_and_go() -> None:
+    """There would be nobody left to stop them. Its stderr is theirs too, and ends when the last has gone."""
+    with stuck("--drain-timeout", "20") as (echo, client, sent):
+        echo.process.kill()
+        for _ in range(2):
+            echo.next_line("supervisor_gone")
+        received = receive_to_end(client)
+        client.close()
+        assert echo.finish() == -signal.SIGKILL
+        assert sent.startswith(received)
+
+
+def test_in_the_middle_of_a_back_off_there_is_nothing_to_wait_for() -> None:
+    code = "supervisor.BackOff.hopeless = False\nworker.run = lambda *args: 3"
+    with Patched(code) as echo:
+        assert [echo.next_line("worker_ended")["exit_code"] for _ in range(2)] == [3, 3]
+        assert echo.finish() == 0
+        assert echo.lines[-1]["event"] == "stopped"
+
+
+# ---------------------------------------------------------------- what fails at the start
+
+
+def fails(code: str) -> list[dict[str, object]]:
+    """Serve until it gives up, with status 1; return the log."""
+    done = subprocess.run(patched(code), cwd=PROJECT, capture_output=True, text=True, timeout=PATIENCE_S, check=False)
+    assert done.returncode == 1, done.stderr
+    return [json.loads(line) for line in done.stderr.splitlines()]
+
+
+def test_workers_that_never_come_to_serve_are_given_up() -> None:
+    """Else it would go on for ever, and look as if it served."""
+    code = "def refuse(*args): raise OSError(24, 'Too many open files')\nworker.Worker.start = refuse"
+    lines = fails(code)
+    ends = [line for line in lines if line["event"] == "worker_ended"]
+    assert [line.get("restart_delay_s") for line in ends if line["worker"] == 1][:4] == [0.1, 0.2, 0.4, 0.8]
+    assert {line["message"] for line in lines if line["event"] == "start_failed"} == {
+        "cannot start: Too many open files; raise 'ulimit -n'"
+    }
+    [last_words] = [line["message"] for line in lines if line["event"] == "failed"]
+    assert last_words == "every worker has ended 5 times in a row before it served: giving up"
+    assert lines[-1]["event"] == "stopped"
+
+
+def test_an_exception_in_a_worker_is_logged_with_its_traceback_and_stays_there() -> None:
+    lines = fails("def refuse(*args): raise KeyError('lost')\nworker.Worker.start = refuse")
+    told = [str(line["message"]) for line in lines if line["event"] == "failed" and "worker" in line]
+    assert len(told) >= 5
+    assert all("KeyError('lost')" in message and "Traceback" in message for message in told)
+
+
+def test_a_fork_that_fails_is_tried_again() -> None:
+    code = """if True:
+        fork, refusals = os.fork, [BlockingIOError(11, "Resource temporarily unavailable")]
+        def refused():
+            if refusals: raise refusals.pop()
+            return fork()
+        os.fork = refused
+    """
+    with Patched(code) as echo:
+        echo.wait_until_ready()
+        assert echo.lines[0]["message"] == (
+            "cannot start worker 1: Resource temporarily unavailable; the next one starts in 0.1 s"
+        )
+        assert echo.finish() == 0
+
+
+# ---------------------------------------------------------------- options
+
+
+def test_auto_is_one_for_each_processor_we_may_run_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 2, 5})
+    assert serve_config("--workers", "auto").workers == 3
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(1000)))
+    assert serve_config("--workers", "auto").workers == 256
+
+
+def test_where_the_kernel_does_not_balance_there_is_one_process_or_one_clear_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(reuseport, "AVAILABLE", False)
+    assert serve_config("--workers", "auto").workers == 1
+    assert serve_config("--workers", "1").workers == 1
+    assert "--workers above 1 needs Linux" in refused(capsys, "--workers", "2")
+
+
+@pytest.mark.parametrize(("most", "workers", "share"), [(None, 3, None), (7, 1, 7), (7, 2, 4), (8, 2, 4), (1, 4, 1)])
+def test_the_most_connections_are_divided_among_the_workers(most: int | None, workers: int, share: int | None) -> None:
+    option = [] if most is None else [f"--max-connections={most}"]
+    config = serve_config(f"--workers={workers}", *option)
+    server = config.new_server(1000, int)
+    assert server._max_connections == (share or limits.default_max_connections(1000, limits.default_pipes(1000)))
+
+
+def test_one_worker_is_the_plain_process() -> None:
+    with EchoProcess(*HOST, "--workers", "1") as echo:
+        assert echo.finish() == 0
+        assert [line["event"] for line in echo.lines] == ["listening", "listening", "stopping", "stopped"]

@@ -1,0 +1,144 @@
+"""Sockets that systemd hands in (sd_listen_fds(3)), with a program of our own in systemd's place."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import sys
+from collections.abc import Iterator
+from typing import Protocol
+
+import pytest
+
+from echo7.sockets.activation import inherited
+from echo7.sockets.binding import BindError
+from tests.support.basics import PATIENCE_S
+from tests.support.clients import echo_and_close, receive_exactly, receive_to_end
+from tests.support.daemon import EchoProcess
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="descriptors are inherited otherwise there")
+
+# Moves the descriptors named in its first argument to 3, 4, …, as systemd does, and becomes the rest of its arguments.
+HAND_IN = """
+import fcntl, os, sys
+high = [fcntl.fcntl(int(number), fcntl.F_DUPFD, 100) for number in sys.argv[1].split(",")]
+for wanted, number in enumerate(high, 3):
+    os.dup2(number, wanted)
+    os.close(number)
+os.environ.update(LISTEN_PID=str(os.getpid()), LISTEN_FDS=str(len(high)), LISTEN_FDNAMES="first:second")
+os.execv(sys.argv[2], sys.argv[2:])
+"""
+
+
+class HasNumber(Protocol):
+    def fileno(self) -> int: ...
+
+
+def activated(*given: HasNumber, options: tuple[str, ...] = ()) -> EchoProcess:
+    numbers = [each.fileno() for each in given]
+    prefix = [sys.executable, "-c", HAND_IN, ",".join(map(str, numbers))]
+    return EchoProcess(*options, prefix=prefix, pass_fds=numbers, wait=False)
+
+
+@pytest.fixture
+def tcp() -> Iterator[socket.socket]:
+    """A listening socket with no option of ours."""
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        sock.listen(16)
+        yield sock
+
+
+@pytest.fixture
+def udp(tcp: socket.socket) -> Iterator[socket.socket]:
+    """A wildcard UDP socket with no option of ours, on the same port number."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        sock.bind(("0.0.0.0", tcp.getsockname()[1]))
+        yield sock
+
+
+def test_both_transports_are_served_without_binding_anything(tcp: socket.socket, udp: socket.socket) -> None:
+    with activated(tcp, udp) as daemon:
+        daemon.next_line("listening")
+        assert echo_and_close(socket.create_connection(tcp.getsockname(), PATIENCE_S), b"handed in") == b"handed in"
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
+            client.settimeout(PATIENCE_S)
+            client.connect(("127.0.0.5", udp.getsockname()[1]))
+            client.send(b"")
+            assert client.recv(10) == b""
+        assert daemon.finish() == 0
+
+
+def test_who_called_before_we_came_is_served_like_anybody_else(tcp: socket.socket, udp: socket.socket) -> None:
+    """Story: such a caller's socket has inherited nothing, and its urgent byte was lost; an early datagram came without
+    the address that it was sent to, and got no answer.
+    """
+    with socket.create_connection(tcp.getsockname(), PATIENCE_S) as caller:
+        caller.sendall(b"abc")
+        caller.send(b"X", socket.MSG_OOB)
+        caller.sendall(b"def")
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as early:
+            early.settimeout(PATIENCE_S)
+            early.connect(("127.0.0.5", udp.getsockname()[1]))
+            early.send(b"early")
+            with activated(tcp, udp):
+                assert early.recv(10) == b"early"
+                assert receive_exactly(caller, 7) == b"abcXdef"
+                caller.shutdown(socket.SHUT_WR)
+                assert receive_to_end(caller) == b""
+
+
+def test_a_transport_that_is_not_wanted_is_closed(tcp: socket.socket, udp: socket.socket) -> None:
+    with activated(tcp, udp, options=("--no-udp",)) as daemon:
+        daemon.next_line("listening")
+        assert daemon.finish() == 0
+        assert [line["transport"] for line in daemon.lines if line["event"] == "listening"] == ["tcp"]
+
+
+def test_nothing_wanted_left_is_one_clear_line(udp: socket.socket) -> None:
+    with activated(udp, options=("--no-udp",)) as daemon:
+        assert "--no-udp" in daemon.next_line("bind_failed")["message"]
+        assert daemon.process.wait(PATIENCE_S) == 1
+
+
+@pytest.mark.parametrize("kind", ["file", "unix", "not listening"])
+def test_a_wrong_kind_is_refused_by_number_and_name(kind: str, udp: socket.socket) -> None:
+    with contextlib.ExitStack() as stack:
+        wrong: HasNumber
+        if kind == "file":
+            wrong = stack.enter_context(open(__file__))
+        else:
+            wrong = stack.enter_context(socket.socket(socket.AF_UNIX if kind == "unix" else socket.AF_INET))
+        daemon = stack.enter_context(activated(udp, wrong))
+        assert "descriptor 4 (second)" in daemon.next_line("bind_failed")["message"]
+        assert daemon.process.wait(PATIENCE_S) == 1
+
+
+def test_what_is_meant_for_another_process_is_left_alone() -> None:
+    """LISTEN_PID: a parent of ours may have been the one."""
+    environment = {"LISTEN_PID": str(os.getppid()), "LISTEN_FDS": "1"}
+    assert inherited(environment) is None
+    assert environment["LISTEN_FDS"] == "1"
+
+
+@pytest.mark.parametrize("count", ["", "0", "00"])
+def test_no_sockets_at_all_is_no_activation(count: str) -> None:
+    assert inherited({"LISTEN_PID": str(os.getpid()), "LISTEN_FDS": count}) is None
+
+
+@pytest.mark.parametrize("count", ["x", "-1", "1.5", "²"])
+def test_a_count_that_is_no_number_is_one_clear_line(count: str) -> None:
+    environment = {"LISTEN_PID": str(os.getpid()), "LISTEN_PIDFDID": "1", "LISTEN_FDS": count, "LISTEN_FDNAMES": "a"}
+    with pytest.raises(BindError, match="LISTEN_FDS"):
+        inherited(environment)
+    assert environment == {}, "no child may take them for its own"
+
+
+def test_the_buffers_are_capped_where_asked_for(tcp: socket.socket) -> None:
+    """The options of a socket are the same for all who hold it."""
+    with activated(tcp, options=("--socket-buffer", "8192")) as daemon:
+        daemon.next_line("listening")
+        sizes = [tcp.getsockopt(socket.SOL_SOCKET, name) for name in (socket.SO_RCVBUF, socket.SO_SNDBUF)]
+        assert max(sizes) <= 2 * 8192
+        assert daemon.finish() == 0

@@ -1,0 +1,147 @@
+"""From a host to numeric addresses, or one line: whatever the text is, and whatever the system says."""
+
+from __future__ import annotations
+
+import errno
+import socket
+from typing import Any
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from echo7.sockets.resolve import UnresolvedName, resolve
+from reactor.sockets.addresses import family_of
+from tests.support.basics import has_ipv6
+
+IPV6 = pytest.mark.skipif(not has_ipv6(), reason="this machine has no IPv6")
+LOOK_UP = socket.getaddrinfo
+
+
+@pytest.fixture(autouse=True)
+def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is no numeric address is unknown here: no test asks a name server."""
+
+    def look_up(host: str, port: int, family: int, kind: int) -> list[Any]:
+        return list(LOOK_UP(host, port, family, kind, flags=socket.AI_NUMERICHOST))
+
+    monkeypatch.setattr(socket, "getaddrinfo", look_up)
+
+
+def answering(monkeypatch: pytest.MonkeyPatch, answer: list[Any] | Exception) -> None:
+    """Have the system's resolver say this, whatever it is asked."""
+
+    def look_up(*_: Any) -> list[Any]:
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    monkeypatch.setattr(socket, "getaddrinfo", look_up)
+
+
+def entry(address: tuple[Any, ...], family: int = socket.AF_INET) -> tuple[Any, ...]:
+    return family, socket.SOCK_STREAM, 6, "", address
+
+
+def refusal(host: str, family: int = socket.AF_UNSPEC) -> str:
+    with pytest.raises(UnresolvedName) as refused:
+        resolve(host, 7, family)
+    text = str(refused.value)
+    assert "\n" not in text
+    return text
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "[127.0.0.1]"])
+def test_a_numeric_address_is_itself(host: str) -> None:
+    assert resolve(host, 7) == [("127.0.0.1", 7)]
+    assert resolve(host, 7, socket.AF_INET) == [("127.0.0.1", 7)]
+
+
+@IPV6
+@pytest.mark.parametrize("host", ["::1", "[::1]", "0:0:0:0:0:0:0:1"])
+def test_a_numeric_ipv6_address_is_itself_with_or_without_brackets(host: str) -> None:
+    assert resolve(host, 7) == [("::1", 7, 0, 0)]
+
+
+def test_every_address_is_given_once_in_the_order_of_the_system(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Law: "the order is the system's own"; what is neither IPv4 nor IPv6 is of no use."""
+    one, other = entry(("192.0.2.2", 7)), entry(("2001:db8::1", 7, 0, 0), socket.AF_INET6)
+    answering(monkeypatch, [other, one, entry(("odd",), 99), one, other])
+    assert resolve("example", 7) == [("2001:db8::1", 7, 0, 0), ("192.0.2.2", 7)]
+
+
+@pytest.mark.parametrize("answer", [[], [entry(("odd",), 99)]])
+def test_a_name_without_any_address_is_refused(monkeypatch: pytest.MonkeyPatch, answer: list[Any]) -> None:
+    answering(monkeypatch, answer)
+    assert "'example' has no address of IPv4 or IPv6" in refusal("example")
+
+
+@pytest.mark.parametrize("host", ["", " ", "[]", "\t"])
+def test_an_empty_host_names_nothing(host: str) -> None:
+    """Else the system would take it for this machine."""
+    assert refusal(host) == "an empty host names nothing; give a name or an address"
+
+
+@pytest.mark.parametrize("host", ["a" * 64, "a..b", ".", "\udcff", "nul\0", "ä" * 70, "x" * 100_000])
+def test_what_can_be_no_host_name_is_refused_in_one_short_line(host: str) -> None:
+    text = refusal(host)
+    assert "cannot resolve" in text
+    assert len(text) < 600
+
+
+@pytest.mark.parametrize("error", [UnicodeError("label too long"), ValueError("embedded null"), OverflowError("port")])
+def test_whatever_python_says_of_a_text_it_is_not_a_host_name(
+    monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    answering(monkeypatch, error)
+    assert "not a host name" in refusal("example")
+
+
+@pytest.mark.parametrize(
+    ("error", "family", "words"),
+    [
+        (socket.gaierror(socket.EAI_AGAIN, "Temporary failure"), socket.AF_UNSPEC, "Temporary failure; try again"),
+        (socket.gaierror(socket.EAI_NONAME, "Not known"), socket.AF_UNSPEC, "Not known; check the spelling, or"),
+        (socket.gaierror(socket.EAI_NONAME, "Not known"), socket.AF_INET6, "and that it has an IPv6 address"),
+        (socket.gaierror("host not found"), socket.AF_UNSPEC, "the system doesn't say why"),
+        (OSError(errno.EMFILE, "Too many open files"), socket.AF_UNSPEC, "Too many open files"),
+    ],
+)
+def test_what_the_resolver_says_is_told_with_what_to_do(
+    monkeypatch: pytest.MonkeyPatch, error: Exception, family: int, words: str
+) -> None:
+    answering(monkeypatch, error)
+    text = refusal("example", family)
+    assert text.startswith("cannot resolve 'example': ")
+    assert words in text
+
+
+def test_an_address_of_the_other_family_is_told_as_that() -> None:
+    assert "it is no IPv6 address; leave out the -4 or -6" in refusal("127.0.0.1", socket.AF_INET6)
+    assert "it is no IPv4 address" in refusal("::1", socket.AF_INET)
+
+
+def test_a_link_local_address_needs_an_interface_that_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    """RFC 4007 §11: without its zone such an address could be on any link."""
+    assert "must be an interface of this machine" in refusal("fe80::1%nowhere")
+    assert "must be an interface" not in refusal("no such name%lo")
+    answering(monkeypatch, [entry(("fe80::1", 7, 0, 0), socket.AF_INET6)])
+    assert refusal("fe80::1") == "the link-local address fe80::1 needs its interface, as in fe80::1%eth0"
+    answering(monkeypatch, [entry(("fe80::1%eth0", 7, 0, 2), socket.AF_INET6)])
+    assert resolve("fe80::1%eth0", 7) == [("fe80::1%eth0", 7, 0, 2)]
+
+
+@given(st.ip_addresses().map(str) | st.text("0123456789abcdef.:%[]", max_size=20).filter(lambda text: "%" in text))
+@example("1:%")
+@example("%lo")
+def test_any_text_gives_numeric_addresses_or_one_line(host: str) -> None:
+    """Law: "a list with at least one address, or an UnresolvedName". Nothing here is a name to be looked up."""
+    try:
+        found = resolve(host, 7)
+    except UnresolvedName as refused:
+        lines, found = str(refused).splitlines(), [("::1",)]
+    else:
+        lines = ["none"]
+    assert len(lines) == len(found[:1]) == 1
+    for address in found:
+        family_of(address)

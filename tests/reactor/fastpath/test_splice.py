@@ -1,0 +1,345 @@
+"""Splice: who gets a pipe, and that a connection can always have its own parts back."""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from reactor import Connection, Limits, Reactor, StreamProtocol
+from reactor.fastpath import splice as room
+from reactor.fastpath.splice import COPIES_AFTER_TROUBLE, SMALL_MOVES, KernelPipe, Pipe, Splicer, pipes_on
+from reactor.sockets.errors import os_error
+from reactor.sockets.opening import Socket
+from tests.support.basics import open_descriptors
+from tests.support.clients import drain, fill, reset, tcp_pair
+from tests.support.echo import CAN_SPLICE
+from tests.support.loops import turn_until
+
+pytestmark = pytest.mark.skipif(not CAN_SPLICE, reason="no splice(2) here")
+
+RECEIVE_BYTES = 4096
+LIMITS = Limits(high_water_bytes=8192, receive_bytes=RECEIVE_BYTES)
+PIECE = bytes(range(256)) * (RECEIVE_BYTES // 256)
+
+
+class Echo(StreamProtocol):
+    """Echoes, and asks for a pipe as echo7 does."""
+
+    def __init__(self, splicer: Splicer) -> None:
+        self.splicer = splicer
+        self.lost: list[Exception | None] = []
+
+    def data_received(self, connection: Connection, data: bytes) -> None:
+        connection.write(data)
+
+    def saturated(self, connection: Connection) -> None:
+        self.splicer.consider(connection)
+
+    def connection_lost(self, connection: Connection, error: Exception | None) -> None:
+        self.splicer.forget(connection)
+        self.lost.append(error)
+
+
+class CountedPipe(KernelPipe):
+    """The kernel's, and we know how many there are."""
+
+    made = 0
+    opened = 0
+
+    def __init__(self) -> None:
+        CountedPipe.made += 1
+        super().__init__()
+        CountedPipe.opened += 1
+
+    def close(self) -> None:
+        super().close()
+        CountedPipe.opened -= 1
+
+
+class Rig:
+    """A loop, a splicer, and echoing connections."""
+
+    def __init__(self, new_pipe: Callable[[], Pipe] = CountedPipe, most_pipes: int = 2) -> None:
+        CountedPipe.made = CountedPipe.opened = 0
+        self.reactor = Reactor()
+        self.splicer = Splicer(new_pipe, most_pipes=most_pipes)
+        self.protocol = Echo(self.splicer)
+        self.clients: list[socket.socket] = []
+
+    def connection(self) -> tuple[Connection, socket.socket]:
+        ours, client = tcp_pair()
+        ours.setblocking(False)
+        client.setblocking(False)
+        self.clients.append(client)
+        connection = Connection(self.reactor, ours, self.protocol, LIMITS)
+        connection.open()
+        return connection, client
+
+    def spliced(self) -> tuple[Connection, socket.socket]:
+        """A connection that has a pipe, and nothing under way."""
+        connection, client = self.connection()
+        self.echo(client, PIECE)
+        assert is_spliced(connection)
+        return connection, client
+
+    def echo(self, client: socket.socket, data: bytes) -> None:
+        """Send, and get the same back."""
+        client.send(data)
+        got = bytearray()
+
+        def complete() -> bool:
+            got.extend(drain(client))
+            return len(got) >= len(data)
+
+        turn_until(self.reactor, complete)
+        assert got == data
+
+    def receive(self, client: socket.socket, count: int) -> bytes:
+        got = bytearray()
+
+        def complete() -> bool:
+            got.extend(drain(client))
+            return len(got) >= count
+
+        turn_until(self.reactor, complete)
+        return bytes(got)
+
+    def close(self) -> None:
+        self.reactor.close()
+        for client in self.clients:
+            client.close()
+
+
+@pytest.fixture
+def rig() -> Iterator[Rig]:
+    made = Rig()
+    yield made
+    made.close()
+    assert CountedPipe.opened == 0, "pipes are closed with their connections"
+
+
+def is_spliced(connection: Connection) -> bool:
+    return isinstance(connection._pending, room.Splice)
+
+
+def test_a_full_receive_makes_bulk_and_a_small_one_does_not(rig: Rig) -> None:
+    connection, client = rig.connection()
+    rig.echo(client, PIECE[:-1])
+    assert not is_spliced(connection)
+    rig.echo(client, PIECE)
+    assert is_spliced(connection)
+    assert len(rig.splicer) == 1
+    rig.echo(client, PIECE * 2)
+    assert (connection.bytes_received, connection.bytes_sent) == (4 * RECEIVE_BYTES - 1,) * 2
+
+
+def test_when_no_more_bulk_comes_the_pipe_is_given_back(rig: Rig) -> None:
+    """Law: "put back whenever anything else than more bulk comes along"."""
+    connection, client = rig.spliced()
+    for _ in range(SMALL_MOVES + 1):
+        assert is_spliced(connection)
+        rig.echo(client, b"small")
+    assert not is_spliced(connection)
+    assert CountedPipe.opened == 0
+    assert len(rig.splicer) == 0
+    rig.echo(client, PIECE)
+    assert is_spliced(connection), "and had again"
+
+
+def test_large_moves_in_between_keep_it(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(room, "SMALL_MOVE_BYTES", 100)
+    connection, client = rig.spliced()
+    for _ in range(SMALL_MOVES * 2):
+        rig.echo(client, b"small")
+        rig.echo(client, PIECE[:100])
+    assert is_spliced(connection)
+
+
+def stuff(rig: Rig, connection: Connection, client: socket.socket) -> bytes:
+    """Have the client send until the connection reads no more; return what it sent."""
+    sent = bytearray()
+
+    def full() -> bool:
+        sent.extend(fill(client, 1 << 16))
+        assert connection.pending_bytes <= LIMITS.bound_bytes
+        return not connection.interest & 1
+
+    turn_until(rig.reactor, full)
+    return bytes(sent)
+
+
+def test_a_peer_that_never_reads_stops_itself_at_the_documented_bound(rig: Rig) -> None:
+    """Issue: "Bytes in a pipe count towards the connection's documented bound"."""
+    connection, client = rig.spliced()
+    sent = stuff(rig, connection, client)
+    assert is_spliced(connection)
+    assert LIMITS.high_water_bytes < connection.pending_bytes <= LIMITS.bound_bytes
+    assert rig.receive(client, len(sent)) == sent
+
+
+def test_what_somebody_else_writes_comes_after_what_is_in_the_pipe(rig: Rig) -> None:
+    connection, client = rig.spliced()
+    sent = stuff(rig, connection, client)
+    place = connection.bytes_received
+    connection.write(b"an aside")
+    assert not is_spliced(connection)
+    assert connection.pending_bytes > LIMITS.high_water_bytes
+    asked = sent[: place - len(PIECE)], sent[place - len(PIECE) :]  # the first piece came back before
+    assert rig.receive(client, len(sent) + 8) == b"an aside".join(asked)
+
+
+def test_what_somebody_else_writes_to_an_empty_pipe_goes_at_once(rig: Rig) -> None:
+    connection, client = rig.spliced()
+    connection.write(b"unasked")
+    assert not is_spliced(connection)
+    assert rig.receive(client, 7) == b"unasked"
+
+
+def test_closing_delivers_what_is_in_the_pipe(rig: Rig) -> None:
+    """And what comes while lingering is thrown away by the ordinary recv, not put into the pipe."""
+    connection, client = rig.spliced()
+    sent = stuff(rig, connection, client)
+    taken = connection.bytes_received - RECEIVE_BYTES
+    connection.close()
+    got = rig.receive(client, taken)
+    assert len(got) == taken
+    assert got == sent[:taken]
+    client.shutdown(socket.SHUT_WR)
+    turn_until(rig.reactor, lambda: rig.protocol.lost)
+    assert rig.protocol.lost == [None]
+
+
+def test_a_reset_closes_the_pipe(rig: Rig) -> None:
+    connection, client = rig.spliced()
+    stuff(rig, connection, client)
+    reset(client)
+    turn_until(rig.reactor, lambda: rig.protocol.lost)
+    assert isinstance(rig.protocol.lost[0], OSError)
+    assert CountedPipe.opened == 0
+
+
+def test_the_one_that_rests_gives_its_pipe_to_the_one_that_does_not(rig: Rig) -> None:
+    """`most_pipes` is 2. Asked for a third, the splicer looks at the oldest, and takes it back if nothing has come."""
+    first, first_client = rig.spliced()
+    second, _ = rig.spliced()
+    third, third_client = rig.connection()
+    rig.echo(third_client, PIECE)  # the first is looked at: something has come since it was made
+    assert not is_spliced(third)
+    rig.echo(first_client, PIECE)
+    rig.echo(third_client, PIECE)  # the second is looked at
+    assert not is_spliced(third)
+    rig.echo(third_client, PIECE)  # the first: something has come
+    assert not is_spliced(third)
+    rig.echo(third_client, PIECE)  # the second: it rests
+    assert [is_spliced(connection) for connection in (first, second, third)] == [True, False, True]
+    assert CountedPipe.opened == 2
+
+
+def test_the_place_of_one_that_has_given_up_is_free(rig: Rig) -> None:
+    for _ in range(2):
+        connection, _ = rig.spliced()
+        connection.write(b"unasked")
+    assert len(rig.splicer) == 0
+    rig.spliced()
+    assert CountedPipe.opened == 1
+
+
+def test_the_place_of_one_that_is_closed_but_not_yet_told_so_is_free(rig: Rig) -> None:
+    for _ in range(2):
+        rig.spliced()
+    waiting, client = rig.connection()
+    client.send(PIECE)
+    turn_until(rig.reactor, lambda: not is_spliced(waiting) and waiting.bytes_received)
+    for handler in tuple(rig.reactor.handlers):
+        if isinstance(handler, Connection) and is_spliced(handler):
+            handler.abort()
+    rig.splicer.consider(waiting)
+    assert is_spliced(waiting)
+
+
+def test_a_connection_with_bytes_pending_or_that_is_over_gets_none(rig: Rig) -> None:
+    connection, client = rig.connection()
+    stuff(rig, connection, client)
+    before = CountedPipe.made
+    if not is_spliced(connection):
+        rig.splicer.consider(connection)
+        assert not is_spliced(connection)
+    connection.abort()
+    rig.splicer.consider(connection)
+    assert CountedPipe.made == before
+
+
+@pytest.mark.parametrize("code", [errno.EMFILE, errno.EPERM])
+def test_without_a_pipe_bytes_are_copied_and_it_is_asked_again_much_later(code: int) -> None:
+    """Issue: "pipes limited (per-user pipe pages are limited: on failure stay with the copying path)"."""
+    asked = 0
+
+    def no_pipe() -> Pipe:
+        nonlocal asked
+        asked += 1
+        raise os_error(code)
+
+    rig = Rig(no_pipe)
+    connection, client = rig.connection()
+    for _ in range(COPIES_AFTER_TROUBLE + 1):
+        rig.echo(client, PIECE)
+    assert (asked, is_spliced(connection)) == (1, False)
+    rig.echo(client, PIECE)
+    assert asked == 2
+    rig.close()
+
+
+class Sandbox(CountedPipe):
+    """A kernel that has splice(2), and a filter that doesn't allow it."""
+
+    def fill(self, sock: Socket, most_bytes: int) -> int:
+        return 0
+
+
+def test_a_kernel_that_will_not_splice_is_not_asked_again_for_long() -> None:
+    rig = Rig(Sandbox)
+    connection, client = rig.connection()
+    for _ in range(COPIES_AFTER_TROUBLE):
+        rig.echo(client, PIECE)
+    assert CountedPipe.made == 1
+    assert not is_spliced(connection)
+    rig.close()
+    assert CountedPipe.opened == 0
+
+
+@pytest.mark.parametrize("code", [errno.EINVAL, errno.ENOSYS, errno.EPERM])
+def test_what_splice_will_not_do_recv_does(monkeypatch: pytest.MonkeyPatch, rig: Rig, code: int) -> None:
+    connection, client = rig.spliced()
+
+    def refuse(*args: object, **options: object) -> int:
+        raise os_error(code)
+
+    monkeypatch.setattr(os, "splice", refuse)
+    rig.echo(client, PIECE)
+    assert not is_spliced(connection)
+
+
+def test_a_pipe_that_cannot_be_as_wide_as_it_should_is_closed_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """fcntl(2), F_SETPIPE_SZ: EPERM for a user who has many already."""
+    before = open_descriptors()
+
+    def refuse(*args: object) -> int:
+        raise os_error(errno.EPERM)
+
+    monkeypatch.setattr("fcntl.fcntl", refuse)
+    with pytest.raises(PermissionError):
+        KernelPipe()
+    assert open_descriptors() == before
+
+
+def test_where_the_system_has_no_splice_there_are_no_pipes(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert pipes_on(socket) is KernelPipe
+    monkeypatch.delattr(os, "splice")
+    assert pipes_on(socket) is None
+    monkeypatch.undo()
+    monkeypatch.setattr(room, "fcntl", None)
+    assert pipes_on(socket) is None

@@ -1,0 +1,181 @@
+"""What a loop did is in the file before it sleeps; a file that can't be written costs a line in the log, no more."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import logging
+import os
+import pathlib
+import stat
+import sys
+from typing import Any
+
+import pytest
+
+from reactor import Reactor
+from reactor.observe.sinks import CHUNK_BYTES, FORMAT, JsonLines, Sink, open_file
+from reactor.observe.trace import Event
+from tests.support.basics import PROJECT
+from tests.support.loops import turn_idle
+
+SOMETHING = Event(0, 1, 2.5, "eof", "connection-1", "connection.py:1", (), {})
+TURN = SOMETHING._replace(kind="turn", who="")
+
+
+def lines(path: pathlib.Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_each_event_is_a_line_after_a_header(tmp_path: pathlib.Path) -> None:
+    path = tmp_path / "trace.jsonl"
+    events: list[Event] = []
+    with JsonLines.open(str(path), title="A title", about="Some words.") as sink:
+
+        def both(event: Event) -> None:
+            events.append(event)
+            sink(event)
+
+        with Reactor(observer=both) as loop:
+            loop.call_soon(print, object())
+            turn_idle(loop, 2)
+    header, *rest = lines(path)
+    assert (header["trace"], header["format"]) == ("reactor", FORMAT)
+    assert (header["title"], header["about"]) == ("A title", "Some words.")
+    assert header["clock"] == "monotonic"
+    source = (PROJECT / "reactor" / "loop.py").read_bytes()
+    assert header["sources"]["loop.py"] == hashlib.sha256(source).hexdigest()[:12]
+    assert rest == [json.loads(json.dumps(event.document())) for event in events]
+    assert len(rest) > 10
+
+
+def test_what_was_done_before_the_loop_sleeps_is_in_the_file_by_then(tmp_path: pathlib.Path) -> None:
+    """Law: who is killed in his sleep has told everything."""
+    path = tmp_path / "trace.jsonl"
+    sink = JsonLines.open(str(path))
+    sink(SOMETHING)
+    assert len(lines(path)) < 2, "not yet: a write for each event would be dear"
+    sink(TURN)
+    assert [line["kind"] for line in lines(path)[1:]] == ["eof", "turn"]
+    sink(SOMETHING)
+    sink.flush()
+    assert len(lines(path)) == 4
+    sink.close()
+    sink.close()
+
+
+def test_a_long_turn_does_not_wait_in_memory(tmp_path: pathlib.Path) -> None:
+    path = tmp_path / "trace.jsonl"
+    with JsonLines.open(str(path)) as sink:
+        for _ in range(CHUNK_BYTES // 50):
+            sink(SOMETHING)
+        assert path.stat().st_size >= CHUNK_BYTES
+
+
+def test_a_trace_has_a_greatest_length_and_says_so(tmp_path: pathlib.Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = tmp_path / "trace.jsonl"
+    with JsonLines.open(str(path), most_bytes=2000) as sink:
+        for _ in range(100):
+            sink(SOMETHING)
+        sink(TURN)
+    assert path.stat().st_size < 2700
+    assert {line["kind"] for line in lines(path)[1:-1]} == {"eof"}
+    assert lines(path)[-1]["kind"] == "ended"
+    assert caplog.messages == [f"the trace {path} is as long as it may be, and ends here"]
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full here")
+def test_a_full_disk_ends_the_trace_and_nothing_else(caplog: pytest.LogCaptureFixture) -> None:
+    sink = JsonLines.open("/dev/full")
+    with Reactor(observer=sink) as loop:
+        turn_idle(loop)
+        assert loop._trace is not None
+    sink.close()
+    assert caplog.messages == ["the trace /dev/full can't be written, and ends here: No space left on device"]
+    assert caplog.records[0].levelno == logging.ERROR
+
+
+class Slow(io.RawIOBase):
+    """Takes three bytes at a time."""
+
+    def __init__(self) -> None:
+        self.taken = b""
+
+    def write(self, data: Any) -> int:
+        self.taken += bytes(data[:3])
+        return min(3, len(data))
+
+
+def test_a_short_write_is_gone_on_with() -> None:
+    file = Slow()
+    sink = Sink(file, 1000)  # type: ignore[arg-type]
+    sink.write("hello world")
+    sink.flush()
+    assert file.taken == b"hello world"
+
+
+def test_a_file_is_begun_anew_and_is_for_its_owner_alone(tmp_path: pathlib.Path) -> None:
+    """It tells who calls."""
+    path = tmp_path / "trace.jsonl"
+    for before in (None, "", '{"trace": "reactor", "format": 1}\n' * 100, '[\n{"name":"process_name"'):
+        if before is not None:
+            path.write_text(before)
+            path.chmod(0o644)
+        JsonLines.open(str(path)).close()
+        assert len(lines(path)) == 1
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
+def test_a_file_that_is_no_trace_is_left_alone(tmp_path: pathlib.Path) -> None:
+    path = tmp_path / "mine.txt"
+    path.write_text("years of work")
+    with pytest.raises(OSError, match="is no trace: remove it first"):
+        JsonLines.open(str(path))
+    assert path.read_text() == "years of work"
+
+
+class Full(io.RawIOBase):
+    """A terminal that nobody reads."""
+
+    name = "terminal"
+
+    def write(self, data: Any) -> None:
+        return None
+
+
+def test_a_reader_that_is_too_slow_ends_the_trace(caplog: pytest.LogCaptureFixture) -> None:
+    """Nothing is left out in silence: what came after would make no sense."""
+    sink = JsonLines(Full())  # type: ignore[arg-type]
+    sink(TURN)
+    sink(TURN)
+    assert caplog.messages == ["the trace terminal can't be written, and ends here: its reader is too slow"]
+
+
+def test_a_file_with_a_buffer_of_its_own_is_emptied_too(tmp_path: pathlib.Path) -> None:
+    path = tmp_path / "trace.jsonl"
+    with open(path, "wb") as file:
+        JsonLines(file)(TURN)
+        assert len(lines(path)) == 2
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes here")
+def test_a_pipe_is_refused(tmp_path: pathlib.Path) -> None:
+    path = tmp_path / "pipe"
+    os.mkfifo(path)
+    reader = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        with pytest.raises(OSError, match="it is no file"):
+            open_file(str(path))
+    finally:
+        os.close(reader)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no fork here")
+def test_a_child_leaves_the_file_to_its_parent(tmp_path: pathlib.Path) -> None:
+    path = tmp_path / "trace.jsonl"
+    sink = JsonLines.open(str(path))
+    sink(SOMETHING)
+    sink.leave()
+    sink(TURN)
+    assert path.read_text() == "", "neither what waited nor what came later"

@@ -1,0 +1,844 @@
+"""What an observer is told is what happened, in the order and at the line where it did; and it changes nothing."""
+
+from __future__ import annotations
+
+import collections
+import functools
+import linecache
+import logging
+import os
+import re
+import selectors
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any, cast
+
+import pytest
+
+from reactor import (
+    READ,
+    WRITE,
+    Connection,
+    Datagram,
+    DatagramProtocol,
+    Limits,
+    Reactor,
+    StreamProtocol,
+    connect_tcp,
+    listen_tcp,
+    open_udp,
+)
+from reactor.fastpath.batch import DatagramBatch
+from reactor.fork import disown, take_over
+from reactor.loop import Reactor as PlainReactor
+from reactor.observe.instrumented import TracedConnection
+from reactor.observe.trace import FILES, Event, lines_of_turn, words
+from reactor.observe.watch import WatchedReactor
+from reactor.sockets.addresses import Address
+from reactor.testing import SimulatedNetwork, simulate
+from reactor.testing.simulate import run_once
+from reactor.timers import Timers
+from tests.simulation.world import swarm_scenario
+from tests.support.basics import PROJECT
+from tests.support.clients import tcp_pair
+from tests.support.loops import SELECTORS, Recorder, server_side, turn_idle, turn_until
+
+SERVER = ("10.0.0.1", 7)
+MASKS = {"": 0, "R": READ, "W": WRITE, "RW": READ | WRITE}
+SEEDS = range(40)
+
+
+class Echo(StreamProtocol):
+    def data_received(self, connection: Connection, data: bytes) -> None:
+        connection.write(data)
+
+
+class Stage:
+    """A simulated network, an echo server on it, and all that its observer was told."""
+
+    def __init__(self, protocol: Callable[[], StreamProtocol] = Echo, limits: Limits | None = None) -> None:
+        self.network = SimulatedNetwork(1)
+        self.events: list[Event] = []
+        self.loop = self.network.reactor(observer=self.events.append)
+        self.listener = listen_tcp(self.loop, SERVER, protocol, limits=limits or Limits())
+        self.peer = self.network.peer(SERVER)
+
+    def run(self) -> list[Event]:
+        """Run until nothing happens, and return what was told meanwhile."""
+        before = len(self.events)
+        self.network.run(self.loop)
+        return self.events[before:]
+
+    def said(self, who: str, *kinds: str) -> list[dict[str, Any]]:
+        return [event.fields for event in self.events if event.who == who and event.kind in kinds]
+
+
+def kinds(events: list[Event]) -> list[str]:
+    return [event.kind for event in events]
+
+
+# ---------------------------------------------------------------- what is told
+
+
+def test_a_turn_is_told_in_its_five_steps() -> None:
+    """Contract: sleep, select, dispatch, timers, calls."""
+    stage = Stage()
+    stage.run()
+    stage.loop.call_later(0.0, stage.loop.call_soon, print)
+    stage.peer.send(b"hello")
+    events = stage.run()
+    turn = [event for event in events if event.turn == events[0].turn]
+    assert kinds(turn) == ["turn", "select", "dispatch", "received", "sent", "timer_fired", "call"]
+    assert [event.who for event in turn] == ["", "", "connection-1", "connection-1", "connection-1", "timer-1", ""]
+    assert turn[0].fields == {"sleep_s": 0.0, "calls": 0, "timers": 1}
+    assert turn[1].fields == {"ready": [["connection-1", "R"]], "slept_s": 0.0}
+    assert turn[6].fields == {"callback": "builtins.print", "owner": "", "error": None}
+    assert [event.number for event in stage.events] == list(range(len(stage.events)))
+
+
+def test_a_partial_write_is_told_with_what_waits_and_who_asks_for_what() -> None:
+    """Issue: "bytes received/sent with partial writes, interest changed, buffer grew/shrank"."""
+    stage = Stage()
+    stage.run()
+    stage.network.plan("send", "short", 3)
+    stage.peer.send(b"hello world")
+    stage.run()
+    assert stage.said("connection-1", "received", "sent", "buffer", "interest")[1:] == [
+        {"bytes": 11, "asked": 65_536},
+        {"bytes": 3, "offered": 11},
+        {"before": 0, "after": 8},
+        {"before": "R", "after": "RW", "resting": False},
+        {"bytes": 8, "offered": 8},
+        {"before": 8, "after": 0},
+        {"before": "RW", "after": "R", "resting": False},
+    ]
+    assert [event.fields for event in stage.events if event.kind == "fault"] == [{"fault": "send#1=short:3"}]
+
+
+def test_a_full_kernel_and_a_full_buffer_are_told() -> None:
+    stage = Stage(limits=Limits(high_water_bytes=100))
+    stage.network.plan("send", "EAGAIN", 2)
+    stage.peer.send(bytes(1000))
+    stage.run()
+    assert {"call": "send", "offered": 1000} in stage.said("connection-1", "blocked")
+    assert {"before": "R", "after": "W", "resting": False} in stage.said("connection-1", "interest"), "held back"
+
+
+def test_the_end_of_a_connection_is_told_with_its_reason() -> None:
+    stage = Stage()
+    stage.run()
+    stage.peer.finish()
+    assert [event.kind for event in stage.run() if event.who == "connection-1"][1:] == [
+        "eof", "interest", "state", "state", "closed",
+    ]  # fmt: skip
+    assert stage.said("connection-1", "closed") == [{"error": None, "state": "DRAINING"}]
+    assert stage.said("connection-1", "state")[0] == {"before": "OPEN", "after": "DRAINING"}
+    other = stage.network.peer(SERVER)
+    stage.run()
+    other.reset()
+    stage.run()
+    assert stage.said("connection-2", "error") == [
+        {"call": "recv", "errno": "ECONNRESET", "text": "Connection reset by peer"}
+    ]
+    [closed] = stage.said("connection-2", "closed")
+    assert "Connection reset by peer" in closed["error"]
+    assert closed["state"] == "OPEN"
+    [lost] = [event.fields for event in stage.events if event.kind == "call" and event.fields["error"]]
+    assert lost["owner"] == "connection-2"
+    assert lost["callback"].endswith("Echo.connection_lost")
+
+
+def test_what_is_pending_when_a_connection_is_lost_is_told_to_be_gone() -> None:
+    stage = Stage()
+    stage.network.plan("send", "short", 1)
+    stage.network.plan("send", "ECONNRESET", after=1)
+    stage.peer.send(b"abc")
+    stage.run()
+    assert stage.said("connection-1", "buffer") == [{"before": 0, "after": 2}, {"before": 2, "after": 0}]
+
+
+def test_a_half_close_is_told() -> None:
+    stage = Stage()
+    stage.run()
+    [connection] = [handler for handler in stage.loop.handlers if isinstance(handler, Connection)]
+    connection.half_close()
+    assert stage.said("connection-1", "state") == [{"before": "OPEN", "after": "HALF_CLOSED"}]
+
+
+def test_no_descriptors_left_is_told_and_who_rests_for_it() -> None:
+    stage = Stage()
+    stage.network.plan("accept", "EMFILE", 1)
+    stage.run()
+    assert stage.said("listener-1", "error") == [{"call": "accept", "errno": "EMFILE", "text": "Too many open files"}]
+    assert {"before": "R", "after": "", "resting": True} in stage.said("listener-1", "interest")
+    assert [fields["peer"] for fields in stage.said("listener-1", "accepted")] == ["192.0.2.1:32768"], "a moment later"
+    assert stage.said("connection-1", "adopted") == [
+        {
+            "what": "Connection", "fd": 6, "protocol": "Echo", "where": "192.0.2.1:32768", "high_water_bytes": 65_536,
+        }
+    ]  # fmt: skip
+
+
+def test_who_was_closed_in_the_same_batch_is_told_to_be_skipped() -> None:
+    """Hazard: a stale event."""
+
+    class CloseOthers(StreamProtocol):
+        def data_received(self, connection: Connection, data: bytes) -> None:
+            for handler in tuple(stage.loop.handlers):
+                if isinstance(handler, Connection) and handler is not connection:
+                    handler.abort()
+
+    stage = Stage(CloseOthers)
+    other = stage.network.peer(SERVER)
+    stage.run()
+    stage.peer.send(b"x")
+    other.send(b"y")
+    stage.network.settle()
+    events = stage.run()
+    assert [(event.who, event.fields) for event in events if event.kind == "stale"] == [("connection-2", {"mask": "R"})]
+
+
+def test_timers_are_told_from_being_set_to_their_end() -> None:
+    """Issue: "timer fired/scheduled/cancelled, … lag"."""
+    stage = Stage()
+    stage.run()
+    one = stage.loop.call_later(1.0, int)
+    two = stage.loop.call_later(2.0, stage.listener.resume)
+    late = stage.loop.call_later(2.0, int)
+    stage.loop.call_later(1.5, late.cancel)
+    stage.network.call_later(2.5, lambda: stage.peer.send(b"x"))
+    one.cancel()
+    one.cancel()
+    stage.run()
+    told = [(event.kind, event.who, event.fields) for event in stage.events if event.kind.startswith("timer")]
+    cancel, resume = "reactor.timers.Timer.cancel", "reactor.listener.Listener.resume"
+    assert told[:5] == [
+        ("timer_set", "timer-1", {"delay_s": 1.0, "due_t": 1001.0, "callback": "builtins.int", "owner": ""}),
+        ("timer_set", "timer-2", {"delay_s": 2.0, "due_t": 1002.0, "callback": resume, "owner": "listener-1"}),
+        ("timer_set", "timer-3", {"delay_s": 2.0, "due_t": 1002.0, "callback": "builtins.int", "owner": ""}),
+        ("timer_set", "timer-4", {"delay_s": 1.5, "due_t": 1001.5, "callback": cancel, "owner": "timer-3"}),
+        ("timer_cancelled", "timer-1", {"callback": "builtins.int", "owner": ""}),
+    ]  # fmt: skip
+    assert [(kind, who) for kind, who, _ in told[5:]] == [
+        ("timer_fired", "timer-4"), ("timer_cancelled", "timer-3"), ("timer_fired", "timer-2"),
+    ]  # fmt: skip
+    assert two.callback is None
+
+
+def test_a_timer_cancelled_by_another_of_the_same_moment_is_not_told_to_fire() -> None:
+    stage = Stage()
+    stage.run()
+    timers: list[Any] = []
+    stage.loop.call_at(1001.0, lambda: timers[0].cancel())
+    timers.append(stage.loop.call_at(1001.0, int))
+    stage.run()
+    told = [(event.who, event.kind) for event in stage.events if event.who.startswith("timer")][2:]
+    assert told == [("timer-1", "timer_fired"), ("timer-2", "timer_cancelled")]
+
+
+def test_how_late_a_timer_is_is_told() -> None:
+    stage = Stage()
+    stage.run()
+    stage.loop.call_later(1.0, int)
+    stage.network.clock.advance(1.5)
+    stage.run()
+    assert [event.fields["lag_s"] for event in stage.events if event.kind == "timer_fired"] == [0.5]
+
+
+def test_pausing_and_resuming_are_told_once() -> None:
+    stage = Stage()
+    stage.run()
+    [connection] = [handler for handler in stage.loop.handlers if isinstance(handler, Connection)]
+    for method in (connection.pause_reading, connection.pause_reading, connection.resume_reading):
+        method()
+    assert kinds(stage.events[-4:]) == ["paused", "interest", "resumed", "interest"]
+
+
+class Unprintable(Exception):
+    def __str__(self) -> str:
+        raise RuntimeError("no words")
+
+    __repr__ = __str__
+
+
+@pytest.mark.parametrize(
+    ("error", "said"), [(ValueError("x"), "ValueError('x')"), (OSError(), "OSError()"), (OSError("why"), "why")]
+)
+def test_what_a_callback_raises_is_told_and_its_connection_closed(error: Exception, said: str) -> None:
+    class Raise(StreamProtocol):
+        def data_received(self, connection: Connection, data: bytes) -> None:
+            raise error
+
+    stage = Stage(Raise)
+    stage.peer.send(b"x")
+    stage.run()
+    [raised] = [event for event in stage.events if event.kind == "raised"]
+    assert raised.fields == {"error": said, "owner": "connection-1"}
+    assert stage.said("connection-1", "closed") == [{"error": said, "state": "OPEN"}]
+    stage.events.clear()
+    stage.loop.call_later(0, functools.partial(cast(Any, divmod), 1, 0))
+    stage.run()
+    [raised] = [event for event in stage.events if event.kind == "raised"]
+    assert raised.fields["owner"] == ""
+
+
+class DatagramEcho(DatagramProtocol):
+    def datagram_received(self, endpoint: Datagram, data: bytes, source: Address, path: bytes) -> None:
+        if data == b"drop":
+            endpoint.drop("unwanted", source)
+        else:
+            endpoint.send(data, source, path)
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "10.0.0.1"])
+def test_datagrams_are_told_with_their_peers(host: str) -> None:
+    network, events = SimulatedNetwork(1), list[Event]()
+    loop = network.reactor(observer=events.append)
+    open_udp(loop, (host, 7), DatagramEcho())
+    peer = network.udp_peer(port=5000)
+    peer.send(b"abc", SERVER)
+    peer.send(b"drop", SERVER)
+    network.run(loop)
+    network.plan("sendmsg", "EAGAIN")
+    peer.send(b"hold", SERVER)
+    network.run(loop)
+    network.plan("sendmsg", "EAGAIN")
+    peer.send(b"", SERVER)  # is held as well, but that is nothing to be seen in a buffer
+    network.run(loop)
+    told = [(event.kind, event.fields) for event in events if event.who == "datagram-1"]
+    assert [kind for kind, _ in told].count("buffer") == 2
+    asker = "192.0.2.1:5000"
+    assert ("received", {"bytes": 3, "asked": 65_536, "peer": asker}) in told
+    assert ("sent", {"bytes": 3, "offered": 3, "peer": asker}) in told
+    assert ("dropped", {"reason": "unwanted", "count": 1, "peer": asker}) in told
+    assert ("blocked", {"call": "send", "offered": 4}) in told
+    assert ("buffer", {"before": 0, "after": 4}) in told, "one that is held"
+    assert ("buffer", {"before": 4, "after": 0}) in told
+    assert ("sent", {"bytes": 4, "offered": 4, "peer": asker}) in told
+
+
+def test_a_datagram_to_the_one_peer_is_told_without_saying_whom() -> None:
+    events: list[Event] = []
+    with Reactor(observer=events.append) as loop, socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as peer:
+        peer.bind(("127.0.0.1", 0))
+        sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        sock.connect(peer.getsockname())
+        sock.setblocking(False)
+        Datagram(loop, sock, DatagramProtocol()).send(b"x")
+        assert peer.recv(10) == b"x"
+    assert [event.fields for event in events if event.kind == "sent"] == [{"bytes": 1, "offered": 1, "peer": ""}]
+
+
+def test_a_connector_is_told_until_it_is_a_connection() -> None:
+    network, events = SimulatedNetwork(1), list[Event]()
+    loop, failed = network.reactor(observer=events.append), list[OSError]()
+    network.peer_server(("192.0.2.80", 80))
+    connect_tcp(loop, ("192.0.2.80", 80), Recorder(), failed.append)
+    connect_tcp(loop, ("192.0.2.81", 80), Recorder(), failed.append)
+    network.run(loop)
+    connect_tcp(loop, ("192.0.2.80", 80), Recorder(), failed.append).abort()
+    network.plan("connect", "ECONNREFUSED")
+    refused = connect_tcp(loop, ("192.0.2.80", 80), Recorder(), failed.append)
+    network.run(loop)
+    refused.abort()
+    errors = [event.fields["error"] for event in events if event.kind == "closed" and event.who > "connector-2"]
+    assert errors == [None, "[Errno 111] Connection refused"]
+    told = {(event.who, event.kind) for event in events}
+    assert {("connector-1", "adopted"), ("connector-1", "closed"), ("connection-1", "adopted")} <= told
+    calls = [str(event.fields["error"]) for event in events if event.kind == "call" and event.fields["error"]]
+    assert len(calls) == len(failed) == 2
+    assert "timed out" in calls[0]
+
+
+# ---------------------------------------------------------------- the lines
+
+WORDS = {
+    "turn": r"self\._select\(",
+    "select": r"self\._select\(",
+    "dispatch": r"handler\.on_event\(mask\)",
+    "stale": r"if not handler\.closed",
+    "adopted": r"self\.handlers\[handler\] = None",
+    "accepted": r"\.accept\(\)",
+    "received": r"\b_?rec(v|eive)\(",
+    "eof": r"_recv\(",
+    "sent": r"\b_?send(to|msg)?\(",
+    "blocked": r"accept\(|rec(v|eive)\(|send(to|msg)?\(",
+    "error": r"accept\(|rec(v|eive)\(|send(to|msg)?\(",
+    "interest": r"_selector\.(un)?(register|modify)",
+    "buffer": r"_pending\.(append|consume)|self\._pending = NOTHING|_held = |held\[|_send\(|_recv\(",
+    "state": r"state\b.*= ",
+    "closed": r"_tear_down\(|handlers\.pop|callback\(\*args\)",
+    "timer_set": r"_timers\.add\(",
+    "timer_fired": r"timer\.fire",
+    "call": r"_calls\.popleft",
+    "raised": r"_trace\.raised",
+}
+
+
+def test_each_event_comes_from_the_line_that_made_it_so() -> None:
+    """Issue: "the line of `reactor` source that each event comes from"; over a hundred bad worlds."""
+    seen = collections.Counter[str]()
+
+    def look(event: Event) -> None:
+        for line in (event.line, *event.via):
+            assert re.fullmatch(r"|[a-z]+\.py:\d+", line)
+        if event.kind in WORDS and event.line:
+            source = {name: path for path, name in FILES.items()}[event.line.partition(":")[0]]
+            text = linecache.getline(source, int(event.line.partition(":")[2]))
+            assert re.search(WORDS[event.kind], text), (event, text)
+            seen[event.kind] += 1
+
+    for seed in SEEDS:
+        network = Observed(seed, faults={"send.short": 0.2, "send.EAGAIN": 0.1, "recv.ECONNRESET": 0.02})
+        network.observer = look
+        assert run_once(swarm_scenario, network) is None
+    assert seen.keys() >= WORDS.keys() - {"stale", "raised"}, "none of them was left out (those two have tests above)"
+
+
+def test_who_called_the_line_is_told_as_far_as_the_turn() -> None:
+    """Done when: "how does readiness reach my callback?" can be answered in the player."""
+    stage = Stage()
+    stage.peer.send(b"x")
+    stage.run()
+    [sent] = [event for event in stage.events if event.kind == "sent"]
+    files = [line.partition(":")[0] for line in (sent.line, *sent.via)]
+    assert files == ["connection.py", "connection.py", "loop.py"], "write, in on_event, in turn"
+
+
+def test_without_sources_the_lines_are_those_that_run() -> None:
+    """A frozen program has none; the numbers are still there."""
+    linecache.cache[PlainReactor.turn.__code__.co_filename] = (1, None, [], "")
+    try:
+        assert lines_of_turn() == {}
+    finally:
+        linecache.clearcache()
+    assert lines_of_turn().keys() == {"dispatch", "stale", "timer_fired"}
+
+
+# ---------------------------------------------------------------- it is true, and changes nothing
+
+
+class Observed(SimulatedNetwork):
+    """A network whose reactors have an observer."""
+
+    observer: Callable[[Event], object]
+
+    def reactor(self, **options: Any) -> Reactor:
+        return super().reactor(observer=self.observer, **options)
+
+
+class Follower:
+    """Makes a picture of the loop from what is told alone, and compares it with the loop before every sleep."""
+
+    def __init__(self, network: SimulatedNetwork) -> None:
+        self.network = network
+        self.picture: dict[str, dict[str, Any]] = {}
+        self.timers: set[str] = set()
+        self.compared = 0
+
+    def __call__(self, event: Event) -> None:
+        told = self.picture.get(event.who, {})
+        fields = event.fields
+        if event.kind == "adopted":
+            self.picture[event.who] = {"received": 0, "sent": 0, "buffer": 0, "state": "OPEN", "interest": ""}
+        elif event.kind == "closed":
+            del self.picture[event.who]
+        elif event.kind == "received":
+            told["received"] += fields["bytes"] if told["state"] in ("OPEN", "HALF_CLOSED") else 0
+        elif event.kind == "sent":
+            told["sent"] += fields["bytes"]
+        elif event.kind in ("buffer", "state", "interest"):
+            assert fields["before"] == told[event.kind]
+            told[event.kind] = fields["after"]
+        elif event.kind == "timer_set":
+            self.timers.add(event.who)
+        elif event.kind in ("timer_fired", "timer_cancelled"):
+            self.timers.discard(event.who)
+        elif event.kind == "turn":
+            self.compare()
+
+    def compare(self) -> None:
+        [loop] = self.network.reactors
+        trace = loop._trace
+        assert trace is not None
+        assert {trace.label(handler) for handler in loop.handlers} == set(self.picture)
+        assert {trace.label(timer) for _, _, timer in loop._heap if timer.callback is not None} == self.timers
+        for handler in loop.handlers:
+            told: dict[str, Any] = self.picture[trace.label(handler)]
+            resting = handler in loop._resting
+            assert MASKS[told["interest"]] == (0 if resting else handler.interest)
+            if isinstance(handler, Connection | Datagram | DatagramBatch):
+                assert (told["received"], told["sent"]) == (handler.bytes_received, handler.bytes_sent)
+            if isinstance(handler, Connection):
+                assert (told["state"], told["buffer"]) == (handler.state.name, handler.pending_bytes)
+            self.compared += 1
+
+
+def test_a_picture_made_from_what_is_told_is_the_loop() -> None:
+    """In bad worlds of every kind, with splices and batches, before every sleep."""
+    compared = 0
+    failures: list[AssertionError] = []
+    for seed in SEEDS:
+        network = Observed(
+            seed, faults={"send.short": 0.2, "recv.short": 0.1, "accept.EMFILE": 0.1, "send.ENOBUFS": 0.02}
+        )
+        follower = Follower(network)
+
+        def keep(event: Event, follower: Follower = follower) -> None:
+            try:
+                follower(event)
+            except AssertionError as error:
+                failures.append(error)
+                raise
+
+        network.observer = keep
+        cause = run_once(swarm_scenario, network)
+        assert not failures, failures[0]
+        assert cause is None
+        compared += follower.compared
+    assert compared > 10_000
+
+
+@pytest.mark.parametrize("observed", [Observed])
+def test_to_be_observed_changes_nothing(observed: type[Observed]) -> None:
+    """Law: the same seed, the same system calls, the same faults, with and without an observer."""
+    told = 0
+    for seed in SEEDS:
+        journals: list[list[str]] = []
+        for kind in (SimulatedNetwork, observed):
+            network = kind(
+                seed, faults={"send.short": 0.2, "select.shuffle": 0.2, "step.reset": 0.01, "recv.EAGAIN": 0.1}
+            )
+            network.journal = []
+            events: list[Event] = []
+            if isinstance(network, Observed):
+                network.observer = events.append
+            assert run_once(swarm_scenario, network) is None
+            journals.append(network.journal)
+            told += len(events)
+        assert journals[0] == journals[1]
+    assert told > 10_000
+
+
+@pytest.mark.parametrize("kind", SELECTORS)
+@pytest.mark.parametrize("made", [Reactor, WatchedReactor])
+def test_every_selector_and_a_watched_loop_can_be_observed(
+    kind: type[selectors.BaseSelector], made: type[Reactor]
+) -> None:
+    events: list[Event] = []
+    with made(selector=kind(), observer=events.append, busy_poll_s=1e-4) as loop:
+        listener = listen_tcp(loop, ("127.0.0.1", 0), Echo)
+        with socket.create_connection(listener.address[:2]) as client:
+            connection = server_side(loop, client)
+            client.sendall(bytes(100_000))
+            turn_until(loop, lambda: connection.bytes_received == 100_000)
+            turn_idle(loop)
+            connection.close()
+    received = sum(event.fields["bytes"] for event in events if event.kind == "received")
+    assert received == 100_000
+    assert {"dispatch", "accepted", "sent", "closed"} <= set(kinds(events))
+    assert type(connection).__name__ == "Connection", "it goes by its own name"
+
+
+def test_an_observer_that_raises_is_told_no_more(caplog: pytest.LogCaptureFixture) -> None:
+    told: list[Event] = []
+
+    def raise_at_five(event: Event) -> None:
+        told.append(event)
+        if event.number == 5:
+            raise ValueError("enough")
+
+    with Reactor(observer=raise_at_five) as loop:
+        loop.call_soon(loop.stop)
+        loop.run()
+    assert len(told) == 6
+    [record] = [record for record in caplog.records if record.levelno >= logging.ERROR]
+    assert "the observer raised ValueError('enough'); it is told no more" in record.getMessage()
+    with pytest.raises(AssertionError, match="observer raised"):
+        simulate(lambda network: network.reactor(observer=lambda event: divmod(1, 0)), seeds=1, shrinking_s=0)
+
+
+# ---------------------------------------------------------------- nothing is paid while nobody looks
+
+PROGRAM = """
+import sys
+from reactor import Connection, Reactor, listen_tcp
+loop = Reactor()
+loop.call_soon(loop.stop)
+loop.run()
+observers = [name for name in sys.modules if name.startswith("reactor.observe.")]
+print(bool(observers), False, type(loop.handlers), type(loop._calls))
+"""
+
+
+def test_without_an_observer_nothing_of_it_is_there() -> None:
+    """Issue: "Nothing is paid when there is none"; what it costs is measured by `python3 -m benchmarks`."""
+    done = subprocess.run([sys.executable, "-c", PROGRAM], cwd=PROJECT, capture_output=True, text=True, check=True)
+    assert done.stdout == "False False <class 'dict'> <class 'collections.deque'>\n"
+    with Reactor() as loop:
+        assert type(loop._timers) is Timers
+        assert type(loop._selector) is selectors.DefaultSelector
+        assert loop._select == loop._selector.select
+
+
+def names(code: Any) -> Iterator[str]:
+    yield from code.co_names
+    for constant in code.co_consts:
+        if hasattr(constant, "co_names"):
+            yield from names(constant)
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        *(Reactor.turn, Reactor.set_interest, Reactor.guard, Reactor._run_calls, Timers.add, Timers.pop_due),
+        *(Connection.on_event, Connection.write, Connection._flush, Datagram.on_event, Datagram.send),
+    ],
+)
+def test_no_code_that_is_run_for_each_event_knows_of_observers(function: Any) -> None:
+    assert not [name for name in names(function.__code__) if "trace" in name or "observ" in name]
+
+
+# ---------------------------------------------------------------- small things
+
+
+def test_an_event_can_be_printed_and_written_as_json() -> None:
+    event = Event(
+        3, 2, 1000.5, "sent", "connection-1", "connection.py:93", ("loop.py:94",), {"bytes": 3, "offered": 11}
+    )
+    assert str(event) == "   2 1000.500000 connection.py:93   connection-1   sent       bytes=3 offered=11"
+    assert event.document() == {
+        "n": 3, "turn": 2, "t": 1000.5, "kind": "sent", "who": "connection-1", "at": "connection.py:93",
+        "via": ["loop.py:94"], "bytes": 3, "offered": 11,
+    }  # fmt: skip
+
+
+def test_an_error_that_cannot_be_printed_is_told_by_its_class() -> None:
+    assert words(Unprintable()) == "Unprintable"
+
+
+def test_what_a_loop_has_can_be_used_as_ever() -> None:
+    events: list[Event] = []
+    with Reactor(observer=events.append) as loop:
+        assert loop._selector.select(0) == []
+        [waker] = loop.handlers
+        assert loop._selector.get_map()[waker.fileno()].data is waker
+        listener = listen_tcp(loop, ("127.0.0.1", 0), Echo)
+        listener.close()
+        loop.release(listener)
+    assert [event.who for event in events if event.kind == "closed"] == ["listener-1", "waker-1"], "each once"
+
+
+def test_those_that_have_gone_are_forgotten_with_all_they_hold() -> None:
+    """House: every table is bounded. What a loop holds while it sleeps is what it would without an observer."""
+    stage = Stage()
+    stage.run()
+    for _ in range(5):
+        peer = stage.network.peer(SERVER)
+        peer.send(b"x")
+        stage.loop.call_later(60, int).cancel()
+        stage.run()
+        peer.reset()
+        stage.run()
+    stage.loop.call_later(0, int)
+    stage.run()
+    trace = stage.loop._trace
+    assert trace is not None
+    assert set(trace._labels) == set(stage.loop.handlers)
+    lost = [event.fields["owner"] for event in stage.events if event.kind == "call" and event.fields["error"]]
+    assert lost == [f"connection-{number}" for number in range(2, 7)], "each still had a name for his last word"
+
+
+def test_a_loop_that_always_has_a_call_to_make_forgets_too() -> None:
+    with Reactor(observer=lambda event: None) as loop:
+        trace = loop._trace
+        assert trace is not None
+        for _ in range(50):
+            loop.call_soon(int)
+            loop.call_later(60, int).cancel()
+            loop.turn()
+            assert len(trace._labels) < 6
+
+
+def test_one_that_comes_again_keeps_its_name_and_one_may_have_no_descriptor_yet() -> None:
+    """Law: what a program may do without an observer it may do with one."""
+
+    class Own:
+        interest, closed, address = 0, False, (7,)
+
+        def fileno(self) -> int:
+            raise OSError("none yet")
+
+        def on_event(self, mask: int) -> None:
+            """Never called."""
+
+        def abort(self, error: Exception | None = None) -> None:
+            """Nothing is open."""
+
+    events: list[Event] = []
+    own = Own()
+    with Reactor(observer=events.append) as loop:
+        loop.adopt(own)
+        loop.release(own)
+        loop.adopt(own)
+        turn_idle(loop, 4)
+        loop.release(own)
+    told = [(event.kind, event.who, event.fields.get("fd"), event.fields.get("where")) for event in events]
+    assert [event for event in told if event[1] == "own-1"] == [
+        ("adopted", "own-1", None, ""), ("closed", "own-1", None, None),
+    ] * 2  # fmt: skip
+
+
+@pytest.mark.parametrize("argument", [memoryview(bytearray(b"x")), (1, [2]), {}])
+def test_an_argument_that_cannot_be_hashed_is_an_argument_like_others(argument: object) -> None:
+    with Reactor(observer=lambda event: None) as loop:
+        got: list[object] = []
+        loop.call_soon(got.append, argument)
+        loop.call_later(0, got.append, argument)
+        turn_until(loop, lambda: len(got) == 2)
+
+
+class Proxy:
+    def __getattr__(self, name: str) -> object:
+        raise RuntimeError("nothing is known of me")
+
+    def __call__(self) -> None:
+        """Be called."""
+
+
+def test_a_callback_that_tells_nothing_of_itself_is_called() -> None:
+    events: list[Event] = []
+    with Reactor(observer=events.append) as loop:
+        loop.call_soon(Proxy())
+        turn_idle(loop, 1)
+    assert "Proxy" in [event.fields["callback"] for event in events if event.kind == "call"]
+
+
+def test_a_subclass_of_ours_is_told_of_as_far_as_the_loop_sees_it() -> None:
+    class Mine(Connection):
+        __slots__ = ()
+
+    events: list[Event] = []
+    with Reactor(observer=events.append) as loop:
+        ours, theirs = tcp_pair()
+        ours.setblocking(False)
+        mine = Mine(loop, ours, Echo())
+        mine.open()
+        mine.abort()
+        theirs.close()
+    assert [event.kind for event in events if event.who == "mine-1"] == ["adopted", "interest", "interest", "closed"]
+
+
+def test_a_connection_without_a_bound_has_a_mark_that_json_can_write() -> None:
+    stage = Stage(limits=Limits(high_water_bytes=float("inf")))  # type: ignore[arg-type]
+    stage.run()
+    assert stage.said("connection-1", "adopted")[0]["high_water_bytes"] == 2**53
+
+
+def test_why_a_listener_or_an_endpoint_was_closed_is_told() -> None:
+    events: list[Event] = []
+    with Reactor(observer=events.append) as loop:
+        for handler in (
+            listen_tcp(loop, ("127.0.0.1", 0), Echo), open_udp(loop, ("127.0.0.1", 0), DatagramProtocol()),
+        ):  # fmt: skip
+            handler.abort(OSError(9, "it broke"))
+            handler.abort(OSError(9, "it broke again"))
+    closed = [event.fields["error"] for event in events if event.kind == "closed"]
+    assert closed == ["[Errno 9] it broke"] * 2 + [None]
+
+
+def test_a_selector_without_room_is_told() -> None:
+    stage = Stage()
+    stage.network.plan("register", "ENOSPC", 1)
+    stage.run()
+    assert {"call": "register", "errno": "ENOSPC", "text": "No space left on device"} in stage.said(
+        "connection-1", "error"
+    )
+
+
+def test_a_watched_loop_counts_no_more_for_being_observed() -> None:
+    def slow_callbacks(**options: Any) -> int:
+        network = SimulatedNetwork(1)
+        options |= {"selector": network.selector(), "clock": network.clock}
+        loop = WatchedReactor(slow_s=0.0, sockets=network, signals=network.signals, **options)
+        network.reactors.append(loop)
+        listen_tcp(loop, SERVER, Echo)
+        network.peer(SERVER).send(b"hello")
+        network.run(loop)
+        return loop.watch.slow_callbacks
+
+    assert slow_callbacks(observer=lambda event: None) == slow_callbacks() > 0
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+def test_after_a_fork_only_the_parent_is_told() -> None:
+    """Its file is the parent's too."""
+    for let_go in (disown, lambda loop: take_over(loop, selectors.DefaultSelector())):
+        events: list[Event] = []
+        with Reactor(observer=events.append) as loop:
+            loop.call_later(60, int)
+            pid = os.fork()
+            if pid == 0:
+                let_go(loop)
+                before = len(events)
+                loop.call_later(0, int)
+                loop.call_soon(int)
+                if not loop.closed:
+                    loop.turn()
+                os._exit(len(events) - before)
+            assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+
+
+def test_a_loop_whose_observer_has_given_up_goes_on() -> None:
+    def give_up(event: Event) -> None:
+        raise ValueError
+
+    with Reactor(observer=give_up) as loop:
+        done: list[int] = []
+        loop.call_soon(done.append, 1)
+        loop.call_later(0, done.append, 2).cancel()
+        loop.call_later(0, done.append, 3)
+        turn_until(loop, lambda: set(done) == {1, 3})
+
+
+def test_a_part_is_itself_when_its_class_is_asked() -> None:
+    """Who inspects a connection asks its class."""
+    assert getattr(TracedConnection, "state") is vars(TracedConnection)["state"]  # noqa: B009 - mypy thinks of slots
+
+
+def test_an_address_of_another_family_is_told_as_none() -> None:
+    events: list[Event] = []
+    with Reactor(observer=events.append) as loop:
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+        ours.setblocking(False)
+        with theirs:
+            Datagram(loop, ours, DatagramProtocol()).send(b"x")
+            theirs.send(b"y")
+            turn_until(loop, lambda: any(event.kind == "received" for event in events))
+    assert [event.fields["peer"] for event in events if event.kind in ("sent", "received")] == ["", ""]
+
+
+class Unhashable:
+    __hash__ = None  # type: ignore[assignment]
+
+    def method(self) -> None:
+        """Be called."""
+
+
+def test_a_callback_of_somebody_unknown_belongs_to_nobody() -> None:
+    events: list[Event] = []
+    with Reactor(observer=events.append) as loop:
+        listener = listen_tcp(loop, ("127.0.0.1", 0), Echo)
+        loop.call_soon(Unhashable().method)
+        loop.call_soon(functools.partial(functools.partial(print, end=""), end=""))
+        loop.call_soon(functools.partial(listener.resume))
+        loop.call_soon(str, listener)
+        turn_idle(loop, 1)
+    assert [event.fields["owner"] for event in events if event.kind == "call"][:4] == [
+        "",
+        "",
+        "listener-1",
+        "listener-1",
+    ]

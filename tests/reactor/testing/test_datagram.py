@@ -1,0 +1,258 @@
+"""Simulated UDP: what becomes of a datagram on its way."""
+
+from __future__ import annotations
+
+import errno
+import socket
+import struct
+import sys
+from typing import cast
+
+import pytest
+
+from reactor.sockets.pktinfo import IP_PKTINFO, IPV6_PKTINFO, IPV6_RECVPKTINFO, MSG_ERRQUEUE
+from reactor.testing import CATALOGUE, SimulatedNetwork
+from reactor.testing.datagram import DatagramSocket
+from reactor.testing.endpoint import POLLERR, POLLIN, POLLOUT
+from tests.conformance.worlds import told
+from tests.reactor.testing.programs import ELSEWHERE, HERE, bits, error_of, go, udp
+
+
+def test_a_datagram_takes_the_latency() -> None:
+    """Promise: it arrives after `latency_s`, and not before."""
+    network = SimulatedNetwork(latency_s=0.5)
+    sock, peer = udp(network), network.udp_peer()
+    peer.send(b"hello", sock.getsockname())
+    go(network, 0.4)
+    assert bits(sock) == POLLOUT
+    assert told(sock.recv, 10) == "EAGAIN"
+    go(network, 0.2)
+    assert bits(sock) == POLLIN | POLLOUT
+    assert sock.recvfrom(10) == (b"hello", peer.address)
+
+
+@pytest.mark.parametrize(
+    ("kind", "at_once", "later"), [("loss", 0, 0), ("delay", 0, 1), ("duplicate", 1, 2)], ids=lambda value: str(value)
+)
+def test_on_its_way_a_datagram_may_be_lost_late_or_doubled(kind: str, at_once: int, later: int) -> None:
+    """Promise: never changed; the amount is how many tenths of a millisecond it, or its double, is late."""
+    network = SimulatedNetwork(script=f"packet#1={kind}:5000")
+    sock, peer = udp(network), network.udp_peer()
+    sock.sendto(b"x", peer.address)
+    go(network, 0.4)
+    assert len(peer.received) == at_once
+    go(network, 0.2)
+    assert peer.received == [(b"x", sock.getsockname())] * later
+    assert network.chance.counts() == {f"packet.{kind}": 1}
+
+
+@pytest.mark.skipif(not MSG_ERRQUEUE, reason="only Linux has such a queue")
+def test_the_queue_of_errors_is_empty_and_no_datagram_is_taken_for_one() -> None:
+    """README: "the queue of MSG_ERRQUEUE is always empty"; what waits stays where it is."""
+    network = SimulatedNetwork()
+    sock, peer = udp(network), network.udp_peer()
+    peer.send(b"hello", sock.getsockname())
+    go(network, 0.1)
+    assert told(sock.recvmsg, 10, 100, MSG_ERRQUEUE) == "EAGAIN"
+    assert sock.recv(10) == b"hello"
+
+
+def test_a_late_datagram_is_overtaken() -> None:
+    """Promise: datagrams don't keep their order."""
+    network = SimulatedNetwork(script="packet#1=delay:100")
+    sock, peer = udp(network), network.udp_peer()
+    for data in (b"one", b"two"):
+        sock.sendto(data, peer.address)
+    go(network, 1.0)
+    assert [data for data, _ in peer.received] == [b"two", b"one"]
+
+
+def test_a_partition_loses_datagrams() -> None:
+    """Promise: unlike streams, nobody sends them again."""
+    network = SimulatedNetwork()
+    sock, peer = udp(network), network.udp_peer()
+    network.partition(ELSEWHERE)
+    assert sock.sendto(b"x", peer.address) == 1
+    peer.send(b"x", sock.getsockname())
+    network.heal(ELSEWHERE)
+    go(network, 10.0)
+    assert not peer.received
+    assert bits(sock) == POLLOUT
+    sock.sendto(b"y", peer.address)
+    go(network)
+    assert [data for data, _ in peer.received] == [b"y"]
+
+
+def test_a_connected_socket_is_told_by_icmp_and_only_of_hosts_that_are_there() -> None:
+    """Promise: ECONNREFUSED comes from a host without such a port, silence from where there is no host."""
+    network = SimulatedNetwork()
+    network.udp_peer()
+    refused, silent, unconnected = (udp(network) for _ in range(3))
+    assert refused.connect_ex((ELSEWHERE, 9)) == 0
+    assert silent.connect_ex(("203.0.113.9", 9)) == 0
+    for sock in (refused, silent):
+        assert sock.send(b"x") == 1
+    unconnected.sendto(b"x", (ELSEWHERE, 9))
+    assert [bits(sock) & POLLERR for sock in (refused, silent, unconnected)] == [POLLERR, 0, 0]
+    assert error_of(refused) == errno.ECONNREFUSED
+    assert bits(refused) == POLLOUT
+    assert told(unconnected.getpeername) == "ENOTCONN"
+
+
+def test_what_connect_refuses_connect_ex_returns() -> None:
+    """Promise: EACCES for a broadcast address that wasn't asked for."""
+    network = SimulatedNetwork()
+    sock = network.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    assert sock.connect_ex(("10.0.0.255", 9)) == errno.EACCES
+    assert sock.connect_ex(("10.0.0.2", 9)) == 0
+    assert sock.getpeername() == ("10.0.0.2", 9)
+    assert sock.getsockname()[1] > 0, "connecting binds"
+
+
+def test_a_datagram_that_is_too_great_is_refused_and_nothing_is_sent() -> None:
+    """Promise: EMSGSIZE above 65,507 bytes."""
+    network = SimulatedNetwork()
+    sock, peer = udp(network), network.udp_peer()
+    assert told(sock.sendto, bytes(65_508), peer.address) == "EMSGSIZE"
+    sock.sendto(bytes(65_507), peer.address)
+    go(network)
+    assert [len(data) for data, _ in peer.received] == [65_507]
+
+
+@pytest.mark.parametrize("call", ["sendmsg", "recvmsg"])
+def test_a_call_fails_as_the_script_says_and_the_next_one_works(call: str) -> None:
+    """Promise: each kind in the catalogue is raised once, whichever name the call goes by, and no datagram is lost."""
+    for kind in CATALOGUE[call]:
+        network = SimulatedNetwork(script=f"{call}#1={kind}")
+        sock, peer = udp(network), network.udp_peer()
+        peer.send(b"x", sock.getsockname())
+        for failing in (True, False):
+            try:
+                assert (sock.sendto(b"y", peer.address) if call == "sendmsg" else sock.recv(1)) in (1, b"x")
+                assert not failing
+            except OSError as error:
+                assert failing
+                assert error.errno == getattr(errno, kind)  # noqa: PT017
+        assert network.chance.counts() == {f"{call}.{kind}": 1}
+
+
+def test_an_interface_can_be_forced_and_from_a_wrong_one_there_is_no_way() -> None:
+    """Promise: why a reply must not name the interface on which the question came: the way back may be another."""
+    network = SimulatedNetwork()
+    sock, peer = udp(network, "0.0.0.0"), network.udp_peer()
+    for interface in (0, 1, 2, 9):
+        info = struct.pack("=i4s4s", interface, socket.inet_aton("10.0.0.2"), bytes(4))
+        sock.sendmsg([b"%d" % interface], [(socket.IPPROTO_IP, IP_PKTINFO, info)], 0, peer.address)
+    go(network)
+    assert peer.received == [(b"%d" % number, ("10.0.0.2", sock.getsockname()[1])) for number in (0, 2)]
+
+
+def test_an_ipv6_interface_can_be_forced_too() -> None:
+    """Promise: the same for IPV6_PKTINFO; and control data of another kind says nothing."""
+    network = SimulatedNetwork()
+    sock, peer = udp(network, "::"), network.udp_peer(source="2001:db8::1")
+    for interface in (1, 2):
+        info = struct.pack("=16si", socket.inet_pton(socket.AF_INET6, "fd00::2"), interface)
+        control = [(socket.IPPROTO_IPV6, IPV6_PKTINFO, info), (socket.SOL_SOCKET, 1, b"")]
+        sock.sendmsg([b"x"], control, 0, peer.address)
+    go(network)
+    assert [source[0] for _, source in peer.received] == ["fd00::2"]
+    assert [network.interface_of(host) for host in ("::1", "10.0.0.1", "fd00::1", ELSEWHERE)] == [1, 2, 2, 2]
+    assert [network.interface_of(host) for host in ("127.9.9.9", "10.0.0.2", "fd00::2")] == [1, 3, 3]
+
+
+@pytest.mark.parametrize(("host", "option"), [("0.0.0.0", IP_PKTINFO), ("::", IPV6_RECVPKTINFO)])
+def test_control_data_comes_to_who_has_asked_for_it(host: str, option: int) -> None:
+    """Promise: without the option, or without room for control data, there is none."""
+    network = SimulatedNetwork()
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    sock = udp(network, host)
+    peer = network.udp_peer(source="2001:db8::1" if ":" in host else ELSEWHERE)
+    asked = "fd00::2" if ":" in host else "10.0.0.2"
+    for _ in range(3):
+        peer.send(b"x", (asked, sock.getsockname()[1]))
+    assert sock.recvmsg(10, 100)[1] == []
+    sock.setsockopt(socket.IPPROTO_IPV6 if ":" in host else socket.IPPROTO_IP, option, 1)
+    assert sock.recvmsg(10)[1] == []
+    [(_level, _kind, info)] = sock.recvmsg(10, 100)[1]
+    assert socket.inet_pton(family, asked) in info
+
+
+def test_a_full_receive_buffer_counts_what_it_loses() -> None:
+    """Promise: the first datagram always fits, what doesn't is in `datagrams_lost`, and room comes back by reading."""
+    network = SimulatedNetwork(receive_buffer_bytes=200)
+    sock, peer = udp(network), network.udp_peer()
+    for size in (1000, 1):
+        peer.send(bytes(size), sock.getsockname())
+    assert network.datagrams_lost == 1
+    assert len(sock.recv(2000)) == 1000
+    for _ in range(4):
+        peer.send(bytes(10), sock.getsockname())
+    assert network.datagrams_lost == 3
+    sock.close()
+    assert told(sock.recv, 1) == "EBADF"
+
+
+def test_a_broadcast_reaches_everybody_who_listens_everywhere() -> None:
+    """Promise: those bound to the wildcard hear it, of UDP and of that port alone, and each is told his own address."""
+    network = SimulatedNetwork()
+    everywhere, here = udp(network, "0.0.0.0", 4000), udp(network, "0.0.0.0", 4001)
+    peer = network.udp_peer()
+    peer.socket.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
+    peer.send(b"all", ("10.0.0.255", 4000))
+    assert everywhere.recvfrom(10) == (b"all", peer.address)
+    assert told(here.recv, 1) == "EAGAIN"
+    network.udp_peer(source="192.0.2.2", port=4000)
+    peer.send(b"again", ("255.255.255.255", 4000))
+    assert everywhere.recv(10) == b"again"
+
+
+def test_a_call_that_would_block_is_refused_and_noted() -> None:
+    """Promise: as for streams."""
+    network = SimulatedNetwork()
+    sock = network.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    with pytest.raises(RuntimeError, match="nothing blocks"):
+        sock.recv(1)
+    assert network.violations == ["a call that would block"]
+
+
+def test_an_unbound_socket_is_bound_by_its_first_datagram() -> None:
+    """Promise: an answer finds it."""
+    network = SimulatedNetwork()
+    sock = network.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    peer = network.udp_peer()
+    sock.sendto(b"question", peer.address)
+    go(network)
+    peer.send(b"answer", peer.received[0][1])
+    assert peer.received[0][1][0] == HERE
+    assert sock.recv(100) == b"answer"
+
+
+# ---------------------------------------------------------------- many at once
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="Linux alone has both calls")
+def test_an_error_within_a_received_batch_is_told_by_the_next_call() -> None:
+    """recvmmsg(2) returns what it has, and saves the error on the socket; EAGAIN is no error."""
+    from reactor.fastpath.mmsg import Slots
+
+    network = SimulatedNetwork(0)
+    server = cast(DatagramSocket, network.socket(socket.AF_INET, socket.SOCK_DGRAM))
+    server.setblocking(False)
+    server.bind(("10.0.0.1", 7))
+    peer = network.udp_peer()
+    for data in (b"one", b"two"):
+        peer.send(data, ("10.0.0.1", 7))
+    network.settle()
+    network.plan("recvmsg", "ENETDOWN", after=1)
+    slots = Slots(False, False)
+    assert server.recvmmsg(slots) == 1
+    with pytest.raises(OSError, match="down"):
+        server.recvmmsg(slots)
+    assert server.recvmmsg(slots) == 1
+    slots.turn_round(1)
+    network.plan("sendmsg", "EPERM")
+    with pytest.raises(PermissionError):
+        server.sendmmsg(slots, 0, 1)
+    assert server.sendmmsg(slots, 0, 1) == 1
+    server.close()

@@ -1,0 +1,310 @@
+"""Peers: who is at the other end, calling, answering, slow, rude or silent."""
+
+from __future__ import annotations
+
+import errno
+import random
+import socket
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from reactor import StreamProtocol, connect_tcp, listen_tcp
+from reactor.testing import Peer, SimulatedNetwork, pieces
+from reactor.testing.stream import SYN_RETRY_S
+from tests.conformance.worlds import told
+from tests.reactor.testing.programs import ELSEWHERE, HERE, PORT, Echo, answered, go, listening, pair, udp
+
+
+def served(network: SimulatedNetwork) -> tuple[Peer, Echo]:
+    """A peer of an echo server on a real Reactor, in a world in which nothing goes wrong."""
+    reactor, protocol = network.reactor(), Echo()
+    listen_tcp(reactor, (HERE, PORT), lambda: protocol)
+    peer = network.peer((HERE, PORT))
+    network.run(reactor)
+    return peer, protocol
+
+
+@given(data=st.binary(max_size=2000), read_bytes=st.integers(1, 300), write_bytes=st.integers(1, 300))
+def test_a_peer_is_echoed_whatever_it_moves_at_once(data: bytes, read_bytes: int, write_bytes: int) -> None:
+    """Promise: a peer sends all it was given, then FIN, and reads to the other's FIN; then it closes."""
+    network = SimulatedNetwork()
+    peer, protocol = served(network)
+    peer.read_bytes, peer.write_bytes = read_bytes, write_bytes
+    for piece in pieces(random.Random(len(data)), data):
+        peer.send(piece)
+    peer.finish()
+    network.run(network.reactors[0])
+    assert peer.received == peer.sent == data
+    assert (peer.eof, peer.finished, peer.lost, peer.over) == (True, True, False, True)
+    assert protocol.lost == [None]
+
+
+@given(data=st.binary(max_size=5000), seed=st.integers())
+def test_pieces_are_the_whole(data: bytes, seed: int) -> None:
+    """Promise: nothing is lost by cutting, and no piece is empty."""
+    found = pieces(random.Random(seed), data)
+    assert b"".join(found) == data
+    assert all(found)
+
+
+def test_a_peer_that_sends_nothing_goes_on_with_what_comes_after() -> None:
+    """Promise: empty pieces are no work, and none of them keeps FIN back."""
+    network = SimulatedNetwork()
+    peer, _ = served(network)
+    for data in (b"", b"", b"", b"x", b"", b""):
+        peer.send(data, urgent=not data)
+    peer.finish()
+    network.run(network.reactors[0])
+    assert (bytes(peer.received), peer.eof) == (b"x", True)
+
+
+def test_a_paused_peer_reads_nothing_until_it_is_resumed() -> None:
+    """Promise: a stuck reader fills the kernel's buffers, and then everything comes."""
+    network = SimulatedNetwork(send_buffer_bytes=10, receive_buffer_bytes=10)
+    sock, peer = pair(network)
+    peer.pause()
+    sent = 0
+    while isinstance(count := told(sock.send, bytes(100)), int):
+        sent += count
+        go(network)
+    assert (sent, bytes(peer.received)) == (20, b"")
+    peer.resume()
+    go(network)
+    assert len(peer.received) == 20
+
+
+def test_the_last_byte_may_be_urgent() -> None:
+    """Promise: it is sent so when all that is before it has gone, however slowly."""
+    network = SimulatedNetwork(send_buffer_bytes=4, receive_buffer_bytes=4)
+    sock, peer = pair(network)
+    peer.write_bytes = 3
+    peer.send(b"abcdefgX", urgent=True)
+    received = b""
+    for _ in range(20):
+        go(network)
+        data = told(sock.recv, 100)
+        received += data if isinstance(data, bytes) else b""
+    assert received == b"abcdefg"
+    assert peer.sent == b"abcdefgX"
+
+
+def test_finish_now_ends_at_this_very_byte() -> None:
+    """Promise: what hasn't gone yet never will, and FIN follows what has."""
+    network = SimulatedNetwork()
+    sock, peer = pair(network)
+    peer.write_bytes = 2
+    peer.send(b"abcdef")
+    peer.move()
+    peer.finish_now()
+    assert peer.finished
+    assert sock.recv(10) == b"ab"
+    assert sock.recv(10) == b""
+
+
+def test_finish_now_before_the_connection_is_there_takes_effect_when_it_is() -> None:
+    """Promise: a caller may think better of it while the SYN is under way."""
+    network = SimulatedNetwork(latency_s=0.1)
+    listener = listening(network)
+    peer = network.peer((HERE, PORT))
+    peer.send(b"never mind")
+    peer.finish_now()
+    assert not peer.finished
+    go(network, 1.0)
+    assert answered(listener).recv(10) == b""
+
+
+def test_a_peer_whose_other_side_has_finished_first_may_go_on_and_closes_when_it_is_done() -> None:
+    """Promise: half-close: FIN of the other side isn't the end of ours; but after both, the peer closes."""
+    network = SimulatedNetwork()
+    sock, peer = pair(network)
+    sock.shutdown(socket.SHUT_WR)
+    go(network)
+    assert (peer.eof, peer.over) == (True, False)
+    peer.send(b"still here")
+    peer.finish()
+    go(network)
+    assert sock.recv(100) == b"still here"
+    assert sock.recv(100) == b""
+    assert (peer.over, peer.lost) == (True, False)
+
+
+def test_a_peer_that_closes_with_bytes_unread_resets() -> None:
+    """Promise: as any kernel does; and both sides know that something is lost."""
+    network = SimulatedNetwork()
+    sock, peer = pair(network)
+    peer.pause()
+    sock.send(b"unread")
+    peer.close()
+    assert told(sock.recv, 1) == "ECONNRESET"
+    assert (peer.over, peer.lost) == (True, True)
+    peer.reset()
+    assert not peer.move()
+
+
+def test_a_peer_that_is_refused_knows_why() -> None:
+    """Promise: `error` is what the peer's kernel said, and it is over."""
+    network = SimulatedNetwork()
+    peer = network.peer((HERE, 9))
+    peer.send(b"x")
+    go(network)
+    assert peer.error is not None
+    assert peer.error.errno == errno.ECONNREFUSED
+    assert (peer.over, peer.lost, bytes(peer.sent)) == (True, True, b"")
+
+
+def test_a_peer_that_was_reset_knows_it() -> None:
+    """Promise: what had come is kept, and `lost` says that it may be short."""
+    network = SimulatedNetwork()
+    sock, peer = pair(network)
+    sock.send(b"some")
+    go(network)
+    peer.send(b"unread")
+    go(network)
+    sock.close()
+    peer.send(b"more")
+    go(network)
+    assert (bytes(peer.received), peer.lost, peer.over, peer.eof) == (b"some", True, True, False)
+
+
+@pytest.mark.parametrize("moment_s", [0.0, 0.5, 1.0])
+def test_a_peer_may_vanish_at_any_moment(moment_s: float) -> None:
+    """Promise: before, in and after the handshake: no FIN, no RST, no answer, and nothing it was to send comes."""
+    network = SimulatedNetwork(latency_s=0.5)
+    listener = listening(network)
+    peer = network.peer((HERE, PORT))
+    peer.send(b"never")
+    if moment_s:
+        network.clock.advance(moment_s)
+        network.wire.run_due()  # the connection is there, but the peer hasn't moved
+    peer.vanish()
+    peer.vanish()
+    go(network, 10.0)
+    if moment_s:
+        sock = answered(listener)
+        assert told(sock.recv, 1) == "EAGAIN"
+        assert sock.send(b"x") == 1
+        go(network, 1000.0)
+        assert told(sock.recv, 1) == "ETIMEDOUT"
+    else:
+        assert told(listener.accept) == "EAGAIN"
+    assert (peer.lost, peer.over, bytes(peer.received)) == (True, True, b"")
+
+
+def test_a_peer_server_welcomes_the_reactors_callers() -> None:
+    """Promise: `connect_tcp` finds somebody outside who listens, and both can speak."""
+    network = SimulatedNetwork(latency_s=0.1)
+    reactor, protocol = network.reactor(), Echo()
+    server = network.peer_server(("198.51.100.7", 80))
+    assert server.address == ("198.51.100.7", 80)
+    failures: list[OSError] = []
+    connect_tcp(reactor, server.address, protocol, failures.append)
+    network.run(reactor)
+    [caller] = server.callers
+    assert caller.socket.getpeername()[0] == HERE
+    caller.send(b"question")
+    caller.finish()
+    network.run(reactor)
+    assert (bytes(caller.received), bytes(protocol.received), protocol.lost) == (b"question", b"question", [None])
+    assert not failures
+
+
+def test_a_peer_server_that_has_closed_refuses() -> None:
+    """Promise: whoever comes later is told ECONNREFUSED, as long as somebody lives there."""
+    network = SimulatedNetwork()
+    reactor = network.reactor()
+    server = network.peer_server((ELSEWHERE, 80))
+    network.udp_peer()
+    assert not server.over
+    server.close()
+    assert server.over
+    failures: list[OSError] = []
+    connect_tcp(reactor, (ELSEWHERE, 80), StreamProtocol(), failures.append)
+    network.run(reactor)
+    assert [error.errno for error in failures] == [errno.ECONNREFUSED]
+
+
+def test_connecting_gives_up_in_a_partition() -> None:
+    """Promise: `connect_tcp`'s own time-out works on the simulated clock."""
+    network = SimulatedNetwork()
+    reactor = network.reactor()
+    network.peer_server((ELSEWHERE, 80))
+    network.partition(ELSEWHERE)
+    failures: list[tuple[float, int | None]] = []
+    connect_tcp(reactor, (ELSEWHERE, 80), StreamProtocol(), lambda e: failures.append((reactor.now(), e.errno)))
+    network.run(reactor)
+    assert [code for _, code in failures] == [errno.ETIMEDOUT]
+    assert failures[0][0] == pytest.approx(1010.0, abs=0.002)
+
+
+def test_a_datagram_peer_sends_receives_pauses_and_closes() -> None:
+    """Promise: what comes while it is paused waits in its kernel."""
+    network = SimulatedNetwork()
+    sock, peer = udp(network), network.udp_peer(source="192.0.2.9", port=4000)
+    assert peer.address == ("192.0.2.9", 4000)
+    peer.send(b"one", sock.getsockname())
+    assert sock.recv(10) == b"one"
+    peer.paused = True
+    sock.sendto(b"two", peer.address)
+    go(network)
+    assert not peer.received
+    peer.paused = False
+    go(network)
+    assert peer.received == [(b"two", sock.getsockname())]
+    assert not peer.over
+    peer.close()
+    assert peer.over
+    sock.sendto(b"three", ("192.0.2.9", 4000))
+    go(network)
+    assert len(peer.received) == 1
+
+
+def test_peers_live_where_they_are_said_to() -> None:
+    """Promise: `source` is the host that the program sees, in either family."""
+    network = SimulatedNetwork()
+    listener = listening(network)
+    for source in ("", "198.51.100.4"):
+        peer = network.peer((HERE, PORT), source=source)
+        _, address = listener.accept()
+        assert address == peer.socket.getsockname()
+        assert address[0] == (source or ELSEWHERE)
+
+
+def test_those_who_are_over_are_forgotten() -> None:
+    """Promise: a run with many callers stays quick: who is over takes no more turns."""
+    network = SimulatedNetwork()
+    listener = listening(network, backlog=100)
+    peers = [network.peer((HERE, PORT)) for _ in range(10)]
+    for peer in peers[:9]:
+        peer.reset()
+    go(network, SYN_RETRY_S)
+    assert network._peers == peers[9:]
+    listener.close()
+
+
+def test_a_peer_that_closes_by_itself_is_simply_gone() -> None:
+    """Promise: with nothing unread, a close is a FIN, and the other side's stream is whole."""
+    network = SimulatedNetwork()
+    sock, peer = pair(network)
+    peer.send(b"bye")
+    go(network)
+    peer.close()
+    assert sock.recv(10) == b"bye"
+    assert sock.recv(10) == b""
+    assert (peer.over, peer.lost) == (True, False)
+
+
+def test_a_peer_server_answers_what_its_callers_send() -> None:
+    """Promise: `answer` is called with each piece, and what it sends comes back; then the caller is cut short."""
+    network = SimulatedNetwork()
+    server = network.peer_server((ELSEWHERE, 80), lambda peer, data: peer.send(data.upper()))
+    caller = network.peer((ELSEWHERE, 80), source="192.0.2.9")
+    caller.send(b"question")
+    go(network)
+    assert caller.received == b"QUESTION"
+    caller.pause()
+    caller.send(b"x" * 1_000_000)
+    caller.finish_now()
+    assert caller.cut_short
+    assert len(server.callers) == 1

@@ -1,0 +1,111 @@
+"""Ports and descriptors: a kernel's small integers, and what happens when there are none left."""
+
+from __future__ import annotations
+
+import socket
+from typing import cast
+
+import pytest
+
+import reactor.testing.ports
+from reactor.testing import SimulatedNetwork
+from reactor.testing.endpoint import SimulatedSocket
+from tests.conformance.worlds import told
+from tests.reactor.testing.programs import ELSEWHERE, HERE, go, listening, stream, udp
+
+
+def test_descriptors_end_at_the_limit() -> None:
+    """Promise: as with RLIMIT_NOFILE, numbers are below the limit, 0 to 2 are taken, and then it is EMFILE."""
+    network = SimulatedNetwork(descriptor_limit=6)
+    sockets = [stream(network) for _ in range(3)]
+    assert [sock.fileno() for sock in sockets] == [3, 4, 5]
+    assert network.descriptors.is_full
+    assert told(network.socket, socket.AF_INET, socket.SOCK_STREAM) == "EMFILE"
+    sockets[1].close()
+    assert not network.descriptors.is_full
+    assert stream(network).fileno() == 4, "the lowest that is free"
+
+
+def test_a_pair_needs_two_numbers_or_takes_none() -> None:
+    """Promise: socketpair(2) that fails leaves nothing behind."""
+    network = SimulatedNetwork(descriptor_limit=4)
+    assert told(network.socketpair) == "EMFILE"
+    assert not network.descriptors.open
+
+
+def test_those_outside_need_no_descriptor() -> None:
+    """Promise: only the program under test is limited."""
+    network = SimulatedNetwork(descriptor_limit=4)
+    listening(network, backlog=100)
+    for _ in range(50):
+        network.peer((HERE, 7))
+    assert network.descriptors.is_full
+
+
+def test_ephemeral_ports_come_round_and_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Promise: each is given once, a free one is found again, and with none it is EADDRINUSE."""
+    monkeypatch.setattr(reactor.testing.ports, "EPHEMERAL", (40_000, 40_002))
+    network = SimulatedNetwork()
+    sockets = [udp(network) for _ in range(3)]
+    assert [sock.getsockname()[1] for sock in sockets] == [40_000, 40_001, 40_002]
+    late = network.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    assert told(late.bind, (HERE, 0)) == "EADDRINUSE"
+    sockets[1].close()
+    late.bind((HERE, 0))
+    assert late.getsockname() == (HERE, 40_001)
+
+
+def test_an_address_and_port_have_one_owner_inside_or_outside() -> None:
+    """Promise: nobody can take what somebody has; but one's wildcard isn't in the other's way."""
+    network = SimulatedNetwork()
+    own = udp(network, "127.0.0.1", 4000)
+    with pytest.raises(OSError, match="in use"):
+        network.udp_peer(source="127.0.0.1", port=4000)
+    udp(network, "0.0.0.0", 4001)
+    peer = network.udp_peer(port=4001)
+    peer.send(b"x", own.getsockname())
+    assert own.recv(1) == b"x"
+
+
+@pytest.mark.parametrize("first", ["0.0.0.0", HERE])
+def test_a_wildcard_takes_all_addresses_of_a_port(first: str) -> None:
+    """Promise: EADDRINUSE whichever came first; the other family has ports of its own."""
+    network = SimulatedNetwork()
+    udp(network, first, 4000)
+    second = network.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    assert told(second.bind, ("0.0.0.0" if first == HERE else HERE, 4000)) == "EADDRINUSE"
+    udp(network, "::", 4000)
+    udp(network, "10.0.0.2" if first == HERE else HERE, 4001)
+
+
+def test_an_address_of_somebody_else_can_not_be_had() -> None:
+    """Promise: EADDRNOTAVAIL for a program, as it lives on this machine; EINVAL for an address of another family."""
+    network = SimulatedNetwork(addresses=("127.0.0.1", "198.51.100.1"))
+    sock = stream(network)
+    assert told(sock.bind, (ELSEWHERE, 80)) == "EADDRNOTAVAIL"
+    assert told(sock.bind, ("::1", 80)) == "EINVAL"
+    sock.bind(("198.51.100.1", 80))
+
+
+def test_a_connection_from_a_listeners_port_keeps_the_port_the_listeners() -> None:
+    """Promise: when an accepted socket is closed, the listener can still be reached."""
+    network = SimulatedNetwork()
+    listener = listening(network)
+    network.peer((HERE, 7))
+    accepted, _ = listener.accept()
+    accepted.close()
+    peer = network.peer((HERE, 7))
+    go(network)
+    assert not peer.lost
+
+
+def test_a_specific_socket_comes_before_the_wildcard() -> None:
+    """Promise: who is bound to the very address is asked; the wildcard is of this machine alone."""
+    network = SimulatedNetwork()
+    sock = udp(network, "0.0.0.0", 4000)
+    find = network.ports.find
+    assert find(socket.SOCK_DGRAM, socket.AF_INET, HERE, 4000) is cast(SimulatedSocket, sock)
+    assert find(socket.SOCK_DGRAM, socket.AF_INET, ELSEWHERE, 4000) is None
+    assert find(socket.SOCK_DGRAM, socket.AF_INET, HERE, 4001) is None
+    peer = network.udp_peer(port=4000)
+    assert find(socket.SOCK_DGRAM, socket.AF_INET, ELSEWHERE, 4000) is peer.socket

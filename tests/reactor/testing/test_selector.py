@@ -1,0 +1,163 @@
+"""SimulatedSelector: epoll's faults, time-outs, and the end of everything."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from reactor import READ, WRITE
+from reactor.sockets.opening import Socket
+from reactor.testing import Quiet, SimulatedNetwork
+from tests.reactor.testing.programs import pair, udp
+
+
+def three(network: SimulatedNetwork) -> list[Socket]:
+    """Three datagram sockets, watched for READ by one selector; all have something to read."""
+    selector = network.selector()
+    peer = network.udp_peer()
+    sockets = [udp(network) for _ in range(3)]
+    for number, sock in enumerate(sockets):
+        selector.register(sock, READ, number)
+        peer.send(b"x", sock.getsockname())
+    return sockets
+
+
+def selected(network: SimulatedNetwork, timeout_s: float | None = 0) -> list[int]:
+    return [key.data for key, _ in network._selectors[0].select(timeout_s)]
+
+
+def test_in_a_good_world_everything_ready_is_told_in_order() -> None:
+    """Promise: what the faults below are measured against."""
+    network = SimulatedNetwork()
+    three(network)
+    assert selected(network) == [0, 1, 2]
+
+
+@pytest.mark.parametrize(("amount", "expected"), [(1, [1, 2, 0]), (2, [1, 0, 2]), (3, [0, 1, 2])])
+def test_shuffle_changes_the_order(amount: int, expected: list[int]) -> None:
+    """Promise: the order in which a kernel tells means nothing; nobody is left out."""
+    network = SimulatedNetwork(script=f"select#1=shuffle:{amount}")
+    three(network)
+    assert selected(network) == expected
+    assert network.chance.counts() == {"select.shuffle": 1}
+
+
+@pytest.mark.parametrize(("amount", "expected"), [(1, [0]), (2, [0, 1]), (3, [0])])
+def test_fewer_leaves_some_for_later(amount: int, expected: list[int]) -> None:
+    """Promise: a kernel may tell of some now and of the others next time, but never of none."""
+    network = SimulatedNetwork(script=f"select#1=fewer:{amount}")
+    three(network)
+    assert selected(network) == expected
+    assert selected(network) == [0, 1, 2]
+
+
+@pytest.mark.parametrize("kind", ["shuffle", "fewer", "spurious"])
+def test_there_must_be_something_to_spoil(kind: str) -> None:
+    """Promise: a fault that has no effect isn't listed."""
+    network = SimulatedNetwork(script=f"select#1={kind}")
+    network.selector()
+    assert selected(network) == []
+    assert not network.chance.injected
+
+
+def test_spurious_tells_of_readiness_that_is_not_there() -> None:
+    """Promise: as select(2) warns, a read may find nothing; what is truly ready is told all the same."""
+    network = SimulatedNetwork(script="select#1=spurious:1")
+    sockets = three(network)
+    sockets[1].recv(10)
+    assert sorted(selected(network)) == [0, 1, 2]
+    assert selected(network) == [0, 2]
+
+
+def test_early_wakes_before_anything_has_happened() -> None:
+    """Promise: epoll_wait(2) may be interrupted, and no time passes; a call that wouldn't wait can't be."""
+    network = SimulatedNetwork(script="select#1=early select#2=early")
+    network.selector()
+    assert selected(network, 5.0) == []
+    assert network.clock() == 1000.0
+    assert selected(network, 0) == []
+    assert network.chance.script() == "select#1=early:1"
+
+
+def test_late_lets_time_pass_unasked() -> None:
+    """Promise: the process may be stopped for a while: the amount is milliseconds."""
+    network = SimulatedNetwork(script="select#1=late:1500")
+    network.selector()
+    assert selected(network, 1.0) == []
+    assert network.clock() == 1002.5
+
+
+@pytest.mark.parametrize(
+    ("timeout_s", "slept_ms"), [(0.0, 0), (-1.0, 0), (1e-9, 1), (0.001, 1), (0.0011, 2), (2, 2000)]
+)
+def test_a_timeout_is_rounded_up_to_milliseconds(timeout_s: float, slept_ms: int) -> None:
+    """Promise: as epoll_wait(2) has it: whoever sleeps until a timer never wakes before it."""
+    network = SimulatedNetwork()
+    network.selector()
+    assert selected(network, timeout_s) == []
+    assert round((network.clock() - 1000.0) * 1000, 6) == slept_ms
+
+
+def test_to_sleep_for_ever_where_nothing_will_happen_is_the_end() -> None:
+    """Promise: a loop that waits for nothing is told so by Quiet, instead of hanging."""
+    network = SimulatedNetwork()
+    network.selector()
+    with pytest.raises(Quiet):
+        selected(network, None)
+
+
+def test_to_sleep_is_to_wake_when_something_happens() -> None:
+    """Promise: time jumps to the next event, and no further."""
+    network = SimulatedNetwork()
+    sock, peer = pair(network)
+    network.selector().register(sock, READ, 7)
+    network.call_later(3.0, lambda: None)
+    network.call_later(5.0, lambda: peer.send(b"x"))
+    network.call_later(9.0, lambda: None)
+    assert selected(network, None) == [7]
+    assert network.clock() == 1005.0
+
+
+def test_a_day_of_timers_takes_no_day() -> None:
+    """Promise: a run takes as long as its work, not as long as its waits."""
+    network = SimulatedNetwork()
+    reactor = network.reactor()
+    fired: list[float] = []
+
+    def again() -> None:
+        fired.append(reactor.now())
+        if len(fired) < 24 * 60:
+            reactor.call_later(60.0, again)
+
+    began_s = time.perf_counter()
+    reactor.call_later(60.0, again)
+    network.run(reactor)
+    assert fired == pytest.approx([1000.0 + 60.0 * (number + 1) for number in range(24 * 60)], abs=2.0)
+    assert time.perf_counter() - began_s < 5, "milliseconds, on a machine that isn't busy"
+
+
+@pytest.mark.parametrize("kind", ["ENOMEM", "ENOSPC"])
+def test_a_kernel_may_have_no_room_to_watch(kind: str) -> None:
+    """Promise: register raises it, and nothing is registered."""
+    network = SimulatedNetwork(script=f"register#1={kind}")
+    selector = network.selector()
+    sock = udp(network)
+    with pytest.raises(OSError, match=r"\[Errno"):
+        selector.register(sock, READ)
+    assert not selector.get_map()
+    selector.register(sock, READ | WRITE, "it")
+    assert selector.get_key(sock).data == "it"
+
+
+def test_only_what_is_open_can_be_watched() -> None:
+    """Promise: EBADF is told, as ValueError; and a selector that was closed knows nothing."""
+    network = SimulatedNetwork()
+    selector = network.selector()
+    with pytest.raises(ValueError, match="isn't open"):
+        selector.register(99, READ)
+    selector.register(udp(network), READ)
+    selector.close()
+    assert not selector.get_map()
+    with pytest.raises(KeyError):
+        selector.get_key(3)

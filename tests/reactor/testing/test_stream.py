@@ -1,0 +1,685 @@
+"""Simulated TCP: what tests/conformance can't compare, as no kernel can be made to do it in time."""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+from typing import cast
+
+import pytest
+
+from reactor.testing import CATALOGUE, SimulatedNetwork
+from reactor.testing.chance import ONE_CALLER
+from reactor.testing.endpoint import POLLERR, POLLHUP, POLLIN, POLLOUT, POLLRDHUP
+from reactor.testing.link import RETRANSMIT_S
+from reactor.testing.stream import CONNECT_S, LINGER_ZERO, SYN_RETRY_S, StreamSocket
+from tests.conformance.worlds import told
+from tests.reactor.testing.programs import (
+    ELSEWHERE,
+    HERE,
+    PORT,
+    answered,
+    bits,
+    error_of,
+    go,
+    listening,
+    pair,
+    stream,
+    udp,
+)  # fmt: skip
+
+SO_LINGER = (socket.SOL_SOCKET, socket.SO_LINGER, LINGER_ZERO)
+
+
+# ---------------------------------------------------------------- time on the way
+
+
+def test_latency_is_how_long_each_byte_is_on_its_way() -> None:
+    """Promise: bytes and FIN arrive after `latency_s`, and not before; so does the window's opening."""
+    network = SimulatedNetwork(latency_s=0.5)
+    sock, peer = pair(network)
+    peer.send(b"hello")
+    peer.finish()
+    go(network, 0.4)
+    assert told(sock.recv, 10) == "EAGAIN"
+    go(network, 0.2)
+    assert sock.recv(10) == b"hello"
+    assert sock.recv(10) == b""
+
+
+def test_a_connection_takes_the_latency_to_begin() -> None:
+    """Promise: connect(2) is under way until the SYN has arrived."""
+    network = SimulatedNetwork(latency_s=0.5)
+    server = network.peer_server((ELSEWHERE, 80))
+    sock = stream(network)
+    assert sock.connect_ex((ELSEWHERE, 80)) == errno.EINPROGRESS
+    assert bits(sock) == 0
+    assert told(sock.send, b"x") == "EAGAIN"
+    assert told(sock.recv, 1) == "EAGAIN"
+    assert sock.connect_ex((ELSEWHERE, 80)) == errno.EALREADY
+    go(network, 0.5)
+    assert bits(sock) == POLLOUT
+    assert sock.connect_ex((ELSEWHERE, 80)) == errno.EISCONN
+    assert error_of(sock) == 0
+    assert len(server.callers) == 1
+
+
+def test_a_late_segment_is_late() -> None:
+    """Promise: `segment.delay` holds bytes back for so many tenths of a millisecond."""
+    network = SimulatedNetwork()
+    sock, peer = pair(network)
+    network.plan("segment", "delay", 5000)
+    peer.send(b"late")
+    go(network, 0.4)
+    assert told(sock.recv, 10) == "EAGAIN"
+    go(network, 0.2)
+    assert sock.recv(10) == b"late"
+    assert network.chance.script() == "segment#1=delay:5000"
+
+
+def test_segments_keep_their_order_whichever_is_late() -> None:
+    """Promise: a stream is never changed by delay, FIN comes last."""
+    for delayed in range(3):
+        network = SimulatedNetwork()
+        sock, peer = pair(network)
+        peer.write_bytes = 3
+        network.plan("segment", "delay", 5000, after=delayed)
+        peer.send(b"onetwo")
+        peer.finish()
+        go(network, 1.0)
+        assert sock.recv(10) == b"onetwo"
+        assert sock.recv(10) == b""
+
+
+def test_bytes_on_the_wire_count_against_the_window() -> None:
+    """Promise: the receiver's kernel never holds more than its buffer, however late segments are."""
+    network = SimulatedNetwork(receive_buffer_bytes=4, latency_s=0.1)
+    sock, peer = pair(network)
+    peer.send(b"abcdefgh")
+    go(network, 1.0)
+    assert sock.recv(100) == b"abcd"
+    assert told(sock.recv, 100) == "EAGAIN"
+    go(network, 1.0)
+    assert sock.recv(100) == b"efgh"
+
+
+# ---------------------------------------------------------------- silence
+
+
+def test_a_partition_holds_everything_back_and_a_heal_lets_it_come() -> None:
+    """Promise: what streams had under way goes on, in order and complete; FIN too."""
+    network = SimulatedNetwork()
+    sock, peer = pair(network)
+    network.partition(ELSEWHERE)
+    peer.send(b"question")
+    peer.finish()
+    assert sock.send(b"answer") == 6
+    sock.shutdown(socket.SHUT_WR)
+    go(network, 60.0)
+    assert told(sock.recv, 10) == "EAGAIN"
+    assert peer.received == b""
+    network.heal(ELSEWHERE)
+    go(network)
+    assert sock.recv(10) == b"question"
+    assert sock.recv(10) == b""
+    assert (bytes(peer.received), peer.eof, peer.lost) == (b"answer", True, False)
+
+
+def test_a_partition_for_a_while_heals_by_itself() -> None:
+    """Promise: `for_s` is how long, and a segment that was under way when it began arrives when it ends."""
+    network = SimulatedNetwork(latency_s=0.1)
+    sock, peer = pair(network)
+    peer.send(b"x")
+    go(network)
+    network.partition(ELSEWHERE, for_s=10.0)
+    go(network, 9.0)
+    assert told(sock.recv, 1) == "EAGAIN"
+    go(network, 1.5)
+    assert sock.recv(1) == b"x"
+
+
+def silent_for(sock: socket.socket, network: SimulatedNetwork, for_s: float) -> bool:
+    """Whether the socket can be read no sooner than after `for_s`, and then says ETIMEDOUT."""
+    go(network, for_s - 0.5)
+    early = bits(sock) & POLLIN
+    go(network, 1.0)
+    return bool(not early and bits(sock) & POLLERR and told(sock.recv, 1) == "ETIMEDOUT")
+
+
+def test_keepalive_finds_a_peer_that_has_vanished() -> None:
+    """Promise: the patience of keepalive is idle + interval × probes, as the options say."""
+    network = SimulatedNetwork()
+    sock, peer = pair(network)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for name, value in (("TCP_KEEPIDLE", 100), ("TCP_KEEPINTVL", 10), ("TCP_KEEPCNT", 3)):
+        if hasattr(socket, name):
+            sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
+    peer.vanish()
+    assert peer.lost
+    assert silent_for(sock, network, 130.0)
+
+
+def test_keepalive_as_the_kernel_has_it_takes_more_than_two_hours() -> None:
+    """Promise: without those options, tcp(7)'s defaults count."""
+    network = SimulatedNetwork()
+    sock, peer = pair(network)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    peer.vanish()
+    assert silent_for(sock, network, 7200.0 + 75 * 9)
+
+
+def test_without_keepalive_nobody_notices_that_an_idle_peer_has_vanished() -> None:
+    """Promise: who neither sends nor probes waits for ever."""
+    network = SimulatedNetwork()
+    sock, peer = pair(network)
+    peer.vanish()
+    go(network, 1e6)
+    assert told(sock.recv, 1) == "EAGAIN"
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_what_nobody_acknowledges_is_sent_again_for_a_quarter_of_an_hour(when: str) -> None:
+    """Promise: bytes under way time out after RETRANSMIT_S, whether they were written before the silence or in it."""
+    network = SimulatedNetwork(receive_buffer_bytes=1)
+    sock, peer = pair(network)
+    peer.pause()
+    if when == "before":
+        sock.send(b"waits")
+    peer.vanish()
+    if when == "after":
+        sock.send(b"waits")
+    assert silent_for(sock, network, RETRANSMIT_S)
+    assert told(sock.send, b"x") == "EPIPE"
+
+
+def test_a_silence_that_ends_in_time_ends_nothing() -> None:
+    """Promise: each silence is counted for itself: who was patient in the first begins anew in the second."""
+    network = SimulatedNetwork()
+    sock, peer = pair(network)
+    network.partition(ELSEWHERE, for_s=900.0)
+    sock.send(b"one")
+    go(network, 901.0)
+    network.partition(ELSEWHERE)
+    sock.send(b"two")
+    go(network, 900.0)
+    assert not bits(sock) & POLLERR
+    network.heal(ELSEWHERE)
+    go(network)
+    assert peer.received == b"onetwo"
+
+
+def test_a_partition_that_lasts_too_long_ends_the_connection_and_a_heal_does_not_bring_it_back() -> None:
+    """Promise: who has given up sends nothing more, not even FIN."""
+    network = SimulatedNetwork()
+    sock, peer = pair(network)
+    network.partition(ELSEWHERE)
+    sock.send(b"never")
+    sock.shutdown(socket.SHUT_WR)
+    assert silent_for(sock, network, RETRANSMIT_S)
+    network.heal(ELSEWHERE)
+    go(network)
+    assert (bytes(peer.received), peer.eof, peer.lost) == (b"", False, True)
+
+
+def test_a_reset_in_a_partition_is_told_when_it_is_healed() -> None:
+    """Promise: RST travels like everything else; and FIN that was destroyed by it never comes instead."""
+    network = SimulatedNetwork()
+    sock, peer = pair(network)
+    network.partition(ELSEWHERE)
+    peer.send(b"lost")
+    peer.finish()
+    go(network)
+    peer.reset()
+    go(network, 1.0)
+    assert told(sock.recv, 10) == "EAGAIN"
+    network.heal(ELSEWHERE)
+    go(network)
+    assert told(sock.recv, 10) == "ECONNRESET"
+
+
+def test_a_reset_comes_behind_what_is_on_the_wire() -> None:
+    """Promise: segments that were sent before RST arrive before it; what had still to be sent never does."""
+    network = SimulatedNetwork(latency_s=1.0, receive_buffer_bytes=4)
+    sock, peer = pair(network)
+    peer.send(b"sentlost")
+    go(network)
+    peer.reset()
+    assert told(sock.recv, 10) == "EAGAIN"
+    go(network, 5.0)
+    assert sock.recv(10) == b"sent"
+    assert told(sock.recv, 10) == "ECONNRESET"
+
+
+@pytest.mark.parametrize("call", ["recv", "send"])
+def test_flags_that_are_not_simulated_are_refused(call: str) -> None:
+    """Promise: MSG_PEEK isn't taken for a plain recv in silence."""
+    sock, _peer = pair(SimulatedNetwork())
+    with pytest.raises(NotImplementedError, match="only MSG_OOB"):
+        sock.recv(1, socket.MSG_PEEK) if call == "recv" else sock.send(b"x", socket.MSG_PEEK)
+
+
+def test_a_buffers_size_can_be_changed_while_connected() -> None:
+    """Promise: SO_SNDBUF takes effect at once."""
+    sock, _peer = pair(SimulatedNetwork(receive_buffer_bytes=1))
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 5)
+    assert sock.send(b"x" * 20) == 10
+
+
+def test_a_recv_of_nothing_returns_nothing() -> None:
+    """Promise: recv(0) never waits."""
+    sock, _peer = pair(SimulatedNetwork())
+    assert sock.recv(0) == b""
+
+
+def test_only_the_first_reset_counts() -> None:
+    """Promise: a connection ends once: a second RST tells nobody anything."""
+    network = SimulatedNetwork()
+    sock, peer = pair(network)
+    peer.reset()
+    assert told(sock.send, b"x") == "ECONNRESET"
+    sock.setsockopt(*SO_LINGER)
+    sock.close()
+    assert peer.link is not None
+    assert peer.link.broken_by is peer.socket
+
+
+# ---------------------------------------------------------------- connecting
+
+
+def test_a_caller_at_a_full_queue_knocks_again() -> None:
+    """Promise: a SYN that finds no room is dropped and sent again, and nobody is refused."""
+    network = SimulatedNetwork()
+    listener = listening(network, backlog=0)
+    first, second = (network.peer((HERE, PORT)) for _ in range(2))
+    assert second.socket.poll() == 0
+    answered(listener).close()
+    go(network, SYN_RETRY_S - 0.1)
+    assert bits(listener) == 0
+    go(network, 0.2)
+    assert bits(listener) == POLLIN
+    assert [first.lost, second.lost] == [False, False]
+
+
+def test_a_caller_at_a_queue_that_was_closed_is_refused_when_he_knocks_again() -> None:
+    """Promise: what counts is who listens when the SYN comes."""
+    network = SimulatedNetwork()
+    listener = listening(network, backlog=0)
+    peers = [network.peer((HERE, PORT)) for _ in range(2)]
+    listener.close()
+    go(network, 2.0)
+    errors = [peer.error.errno for peer in peers if peer.error is not None]
+    assert errors == [errno.ECONNRESET, errno.ECONNREFUSED]
+
+
+def test_connecting_to_where_nobody_lives_times_out() -> None:
+    """Promise: no answer at all means ETIMEDOUT after CONNECT_S."""
+    network = SimulatedNetwork()
+    sock = stream(network)
+    assert sock.connect_ex(("203.0.113.9", 80)) == errno.EINPROGRESS
+    go(network, CONNECT_S - 0.5)
+    assert bits(sock) == 0
+    go(network, 1.0)
+    assert bits(sock) & POLLERR
+    assert error_of(sock) == errno.ETIMEDOUT
+
+
+def test_connecting_in_a_partition_goes_on_when_it_is_healed() -> None:
+    """Promise: a SYN is sent again too."""
+    network = SimulatedNetwork()
+    network.peer_server((ELSEWHERE, 80))
+    network.partition(ELSEWHERE, for_s=20.0)
+    sock = stream(network)
+    sock.connect_ex((ELSEWHERE, 80))
+    go(network, 19.0)
+    assert bits(sock) == 0
+    go(network, 2.0)
+    assert bits(sock) == POLLOUT
+    go(network, CONNECT_S)
+    assert bits(sock) == POLLOUT, "the time-out was the connecting's"
+
+
+def test_who_closes_while_connecting_is_never_connected() -> None:
+    """Promise: a SYN of a socket that has gone is no caller."""
+    network = SimulatedNetwork(latency_s=0.1)
+    server = network.peer_server((ELSEWHERE, 80))
+    sock = stream(network)
+    sock.connect_ex((ELSEWHERE, 80))
+    sock.close()
+    go(network, 1.0)
+    assert not server.callers
+    network.check()
+
+
+@pytest.mark.parametrize("kind", CATALOGUE["connect"])
+def test_connect_says_what_the_script_says(kind: str) -> None:
+    """Promise: what a kernel knows at once is returned, what comes over the network is told by SO_ERROR."""
+    network = SimulatedNetwork(script=f"connect#1={kind}")
+    network.peer_server((ELSEWHERE, 80))
+    sock = stream(network)
+    code = sock.connect_ex((ELSEWHERE, 80))
+    if kind in ("ECONNREFUSED", "ETIMEDOUT"):
+        assert code == errno.EINPROGRESS
+        go(network)
+        assert bits(sock) == POLLIN | POLLOUT | POLLERR | POLLHUP | POLLRDHUP
+        code = error_of(sock)
+    assert errno.errorcode[code] == kind
+    assert network.chance.counts() == {f"connect.{kind}": 1}
+
+
+def test_a_failed_connect_is_told_by_whichever_call_comes_first() -> None:
+    """Promise: recv and send tell of it as SO_ERROR does, once."""
+    for call, after in ((lambda sock: told(sock.recv, 1), b""), (lambda sock: told(sock.send, b"x"), "EPIPE")):
+        network = SimulatedNetwork()
+        network.udp_peer()  # so that somebody lives there
+        sock = stream(network)
+        sock.connect_ex((ELSEWHERE, 80))
+        assert call(sock) == "ECONNREFUSED"  # type: ignore[no-untyped-call]
+        assert call(sock) == after  # type: ignore[no-untyped-call]
+
+
+def test_a_socket_bound_by_hand_connects_from_there() -> None:
+    """Promise: bind before connect is honoured."""
+    network = SimulatedNetwork()
+    server = network.peer_server((ELSEWHERE, 80))
+    sock = stream(network)
+    sock.bind(("10.0.0.2", 4000))
+    sock.connect_ex((ELSEWHERE, 80))
+    go(network)
+    assert server.callers[0].socket.getpeername() == ("10.0.0.2", 4000)
+
+
+def test_listening_without_an_address_is_listening_everywhere() -> None:
+    """Promise: listen(2) binds a socket that isn't bound to the wildcard and a port of the kernel's."""
+    network = SimulatedNetwork()
+    sock = stream(network)
+    sock.listen()
+    host, port = sock.getsockname()
+    assert host == "0.0.0.0"
+    network.peer(("10.0.0.2", port))
+    assert bits(sock) == POLLIN
+
+
+# ---------------------------------------------------------------- accept
+
+
+@pytest.mark.parametrize("kind", [kind for kind in ONE_CALLER if kind in CATALOGUE["accept"]])
+def test_an_error_of_one_caller_costs_that_caller(kind: str) -> None:
+    """Promise: accept(2) tells of it, that caller is lost, and the next is taken."""
+    network = SimulatedNetwork(script=f"accept#1={kind}")
+    listener = listening(network)
+    first, second = (network.peer((HERE, PORT)) for _ in range(2))
+    with pytest.raises(OSError, match=os.strerror(getattr(errno, kind))):  # two of them are one number on Linux
+        listener.accept()
+    assert answered(listener).getpeername() == second.socket.getsockname()
+    go(network)
+    assert (first.lost, second.lost) == (True, False)
+
+
+def test_without_callers_no_caller_fails() -> None:
+    """Promise: such a fault has no effect then, and isn't listed."""
+    network = SimulatedNetwork(script="accept#1=ECONNABORTED")
+    assert told(listening(network).accept) == "EAGAIN"
+    assert not network.chance.injected
+
+
+@pytest.mark.parametrize("kind", ["EAGAIN", "EINTR", "EMFILE", "ENFILE", "ENOBUFS", "ENOMEM"])
+def test_a_shortage_costs_no_caller(kind: str) -> None:
+    """Promise: who waits goes on waiting."""
+    network = SimulatedNetwork(script=f"accept#1={kind}")
+    listener = listening(network)
+    peer = network.peer((HERE, PORT))
+    assert told(listener.accept) == kind
+    answered(listener)
+    assert not peer.lost
+
+
+def test_no_descriptor_is_no_reason_to_lose_a_caller() -> None:
+    """Promise: EMFILE at the limit leaves the caller in the queue."""
+    network = SimulatedNetwork(descriptor_limit=5)
+    listener, spare = listening(network), stream(network)
+    network.peer((HERE, PORT))
+    assert told(listener.accept) == "EMFILE"
+    spare.close()
+    answered(listener)
+
+
+# ---------------------------------------------------------------- bytes
+
+
+@pytest.mark.parametrize("call", ["recv", "send"])
+@pytest.mark.parametrize("kind", ["EAGAIN", "EINTR", "ENOBUFS", "ENOMEM"])
+def test_a_passing_trouble_costs_no_byte(call: str, kind: str) -> None:
+    """Promise: after an error that says "later", the same call does it all."""
+    network = SimulatedNetwork(script=f"{call}#1={kind}")
+    sock, peer = pair(network)
+    peer.send(b"abc")
+    go(network)
+    if call == "recv":
+        assert told(sock.recv, 10) == kind
+        assert sock.recv(10) == b"abc"
+    else:
+        assert told(sock.send, b"xyz") == kind
+        assert sock.send(b"xyz") == 3
+        go(network)
+        assert peer.received == b"xyz"
+    assert not peer.lost
+
+
+@pytest.mark.parametrize("name", ["recv.ECONNRESET", "recv.ETIMEDOUT", "send.ECONNRESET", "send.EPIPE"])
+def test_a_deadly_error_is_the_end_for_both(name: str) -> None:
+    """Promise: the call says so, what had arrived is gone, and the peer is lost too."""
+    call, _, kind = name.partition(".")
+    network = SimulatedNetwork(script=f"{call}#1={kind}")
+    sock, peer = pair(network)
+    peer.send(b"abc")
+    go(network)
+    assert told(*((sock.recv, 10) if call == "recv" else (sock.send, b"x"))) == kind
+    assert sock.recv(10) == b""
+    assert told(sock.send, b"x") == "EPIPE"
+    go(network)
+    assert peer.lost
+    assert peer.link is not None
+    assert peer.link.fate == f"fault {kind}"
+
+
+def test_short_moves_some_of_the_bytes_and_never_all_nor_none() -> None:
+    """Promise: `short:n` moves n bytes, but less than could be moved, and one byte can't be less."""
+    for amount, expected in ((1, b"a"), (2, b"ab"), (99, b"ab")):
+        network = SimulatedNetwork(script=f"recv#1=short:{amount} send#1=short:{amount}")
+        sock, peer = pair(network)
+        peer.send(b"abc")
+        go(network)
+        assert sock.recv(10) == expected
+        assert sock.send(b"xyz") == len(expected)
+        assert len(network.chance.injected) == 2
+    network = SimulatedNetwork(script="recv#1=short send#1=short recv#2=short")
+    sock, peer = pair(network)
+    peer.send(b"a")
+    go(network)
+    assert sock.recv(10) == b"a"
+    assert sock.send(b"x") == 1
+    assert told(sock.recv, 10) == "EAGAIN"
+    assert not network.chance.injected
+
+
+def test_recv_into_a_buffer() -> None:
+    """Promise: recv_into does what recv does, into a buffer's beginning."""
+    network = SimulatedNetwork()
+    sock, peer = pair(network)
+    peer.send(b"abcdef")
+    go(network)
+    buffer = bytearray(b"-----")
+    assert sock.recv_into(buffer, 2) == 2
+    assert buffer == b"ab---"
+    assert sock.recv_into(memoryview(buffer)) == 4
+    assert buffer == b"cdef-"
+
+
+@pytest.mark.parametrize(("how", "reads", "writes"), [(socket.SHUT_RD, False, True), (socket.SHUT_RDWR, False, False)])
+def test_shutdown_of_reading(how: int, reads: bool, writes: bool) -> None:
+    """Promise: who shuts reading down is told of an end, and can go on writing unless that was shut down too."""
+    network = SimulatedNetwork()
+    sock, peer = pair(network)
+    sock.shutdown(how)
+    assert sock.recv(1) == b""
+    assert bits(sock) & (POLLIN | POLLRDHUP) == POLLIN | POLLRDHUP
+    assert (told(sock.send, b"x") == 1) is writes
+    sock.shutdown(socket.SHUT_WR)
+    go(network)
+    assert peer.eof
+
+
+def test_lingering_for_no_time_resets() -> None:
+    """Promise: SO_LINGER of zero makes close(2) send RST."""
+    network = SimulatedNetwork()
+    sock, peer = pair(network)
+    sock.send(b"arrived")
+    go(network)
+    sock.setsockopt(*SO_LINGER)
+    assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_LINGER) == 1
+    sock.close()
+    go(network)
+    assert peer.received == b"arrived"
+    assert peer.error is not None
+    assert peer.error.errno == errno.ECONNRESET
+
+
+def test_a_socket_that_has_sent_fin_sends_no_other_when_it_is_closed() -> None:
+    """Promise: one FIN is enough."""
+    network = SimulatedNetwork()
+    sock, peer = pair(network)
+    sock.shutdown(socket.SHUT_WR)
+    sock.close()
+    go(network)
+    assert (peer.eof, peer.lost) == (True, False)
+
+
+# ---------------------------------------------------------------- what no program should do
+
+
+def test_a_call_that_would_block_is_refused_and_noted() -> None:
+    """Promise: nothing blocks here; a program that forgets setblocking(False) fails its check."""
+    network = SimulatedNetwork()
+    sock = network.socket(socket.AF_INET, socket.SOCK_STREAM)
+    sock.listen()
+    with pytest.raises(RuntimeError, match="nothing blocks"):
+        sock.accept()
+    assert network.violations == ["a call that would block"]
+    with pytest.raises(AssertionError, match="would block"):
+        network.check()
+
+
+def test_what_happens_outside_is_no_violation() -> None:
+    """Promise: only the program under test is judged."""
+    network = SimulatedNetwork()
+    _sock, peer = pair(network)
+    peer.socket.setblocking(True)
+    with pytest.raises(RuntimeError, match="nothing blocks"):
+        peer.socket.recv(1)
+    peer.close()
+    assert told(peer.socket.recv, 1) == "EBADF"
+    network.check()
+
+
+@pytest.mark.parametrize("name", "recv send accept listen bind setsockopt getsockopt shutdown connect_ex".split())
+def test_use_of_a_closed_socket_is_refused_and_noted(name: str) -> None:
+    """Promise: a descriptor that was closed may be somebody else's by now: no program should touch it."""
+    network = SimulatedNetwork()
+    sock, _peer = pair(network)
+    sock.close()
+    arguments: dict[str, tuple[object, ...]] = {
+        "recv": (1,), "send": (b"x",), "bind": ((HERE, 0),), "setsockopt": (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
+        "getsockopt": (socket.SOL_SOCKET, socket.SO_ERROR), "shutdown": (socket.SHUT_WR,),
+        "connect_ex": ((ELSEWHERE, 80),),
+    }  # fmt: skip
+    assert told(getattr(sock, name), *arguments.get(name, ())) == "EBADF"
+    assert network.violations == [f"{name.removesuffix('_ex')} on a closed socket"]
+
+
+def test_a_name_of_a_closed_socket_is_refused() -> None:
+    """Promise: EBADF, but harmless: to ask for an address is no use of the connection."""
+    network = SimulatedNetwork()
+    sock, _peer = pair(network)
+    sock.close()
+    assert told(sock.getsockname) == told(sock.getpeername) == "EBADF"
+    network.check()
+
+
+@pytest.mark.parametrize("make", [stream, udp])
+def test_a_socket_closes_itself_at_the_end_of_a_with_block(make: object) -> None:
+    """Promise: sockets are context managers, and closing twice is harmless."""
+    network = SimulatedNetwork()
+    with make(network) as sock:  # type: ignore[operator]
+        assert network.descriptors.open
+    assert not network.descriptors.open
+    sock.close()
+    network.check()
+
+
+def test_a_socket_has_one_address() -> None:
+    """Promise: bind(2) twice is EINVAL, and without it the address is the wildcard."""
+    network = SimulatedNetwork()
+    sock = stream(network, socket.AF_INET6)
+    assert sock.getsockname() == ("::", 0, 0, 0)
+    sock.bind(("fd00::1", 0))
+    assert told(sock.bind, ("fd00::1", 0)) == "EINVAL"
+
+
+def test_the_kernel_bounds_buffers_below() -> None:
+    """Promise: SO_RCVBUF of nothing leaves something, and an option never set is 0."""
+    network = SimulatedNetwork()
+    sock = stream(network)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 0)
+    assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) == 1
+    assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 0
+    assert cast(StreamSocket, sock).host == ""
+
+
+def test_who_closes_before_a_refusal_is_told_nothing() -> None:
+    """Promise: what comes for a socket that has gone, goes nowhere."""
+    network = SimulatedNetwork(script="connect#1=ECONNREFUSED")
+    sock = stream(network)
+    sock.connect_ex((ELSEWHERE, 80))
+    sock.close()
+    go(network, 1.0)
+    network.check()
+
+
+def test_an_end_whose_peer_gave_up_learns_of_it_by_its_probes() -> None:
+    """Promise: the peer timed out in a partition; after the heal, keepalive finds nobody there."""
+    network = SimulatedNetwork()
+    sock, peer = pair(network)
+    peer.socket.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    peer.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 1)
+    network.partition(ELSEWHERE, 800.0)
+    go(network, 1000.0)
+    assert peer.lost
+    assert told(sock.recv, 1) == "EAGAIN"
+    go(network, 10_000.0)
+    assert told(sock.recv, 1) == "ECONNRESET"
+
+
+def test_an_end_whose_peer_gave_up_learns_of_it_when_it_sends() -> None:
+    """Promise: bytes that reach a kernel that knows of no connection are answered with RST."""
+    network = SimulatedNetwork()
+    sock, peer = pair(network)
+    network.partition(ELSEWHERE, 2000.0)
+    peer.send(b"into the void")
+    go(network, 3000.0)
+    assert peer.lost
+    assert sock.send(b"x") == 1
+    assert told(sock.send, b"x") == "ECONNRESET"
+
+
+def test_an_urgent_byte_is_taken_out_when_it_arrives_and_no_sooner() -> None:
+    """Promise: it may be announced long before it comes: here the window is too small for what is before it."""
+    network = SimulatedNetwork(receive_buffer_bytes=2)
+    sock, peer = pair(network)
+    peer.send(b"abcX", urgent=True)
+    go(network)
+    assert sock.recv(10) == b"ab"
+    go(network)
+    assert sock.recv(10) == b"c"
+    assert sock.recv(1, socket.MSG_OOB) == b"X"

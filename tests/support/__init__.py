@@ -1,0 +1,1 @@
+"""What the tests share, by subject. Nothing here sleeps to synchronise."""

@@ -1,0 +1,196 @@
+"""`python -m echo7 serve` as an operator runs it."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import pathlib
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
+
+import pytest
+
+from echo7 import cli, serve
+
+if TYPE_CHECKING:
+    pass
+from tests.support.basics import PATIENCE_S, PROJECT, until
+
+
+def serve_config(*arguments: str) -> serve.ServeConfig:
+    """What `echo7 serve` makes of its arguments. Raise SystemExit(2) as it does."""
+    return serve.configure(cli.parse(["serve", *arguments]))
+
+
+class House(NamedTuple):
+    """Where the code is, and the Python that runs it."""
+
+    python: str
+    folder: pathlib.Path
+
+
+@contextlib.contextmanager
+def open_house() -> Iterator[House]:
+    """A copy of the packages that every user may read, and such a Python. Skips the test where there is none."""
+    if os.name != "posix" or os.geteuid() != 0:
+        pytest.skip("only root can be somebody else")
+    for python in (sys.executable, "/usr/bin/python3", "/usr/local/bin/python3"):
+        if _nobody_runs(python):
+            break
+    else:
+        pytest.skip("no Python of 3.11 or later here that everybody may run")
+    with tempfile.TemporaryDirectory() as folder:
+        os.chmod(folder, 0o755)
+        for package in ("reactor", "echo7"):
+            shutil.copytree(PROJECT / package, pathlib.Path(folder, package))
+        yield House(python, pathlib.Path(folder))
+
+
+def _nobody_runs(python: str) -> bool:
+    code = "import sys, json, ctypes; sys.exit(sys.version_info < (3, 11))"
+    with contextlib.suppress(OSError):
+        done = subprocess.run([python, "-c", code], user=65534, group=65534, capture_output=True, cwd="/", check=False)
+        return done.returncode == 0
+    return False
+
+
+class EchoProcess:
+    """`python -m echo7 serve` as an operator runs it. Ready when the context is entered; killed when it is left.
+
+    `lines` are the JSON log lines so far; `next_line` waits for one more.
+    """
+
+    def __init__(
+        self,
+        *arguments: str,
+        port: int = 0,
+        wait: bool = True,
+        prefix: Sequence[str] = (),
+        house: House | None = None,
+        **popen: Any,
+    ) -> None:
+        self.lines: list[dict[str, Any]] = []
+        self._wait = wait
+        python, folder = house or House(sys.executable, PROJECT)
+        command = [python, "-m", "echo7", "serve", "--port", str(port), "--log-format", "json", *arguments]
+        self.process = subprocess.Popen([*prefix, *command], cwd=folder, stderr=subprocess.PIPE, text=True, **popen)
+
+    def __enter__(self) -> Self:
+        if self._wait:
+            self.wait_until_ready()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.process.kill()
+        self.process.wait(PATIENCE_S)
+        assert self.process.stderr is not None
+        self.process.stderr.close()
+
+    @property
+    def port(self) -> int:
+        """The port that is being served."""
+        port: int = next(line["port"] for line in self.lines if line["event"] == "listening")
+        return port
+
+    def wait_until_ready(self) -> None:
+        """Wait for a `listening` line, then for a first answer: all lines are there before anything is served."""
+        line = self.next_line("listening")
+        family = socket.AF_INET6 if ":" in line["address"] else socket.AF_INET
+        kind = socket.SOCK_STREAM if line["transport"] == "tcp" else socket.SOCK_DGRAM
+        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(line["address"], line["address"])
+        with socket.socket(family, kind) as client:
+            client.settimeout(PATIENCE_S)
+            client.connect((host, line["port"]))
+            client.send(b"ready?")
+            assert client.recv(6) == b"ready?"
+
+    def next_line(self, event: str) -> dict[str, Any]:
+        """Read log lines up to the next one of this event, and return it."""
+        assert self.process.stderr is not None
+        overdue = threading.Timer(PATIENCE_S, self.process.kill)
+        overdue.start()
+        try:
+            return self._read_up_to(event)
+        finally:
+            overdue.cancel()
+
+    def _read_up_to(self, event: str) -> dict[str, Any]:
+        assert self.process.stderr is not None
+        for text in self.process.stderr:
+            line = self._parsed(text)
+            self.lines.append(line)
+            if line["event"] == event:
+                return line
+        raise AssertionError(f"the process ended ({self.process.wait()}) without {event!r}; it said {self.lines}")
+
+    def finish(self, signum: int = signal.SIGTERM) -> int:
+        """Send a signal, read the log to its end, and return the exit status."""
+        self.process.send_signal(signum)
+        assert self.process.stderr is not None
+        for text in self.process.stderr:
+            self.lines.append(self._parsed(text))
+        return self.process.wait(PATIENCE_S)
+
+    def _parsed(self, text: str) -> dict[str, Any]:
+        """A line of the log. Whatever else is said there fails the test; a traceback is told whole."""
+        said = [text]
+        while said[-1].startswith(("Traceback", " ")):
+            assert self.process.stderr is not None
+            said.append(self.process.stderr.readline())
+        assert text.startswith("{"), f"no line of the log: {''.join(said)}"
+        line: dict[str, Any] = json.loads(text)
+        return line
+
+    def connect(self, host: str = "127.0.0.1") -> socket.socket:
+        """Return a connected TCP client, blocking with a time-out."""
+        return socket.create_connection((host, self.port), PATIENCE_S)
+
+
+class WorkersProcess(EchoProcess):
+    """`echo7 serve --workers N`, the same way. `pids` are the workers' by number, as the log says."""
+
+    def __init__(self, *arguments: str, count: int = 2, **options: Any) -> None:
+        super().__init__("--workers", str(count), *arguments, **options)
+
+    def __exit__(self, *exception: object) -> None:
+        """Kill the supervisor; its workers notice, and go. They have its stderr, so that tells when they have gone."""
+        if self.process.poll() is None:
+            self.process.kill()
+            assert self.process.stderr is not None
+            overdue = threading.Timer(PATIENCE_S, self._send_workers, [signal.SIGKILL])
+            overdue.start()
+            self._send_workers(signal.SIGCONT)  # the test may have stopped one
+            self.process.stderr.read()
+            overdue.cancel()
+        super().__exit__(*exception)
+
+    def _send_workers(self, signum: int) -> None:
+        for pid in self.pids.values():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signum)
+
+    @property
+    def pids(self) -> dict[int, int]:
+        """The workers that were started last."""
+        found: dict[int, int] = {}
+        for line in self.lines:
+            if line["event"] == "workers":
+                found = dict(enumerate(line["pids"], 1))
+            elif line["event"] == "worker_ready":
+                found[line["worker"]] = line["pid"]
+        return found
+
+    def halt(self, number: int) -> int:
+        """Stop a worker (SIGSTOP), and return its pid when it stands still."""
+        pid = self.pids[number]
+        os.kill(pid, signal.SIGSTOP)
+        until(lambda: pathlib.Path("/proc", str(pid), "stat").read_text().rpartition(")")[2].split()[0] == "T")
+        return pid

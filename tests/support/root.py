@@ -1,0 +1,113 @@
+"""What only root can do: forged packets, network namespaces, capabilities."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import shutil
+import socket
+import struct
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    pass
+
+
+def without_capabilities(*names: str) -> list[str]:
+    """What to put before a command so that it lacks these capabilities (`net_bind_service`, …), even as root."""
+    if os.getuid() != 0:
+        return []
+    if shutil.which("setpriv") is None:
+        pytest.skip("root needs setpriv(1) to do without a capability")
+    return ["setpriv", "--bounding-set", ",".join(f"-{name}" for name in names)]
+
+
+def udp_over_ipv4(source: tuple[str, int], destination: tuple[str, int], data: bytes, checksum: int = 0) -> bytes:
+    """Return an IPv4 packet with a UDP datagram from any source at all (RFC 791, RFC 768). Checksum 0: none."""
+    addresses = socket.inet_aton(source[0]) + socket.inet_aton(destination[0])
+    header = struct.pack("!BBHHHBBH", 0x45, 0, 0, 0, 0, 64, socket.IPPROTO_UDP, 0)
+    return header + addresses + struct.pack("!HHHH", source[1], destination[1], 8 + len(data), checksum) + data
+
+
+def forge(packet: bytes) -> None:
+    """Send a ready-made IPv4 packet to this machine itself. Skips the test where raw sockets aren't allowed."""
+    host = socket.inet_ntoa(packet[16:20])
+    assert host.startswith("127."), "forged packets stay on loopback"
+    try:
+        raw = socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_RAW)
+    except PermissionError:
+        pytest.skip("raw sockets need CAP_NET_RAW")
+    with raw:
+        raw.sendto(packet, (host, 0))
+
+
+def in_network_namespace(commands: Sequence[str], body: Callable[[], object]) -> None:
+    """Run `ip` commands, then `body`, in a network namespace of their own; it goes when they end.
+
+    On Linux a namespace belongs to a thread: the sockets that `body` makes are there, all others stay where they are.
+    Skips the test where that isn't allowed.
+    """
+    problems: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            _enter_network_namespace(commands)
+            body()
+        except BaseException as problem:
+            problems.append(problem)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join()
+    if problems:
+        raise problems[0]
+
+
+def _enter_network_namespace(commands: Sequence[str]) -> None:
+    new_network_namespace()
+    run_ip(commands)
+    wait_for_network()
+
+
+def new_network_namespace() -> None:
+    """Put this thread into a network namespace of its own. Skips the test where that isn't allowed."""
+    if not sys.platform.startswith("linux") or shutil.which("ip") is None:
+        pytest.skip("needs Linux and iproute2")
+    if ctypes.CDLL(None, use_errno=True).unshare(0x40000000) != 0:  # CLONE_NEWNET
+        pytest.skip(f"no network namespace for us: {os.strerror(ctypes.get_errno())}")
+    run_ip(["link set lo up"])
+
+
+def run_ip(commands: Sequence[str]) -> None:
+    """Run `ip` commands in this thread's network namespace. Skips the test where one fails."""
+    for command in commands:
+        done = subprocess.run(["ip", *command.split()], capture_output=True, text=True, check=False)
+        if done.returncode != 0:
+            pytest.skip(f"ip {command}: {done.stderr.strip()}")
+
+
+def wait_for_network() -> None:
+    """Return once the links and addresses of this thread's network namespace can be used."""
+    for _ in range(5000):
+        if _network_is_settled():
+            return
+    raise AssertionError("the namespace's links and addresses don't come up")
+
+
+def _network_is_settled() -> bool:
+    """The kernel sets links up and adds the routes to IPv6 addresses on its own time; packets are lost until then."""
+
+    def lines(*arguments: str) -> list[str]:
+        done = subprocess.run(["ip", "-o", *arguments], capture_output=True, text=True, check=True)
+        return done.stdout.splitlines()
+
+    if not all("state UP" in link or "state UNKNOWN" in link for link in lines("link", "show", "up")):
+        return False
+    addresses = {line.split()[3].partition("/")[0] for line in lines("-6", "addr", "show", "up")}
+    return addresses <= {line.split()[1] for line in lines("-6", "route", "show", "table", "local")}
