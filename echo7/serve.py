@@ -13,11 +13,11 @@ import contextlib
 import logging
 import os
 import select
-import selectors
 import signal
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, NamedTuple, NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
+from echo7 import assembly
 from echo7.arguments import checked, metrics_address, number, seconds
 from echo7.logs import log, report
 from echo7.policy.ports import DEFAULT_PORTS, parse_ports
@@ -33,7 +33,7 @@ from echo7.process.lifecycle import (
     StartError,
     hold_signals,
 )
-from echo7.server import EchoServer
+from echo7.settings import Settings
 from echo7.sockets import reuseport
 from echo7.sockets.binding import ECHO_PORT, BindError
 from reactor.limits import BACKLOG
@@ -77,85 +77,6 @@ exit status:
 """
 
 
-class ServeConfig(NamedTuple):
-    """What `echo7 serve` was asked for."""
-
-    hosts: tuple[str, ...]
-    port: int
-    tcp: bool
-    udp: bool
-    udp_batch: bool
-    splice: bool
-    max_connections: int | None
-    backlog: int
-    socket_buffer_bytes: int | None
-    drain_timeout_s: float
-    idle_timeout_s: float | None
-    sources: SourceLimits
-    busy_poll_s: float
-    selector: str
-    log_level: str
-    log_format: str
-    workers: int
-    user: Identity | None
-    slow_callback_s: float | None
-    metrics: tuple[str, int] | None
-    trace: str | None
-    narrate: bool
-
-    def new_reactor(self, observer: Tracing | None = None) -> Reactor:
-        """Return a loop for one process that serves. Raise OSError when there are no descriptors for it."""
-        selector, busy_poll_s, slow_s = self.new_selector(), self.busy_poll_s, self.slow_callback_s
-        if slow_s is None and self.metrics is None:
-            return Reactor(selector=selector, busy_poll_s=busy_poll_s, observer=observer)
-        from reactor.observe.watch import WatchedReactor
-
-        return WatchedReactor(selector=selector, busy_poll_s=busy_poll_s, slow_s=slow_s, observer=observer)
-
-    def new_tracing(self) -> Tracing | None:
-        """Return what looks at the loop, if it was asked for."""
-        if self.trace is None and not self.narrate:
-            return None
-        from echo7.tracing import Tracing
-
-        return Tracing(self.trace, self.narrate, self.user)
-
-    def new_selector(self) -> selectors.BaseSelector:
-        """Return what asks the kernel. Raise OSError when there is no descriptor for it."""
-        if self.selector == "standard":
-            return selectors.DefaultSelector()
-        from reactor.fastpath.epoll import LeanEpollSelector
-
-        return LeanEpollSelector()
-
-    def fixed(self) -> dict[str, str]:
-        """Return what a fresh start on SIGHUP can't change, by option, in the form in which it is compared."""
-        who = "" if self.user is None else f"{self.user.user_id}:{self.user.group_id}"
-        flags = {"--no-tcp": not self.tcp, "--no-udp": not self.udp}
-        numbers = {"--port": self.port, "--workers": self.workers, **flags}
-        return {"--host": " ".join(self.hosts), "--user": who} | {name: str(value) for name, value in numbers.items()}
-
-    def new_server(self, descriptors: int, failed: Callable[[], object]) -> EchoServer:
-        """Return a server for one process, which may open so many descriptors."""
-        share = None if self.max_connections is None else -(-self.max_connections // self.workers)
-        pipes = limits.default_pipes(descriptors) if self.splice else 0
-        return EchoServer(
-            self.hosts,
-            self.port,
-            tcp=self.tcp,
-            udp=self.udp,
-            udp_batch=self.udp_batch,
-            pipes=pipes,
-            max_connections=share or limits.default_max_connections(descriptors, pipes),
-            backlog=self.backlog,
-            socket_buffer_bytes=self.socket_buffer_bytes,
-            drain_timeout_s=self.drain_timeout_s,
-            idle_timeout_s=self.idle_timeout_s,
-            sources=self.sources.share(self.workers),
-            failed=failed,
-        )
-
-
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's options."""
     parser.description = "Serve the Echo Protocol over TCP and UDP."
@@ -181,7 +102,7 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
-def configure(options: argparse.Namespace) -> ServeConfig:
+def configure(options: argparse.Namespace) -> Settings:
     """Turn options into a config. Raise SystemExit(2) after one line on stderr."""
     if options.no_tcp and options.no_udp:
         options.parser.error("--no-tcp and --no-udp together leave nothing to serve; drop one of them")
@@ -195,7 +116,7 @@ def configure(options: argparse.Namespace) -> ServeConfig:
         )
     if options.selector == "lean" and not hasattr(select, "epoll"):
         options.parser.error("--selector lean needs Linux's epoll, which isn't here; leave it out")
-    return ServeConfig(
+    return Settings(
         hosts=tuple(options.host),
         port=options.port,
         tcp=not options.no_tcp,
@@ -233,15 +154,17 @@ def _sources(options: argparse.Namespace) -> SourceLimits:
     )
 
 
-def serve(config: ServeConfig) -> int:
+def serve(config: Settings) -> int:
     """Serve until a signal ends it; return the exit status."""
     hold_signals()
     log.ensure_standard_descriptors()
     handler = log.set_up(config.log_level, config.log_format)
     descriptors = limits.raise_descriptor_limit()
-    tracing = config.new_tracing()
+    tracing = assembly.new_tracing(config)
     try:
-        reactor = config.new_reactor(tracing) if config.workers == 1 else Reactor()  # a supervisor has no hurry
+        reactor = (
+            assembly.new_reactor(config, tracing) if config.workers == 1 else Reactor()
+        )  # a supervisor has no hurry
     except OSError as error:  # EMFILE before we have begun
         log.event(logger, logging.ERROR, "start_failed", f"cannot start: {error.strerror}; raise 'ulimit -n'")
         return 1
@@ -260,7 +183,7 @@ def serve(config: ServeConfig) -> int:
 
 
 def new_service(
-    reactor: Reactor, config: ServeConfig, handler: log.StderrHandler, descriptors: int, tracing: Tracing | None
+    reactor: Reactor, config: Settings, handler: log.StderrHandler, descriptors: int, tracing: Tracing | None
 ) -> Service | Supervisor:
     """Return what serves in this process, or looks after those that do. Only who needs several waits for the import."""
     if config.workers == 1:
@@ -282,7 +205,7 @@ class Service:
     def __init__(
         self,
         reactor: Reactor,
-        config: ServeConfig,
+        config: Settings,
         handler: log.StderrHandler,
         descriptors: int,
         tracing: Tracing | None = None,
@@ -295,7 +218,7 @@ class Service:
         self._life = Lifecycle(reactor, config)
         self._metrics: Metrics | None = None
         self._tracing = tracing
-        self._server = config.new_server(descriptors, self._failed)
+        self._server = assembly.new_server(config, descriptors, self._failed)
 
     def start(self) -> None:
         """Bind, drop what that needed, take the signals over, say where we serve. Raise BindError, StartError."""

@@ -27,7 +27,7 @@ from reactor.sockets.opening import set_buffers
 
 if TYPE_CHECKING:
     from echo7.process.notify import Notifier
-    from echo7.serve import ServeConfig
+    from echo7.settings import Settings
 
 ENDING_SIGNALS = [signal.SIGTERM, signal.SIGINT]
 COUNTERS_SIGNALS = [signal.SIGUSR1] if hasattr(signal, "SIGUSR1") else []  # Windows has none of these
@@ -53,7 +53,7 @@ def hold_signals() -> None:
 class Lifecycle:
     """One image of the service, from its sockets to its end."""
 
-    def __init__(self, reactor: Reactor, config: ServeConfig) -> None:
+    def __init__(self, reactor: Reactor, config: Settings) -> None:
         self._reactor, self._config = reactor, config
         self._notifier: Notifier | None = None  # None: nobody wants to know
         self._elders = Elders()

@@ -13,6 +13,7 @@ import signal
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from echo7 import assembly
 from echo7.logs import log, report
 from echo7.process.restart import PREPARED
 from echo7.server import EchoServer
@@ -22,18 +23,18 @@ from reactor.loop import Reactor
 from reactor.sockets.opening import Socket
 
 if TYPE_CHECKING:
-    from echo7.serve import ServeConfig
+    from echo7.settings import Settings
 
 logger = logging.getLogger("echo7")
 
 
-def prepare(reactor: Reactor, config: ServeConfig, start: Socket, let_go: Callable[[], object]) -> bool:
+def prepare(reactor: Reactor, config: Settings, start: Socket, let_go: Callable[[], object]) -> bool:
     """Get ready and say so, changing nothing that is shared. Return whether the old image has gone, and all is ours.
 
     `let_go` closes this process's copies of what the new image binds anew.
     """
     try:
-        take_over(reactor, config.new_selector(), busy_poll_s=config.busy_poll_s)
+        take_over(reactor, assembly.new_selector(config), busy_poll_s=config.busy_poll_s)
     except OSError as error:
         start.send((error.strerror or str(error)).encode())
         return False
@@ -78,7 +79,7 @@ class Elder(StreamProtocol):
         self._reactor.stop()
 
 
-def run(reactor: Reactor, server: EchoServer, config: ServeConfig, leash: Socket) -> int:
+def run(reactor: Reactor, server: EchoServer, config: Settings, leash: Socket) -> int:
     """Serve to the end; return the exit status. Called with signals held."""
     handler = log.set_up(config.log_level, config.log_format, elder=True)
     elder = Elder(reactor, server, handler)

@@ -34,7 +34,7 @@ from reactor.timers import Timer
 
 if TYPE_CHECKING:
     from echo7.metrics.service import WorkersMetrics
-    from echo7.serve import ServeConfig
+    from echo7.settings import Settings
 
 ANSWER_PATIENCE_S = 1.0  # for the counters of a worker that doesn't answer; then those that it told last count
 DRAIN_GRACE_S = 10.0  # beyond the drain timeout, which a worker keeps by itself: then it hangs, and is killed
@@ -83,7 +83,7 @@ class Inquiry:
 class Supervisor:
     """One run of `echo7 serve --workers N`."""
 
-    def __init__(self, reactor: Reactor, config: ServeConfig, handler: log.StderrHandler, descriptors: int) -> None:
+    def __init__(self, reactor: Reactor, config: Settings, handler: log.StderrHandler, descriptors: int) -> None:
         self.status = 0
         self._life = Lifecycle(reactor, config)
         self._reactor, self._config, self._handler, self._descriptors = reactor, config, handler, descriptors

@@ -17,6 +17,7 @@ import signal
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from echo7 import assembly
 from echo7.logs import log, report
 from echo7.process.channel import Channel, Message
 from echo7.sockets.binding import Bound
@@ -25,19 +26,19 @@ from reactor.sockets.opening import Socket
 
 if TYPE_CHECKING:
     from echo7.metrics.told import Told
-    from echo7.serve import ServeConfig
+    from echo7.settings import Settings
 
 REPORT_INTERVAL_S = 1.0  # so old are the counters of a worker that crashes, at the most
 
 logger = logging.getLogger("echo7")
 
 
-def run(number: int, config: ServeConfig, descriptors: int, bound: Bound, control: Socket, mask: set[int]) -> int:
+def run(number: int, config: Settings, descriptors: int, bound: Bound, control: Socket, mask: set[int]) -> int:
     """Be worker `number` until it ends; return the exit status. Signals come in (`mask`) when it is ready for them."""
     for signum in (signal.SIGINT, signal.SIGUSR1, signal.SIGHUP):
         signal.signal(signum, signal.SIG_IGN)
     handler = log.set_up(config.log_level, config.log_format, number)
-    with config.new_reactor() as reactor:
+    with assembly.new_reactor(config) as reactor:
         worker = Worker(reactor, config, descriptors, handler)
         worker.start(bound, control)
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
@@ -50,11 +51,11 @@ def run(number: int, config: ServeConfig, descriptors: int, bound: Bound, contro
 class Worker:
     """One run of a worker process."""
 
-    def __init__(self, reactor: Reactor, config: ServeConfig, descriptors: int, handler: log.StderrHandler) -> None:
+    def __init__(self, reactor: Reactor, config: Settings, descriptors: int, handler: log.StderrHandler) -> None:
         self.status = 0
         self._reactor = reactor
         self._handler = handler
-        self._server = config.new_server(descriptors, self._failed)
+        self._server = assembly.new_server(config, descriptors, self._failed)
         self._tell: Callable[[], Told] | None = None  # None: nobody asks for more than the counters
         if config.metrics is not None:
             from echo7.metrics.told import teller

@@ -23,12 +23,13 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 import echo7
-from echo7 import cli, serve
+from echo7 import assembly, cli, serve
 from echo7.logs import log
 from echo7.policy.ports import SourcePorts
 from echo7.policy.rate import Rate
 from echo7.policy.sources import BY_BIND, SourceLimits
 from echo7.process.privileges import Identity
+from echo7.settings import Settings
 from echo7.sockets.binding import bind_all
 from reactor import Reactor
 from reactor.console import commandline
@@ -94,7 +95,7 @@ def text_log(*arguments: str) -> Iterator[list[str]]:
 def test_the_defaults_are_the_documented_ones() -> None:
     """Issue: "`--port 7`", loopback, both transports, "`--drain-timeout` (default 5 s)", text."""
     config = serve_config()
-    assert config == serve.ServeConfig(
+    assert config == Settings(
         hosts=(),
         port=7,
         tcp=True,
@@ -139,7 +140,7 @@ def test_every_option_reaches_the_config() -> None:
         log_only=True,
         ports=SourcePorts(own=True, responders=False, listed=frozenset(range(1024))),
     )
-    assert serve_config(*line.split()) == serve.ServeConfig(
+    assert serve_config(*line.split()) == Settings(
         ("127.0.0.1", "*"), 0, True, False, False, False, 3, 4, 4096, 0.5, 60.0, sources, 0.0002, "lean", "debug",
         "json", 2, Identity(4711, 4712, "4711:4712"), 0.05, None, None,
         False,
@@ -157,7 +158,7 @@ def test_each_limit_can_be_taken_away_by_the_word_none() -> None:
 
 def test_workers_share_the_limits_that_are_meant_for_all() -> None:
     line = "--host 127.0.0.1 --workers 4 --max-connections-per-source 10 --udp-rate 100 --udp-rate-total 1000:2001"
-    made = serve_config(*line.split()).new_server(1000, lambda: None)
+    made = assembly.new_server(serve_config(*line.split()), 1000, lambda: None)
     assert made._sources.connections == 3
     assert made._sources.udp_rate == Rate(100, 200)
     assert made._sources.udp_rate_total == Rate(250, 501)

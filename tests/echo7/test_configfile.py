@@ -12,7 +12,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from echo7 import cli, serve
+from echo7 import cli
+from echo7.settings import Settings
 from tests.echo7.test_cli import only_line, refused, run
 from tests.support.basics import PROJECT
 from tests.support.daemon import EchoProcess, serve_config
@@ -23,7 +24,7 @@ def file(tmp_path: pathlib.Path) -> pathlib.Path:
     return tmp_path / "echo7.toml"
 
 
-def config_of(file: pathlib.Path, text: str, *arguments: str) -> serve.ServeConfig:
+def config_of(file: pathlib.Path, text: str, *arguments: str) -> Settings:
     file.write_text(text)
     return serve_config(*arguments, "--config", str(file))
 

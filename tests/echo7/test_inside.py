@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from echo7 import EchoServer
+from echo7 import EchoServer, assembly
 from echo7.logs import report
 from reactor.fastpath.epoll import LeanEpollSelector
 from reactor.loop import Reactor
@@ -19,7 +19,7 @@ from tests.support.daemon import serve_config
 def test_slow_callbacks_are_named_on_the_loop_that_serves(caplog: pytest.LogCaptureFixture) -> None:
     """Issue: "Slow-callback warning that names the callback (`--slow-callback MS`)"."""
     config = serve_config("--slow-callback", "20", "--selector", "lean", "--busy-poll", "100")
-    with config.new_reactor() as loop:
+    with assembly.new_reactor(config) as loop:
         assert isinstance(loop, WatchedReactor)
         server = EchoServer(["127.0.0.1"], 0)
         server.start(loop)
@@ -33,7 +33,7 @@ def test_slow_callbacks_are_named_on_the_loop_that_serves(caplog: pytest.LogCapt
 @pytest.mark.parametrize("arguments", [[], ["--selector", "lean"]])
 def test_nobody_is_watched_unasked(arguments: list[str]) -> None:
     """House: what is off costs nothing."""
-    with serve_config(*arguments).new_reactor() as loop:
+    with assembly.new_reactor(serve_config(*arguments)) as loop:
         assert type(loop) is Reactor
         assert isinstance(loop._selector, LeanEpollSelector) == bool(arguments)
 

@@ -12,7 +12,7 @@ import sys
 
 import pytest
 
-from echo7 import cli
+from echo7 import assembly, cli
 from echo7.process.lifecycle import StartError, is_root
 from echo7.process.privileges import Identity
 from echo7.tracing import Tracing
@@ -133,7 +133,7 @@ def test_a_narrator_who_could_not_be_heard_is_refused(capsys: pytest.CaptureFixt
 
 
 def test_a_name_that_no_file_can_have_is_told() -> None:
-    tracing = serve_config("--trace", "a\0b").new_tracing()
+    tracing = assembly.new_tracing(serve_config("--trace", "a\0b"))
     assert tracing is not None
     with pytest.raises(StartError, match="embedded null byte; choose another --trace"):
         tracing.open()
@@ -143,7 +143,7 @@ def test_a_name_that_no_file_can_have_is_told() -> None:
 def test_the_file_is_that_of_who_will_begin_it_anew(tmp_path: pathlib.Path) -> None:
     """`--user`: after HUP it is he who opens it."""
     path = tmp_path / "trace.jsonl"
-    tracing = serve_config("--trace", str(path), "--user", "4711:4712").new_tracing()
+    tracing = assembly.new_tracing(serve_config("--trace", str(path), "--user", "4711:4712"))
     assert tracing is not None
     with tracing:
         tracing.open()
@@ -153,17 +153,17 @@ def test_the_file_is_that_of_who_will_begin_it_anew(tmp_path: pathlib.Path) -> N
 
 def test_nobody_is_observed_unasked() -> None:
     config = serve_config()
-    assert config.new_tracing() is None
-    with config.new_reactor() as loop:
+    assert assembly.new_tracing(config) is None
+    with assembly.new_reactor(config) as loop:
         assert loop._trace is None
 
 
 @pytest.mark.parametrize("option", [[], ["--slow-callback", "20"]])
 def test_a_watched_loop_can_be_observed_too(option: list[str], tmp_path: pathlib.Path) -> None:
     config = serve_config("--trace", str(tmp_path / "trace.jsonl"), *option)
-    tracing = config.new_tracing()
+    tracing = assembly.new_tracing(config)
     assert tracing is not None
-    with tracing, config.new_reactor(tracing) as loop:
+    with tracing, assembly.new_reactor(config, tracing) as loop:
         tracing.open()
         assert type(loop) is (WatchedReactor if option else Reactor)
     assert '"waker-1"' in (tmp_path / "trace.jsonl").read_text()
@@ -171,7 +171,7 @@ def test_a_watched_loop_can_be_observed_too(option: list[str], tmp_path: pathlib
 
 def test_a_child_of_a_narrator_says_nothing(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO", "echo7")
-    tracing = serve_config("--narrate").new_tracing()
+    tracing = assembly.new_tracing(serve_config("--narrate"))
     assert tracing is not None
     with tracing, Reactor(observer=tracing):
         tracing.open()

@@ -19,13 +19,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Self
 import pytest
 
 from echo7 import cli, serve
+from echo7.settings import Settings
 
 if TYPE_CHECKING:
     pass
 from tests.support.basics import PATIENCE_S, PROJECT, until
 
 
-def serve_config(*arguments: str) -> serve.ServeConfig:
+def serve_config(*arguments: str) -> Settings:
     """What `echo7 serve` makes of its arguments. Raise SystemExit(2) as it does."""
     return serve.configure(cli.parse(["serve", *arguments]))
 

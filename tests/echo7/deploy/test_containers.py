@@ -15,7 +15,8 @@ from typing import Any
 import pytest
 
 from echo7 import cli
-from echo7.serve import ServeConfig, configure
+from echo7.serve import configure
+from echo7.settings import Settings
 from tests.echo7.deploy.units import DEPLOY
 from tests.support.basics import PROJECT
 from tests.support.clients import echo_and_close
@@ -37,7 +38,7 @@ def said(name: str) -> str:
     return [value for each, value in instructions() if each == name][-1]
 
 
-def config_of(arguments: list[str]) -> ServeConfig:
+def config_of(arguments: list[str]) -> Settings:
     options = cli.parse(arguments)
     return configure(options)
 

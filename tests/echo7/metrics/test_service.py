@@ -13,6 +13,8 @@ import sys
 
 import pytest
 
+from echo7 import assembly
+
 pytest.importorskip("h11", reason="the extra `metrics` isn't installed")
 pytest.importorskip("prometheus_client", reason="the extra `metrics` isn't installed")
 
@@ -59,7 +61,7 @@ def samples(process: EchoProcess) -> dict[tuple[str, ...], float]:
 def test_the_address_reaches_the_config_and_the_loop_is_watched() -> None:
     config = serve_config("--metrics", "[::1]:9107", "--selector", "lean")
     assert (config.metrics, config.slow_callback_s) == (("[::1]", 9107), None)
-    with config.new_reactor() as loop:
+    with assembly.new_reactor(config) as loop:
         assert isinstance(loop, WatchedReactor)
         assert loop.watch.slow_s is None
 

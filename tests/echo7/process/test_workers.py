@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from echo7 import assembly
 from echo7.process import limits
 from echo7.sockets import reuseport
 from echo7.sockets.binding import bind_all
@@ -51,7 +52,10 @@ def callers(port: int, transport: str) -> Iterator[list[socket.socket]]:
 
 def patched(code: str, *arguments: str) -> list[str]:
     """A command that serves with something in it broken first."""
-    program = f"import os, signal, sys\nfrom echo7 import cli\nfrom echo7.process import supervisor, worker\n{code}\nsys.exit(cli.main(sys.argv[1:]))"
+    program = (
+        "import os, signal, sys\nfrom echo7 import cli\nfrom echo7.process import supervisor, worker\n"
+        f"{code}\nsys.exit(cli.main(sys.argv[1:]))"
+    )
     options = ["serve", *HOST, "--port", "0", "--workers", "2", "--log-format", "json", *arguments]
     return [sys.executable, "-c", program, *options]
 
@@ -395,7 +399,7 @@ def test_where_the_kernel_does_not_balance_there_is_one_process_or_one_clear_lin
 def test_the_most_connections_are_divided_among_the_workers(most: int | None, workers: int, share: int | None) -> None:
     option = [] if most is None else [f"--max-connections={most}"]
     config = serve_config(f"--workers={workers}", *option)
-    server = config.new_server(1000, int)
+    server = assembly.new_server(config, 1000, int)
     assert server._max_connections == (share or limits.default_max_connections(1000, limits.default_pipes(1000)))
 
 

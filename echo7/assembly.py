@@ -1,0 +1,64 @@
+"""Assembly: from settings to the parts of a service. The only module that knows which setting becomes which part."""
+
+from __future__ import annotations
+
+import selectors
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from echo7.process import limits
+from echo7.server import EchoServer
+from echo7.settings import Settings
+from reactor.loop import Reactor
+
+if TYPE_CHECKING:
+    from echo7.tracing import Tracing
+
+
+def new_reactor(settings: Settings, observer: Tracing | None = None) -> Reactor:
+    """Return a loop for one process that serves. Raise OSError when there are no descriptors for it."""
+    selector, busy_poll_s, slow_s = new_selector(settings), settings.busy_poll_s, settings.slow_callback_s
+    if slow_s is None and settings.metrics is None:
+        return Reactor(selector=selector, busy_poll_s=busy_poll_s, observer=observer)
+    from reactor.observe.watch import WatchedReactor
+
+    return WatchedReactor(selector=selector, busy_poll_s=busy_poll_s, slow_s=slow_s, observer=observer)
+
+
+def new_tracing(settings: Settings) -> Tracing | None:
+    """Return what looks at the loop, if it was asked for."""
+    if settings.trace is None and not settings.narrate:
+        return None
+    from echo7.tracing import Tracing
+
+    return Tracing(settings.trace, settings.narrate, settings.user)
+
+
+def new_selector(settings: Settings) -> selectors.BaseSelector:
+    """Return what asks the kernel. Raise OSError when there is no descriptor for it."""
+    if settings.selector == "standard":
+        return selectors.DefaultSelector()
+    from reactor.fastpath.epoll import LeanEpollSelector
+
+    return LeanEpollSelector()
+
+
+def new_server(settings: Settings, descriptors: int, failed: Callable[[], object]) -> EchoServer:
+    """Return a server for one process, which may open so many descriptors."""
+    share = None if settings.max_connections is None else -(-settings.max_connections // settings.workers)
+    pipes = limits.default_pipes(descriptors) if settings.splice else 0
+    return EchoServer(
+        settings.hosts,
+        settings.port,
+        tcp=settings.tcp,
+        udp=settings.udp,
+        udp_batch=settings.udp_batch,
+        pipes=pipes,
+        max_connections=share or limits.default_max_connections(descriptors, pipes),
+        backlog=settings.backlog,
+        socket_buffer_bytes=settings.socket_buffer_bytes,
+        drain_timeout_s=settings.drain_timeout_s,
+        idle_timeout_s=settings.idle_timeout_s,
+        sources=settings.sources.share(settings.workers),
+        failed=failed,
+    )
