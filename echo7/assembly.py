@@ -3,26 +3,37 @@
 from __future__ import annotations
 
 import selectors
+import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from echo7.process import limits
 from echo7.server import EchoServer
 from echo7.settings import Settings
+from reactor.doors import Observer
 from reactor.loop import Reactor
 
 if TYPE_CHECKING:
     from echo7.tracing import Tracing
 
 
-def new_reactor(settings: Settings, observer: Tracing | None = None) -> Reactor:
+def new_reactor(settings: Settings, tracing: Tracing | None = None) -> Reactor:
     """Return a loop for one process that serves. Raise OSError when there are no descriptors for it."""
-    selector, busy_poll_s, slow_s = new_selector(settings), settings.busy_poll_s, settings.slow_callback_s
-    if slow_s is None and settings.metrics is None:
-        return Reactor(selector=selector, busy_poll_s=busy_poll_s, observer=observer)
-    from reactor.observe.watch import WatchedReactor
+    return Reactor(selector=new_selector(settings), observer=new_observer(settings, tracing))
 
-    return WatchedReactor(selector=selector, busy_poll_s=busy_poll_s, slow_s=slow_s, observer=observer)
+
+def new_observer(settings: Settings, tracing: Tracing | None) -> Observer | None:
+    """Return what sees the loop: a trace, a watch around it, or both. Imports only what was asked for."""
+    observer: Observer | None = None
+    if tracing is not None:
+        from reactor.observe.trace import Trace
+
+        observer = Trace(tracing)
+    if settings.slow_callback_s is not None or settings.metrics is not None:
+        from reactor.observe.watch import Watch
+
+        observer = Watch(settings.slow_callback_s, observer)
+    return observer
 
 
 def new_tracing(settings: Settings) -> Tracing | None:
@@ -36,11 +47,18 @@ def new_tracing(settings: Settings) -> Tracing | None:
 
 def new_selector(settings: Settings) -> selectors.BaseSelector:
     """Return what asks the kernel. Raise OSError when there is no descriptor for it."""
+    selector: selectors.BaseSelector
     if settings.selector == "standard":
-        return selectors.DefaultSelector()
-    from reactor.fastpath.epoll import LeanEpollSelector
+        selector = selectors.DefaultSelector()
+    else:
+        from reactor.fastpath.epoll import LeanEpollSelector
 
-    return LeanEpollSelector()
+        selector = LeanEpollSelector()
+    if settings.busy_poll_s:
+        from reactor.fastpath.busypoll import BusyPollSelector
+
+        selector = BusyPollSelector(selector, time.monotonic, settings.busy_poll_s)
+    return selector
 
 
 def new_server(settings: Settings, descriptors: int, failed: Callable[[], object]) -> EchoServer:

@@ -19,8 +19,7 @@ from reactor.observe.sinks import JsonLines
 
 if TYPE_CHECKING:
     from echo7.process.privileges import Identity
-    from reactor.doors import Observer
-    from reactor.observe.trace import Event
+    from reactor.observe.trace import Event, EventSink
 
 logger = logging.getLogger("echo7")
 
@@ -33,7 +32,7 @@ class Tracing:
     def __init__(self, path: str | None, narrate: bool, user: Identity | None = None) -> None:
         self._path, self._narrate, self._user = path, narrate, user
         self._early: list[Event] = []
-        self._observers: list[Observer] = [self._early.append]
+        self._observers: list[EventSink] = [self._early.append]
         self._sink: JsonLines | Perfetto | None = None
 
     def open(self) -> None:

@@ -14,8 +14,8 @@ class SendBuffer:
 
     __slots__ = ("_pending",)
 
-    def __init__(self) -> None:
-        self._pending = bytearray()
+    def __init__(self, pending: Bytes = b"") -> None:
+        self._pending = bytearray(pending)
 
     def __len__(self) -> int:
         """The number of bytes still to be sent."""
@@ -28,6 +28,10 @@ class SendBuffer:
     def peek(self) -> bytearray:
         """Return all that is pending, to be handed to `send`: not a copy, so neither keep nor change it."""
         return self._pending
+
+    def clear(self) -> None:
+        """Forget everything: it won't be sent."""
+        self._pending.clear()
 
     def consume(self, count: int) -> None:
         """Forget the first `count` bytes: the kernel has them. Raise ValueError for more than there are."""

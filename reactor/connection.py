@@ -26,6 +26,7 @@ import enum
 import socket
 
 from reactor.buffer import Bytes, SendBuffer, SharedEmptyBuffer
+from reactor.doors import Transport
 from reactor.limits import DEFAULT_LIMITS, SEND_RETRY_S, Limits
 from reactor.loop import READ, WRITE, Reactor
 from reactor.sockets.errors import OUT_OF_MEMORY, WOULD_BLOCK
@@ -46,7 +47,7 @@ class StreamProtocol:
         """
 
     def saturated(self, connection: Connection) -> None:
-        """Called after data that filled a whole receive: the peer may be faster than we are (see `splice`)."""
+        """Called after data that filled a whole receive: the peer may be faster than we are (`fastpath.splice`)."""
 
     def drained(self, connection: Connection) -> None:
         """Called when bytes had to wait for the peer and now all have been taken by the kernel."""
@@ -94,12 +95,13 @@ class Connection:
         self.limits = limits
         self.bytes_received = self.bytes_sent = 0  # handed to the protocol; taken by the kernel
         self._reactor, self.socket = reactor, sock  # the socket is public for its addresses and options
-        self._pending = NOTHING
+        observed = reactor.observed(self, sock)
+        self._pending: SendBuffer | Transport = NOTHING
         self._eof = self._paused = False  # the peer's FIN has been read; `pause_reading` was called
         self._deadline: Timer | None = None  # of lingering
-        self._recv, self._send = sock.recv, sock.send  # bound once, for every message; `splice` puts in its own
+        self._recv, self._send = observed.recv, observed.send  # bound once, for every message
         self._data_received = protocol.data_received
-        reactor.adopt(self)
+        reactor.register(self)
 
     def open(self) -> None:
         """Tell the protocol and begin to read. Whoever made the connection calls this once."""
@@ -132,7 +134,7 @@ class Connection:
             if sent == len(data):
                 return
         if self._pending is NOTHING:
-            self._pending = SendBuffer()
+            self._pending = self._new_buffer()
         self._pending.append(data, sent)
         self._update_interest()
 
@@ -141,18 +143,22 @@ class Connection:
 
         With nothing pending either, a paused connection isn't watched at all: a reset shows when it is resumed.
         """
-        self._paused = True
-        self._update_interest()
+        self._pause(True)
 
     def resume_reading(self) -> None:
         """Undo `pause_reading`."""
-        self._paused = False
-        self._update_interest()
+        self._pause(False)
+
+    def _pause(self, paused: bool) -> None:
+        if paused is not self._paused:
+            self._paused = paused
+            self._reactor.tell("paused" if paused else "resumed", self)
+            self._update_interest()
 
     def half_close(self) -> None:
         """Deliver what is pending, send FIN, and read on to the peer's. Nothing more can be written."""
         if self.state is OPEN:
-            self.state = HALF_CLOSED
+            self._enter(HALF_CLOSED)
             self._advance()
 
     def close(self) -> None:
@@ -162,7 +168,7 @@ class Connection:
         """
         if self.state is OPEN or self.state is HALF_CLOSED:
             fin_sent = self.state is HALF_CLOSED and not self._pending
-            self.state = DRAINING
+            self._enter(DRAINING)
             self._linger() if fin_sent else self._advance()
 
     def abort(self, error: Exception | None = None) -> None:
@@ -198,6 +204,22 @@ class Connection:
                     self._end_of_stream()
         if mask & WRITE and self._pending:
             self._flush()
+
+    def use_transport(self, transport: Transport) -> None:
+        """Receive, send and keep what is pending through `transport`. Nothing may be pending now."""
+        observed = self._reactor.observed(self, transport)
+        self._recv, self._send, self._pending = observed.recv, observed.send, transport
+
+    def use_socket(self, pending: Bytes = b"") -> SendBuffer:
+        """Go back to the plain socket; `pending` is sent before all that is written from now on. Return the buffer."""
+        observed = self._reactor.observed(self, self.socket)
+        self._recv, self._send, buffer = observed.recv, observed.send, self._new_buffer(pending)
+        self._pending = buffer
+        return buffer
+
+    def _new_buffer(self, pending: Bytes = b"") -> SendBuffer:
+        observer = self._reactor.observer
+        return SendBuffer(pending) if observer is None else observer.buffer(self, pending)
 
     def _flush(self) -> None:
         try:
@@ -242,9 +264,13 @@ class Connection:
         if self._eof:
             self._tear_down()
             return
-        self.state = LINGERING
+        self._enter(LINGERING)
         self._deadline = self._reactor.call_later(self.limits.linger_timeout_s, self._tear_down)
         self._update_interest()
+
+    def _enter(self, state: State) -> None:
+        self._reactor.tell("state", self, before=self.state, after=state)
+        self.state = state
 
     def _wanted(self) -> int:
         """Derive the interest from the state: the only place where it is decided."""
@@ -265,16 +291,17 @@ class Connection:
     def _is_fatal(self, error: OSError) -> bool:
         """Tear down and return true; but after ENOBUFS or ENOMEM only pause, and return false."""
         if error.errno in OUT_OF_MEMORY:
-            self._reactor.rest(self, SEND_RETRY_S)
+            self._reactor.suspend(self, SEND_RETRY_S)
             return False
         self._tear_down(error)
         return True
 
     def _tear_down(self, error: Exception | None = None) -> None:
-        self.state, self.closed = CLOSED, True
+        self._enter(CLOSED)
+        self.closed = True
         if self._deadline is not None:
             self._deadline.cancel()
-        self._reactor.release(self)
+        self._pending.clear()
+        self._reactor.unregister(self, error)
         self.socket.close()
-        self._pending = NOTHING
         self._reactor.call_soon(self.protocol.connection_lost, self, error)

@@ -19,7 +19,7 @@ from reactor.sockets.opening import connect_result
 class Connector:
     """One attempt. `connect_tcp` makes one."""
 
-    __slots__ = ("_failed", "_limits", "_protocol", "_reactor", "_socket", "_timer", "closed", "fileno", "interest")
+    __slots__ = ("_failed", "_limits", "_reactor", "_socket", "_timer", "closed", "fileno", "interest", "protocol")
 
     def __init__(
         self,
@@ -32,11 +32,11 @@ class Connector:
     ) -> None:
         self.interest, self.closed = 0, False
         self._reactor, self._socket, self.fileno = reactor, sock, sock.fileno
-        self._protocol = protocol
+        self.protocol = protocol
         self._failed = failed
         self._limits = limits
         self._timer = reactor.call_later(timeout_s, self.abort, os_error(errno.ETIMEDOUT))
-        reactor.adopt(self)
+        reactor.register(self)
 
     def start(self, address: Address) -> None:
         """Call connect(2); the answer comes through the loop, even if it is known at once."""
@@ -57,18 +57,18 @@ class Connector:
             self.abort(os_error(code))
             return
         self._let_go()
-        connection = Connection(self._reactor, self._socket, self._protocol, self._limits)
+        connection = Connection(self._reactor, self._socket, self.protocol, self._limits)
         self._reactor.guard(connection.open, owner=connection)
 
     def abort(self, error: Exception | None = None) -> None:
         """Give up: close without a word, unless it is because of an OSError, which is told."""
         if not self.closed:
-            self._let_go()
+            self._let_go(error)
             self._socket.close()
             if isinstance(error, OSError):
                 self._reactor.call_soon(self._failed, error)
 
-    def _let_go(self) -> None:
+    def _let_go(self, error: Exception | None = None) -> None:
         self.closed = True
         self._timer.cancel()
-        self._reactor.release(self)
+        self._reactor.unregister(self, error)

@@ -46,8 +46,8 @@ class Datagram:
     """
 
     __slots__ = (
-        "_held", "_protocol", "_reactor", "_receive", "_socket", "address", "bytes_received", "bytes_sent",
-        "closed", "datagrams_received", "datagrams_sent", "drops", "fileno", "interest",
+        "_held", "_reactor", "_receive", "_socket", "address", "bytes_received", "bytes_sent",
+        "closed", "datagrams_received", "datagrams_sent", "drops", "fileno", "interest", "protocol",
     )  # fmt: skip
 
     def __init__(self, reactor: Reactor, sock: socket.socket, protocol: DatagramProtocol) -> None:
@@ -55,10 +55,11 @@ class Datagram:
         self.address: Address = sock.getsockname()  # with the port that the kernel chose if it was asked to
         self.datagrams_received = self.bytes_received = self.datagrams_sent = self.bytes_sent = 0
         self.drops: dict[str, int] = {}
-        self._reactor, self._socket, self._protocol, self.fileno = reactor, sock, protocol, sock.fileno
-        self._receive = receiver(sock)
+        self._reactor, self.protocol, self.fileno = reactor, protocol, sock.fileno
+        self._socket = reactor.observed(self, sock)
+        self._receive = receiver(self._socket)
         self._held: tuple[bytes, Address | None, bytes] | None = None  # didn't fit into the kernel's send buffer
-        reactor.adopt(self)
+        reactor.register(self)
         self._update_interest()
 
     def send(self, data: Bytes, destination: Address | None = None, path: bytes = b"") -> bool:
@@ -78,21 +79,32 @@ class Datagram:
             else:
                 sent = self._socket.send(data)
         except WOULD_BLOCK:
-            self._held = (bytes(data), destination, path)  # the caller may reuse its memory
+            self._hold((bytes(data), destination, path))  # the caller may reuse its memory
             self._update_interest()
             return True
         except OSError as error:
             self.drop("send_" + errno_name(error), destination)
-            self._reactor.guard(self._protocol.error_received, self, error)
+            self._reactor.guard(self.protocol.error_received, self, error)
             return False
         self.datagrams_sent += 1
         self.bytes_sent += sent
         return True
 
+    @property
+    def pending_bytes(self) -> int:
+        """How many bytes the held datagram has."""
+        return 0 if self._held is None else len(self._held[0])
+
+    def _hold(self, held: tuple[bytes, Address | None, bytes] | None) -> None:
+        before, self._held = self.pending_bytes, held
+        if before != self.pending_bytes:
+            self._reactor.tell("buffer", self, before=before, after=self.pending_bytes)
+
     def drop(self, reason: str, peer: Address | None = None) -> None:
         """Count one datagram that gets no answer, and tell the protocol."""
+        self._reactor.tell("dropped", self, reason=reason, count=1, peer=peer)
         self.drops[reason] = self.drops.get(reason, 0) + 1
-        self._protocol.dropped(self, reason, peer)
+        self.protocol.dropped(self, reason, peer)
 
     def abort(self, error: Exception | None = None) -> None:
         """Close at once, dropping a datagram that is held, and tell the protocol why. Harmless twice."""
@@ -101,16 +113,17 @@ class Datagram:
         self.closed = True
         if self._held is not None:
             self.drop("busy", self._held[1])
-        self._reactor.release(self)
+        self._reactor.unregister(self, error)
         self._socket.close()
-        self._reactor.call_soon(self._protocol.endpoint_lost, self, error)
+        self._reactor.call_soon(self.protocol.endpoint_lost, self, error)
 
     close = abort
 
     def on_event(self, mask: int) -> None:
         """Send what was held, or receive until nothing waits, the turn's share is used up, or we must wait."""
         if self._held is not None:
-            held, self._held = self._held, None
+            held = self._held
+            self._hold(None)
             self.send(*held)
             self._update_interest()
             return
@@ -134,7 +147,7 @@ class Datagram:
             self.drop("truncated", source)
             return
         try:
-            self._protocol.datagram_received(self, data, source, path_of(control) if control else b"")
+            self.protocol.datagram_received(self, data, source, path_of(control) if control else b"")
         except Exception as error:
             self.drop("callback", source)
             self._reactor.callback_failed(error)
@@ -144,9 +157,9 @@ class Datagram:
         if error.errno in BROKEN_SOCKET:
             self.abort(error)
         elif error.errno not in ONE_PEER:
-            self._reactor.rest(self)
+            self._reactor.suspend(self)
         else:
-            self._reactor.guard(self._protocol.error_received, self, error)
+            self._reactor.guard(self.protocol.error_received, self, error)
         return error.errno in ONE_PEER
 
     def _update_interest(self) -> None:

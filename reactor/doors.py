@@ -1,32 +1,29 @@
-"""The seams: where the world comes in, and where a simulated one can take its place.
+"""The doors of the core: what comes into a `Reactor` from outside, and what it tells.
 
-Law: the product never asks whether it is being tested. It takes a selector, a clock, sockets and signals from whoever
-makes the Reactor, and by default they are the standard library's. The first is a `selectors.BaseSelector`, the second a
-function that returns monotonic seconds. The shapes of the others are here; the modules `socket` and `signal` have them.
+    Reactor(selector=…, clock=…, sockets=…, signals=…, observer=…)
 
-With a SelectSelector, keep the process's limit of descriptors at 1,024: select(2) can't watch greater numbers.
-
-A fifth seam goes the other way: an observer is told what the loop does.
+Law: the core never asks whether it is tested or watched. Its world comes in by these doors, by default the standard
+library's own; a simulated world is anything else of the same shape. A selector is a `selectors.BaseSelector`, a clock
+a function that returns monotonic seconds. What observes or speeds up a loop is a wrapper, chosen at construction, so a
+plain loop pays nothing for it. With a SelectSelector, keep the limit of descriptors at 1,024 (select(2)).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from selectors import BaseSelector
 from socket import socket as Socket
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
-if TYPE_CHECKING:
-    from reactor.loop import Reactor
-    from reactor.observe.trace import Event, Trace
-
-Observer = Callable[["Event"], object]
+from reactor.buffer import Bytes, SendBuffer
+from reactor.timers import Timers
 
 
 class Handler(Protocol):
     """What the selector's `data` must be: the one thing that `Reactor.turn` knows how to call."""
 
-    interest: int  # what the selector watches now; written by `Reactor.set_interest` alone
-    closed: bool  # true from the moment of close: a stale event of the same batch is skipped
+    interest: int  # what the selector watches; written by `Reactor.set_interest` alone
+    closed: bool  # True from the moment of close: a stale event of the same batch is skipped
 
     def fileno(self) -> int:
         """Return the descriptor to watch; valid until `closed`."""
@@ -35,11 +32,36 @@ class Handler(Protocol):
         """Act on readiness: `mask` holds selectors.EVENT_READ, EVENT_WRITE or both."""
 
     def abort(self, error: Exception | None = None) -> None:
-        """Unregister and close at once; called by the loop when `on_event` has raised `error`."""
+        """Unregister and close at once. The loop calls this when `on_event` has raised `error`."""
+
+
+class Transport(Protocol):
+    """What may stand in for a connection's socket and send buffer (`Connection.use_transport`)."""
+
+    def recv(self, size_bytes: int) -> Any:
+        """Receive, as socket.recv does. The protocol is given what comes, and the core asks only for its length."""
+
+    def send(self, data: Any) -> int:
+        """Send what `recv` or `peek` has returned, or bytes; return how many went, as socket.send does."""
+
+    def __len__(self) -> int:
+        """The number of bytes still to be sent."""
+
+    def append(self, data: Any, start: int = 0) -> None:
+        """Keep what could not be sent, from byte `start` on."""
+
+    def peek(self) -> Any:
+        """Return all that is pending, to be handed to `send`."""
+
+    def consume(self, count: int) -> None:
+        """Forget `count` bytes that were sent."""
+
+    def clear(self) -> None:
+        """Forget everything that is pending."""
 
 
 class SocketFactory(Protocol):
-    """What is needed of a network. The `socket` module is one."""
+    """What the core needs of a network. The `socket` module is one."""
 
     def socket(self, family: int, type: int) -> Socket:
         """Return a new socket, or raise OSError as socket(2) does."""
@@ -49,7 +71,7 @@ class SocketFactory(Protocol):
 
 
 class SignalSource(Protocol):
-    """Where signals come from. The module `signal` is one; `reactor.testing` has another."""
+    """Where signals come from. The module `signal` is one."""
 
     def signal(self, signum: int, handler: Any, /) -> Any:
         """Set a signal's handler and return the one before, as signal.signal does."""
@@ -61,8 +83,39 @@ class SignalSource(Protocol):
         """Have a byte written to `fd` for every signal; return the descriptor before, -1 for none."""
 
 
-def new_trace(reactor: Reactor, observer: Observer) -> Trace:
-    """Have a reactor that is being made tell an observer what it does (see `trace`), and import that only now."""
-    from reactor.observe.trace import Trace
+class Observer:
+    """Sees what one loop does. Override what you need: everything here does nothing.
 
-    return Trace(reactor, observer)
+    The core asks once, at construction, for what it will use, and tells the rest. An observer changes nothing.
+    """
+
+    __slots__ = ()
+
+    def attach(self, reactor: Any) -> None:
+        """Called first, once, by the Reactor that is being made."""
+
+    def detach(self) -> None:
+        """Called in a child process that takes the loop over: tell nothing more."""
+
+    def selector(self, selector: BaseSelector) -> BaseSelector:
+        """Return what the loop is to ask: `selector`, or a wrapper around it."""
+        return selector
+
+    def timers(self) -> Timers:
+        """Return the loop's timers."""
+        return Timers()
+
+    def guard(self, guard: Callable[..., None]) -> Callable[..., None]:
+        """Return what calls every callback but `on_event`: `guard`, or a wrapper around it."""
+        return guard
+
+    def socket(self, handler: Handler, sock: Any) -> Any:
+        """Return the object whose `recv`, `send` and so on `handler` is to call: `sock`, or a wrapper around it."""
+        return sock
+
+    def buffer(self, handler: Handler, pending: Bytes) -> SendBuffer:
+        """Return a new send buffer for a connection, with `pending` in it."""
+        return SendBuffer(pending)
+
+    def tell(self, kind: str, who: object, **facts: Any) -> None:
+        """Learn of one event, named by the core: `who` is a handler, a timer or None (`observe.trace` has the list)."""

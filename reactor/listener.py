@@ -43,11 +43,11 @@ class Listener:
         self.interest, self.closed = 0, False
         self.address: Address = sock.getsockname()  # with the port that the kernel chose if it was asked to
         self.errors: dict[str, int] = {}
-        self._reactor, self._socket, self.fileno = reactor, sock, sock.fileno
+        self._reactor, self._socket, self.fileno = reactor, reactor.observed(self, sock), sock.fileno
         self._factory, self._limits, self._lost = factory, limits, lost
         self._paused = False
         self._logged_s: float | None = None
-        reactor.adopt(self)
+        reactor.register(self)
         self._update_interest()
 
     def pause(self) -> None:
@@ -64,7 +64,7 @@ class Listener:
         """Close: callers still in the kernel's queue are reset by it. Harmless twice."""
         if not self.closed:
             self.closed = True
-            self._reactor.release(self)
+            self._reactor.unregister(self, error)
             with contextlib.suppress(OSError):  # EBADF: that is why we close
                 self._socket.close()
 
@@ -113,7 +113,7 @@ class Listener:
             self._logged_s = now_s
             text = f"listener {format_address(self.address)} waits, callers queue: {error.strerror}"
             logger.warning(text, extra={"event": "accept_waits"})
-        self._reactor.rest(self)
+        self._reactor.suspend(self)
 
     def _update_interest(self) -> None:
         self._reactor.set_interest(self, 0 if self.closed or self._paused else READ)

@@ -15,16 +15,17 @@ A loop belongs to one thread. Only `call_soon_threadsafe` may be called from oth
 """
 
 import collections
+import contextlib
 import logging
+import os
 import selectors
 import signal
 import socket
 import time
 from collections.abc import Callable
-from typing import Self
+from typing import Any, NamedTuple, Self
 
-from reactor.doors import Handler, Observer, SignalSource, SocketFactory, new_trace
-from reactor.fastpath.busypoll import busy_select
+from reactor.doors import Handler, Observer, SignalSource, SocketFactory
 from reactor.limits import SHORTAGE_RETRY_S
 from reactor.signals import Waker
 from reactor.sockets.errors import NO_ROOM_TO_WATCH
@@ -35,17 +36,25 @@ READ, WRITE = selectors.EVENT_READ, selectors.EVENT_WRITE
 logger = logging.getLogger("reactor")
 
 
+class Snapshot(NamedTuple):
+    """What a loop has at one moment. Handlers tell the rest by their own public attributes."""
+
+    handlers: tuple[Handler, ...]  # oldest first
+    suspended: frozenset[Handler]  # not watched for the moment, whatever their interest
+    timers: tuple[Timer, ...]  # live ones, in no order
+    calls: tuple[tuple[Callback, Arguments], ...]  # in the order in which they will run
+
+
 class Reactor:
     """A single-threaded event loop over a `selectors` selector.
 
-    `selector` defaults to the platform's best, `clock` (monotonic seconds) to `time.monotonic`, `sockets` and `signals`
-    to the modules: four seams, at which a simulation takes the kernel's place. `close` closes the selector too.
-    `busy_poll_s`: how long to look again before sleeping (see `busypoll`). `observer`: is told all (see `trace`).
+    The arguments are its doors: see `doors.py`. `close` closes the selector too. `guard(callback, *args, owner=None)`
+    calls a user's callback; if that raises, the error is logged once, `owner` is aborted, and the loop goes on.
     """
 
     __slots__ = (
-        "_calls", "_heap", "_resting", "_running", "_select", "_selector", "_stopping", "_timers", "_trace", "_waker",
-        "closed", "handlers", "now", "sockets",
+        "_calls", "_heap", "_running", "_select", "_selector", "_stopping", "_suspended", "_timers", "_waker",
+        "closed", "guard", "handlers", "now", "observer", "sockets",
     )  # fmt: skip
 
     def __init__(
@@ -55,22 +64,25 @@ class Reactor:
         clock: Callable[[], float] = time.monotonic,
         sockets: SocketFactory = socket,
         signals: SignalSource = signal,
-        busy_poll_s: float = 0.0,
         observer: Observer | None = None,
     ) -> None:
-        self.sockets = sockets
+        self.sockets, self.observer = sockets, observer
         self.now = clock  # monotonic seconds from an arbitrary start
-        self._selector = selectors.DefaultSelector() if selector is None else selector
-        self._select = busy_select(self._selector.select, clock, busy_poll_s)
         self.handlers: dict[Handler, None] = {}  # an ordered set of every open one; to be read only
+        self._selector = selectors.DefaultSelector() if selector is None else selector
         self._timers = Timers()
+        self.guard: Callable[..., None] = self._guard
+        if observer is not None:
+            observer.attach(self)
+            self._selector = observer.selector(self._selector)
+            self._timers, self.guard = observer.timers(), observer.guard(self.guard)
+        self._select = self._selector.select
         self._heap = self._timers.heap  # its truth value costs nothing to ask, unlike a method
         self._calls: collections.deque[tuple[Callback, Arguments]] = collections.deque()
-        self._resting: dict[Handler, Timer] = {}  # not watched for the moment, whatever their interest
+        self._suspended: dict[Handler, Timer] = {}
         self._running = self._stopping = self.closed = False
-        self._trace = None if observer is None else new_trace(self, observer)  # it exchanges the six above
         self._waker = Waker(sockets, signals, self.call_soon)
-        self.adopt(self._waker)
+        self.register(self._waker)
         self.set_interest(self._waker, READ)
 
     def run(self) -> None:
@@ -80,8 +92,7 @@ class Reactor:
             while not self._stopping:
                 self.turn()
         finally:
-            self._running = False
-            self._stopping = False
+            self._running = self._stopping = False
 
     def turn(self) -> None:
         """Take the five steps of the module's docstring once; block in step 2 if there is nothing to do."""
@@ -98,8 +109,7 @@ class Reactor:
                 except Exception as error:
                     self.callback_failed(error, handler)
         if self._heap:
-            for timer in self._timers.pop_due(self.now()):
-                self.guard(timer.fire)
+            self._run_timers()
         if self._calls:
             self._run_calls()
 
@@ -107,25 +117,34 @@ class Reactor:
         """Make `run` return after this turn (or at once, if it has yet to be called)."""
         self._stopping = True
 
+    def _run_timers(self) -> None:
+        for timer in self._timers.pop_due(self.now()):
+            if self.observer is not None:
+                self.observer.tell("timer_fired", timer)
+            self.guard(timer.fire)
+
     def _run_calls(self) -> None:
         for _ in range(len(self._calls)):  # those that they queue in their turn come in the next one
             callback, args = self._calls.popleft()
+            if self.observer is not None:
+                self.observer.tell("call", None, callback=callback, args=args)
             self.guard(callback, *args)
 
-    def adopt(self, handler: Handler) -> None:
+    def register(self, handler: Handler) -> None:
         """Take a handler in, watching nothing yet; `close` will close it. Raise RuntimeError when that has begun."""
         if self.closed:
             raise RuntimeError("the reactor is closed")
         self.handlers[handler] = None
+        self.tell("adopted", handler)
 
     def set_interest(self, handler: Handler, interest: int) -> None:
         """Have the selector watch for READ, WRITE, both, or (0) nothing.
 
-        With nothing to watch, the handler is unregistered: poll and epoll report HUP and ERR whether asked for or not
-        (poll(2)), and a handler with nothing to do would spin the loop. If the kernel has no room, we try again soon.
+        With nothing to watch, the handler isn't in the selector: poll and epoll report HUP and ERR unasked (poll(2)),
+        and a handler with nothing to do would spin the loop. If the kernel has no room, we try again soon.
         """
         before, handler.interest = handler.interest, interest
-        if before == interest or handler in self._resting:
+        if before == interest or handler in self._suspended:
             return
         try:
             if not before:
@@ -138,31 +157,41 @@ class Reactor:
             if error.errno not in NO_ROOM_TO_WATCH:
                 handler.interest = 0
                 raise
-            self._resting[handler] = self.call_later(SHORTAGE_RETRY_S, self._watch_again, handler)
+            self._suspended[handler] = self.call_later(SHORTAGE_RETRY_S, self._watch_again, handler)
 
-    def rest(self, handler: Handler, pause_s: float = SHORTAGE_RETRY_S) -> None:
+    def suspend(self, handler: Handler, pause_s: float = SHORTAGE_RETRY_S) -> None:
         """Watch nothing for `handler` for a while, whatever its interest.
 
-        For when the system is out of something: the socket stays ready, nobody can use it, and only time can help.
+        For a shortage in the system: the socket stays ready, nothing can be done with it, and only time helps.
         """
-        if handler.interest and handler not in self._resting:
+        if handler.interest and handler not in self._suspended:
             self._selector.unregister(handler.fileno())
-            self._resting[handler] = self.call_later(pause_s, self._watch_again, handler)
+            self._suspended[handler] = self.call_later(pause_s, self._watch_again, handler)
 
     def _watch_again(self, handler: Handler) -> None:
-        del self._resting[handler]
+        del self._suspended[handler]
         interest, handler.interest = handler.interest, 0
         self.set_interest(handler, interest)
 
-    def release(self, handler: Handler) -> None:
-        """Unregister and forget a handler: the first step of its teardown, before it closes its socket."""
+    def unregister(self, handler: Handler, error: Exception | None = None) -> None:
+        """Forget a handler: the first step of its teardown, before it closes its socket. `error` says why it ends."""
         self.set_interest(handler, 0)
-        if handler in self._resting:
-            self._resting.pop(handler).cancel()
-        self.handlers.pop(handler, None)
+        if handler in self._suspended:
+            self._suspended.pop(handler).cancel()
+        if handler in self.handlers:
+            del self.handlers[handler]
+            self.tell("closed", handler, error=error)
 
-    def guard(self, callback: Callback, *args: object, owner: Handler | None = None) -> None:
-        """Call a user's callback. If it raises, log that once and abort `owner`, and go on."""
+    def tell(self, kind: str, who: object, **facts: Any) -> None:
+        """Tell the observer of an event, if there is one. Not for what happens with every message."""
+        if self.observer is not None:
+            self.observer.tell(kind, who, **facts)
+
+    def observed(self, handler: Handler, sock: Any) -> Any:
+        """Return what `handler` is to call in place of its socket: the socket itself, or the observer's wrapper."""
+        return sock if self.observer is None else self.observer.socket(handler, sock)
+
+    def _guard(self, callback: Callback, *args: object, owner: Handler | None = None) -> None:
         try:
             callback(*args)
         except Exception as error:
@@ -173,8 +202,7 @@ class Reactor:
         consequence = "its handler is closed" if owner else "the loop goes on"
         extra = {"event": "callback_raised"}
         logger.error("a callback raised %r; %s", error, consequence, exc_info=error, extra=extra)
-        if self._trace is not None:
-            self._trace.raised(error, owner)
+        self.tell("raised", owner, error=error)
         if owner is not None:
             self.guard(owner.abort, error)
 
@@ -206,6 +234,56 @@ class Reactor:
         """Put back the signal's earlier disposition. Harmless if there was no handler."""
         self._waker.remove_signal(signum)
 
+    @property
+    def signals_pending(self) -> bool:
+        """Whether a signal has come that the loop hasn't looked at: exec(2) would forget it."""
+        return self._waker.signals_pending
+
+    @property
+    def calls_queued(self) -> int:
+        """How many calls wait for step 5."""
+        return len(self._calls)
+
+    def snapshot(self) -> Snapshot:
+        """Return what the loop has, changing nothing (`observe.snapshot` makes a table of it)."""
+        live = tuple(timer for _, _, timer in self._heap if timer.callback is not None)
+        return Snapshot(tuple(self.handlers), frozenset(self._suspended), live, tuple(self._calls))
+
+    def reopen_after_fork(self, selector: selectors.BaseSelector) -> None:
+        """In a child of fork(2) that goes on with the loop: watch everything through a selector of its own.
+
+        The inherited epoll instance is the parent's too: through it the child would take the parent's sockets away
+        (epoll(7)). Don't run the loop until the parent has let go of it. Raise OSError when there is no room.
+        """
+        if self.observer is not None:  # it belongs to the parent
+            self.observer.detach()
+        inherited, self._selector = self._selector, selector
+        self._select = selector.select
+        for handler in self.handlers:
+            wanted, handler.interest = handler.interest, 0
+            self.set_interest(handler, wanted)
+        with contextlib.suppress(OSError):  # a kqueue isn't inherited, and its number is free already (kqueue(2))
+            inherited.close()
+
+    def abandon_after_fork(self) -> None:
+        """In a child of fork(2) that does without the loop: close its copies of everything, touching nothing shared.
+
+        A handler's descriptor number stays taken, by /dev/null, until the object that owns it is gone: else that
+        object could close somebody else's descriptor.
+        """
+        if self.observer is not None:
+            self.observer.detach()
+        self.closed = True
+        nothing = os.open(os.devnull, os.O_RDWR)
+        for handler in self.handlers:
+            handler.closed = True
+            os.dup2(nothing, handler.fileno(), inheritable=False)
+        os.close(nothing)
+        self.handlers.clear()
+        with contextlib.suppress(OSError):  # a kqueue, as above
+            self._selector.close()
+        self._waker.abort()
+
     def close(self) -> None:
         """Abort every handler, tell protocols, restore signals, close the selector. Raise RuntimeError inside `run`."""
         if self._running:
@@ -216,8 +294,8 @@ class Reactor:
         for handler in tuple(self.handlers):
             if handler is not self._waker:
                 self.guard(handler.abort)
-        self._run_calls()  # the last word of each protocol: connection_lost
-        self.release(self._waker)
+        self._run_calls()  # the last callback of each protocol: connection_lost
+        self.unregister(self._waker)
         self._waker.abort()
         self._selector.close()
 

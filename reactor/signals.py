@@ -40,6 +40,11 @@ class Waker:
         self._reader.setblocking(False)
         self._writer.setblocking(False)
 
+    @property
+    def signals_pending(self) -> bool:
+        """Whether a signal has come that `on_event` hasn't looked at."""
+        return bool(self._pending)
+
     def wake(self) -> None:
         """Make the loop's select return. Safe from any thread; never blocks."""
         with contextlib.suppress(OSError):  # full: it will wake anyway. Closed: there is nobody to wake

@@ -13,9 +13,8 @@ from echo7.logs import log, report
 from echo7.server import Counters, EchoServer
 from reactor.connection import State
 from reactor.loop import READ, Reactor
-from reactor.observe.describe import is_resting
 from reactor.observe.snapshot import pending_bytes
-from reactor.observe.watch import BOUNDS_S, Spread, WatchedReactor
+from reactor.observe.watch import BOUNDS_S, Spread, Watch
 
 
 class Gauges(NamedTuple):
@@ -62,10 +61,10 @@ class Told(NamedTuple):
 
 def teller(reactor: Reactor, server: EchoServer, handler: log.StderrHandler) -> Callable[[], Told]:
     """Have timers measured; return what returns what there is to tell in this process."""
-    if not isinstance(reactor, WatchedReactor):
+    watch = reactor.observer
+    if not isinstance(watch, Watch):
         raise AssertionError("unreachable: who is asked for metrics makes no other")
-    watch = reactor.watch
-    reactor.tick()
+    watch.tick()
 
     def tell() -> Told:
         gauges, turns, lags = gauges_of(server, reactor), durations(watch.turns), durations(watch.lags)
@@ -77,7 +76,8 @@ def teller(reactor: Reactor, server: EchoServer, handler: log.StderrHandler) -> 
 def gauges_of(server: EchoServer, reactor: Reactor) -> Gauges:
     """Look at every socket of a server."""
     listeners, endpoints, connections = server.handlers
-    short = sum(is_resting(reactor, listener) for listener in listeners)
+    suspended = reactor.snapshot().suspended
+    short = sum(listener in suspended for listener in listeners)
     full = sum(not (listener.interest or listener.closed) for listener in listeners)
     held = sum(1 for each in connections if each.state is State.OPEN and not each.interest & READ)
     return Gauges(full, short, held, sum(map(pending_bytes, [*endpoints, *connections])))

@@ -90,7 +90,7 @@ class DatagramFlow:
             self._socket, self.fileno = sock, sock.fileno
             self.source_port = int(sock.getsockname()[1])
             self._receive = receiver(sock)
-            reactor.adopt(self)
+            reactor.register(self)
         reactor.set_interest(self, READ)
 
     def has_room(self) -> bool:
@@ -140,7 +140,7 @@ class DatagramFlow:
         """Unregister and close. Harmless twice."""
         if not self.closed:
             self.closed = True
-            self._reactor.release(self)
+            self._reactor.unregister(self)
             self._socket.close()
 
     close = abort
@@ -161,7 +161,7 @@ class DatagramFlow:
 
     def _goes_on_after(self, error: OSError) -> bool:
         if error.errno in OUT_OF_MEMORY:
-            self._reactor.rest(self)
+            self._reactor.suspend(self)
             return False
         if error.errno in BROKEN_SOCKET:
             self.abort(error)

@@ -19,9 +19,9 @@ from typing import TYPE_CHECKING
 from echo7.logs import log, report
 from echo7.process import handover
 from echo7.process.restart import Check, Elders, RestartError, become
+from echo7.process.signals import signals_held
 from echo7.sockets import activation, reuseport
 from echo7.sockets.binding import BindError, Bound, bind_all
-from reactor.fork import signals_held, signals_waiting
 from reactor.loop import Reactor
 from reactor.sockets.opening import set_buffers
 
@@ -254,7 +254,7 @@ class Lifecycle:
             return
         try:
             with signals_held():
-                if signals_waiting(self._reactor):  # they come first; exec(2) would forget them
+                if self._reactor.signals_pending:  # they come first; exec(2) would forget them
                     self.restart_due = True
                     self._reactor.call_soon(self._reactor.stop)
                     return

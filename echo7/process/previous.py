@@ -18,7 +18,6 @@ from echo7.logs import log, report
 from echo7.process.restart import PREPARED
 from echo7.server import EchoServer
 from reactor.connection import Connection, StreamProtocol
-from reactor.fork import take_over
 from reactor.loop import Reactor
 from reactor.sockets.opening import Socket
 
@@ -34,7 +33,7 @@ def prepare(reactor: Reactor, config: Settings, start: Socket, let_go: Callable[
     `let_go` closes this process's copies of what the new image binds anew.
     """
     try:
-        take_over(reactor, assembly.new_selector(config), busy_poll_s=config.busy_poll_s)
+        reactor.reopen_after_fork(assembly.new_selector(config))
     except OSError as error:
         start.send((error.strerror or str(error)).encode())
         return False

@@ -25,9 +25,9 @@ from echo7.process import worker
 from echo7.process.backoff import STILLBIRTHS_LIMIT, BackOff
 from echo7.process.channel import Channel, Message
 from echo7.process.lifecycle import Lifecycle
+from echo7.process.signals import signals_held
 from echo7.server import Counters, ServingAddress
 from echo7.sockets.binding import Bound
-from reactor.fork import disown, signals_held
 from reactor.loop import Reactor
 from reactor.sockets.opening import Socket, closed_on_error
 from reactor.timers import Timer
@@ -154,7 +154,7 @@ class Supervisor:
         """Be the child, to its end. What runs here belongs to another process than the rest of this module."""
         status = 1
         try:
-            disown(self._reactor)
+            self._reactor.abandon_after_fork()
             self._life.disown()
             parents.close()
             mine = slot.bound.tcp + slot.bound.udp

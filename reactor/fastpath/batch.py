@@ -78,7 +78,7 @@ class DatagramBatch:
         self._receive, self._send = calls
         self._batch = 0, 0  # datagrams and bytes that are in the slots
         self._runs: list[tuple[int, int]] = []  # what is to be sent, last first: (slot, the slot after the last)
-        reactor.adopt(self)
+        reactor.register(self)
         reactor.set_interest(self, READ)
 
     def drop(self, reason: str, count: int = 1, slot: int | None = None) -> None:
@@ -92,7 +92,7 @@ class DatagramBatch:
             return
         self.closed = True
         self._drop_held()
-        self._reactor.release(self)
+        self._reactor.unregister(self, error)
         self._socket.close()
         self._reactor.call_soon(self._protocol.endpoint_lost, self, error)
 
@@ -171,7 +171,7 @@ class DatagramBatch:
         if error.errno in BROKEN_SOCKET:
             self.abort(error)
         elif error.errno not in ONE_PEER:
-            self._reactor.rest(self)
+            self._reactor.suspend(self)
 
 
 def runs_between(refused: list[int], count: int) -> list[tuple[int, int]]:

@@ -2,13 +2,12 @@
 
     socket ─► splice(2) ─► pipe ─► splice(2) ─► socket
 
-Law: the Connection doesn't know. It keeps its states, its computed interest and its bound. Three of its parts are
-exchanged while it is OPEN, and put back whenever anything else than more bulk comes along:
+Law: the Connection keeps its states, its computed interest and its bound. While it is OPEN and bulk comes, it uses a
+Splice as its transport (`Connection.use_transport`), and goes back to its socket when anything else comes:
 
-    part        before          meanwhile
-    _recv       socket.recv     moves pages from the socket to the pipe, and says how many bytes
-    _send       socket.send     moves pages from the pipe to the socket
-    _pending    SendBuffer      the pipe: what is in it is pending, and counts towards the bound
+    receive     moves pages from the socket to the pipe, and says how many bytes
+    send        moves pages from the pipe to the socket
+    pending     is what is in the pipe; it counts towards the bound
 
 Only for a protocol whose `data_received` writes back what it gets, and does nothing else with it (an echo): it is
 handed a `Moved`, which has a length and no bytes.
@@ -29,7 +28,7 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Callable
-from typing import Any, Protocol, cast
+from typing import Protocol, cast
 
 from reactor.buffer import Bytes, SendBuffer
 from reactor.connection import OPEN, Connection
@@ -132,7 +131,7 @@ class Moved:
 
 
 class Splice:
-    """One connection's pipe, and the three parts that stand in for the connection's own."""
+    """One connection's pipe: a `Transport`."""
 
     __slots__ = (
         "_bytes_seen", "_connection", "_in_pipe_bytes", "_moved", "_pipe", "_small_moves", "_socket", "done", "useful",
@@ -146,21 +145,20 @@ class Splice:
         self._moved = Moved()
         self.useful = False  # it has moved something
         self.done = False
-        connection._recv, connection._send = cast(Any, self.receive), cast(Any, self.send)
-        connection._pending = cast(SendBuffer, self)
+        connection.use_transport(self)
 
     def __len__(self) -> int:
         """The number of bytes still to be sent."""
         return self._in_pipe_bytes
 
-    def receive(self, size_bytes: int) -> Moved | bytes:
+    def recv(self, size_bytes: int) -> Moved | bytes:
         """Fill the pipe up to the connection's bound; if that won't do, put everything back and receive bytes."""
         connection, count = self._connection, 0
         if connection.state is OPEN and self._small_moves < SMALL_MOVES:
             count = self._pipe.fill(self._socket, connection.limits.bound_bytes - self._in_pipe_bytes)
         if not count:
             self.give_back()
-            return connection._recv(size_bytes)
+            return self._socket.recv(size_bytes)
         self.useful = True
         self._in_pipe_bytes += count
         self._small_moves = self._small_moves + 1 if count < SMALL_MOVE_BYTES else 0
@@ -171,7 +169,7 @@ class Splice:
         """Send what is in the pipe; other bytes are written in the ordinary way."""
         if data is not self._moved and data is not self:
             self.give_back()
-            return self._connection._send(cast(Bytes, data))
+            return self._socket.send(cast(Bytes, data))
         count = self._pipe.drain(self._socket, self._in_pipe_bytes)
         self._in_pipe_bytes -= count
         return count
@@ -179,8 +177,7 @@ class Splice:
     def append(self, data: Bytes | Moved, start: int = 0) -> None:
         """Nothing is to be done for what is in the pipe already; other bytes must come after it."""
         if data is not self._moved:
-            self.give_back()
-            self._connection._pending.append(cast(Bytes, data), start)
+            self.give_back().append(cast(Bytes, data), start)
 
     def peek(self) -> Splice:
         """Return what `send` takes for all that is pending."""
@@ -189,19 +186,22 @@ class Splice:
     def consume(self, count: int) -> None:
         """Nothing is to be done: `send` has counted."""
 
+    def clear(self) -> None:
+        """Forget what is in the pipe: the connection is lost, and closes it."""
+        self._in_pipe_bytes = 0
+
     def rests(self) -> bool:
         """Tell whether nothing has come since this was last asked."""
         before, self._bytes_seen = self._bytes_seen, self._connection.bytes_received
         return before == self._bytes_seen
 
-    def give_back(self) -> None:
-        """Let the connection copy again. What is in the pipe is pending still, and in order."""
-        connection, rest = self._connection, SendBuffer()
+    def give_back(self) -> SendBuffer:
+        """Let the connection copy again. What is in the pipe is pending still, and in order. Return its buffer."""
+        rest = bytearray()
         while len(rest) < self._in_pipe_bytes:
-            rest.append(self._pipe.read(self._in_pipe_bytes - len(rest)))
-        connection._recv, connection._send = self._socket.recv, self._socket.send
-        connection._pending = rest
+            rest += self._pipe.read(self._in_pipe_bytes - len(rest))
         self.close()
+        return self._connection.use_socket(rest)
 
     def close(self) -> None:
         """Give the pipe back, and forget what is in it."""

@@ -17,6 +17,7 @@ from reactor.lessons.staircase import LESSONS, Lesson, Place, command, line_of, 
 from reactor.lessons.subject import Program, Subject, Unusable
 from reactor.lessons.tour import HOUSE, TOUR, law
 from reactor.observe.narrate import Narrator
+from reactor.observe.trace import Trace
 
 WIDEST_COLUMNS, NARROWEST_COLUMNS = 100, 60
 WORDS = {True: "kept", False: "BROKEN", None: "unknown"}
@@ -89,14 +90,14 @@ def demonstration(lesson: Lesson) -> Iterator[str]:
 def trip() -> Iterator[str]:
     """Yield what the loop itself says of one client that sends a few bytes: `Reactor(observer=…)`."""
     said: list[str] = []
-    with Reactor(observer=Narrator(said.append)) as loop:
+    with Reactor(observer=Trace(Narrator(said.append))) as loop:
         listener = listen_tcp(loop, ("127.0.0.1", 0), lambda: Echo(loop))
         with socket.create_connection(listener.address) as client:
             client.sendall(b"hello")
             client.shutdown(socket.SHUT_WR)
             loop.run()
     yield ""
-    yield "Run now: five bytes and a FIN, told by Reactor(observer=Narrator(print))"
+    yield "Run now: five bytes and a FIN, told by Reactor(observer=Trace(Narrator(print)))"
     for sentence in said:
         yield from paragraph(sentence)
 

@@ -12,7 +12,6 @@ from typing import Any
 
 from reactor.connection import Connection
 from reactor.doors import Handler
-from reactor.loop import Reactor
 from reactor.sockets.addresses import format_address
 
 
@@ -30,19 +29,15 @@ def callback_name(callback: Callable[..., Any]) -> str:
 
 def handler_name(handler: Handler) -> str:
     """Return a handler's kind, its protocol and its peer or address: `Connection of StreamEcho, 127.0.0.1:5000`."""
+    handler = getattr(handler, "observed_handler", handler)  # a trace has put it into the selector
     protocol, where = protocol_name(handler), place(handler)
     return type(handler).__name__ + (protocol and f" of {protocol}") + (where and f", {where}")
 
 
 def protocol_name(handler: Handler) -> str:
     """Return the class to which a handler's events go; empty if there is none."""
-    protocol = getattr(handler, "protocol", None) or getattr(handler, "_protocol", None)
+    protocol = getattr(handler, "protocol", None)
     return "" if protocol is None else type(protocol).__name__
-
-
-def is_resting(reactor: Reactor, handler: Handler) -> bool:
-    """Tell whether a handler isn't watched for the moment, whatever it wants (see `Reactor.rest`)."""
-    return handler in reactor._resting
 
 
 def place(handler: Handler) -> str:

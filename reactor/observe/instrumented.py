@@ -1,352 +1,302 @@
-"""Stand-ins: a connection, a listener, a datagram socket or a timer that does what it always did, and tells.
+"""Instrumented parts: what a traced loop gets in place of its selector, sockets, buffers and timers.
 
-Law: not a line of theirs runs otherwise. A stand-in is a subclass without slots of its own, so an object can become one
-(its `__class__` is exchanged) with everything in it left in place. What differs is what its attributes are: a `Part` in
-place of a slot tells when it is set, or hands out a call that tells. A loop without a trace has none of this.
+Law: each does what the plain part does, and tells. The loop gets them once, at construction, by the doors of
+`doors.Observer`; a loop without a trace has none of this. An event is told in the middle of the line of the loop that
+made it so, which is how `trace` knows the line.
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
+import selectors
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, Protocol
 
 from reactor.buffer import Bytes, SendBuffer
-from reactor.connection import NOTHING, Connection, State
-from reactor.connector import Connector
-from reactor.datagram import Datagram
-from reactor.fastpath.batch import DatagramBatch
-from reactor.listener import Listener
+from reactor.connection import Connection
+from reactor.doors import Handler
+from reactor.loop import READ, WRITE
 from reactor.sockets.addresses import Address, format_address
 from reactor.sockets.errors import WOULD_BLOCK, errno_name
-from reactor.timers import Timer
-
-if TYPE_CHECKING:
-    from reactor.observe.trace import Trace
-
-Hand = Callable[[Any, Any], Any]  # owner, what is in the slot → what is handed out
+from reactor.sockets.wrapped_selector import Ready, WrappedSelector
+from reactor.timers import Arguments, Callback, Timer, Timers
 
 
-class Part:
-    """One attribute, in its old slot. `hand`: what is handed out; `store`: what is stored; `told`: called when set."""
+class Telling(Protocol):
+    """What the parts need of a trace."""
 
-    __slots__ = ("_hand", "_slot", "_store", "_told")
+    def tell(self, kind: str, who: object, **facts: Any) -> None:
+        """Tell of one event."""
 
-    def __init__(
-        self, cls: type, name: str, *, hand: Hand | None = None, store: Hand | None = None, told: Any = None
-    ) -> None:
-        self._slot = vars(cls)[name]
-        self._hand, self._store, self._told = hand, store, told
+    def begin_turn(self, timeout_s: float | None) -> bool:
+        """Tell of a new turn. Return False when nothing is told any more."""
 
-    def __get__(self, owner: Any, cls: type | None = None) -> Any:
-        """Return what is in the slot, or what goes for it."""
-        if owner is None:
-            return self
-        value = self._slot.__get__(owner)
-        return value if self._hand is None else self._hand(owner, value)
-
-    def __set__(self, owner: Any, value: Any) -> None:
-        """Put it into the slot."""
-        before = self._slot.__get__(owner) if self._told is not None else None
-        self._slot.__set__(owner, value if self._store is None else self._store(owner, value))
-        if self._told is not None:
-            self._told(owner, before, value)
+    def end_select(self, ready: list[tuple[Handler, int]]) -> None:
+        """Tell what select has found."""
 
 
-def stand_in(thing: Any) -> None:
-    """Exchange the class of a handler or timer for one that tells, if there is one for exactly this class."""
-    told = STAND_INS.get(type(thing))
-    if told is not None:
-        thing.__class__ = told
+def mask_name(mask: int) -> str:
+    """Return a mask as "", "R", "W" or "RW"."""
+    return ("R" if mask & READ else "") + ("W" if mask & WRITE else "")
 
 
-def _trace(handler: Any) -> Trace:
-    return cast("Trace", handler._reactor._trace)
-
-
-@contextlib.contextmanager
-def _call(handler: Any, name: str, offered: int | None = None) -> Iterator[Callable[..., None]]:
-    """Make a system call in this block, and say what came of it with what is yielded; its errors are told of here."""
-    trace = _trace(handler)
-    trace.inside = True
-    try:
-        yield lambda kind, **fields: trace.tell(kind, handler, **fields)
-    except WOULD_BLOCK:
-        trace.tell("blocked", handler, call=name, offered=offered)
-        raise
-    except OSError as error:
-        trace.tell("error", handler, call=name, errno=errno_name(error), text=error.strerror or str(error))
-        raise
-    finally:
-        trace.inside = False
-
-
-# ---------------------------------------------------------------- a connection
-
-
-def _receiving(connection: Connection, recv: Callable[[int], bytes]) -> Callable[[int], bytes]:
-    def traced(size_bytes: int) -> bytes:
-        pending_bytes = connection.pending_bytes
-        with _call(connection, "recv") as tell:
-            data = recv(size_bytes)
-            if data:
-                tell("received", bytes=len(data), asked=size_bytes)
-            else:
-                tell("eof")
-        _pipe_moved(connection, pending_bytes)
-        return data
-
-    return recv if _trace(connection).inside else traced
-
-
-def _sending(connection: Connection, send: Callable[[Bytes], int]) -> Callable[[Bytes], int]:
-    def traced(data: Bytes) -> int:
-        offered, pending_bytes = len(data), connection.pending_bytes
-        with _call(connection, "send", offered) as tell:
-            sent = send(data)
-            tell("sent", bytes=sent, offered=offered)
-        _pipe_moved(connection, pending_bytes)
-        return sent
-
-    return send if _trace(connection).inside else traced
-
-
-def _pipe_moved(connection: Connection, before: int) -> None:
-    """A SendBuffer tells of itself; a fast path's pipe has changed while bytes came or went."""
-    after = connection.pending_bytes
-    if after != before:
-        _trace(connection).tell("buffer", connection, before=before, after=after)
-
-
-class TracedBuffer(SendBuffer):
-    """What a connection's SendBuffer becomes."""
-
-    __slots__ = ("_connection",)
-
-    def __init__(self, connection: Connection, before: SendBuffer) -> None:
-        super().__init__()
-        super().append(before.peek())
-        self._connection = connection
-
-    def append(self, data: Bytes, start: int = 0) -> None:
-        """Add, and tell."""
-        before = len(self)
-        super().append(data, start)
-        _trace(self._connection).tell("buffer", self._connection, before=before, after=len(self))
-
-    def consume(self, count: int) -> None:
-        """Forget, and tell."""
-        before = len(self)
-        super().consume(count)
-        _trace(self._connection).tell("buffer", self._connection, before=before, after=len(self))
-
-
-def _buffer_stored(connection: Connection, pending: SendBuffer) -> SendBuffer:
-    return TracedBuffer(connection, pending) if type(pending) is SendBuffer else pending
-
-
-def _buffer_told(connection: Connection, before: SendBuffer, after: SendBuffer) -> None:
-    if after is NOTHING and len(before):
-        _trace(connection).tell("buffer", connection, before=len(before), after=0)
-
-
-def _state_told(connection: Connection, before: State, after: State) -> None:
-    _trace(connection).tell("state", connection, before=before.name, after=after.name)
-
-
-def _paused_told(connection: Connection, before: bool, after: bool) -> None:
-    if before != after:
-        _trace(connection).tell("paused" if after else "resumed", connection)
-
-
-class TracedConnection(Connection):
-    """What a Connection becomes."""
-
-    __slots__ = ()
-    state: Any = Part(Connection, "state", told=_state_told)
-    _paused: Any = Part(Connection, "_paused", told=_paused_told)
-    _pending: Any = Part(Connection, "_pending", store=_buffer_stored, told=_buffer_told)
-    _recv: Any = Part(Connection, "_recv", hand=_receiving)
-    _send: Any = Part(Connection, "_send", hand=_sending)
-
-    def _tear_down(self, error: Exception | None = None) -> None:
-        before: State = self.state
-        super()._tear_down(error)
-        _trace(self).closed(self, error, before.name)
-
-
-# ---------------------------------------------------------------- sockets of others
-
-
-class TracedSocket:
-    """A listener's or a datagram endpoint's socket, whose calls are told of."""
-
-    __slots__ = ("_handler", "_sock")
-
-    def __init__(self, handler: Listener | Datagram, sock: Any) -> None:
-        self._handler, self._sock = handler, sock
-
-    def __getattr__(self, name: str) -> Any:
-        """Return what isn't told of: it is the socket's own."""
-        return getattr(self._sock, name)
-
-    def accept(self) -> tuple[Any, Any]:
-        """Accept, and tell."""
-        with _call(self._handler, "accept") as tell:
-            sock, peer = self._sock.accept()
-            tell("accepted", peer=_name(peer))
-        return sock, peer
-
-    def send(self, data: Bytes) -> int:
-        """Send to the one peer, and tell."""
-        return self._told(len(data), None, lambda: self._sock.send(data))
-
-    def sendto(self, data: Bytes, destination: Address) -> int:
-        """Send, and tell."""
-        return self._told(len(data), destination, lambda: self._sock.sendto(data, destination))
-
-    def sendmsg(self, buffers: tuple[Bytes], control: Any, flags: int, destination: Address | None) -> int:
-        """Send from a chosen address, and tell."""
-        call = self._sock.sendmsg
-        return self._told(len(buffers[0]), destination, lambda: call(buffers, control, flags, destination))
-
-    def _told(self, offered: int, peer: Address | None, send: Callable[[], int]) -> int:
-        with _call(self._handler, "send", offered) as tell:
-            sent = send()
-            tell("sent", bytes=sent, offered=offered, peer=_name(peer))
-        return sent
-
-
-def _name(peer: Any) -> str:
-    """Who has gone may have left no address, and of some families none can be written."""
+def peer_name(peer: Any) -> str:
+    """Return an address in words; "" for a peer that has left none, or one of another family."""
     try:
         return format_address(peer)
     except Exception:
         return ""
 
 
-class TracedListener(Listener):
-    """What a Listener becomes."""
+# ---------------------------------------------------------------- the selector
 
-    __slots__ = ()
-    _socket: Any = Part(Listener, "_socket", hand=TracedSocket)
+
+class Dispatched:
+    """Stands for a handler in the selector, and tells when the loop calls it or skips it."""
+
+    __slots__ = ("_trace", "observed_handler")
+
+    def __init__(self, trace: Telling, handler: Handler) -> None:
+        self._trace, self.observed_handler = trace, handler
+
+    @property
+    def closed(self) -> bool:
+        """Whether the handler was closed earlier in the same batch."""
+        closed = self.observed_handler.closed
+        if closed:
+            self._trace.tell("stale", self.observed_handler)
+        return closed
+
+    def on_event(self, mask: int) -> None:
+        """Tell, and hand on."""
+        self._trace.tell("dispatch", self.observed_handler, mask=mask_name(mask))
+        self.observed_handler.on_event(mask)
 
     def abort(self, error: Exception | None = None) -> None:
-        """Close, and have the reason told."""
-        if not self.closed:
-            _trace(self).reason = error
-            super().abort(error)
+        """Hand on."""
+        self.observed_handler.abort(error)
 
 
-class TracedConnector(Connector):
-    """What a Connector becomes."""
+class InstrumentedSelector(WrappedSelector):
+    """Tells what is watched, and what select finds."""
 
-    __slots__ = ()
+    def __init__(self, trace: Telling, inner: selectors.BaseSelector) -> None:
+        super().__init__(inner)
+        self._trace = trace
+        self._handlers: dict[int, Handler] = {}  # by descriptor
 
-    def abort(self, error: Exception | None = None) -> None:
-        """Give up, and have the reason told."""
-        if not self.closed:
-            _trace(self).reason = error
-            super().abort(error)
+    def register(self, fileobj: Any, events: int, data: Any = None) -> selectors.SelectorKey:
+        """Hand on, and tell."""
+        with self._refusals(data, "register"):
+            key = self.inner.register(fileobj, events, Dispatched(self._trace, data))
+        self._handlers[key.fd] = data
+        self._trace.tell("interest", data, before="", after=mask_name(events), resting=False)
+        return key
+
+    def modify(self, fileobj: Any, events: int, data: Any = None) -> selectors.SelectorKey:
+        """Hand on, and tell."""
+        before = self.inner.get_key(fileobj)
+        with self._refusals(data, "modify"):
+            key = self.inner.modify(fileobj, events, before.data)
+        changed = {"before": mask_name(before.events), "after": mask_name(events)}
+        self._trace.tell("interest", data, **changed, resting=False)
+        return key
+
+    def unregister(self, fileobj: Any) -> selectors.SelectorKey:
+        """Hand on, and tell. A handler that is taken out with an interest left is suspended."""
+        key = self.inner.unregister(fileobj)
+        handler = self._handlers.pop(key.fd)
+        resting = bool(handler.interest)
+        self._trace.tell("interest", handler, before=mask_name(key.events), after="", resting=resting)
+        return key
+
+    def select(self, timeout: float | None = None) -> Ready:
+        """Hand on, and tell before and after."""
+        if not self._trace.begin_turn(timeout):
+            return self.inner.select(timeout)
+        ready = self.inner.select(timeout)
+        # A copy is gone through: the list itself may be one that measures while the loop goes through it.
+        self._trace.end_select([(self._handlers[key.fd], mask) for key, mask in ready[:]])
+        return ready
+
+    @contextlib.contextmanager
+    def _refusals(self, handler: Handler, call: str) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            self._trace.tell("error", handler, call=call, errno=errno_name(error), text=error.strerror or str(error))
+            raise
 
 
-# ---------------------------------------------------------------- datagrams
+# ---------------------------------------------------------------- sockets
 
 
-def _receiving_datagrams(endpoint: Datagram, receive: Callable[[int], Any]) -> Callable[[int], Any]:
-    def traced(size_bytes: int) -> Any:
-        with _call(endpoint, "recv") as tell:
-            received = receive(size_bytes)
-            tell("received", bytes=len(received[0]), asked=size_bytes, peer=_name(received[3]))
+class InstrumentedSocket:
+    """A handler's socket (or transport, or batch of calls), whose system calls are told."""
+
+    __slots__ = ("_handler", "_sock", "_trace")
+
+    def __init__(self, trace: Telling, handler: Handler, sock: Any) -> None:
+        self._trace, self._handler, self._sock = trace, handler, sock
+
+    def __getattr__(self, name: str) -> Any:
+        """Return one of the socket's own calls, or one that tells."""
+        call, told = getattr(self._sock, name), TOLD.get(name)
+        return call if told is None else functools.partial(told, self, call)
+
+    def accept(self, call: Callable[[], tuple[Any, Any]]) -> tuple[Any, Any]:
+        """Tell of accept(2)."""
+        with self._told("accept") as tell:
+            sock, peer = call()
+            tell("accepted", peer=peer_name(peer))
+        return sock, peer
+
+    def recv(self, call: Callable[[int], Any], size_bytes: int) -> Any:
+        """Tell of a stream's recv(2)."""
+        with self._told("recv") as tell, self._pending_told():
+            data = call(size_bytes)
+            if data:
+                tell("received", bytes=len(data), asked=size_bytes)
+            else:
+                tell("eof")
+        return data
+
+    def send(self, call: Callable[[Any], int], data: Any) -> int:
+        """Tell of send(2)."""
+        if isinstance(self._handler, Connection):
+            with self._pending_told():
+                return self._sent(len(data), lambda: call(data))
+        return self._sent(len(data), lambda: call(data), peer="")
+
+    def sendto(self, call: Callable[..., int], data: Bytes, destination: Address) -> int:
+        """Tell of sendto(2)."""
+        return self._sent(len(data), lambda: call(data, destination), peer=peer_name(destination))
+
+    def sendmsg(self, call: Callable[..., int], buffers: tuple[Bytes], control: Any, flags: int, to: Any) -> int:
+        """Tell of sendmsg(2)."""
+        return self._sent(len(buffers[0]), lambda: call(buffers, control, flags, to), peer=peer_name(to))
+
+    def receive(self, call: Callable[..., Any], size_bytes: int, *room_bytes: int) -> Any:
+        """Tell of recvmsg(2) and recvfrom(2)."""
+        with self._told("recv") as tell:
+            received = call(size_bytes, *room_bytes)
+            tell("received", bytes=len(received[0]), asked=size_bytes, peer=peer_name(received[-1]))
         return received
 
-    return traced
-
-
-def _held_told(endpoint: Datagram, before: Any, after: Any) -> None:
-    sizes = [0 if held is None else len(held[0]) for held in (before, after)]
-    if sizes[0] != sizes[1]:  # else nothing was held and nothing is, or an empty one
-        _trace(endpoint).tell("buffer", endpoint, before=sizes[0], after=sizes[1])
-
-
-class TracedDatagram(Datagram):
-    """What a Datagram becomes."""
-
-    __slots__ = ()
-    _socket: Any = Part(Datagram, "_socket", hand=TracedSocket)
-    _receive: Any = Part(Datagram, "_receive", hand=_receiving_datagrams)
-    _held: Any = Part(Datagram, "_held", told=_held_told)
-
-    def abort(self, error: Exception | None = None) -> None:
-        """Close, and have the reason told."""
-        if not self.closed:
-            _trace(self).reason = error
-            super().abort(error)
-
-    def drop(self, reason: str, peer: Address | None = None) -> None:
-        """Tell, and drop."""
-        _trace(self).tell("dropped", self, reason=reason, count=1, peer=_name(peer))
-        super().drop(reason, peer)
-
-
-def _receiving_batches(endpoint: DatagramBatch, receive: Callable[[], int]) -> Callable[[], int]:
-    def traced() -> int:
-        with _call(endpoint, "recv") as tell:
-            count = receive()
-            size_bytes = sum(endpoint._slots.lengths[:count])
-            tell("received", bytes=size_bytes, asked=None, datagrams=count)
+    def recvmmsg(self, call: Callable[[], int]) -> int:
+        """Tell of recvmmsg(2)."""
+        with self._told("recv") as tell:
+            count = call()
+            tell("received", bytes=sum(self._sock.lengths[:count]), asked=None, datagrams=count)
         return count
 
-    return traced
-
-
-def _sending_batches(endpoint: DatagramBatch, send: Callable[[int, int], int]) -> Callable[[int, int], int]:
-    def traced(first: int, count: int) -> int:
-        lengths = endpoint._slots.lengths
+    def sendmmsg(self, call: Callable[[int, int], int], first: int, count: int) -> int:
+        """Tell of sendmmsg(2)."""
+        lengths = self._sock.lengths
         offered = sum(lengths[first : first + count])
-        with _call(endpoint, "send", offered) as tell:
-            sent = send(first, count)
+        with self._told("send", offered) as tell:
+            sent = call(first, count)
             tell("sent", bytes=sum(lengths[first : first + sent]), offered=offered, datagrams=sent)
         return sent
 
-    return traced
+    def _sent(self, offered: int, call: Callable[[], int], **peer: str) -> int:
+        with self._told("send", offered) as tell:
+            sent = call()
+            tell("sent", bytes=sent, offered=offered, **peer)
+        return sent
+
+    @contextlib.contextmanager
+    def _told(self, name: str, offered: int | None = None) -> Iterator[Callable[..., None]]:
+        """Make a system call in this block, and say what came of it with what is yielded. Errors are told here."""
+        trace, handler = self._trace, self._handler
+        try:
+            yield functools.partial(_tell, trace, handler)
+        except WOULD_BLOCK:
+            trace.tell("blocked", handler, call=name, offered=offered)
+            raise
+        except OSError as error:
+            trace.tell("error", handler, call=name, errno=errno_name(error), text=error.strerror or str(error))
+            raise
+
+    @contextlib.contextmanager
+    def _pending_told(self) -> Iterator[None]:
+        """Tell if a transport's pending bytes have changed in this block. A SendBuffer tells of itself."""
+        before = getattr(self._handler, "pending_bytes", 0)
+        yield
+        after = getattr(self._handler, "pending_bytes", 0)
+        if before != after:
+            self._trace.tell("buffer", self._handler, before=before, after=after)
 
 
-class TracedBatch(DatagramBatch):
-    """What a DatagramBatch becomes."""
-
-    __slots__ = ()
-    _receive: Any = Part(DatagramBatch, "_receive", hand=_receiving_batches)
-    _send: Any = Part(DatagramBatch, "_send", hand=_sending_batches)
-
-    def drop(self, reason: str, count: int = 1, slot: int | None = None) -> None:
-        """Tell, and drop."""
-        _trace(self).tell("dropped", self, reason=reason, count=count, peer="")
-        super().drop(reason, count, slot)
+def _tell(trace: Telling, handler: Handler, kind: str, **facts: Any) -> None:
+    trace.tell(kind, handler, **facts)
 
 
-# ---------------------------------------------------------------- timers
-
-
-class TracedTimer(Timer):
-    """What a Timer becomes."""
-
-    __slots__ = ()
-
-    def cancel(self) -> None:
-        """Tell, and cancel."""
-        if self.callback is not None:
-            cast(Any, self._timers).trace.timer("timer_cancelled", self)
-        super().cancel()
-
-
-STAND_INS: dict[type, type] = {
-    Connection: TracedConnection,
-    Connector: TracedConnector,
-    Listener: TracedListener,
-    Datagram: TracedDatagram,
-    DatagramBatch: TracedBatch,
-    Timer: TracedTimer,
+TOLD: dict[str, Callable[..., Any]] = {
+    "accept": InstrumentedSocket.accept,
+    "recv": InstrumentedSocket.recv,
+    "recvfrom": InstrumentedSocket.receive,
+    "recvmmsg": InstrumentedSocket.recvmmsg,
+    "recvmsg": InstrumentedSocket.receive,
+    "send": InstrumentedSocket.send,
+    "sendmmsg": InstrumentedSocket.sendmmsg,
+    "sendmsg": InstrumentedSocket.sendmsg,
+    "sendto": InstrumentedSocket.sendto,
 }
-for _plain, _told in STAND_INS.items():  # a name in a log, a dump or a trace shall be that of what it stands for
-    _told.__name__, _told.__qualname__, _told.__module__ = _plain.__name__, _plain.__qualname__, _plain.__module__
+
+
+# ---------------------------------------------------------------- buffers and timers
+
+
+class InstrumentedBuffer(SendBuffer):
+    """A connection's send buffer that tells how full it is."""
+
+    __slots__ = ("_handler", "_trace")
+
+    def __init__(self, trace: Telling, handler: Handler, pending: Bytes) -> None:
+        super().__init__(pending)
+        self._trace, self._handler = trace, handler
+
+    def append(self, data: Bytes, start: int = 0) -> None:
+        """Add, and tell."""
+        with self._changed():
+            super().append(data, start)
+
+    def clear(self) -> None:
+        """Forget all, and tell."""
+        with self._changed():
+            super().clear()
+
+    def consume(self, count: int) -> None:
+        """Forget, and tell."""
+        with self._changed():
+            super().consume(count)
+
+    @contextlib.contextmanager
+    def _changed(self) -> Iterator[None]:
+        before = len(self)
+        yield
+        if before != len(self):
+            self._trace.tell("buffer", self._handler, before=before, after=len(self))
+
+
+class InstrumentedTimers(Timers):
+    """Timers that tell when one is set or cancelled. The loop tells when one fires."""
+
+    __slots__ = ("_trace",)
+
+    def __init__(self, trace: Telling) -> None:
+        super().__init__()
+        self._trace = trace
+
+    def add(self, deadline_s: float, callback: Callback, args: Arguments = ()) -> Timer:
+        """Set a timer, and tell."""
+        timer = super().add(deadline_s, callback, args)
+        self._trace.tell("timer_set", timer)
+        return timer
+
+    def cancel(self, timer: Timer) -> None:
+        """Tell, and cancel."""
+        self._trace.tell("timer_cancelled", timer)
+        super().cancel(timer)

@@ -8,15 +8,12 @@ when they are due, then the calls in their order. What found no room is counted.
 from __future__ import annotations
 
 import heapq
-import itertools
 from collections.abc import Iterable, Sequence
 
 from reactor.connection import Connection
-from reactor.datagram import Datagram
 from reactor.doors import Handler
-from reactor.fastpath.batch import DatagramBatch
 from reactor.loop import READ, WRITE, Reactor
-from reactor.observe.describe import callback_name, is_resting, place, protocol_name
+from reactor.observe.describe import callback_name, place, protocol_name
 
 MOST_ROWS = 200
 HANDLER_ROWS, TIMER_ROWS, CALL_ROWS = 140, 40, 15  # and a summary, a head, and a row for each kind that is cut short
@@ -27,46 +24,39 @@ NUMBERS = {1, 4, 5, 6}  # the columns that are flush right
 def dump(reactor: Reactor) -> str:
     """Return a table of handlers, interest, buffers, timers and queued calls, of at most MOST_ROWS lines.
 
-    Watched: `r`, `w`, or `-` for nothing; in brackets while the handler rests. Sizes are in bytes.
+    Watched: `r`, `w`, or `-` for nothing; in brackets while the handler is suspended. Sizes are in bytes.
     """
-    handlers, timers, calls = reactor.handlers, reactor._timers, reactor._calls
+    handlers, suspended, timers, calls = reactor.snapshot()
     pending = {handler: pending_bytes(handler) for handler in handlers}
     first = heapq.nsmallest(HANDLER_ROWS, handlers, key=lambda each: (isinstance(each, Connection), -pending[each]))
-    live = (entry for entry in timers.heap if entry[2].callback is not None)
-    due = [timer for _, _, timer in heapq.nsmallest(TIMER_ROWS, live)]
-    now_s, timer_count = reactor.now(), len(timers.heap) - timers._cancelled
-    lines = _aligned([HEAD, *(_row(reactor, handler, pending[handler]) for handler in first)])
+    due = heapq.nsmallest(TIMER_ROWS, timers, key=lambda timer: timer.deadline_s)
+    now_s = reactor.now()
+    lines = _aligned([HEAD, *(_row(handler, handler in suspended, pending[handler]) for handler in first)])
     lines += _cut(len(handlers) - len(first), "handlers", f", {_left(pending, first):,} bytes pending")
     lines += [f"timer in {t.deadline_s - now_s:.3f} s: {callback_name(t.callback)}" for t in due if t.callback]
-    lines += _cut(timer_count - len(due), "timers")
-    lines += [f"call: {callback_name(callback)}" for callback, _ in itertools.islice(calls, CALL_ROWS)]
+    lines += _cut(len(timers) - len(due), "timers")
+    lines += [f"call: {callback_name(callback)}" for callback, _ in calls[:CALL_ROWS]]
     lines += _cut(len(calls) - CALL_ROWS, "calls")
     held = f"{sum(pending.values()):,} bytes pending"
-    return "\n".join([f"{len(handlers):,} handlers, {held}, {timer_count:,} timers, {len(calls):,} calls", *lines])
+    return "\n".join([f"{len(handlers):,} handlers, {held}, {len(timers):,} timers, {len(calls):,} calls", *lines])
 
 
 def pending_bytes(handler: Handler) -> int:
     """Return how much a handler holds that the kernel hasn't taken."""
-    if isinstance(handler, Connection):
-        return handler.pending_bytes
-    if isinstance(handler, Datagram):
-        return 0 if handler._held is None else len(handler._held[0])
-    if isinstance(handler, DatagramBatch):
-        return sum(sum(handler._slots.lengths[first:end]) for first, end in handler._runs)
-    return 0
+    return getattr(handler, "pending_bytes", 0)
 
 
 def _left(pending: dict[Handler, int], shown: Iterable[Handler]) -> int:
     return sum(pending.values()) - sum(pending[handler] for handler in shown)
 
 
-def _row(reactor: Reactor, handler: Handler, pending: int) -> tuple[str, ...]:
+def _row(handler: Handler, suspended: bool, pending: int) -> tuple[str, ...]:
     watched = ("r" if handler.interest & READ else "") + ("w" if handler.interest & WRITE else "") or "-"
     whose = ", ".join(part for part in (place(handler), protocol_name(handler)) if part)
     return (
         type(handler).__name__,
         str(handler.fileno()),
-        f"({watched})" if is_resting(reactor, handler) else watched,
+        f"({watched})" if suspended else watched,
         handler.state.name if isinstance(handler, Connection) else "",
         f"{pending:,}" if pending else "",
         *(f"{getattr(handler, name):,}" if hasattr(handler, name) else "" for name in ("bytes_received", "bytes_sent")),

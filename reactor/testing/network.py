@@ -20,8 +20,9 @@ import socket
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
 
-from reactor.doors import Observer
+from reactor.fastpath.busypoll import BusyPollSelector
 from reactor.loop import Reactor
+from reactor.observe.trace import EventSink, Trace
 from reactor.sockets.addresses import WILDCARDS, Address, family_of
 from reactor.sockets.opening import Socket, closed_on_error
 from reactor.testing.chance import Chance, Fault, source_apart, source_of
@@ -141,19 +142,20 @@ class SimulatedNetwork:
         self._selectors.append(made)
         return made
 
-    def reactor(self, *, busy_poll_s: float = 0.0, observer: Observer | None = None) -> Reactor:
+    def reactor(self, *, busy_poll_s: float = 0.0, observer: EventSink | None = None) -> Reactor:
         """Return a Reactor on this network. There is one thread here: one reactor can run at a time.
 
         With `busy_poll_s` a look that finds nothing takes a part of that time: or the polling would never end.
         """
         self.poll_takes_s = busy_poll_s / POLLS
+        told = observer if self.recording is None else self.recording.observer(observer)
+        selector = self.selector()
         made = Reactor(
-            selector=self.selector(),
+            selector=BusyPollSelector(selector, self.clock, busy_poll_s) if busy_poll_s else selector,
             clock=self.clock,
             sockets=self,
             signals=self.signals,
-            busy_poll_s=busy_poll_s,
-            observer=observer if self.recording is None else self.recording.observer(observer),
+            observer=None if told is None else Trace(told),
         )
         self.reactors.append(made)
         return made
@@ -294,8 +296,7 @@ class SimulatedNetwork:
         if self.journal is not None:
             self.journal.append(f"    -> {fault}")
         for reactor in self.reactors:
-            if reactor._trace is not None:
-                reactor._trace.tell("fault", None, fault=str(fault))
+            reactor.tell("fault", None, fault=str(fault))
         return self.chance.inject(fault)
 
     def changed(self) -> None:

@@ -13,9 +13,8 @@ import functools
 import io
 import os
 
-from reactor.doors import Observer
 from reactor.observe.sinks import JsonLines, header_line, open_file
-from reactor.observe.trace import Event
+from reactor.observe.trace import Event, EventSink
 
 MOST_BYTES = 64 * 1024 * 1024  # in memory, for each reactor
 
@@ -31,7 +30,7 @@ class Recording:
         self._saved_bytes: list[int] = []  # of each
         open_file(path).close()  # an OSError shall come now, and not in place of what a run has found
 
-    def observer(self, other: Observer | None) -> Observer:
+    def observer(self, other: EventSink | None) -> EventSink:
         """Return the observer for one more reactor, who tells the other too."""
         memory = Memory()
         sink = JsonLines(memory, clock="simulated", most_bytes=MOST_BYTES)
@@ -70,7 +69,7 @@ class Memory(io.BytesIO):
         """Do nothing."""
 
 
-def tell_both(one: Observer, other: Observer, event: Event) -> None:
+def tell_both(one: EventSink, other: EventSink, event: Event) -> None:
     """Be two observers."""
     one(event)
     other(event)

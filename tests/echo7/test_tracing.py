@@ -17,6 +17,7 @@ from echo7.process.lifecycle import StartError, is_root
 from echo7.process.privileges import Identity
 from echo7.tracing import Tracing
 from reactor.loop import Reactor
+from reactor.observe.trace import Trace
 from reactor.observe.watch import WatchedReactor
 from tests.echo7.process.test_restart import Phoenix
 from tests.echo7.test_cli import only_line
@@ -173,7 +174,7 @@ def test_a_child_of_a_narrator_says_nothing(caplog: pytest.LogCaptureFixture) ->
     caplog.set_level("INFO", "echo7")
     tracing = assembly.new_tracing(serve_config("--narrate"))
     assert tracing is not None
-    with tracing, Reactor(observer=tracing):
+    with tracing, Reactor(observer=Trace(tracing)):
         tracing.open()
         said = len(caplog.messages)
         assert said > 0

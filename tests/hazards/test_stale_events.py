@@ -187,7 +187,7 @@ class Bell:
         self.interest, self.closed = 0, False
         self.reactor, self.near, self.then = reactor, near, then
         self.heard: list[int] = []
-        reactor.adopt(self)
+        reactor.register(self)
         reactor.set_interest(self, READ)
 
     def fileno(self) -> int:
@@ -200,7 +200,7 @@ class Bell:
     def abort(self, error: Exception | None = None) -> None:
         if not self.closed:
             self.closed = True
-            self.reactor.release(self)
+            self.reactor.unregister(self)
             self.near.close()
 
 

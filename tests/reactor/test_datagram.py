@@ -353,7 +353,7 @@ def test_a_callback_that_raises_costs_its_datagram_only(post: Post, caplog: pyte
                 raise ValueError("I can't stand it")
             super().datagram_received(endpoint, data, source, path)
 
-    post.endpoint._protocol = Sensitive(echo=True)
+    post.endpoint.protocol = Sensitive(echo=True)
     for data in (b"before", b"poison", b"after"):
         post.client.send(data)
     post.turn(2)
@@ -407,7 +407,7 @@ def test_close_inside_a_callback_ends_the_batch(post: Post) -> None:
             endpoint.close()
 
     brief = Brief()
-    post.endpoint._protocol = brief
+    post.endpoint.protocol = brief
     for _ in range(3):
         post.client.send(b"abc")
     post.turn(3)

@@ -14,8 +14,8 @@ from collections.abc import Callable
 
 import pytest
 
+
 from reactor import READ, Connection, Reactor, listen_tcp, open_udp
-from reactor.fork import disown, signals_held, signals_waiting, take_over
 from reactor.sockets.errors import os_error
 from tests.support.basics import PATIENCE_S
 from tests.support.clients import tcp_pair
@@ -143,7 +143,7 @@ def test_whoever_takes_over_watches_all_that_was_watched(selector_class: type[se
             with other:
                 resting = Connection(reactor, idle, protocol)
                 resting.open()
-                reactor.rest(resting, 0.0)
+                reactor.suspend(resting, 0.0)
                 before = reactor._selector
                 take_over(reactor, selector_class(), busy_poll_s=0.0001)
                 assert not before.get_map(), "closed"

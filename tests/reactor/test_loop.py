@@ -67,7 +67,7 @@ class PairHandler:
         self.reactor, self.ours, self.peer, self.act = reactor, ours, peer, act
         self.masks: list[int] = []
         self.aborted_with: list[Exception | None] = []
-        reactor.adopt(self)
+        reactor.register(self)
 
     def fileno(self) -> int:
         return self.ours.fileno()
@@ -80,7 +80,7 @@ class PairHandler:
         if not self.closed:
             self.closed = True
             self.aborted_with.append(error)
-            self.reactor.release(self)
+            self.reactor.unregister(self)
             self.ours.close()
 
 
@@ -392,8 +392,8 @@ def test_interest_is_consistent_when_the_selector_refuses(rig: Rig, before: int)
 def test_a_handler_that_rests_is_not_watched_and_comes_back_by_itself(rig: Rig) -> None:
     """`rest` is for a socket that is ready, and that nobody can use: only time can help. Twice is as good as once."""
     handler = rig.handler()
-    rig.reactor.rest(handler, 10.0)
-    rig.reactor.rest(handler, 99.0)
+    rig.reactor.suspend(handler, 10.0)
+    rig.reactor.suspend(handler, 99.0)
     rig.clock.advance(9.9)
     turn_idle(rig.reactor)
     assert (handler.masks, handler.interest, watched(rig, handler)) == ([], READ, 0)
@@ -406,7 +406,7 @@ def test_a_handler_that_rests_is_not_watched_and_comes_back_by_itself(rig: Rig) 
 def test_a_handler_that_rests_can_be_closed_and_leaves_no_timer(rig: Rig, caplog: pytest.LogCaptureFixture) -> None:
     """Or its number would be watched again, for whoever has it by then."""
     handler = rig.handler()
-    rig.reactor.rest(handler)
+    rig.reactor.suspend(handler)
     handler.abort()
     rig.handler()
     rig.reactor.turn()

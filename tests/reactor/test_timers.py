@@ -17,7 +17,7 @@ HANDLES: Bundle[int] = Bundle("handles")
 def live_in(timers: Timers) -> int:
     """How many are still to fire; their own count of the others must be right, or sweeping would go wrong."""
     live = sum(timer.callback is not None for _, _, timer in timers.heap)
-    assert timers._cancelled == len(timers.heap) - live
+    assert timers.cancelled == len(timers.heap) - live
     return live
 
 

@@ -256,7 +256,7 @@ def closed_before_it_is_unregistered(self: Any, error: Exception | None = None) 
     with contextlib.suppress(KeyError, ValueError):
         self._reactor._selector.unregister(number)
     self.interest = 0
-    self._reactor.release(self)
+    self._reactor.unregister(self)
     self._reactor.call_soon(self.protocol.connection_lost, self, error)
 
 
@@ -598,7 +598,7 @@ def what_is_in_the_pipe_forgotten_when_it_is_given_back(patch: pytest.MonkeyPatc
 
 @bug
 def what_splice_calls_nothing_taken_for_the_end(patch: pytest.MonkeyPatch) -> None:
-    original = Splice.receive
+    original = Splice.recv
 
     def receive(self: Any, size_bytes: int) -> Any:
         filled = self._pipe.fill

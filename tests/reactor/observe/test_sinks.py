@@ -16,7 +16,7 @@ import pytest
 
 from reactor import Reactor
 from reactor.observe.sinks import CHUNK_BYTES, FORMAT, JsonLines, Sink, open_file
-from reactor.observe.trace import Event
+from reactor.observe.trace import Event, Trace
 from tests.support.basics import PROJECT
 from tests.support.loops import turn_idle
 
@@ -37,7 +37,7 @@ def test_each_event_is_a_line_after_a_header(tmp_path: pathlib.Path) -> None:
             events.append(event)
             sink(event)
 
-        with Reactor(observer=both) as loop:
+        with Reactor(observer=Trace(both)) as loop:
             loop.call_soon(print, object())
             turn_idle(loop, 2)
     header, *rest = lines(path)
@@ -88,7 +88,7 @@ def test_a_trace_has_a_greatest_length_and_says_so(tmp_path: pathlib.Path, caplo
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full here")
 def test_a_full_disk_ends_the_trace_and_nothing_else(caplog: pytest.LogCaptureFixture) -> None:
     sink = JsonLines.open("/dev/full")
-    with Reactor(observer=sink) as loop:
+    with Reactor(observer=Trace(sink)) as loop:
         turn_idle(loop)
         assert loop._trace is not None
     sink.close()

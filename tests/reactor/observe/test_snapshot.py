@@ -77,7 +77,7 @@ def test_who_rests_is_in_brackets_and_who_wants_nothing_has_a_dash() -> None:
         stage.connection.pause_reading()
         assert row(dump(stage.reactor), "Connection")[2] == "-"
         stage.connection.resume_reading()
-        stage.reactor.rest(stage.connection)
+        stage.reactor.suspend(stage.connection)
         assert row(dump(stage.reactor), "Connection")[2] == "(r)"
 
 

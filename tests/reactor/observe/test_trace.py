@@ -17,6 +17,7 @@ from typing import Any, cast
 
 import pytest
 
+
 from reactor import (
     READ,
     WRITE,
@@ -31,7 +32,6 @@ from reactor import (
     open_udp,
 )
 from reactor.fastpath.batch import DatagramBatch
-from reactor.fork import disown, take_over
 from reactor.loop import Reactor as PlainReactor
 from reactor.observe.instrumented import TracedConnection
 from reactor.observe.trace import FILES, Event, lines_of_turn, words
@@ -321,7 +321,7 @@ def test_datagrams_are_told_with_their_peers(host: str) -> None:
 
 def test_a_datagram_to_the_one_peer_is_told_without_saying_whom() -> None:
     events: list[Event] = []
-    with Reactor(observer=events.append) as loop, socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as peer:
+    with Reactor(observer=Trace(events.append)) as loop, socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as peer:
         peer.bind(("127.0.0.1", 0))
         sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         sock.connect(peer.getsockname())
@@ -550,7 +550,7 @@ def test_an_observer_that_raises_is_told_no_more(caplog: pytest.LogCaptureFixtur
         if event.number == 5:
             raise ValueError("enough")
 
-    with Reactor(observer=raise_at_five) as loop:
+    with Reactor(observer=Trace(raise_at_five)) as loop:
         loop.call_soon(loop.stop)
         loop.run()
     assert len(told) == 6
@@ -621,13 +621,13 @@ def test_an_error_that_cannot_be_printed_is_told_by_its_class() -> None:
 
 def test_what_a_loop_has_can_be_used_as_ever() -> None:
     events: list[Event] = []
-    with Reactor(observer=events.append) as loop:
+    with Reactor(observer=Trace(events.append)) as loop:
         assert loop._selector.select(0) == []
         [waker] = loop.handlers
         assert loop._selector.get_map()[waker.fileno()].data is waker
         listener = listen_tcp(loop, ("127.0.0.1", 0), Echo)
         listener.close()
-        loop.release(listener)
+        loop.unregister(listener)
     assert [event.who for event in events if event.kind == "closed"] == ["listener-1", "waker-1"], "each once"
 
 
@@ -652,7 +652,7 @@ def test_those_that_have_gone_are_forgotten_with_all_they_hold() -> None:
 
 
 def test_a_loop_that_always_has_a_call_to_make_forgets_too() -> None:
-    with Reactor(observer=lambda event: None) as loop:
+    with Reactor(observer=Trace(lambda event: None)) as loop:
         trace = loop._trace
         assert trace is not None
         for _ in range(50):
@@ -679,12 +679,12 @@ def test_one_that_comes_again_keeps_its_name_and_one_may_have_no_descriptor_yet(
 
     events: list[Event] = []
     own = Own()
-    with Reactor(observer=events.append) as loop:
-        loop.adopt(own)
-        loop.release(own)
-        loop.adopt(own)
+    with Reactor(observer=Trace(events.append)) as loop:
+        loop.register(own)
+        loop.unregister(own)
+        loop.register(own)
         turn_idle(loop, 4)
-        loop.release(own)
+        loop.unregister(own)
     told = [(event.kind, event.who, event.fields.get("fd"), event.fields.get("where")) for event in events]
     assert [event for event in told if event[1] == "own-1"] == [
         ("adopted", "own-1", None, ""), ("closed", "own-1", None, None),
@@ -693,7 +693,7 @@ def test_one_that_comes_again_keeps_its_name_and_one_may_have_no_descriptor_yet(
 
 @pytest.mark.parametrize("argument", [memoryview(bytearray(b"x")), (1, [2]), {}])
 def test_an_argument_that_cannot_be_hashed_is_an_argument_like_others(argument: object) -> None:
-    with Reactor(observer=lambda event: None) as loop:
+    with Reactor(observer=Trace(lambda event: None)) as loop:
         got: list[object] = []
         loop.call_soon(got.append, argument)
         loop.call_later(0, got.append, argument)
@@ -710,7 +710,7 @@ class Proxy:
 
 def test_a_callback_that_tells_nothing_of_itself_is_called() -> None:
     events: list[Event] = []
-    with Reactor(observer=events.append) as loop:
+    with Reactor(observer=Trace(events.append)) as loop:
         loop.call_soon(Proxy())
         turn_idle(loop, 1)
     assert "Proxy" in [event.fields["callback"] for event in events if event.kind == "call"]
@@ -721,7 +721,7 @@ def test_a_subclass_of_ours_is_told_of_as_far_as_the_loop_sees_it() -> None:
         __slots__ = ()
 
     events: list[Event] = []
-    with Reactor(observer=events.append) as loop:
+    with Reactor(observer=Trace(events.append)) as loop:
         ours, theirs = tcp_pair()
         ours.setblocking(False)
         mine = Mine(loop, ours, Echo())
@@ -739,7 +739,7 @@ def test_a_connection_without_a_bound_has_a_mark_that_json_can_write() -> None:
 
 def test_why_a_listener_or_an_endpoint_was_closed_is_told() -> None:
     events: list[Event] = []
-    with Reactor(observer=events.append) as loop:
+    with Reactor(observer=Trace(events.append)) as loop:
         for handler in (
             listen_tcp(loop, ("127.0.0.1", 0), Echo), open_udp(loop, ("127.0.0.1", 0), DatagramProtocol()),
         ):  # fmt: skip
@@ -777,7 +777,7 @@ def test_after_a_fork_only_the_parent_is_told() -> None:
     """Its file is the parent's too."""
     for let_go in (disown, lambda loop: take_over(loop, selectors.DefaultSelector())):
         events: list[Event] = []
-        with Reactor(observer=events.append) as loop:
+        with Reactor(observer=Trace(events.append)) as loop:
             loop.call_later(60, int)
             pid = os.fork()
             if pid == 0:
@@ -795,7 +795,7 @@ def test_a_loop_whose_observer_has_given_up_goes_on() -> None:
     def give_up(event: Event) -> None:
         raise ValueError
 
-    with Reactor(observer=give_up) as loop:
+    with Reactor(observer=Trace(give_up)) as loop:
         done: list[int] = []
         loop.call_soon(done.append, 1)
         loop.call_later(0, done.append, 2).cancel()
@@ -810,7 +810,7 @@ def test_a_part_is_itself_when_its_class_is_asked() -> None:
 
 def test_an_address_of_another_family_is_told_as_none() -> None:
     events: list[Event] = []
-    with Reactor(observer=events.append) as loop:
+    with Reactor(observer=Trace(events.append)) as loop:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
         ours.setblocking(False)
         with theirs:
@@ -829,7 +829,7 @@ class Unhashable:
 
 def test_a_callback_of_somebody_unknown_belongs_to_nobody() -> None:
     events: list[Event] = []
-    with Reactor(observer=events.append) as loop:
+    with Reactor(observer=Trace(events.append)) as loop:
         listener = listen_tcp(loop, ("127.0.0.1", 0), Echo)
         loop.call_soon(Unhashable().method)
         loop.call_soon(functools.partial(functools.partial(print, end=""), end=""))

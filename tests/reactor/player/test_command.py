@@ -16,6 +16,7 @@ import pytest
 
 from reactor import Reactor
 from reactor.observe.sinks import JsonLines
+from reactor.observe.trace import Trace
 from reactor.player import __main__ as command
 from reactor.player import files, tracefile
 from reactor.player.gallery import bundled
@@ -250,7 +251,7 @@ def test_control_c_ends_it_without_a_traceback(
 
 def test_a_header_of_today_is_understood(folder: pathlib.Path) -> None:
     """What `JsonLines` writes is what `read` reads."""
-    with JsonLines.open(str(folder / "real.jsonl"), title="A real one") as sink, Reactor(observer=sink) as loop:
+    with JsonLines.open(str(folder / "real.jsonl"), title="A real one") as sink, Reactor(observer=Trace(sink)) as loop:
         loop.call_soon(loop.stop)
         loop.run()
     trace = files.load("real.jsonl")

@@ -157,7 +157,7 @@ def test_a_loop_that_spins_is_found(busy_poll_s: float) -> None:
     sock, peer = pair(network)
     peer.send(b"never read")
     handler = Deaf(sock)
-    made.adopt(handler)
+    made.register(handler)
     made.set_interest(handler, READ)
     with pytest.raises(AssertionError, match="the loop spins"):
         network.run(made, until=lambda: network.violations)
@@ -171,7 +171,7 @@ def test_a_descriptor_closed_while_it_is_watched_is_found() -> None:
     sock, _peer = pair(network)
     number = sock.fileno()
     handler = Deaf(sock)
-    made.adopt(handler)
+    made.register(handler)
     made.set_interest(handler, READ)
     sock.close()
     with pytest.raises(AssertionError, match=f"descriptor {number} was closed while it was watched"):

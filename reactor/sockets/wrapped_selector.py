@@ -1,0 +1,40 @@
+"""A selector around another selector: what busy polling, tracing and timing have in common."""
+
+from __future__ import annotations
+
+import selectors
+from collections.abc import Mapping
+from typing import Any
+
+Ready = list[tuple[selectors.SelectorKey, int]]
+
+
+class WrappedSelector(selectors.BaseSelector):
+    """Hands everything on to `inner`. Override what is to be different."""
+
+    def __init__(self, inner: selectors.BaseSelector) -> None:
+        self.inner = inner
+
+    def register(self, fileobj: Any, events: int, data: Any = None) -> selectors.SelectorKey:
+        """As `BaseSelector.register`."""
+        return self.inner.register(fileobj, events, data)
+
+    def modify(self, fileobj: Any, events: int, data: Any = None) -> selectors.SelectorKey:
+        """As `BaseSelector.modify`."""
+        return self.inner.modify(fileobj, events, data)
+
+    def unregister(self, fileobj: Any) -> selectors.SelectorKey:
+        """As `BaseSelector.unregister`."""
+        return self.inner.unregister(fileobj)
+
+    def select(self, timeout: float | None = None) -> Ready:
+        """As `BaseSelector.select`."""
+        return self.inner.select(timeout)
+
+    def get_map(self) -> Mapping[Any, selectors.SelectorKey]:
+        """As `BaseSelector.get_map`."""
+        return self.inner.get_map()
+
+    def close(self) -> None:
+        """As `BaseSelector.close`."""
+        self.inner.close()
