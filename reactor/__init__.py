@@ -23,12 +23,13 @@ in thirteen programs), `player` (a trace, step by step).
 from reactor.connection import Connection, State, StreamProtocol
 from reactor.connector import Connector
 from reactor.datagram import Datagram, DatagramProtocol
-from reactor.doors import Handler, SignalSource, SocketFactory
+from reactor.doors import Handler
 from reactor.fastpath.batch import BatchProtocol, DatagramBatch, batch_on
 from reactor.limits import Limits
 from reactor.listener import Listener
 from reactor.loop import READ, WRITE, Reactor
 from reactor.sockets.addresses import Address, format_address
+from reactor.sockets.factory import SignalSource, SocketFactory
 from reactor.sockets.opening import bind_tcp, bind_udp
 from reactor.sockets.pktinfo import is_unicast, report_paths
 from reactor.timers import Timer

@@ -1,16 +1,15 @@
 """SendBuffer: bytes that the kernel hasn't taken yet.
 
-Law: a byte leaves only by `consume`, after the kernel has said that it took it; and the work is linear in the bytes
-that pass, however small the pieces. The second half rests on CPython: deleting the front of a bytearray moves its
-start instead of its contents, and copies only when more than half has gone. `tests/reactor/test_buffer.py` watches the
-memory itself. A list of chunks would be linear too, but cost fifty bytes of memory for a peer's every two.
+Law: a byte leaves only by `consume`, after the kernel has taken it; and the work is linear in the bytes that pass,
+however small the pieces. The second half rests on CPython, where deleting the front of a bytearray moves its start and
+copies only when more than half is gone (`tests/reactor/test_buffer.py`). A list of chunks would cost more memory.
 """
 
 Bytes = bytes | bytearray | memoryview  # what may be written; a memoryview must be of single bytes
 
 
 class SendBuffer:
-    """First in, first out. No sockets, no limit: who fills it bounds it (see `Connection`)."""
+    """A FIFO of bytes waiting to be sent. It has no limit; `Connection` stops reading above its high-water mark."""
 
     __slots__ = ("_pending",)
 
@@ -22,11 +21,11 @@ class SendBuffer:
         return len(self._pending)
 
     def append(self, data: Bytes, start: int = 0) -> None:
-        """Add a copy of `data` from byte `start` on; the caller may reuse its own memory."""
+        """Add a copy of `data` from byte `start` on."""
         self._pending += memoryview(data)[start:]
 
     def peek(self) -> bytearray:
-        """Return all that is pending, to be handed to `send`: not a copy, so neither keep nor change it."""
+        """Return all that is pending, for `send`. It is not a copy: neither keep nor change it."""
         return self._pending
 
     def clear(self) -> None:
@@ -41,7 +40,7 @@ class SendBuffer:
 
 
 class SharedEmptyBuffer(SendBuffer):
-    """What all share who have nothing pending. It takes no byte: that would reach the wrong peer."""
+    """Shared by all connections that have nothing pending. It takes no byte, which would reach the wrong peer."""
 
     __slots__ = ()
     append = None  # type: ignore[assignment]  # a call raises TypeError

@@ -1,7 +1,7 @@
 """THE chapter: what a TCP connection does, and why no byte is lost, changed or invented.
 
 A byte makes one trip: receive → `data_received` → `write` → the kernel, inside one turn where the kernel lets it.
-What the kernel won't take waits in a SendBuffer, and leaves it only when `send` has said so.
+Bytes that the kernel doesn't take wait in a SendBuffer.
 
     state        means                                          goes to
     OPEN         reading and writing                            HALF_CLOSED  half_close() called
@@ -12,12 +12,12 @@ What the kernel won't take waits in a SendBuffer, and leaves it only when `send`
     LINGERING    reading, and throwing away, to the peer's FIN  CLOSED     FIN read, or `linger_timeout_s` is over
     CLOSED       the socket is closed; one callback to come     any state gets here on an error or abort()
 
-Lingering is there because closing a socket that holds unread input makes the kernel send RST, and an RST destroys
-what we had sent and hasn't arrived (RFC 9293 §3.6.1, RFC 1122 §4.2.2.13).
+We linger because closing a socket that holds unread input makes the kernel send RST, and an RST destroys what we have
+sent and hasn't arrived (RFC 9293 §3.6.1, RFC 1122 §4.2.2.13).
 
-Laws. Interest is computed from the state by `_wanted`, never toggled by hand. Above the high-water mark we don't
-read, so a connection that answers no more than it receives never holds more than `Limits.bound_bytes`: a peer that
-sends and never reads stops itself. One receive per readiness, so that a hog waits its turn. Short sends are normal.
+Laws. Interest is computed from the state by `_wanted`, never toggled. Above the high-water mark a connection doesn't
+read, so one that answers no more than it receives never holds more than `Limits.bound_bytes`: a peer that sends and
+never reads stops itself. One receive per readiness, so a hog waits its turn. Short sends are normal.
 """
 
 from __future__ import annotations
@@ -41,39 +41,26 @@ class StreamProtocol:
         """Called once, before any data. May write, pause or close."""
 
     def data_received(self, connection: Connection, data: bytes) -> None:
-        """Called with 1 … `Limits.receive_bytes` bytes, in the order of the stream (RFC 9293 §3.8).
-
-        Boundaries mean nothing: the peer's one write may come as ten calls, or ten as one.
-        """
+        """Called with 1 … `Limits.receive_bytes` bytes of the stream, cut anywhere (RFC 9293 §3.8)."""
 
     def saturated(self, connection: Connection) -> None:
         """Called after data that filled a whole receive: the peer may be faster than we are (`fastpath.splice`)."""
 
     def drained(self, connection: Connection) -> None:
-        """Called when bytes had to wait for the peer and now all have been taken by the kernel."""
+        """Called when bytes had to wait and the kernel has now taken all of them."""
 
     def eof_received(self, connection: Connection) -> bool | None:
         """Called once when the peer has sent FIN; it may still be reading (half-close).
 
-        Return a true value to go on writing until `close()`. By default the connection delivers what
-        is pending, sends its own FIN and closes.
+        Return True to go on writing until `close()`; else the connection delivers what is pending and closes.
         """
         return False
 
     def connection_lost(self, connection: Connection, error: Exception | None) -> None:
-        """Called once, last. `error` is None after an orderly end, else the reason (often OSError)."""
+        """Called once, last. `error` is None after an orderly end, else the reason (often an OSError)."""
 
 
-class State(enum.Enum):
-    """See the table in the module's docstring."""
-
-    OPEN = enum.auto()
-    HALF_CLOSED = enum.auto()
-    DRAINING = enum.auto()
-    LINGERING = enum.auto()
-    CLOSED = enum.auto()
-
-
+State = enum.Enum("State", "OPEN HALF_CLOSED DRAINING LINGERING CLOSED")  # see the table above
 OPEN, HALF_CLOSED, DRAINING, LINGERING, CLOSED = State  # an Enum attribute costs a dictionary look-up on the hot path
 NOTHING: SendBuffer = SharedEmptyBuffer()  # an idle connection is 100 bytes smaller without one of its own
 
@@ -89,7 +76,7 @@ class Connection:
     def __init__(
         self, reactor: Reactor, sock: socket.socket, protocol: StreamProtocol, limits: Limits = DEFAULT_LIMITS
     ) -> None:
-        self.interest, self.closed = 0, False  # what the loop asks of a handler; these and the next five are read-only
+        self.interest, self.closed = 0, False  # these and the next five are read-only
         self.state = OPEN
         self.protocol = protocol
         self.limits = limits
@@ -104,20 +91,19 @@ class Connection:
         reactor.register(self)
 
     def open(self) -> None:
-        """Tell the protocol and begin to read. Whoever made the connection calls this once."""
+        """Call `connection_made` and begin to read. The maker of the connection calls this once."""
         self._reactor.guard(self.protocol.connection_made, self, owner=self)
         self._update_interest()
 
     @property
     def pending_bytes(self) -> int:
-        """How many written bytes the kernel hasn't taken yet."""
+        """Written bytes that the kernel hasn't taken yet."""
         return len(self._pending)
 
     def write(self, data: Bytes) -> None:
-        """Send bytes, now if the kernel takes them, else as soon as it does. Never blocks; never raises OSError.
+        """Send bytes, now or as soon as the kernel takes them; after `close`, do nothing. Never raise OSError.
 
-        There is no limit here: a protocol that writes more than it receives watches `pending_bytes` and
-        goes on when `drained` is called. After `close`, or when the connection is lost, nothing is written.
+        There is no limit: a protocol that writes more than it receives watches `pending_bytes` and `drained`.
         """
         if self.state is not OPEN:
             return
@@ -139,40 +125,34 @@ class Connection:
         self._update_interest()
 
     def pause_reading(self) -> None:
-        """Call `data_received` no more until `resume_reading`; TCP then holds the peer back.
-
-        With nothing pending either, a paused connection isn't watched at all: a reset shows when it is resumed.
-        """
-        self._pause(True)
+        """Stop calling `data_received` until `resume_reading`; TCP holds the peer back. A reset may show only then."""
+        if not self._paused:
+            self._paused = True
+            self._reactor.tell("paused", self)
+            self._update_interest()
 
     def resume_reading(self) -> None:
         """Undo `pause_reading`."""
-        self._pause(False)
-
-    def _pause(self, paused: bool) -> None:
-        if paused is not self._paused:
-            self._paused = paused
-            self._reactor.tell("paused" if paused else "resumed", self)
+        if self._paused:
+            self._paused = False
+            self._reactor.tell("resumed", self)
             self._update_interest()
 
     def half_close(self) -> None:
-        """Deliver what is pending, send FIN, and read on to the peer's. Nothing more can be written."""
+        """Deliver what is pending, send FIN, and read on to the peer's FIN. Nothing more can be written."""
         if self.state is OPEN:
             self._enter(HALF_CLOSED)
             self._advance()
 
     def close(self) -> None:
-        """End in order: deliver what is pending, send FIN, linger, close. Returns at once.
-
-        There is no deadline on the delivery (a slow reader is not a dead one): `abort` is for giving up.
-        """
+        """End in order: deliver what is pending, with no deadline, send FIN, linger, close. Return at once."""
         if self.state is OPEN or self.state is HALF_CLOSED:
             fin_sent = self.state is HALF_CLOSED and not self._pending
             self._enter(DRAINING)
             self._linger() if fin_sent else self._advance()
 
     def abort(self, error: Exception | None = None) -> None:
-        """End now: forget what is pending and reset, so that the peer can't take half a stream for a whole one."""
+        """End now: drop what is pending and reset, so that the peer can't take half a stream for a whole one."""
         if self.state is CLOSED:
             return
         if self.state is not LINGERING:  # there the peer has been sent everything, and a FIN
@@ -184,7 +164,7 @@ class Connection:
         return self.socket.fileno()
 
     def on_event(self, mask: int) -> None:
-        """Receive once, flush once. What isn't wanted any more, since the batch was made, isn't done."""
+        """Receive once, flush once, as far as the interest of this moment allows."""
         mask &= self.interest
         if mask & READ:
             try:
@@ -206,15 +186,14 @@ class Connection:
             self._flush()
 
     def use_transport(self, transport: Transport) -> None:
-        """Receive, send and keep what is pending through `transport`. Nothing may be pending now."""
+        """Receive, send and keep pending bytes through `transport`, which may hold none now."""
         observed = self._reactor.observed(self, transport)
         self._recv, self._send, self._pending = observed.recv, observed.send, transport
 
-    def use_socket(self, pending: Bytes = b"") -> SendBuffer:
-        """Go back to the plain socket; `pending` is sent before all that is written from now on. Return the buffer."""
-        observed = self._reactor.observed(self, self.socket)
-        self._recv, self._send, buffer = observed.recv, observed.send, self._new_buffer(pending)
-        self._pending = buffer
+    def use_socket(self, pending: Bytes) -> SendBuffer:
+        """Go back to the plain socket, with `pending` bytes in a new buffer. Return the buffer."""
+        observed, buffer = self._reactor.observed(self, self.socket), self._new_buffer(pending)
+        self._recv, self._send, self._pending = observed.recv, observed.send, buffer
         return buffer
 
     def _new_buffer(self, pending: Bytes = b"") -> SendBuffer:
@@ -242,7 +221,7 @@ class Connection:
             self._tear_down()
             return
         self._eof = True
-        self._update_interest()  # before the callback: whatever it does, we have nothing more to read
+        self._update_interest()  # before the callback, as there is nothing more to read whatever it does
         if not self.protocol.eof_received(self):
             self.close()
 
@@ -273,7 +252,7 @@ class Connection:
         self.state = state
 
     def _wanted(self) -> int:
-        """Derive the interest from the state: the only place where it is decided."""
+        """Derive the interest from the state. Nothing else decides it."""
         if self.state is LINGERING:
             return READ
         waiting_bytes = len(self._pending)  # none when CLOSED
@@ -289,7 +268,7 @@ class Connection:
             self._reactor.set_interest(self, wanted)
 
     def _is_fatal(self, error: OSError) -> bool:
-        """Tear down and return true; but after ENOBUFS or ENOMEM only pause, and return false."""
+        """Tear down and return True; after ENOBUFS or ENOMEM only pause, and return False."""
         if error.errno in OUT_OF_MEMORY:
             self._reactor.suspend(self, SEND_RETRY_S)
             return False

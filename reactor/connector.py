@@ -1,7 +1,7 @@
-"""Connector: a TCP connection that isn't one yet.
+"""Connector: one attempt to connect over TCP.
 
-Law: exactly one of two things happens, and never inside the call that asked for it: the protocol's `connection_made`
-is called, or `failed(error)` is. A deadline makes sure of it. Only `abort` ends an attempt without a word.
+Law: either the protocol's `connection_made` or `failed(error)` is called, never inside the call that asked for it. A
+deadline makes sure of it. Only `abort` ends an attempt silently.
 """
 
 import errno
@@ -32,9 +32,7 @@ class Connector:
     ) -> None:
         self.interest, self.closed = 0, False
         self._reactor, self._socket, self.fileno = reactor, sock, sock.fileno
-        self.protocol = protocol
-        self._failed = failed
-        self._limits = limits
+        self.protocol, self._failed, self._limits = protocol, failed, limits
         self._timer = reactor.call_later(timeout_s, self.abort, os_error(errno.ETIMEDOUT))
         reactor.register(self)
 

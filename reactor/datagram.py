@@ -1,10 +1,8 @@
 """Datagram: one UDP socket, many peers, and nothing that one of them can do to another.
 
 Law: an error that belongs to one datagram is counted, the datagram dropped, and the service goes on. A turn takes a
-bounded number of datagrams, so that a flood (of empty ones, even) starves nobody.
-
-When the kernel's send buffer is full, the one datagram that didn't fit is held and nothing more is received until it
-has gone: memory stays bounded, and the kernel's receive buffer does the waiting.
+bounded number of datagrams, so a flood starves nothing. When the kernel's send buffer is full, the one datagram that
+didn't fit is held, and nothing more is received until it has gone: the kernel's receive buffer does the waiting.
 """
 
 from __future__ import annotations
@@ -25,18 +23,18 @@ class DatagramProtocol:
     def datagram_received(self, endpoint: Datagram, data: bytes, source: Address, path: bytes) -> None:
         """Called with one whole datagram of 0 … 65,527 bytes (RFC 768).
 
-        `path` says which local address was asked; hand it back to `Datagram.send` and the answer
-        comes from that address (RFC 1122 §4.1.3.5). It is empty where the socket's own address says so.
+        Hand `path` back to `Datagram.send`, so that the answer comes from the address that was asked (RFC 1122
+        §4.1.3.5). It is empty where the socket has only one address.
         """
 
     def error_received(self, endpoint: Datagram, error: OSError) -> None:
-        """Called when a datagram couldn't be sent, or ICMP has told of one that was (with a peer only: udp(7))."""
+        """Called when a datagram couldn't be sent, or ICMP reports an error (connected sockets only: udp(7))."""
 
     def dropped(self, endpoint: Datagram, reason: str, peer: Address | None) -> None:
-        """Called for each that is counted in `drops`, from or to `peer` (None: unknown). For logs; mustn't raise."""
+        """Called for each datagram counted in `drops`, from or to `peer` (None: unknown). Must not raise."""
 
     def endpoint_lost(self, endpoint: Datagram, error: Exception | None) -> None:
-        """Called once, last. `error` is None after `close()`, else why the socket had to go."""
+        """Called once, last. `error` is None after `close()`, else the reason."""
 
 
 class Datagram:
@@ -63,10 +61,9 @@ class Datagram:
         self._update_interest()
 
     def send(self, data: Bytes, destination: Address | None = None, path: bytes = b"") -> bool:
-        """Send one datagram, from the address that `path` names. Return whether the kernel took or holds it.
+        """Send one datagram from the address that `path` names. Return False if it was dropped, counted in `drops`.
 
-        What the kernel refuses is counted in `drops`, not raised. While one is held because the kernel's buffer is
-        full, and after `close`, more are dropped as `busy`. `destination` is numeric, or None if the socket has a peer.
+        While one is held, and after `close`, more are dropped as `busy`. No `destination`: to the socket's one peer.
         """
         if self._held is not None or self.closed:
             self.drop("busy", destination)
@@ -92,7 +89,7 @@ class Datagram:
 
     @property
     def pending_bytes(self) -> int:
-        """How many bytes the held datagram has."""
+        """The size of the datagram that is held."""
         return 0 if self._held is None else len(self._held[0])
 
     def _hold(self, held: tuple[bytes, Address | None, bytes] | None) -> None:

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from selectors import BaseSelector
-from socket import socket as Socket
 from typing import Any, Protocol
 
 from reactor.buffer import Bytes, SendBuffer
@@ -58,29 +57,6 @@ class Transport(Protocol):
 
     def clear(self) -> None:
         """Forget everything that is pending."""
-
-
-class SocketFactory(Protocol):
-    """What the core needs of a network. The `socket` module is one."""
-
-    def socket(self, family: int, type: int) -> Socket:
-        """Return a new socket, or raise OSError as socket(2) does."""
-
-    def socketpair(self) -> tuple[Socket, Socket]:
-        """Return two connected stream sockets (socketpair(2)), for wake-ups."""
-
-
-class SignalSource(Protocol):
-    """Where signals come from. The module `signal` is one."""
-
-    def signal(self, signum: int, handler: Any, /) -> Any:
-        """Set a signal's handler and return the one before, as signal.signal does."""
-
-    def getsignal(self, signum: int, /) -> Any:
-        """Return a signal's handler."""
-
-    def set_wakeup_fd(self, fd: int, /, *, warn_on_full_buffer: bool = True) -> int:
-        """Have a byte written to `fd` for every signal; return the descriptor before, -1 for none."""
 
 
 class Observer:

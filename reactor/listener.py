@@ -1,14 +1,15 @@
-"""Listener: takes callers from the kernel's queue, a bounded number per turn.
+"""Listener: accepts connections from the kernel's queue, a bounded number per turn.
 
-Law: no error of accept(2) ends the service unless the listening socket itself is broken. An error of one caller is
-skipped. When the system is out of something (descriptors, memory), the listener rests for a moment and tries again: the
-callers wait in the kernel's queue, and the loop doesn't spin on a socket that stays ready.
+Law: no error of accept(2) ends the service unless the listening socket itself is broken. An error of one client is
+skipped. After a shortage (descriptors, memory) the listener is suspended for a moment: clients wait in the kernel's
+queue, and the loop doesn't spin on a socket that stays ready.
 """
 
 from __future__ import annotations
 
 import contextlib
 import logging
+import math
 from collections.abc import Callable
 
 from reactor.connection import Connection, StreamProtocol
@@ -22,13 +23,13 @@ logger = logging.getLogger("reactor")
 
 
 class Listener:
-    """A TCP socket on a loop, bound, listening and non-blocking. `listen_tcp` makes one.
+    """A listening TCP socket on a loop. `listen_tcp` makes one.
 
-    `errors` counts what accept(2) has refused, by errno name; `lost(listener, error)` is called if the socket breaks.
+    `errors` counts failures of accept(2) by errno name; `lost(listener, error)` is called if the socket breaks.
     """
 
     __slots__ = (
-        "_factory", "_limits", "_logged_s", "_lost", "_paused", "_reactor", "_socket",
+        "_factory", "_limits", "_lost", "_paused", "_quiet_until_s", "_reactor", "_socket",
         "address", "closed", "errors", "fileno", "interest",
     )  # fmt: skip
 
@@ -45,13 +46,12 @@ class Listener:
         self.errors: dict[str, int] = {}
         self._reactor, self._socket, self.fileno = reactor, reactor.observed(self, sock), sock.fileno
         self._factory, self._limits, self._lost = factory, limits, lost
-        self._paused = False
-        self._logged_s: float | None = None
+        self._paused, self._quiet_until_s = False, -math.inf
         reactor.register(self)
         self._update_interest()
 
     def pause(self) -> None:
-        """Take no more callers until `resume`; they wait in the kernel's queue. Works in the middle of a batch."""
+        """Accept no more until `resume`; clients wait in the kernel's queue. Works in the middle of a batch."""
         self._paused = True
         self._update_interest()
 
@@ -61,7 +61,7 @@ class Listener:
         self._update_interest()
 
     def abort(self, error: Exception | None = None) -> None:
-        """Close: callers still in the kernel's queue are reset by it. Harmless twice."""
+        """Close. The kernel resets the clients in its queue. Harmless twice."""
         if not self.closed:
             self.closed = True
             self._reactor.unregister(self, error)
@@ -71,7 +71,7 @@ class Listener:
     close = abort
 
     def on_event(self, mask: int) -> None:
-        """Accept until the queue is empty, the turn's share is used up, or somebody pauses us."""
+        """Accept until the queue is empty, the turn's share is used up, or the listener is paused."""
         for _ in range(ACCEPTS_PER_TURN):
             if not self.interest:
                 return
@@ -104,16 +104,12 @@ class Listener:
             if self._lost is not None:
                 self._reactor.call_soon(self._lost, self, error)
         elif error.errno not in ONE_PEER:
-            self._wait(error)
+            self._reactor.suspend(self)
+            if self._reactor.now() >= self._quiet_until_s:
+                self._quiet_until_s = self._reactor.now() + SHORTAGE_QUIET_S
+                text = f"listener {format_address(self.address)} waits, clients queue: {error.strerror}"
+                logger.warning(text, extra={"event": "accept_waits"})
         return error.errno in ONE_PEER
-
-    def _wait(self, error: OSError) -> None:
-        now_s = self._reactor.now()
-        if self._logged_s is None or now_s - self._logged_s >= SHORTAGE_QUIET_S:
-            self._logged_s = now_s
-            text = f"listener {format_address(self.address)} waits, callers queue: {error.strerror}"
-            logger.warning(text, extra={"event": "accept_waits"})
-        self._reactor.suspend(self)
 
     def _update_interest(self) -> None:
         self._reactor.set_interest(self, 0 if self.closed or self._paused else READ)

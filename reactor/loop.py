@@ -25,10 +25,11 @@ import time
 from collections.abc import Callable
 from typing import Any, NamedTuple, Self
 
-from reactor.doors import Handler, Observer, SignalSource, SocketFactory
+from reactor.doors import Handler, Observer
 from reactor.limits import SHORTAGE_RETRY_S
 from reactor.signals import Waker
 from reactor.sockets.errors import NO_ROOM_TO_WATCH
+from reactor.sockets.factory import SignalSource, SocketFactory
 from reactor.timers import Arguments, Callback, Timer, Timers
 
 READ, WRITE = selectors.EVENT_READ, selectors.EVENT_WRITE
@@ -48,13 +49,14 @@ class Snapshot(NamedTuple):
 class Reactor:
     """A single-threaded event loop over a `selectors` selector.
 
-    The arguments are its doors: see `doors.py`. `close` closes the selector too. `guard(callback, *args, owner=None)`
+    The arguments are its doors (`doors.py`). `close` closes the selector too. `guard(callback, *args, owner=None)`
     calls a user's callback; if that raises, the error is logged once, `owner` is aborted, and the loop goes on.
+    `add_signal_handler(signum, callback)` and `remove_signal_handler(signum)` are the Waker's (`signals.py`).
     """
 
     __slots__ = (
         "_calls", "_heap", "_running", "_select", "_selector", "_stopping", "_suspended", "_timers", "_waker",
-        "closed", "guard", "handlers", "now", "observer", "sockets",
+        "add_signal_handler", "closed", "guard", "handlers", "now", "observer", "remove_signal_handler", "sockets",
     )  # fmt: skip
 
     def __init__(
@@ -82,6 +84,7 @@ class Reactor:
         self._suspended: dict[Handler, Timer] = {}
         self._running = self._stopping = self.closed = False
         self._waker = Waker(sockets, signals, self.call_soon)
+        self.add_signal_handler, self.remove_signal_handler = self._waker.add_signal, self._waker.remove_signal
         self.register(self._waker)
         self.set_interest(self._waker, READ)
 
@@ -131,17 +134,16 @@ class Reactor:
             self.guard(callback, *args)
 
     def register(self, handler: Handler) -> None:
-        """Take a handler in, watching nothing yet; `close` will close it. Raise RuntimeError when that has begun."""
+        """Take a handler in, watching nothing yet; `close` will abort it. Raise RuntimeError once that has begun."""
         if self.closed:
             raise RuntimeError("the reactor is closed")
         self.handlers[handler] = None
         self.tell("adopted", handler)
 
     def set_interest(self, handler: Handler, interest: int) -> None:
-        """Have the selector watch for READ, WRITE, both, or (0) nothing.
+        """Have the selector watch for READ, WRITE, both, or (0) nothing. If the kernel has no room, try again soon.
 
-        With nothing to watch, the handler isn't in the selector: poll and epoll report HUP and ERR unasked (poll(2)),
-        and a handler with nothing to do would spin the loop. If the kernel has no room, we try again soon.
+        With nothing to watch, the handler leaves the selector: poll(2) and epoll(7) report HUP and ERR unasked.
         """
         before, handler.interest = handler.interest, interest
         if before == interest or handler in self._suspended:
@@ -160,10 +162,7 @@ class Reactor:
             self._suspended[handler] = self.call_later(SHORTAGE_RETRY_S, self._watch_again, handler)
 
     def suspend(self, handler: Handler, pause_s: float = SHORTAGE_RETRY_S) -> None:
-        """Watch nothing for `handler` for a while, whatever its interest.
-
-        For a shortage in the system: the socket stays ready, nothing can be done with it, and only time helps.
-        """
+        """Watch nothing for `handler` for a while, whatever its interest: after a shortage, only time helps."""
         if handler.interest and handler not in self._suspended:
             self._selector.unregister(handler.fileno())
             self._suspended[handler] = self.call_later(pause_s, self._watch_again, handler)
@@ -174,7 +173,7 @@ class Reactor:
         self.set_interest(handler, interest)
 
     def unregister(self, handler: Handler, error: Exception | None = None) -> None:
-        """Forget a handler: the first step of its teardown, before it closes its socket. `error` says why it ends."""
+        """Forget a handler, as the first step of its teardown: its socket is still open. `error` says why it ends."""
         self.set_interest(handler, 0)
         if handler in self._suspended:
             self._suspended.pop(handler).cancel()
@@ -223,21 +222,10 @@ class Reactor:
         self._calls.append((callback, args))
         self._waker.wake()
 
-    def add_signal_handler(self, signum: int, callback: Callable[[], object]) -> None:
-        """Call `callback()` on the loop when the process gets this signal (signal(7)); bursts count once.
-
-        Raise ValueError outside the main thread, OSError for a signal that can't be caught.
-        """
-        self._waker.add_signal(signum, callback)
-
-    def remove_signal_handler(self, signum: int) -> None:
-        """Put back the signal's earlier disposition. Harmless if there was no handler."""
-        self._waker.remove_signal(signum)
-
     @property
     def signals_pending(self) -> bool:
         """Whether a signal has come that the loop hasn't looked at: exec(2) would forget it."""
-        return self._waker.signals_pending
+        return bool(self._waker.pending)
 
     @property
     def calls_queued(self) -> int:
@@ -252,13 +240,11 @@ class Reactor:
     def reopen_after_fork(self, selector: selectors.BaseSelector) -> None:
         """In a child of fork(2) that goes on with the loop: watch everything through a selector of its own.
 
-        The inherited epoll instance is the parent's too: through it the child would take the parent's sockets away
-        (epoll(7)). Don't run the loop until the parent has let go of it. Raise OSError when there is no room.
+        Through the inherited epoll instance it would take the parent's sockets away (epoll(7)). Raise OSError.
         """
-        if self.observer is not None:  # it belongs to the parent
+        if self.observer is not None:
             self.observer.detach()
-        inherited, self._selector = self._selector, selector
-        self._select = selector.select
+        inherited, self._selector, self._select = self._selector, selector, selector.select
         for handler in self.handlers:
             wanted, handler.interest = handler.interest, 0
             self.set_interest(handler, wanted)
@@ -268,8 +254,7 @@ class Reactor:
     def abandon_after_fork(self) -> None:
         """In a child of fork(2) that does without the loop: close its copies of everything, touching nothing shared.
 
-        A handler's descriptor number stays taken, by /dev/null, until the object that owns it is gone: else that
-        object could close somebody else's descriptor.
+        /dev/null takes each handler's descriptor number, so that its late close can't hit another's descriptor.
         """
         if self.observer is not None:
             self.observer.detach()

@@ -16,9 +16,9 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from echo7.policy.guard import refused_source
-from reactor.doors import SocketFactory
 from reactor.limits import BACKLOG
 from reactor.sockets.addresses import WILDCARDS, Address, family_of, format_address
+from reactor.sockets.factory import SocketFactory
 from reactor.sockets.opening import Socket, bind_tcp, bind_udp
 
 ECHO_PORT = 7  # RFC 862

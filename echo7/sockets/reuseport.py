@@ -17,8 +17,8 @@ import sys
 from collections.abc import Iterable
 
 from echo7.sockets.binding import BindError, Bound
-from reactor.doors import SocketFactory
 from reactor.sockets.addresses import Address, format_address
+from reactor.sockets.factory import SocketFactory
 from reactor.sockets.opening import Socket, bind_tcp, bind_udp, closed_on_error
 
 # Linux balances among the sockets. With the BSDs and macOS the last one gets everything (FreeBSD has another option

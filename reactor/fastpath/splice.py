@@ -32,8 +32,8 @@ from typing import Protocol, cast
 
 from reactor.buffer import Bytes, SendBuffer
 from reactor.connection import OPEN, Connection
-from reactor.doors import SocketFactory
 from reactor.sockets.errors import WOULD_BLOCK
+from reactor.sockets.factory import SocketFactory
 from reactor.sockets.opening import Socket
 
 try:

@@ -14,9 +14,9 @@ import struct
 import sys
 from collections.abc import Iterator
 
-from reactor.doors import SocketFactory
 from reactor.limits import UDP_RECEIVE_BYTES
 from reactor.sockets.addresses import WILDCARDS, Address, family_of
+from reactor.sockets.factory import SocketFactory
 from reactor.sockets.pktinfo import report_paths
 
 Socket = socket.socket
