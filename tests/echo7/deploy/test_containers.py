@@ -14,13 +14,11 @@ from typing import Any
 
 import pytest
 
-from echo7 import cli
-from echo7.serve import configure
 from echo7.settings import Settings
 from tests.echo7.deploy.units import DEPLOY
 from tests.support.basics import PROJECT
 from tests.support.clients import echo_and_close
-from tests.support.daemon import EchoProcess, House
+from tests.support.daemon import EchoProcess, House, serve_config
 
 CONTAINERFILE = DEPLOY / "Containerfile"
 INSTRUCTIONS = "ARG CMD COPY ENTRYPOINT EXPOSE FROM RUN STOPSIGNAL USER WORKDIR".split()
@@ -39,8 +37,8 @@ def said(name: str) -> str:
 
 
 def config_of(arguments: list[str]) -> Settings:
-    options = cli.parse(arguments)
-    return configure(options)
+    assert arguments[0] == "serve"
+    return serve_config(*arguments[1:])
 
 
 def manifest() -> dict[str, Any]:
