@@ -73,7 +73,7 @@ _C = Build("peers/epoll_echo.c", ("cc", "-O2", "-o", "epoll_echo", "epoll_echo.c
 _GO = Build("peers/echo.go", ("go", "build", "-o", "echo", "echo.go"), "echo")
 _RACKET = Build("peers/echo.rkt", ("raco", "make", "echo.rkt"), "echo.rkt")
 _BUSY_POLL_US = "200"
-_RATE_NEVER_REACHED = "10000000"  # each source has its bucket, and is looked up, but nobody is refused
+_RATE_NEVER_REACHED = "10000000"  # each source is looked up in its bucket, but none is refused
 
 SERVERS: tuple[Server, ...] = (
     Server("echo7", "echo7", {**_echo7(), **_timers("reactor")}, ours=True),

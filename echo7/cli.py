@@ -18,7 +18,7 @@ from reactor.console.commandline import OneLineParser
 # Name → the module that has `add_arguments` and `run`, and its line of help.
 COMMANDS = {
     "serve": ("echo7.serve", "echo TCP and UDP until a signal ends it"),
-    "check": ("echo7.checker.command", "judge any echo server by what it does"),
+    "check": ("echo7.checker.command", "test whether any echo server does what RFC 862 says"),
     "ping": ("echo7.probe.command", "probe an echo server: loss, delay, damage, order"),
 }
 

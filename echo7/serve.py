@@ -3,7 +3,7 @@
     0  served, and ended in order        1  couldn't start, or the last serving socket broke, or workers failed
     2  the options make no sense         128 + n  ended at once by a second signal n
 
-Law: what makes no sense is refused before anything is bound; what was begun is finished, and the last line says how.
+Law: options that make no sense are refused before anything is bound; the last log line says how the service ended.
 """
 
 from __future__ import annotations
@@ -48,17 +48,17 @@ examples:
   echo7 serve --port 7007                      no privilege needed
   echo7 serve --host '*'                       every address, IPv4 and IPv6
   echo7 serve --host 192.0.2.1 --host fe80::1%eth0 --no-udp
-  echo7 serve --log-format json 2>>echo7.logs.log
+  echo7 serve --log-format json 2>>echo7.log
   echo7 serve --host '*' --allow 192.0.2.0/24 2001:db8::/32 --idle-timeout 600
-  sudo echo7 serve --host '*' --user nobody    root binds port 7, and nobody serves it
+  sudo echo7 serve --host '*' --user nobody    bind port 7 as root, serve as user nobody
   echo7 serve --config /etc/echo7.toml         options from a file, such as: port = 7007
-  echo7 serve --workers auto                   a process for each CPU (Linux), one in charge of them
+  echo7 serve --workers auto                   a process for each CPU (Linux), and a supervisor
 
 A systemd socket unit may hand the sockets in; --host and --port then have no effect.
 
 signals:
-  TERM, INT   finish in order; the second one ends at once
-  HUP         start afresh, without an outage: new program, new options from the file
+  TERM, INT   stop in order; a second one ends at once
+  HUP         restart without an outage: new program, new options from the file
   USR1        log the counters
   USR2        log what the loop has: handlers, buffers, timers
 

@@ -16,7 +16,7 @@ from echo7.cli import new_parser
 from tests.support.basics import PROJECT
 
 PAGE = PROJECT / "echo7" / "deploy" / "echo7.1"
-NAME = "the Echo Protocol, RFC 862, as a service, and its judge"
+NAME = "the Echo Protocol, RFC 862, as a service, and its checker"
 HEADING = re.compile(r"^(?=[a-z ]+:\n)", re.MULTILINE)
 SEE_ALSO = """\
 .BR systemd.socket (5),

@@ -40,16 +40,16 @@ def mistake(capsys: pytest.CaptureFixture[str], file: pathlib.Path, text: str) -
     return rest.removesuffix("; see 'echo7 serve --help'")
 
 
-def test_an_empty_file_changes_nothing(file: pathlib.Path) -> None:
+def test_empty_file_changes_nothing(file: pathlib.Path) -> None:
     assert config_of(file, "") == serve_config()
 
 
-def test_a_switch_may_be_said_to_be_off(file: pathlib.Path) -> None:
+def test_switch_may_be_false(file: pathlib.Path) -> None:
     assert config_of(file, "no-tcp = false\nplain = false") == serve_config()
     assert config_of(file, "plain = false", "--plain").plain, "the command line wins"
 
 
-def test_the_command_line_wins_wherever_it_stands(file: pathlib.Path) -> None:
+def test_command_line_wins_wherever_it_stands(file: pathlib.Path) -> None:
     text = 'port = 1\nhost = ["::1", "127.0.0.1"]\nworkers = 2\nlog-level = "debug"'
     assert config_of(file, text, "--port", "7").port == 7, "also when it says the default"
     assert serve_config("--config", str(file), "--port", "2").port == 2
@@ -58,7 +58,7 @@ def test_the_command_line_wins_wherever_it_stands(file: pathlib.Path) -> None:
     assert (config.workers, config.log_level, config.hosts) == (1, "debug", ("::1", "127.0.0.1"))
 
 
-def test_one_value_is_a_list_of_one(file: pathlib.Path) -> None:
+def test_single_value_is_a_list_of_one(file: pathlib.Path) -> None:
     assert config_of(file, 'host = "127.0.0.1"').hosts == ("127.0.0.1",)
 
 
@@ -98,7 +98,7 @@ def test_numbers_may_be_written_as_on_the_command_line(file: pathlib.Path) -> No
     ],
     ids=lambda text: text[:24],
 )
-def test_a_mistake_costs_one_line_that_names_the_file(
+def test_mistake_ends_with_one_line_that_names_the_file(
     capsys: pytest.CaptureFixture[str], file: pathlib.Path, text: str, why: str
 ) -> None:
     assert mistake(capsys, file, text).startswith(why)
@@ -107,7 +107,7 @@ def test_a_mistake_costs_one_line_that_names_the_file(
 @given(st.text())
 @example("\x00")
 @example("host = [['x']]")
-def test_whatever_a_file_holds_costs_no_more_than_a_line(
+def test_any_file_ends_with_one_line_at_most(
     capsys: pytest.CaptureFixture[str], tmp_path: pathlib.Path, text: str
 ) -> None:
     file = tmp_path / "any.toml"
@@ -117,7 +117,7 @@ def test_whatever_a_file_holds_costs_no_more_than_a_line(
     assert len(capsys.readouterr().err.splitlines()) <= 1
 
 
-def test_what_is_no_text_is_told_by_its_byte(capsys: pytest.CaptureFixture[str], file: pathlib.Path) -> None:
+def test_file_that_is_not_text_is_refused_by_its_byte(capsys: pytest.CaptureFixture[str], file: pathlib.Path) -> None:
     file.write_bytes(b"port = 7 # \xff")
     assert f"{file}: is not UTF-8 at byte 11; save it as UTF-8" in refused(capsys, "--config", str(file))
 
@@ -131,24 +131,24 @@ def test_what_is_no_text_is_told_by_its_byte(capsys: pytest.CaptureFixture[str],
         ("nu\0l", "embedded null byte"),
     ],
 )
-def test_a_file_that_cannot_be_read_costs_one_line(capsys: pytest.CaptureFixture[str], path: str, why: str) -> None:
+def test_unreadable_file_ends_with_one_line(capsys: pytest.CaptureFixture[str], path: str, why: str) -> None:
     assert f"{path}: {why}" in refused(capsys, "--config", path)
 
 
-def test_the_daemon_serves_what_the_file_says(file: pathlib.Path) -> None:
+def test_service_does_what_the_file_says(file: pathlib.Path) -> None:
     file.write_text('host = "127.0.0.1"\nno-udp = true')
     with EchoProcess("--config", str(file)) as echo:
         assert [line["event"] for line in echo.lines] == ["listening"]
         assert echo.finish() == 0
 
 
-def test_the_file_in_the_readme_makes_sense(file: pathlib.Path) -> None:
+def test_file_in_the_readme_is_accepted(file: pathlib.Path) -> None:
     [text] = re.findall(r"```toml\n(.*?)```", (PROJECT / "README.md").read_text(), re.S)
     config = config_of(file, text)
     assert (config.udp, config.drain_timeout_s, config.hosts) == (False, 2.5, ("192.0.2.1", "2001:db8::1"))
 
 
-def test_check_config_only_says_whether_all_makes_sense(file: pathlib.Path) -> None:
+def test_check_config_only_checks(file: pathlib.Path) -> None:
     file.write_text("port = 7007")
     done = run("serve", "--config", str(file), "--check-config")
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")

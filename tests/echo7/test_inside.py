@@ -1,4 +1,4 @@
-"""Seeing inside of `echo7 serve`: who holds it up."""
+"""Seeing inside `echo7 serve`: the loop that assembly makes, and what slows it down."""
 
 from __future__ import annotations
 

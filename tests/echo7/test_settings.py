@@ -67,12 +67,12 @@ EXTRA = all(importlib.util.find_spec(name) for name in ("h11", "prometheus_clien
 EVERY_FIELD = pytest.mark.parametrize("row", ROWS, ids=lambda row: row.field)
 
 
-def test_every_field_has_a_row_here() -> None:
+def test_every_field_has_a_row() -> None:
     assert [row.field for row in ROWS] == list(Settings._fields) == list(OPTIONS)
 
 
 @EVERY_FIELD
-def test_an_option_sets_its_field_and_no_other(row: Row, tmp_path: pathlib.Path) -> None:
+def test_option_sets_its_field_and_no_other(row: Row, tmp_path: pathlib.Path) -> None:
     """The command line and the file mean the same. Only the fields marked so are compared at a restart."""
     if row.field == "metrics" and not EXTRA:
         pytest.skip("prometheus-client and h11 aren't installed: pip install -e '.[test]'")
@@ -85,7 +85,7 @@ def test_an_option_sets_its_field_and_no_other(row: Row, tmp_path: pathlib.Path)
     assert [flag for flag in now if now[flag] != before[flag]] == ([option.flag] if option.restart else [])
 
 
-def test_what_needs_a_restart_is_what_is_bound_and_who_serves() -> None:
+def test_fixed_settings_are_what_is_bound_workers_and_user() -> None:
     """The form is the one that other versions compare with theirs."""
     assert Settings().fixed() == {
         "--host": "", "--port": "7", "--no-tcp": "False", "--no-udp": "False", "--workers": "1", "--user": "",
@@ -95,7 +95,7 @@ def test_what_needs_a_restart_is_what_is_bound_and_who_serves() -> None:
     assert (found["--host"], found["--no-tcp"], found["--user"]) == ("::1 127.0.0.1", "True", "4711:4712")
 
 
-def test_the_defaults_are_the_documented_ones() -> None:
+def test_defaults_are_the_documented_ones() -> None:
     """Issue: "`--port 7`", loopback, both transports, "`--drain-timeout` (default 5 s)", text."""
     assert serve_config() == Settings() == Settings(
         hosts=(), port=7, tcp=True, udp=True, max_connections=None, allow=(), deny=(),
@@ -112,7 +112,7 @@ def test_the_defaults_are_the_documented_ones() -> None:
 
 
 @pytest.mark.parametrize("option", [*OPTIONS.values(), *ABOUT_SETTINGS], ids=lambda option: option.key)
-def test_an_option_is_explained_in_the_reference_and_in_the_manual(option: Any) -> None:
+def test_option_is_explained_in_the_reference_and_in_the_manual(option: Any) -> None:
     name = f"{option.flag} {option.metavar}".rstrip()
     [row] = [line for line in reference().splitlines() if line.startswith(f"| `{name}` |")]
     assert row.endswith("| refused: needs a restart |") == option.restart
@@ -123,13 +123,13 @@ def test_an_option_is_explained_in_the_reference_and_in_the_manual(option: Any) 
         assert text.replace("'*'", "`*`").replace("'<1024'", "`<1024`") in row
 
 
-def test_the_reference_is_what_the_declaration_says_now() -> None:
+def test_reference_is_up_to_date() -> None:
     command = [sys.executable, "-m", "echo7.settings"]
     done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, check=True)
     assert done.stdout == reference() == REFERENCE.read_text(), "run python3 -m echo7.settings >echo7/OPTIONS.md"
 
 
-def test_the_word_none_takes_a_limit_away() -> None:
+def test_word_none_removes_a_limit() -> None:
     """What isn't given holds by default, so there must be a word for nothing."""
     line = "--max-connections-per-source none --udp-rate none --udp-rate-total none --refuse-source-ports none"
     config = serve_config(*line.split(), "--idle-timeout", "none")
@@ -138,7 +138,7 @@ def test_the_word_none_takes_a_limit_away() -> None:
     assert config.idle_timeout_s is None
 
 
-def test_the_limits_of_sources_reach_the_policy() -> None:
+def test_limits_for_sources_reach_the_policy() -> None:
     line = "--allow ::/0 --deny ::1 --max-connections-per-source 2 --udp-rate 1 --udp-rate-total 2 --rate-log-only"
     config = serve_config(*line.split(), "--refuse-source-ports", "own")
     ports = SourcePorts(own=True, responders=False)
@@ -146,7 +146,7 @@ def test_the_limits_of_sources_reach_the_policy() -> None:
     assert assembly.source_limits(config) == expected
 
 
-def test_workers_share_the_limits_that_are_meant_for_all() -> None:
+def test_workers_share_limits_for_the_whole_service() -> None:
     line = "--host 127.0.0.1 --workers 4 --max-connections-per-source 10 --udp-rate 100 --udp-rate-total 1000:2001"
     limits = assembly.source_limits(serve_config(*line.split()))
     assert (limits.connections, limits.udp_rate, limits.udp_rate_total) == (3, Rate(100, 200), Rate(250, 501))
