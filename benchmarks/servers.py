@@ -73,13 +73,12 @@ _C = Build("peers/epoll_echo.c", ("cc", "-O2", "-o", "epoll_echo", "epoll_echo.c
 _GO = Build("peers/echo.go", ("go", "build", "-o", "echo", "echo.go"), "echo")
 _RACKET = Build("peers/echo.rkt", ("raco", "make", "echo.rkt"), "echo.rkt")
 _BUSY_POLL_US = "200"
-_RATE_NEVER_REACHED = "10000000"  # each source has its bucket, and is looked up, but nobody is refused
+_RATE_NEVER_REACHED = "10000000"  # each source is looked up in its bucket, but none is refused
 
 SERVERS: tuple[Server, ...] = (
     Server("echo7", "echo7", {**_echo7(), **_timers("reactor")}, ours=True),
     Server("echo7-busy", "echo7 --busy-poll", {"tcp": _echo7("--busy-poll", _BUSY_POLL_US)["tcp"]}, ours=True),
-    Server("echo7-lean", "echo7 --selector lean", {"tcp": _echo7("--selector", "lean")["tcp"]}, ours=True),
-    Server("echo7-simple", "echo7, no fast path", _echo7("--no-udp-batch", "--no-splice"), ours=True),
+    Server("echo7-simple", "echo7 --plain", _echo7("--plain"), ours=True),
     Server("echo7-limited", "echo7 --udp-rate", {"udp": _echo7("--udp-rate", _RATE_NEVER_REACHED)["udp"]}, ours=True),
     Server("echo7-unlimited", "echo7 --udp-rate none", {"udp": _echo7("--udp-rate", "none")["udp"]}, ours=True),
     Server("echo7-traced", "echo7 --trace /dev/null", _echo7("--trace", os.devnull), ours=True),

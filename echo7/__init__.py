@@ -9,14 +9,17 @@
         print(server.addresses)
         loop.run()
 
-Reading order: `echo` (what is done with a byte and with a datagram), `guard` and `ports` (which datagrams get no
-answer), `sources` (what one source may have) on `access` and `rate`, `batch` (all that for many datagrams at once),
-`idle`, `drops` and `quiet` (what is said about it), `binding` (names and addresses to sockets), `server` (all of it
-together), `cli` (which command), `arguments`, `configfile`, `serve` (options to exit status), `log` and `report`. Its
-beginning and end: `activation` (sockets from systemd), `privileges`, `notify` (what systemd is told), `handover`,
-`restart` (a fresh start without an outage), `elder`, `lifecycle` (all of that in its order). For several processes:
-`reuseport` (a set of sockets for each), `channel`, `worker`, `backoff`, `supervisor`. The judge of any echo server,
-`check`: `judge`; what becomes of datagrams, `ping`: `probe`. `names` and `output` are for tools.
+Read first: `server` (EchoServer), `policy.echo` (what is done with a byte and with a datagram), `settings` (every
+option of `echo7 serve`), `assembly` (which setting becomes which part). The rooms:
+
+    policy     pure decisions: echo, guard, access, rate, idle, sources
+    sockets    names and addresses to bound sockets; sockets from systemd; one set for each worker
+    process    signals, privileges, notify, restart, workers, supervisor
+    logs       log lines, and what is logged about drops and counters
+    metrics    /metrics and /healthz, an extra
+    checker    `echo7 check`, `check`: does an echo server do what RFC 862 says?
+    probe      `echo7 ping`, `ping`: loss, delay, damage, order
+    deploy     systemd units, a container, the manual page
 """
 
 from __future__ import annotations
@@ -37,10 +40,8 @@ __version__ = "0.1.0"
 
 __all__ = ["BindError", "Counters", "EchoServer", "Rate", "ServingAddress", "SourceLimits", "check", "ping"]
 
-TOOLS = {
-    "check": "echo7.checker",
-    "ping": "echo7.probe",
-}  # imported when they are asked for: a service that starts needs none of them
+# Imported when they are used: a service that starts needs neither.
+TOOLS = {"check": "echo7.checker", "ping": "echo7.probe"}
 
 
 def __getattr__(name: str) -> object:

@@ -1,6 +1,6 @@
-"""What every command's arguments have in common: converters with names and bounds, and a help page.
+"""What the commands' arguments have in common: options as data, converters with bounds, and a help page.
 
-Law: whatever a user gets wrong costs one line that says what, why and what to do: never a traceback.
+Law: a mistake in an option costs one line that says what is wrong, why and what to do: never a traceback.
 """
 
 from __future__ import annotations
@@ -10,10 +10,71 @@ import contextlib
 import importlib
 import os
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 LONGEST_S = 86_400.0
 STDOUT, TERMINAL_COLUMNS = 1, 80
+MANY_AT_ONCE = {"action": "extend", "nargs": "+"}
+
+
+class Option(NamedTuple):
+    """One option: how it is written, read and explained. A field of `settings.Settings` carries it."""
+
+    flag: str
+    # From text to the field's value; ValueError and ArgumentTypeError say what is wrong. None: a switch.
+    parse: Callable[[str], Any] | None
+    metavar: str = ""
+    group: str = ""
+    help: str = ""
+    # In words; where they are empty, the field's default is shown.
+    default: str = ""
+    # "append": one value each time; "extend": one or several.
+    repeat: str = ""
+    # The word `none` is accepted too, and gives None.
+    none: bool = False
+    # Changes only with a real restart, not by SIGHUP.
+    restart: bool = False
+    # The value as it is compared at a restart.
+    text: Callable[[Any], str] = str
+    # What the field becomes when the switch is given.
+    sets: bool = True
+
+    @property
+    def key(self) -> str:
+        """The name in a file."""
+        return self.flag[2:]
+
+    @property
+    def dest(self) -> str:
+        """The name in argparse's namespace."""
+        return self.key.replace("-", "_")
+
+    def convert(self, text: str) -> Any:
+        """Return the field's value. Raise ArgumentTypeError."""
+        if self.parse is None or (self.none and text == "none"):
+            return None
+        try:
+            return self.parse(text)
+        except (ValueError, argparse.ArgumentTypeError) as error:
+            raise argparse.ArgumentTypeError(f"{error}{', nor none' if self.none else ''}") from None
+
+    def add_to(self, add: Callable[..., object]) -> None:
+        """Declare the option to argparse, by a group's `add_argument`. Not given, it is absent from the namespace."""
+        words = f"{self.help} (default: {self.default})" if self.default else self.help
+        shape: dict[str, Any] = {"help": words.replace("%", "%%"), "default": argparse.SUPPRESS}
+        if self.parse is None:
+            shape |= {"action": "store_const", "const": self.sets}
+        else:
+            shape |= {"type": self.convert, "metavar": self.metavar}
+        if self.repeat:
+            shape |= MANY_AT_ONCE if self.repeat == "extend" else {"action": self.repeat}
+        add(self.flag, **shape)
+
+    def compared(self, value: Any) -> str:
+        """Return the value as text, for comparison with another generation's."""
+        if self.parse is None:
+            return str(value == self.sets)
+        return "" if value is None else self.text(value)
 
 
 class HelpFormatter(argparse.RawDescriptionHelpFormatter):
@@ -21,7 +82,8 @@ class HelpFormatter(argparse.RawDescriptionHelpFormatter):
 
     def __init__(self, prog: str) -> None:
         columns = TERMINAL_COLUMNS
-        with contextlib.suppress(OSError, ValueError):  # no terminal; a COLUMNS that is no number
+        # There may be no terminal, and COLUMNS may be no number.
+        with contextlib.suppress(OSError, ValueError):
             columns = int(os.environ.get("COLUMNS") or os.get_terminal_size(STDOUT).columns or TERMINAL_COLUMNS)
         super().__init__(prog, width=columns - 2)
 
@@ -79,18 +141,12 @@ def number(least: int, most: int | None = None) -> Callable[[str], int]:
     return convert
 
 
-def checked(convert: Callable[[str], Any], none: bool = False) -> Callable[[str], Any]:
-    """Return a converter like `convert`, whose ValueError becomes an ArgumentTypeError with the same text.
+def one_of(*words: str) -> Callable[[str], str]:
+    """Return a converter that accepts these words, and raises ArgumentTypeError for anything else."""
 
-    With `none`, the word `none` is accepted too, and becomes None.
-    """
+    def convert(text: str) -> str:
+        if text not in words:
+            raise argparse.ArgumentTypeError(f"{text!r} is not one of {', '.join(words)}")
+        return text
 
-    def converted(text: str) -> Any:
-        if none and text == "none":
-            return None
-        try:
-            return convert(text)
-        except (ValueError, argparse.ArgumentTypeError) as error:
-            raise argparse.ArgumentTypeError(f"{error}{', nor none' if none else ''}") from None
-
-    return converted
+    return convert

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import select
 import selectors
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from echo7.policy.sources import SourceLimits
 from echo7.process import limits
 from echo7.server import EchoServer
 from echo7.settings import Settings
@@ -37,7 +39,7 @@ def new_observer(settings: Settings, tracing: Tracing | None) -> Observer | None
 
 
 def new_tracing(settings: Settings) -> Tracing | None:
-    """Return what looks at the loop, if it was asked for."""
+    """Return the observer of the loop, if --trace or --narrate asks for one."""
     if settings.trace is None and not settings.narrate:
         return None
     from echo7.tracing import Tracing
@@ -46,9 +48,9 @@ def new_tracing(settings: Settings) -> Tracing | None:
 
 
 def new_selector(settings: Settings) -> selectors.BaseSelector:
-    """Return what asks the kernel. Raise OSError when there is no descriptor for it."""
+    """Return what asks the kernel which sockets are ready. Raise OSError when there is no descriptor for it."""
     selector: selectors.BaseSelector
-    if settings.selector == "standard":
+    if settings.plain or not hasattr(select, "epoll"):
         selector = selectors.DefaultSelector()
     else:
         from reactor.fastpath.epoll import LeanEpollSelector
@@ -62,21 +64,33 @@ def new_selector(settings: Settings) -> selectors.BaseSelector:
 
 
 def new_server(settings: Settings, descriptors: int, failed: Callable[[], object]) -> EchoServer:
-    """Return a server for one process, which may open so many descriptors."""
-    share = None if settings.max_connections is None else -(-settings.max_connections // settings.workers)
-    pipes = limits.default_pipes(descriptors) if settings.splice else 0
+    """Return a server for one process, which may open so many descriptors. `process` binds its sockets."""
     return EchoServer(
-        settings.hosts,
-        settings.port,
-        tcp=settings.tcp,
-        udp=settings.udp,
-        udp_batch=settings.udp_batch,
-        pipes=pipes,
-        max_connections=share or limits.default_max_connections(descriptors, pipes),
-        backlog=settings.backlog,
-        socket_buffer_bytes=settings.socket_buffer_bytes,
+        plain=settings.plain,
+        pipes=limits.default_pipes(descriptors),
+        max_connections=max_connections(settings, descriptors),
         drain_timeout_s=settings.drain_timeout_s,
         idle_timeout_s=settings.idle_timeout_s,
-        sources=settings.sources.share(settings.workers),
+        sources=source_limits(settings),
         failed=failed,
     )
+
+
+def max_connections(settings: Settings, descriptors: int) -> int:
+    """Return how many connections one of the processes may have."""
+    if settings.max_connections is not None:
+        return -(-settings.max_connections // settings.workers)
+    return limits.default_max_connections(descriptors, 0 if settings.plain else limits.default_pipes(descriptors))
+
+
+def source_limits(settings: Settings) -> SourceLimits:
+    """Return what one of the processes may give to each source."""
+    return SourceLimits(
+        allow=settings.allow,
+        deny=settings.deny,
+        connections=settings.max_connections_per_source,
+        udp_rate=settings.udp_rate,
+        udp_rate_total=settings.udp_rate_total,
+        log_only=settings.rate_log_only,
+        ports=settings.refuse_source_ports,
+    ).share(settings.workers)

@@ -1,6 +1,6 @@
-"""The command line: which command, then whatever that one says.
+"""The command line: which command, then that command's own options.
 
-Law: a command's module is imported when it is asked for, not before: a service that starts anew needs no judge.
+Law: a command's module is imported when it is asked for, not before: a service that starts needs no checker.
 """
 
 from __future__ import annotations
@@ -15,9 +15,10 @@ from echo7 import __version__
 from echo7.arguments import HelpFormatter, refuse_dashes
 from reactor.console.commandline import OneLineParser
 
-COMMANDS = {  # name → the module that has `add_arguments` and `run`, and its line of help
+# Name → the module that has `add_arguments` and `run`, and its line of help.
+COMMANDS = {
     "serve": ("echo7.serve", "echo TCP and UDP until a signal ends it"),
-    "check": ("echo7.checker.command", "judge any echo server by what it does"),
+    "check": ("echo7.checker.command", "test whether any echo server does what RFC 862 says"),
     "ping": ("echo7.probe.command", "probe an echo server: loss, delay, damage, order"),
 }
 
@@ -25,8 +26,8 @@ EPILOG = """\
 examples:
   echo7 serve                        serve this machine on port 7
   echo7 serve --port 7007            the same without privilege
-  echo7 serve --host '*'             serve everybody
-  echo7 check 192.0.2.1              does that one do what the RFC says?
+  echo7 serve --host '*'             serve every address
+  echo7 check 192.0.2.1              does that server do what the RFC says?
 
 'echo7 COMMAND --help' says more about each. All of it: man echo7
 """
@@ -38,34 +39,32 @@ def main(argv: Sequence[str] | None = None) -> int:
         options = parse(sys.argv[1:] if argv is None else argv)
         status: int = options.run(options)
         return status
-    except KeyboardInterrupt:  # before the command has taken the signal over
+    # Before the command has installed its signal handlers.
+    except KeyboardInterrupt:
         return 128 + signal.SIGINT
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
     """Turn arguments into options; `options.run` is the command. Raise SystemExit(2) after one line on stderr."""
-    parser = new_parser([argument for argument in argv if not argument.startswith("-")][:1])
+    parser, _ = new_parser([argument for argument in argv if not argument.startswith("-")][:1])
     options = parser.parse_args(argv)
     refuse_dashes(options.parser, options)
-    if getattr(options, "config", None) is not None:
-        from echo7 import configfile
-
-        configfile.set_defaults(options)
-        options = parser.parse_args(argv)
     return options
 
 
-def new_parser(asked: Collection[str] = tuple(COMMANDS)) -> argparse.ArgumentParser:
-    """Return the parser. The commands that aren't asked for are there by name only."""
+def new_parser(asked: Collection[str] = tuple(COMMANDS)) -> tuple[OneLineParser, dict[str, OneLineParser]]:
+    """Return the parser, and those of the commands that are asked for. It knows the others by name only."""
     parser = OneLineParser(
         prog="echo7", description="The Echo Protocol, RFC 862.", epilog=EPILOG, formatter_class=HelpFormatter
     )
     parser.add_argument("--version", action="version", version=f"echo7 {__version__}")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    found: dict[str, OneLineParser] = {}
     for name, (module, summary) in COMMANDS.items():
         command = commands.add_parser(name, help=summary, formatter_class=HelpFormatter)
         if name in asked:
             chosen = importlib.import_module(module)
             command.set_defaults(parser=command, run=chosen.run)
             chosen.add_arguments(command)
-    return parser
+            found[name] = command
+    return parser, found

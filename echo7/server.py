@@ -84,7 +84,7 @@ class EchoServer:
     """RFC 862 over TCP and UDP.
 
     `hosts`: addresses, names, `*`; none means loopback, IPv4 and IPv6. `port`: 0 takes one free number for all.
-    `udp_batch`: many datagrams in one system call, where the system has them; False: one at a time.
+    `plain`: use no fast path: one datagram for each system call, and no pipes.
     `max_connections`: at that many, callers wait in the kernel's queue (None: as many as there are descriptors).
     `socket_buffer_bytes`: caps the kernel's memory per socket (SO_RCVBUF, SO_SNDBUF). `drain_timeout_s`: see `stop`.
     `idle_timeout_s`: let go of a connection when no byte has moved for so long, either way (None: never).
@@ -100,7 +100,7 @@ class EchoServer:
         *,
         tcp: bool = True,
         udp: bool = True,
-        udp_batch: bool = True,
+        plain: bool = False,
         max_connections: int | None = None,
         backlog: int = BACKLOG,
         socket_buffer_bytes: int | None = None,
@@ -116,14 +116,15 @@ class EchoServer:
             raise ValueError(f"max_connections must be at least 1, not {max_connections}; None is without a limit")
         if idle_timeout_s is not None and not 0 < idle_timeout_s < math.inf:
             raise ValueError(f"idle_timeout_s must be a number of seconds, not {idle_timeout_s}; None is without")
-        self._hosts, self._port, self._tcp, self._udp = tuple(hosts), port, tcp, udp
-        self._udp_batch = udp_batch
-        self._backlog, self._buffer_bytes = backlog, socket_buffer_bytes
+        self._bind = partial(
+            bind_all, hosts=tuple(hosts), port=port, tcp=tcp, udp=udp, backlog=backlog, buffer_bytes=socket_buffer_bytes
+        )
+        self._plain = plain
         self._max_connections = max_connections
         self._drain_timeout_s = drain_timeout_s
         self._failed = failed
         self._limits = Limits(linger_timeout_s=drain_timeout_s)
-        self._pipes = pipes
+        self._pipes = 0 if plain else pipes
         self._splicer: Splicer | None = None
         self._listeners: list[Listener] = []
         self._endpoints: list[Datagram | DatagramBatch] = []
@@ -152,10 +153,7 @@ class EchoServer:
         if self._reactor is not None:
             raise RuntimeError("this server has been started; make a new one")
         if bound is None:
-            bound = bind_all(
-                reactor.sockets, self._hosts, self._port, tcp=self._tcp, udp=self._udp,
-                backlog=self._backlog, buffer_bytes=self._buffer_bytes,
-            )  # fmt: skip
+            bound = self._bind(reactor.sockets)
         self._reactor, self.left_out = reactor, bound.left_out
         self._drop_log = DropLog(reactor.now)
         new_pipe = pipes_on(reactor.sockets) if self._pipes else None
@@ -187,7 +185,7 @@ class EchoServer:
             rate = self._sources.udp_rate_on(_is_on_loopback(sock))
             admission = self._new_admission(rate and buckets.setdefault(rate, SourceBuckets(rate)), total)
             policy = guard, self._endpoint_lost, admission, self._drop_log
-            made = batch_on(reactor, sock, BatchEcho(*policy)) if self._udp_batch else None
+            made = None if self._plain else batch_on(reactor, sock, BatchEcho(*policy))
             endpoints.append(made or Datagram(reactor, sock, DatagramEcho(*policy)))
         return endpoints
 

@@ -8,14 +8,15 @@ from __future__ import annotations
 import argparse
 import os
 import re
+from collections.abc import Mapping
 from unittest import mock
 
 from echo7 import __version__
-from echo7.cli import COMMANDS, new_parser
+from echo7.cli import new_parser
 from tests.support.basics import PROJECT
 
 PAGE = PROJECT / "echo7" / "deploy" / "echo7.1"
-NAME = "the Echo Protocol, RFC 862, as a service, and its judge"
+NAME = "the Echo Protocol, RFC 862, as a service, and its checker"
 HEADING = re.compile(r"^(?=[a-z ]+:\n)", re.MULTILINE)
 SEE_ALSO = """\
 .BR systemd.socket (5),
@@ -30,9 +31,10 @@ def page() -> str:
     """Return the manual page. Raise ImportError where there is no argparse-manpage."""
     from argparse_manpage.manpage import Manpage
 
-    with mock.patch.dict(os.environ, {"COLUMNS": "80"}):  # whatever terminal this is
-        parser = new_parser()
-        sections = _sections(parser)
+    with mock.patch.dict(os.environ, {"COLUMNS": "80"}):  # on any terminal
+        parser, commands = new_parser()
+        parser.epilog = None
+        sections = _sections(commands)
         options = {
             "project_name": "echo7",
             "version": __version__,
@@ -48,14 +50,12 @@ def page() -> str:
     return "".join(f"{line.rstrip()}\n" for line in text.splitlines())
 
 
-def _sections(parser: argparse.ArgumentParser) -> list[tuple[str, str]]:
+def _sections(commands: Mapping[str, argparse.ArgumentParser]) -> list[tuple[str, str]]:
     """Return sections of what argparse-manpage leaves out, or would fill like a paragraph: the parsers' epilogs."""
-    [commands] = [action for action in parser._actions if isinstance(action, argparse._SubParsersAction)]
     found: dict[str, list[str]] = {}
-    parser.epilog = None
-    for name in COMMANDS:
-        command = commands.choices[name]
-        command.usage = f"%(prog)s [OPTION]...{_positional(command)}"  # the options come below, each with its words
+    for name, command in commands.items():
+        # The options come below, each with its words.
+        command.usage = " ".join(["%(prog)s [OPTION]...", *_positional(command)])
         for part in HEADING.split(command.epilog or ""):
             title, colon, text = part.partition(":\n")
             if colon:
@@ -63,9 +63,10 @@ def _sections(parser: argparse.ArgumentParser) -> list[tuple[str, str]]:
     return [(title, "\n".join(parts)) for title, parts in found.items()]
 
 
-def _positional(command: argparse.ArgumentParser) -> str:
-    found = [action for action in command._actions if not action.option_strings]
-    return "".join(f" [{action.metavar}]" if action.nargs in ("?", "*") else f" {action.metavar}" for action in found)
+def _positional(command: argparse.ArgumentParser) -> list[str]:
+    """Return what follows the options in the usage."""
+    last = " ".join(command.format_usage().split()).rpartition("] ")[2]
+    return [] if last.startswith("[-") else [last]
 
 
 def _literal(text: str) -> str:

@@ -17,11 +17,9 @@ USAGE = 2  # the exit status
 class OneLineParser(argparse.ArgumentParser):
     """Says what is wrong in one line, and where to read on, instead of printing the whole usage."""
 
-    where = ""  # the mistake is, if not on the command line
-
     def error(self, message: str) -> NoReturn:
         """Exit with status 2."""
-        self.exit(USAGE, f"{self.prog}: {self.where}{message}; see '{self.prog} --help'\n")
+        self.exit(USAGE, f"{self.prog}: {message}; see '{self.prog} --help'\n")
 
 
 def give_up_stdout() -> None:

@@ -1,6 +1,6 @@
-"""A service that is started anew shall answer soon: it imports what serving needs, and nothing else.
+"""A fresh service answers soon: it imports what serving needs, and nothing else.
 
-How long it takes is measured by `python3 -m benchmarks cold-start`; here is only looked at what is imported.
+`python3 -m benchmarks cold-start` measures how long that takes; this test only lists what is imported.
 """
 
 from __future__ import annotations
@@ -25,26 +25,26 @@ print(*sorted(set(sys.modules) - before))
 """
 
 OURS = """
-    echo7 echo7.arguments echo7.cli echo7.logs echo7.logs.drops echo7.logs.log echo7.logs.quiet
+    echo7 echo7.arguments echo7.assembly echo7.cli echo7.logs echo7.logs.drops echo7.logs.log echo7.logs.quiet
     echo7.logs.report echo7.policy echo7.policy.batch echo7.policy.echo echo7.policy.guard echo7.policy.ports
     echo7.policy.rate echo7.policy.sources echo7.process echo7.process.handover echo7.process.lifecycle
-    echo7.process.limits echo7.process.previous echo7.process.restart echo7.serve echo7.server echo7.sockets
-    echo7.sockets.activation echo7.sockets.binding echo7.sockets.reuseport reactor reactor.buffer
-    reactor.connection reactor.connector reactor.console reactor.console.commandline reactor.datagram
-    reactor.doors reactor.fastpath reactor.fastpath.batch reactor.fastpath.busypoll reactor.fastpath.splice
+    echo7.process.limits echo7.process.previous echo7.process.restart echo7.serve echo7.server echo7.settings
+    echo7.sockets echo7.sockets.activation echo7.sockets.binding echo7.sockets.reuseport reactor reactor.buffer
+    reactor.connection reactor.connector reactor.console reactor.console.commandline reactor.datagram reactor.doors
+    reactor.fastpath reactor.fastpath.batch reactor.fastpath.busypoll reactor.fastpath.epoll reactor.fastpath.splice
     reactor.fork reactor.limits reactor.listener reactor.loop reactor.signals reactor.sockets
-    reactor.sockets.addresses reactor.sockets.errors reactor.sockets.opening reactor.sockets.pktinfo
-    reactor.timers reactor.verbs
+    reactor.sockets.addresses reactor.sockets.errors reactor.sockets.opening reactor.sockets.pktinfo reactor.timers
+    reactor.verbs
 """.split()
 # What those ask for by name, and what the standard library itself needs for that (of any version so far).
 STANDARD = """
-    __future__ _collections _collections_abc _colorize _functools _heapq _locale _operator _queue _socket _sre _stat
-    _string _struct _tokenize _typing _weakrefset abc argparse array atexit collections collections.abc contextlib
-    copyreg enum errno fcntl functools genericpath gettext heapq importlib importlib._bootstrap
-    importlib._bootstrap_external itertools keyword linecache locale logging math
-    operator os os.path posixpath queue re re._casefix re._compiler re._constants re._parser reprlib resource select
-    selectors signal socket stat string struct textwrap threading token tokenize traceback types typing typing.io
-    typing.re warnings weakref
+    __future__ _ast _collections _collections_abc _colorize _functools _heapq _locale _operator _queue _socket _sre
+    _stat _string _struct _tokenize _typing _weakrefset abc annotationlib argparse array ast atexit collections
+    collections.abc contextlib copyreg enum errno fcntl functools genericpath gettext heapq importlib
+    importlib._bootstrap importlib._bootstrap_external itertools keyword linecache locale logging math operator os
+    os.path posixpath queue re re._casefix re._compiler re._constants re._parser reprlib resource select selectors
+    signal socket stat string struct textwrap threading token tokenize traceback types typing typing.io typing.re
+    warnings weakref
 """.split()
 BATCHES = "_ctypes ctypes ctypes._endian mmap reactor.fastpath.mmsg".split()
 

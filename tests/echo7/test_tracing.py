@@ -38,7 +38,7 @@ def talk(echo: EchoProcess) -> None:
         assert asker.recv(100) == b"hi"
 
 
-@pytest.mark.parametrize("more", [(), ("--no-udp-batch", "--slow-callback", "1000", "--selector", "lean")])
+@pytest.mark.parametrize("more", [(), ("--plain", "--slow-callback", "1000")])
 def test_a_trace_of_the_service_is_written(tmp_path: pathlib.Path, more: tuple[str, ...]) -> None:
     """Issue: "`--trace FILE`"."""
     path = tmp_path / "trace.jsonl"
@@ -128,9 +128,7 @@ def test_a_narrator_who_could_not_be_heard_is_refused(capsys: pytest.CaptureFixt
     with pytest.raises(SystemExit) as exited:
         cli.main(["serve", "--narrate", "--log-level", "warning"])
     assert exited.value.code == 2
-    assert "--narrate speaks at level info, and --log-level warning is deaf to that" in only_line(
-        capsys.readouterr().err
-    )
+    assert "--narrate logs at level info, which --log-level warning leaves out" in only_line(capsys.readouterr().err)
 
 
 def test_a_name_that_no_file_can_have_is_told() -> None:

@@ -169,7 +169,7 @@ def test_the_real_daemon_loses_no_byte_whatever_the_kernel_says(
     trace = tmp_path / "trace"
     sent: list[str] = []
     received: list[str] = []
-    path = [] if any(call_of(fault) == "splice" for fault in faults) else ["--no-splice"]
+    path = [] if any(call_of(fault) == "splice" for fault in faults) else ["--plain"]
     with traced(faults, trace, *path) as daemon:
         with socket.create_connection(("127.0.0.1", daemon.port), PATIENCE_S) as bulk:
             sender = threading.Thread(target=send_payload, args=(bulk, sent), daemon=True)
@@ -220,7 +220,7 @@ def test_the_real_daemon_drops_the_datagrams_that_the_kernel_refuses_and_no_othe
 def answers_under(fault: str, trace: pathlib.Path, drops: dict[str, int]) -> list[int]:
     """Send numbered datagrams in bursts of ten; return the numbers that came back, in order, and compare the drops."""
     answered: list[int] = []
-    path = ["--no-udp-batch"] if call_of(fault) in ("sendto", "recvmsg") else []
+    path = ["--plain"] if call_of(fault) in ("sendto", "recvmsg") else []
     asker = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
     with traced((fault,), trace, "--no-tcp", *path) as daemon, asker:
         asker.settimeout(PATIENCE_S)

@@ -73,7 +73,7 @@ SETTINGS = {
     "ipv4/conf/{}/arp_announce": "2",  # nor asks in the name of such an address, from which its neighbour would learn
     "ipv4/conf/{}/accept_local": "1",  # let in forgeries of our own address: the kernel shall not save us
 }
-pytestmark = pytest.mark.usefixtures("udp_batch")
+pytestmark = pytest.mark.usefixtures("plain")
 PACKET_OUTGOING = 4  # packet(7)
 EVERY_PROTOCOL = 3  # ETH_P_ALL
 ROOM_BYTES = 1 << 17

@@ -32,12 +32,12 @@ class EchoMachine(RuleBasedStateMachine):
         buffers=st.tuples(st.integers(1, 70_000), st.integers(1, 70_000)),
         most=st.sampled_from([None, 1, 2]),
         latency_s=st.sampled_from([0.0, 0.01]),
-        udp_batch=st.booleans(),
+        plain=st.booleans(),
     )
-    def begin(self, buffers: tuple[int, int], most: int | None, latency_s: float, udp_batch: bool) -> None:
+    def begin(self, buffers: tuple[int, int], most: int | None, latency_s: float, plain: bool) -> None:
         self.network.send_buffer_bytes, self.network.receive_buffer_bytes = buffers
         self.network.latency_s = latency_s
-        self.world = World(self.network, most, udp_batch=udp_batch)
+        self.world = World(self.network, most, plain=plain)
 
     def peer(self, which: int) -> Peer | None:
         live = [peer for peer in self.world.peers if not peer.over]

@@ -188,7 +188,7 @@ class World:
         busy_poll_s: float = 0.0,
         receive_bytes: int = DEFAULT_LIMITS.receive_bytes,
         pipes: int = 0,
-        udp_batch: bool = True,
+        plain: bool = False,
         idle_timeout_s: float | None = None,
         sources: SourceLimits = EVERYBODY,
     ) -> None:
@@ -197,7 +197,7 @@ class World:
         self.auditor = Auditor(network, self.reactor, max_connections)
         network.watchers.append(self.auditor)
         self.server = EchoServer(
-            ["*"], PORT, drain_timeout_s=DRAIN_S, max_connections=max_connections, pipes=pipes, udp_batch=udp_batch,
+            ["*"], PORT, drain_timeout_s=DRAIN_S, max_connections=max_connections, pipes=pipes, plain=plain,
             idle_timeout_s=idle_timeout_s, sources=sources,
         )  # fmt: skip
         self.auditor.limits, self.auditor.server = sources, self.server
@@ -423,7 +423,7 @@ def _swarm(network: SimulatedNetwork, **limits: Any) -> World:
         busy_poll_s=source.choice((0.0, 0.0, 0.0, 0.0002)),
         pipes=source.choice((0, 1, 3)),
         receive_bytes=source.choice((65_536, int(2 ** source.uniform(0, 12)), int(2 ** source.uniform(0, 6)))),
-        udp_batch=source.choice((True, False)),
+        plain=source.choice((False, True)),
         **limits,
     )
     for _ in range(source.randrange(1, 9)):

@@ -60,7 +60,7 @@ def test_echo7_passes_its_own_judge_over_both_families(monkeypatch: pytest.Monke
     assert report.score.reasons == (f"the port is {one.port}, not 7",)
 
 
-@pytest.mark.parametrize("options", [{"udp_batch": False, "pipes": 0}, {"udp_batch": True, "pipes": 4}])
+@pytest.mark.parametrize("options", [{"plain": True}, {"plain": False, "pipes": 4}])
 def test_echo7_passes_with_and_without_its_fast_paths(options: dict[str, Any]) -> None:
     with EchoThread(**options) as one:
         report = check(HOST, one.port, timeout_s=TIMEOUT_S)

@@ -14,13 +14,11 @@ from typing import Any
 
 import pytest
 
-from echo7 import cli
-from echo7.serve import configure
 from echo7.settings import Settings
 from tests.echo7.deploy.units import DEPLOY
 from tests.support.basics import PROJECT
 from tests.support.clients import echo_and_close
-from tests.support.daemon import EchoProcess, House
+from tests.support.daemon import EchoProcess, House, serve_config
 
 CONTAINERFILE = DEPLOY / "Containerfile"
 INSTRUCTIONS = "ARG CMD COPY ENTRYPOINT EXPOSE FROM RUN STOPSIGNAL USER WORKDIR".split()
@@ -39,8 +37,8 @@ def said(name: str) -> str:
 
 
 def config_of(arguments: list[str]) -> Settings:
-    options = cli.parse(arguments)
-    return configure(options)
+    assert arguments[0] == "serve"
+    return serve_config(*arguments[1:])
 
 
 def manifest() -> dict[str, Any]:
@@ -54,7 +52,7 @@ def manifest() -> dict[str, Any]:
 # ---------------------------------------------------------------- the container
 
 
-def test_it_is_nobody_and_starts_with_options_that_exist() -> None:
+def test_image_runs_unprivileged_with_options_that_exist() -> None:
     assert {name for name, _ in instructions()} <= set(INSTRUCTIONS)
     assert said("USER") == "65532:65532"
     assert json.loads(said("ENTRYPOINT"))[1:] == ["-m", "echo7"]
@@ -64,7 +62,7 @@ def test_it_is_nobody_and_starts_with_options_that_exist() -> None:
     assert config.port >= 1024, "no capability"
 
 
-def test_what_is_copied_is_there_and_is_enough(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_copied_files_are_enough_to_serve(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The first stage done by hand, and the service started from it."""
     for name in [name for name in os.environ if name.startswith("COVERAGE_")]:
         monkeypatch.delenv(name)  # a copy's lines aren't ours to count
@@ -93,7 +91,7 @@ def test_both_stages_have_the_same_python() -> None:
 # ---------------------------------------------------------------- Kubernetes
 
 
-def test_the_deployment_starts_it_with_options_that_exist() -> None:
+def test_deployment_starts_with_options_that_exist() -> None:
     [container] = manifest()["Deployment"]["spec"]["template"]["spec"]["containers"]
     config = config_of(container["args"])
     assert config.hosts == ("*",)
@@ -101,7 +99,7 @@ def test_the_deployment_starts_it_with_options_that_exist() -> None:
     assert [port["protocol"] for port in container["ports"]] == ["TCP", "UDP"]
 
 
-def test_the_service_has_port_7_over_both_and_keeps_the_callers_address() -> None:
+def test_the_service_has_port_7_over_both_and_keeps_the_clients_address() -> None:
     found = manifest()
     service, pod = found["Service"]["spec"], found["Deployment"]["spec"]["template"]
     assert service["externalTrafficPolicy"] == "Local"
@@ -112,7 +110,7 @@ def test_the_service_has_port_7_over_both_and_keeps_the_callers_address() -> Non
     assert found["Deployment"]["spec"]["selector"]["matchLabels"] == pod["metadata"]["labels"]
 
 
-def test_the_pod_may_do_nothing() -> None:
+def test_pod_has_no_privileges() -> None:
     pod = manifest()["Deployment"]["spec"]["template"]["spec"]
     [container] = pod["containers"]
     assert pod["securityContext"]["runAsNonRoot"]
@@ -126,7 +124,7 @@ def test_the_pod_may_do_nothing() -> None:
     assert pod["automountServiceAccountToken"] is False
 
 
-def test_a_full_house_of_stuck_callers_fits_into_its_memory() -> None:
+def test_memory_limit_holds_with_every_client_stuck() -> None:
     """What each costs is in the README: `python3 -m benchmarks.stuck`, for just this --socket-buffer."""
     [container] = manifest()["Deployment"]["spec"]["template"]["spec"]["containers"]
     config = config_of(container["args"])
@@ -139,14 +137,14 @@ def test_a_full_house_of_stuck_callers_fits_into_its_memory() -> None:
     assert config.max_connections * (ours + kernels) < 0.9 * int(limit[:-2]) * 2**20
 
 
-def test_it_is_asked_how_it_is_at_a_port_that_it_has() -> None:
+def test_probes_use_a_port_that_is_served() -> None:
     [container] = manifest()["Deployment"]["spec"]["template"]["spec"]["containers"]
     tcp = {port["name"] for port in container["ports"] if port["protocol"] == "TCP"}
     for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
         assert container[probe]["tcpSocket"]["port"] in tcp
 
 
-def test_a_pod_that_ends_is_first_left_alone_and_then_drains() -> None:
+def test_ending_pod_first_waits_and_then_drains() -> None:
     pod = manifest()["Deployment"]["spec"]["template"]["spec"]
     [container] = pod["containers"]
     python, flag, code = container["lifecycle"]["preStop"]["exec"]["command"]

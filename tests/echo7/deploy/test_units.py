@@ -7,7 +7,7 @@ import re
 import sys
 import tomllib
 
-from echo7 import cli, configfile
+from echo7.settings import OPTIONS
 from tests.echo7.deploy.units import DEPLOY, OWN_SOCKETS, SERVICE, SOCKET, allowed_calls, analyze, last, settings, words
 from tests.support.basics import PROJECT
 from tests.support.daemon import serve_config
@@ -85,7 +85,8 @@ def test_the_program_is_started_with_options_that_exist() -> None:
     python, _, package, *arguments = last(settings(SERVICE), "ExecStart").split()
     assert (pathlib.PurePath(python).name, package) == ("python3", "echo7")
     assert arguments[-2:] == ["--config", f"/etc/{OPTIONS_FILE.name}"]
-    cli.parse([*arguments[:-1], str(OPTIONS_FILE)])
+    assert arguments[0] == "serve"
+    serve_config(*arguments[1:-1], str(OPTIONS_FILE))
 
 
 def test_systemd_waits_longer_than_the_service_drains() -> None:
@@ -100,7 +101,7 @@ def test_every_option_in_the_example_file_exists_and_has_a_value_that_it_takes(t
     text = re.sub(r"^# (?=[a-z-]+ = )", "", OPTIONS_FILE.read_text(), flags=re.MULTILINE)
     document = tomllib.loads(text)
     assert len(document) >= 6
-    assert not document.keys() & configfile.NOT_IN_A_FILE
+    assert document.keys() <= {option.key for option in OPTIONS.values()}
     file = tmp_path / "all.toml"
     file.write_text(text)
     plain, shown = serve_config()._asdict(), serve_config("--config", str(file))._asdict()

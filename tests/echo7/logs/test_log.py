@@ -510,8 +510,8 @@ def test_with_a_closed_stderr_it_serves_and_no_log_line_goes_to_a_caller(closed:
 
 
 def test_a_file_is_appended_to(tmp_path: pathlib.Path) -> None:
-    """`2>>echo7.logs.log`, as the help shows it: what was there stays, and what others write there stays too."""
-    path = tmp_path / "echo7.logs.log"
+    """`2>>echo7.log`, as the help shows it: what was there stays, and what others write there stays too."""
+    path = tmp_path / "echo7.log"
     path.write_text("what was there before\n")
     with path.open("a") as file, Logging(file.fileno()) as service, path.open("a") as other:
         service.port = wait_for_port(service, path)

@@ -59,7 +59,7 @@ def samples(process: EchoProcess) -> dict[tuple[str, ...], float]:
 
 
 def test_the_address_reaches_the_config_and_the_loop_is_watched() -> None:
-    config = serve_config("--metrics", "[::1]:9107", "--selector", "lean")
+    config = serve_config("--metrics", "[::1]:9107")
     assert (config.metrics, config.slow_callback_s) == (("[::1]", 9107), None)
     with assembly.new_reactor(config) as loop:
         assert isinstance(loop, WatchedReactor)

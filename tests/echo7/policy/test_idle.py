@@ -299,15 +299,15 @@ def test_a_timeout_that_is_no_time_is_refused(timeout_s: float) -> None:
         EchoServer(idle_timeout_s=timeout_s)
 
 
-@pytest.mark.parametrize("selector", ["standard", "lean"])
+@pytest.mark.parametrize("options", [[], ["--plain"]], ids=["fast", "plain"])
 def test_a_daemon_that_was_stopped_beyond_the_deadline_echoes_what_had_come_and_only_then_lets_go(
-    selector: str,
+    options: list[str],
 ) -> None:
     """Issue: "data that came before the deadline is echoed first, also when the process was stopped meanwhile
     (SIGSTOP/SIGCONT)".
     """
     timeout_s = 0.5
-    with EchoProcess("--host", "127.0.0.1", "--idle-timeout", str(timeout_s), "--selector", selector) as echo:
+    with EchoProcess("--host", "127.0.0.1", "--idle-timeout", str(timeout_s), *options) as echo:
         with echo.connect() as client:
             client.sendall(b"before")
             assert receive_exactly(client, 6) == b"before"

@@ -55,7 +55,7 @@ def made_of(policy: tuple[Rate | None, Rate | None, bool, bool, bool], clock: Ca
 def test_a_batch_gets_the_decisions_that_its_datagrams_would_get_one_by_one(
     policy: Any, batches: list[tuple[int, list[bytes]]]
 ) -> None:
-    """Whoever measures with `--no-udp-batch` measures the same policy."""
+    """Whoever measures with `--plain` measures the same policy."""
     clock = ManualClock()
     by_batch, one_by_one = made_of(policy, clock), made_of(policy, clock)
     for ticks, hosts in batches:

@@ -37,7 +37,7 @@ if not hasattr(signal, "SIGHUP"):
 
 LINUX = pytest.mark.skipif(not reuseport.AVAILABLE, reason="Linux alone balances, and has /proc")
 HOST = ("--host", "127.0.0.1")
-WAYS = [(), ("--workers", "2"), ("--selector", "lean", "--busy-poll", "50", "--no-udp-batch")]
+WAYS = [(), ("--workers", "2"), ("--plain", "--busy-poll", "50")]
 PREAMBLE = """
 import os, signal, sys, time
 from echo7 import cli, serve
@@ -226,7 +226,7 @@ def test_a_thousand_callers_from_before_are_served_on(workers: str) -> None:
 
 
 @LINUX
-@pytest.mark.parametrize("way", [*WAYS[:2], ("--no-splice",)], ids=" ".join)
+@pytest.mark.parametrize("way", [*WAYS[:2], ("--plain",)], ids=" ".join)
 def test_bulk_goes_on_without_a_wrong_byte(way: tuple[str, ...]) -> None:
     """What is in a pipe on its way back belongs to the elder, as the caller does."""
     with Phoenix(*way) as echo, contextlib.ExitStack() as stack:
@@ -313,7 +313,7 @@ def file(tmp_path: pathlib.Path) -> pathlib.Path:
 
 def test_the_new_image_does_what_the_file_says_now(file: pathlib.Path) -> None:
     with Phoenix("--config", str(file)) as echo:
-        file.write_text("drain-timeout = 2.5\nbacklog = 9\nsocket-buffer = 8192\nno-splice = true")
+        file.write_text("drain-timeout = 2.5\nbacklog = 9\nsocket-buffer = 8192\nplain = true")
         echo.restart()
         assert echo.finish() == 0
         assert "delivering for up to 2.5 s" in next(x["message"] for x in echo.lines if x["event"] == "stopping")
@@ -471,7 +471,7 @@ def test_without_descriptors_the_service_goes_on() -> None:
         limits.raise_descriptor_limit = tight
         resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
     """
-    with contextlib.ExitStack() as stack, Phoenix("--max-connections", "1000", "--no-splice", code=code) as echo:
+    with contextlib.ExitStack() as stack, Phoenix("--max-connections", "1000", "--plain", code=code) as echo:
         clients = [stack.enter_context(echo.connect()) for _ in range(80)]
         echo.next_line("accept_waits")
         echo.process.send_signal(signal.SIGHUP)

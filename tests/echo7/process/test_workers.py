@@ -399,8 +399,8 @@ def test_where_the_kernel_does_not_balance_there_is_one_process_or_one_clear_lin
 def test_the_most_connections_are_divided_among_the_workers(most: int | None, workers: int, share: int | None) -> None:
     option = [] if most is None else [f"--max-connections={most}"]
     config = serve_config(f"--workers={workers}", *option)
-    server = assembly.new_server(config, 1000, int)
-    assert server._max_connections == (share or limits.default_max_connections(1000, limits.default_pipes(1000)))
+    without_limit = limits.default_max_connections(1000, limits.default_pipes(1000))
+    assert assembly.max_connections(config, 1000) == (share or without_limit)
 
 
 def test_one_worker_is_the_plain_process() -> None:

@@ -430,14 +430,14 @@ def test_what_is_no_socket_of_the_systems_stays_on_the_simple_path() -> None:
     assert falls_back(Stranger())
 
 
-@pytest.mark.parametrize(("arguments", "brought"), [(["--no-udp"], False), (["--no-udp-batch"], False), ([], True)])
+@pytest.mark.parametrize(("arguments", "brought"), [(["--no-udp"], False), (["--plain"], False), ([], True)])
 def test_ctypes_comes_with_the_fast_path_and_not_before(arguments: list[str], brought: bool) -> None:
     """A cold start waits for it only where UDP is served in batches."""
     code = (
         "import sys; from reactor import Reactor; from echo7 import cli, serve, EchoServer\n"
         "config = serve.configure(cli.parse(['serve', '--host', '127.0.0.1', '--port', '0', *sys.argv[1:]]))\n"
         "with Reactor() as loop:\n"
-        "    EchoServer(config.hosts, config.port, udp=config.udp, udp_batch=config.udp_batch).start(loop)\n"
+        "    EchoServer(config.hosts, config.port, udp=config.udp, plain=config.plain).start(loop)\n"
         "print('ctypes' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-S", "-c", code, *arguments], cwd=PROJECT, capture_output=True, text=True)
