@@ -13,7 +13,7 @@ from reactor.lessons.staircase import LESSONS
 from tests.support.basics import PROJECT
 
 PACKAGES = ("reactor", "echo7")
-SIMPLE_PATH = "loop timers buffer protocol connection listener connector datagram signals".split()
+SIMPLE_PATH = "doors loop timers buffer connection listener connector datagram signals limits".split()
 SIMPLE_PATH_LINES = 1100
 LONGEST_FUNCTION_LINES = 60
 USUAL_FUNCTION_LINES = 25
