@@ -5,7 +5,6 @@ deadline makes sure of it. Only `abort` ends an attempt silently.
 """
 
 import errno
-import socket
 from collections.abc import Callable
 
 from reactor.connection import Connection, StreamProtocol
@@ -13,7 +12,9 @@ from reactor.limits import Limits
 from reactor.loop import WRITE, Reactor
 from reactor.sockets.addresses import Address
 from reactor.sockets.errors import CONNECTING, os_error
-from reactor.sockets.opening import connect_result
+from reactor.sockets.opening import Socket, connect_result
+
+Failed = Callable[[OSError], object]
 
 
 class Connector:
@@ -22,13 +23,7 @@ class Connector:
     __slots__ = ("_failed", "_limits", "_reactor", "_socket", "_timer", "closed", "fileno", "interest", "protocol")
 
     def __init__(
-        self,
-        reactor: Reactor,
-        sock: socket.socket,
-        protocol: StreamProtocol,
-        failed: Callable[[OSError], object],
-        timeout_s: float,
-        limits: Limits,
+        self, reactor: Reactor, sock: Socket, protocol: StreamProtocol, failed: Failed, timeout_s: float, limits: Limits
     ) -> None:
         self.interest, self.closed = 0, False
         self._reactor, self._socket, self.fileno = reactor, sock, sock.fileno

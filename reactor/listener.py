@@ -19,6 +19,9 @@ from reactor.sockets.addresses import Address, format_address
 from reactor.sockets.errors import BROKEN_SOCKET, ONE_PEER, WOULD_BLOCK, errno_name
 from reactor.sockets.opening import Socket
 
+Factory = Callable[[], StreamProtocol]
+Lost = Callable[["Listener", OSError], object]
+
 logger = logging.getLogger("reactor")
 
 
@@ -37,9 +40,9 @@ class Listener:
         self,
         reactor: Reactor,
         sock: Socket,
-        factory: Callable[[], StreamProtocol],
+        factory: Factory,
         limits: Limits = DEFAULT_LIMITS,
-        lost: Callable[[Listener, OSError], object] | None = None,
+        lost: Lost | None = None,
     ) -> None:
         self.interest, self.closed = 0, False
         self.address: Address = sock.getsockname()  # with the port that the kernel chose if it was asked to
