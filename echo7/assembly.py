@@ -12,7 +12,7 @@ from echo7.policy.sources import SourceLimits
 from echo7.process import limits
 from echo7.server import EchoServer
 from echo7.settings import Settings
-from reactor.doors import Observer
+from reactor.doors import NOTHING_OBSERVED, Observer
 from reactor.loop import Reactor
 
 if TYPE_CHECKING:
@@ -24,9 +24,9 @@ def new_reactor(settings: Settings, tracing: Tracing | None = None) -> Reactor:
     return Reactor(selector=new_selector(settings), observer=new_observer(settings, tracing))
 
 
-def new_observer(settings: Settings, tracing: Tracing | None) -> Observer | None:
+def new_observer(settings: Settings, tracing: Tracing | None) -> Observer:
     """Return what sees the loop: a trace, a watch around it, or both. Imports only what was asked for."""
-    observer: Observer | None = None
+    observer = NOTHING_OBSERVED
     if tracing is not None:
         from reactor.observe.trace import Trace
 

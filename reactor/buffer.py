@@ -1,8 +1,7 @@
 """SendBuffer: bytes that the kernel hasn't taken yet.
 
-Law: a byte leaves only by `consume`, after the kernel has taken it; and the work is linear in the bytes that pass,
-however small the pieces. The second half rests on CPython, where deleting the front of a bytearray moves its start and
-copies only when more than half is gone (`tests/reactor/test_buffer.py`). A list of chunks would cost more memory.
+Law: a byte leaves only by `consume`, after the kernel has taken it; the work is linear in the bytes, because CPython
+deletes the front of a bytearray by moving its start (`tests/reactor/test_buffer.py`).
 """
 
 Bytes = bytes | bytearray | memoryview  # what may be written; a memoryview must be of single bytes

@@ -1,7 +1,6 @@
 """THE chapter: what a TCP connection does, and why no byte is lost, changed or invented.
 
-A byte makes one trip: receive → `data_received` → `write` → the kernel, inside one turn where the kernel lets it.
-Bytes that the kernel doesn't take wait in a SendBuffer.
+A byte makes one trip, inside one turn where the kernel lets it: receive → `data_received` → `write` → send.
 
     state        means                                          goes to
     OPEN         reading and writing                            HALF_CLOSED  half_close() called
@@ -15,9 +14,8 @@ Bytes that the kernel doesn't take wait in a SendBuffer.
 We linger because closing a socket that holds unread input makes the kernel send RST, and an RST destroys what we have
 sent and hasn't arrived (RFC 9293 §3.6.1, RFC 1122 §4.2.2.13).
 
-Laws. Interest is computed from the state by `_wanted`, never toggled. Above the high-water mark a connection doesn't
-read, so one that answers no more than it receives never holds more than `Limits.bound_bytes`: a peer that sends and
-never reads stops itself. One receive per readiness, so a hog waits its turn. Short sends are normal.
+Laws. Interest is computed from the state by `_wanted`, never toggled. Above the high-water mark nothing is read, so a
+connection that answers no more than it receives never holds more than `Limits.bound_bytes`. One receive per readiness.
 """
 
 from __future__ import annotations
@@ -50,10 +48,7 @@ class StreamProtocol:
         """Called when bytes had to wait and the kernel has now taken all of them."""
 
     def eof_received(self, connection: Connection) -> bool | None:
-        """Called once when the peer has sent FIN; it may still be reading (half-close).
-
-        Return True to go on writing until `close()`; else the connection delivers what is pending and closes.
-        """
+        """Called once when the peer has sent FIN; it may still read. Return True to go on writing until `close()`."""
         return False
 
     def connection_lost(self, connection: Connection, error: Exception | None) -> None:
@@ -82,7 +77,7 @@ class Connection:
         self.limits = limits
         self.bytes_received = self.bytes_sent = 0  # handed to the protocol; taken by the kernel
         self._reactor, self.socket = reactor, sock  # the socket is public for its addresses and options
-        observed = reactor.observed(self, sock)
+        observed = reactor.observer.socket(self, sock)
         self._pending: SendBuffer | Transport = NOTHING
         self._eof = self._paused = False  # the peer's FIN has been read; `pause_reading` was called
         self._deadline: Timer | None = None  # of lingering
@@ -120,7 +115,7 @@ class Connection:
             if sent == len(data):
                 return
         if self._pending is NOTHING:
-            self._pending = self._new_buffer()
+            self._pending = self._reactor.observer.buffer(self, b"")
         self._pending.append(data, sent)
         self._update_interest()
 
@@ -187,18 +182,15 @@ class Connection:
 
     def use_transport(self, transport: Transport) -> None:
         """Receive, send and keep pending bytes through `transport`, which may hold none now."""
-        observed = self._reactor.observed(self, transport)
+        observed = self._reactor.observer.socket(self, transport)
         self._recv, self._send, self._pending = observed.recv, observed.send, transport
 
     def use_socket(self, pending: Bytes) -> SendBuffer:
         """Go back to the plain socket, with `pending` bytes in a new buffer. Return the buffer."""
-        observed, buffer = self._reactor.observed(self, self.socket), self._new_buffer(pending)
+        observer = self._reactor.observer
+        observed, buffer = observer.socket(self, self.socket), observer.buffer(self, pending)
         self._recv, self._send, self._pending = observed.recv, observed.send, buffer
         return buffer
-
-    def _new_buffer(self, pending: Bytes = b"") -> SendBuffer:
-        observer = self._reactor.observer
-        return SendBuffer(pending) if observer is None else observer.buffer(self, pending)
 
     def _flush(self) -> None:
         try:

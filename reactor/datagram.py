@@ -1,8 +1,8 @@
 """Datagram: one UDP socket, many peers, and nothing that one of them can do to another.
 
 Law: an error that belongs to one datagram is counted, the datagram dropped, and the service goes on. A turn takes a
-bounded number of datagrams, so a flood starves nothing. When the kernel's send buffer is full, the one datagram that
-didn't fit is held, and nothing more is received until it has gone: the kernel's receive buffer does the waiting.
+bounded number. When the kernel's send buffer is full, the datagram that didn't fit is held, and nothing more is
+received until it has gone. An answer leaves from the address that was asked, the `path` (RFC 1122 §4.1.3.5).
 """
 
 from __future__ import annotations
@@ -21,11 +21,7 @@ class DatagramProtocol:
     """What a UDP endpoint calls."""
 
     def datagram_received(self, endpoint: Datagram, data: bytes, source: Address, path: bytes) -> None:
-        """Called with one whole datagram of 0 … 65,527 bytes (RFC 768).
-
-        Hand `path` back to `Datagram.send`, so that the answer comes from the address that was asked (RFC 1122
-        §4.1.3.5). It is empty where the socket has only one address.
-        """
+        """Called with one datagram of 0 … 65,527 bytes. Hand `path` to `send`, to answer from the address asked."""
 
     def error_received(self, endpoint: Datagram, error: OSError) -> None:
         """Called when a datagram couldn't be sent, or ICMP reports an error (connected sockets only: udp(7))."""
@@ -54,7 +50,7 @@ class Datagram:
         self.datagrams_received = self.bytes_received = self.datagrams_sent = self.bytes_sent = 0
         self.drops: dict[str, int] = {}
         self._reactor, self.protocol, self.fileno = reactor, protocol, sock.fileno
-        self._socket = reactor.observed(self, sock)
+        self._socket = reactor.observer.socket(self, sock)
         self._receive = receiver(self._socket)
         self._held: tuple[bytes, Address | None, bytes] | None = None  # didn't fit into the kernel's send buffer
         reactor.register(self)
@@ -76,7 +72,8 @@ class Datagram:
             else:
                 sent = self._socket.send(data)
         except WOULD_BLOCK:
-            self._hold((bytes(data), destination, path))  # the caller may reuse its memory
+            self._held = (bytes(data), destination, path)  # a copy, as the sender may reuse its memory
+            self._reactor.tell("buffer", self, before=0, after=len(data))
             self._update_interest()
             return True
         except OSError as error:
@@ -91,11 +88,6 @@ class Datagram:
     def pending_bytes(self) -> int:
         """The size of the datagram that is held."""
         return 0 if self._held is None else len(self._held[0])
-
-    def _hold(self, held: tuple[bytes, Address | None, bytes] | None) -> None:
-        before, self._held = self.pending_bytes, held
-        if before != self.pending_bytes:
-            self._reactor.tell("buffer", self, before=before, after=self.pending_bytes)
 
     def drop(self, reason: str, peer: Address | None = None) -> None:
         """Count one datagram that gets no answer, and tell the protocol."""
@@ -119,8 +111,8 @@ class Datagram:
     def on_event(self, mask: int) -> None:
         """Send what was held, or receive until nothing waits, the turn's share is used up, or we must wait."""
         if self._held is not None:
-            held = self._held
-            self._hold(None)
+            held, self._held = self._held, None
+            self._reactor.tell("buffer", self, before=len(held[0]), after=0)
             self.send(*held)
             self._update_interest()
             return

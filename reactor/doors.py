@@ -95,3 +95,6 @@ class Observer:
 
     def tell(self, kind: str, who: object, **facts: Any) -> None:
         """Learn of one event, named by the core: `who` is a handler, a timer or None (`observe.trace` has the list)."""
+
+
+NOTHING_OBSERVED = Observer()

@@ -20,7 +20,7 @@ from reactor.sockets.errors import BROKEN_SOCKET, ONE_PEER, WOULD_BLOCK, errno_n
 from reactor.sockets.opening import Socket
 
 Factory = Callable[[], StreamProtocol]
-Lost = Callable[["Listener", OSError], object]
+Lost = Callable[["Listener", OSError], object] | None
 
 logger = logging.getLogger("reactor")
 
@@ -37,17 +37,12 @@ class Listener:
     )  # fmt: skip
 
     def __init__(
-        self,
-        reactor: Reactor,
-        sock: Socket,
-        factory: Factory,
-        limits: Limits = DEFAULT_LIMITS,
-        lost: Lost | None = None,
+        self, reactor: Reactor, sock: Socket, factory: Factory, limits: Limits = DEFAULT_LIMITS, lost: Lost = None
     ) -> None:
         self.interest, self.closed = 0, False
         self.address: Address = sock.getsockname()  # with the port that the kernel chose if it was asked to
         self.errors: dict[str, int] = {}
-        self._reactor, self._socket, self.fileno = reactor, reactor.observed(self, sock), sock.fileno
+        self._reactor, self._socket, self.fileno = reactor, reactor.observer.socket(self, sock), sock.fileno
         self._factory, self._limits, self._lost = factory, limits, lost
         self._paused, self._quiet_until_s = False, -math.inf
         reactor.register(self)

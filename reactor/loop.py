@@ -6,12 +6,10 @@
     4. timers    take out every timer that is due, then call them
     5. calls     run what `call_soon` had queued when this step began, and no more
 
-Laws. The selector's `data` is the handler itself, and nothing is ever looked up by descriptor number: a handler that
-was closed earlier in the same batch is skipped, and a new one that got its number can't be taken for it. Interest
-changes in one place, `set_interest`. Every step is bounded, so each comes round again. A callback that raises costs
-its own handler, one log line and a traceback, never the loop.
-
-A loop belongs to one thread. Only `call_soon_threadsafe` may be called from others.
+Laws. The selector's `data` is the handler itself, and nothing is looked up by descriptor number: a handler closed
+earlier in the same batch is skipped, and a new one with its number can't be taken for it. Interest changes in one
+place, `set_interest`. Every step is bounded. A callback that raises costs its own handler, one log line and a
+traceback, never the loop. A loop belongs to one thread; others may only call `call_soon_threadsafe`.
 """
 
 import collections
@@ -23,14 +21,14 @@ import signal
 import socket
 import time
 from collections.abc import Callable
-from typing import Any, NamedTuple, Self
+from typing import NamedTuple, Self
 
-from reactor.doors import Handler, Observer
+from reactor.doors import NOTHING_OBSERVED, Handler, Observer
 from reactor.limits import SHORTAGE_RETRY_S
 from reactor.signals import Waker
 from reactor.sockets.errors import NO_ROOM_TO_WATCH
 from reactor.sockets.factory import SignalSource, SocketFactory
-from reactor.timers import Arguments, Callback, Timer, Timers
+from reactor.timers import Arguments, Callback, Timer
 
 READ, WRITE = selectors.EVENT_READ, selectors.EVENT_WRITE
 
@@ -44,6 +42,7 @@ class Snapshot(NamedTuple):
     suspended: frozenset[Handler]  # not watched for the moment, whatever their interest
     timers: tuple[Timer, ...]  # live ones, in no order
     calls: tuple[tuple[Callback, Arguments], ...]  # in the order in which they will run
+    signals_pending: bool  # one has come that the loop hasn't looked at: exec(2) would forget it
 
 
 class Reactor:
@@ -51,12 +50,14 @@ class Reactor:
 
     The arguments are its doors (`doors.py`). `close` closes the selector too. `guard(callback, *args, owner=None)`
     calls a user's callback; if that raises, the error is logged once, `owner` is aborted, and the loop goes on.
-    `add_signal_handler(signum, callback)` and `remove_signal_handler(signum)` are the Waker's (`signals.py`).
+    `add_signal_handler(signum, callback)` and `remove_signal_handler(signum)` are the Waker's (`signals.py`), and
+    `tell(kind, who, **facts)` is the observer's.
     """
 
     __slots__ = (
-        "_calls", "_heap", "_running", "_select", "_selector", "_stopping", "_suspended", "_timers", "_waker",
-        "add_signal_handler", "closed", "guard", "handlers", "now", "observer", "remove_signal_handler", "sockets",
+        "_heap", "_running", "_select", "_selector", "_stopping", "_suspended", "_timers", "_waker",
+        "add_signal_handler", "calls", "closed", "guard", "handlers", "now", "observer", "remove_signal_handler",
+        "sockets", "tell",
     )  # fmt: skip
 
     def __init__(
@@ -66,21 +67,18 @@ class Reactor:
         clock: Callable[[], float] = time.monotonic,
         sockets: SocketFactory = socket,
         signals: SignalSource = signal,
-        observer: Observer | None = None,
+        observer: Observer = NOTHING_OBSERVED,
     ) -> None:
         self.sockets, self.observer = sockets, observer
         self.now = clock  # monotonic seconds from an arbitrary start
         self.handlers: dict[Handler, None] = {}  # an ordered set of every open one; to be read only
         self._selector = selectors.DefaultSelector() if selector is None else selector
-        self._timers = Timers()
-        self.guard: Callable[..., None] = self._guard
-        if observer is not None:
-            observer.attach(self)
-            self._selector = observer.selector(self._selector)
-            self._timers, self.guard = observer.timers(), observer.guard(self.guard)
+        observer.attach(self)
+        self._selector = observer.selector(self._selector)
+        self._timers, self.guard, self.tell = observer.timers(), observer.guard(self._guard), observer.tell
         self._select = self._selector.select
         self._heap = self._timers.heap  # its truth value costs nothing to ask, unlike a method
-        self._calls: collections.deque[tuple[Callback, Arguments]] = collections.deque()
+        self.calls: collections.deque[tuple[Callback, Arguments]] = collections.deque()  # to be read only, as handlers
         self._suspended: dict[Handler, Timer] = {}
         self._running = self._stopping = self.closed = False
         self._waker = Waker(sockets, signals, self.call_soon)
@@ -100,7 +98,7 @@ class Reactor:
     def turn(self) -> None:
         """Take the five steps of the module's docstring once; block in step 2 if there is nothing to do."""
         sleep_s: float | None = None
-        if self._calls or self._stopping:
+        if self.calls or self._stopping:
             sleep_s = 0.0
         elif self._heap:
             sleep_s = self._timers.sleep_s(self.now())
@@ -113,7 +111,7 @@ class Reactor:
                     self.callback_failed(error, handler)
         if self._heap:
             self._run_timers()
-        if self._calls:
+        if self.calls:
             self._run_calls()
 
     def stop(self) -> None:
@@ -122,15 +120,12 @@ class Reactor:
 
     def _run_timers(self) -> None:
         for timer in self._timers.pop_due(self.now()):
-            if self.observer is not None:
-                self.observer.tell("timer_fired", timer)
             self.guard(timer.fire)
 
     def _run_calls(self) -> None:
-        for _ in range(len(self._calls)):  # those that they queue in their turn come in the next one
-            callback, args = self._calls.popleft()
-            if self.observer is not None:
-                self.observer.tell("call", None, callback=callback, args=args)
+        for _ in range(len(self.calls)):  # those that they queue in their turn come in the next one
+            callback, args = self.calls.popleft()
+            self.tell("call", None, callback=callback, args=args)
             self.guard(callback, *args)
 
     def register(self, handler: Handler) -> None:
@@ -181,15 +176,6 @@ class Reactor:
             del self.handlers[handler]
             self.tell("closed", handler, error=error)
 
-    def tell(self, kind: str, who: object, **facts: Any) -> None:
-        """Tell the observer of an event, if there is one. Not for what happens with every message."""
-        if self.observer is not None:
-            self.observer.tell(kind, who, **facts)
-
-    def observed(self, handler: Handler, sock: Any) -> Any:
-        """Return what `handler` is to call in place of its socket: the socket itself, or the observer's wrapper."""
-        return sock if self.observer is None else self.observer.socket(handler, sock)
-
     def _guard(self, callback: Callback, *args: object, owner: Handler | None = None) -> None:
         try:
             callback(*args)
@@ -198,9 +184,8 @@ class Reactor:
 
     def callback_failed(self, error: Exception, owner: Handler | None = None) -> None:
         """Log an exception that a user's callback has raised, once, with its traceback; abort `owner`."""
-        consequence = "its handler is closed" if owner else "the loop goes on"
-        extra = {"event": "callback_raised"}
-        logger.error("a callback raised %r; %s", error, consequence, exc_info=error, extra=extra)
+        text = "a callback raised %r; " + ("its handler is closed" if owner else "the loop goes on")
+        logger.error(text, error, exc_info=error, extra={"event": "callback_raised"})
         self.tell("raised", owner, error=error)
         if owner is not None:
             self.guard(owner.abort, error)
@@ -215,35 +200,22 @@ class Reactor:
 
     def call_soon(self, callback: Callback, *args: object) -> None:
         """Call `callback(*args)` in step 5 of this turn, or of the next one if step 5 has begun."""
-        self._calls.append((callback, args))
+        self.calls.append((callback, args))
 
     def call_soon_threadsafe(self, callback: Callback, *args: object) -> None:
         """`call_soon`, from any thread. Wakes the loop. Calls run in the order in which they were queued."""
-        self._calls.append((callback, args))
+        self.calls.append((callback, args))
         self._waker.wake()
-
-    @property
-    def signals_pending(self) -> bool:
-        """Whether a signal has come that the loop hasn't looked at: exec(2) would forget it."""
-        return bool(self._waker.pending)
-
-    @property
-    def calls_queued(self) -> int:
-        """How many calls wait for step 5."""
-        return len(self._calls)
 
     def snapshot(self) -> Snapshot:
         """Return what the loop has, changing nothing (`observe.snapshot` makes a table of it)."""
         live = tuple(timer for _, _, timer in self._heap if timer.callback is not None)
-        return Snapshot(tuple(self.handlers), frozenset(self._suspended), live, tuple(self._calls))
+        pending = bool(self._waker.pending)
+        return Snapshot(tuple(self.handlers), frozenset(self._suspended), live, tuple(self.calls), pending)
 
     def reopen_after_fork(self, selector: selectors.BaseSelector) -> None:
-        """In a child of fork(2) that goes on with the loop: watch everything through a selector of its own.
-
-        Through the inherited epoll instance it would take the parent's sockets away (epoll(7)). Raise OSError.
-        """
-        if self.observer is not None:
-            self.observer.detach()
+        """In a forked child: watch everything through its own selector, as an inherited epoll is the parent's too."""
+        self.observer.detach()
         inherited, self._selector, self._select = self._selector, selector, selector.select
         for handler in self.handlers:
             wanted, handler.interest = handler.interest, 0
@@ -252,14 +224,10 @@ class Reactor:
             inherited.close()
 
     def abandon_after_fork(self) -> None:
-        """In a child of fork(2) that does without the loop: close its copies of everything, touching nothing shared.
-
-        /dev/null takes each handler's descriptor number, so that its late close can't hit another's descriptor.
-        """
-        if self.observer is not None:
-            self.observer.detach()
+        """In a forked child that has no use for the loop: close its copies of everything, touching nothing shared."""
+        self.observer.detach()
         self.closed = True
-        nothing = os.open(os.devnull, os.O_RDWR)
+        nothing = os.open(os.devnull, os.O_RDWR)  # keeps each number taken, so that a late close can't hit another's
         for handler in self.handlers:
             handler.closed = True
             os.dup2(nothing, handler.fileno(), inheritable=False)

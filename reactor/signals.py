@@ -1,12 +1,9 @@
 """A signal, or another thread, becomes one more readable descriptor.
 
-Law: what must be done is kept in memory; a byte in the socket pair only says "look". So a full pair that loses a byte
-does no harm: it is readable, the loop wakes and finds everything. A signal is kept once, however often it came (as in
-signal(7)), so a storm of one can't push out another.
-
-The interpreter's own C handler notes a signal and writes the byte (`set_wakeup_fd`). At the next bytecode it calls our
-handler, which is a method of a dict, in C: a handler in Python would itself be interrupted by the next signal, and a
-storm would pile up calls until RecursionError.
+Law: what must be done is kept in memory; a byte in the socket pair only says "look", so a full pair may lose one. A
+signal is kept once, however often it came (signal(7)). The interpreter's C handler writes the byte (`set_wakeup_fd`);
+our handler is a method of a dict, in C, because a storm of signals would interrupt one in Python again and again, up
+to RecursionError.
 """
 
 import contextlib
@@ -46,10 +43,7 @@ class Waker:
             self._writer.send(b"\0")
 
     def add_signal(self, signum: int, callback: Callable[[], object]) -> None:
-        """Call `callback()` on the loop when the process gets this signal (signal(7)); bursts count once.
-
-        Raise ValueError outside the main thread, OSError for a signal that can't be caught.
-        """
+        """Call `callback()` on the loop after this signal; bursts count once. Raise ValueError in another thread."""
         previous = self._signals.signal(signum, self.pending.setdefault)
         if not self._callbacks:
             self._previous_fd = self._signals.set_wakeup_fd(self._writer.fileno(), warn_on_full_buffer=False)

@@ -1,11 +1,8 @@
 """Timers: a heap of (deadline, sequence, timer). Pure: the time comes in as a number.
 
 Law: all due timers are taken out before any of them is called. A timer that a callback sets, even with no delay, waits
-for a later turn, so timers can't starve I/O. Equal deadlines fire in the order in which they were set, by the sequence
-number, which also keeps `heapq` from comparing timers.
-
-Cancelling is O(1): the timer is marked and stays in the heap until it comes up, or until the marked ones outnumber the
-live ones and all are swept out. So a million timers set and cancelled (a timeout's usual fate) leave an empty heap.
+for a later turn, so timers can't starve I/O. Equal deadlines fire in the order in which they were set. Cancelling is
+O(1): the timer is marked, and stays in the heap until it comes up or the marked ones outnumber the live ones.
 """
 
 import heapq

@@ -254,7 +254,7 @@ class Lifecycle:
             return
         try:
             with signals_held():
-                if self._reactor.signals_pending:  # they come first; exec(2) would forget them
+                if self._reactor.snapshot().signals_pending:  # they come first; exec(2) would forget them
                     self.restart_due = True
                     self._reactor.call_soon(self._reactor.stop)
                     return

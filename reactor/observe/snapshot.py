@@ -26,7 +26,7 @@ def dump(reactor: Reactor) -> str:
 
     Watched: `r`, `w`, or `-` for nothing; in brackets while the handler is suspended. Sizes are in bytes.
     """
-    handlers, suspended, timers, calls = reactor.snapshot()
+    handlers, suspended, timers, calls, _ = reactor.snapshot()
     pending = {handler: pending_bytes(handler) for handler in handlers}
     first = heapq.nsmallest(HANDLER_ROWS, handlers, key=lambda each: (isinstance(each, Connection), -pending[each]))
     due = heapq.nsmallest(TIMER_ROWS, timers, key=lambda timer: timer.deadline_s)

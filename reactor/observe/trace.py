@@ -35,13 +35,12 @@ from reactor.observe.instrumented import (
     mask_name,
     peer_name,
 )
-from reactor.timers import Arguments, Callback, Timers
+from reactor.timers import Arguments, Callback, Timer, Timers
 
 FOLDER = os.path.dirname(os.path.dirname(__file__))
 SHOWN = "loop timers buffer connection listener connector datagram signals verbs fastpath/batch fastpath/splice".split()
 FILES = {os.path.join(FOLDER, *f"{name}.py".split("/")): f"{name.rpartition('/')[2]}.py" for name in SHOWN}
 TURN: CodeType = Reactor.turn.__code__
-TELL: CodeType = Reactor.tell.__code__
 MOST_CALLERS = 5  # of the line that an event comes from
 REMEMBERED_TURNS = 2  # are the names of what has ended: a last callback is still to come
 
@@ -112,6 +111,17 @@ class Trace(Observer):
         """Return timers that tell."""
         return self._timers
 
+    def guard(self, guard: Callable[..., None]) -> Callable[..., None]:
+        """Return a guard that tells of a timer before it fires."""
+
+        def told(callback: Callback, *args: object, owner: Handler | None = None) -> None:
+            timer = getattr(callback, "__self__", None)
+            if isinstance(timer, Timer) and callback == timer.fire:
+                self.tell("timer_fired", timer)
+            guard(callback, *args, owner=owner)
+
+        return told
+
     def socket(self, handler: Handler, sock: Any) -> Any:
         """Return a socket that tells."""
         return InstrumentedSocket(self, handler, sock)
@@ -150,7 +160,7 @@ class Trace(Observer):
         """Tell of a new turn. Return False when nothing is told any more."""
         if self._callback is None:
             return False
-        calls = self._reactor.calls_queued
+        calls = len(self._reactor.calls)
         self._turn += 1
         self._forget_what_is_gone(calls > 0)
         self.tell("turn", None, sleep_s=timeout_s, calls=calls, timers=len(self._timers.heap))
@@ -226,6 +236,10 @@ class Trace(Observer):
         owner = getattr(owner, "observed_handler", owner)
         return {"error": words(error), "owner": "" if owner is None else self.label(owner)}
 
+    def buffered(self, _handler: object, before: int, after: int) -> dict[str, Any] | None:
+        """Describe how full a buffer is; None for an empty datagram that comes or goes."""
+        return None if before == after else {"before": before, "after": after}
+
     def dropped(self, _endpoint: object, reason: str, count: int, peer: Any) -> dict[str, Any]:
         """Describe datagrams that get no answer."""
         return {"reason": reason, "count": count, "peer": peer_name(peer)}
@@ -249,6 +263,7 @@ class Trace(Observer):
 
 FIELDS: dict[str, Callable[..., dict[str, Any] | None]] = {
     "adopted": Trace.adopted,
+    "buffer": Trace.buffered,
     "call": Trace.call,
     "closed": Trace.closed,
     "dropped": Trace.dropped,
@@ -266,7 +281,7 @@ def where(frame: FrameType | None) -> list[str]:
     lines: list[str] = []
     while frame is not None and len(lines) <= MOST_CALLERS:
         name = FILES.get(frame.f_code.co_filename)
-        if name is not None and frame.f_code is not TELL:
+        if name is not None:
             lines.append(f"{name}:{frame.f_lineno}")
             if frame.f_code is TURN:
                 break

@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from reactor.buffer import Bytes, SendBuffer
-from reactor.doors import Handler, Observer
+from reactor.doors import NOTHING_OBSERVED, Handler, Observer
 from reactor.loop import Reactor
 from reactor.observe.describe import callback_name, handler_name
 from reactor.sockets.wrapped_selector import Ready, WrappedSelector
@@ -60,12 +60,12 @@ class Watch(Observer):
         "_blamed_s", "_inner", "_logged_s", "_reactor", "_unsaid", "lags", "slow_callbacks", "slow_s", "turns",
     )  # fmt: skip
 
-    def __init__(self, slow_s: float | None = None, inner: Observer | None = None) -> None:
+    def __init__(self, slow_s: float | None = None, inner: Observer = NOTHING_OBSERVED) -> None:
         self.turns = Spread()  # how long turns have worked; sleep isn't work
         self.lags = Spread()  # how late timers have fired
         self.slow_callbacks = 0
         self.slow_s = slow_s
-        self._inner = Observer() if inner is None else inner
+        self._inner = inner
         self._blamed_s = 0.0  # what slow callbacks have taken, each its own
         self._logged_s: float | None = None
         self._unsaid = 0

@@ -20,6 +20,7 @@ import socket
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
 
+from reactor.doors import NOTHING_OBSERVED
 from reactor.fastpath.busypoll import BusyPollSelector
 from reactor.loop import Reactor
 from reactor.observe.trace import EventSink, Trace
@@ -155,7 +156,7 @@ class SimulatedNetwork:
             clock=self.clock,
             sockets=self,
             signals=self.signals,
-            observer=None if told is None else Trace(told),
+            observer=NOTHING_OBSERVED if told is None else Trace(told),
         )
         self.reactors.append(made)
         return made
