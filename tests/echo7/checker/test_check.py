@@ -21,7 +21,7 @@ from echo7 import check
 from echo7 import checker as judge
 from echo7.checker import CASES, Case, Fault, Finding, Verdict, one_of_each_family, table
 from echo7.checker import command as check_command
-from echo7.checker.call import difference, fault_of
+from echo7.checker.tcp_client import difference, fault_of
 from echo7.sockets.resolve import UnresolvedName
 from reactor.sockets.errors import os_error
 from tests.support.basics import PATIENCE_S, PROJECT, has_ipv6, quiet_port
@@ -71,8 +71,8 @@ def test_echo7_passes_with_and_without_its_fast_paths(options: dict[str, Any]) -
 @pytest.fixture(autouse=True)
 def sooner(monkeypatch: pytest.MonkeyPatch) -> None:
     """On this machine, what should not come would come at once."""
-    monkeypatch.setattr("echo7.checker.bench.QUIET_S", 0.05)
-    monkeypatch.setattr("echo7.checker.udp.TRIES", 20)  # a try is a fraction of the time-out
+    monkeypatch.setattr("echo7.checker.session.QUIET_S", 0.05)
+    monkeypatch.setattr("echo7.checker.udp_cases.TRIES", 20)  # a try is a fraction of the time-out
 
 
 @contextlib.contextmanager

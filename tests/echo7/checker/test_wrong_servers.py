@@ -8,8 +8,8 @@ from collections.abc import Callable, Collection
 
 import pytest
 
-from echo7.checker import CASES, Fault, Judge, Report, Verdict
-from echo7.checker.checks import PATIENCES_IN_ALL, chosen
+from echo7.checker import CASES, Checker, Fault, Report, Verdict
+from echo7.checker.checker import PATIENCES_IN_ALL, chosen
 from reactor import Connection, Datagram, DatagramProtocol, Listener, Reactor, StreamProtocol, listen_tcp, open_udp
 from reactor.sockets.addresses import Address
 from reactor.testing import SimulatedNetwork
@@ -196,7 +196,7 @@ def judge(
 ) -> Report:
     """Run a whole judgement in the simulation, where time-outs cost nothing."""
     reports: list[Report] = []
-    Judge(
+    Checker(
         loop, "server.test", [(HOST, port)], chosen(transports, only), timeout_s=TIMEOUT_S, done=reports.append
     ).start()
     network.run(loop, until=lambda: reports)

@@ -15,12 +15,12 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from echo7 import __version__
 from echo7.metrics.families import COUNTERS, GAUGES, families
-from echo7.metrics.told import Durations, Gauges, Told
+from echo7.metrics.snapshot import Durations, Gauges, Snapshot
 from echo7.server import Counters
 from reactor.observe.watch import BOUNDS_S
 
 DROPS = {"accept_EMFILE": 1, "refused_denied": 2, "idle_timeout": 3, "source_port_zero": 4, "send_EPERM": 5}
-ONE = Told(
+ONE = Snapshot(
     Counters(10, 11, 12, 13, 14, 15, 16, 17, drops=DROPS),
     Gauges(18, 19, 20, 21),
     22,
@@ -30,7 +30,7 @@ ONE = Told(
 )
 
 
-def exposed(everyone: Told, workers: Mapping[str, Told]) -> dict[str, Any]:
+def exposed(everyone: Snapshot, workers: Mapping[str, Snapshot]) -> dict[str, Any]:
     """What is parsed of what is written: family → family."""
 
     class Collector:
@@ -70,7 +70,7 @@ def test_no_counter_is_forgotten() -> None:
     """Whoever adds a counter to the server gives it a name here."""
     numbers = {field: 1000 + place for place, field in enumerate(Counters._fields) if field != "drops"}
     drops = {reason: 2000 + place for place, reason in enumerate(DROPS)}
-    found = exposed(Told(Counters(drops=drops, **numbers)), {})
+    found = exposed(Snapshot(Counters(drops=drops, **numbers)), {})
     told = {sample.value for family in found.values() for sample in family.samples}
     assert {*numbers.values(), *drops.values()} <= told
 
@@ -90,7 +90,7 @@ def test_turn_time_and_lag_are_histograms() -> None:
 
 def test_each_worker_is_in_families_of_its_own_so_nobody_sums_a_sum() -> None:
     """Issue: "per worker and summed"."""
-    found = exposed(ONE, {"1": ONE, "2": Told()})
+    found = exposed(ONE, {"1": ONE, "2": Snapshot()})
     assert values(found["echo7_worker_connections"], "worker") == {"1": 10, "2": 0}
     assert values(found["echo7_connections"]) == {"": 10}
     assert {sample.labels["reason"] for sample in found["echo7_worker_datagrams_dropped"].samples} == {

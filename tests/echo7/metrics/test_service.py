@@ -21,7 +21,7 @@ pytest.importorskip("prometheus_client", reason="the extra `metrics` isn't insta
 from prometheus_client.parser import text_string_to_metric_families
 
 from echo7.metrics.service import HEARD_S, Metrics, WorkersMetrics
-from echo7.metrics.told import Told
+from echo7.metrics.snapshot import Snapshot
 from echo7.server import Counters
 from echo7.sockets.binding import NO_IPV6, BindError
 from echo7.sockets.reuseport import AVAILABLE
@@ -120,7 +120,7 @@ def test_a_supervisor_isnt_well_when_no_worker_has_told_for_long() -> None:
         reason = [""]
         metrics = WorkersMetrics(loop, Handler(), lambda: reason[0])  # type: ignore[arg-type]
         assert metrics._health() == "no worker serves"
-        metrics.heard(1, Told(Counters(connections=4)).as_message())
+        metrics.heard(1, Snapshot(Counters(connections=4)).as_message())
         assert metrics._health() == ""
         reason[0] = "stopping"
         assert metrics._health() == "stopping"

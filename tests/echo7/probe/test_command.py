@@ -22,8 +22,8 @@ import pytest
 
 from echo7 import cli
 from echo7.probe import command, once
-from echo7.probe.output import Output
 from echo7.probe.plan import Plan
+from echo7.probe.report.writer import LineWriter
 from echo7.process import limits
 from echo7.sockets import resolve as names
 from reactor import Connection, StreamProtocol, listen_tcp, open_udp
@@ -307,7 +307,7 @@ def test_closed_descriptors_are_not_taken_for_sockets(server: EchoThread, closed
 
 
 def test_lines_that_nobody_reads_are_counted(server: EchoThread, capfd: pytest.CaptureFixture[str]) -> None:
-    output = Output(command.STDOUT)
+    output = LineWriter(command.STDOUT)
     output.dropped = 3
     assert command._status_of(output, 0) == 0
     assert only_line(capfd.readouterr().err) == "echo7 ping: 3 lines were dropped, as nobody read them"
@@ -490,7 +490,7 @@ def test_a_machine_without_ipv6_is_unreachable(
 
     monkeypatch.setattr(names, "resolve", lambda *_: [("::1", 7, 0, 0)])
     monkeypatch.setattr(command, "resolve", lambda *_: [("::1", 7, 0, 0)])
-    monkeypatch.setattr("echo7.probe.flow.bind_udp", no_such_family)
+    monkeypatch.setattr("echo7.probe.datagram.bind_udp", no_such_family)
     assert in_process(["::1"]) == 4
     assert "is unreachable: Address family not supported" in only_line(capfd.readouterr().err)
     assert in_process(["::1", "--crit", "loss=1%"]) == 2

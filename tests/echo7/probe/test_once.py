@@ -13,8 +13,8 @@ import pytest
 import echo7
 from echo7 import ping
 from echo7.probe import once
+from echo7.probe.measure.words import Event, Word
 from echo7.probe.prober import CannotProbe
-from echo7.probe.words import Event, Word
 from echo7.sockets.resolve import UnresolvedName
 from reactor import Datagram, open_udp
 from reactor.sockets.errors import os_error

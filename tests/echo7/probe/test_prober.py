@@ -10,12 +10,12 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from echo7.probe import ledger as ledger_module
 from echo7.probe import prober as prober_module
+from echo7.probe.measure import ledger as ledger_module
+from echo7.probe.measure.words import Damage, Event, Harm, Word
 from echo7.probe.plan import NS_PER_S
-from echo7.probe.prober import BUSY, MISSED, NOBODY, CannotProbe, Prober
+from echo7.probe.prober import BUSY, MISSED, NOTHING_LISTENS, CannotProbe, Prober
 from echo7.probe.result import PathMtu, PingResult
-from echo7.probe.words import Damage, Event, Harm, Word
 from reactor import Reactor
 from reactor.testing import simulate
 from tests.echo7.probe.world import (
@@ -545,6 +545,6 @@ def test_in_any_world_what_is_told_adds_up() -> None:
         assert words[Word.OUTSTANDING] == 0
         assert total.decided + words[Word.TOO_BIG] + words[Word.UNKNOWN] >= total.sent
         assert total.sent + sum(prober.skipped.values()) >= 20
-        assert all(event.reason != NOBODY or event.word is Word.REFUSED for event in events)
+        assert all(event.reason != NOTHING_LISTENS or event.word is Word.REFUSED for event in events)
 
     simulate(scenario, seeds=200)

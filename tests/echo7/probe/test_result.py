@@ -8,11 +8,10 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from echo7.probe import result as result_module
-from echo7.probe.histogram import Histogram
-from echo7.probe.result import BARS, Bar, Counts
-from echo7.probe.tally import Tally
-from echo7.probe.words import Word
+from echo7.probe.measure.histogram import Histogram
+from echo7.probe.measure.tally import Tally
+from echo7.probe.measure.words import Word
+from echo7.probe.result import BARS, Bar, Counts, bars_of, verdict_of
 
 NOTHING = Counts(*[0] * len(Counts._fields))
 
@@ -28,7 +27,7 @@ def test_every_reply_is_in_one_bar(values: list[int]) -> None:
     rtts = Histogram()
     for value in values:
         rtts.add(value)
-    bars = result_module._bars(rtts)
+    bars = bars_of(rtts)
     assert sum(bar.replies for bar in bars) == len(values)
     assert len(bars) in (1, BARS)
     assert (bars[0].from_ns, bars[-1].to_ns) == (min(values), max(values) + 1)
@@ -38,10 +37,10 @@ def test_every_reply_is_in_one_bar(values: list[int]) -> None:
 
 def test_bars_of_nothing_and_of_one_value() -> None:
     rtts = Histogram()
-    assert result_module._bars(rtts) == []
+    assert bars_of(rtts) == []
     rtts.add(7)
     rtts.add(7)
-    assert result_module._bars(rtts) == [Bar(7, 8, 2)]
+    assert bars_of(rtts) == [Bar(7, 8, 2)]
 
 
 @pytest.mark.parametrize(
@@ -62,7 +61,7 @@ def test_the_verdict_is_the_best_that_is_known(words: list[Word], verdict: str) 
     tally = Tally()
     for word in words:
         tally.words[word] = 1
-    assert result_module._verdict(tally) == verdict
+    assert verdict_of(tally) == verdict
 
 
 def test_loss_is_of_those_of_which_it_is_known() -> None:

@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 
 from echo7.probe import stream as stream_module
+from echo7.probe.measure.words import Event, Harm, Word
 from echo7.probe.plan import NS_PER_S, Plan
 from echo7.probe.prober import BUSY, CannotProbe, Prober
 from echo7.probe.result import PingResult, result_of
 from echo7.probe.stream import CLOSED_BY_PEER, StreamFlow
-from echo7.probe.words import Event, Harm, Word
 from reactor import Connection, StreamProtocol, listen_tcp
 from reactor.testing import SimulatedNetwork, simulate
 from tests.echo7.probe.world import HERE, KEY, plan

@@ -9,10 +9,10 @@ import struct
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from echo7.probe.measure.words import Event, Word
 from echo7.probe.plan import NS_PER_S, Plan
 from echo7.probe.prober import Prober
 from echo7.probe.result import PingResult, result_of
-from echo7.probe.words import Event, Word
 from reactor import Datagram, DatagramProtocol, Reactor, open_udp
 from reactor.sockets.addresses import Address
 from reactor.testing import SimulatedNetwork
