@@ -1,6 +1,8 @@
-"""Session: a story waits for what happens or for time to pass, and is over when it is over."""
+"""Session: a story waits for an event or for time to pass, and always ends."""
 
 from __future__ import annotations
+
+import pytest
 
 from echo7.checker import Case, Finding, Verdict
 from echo7.checker.session import PATIENCES_PER_CASE, Session
@@ -13,7 +15,7 @@ TIMEOUT_S = 3.0
 
 
 class Play:
-    """One story on a session, the clock in the test's hands."""
+    """One story in a session, with a clock moved by hand."""
 
     def __init__(self, reactor: Reactor, clock: ManualClock, story: Story) -> None:
         self.findings: list[Finding] = []
@@ -27,7 +29,7 @@ class Play:
         turn_idle(self.reactor)
 
 
-def test_a_condition_is_looked_at_when_there_is_news_and_not_before() -> None:
+def test_news_steps_the_story_once_per_turn() -> None:
     looked: list[int] = []
 
     async def story(session: Session) -> str:
@@ -40,7 +42,7 @@ def test_a_condition_is_looked_at_when_there_is_news_and_not_before() -> None:
         turn_idle(reactor)
         assert len(looked) == 1
         play.session.news()
-        play.session.news()  # twice at once is once
+        play.session.news()
         turn_idle(reactor)
         assert len(looked) == 2
         play.session.news()
@@ -48,7 +50,7 @@ def test_a_condition_is_looked_at_when_there_is_news_and_not_before() -> None:
         assert [finding.seen for finding in play.findings] == ["seen"]
 
 
-def test_a_wait_ends_when_nothing_has_moved_for_so_long() -> None:
+def test_wait_ends_when_nothing_moves_for_a_timeout() -> None:
     moved = [0]
 
     async def story(session: Session) -> str:
@@ -68,8 +70,8 @@ def test_a_wait_ends_when_nothing_has_moved_for_so_long() -> None:
         assert [finding.seen for finding in play.findings] == [f"gave up at {start_s + 2.8 * TIMEOUT_S:.0f}"]
 
 
-def test_a_case_ends_though_things_still_move() -> None:
-    """Law: "every wait has an end": a server that dribbles is not waited for for ever."""
+def test_case_ends_though_things_still_move() -> None:
+    """Law: "every wait has an end", also with a server that sends a byte now and then."""
     moved = [0]
 
     async def story(session: Session) -> str:
@@ -87,8 +89,8 @@ def test_a_case_ends_though_things_still_move() -> None:
         assert play.findings[0].seen == "not done in 30 s, though things still move"
 
 
-def test_news_that_comes_with_the_deadline_finds_the_story_over() -> None:
-    """Both are queued for one turn: the timer ends the story, and the look after it has nothing to look at."""
+def test_news_at_the_deadline_finds_the_story_over() -> None:
+    """Both are queued for one turn: the timer ends the story, and the step after it does nothing."""
 
     async def story(session: Session) -> str:
         await session.pause(1.0)
@@ -104,22 +106,18 @@ def test_news_that_comes_with_the_deadline_finds_the_story_over() -> None:
         assert [finding.seen for finding in play.findings] == ["over"]
 
 
-def test_what_fails_on_this_machine_is_told_as_its_own_trouble() -> None:
+@pytest.mark.parametrize(
+    ("error", "seen"),
+    [
+        (OSError(24, "Too many open files"), "this machine couldn't try: Too many open files"),
+        (ZeroDivisionError(), "the checker's own mistake: ZeroDivisionError()"),
+    ],
+)
+def test_error_on_this_machine_or_in_a_case_is_unknown(error: Exception, seen: str) -> None:
     async def story(session: Session) -> str:
-        raise OSError(24, "Too many open files")
+        raise error
 
     clock = ManualClock()
     with Reactor(clock=clock) as reactor:
-        play = Play(reactor, clock, story)
-        (finding,) = play.findings
-        assert (finding.verdict, finding.seen) == (Verdict.UNKNOWN, "this machine couldn't try: Too many open files")
-
-
-def test_a_story_with_a_mistake_ends_all_the_same() -> None:
-    async def story(session: Session) -> str:
-        raise ZeroDivisionError
-
-    clock = ManualClock()
-    with Reactor(clock=clock) as reactor:
-        play = Play(reactor, clock, story)
-        assert [finding.seen for finding in play.findings] == ["the judge's own mistake: ZeroDivisionError()"]
+        (finding,) = Play(reactor, clock, story).findings
+    assert (finding.verdict, finding.seen) == (Verdict.UNKNOWN, seen)
