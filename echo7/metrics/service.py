@@ -82,7 +82,7 @@ class WorkersMetrics:
         self._now, self._handler, self._own_health = reactor.now, handler, health
         self._live: dict[int, tuple[float, Snapshot]] = {}  # worker → when, and what
         self._past = Snapshot()  # of processes that have ended
-        self._metrics = Metrics(reactor, self._collect, self._health)
+        self._metrics = Metrics(reactor, self.collect, self.health)
 
     def start(self, where: Where) -> None:
         """Listen. Raise BindError."""
@@ -101,7 +101,8 @@ class WorkersMetrics:
         if worker in self._live:
             self._past = total([self._past, self._live.pop(worker)[1].after_the_end()])
 
-    def _collect(self) -> Iterable[Metric]:
+    def collect(self) -> Iterable[Metric]:
+        """Yield the families of all processes and of each worker."""
         workers = {str(worker): snapshot for worker, (_, snapshot) in sorted(self._live.items())}
         own = Snapshot(log_lines_dropped=self._handler.dropped)
         yield from families(total([self._past, own, *workers.values()]), workers)
@@ -110,7 +111,8 @@ class WorkersMetrics:
             age.add_metric([str(worker)], self._now() - heard_s)
         yield age
 
-    def _health(self) -> str:
+    def health(self) -> str:
+        """Return why the service isn't healthy; empty if it is."""
         heard = any(self._now() - heard_s < HEARD_S for heard_s, _ in self._live.values())
         return self._own_health() or ("" if heard else "no worker serves")
 

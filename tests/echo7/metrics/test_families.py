@@ -30,12 +30,12 @@ ONE = Snapshot(
 )
 
 
-def exposed(everyone: Snapshot, workers: Mapping[str, Snapshot]) -> dict[str, Any]:
-    """What is parsed of what is written: family → family."""
+def exposed(together: Snapshot, workers: Mapping[str, Snapshot]) -> dict[str, Any]:
+    """Name → family, written and parsed again."""
 
     class Collector:
         def collect(self) -> Any:
-            return families(everyone, workers)
+            return families(together, workers)
 
     registry = CollectorRegistry()
     registry.register(Collector())
@@ -46,7 +46,7 @@ def values(family: Any, label: str = "") -> dict[str, float]:
     return {sample.labels.get(label, ""): sample.value for sample in family.samples}
 
 
-def test_everything_that_is_counted_is_there_under_its_name() -> None:
+def test_every_number_has_its_name() -> None:
     """Issue: "connections open/total/refused by reason, bytes and datagrams in/out, drops by reason …"."""
     found = exposed(ONE, {})
     assert values(found["echo7_build_info"], "version") == {__version__: 1}
@@ -66,13 +66,12 @@ def test_everything_that_is_counted_is_there_under_its_name() -> None:
     assert values(found["echo7_slow_callbacks"]) == {"": 23}
 
 
-def test_no_counter_is_forgotten() -> None:
-    """Whoever adds a counter to the server gives it a name here."""
+def test_every_counter_of_the_server_is_exposed() -> None:
     numbers = {field: 1000 + place for place, field in enumerate(Counters._fields) if field != "drops"}
     drops = {reason: 2000 + place for place, reason in enumerate(DROPS)}
     found = exposed(Snapshot(Counters(drops=drops, **numbers)), {})
-    told = {sample.value for family in found.values() for sample in family.samples}
-    assert {*numbers.values(), *drops.values()} <= told
+    exposed_values = {sample.value for family in found.values() for sample in family.samples}
+    assert {*numbers.values(), *drops.values()} <= exposed_values
 
 
 def test_turn_time_and_lag_are_histograms() -> None:
@@ -88,7 +87,7 @@ def test_turn_time_and_lag_are_histograms() -> None:
     assert exposed(ONE, {})["echo7_loop_lag_seconds"].type == "histogram"
 
 
-def test_each_worker_is_in_families_of_its_own_so_nobody_sums_a_sum() -> None:
+def test_workers_have_families_apart_from_the_sums() -> None:
     """Issue: "per worker and summed"."""
     found = exposed(ONE, {"1": ONE, "2": Snapshot()})
     assert values(found["echo7_worker_connections"], "worker") == {"1": 10, "2": 0}

@@ -1,4 +1,4 @@
-"""What a process tells of itself, and sums of it. This needs no package: workers have none of their own."""
+"""Snapshots of one process, and sums of several."""
 
 from __future__ import annotations
 
@@ -21,34 +21,34 @@ class Handler:
     dropped = 7
 
 
-def test_what_goes_through_a_channel_comes_out_the_same() -> None:
+def test_snapshot_goes_through_a_channel_unchanged() -> None:
     clock = ManualClock()
     with WatchedReactor(clock=clock, slow_s=0.5) as loop:
         server = EchoServer(["127.0.0.1"], 0)
         server.start(loop)
-        tell = snapshot_maker(loop, server, Handler())  # type: ignore[arg-type]
+        take = snapshot_maker(loop, server, Handler())  # type: ignore[arg-type]
         clock.advance(TICK_S)
         loop.call_soon(clock.advance, 0.5)
         loop.turn()
         loop.call_soon(int)
         loop.turn()
-        told = tell()
-        assert (told.log_lines_dropped, told.slow_callbacks) == (7, 1)
-        assert (sum(told.turns.counts), sum(told.lags.counts)) == (1, 2)
-        again = Snapshot.from_message(json.loads(json.dumps(told.as_message())))
-        assert again == told
+        snapshot = take()
+        assert (snapshot.log_lines_dropped, snapshot.slow_callbacks) == (7, 1)
+        assert (sum(snapshot.turns.counts), sum(snapshot.lags.counts)) == (1, 2)
+        again = Snapshot.from_message(json.loads(json.dumps(snapshot.as_message())))
+        assert again == snapshot
         server.stop()
 
 
-def test_a_sum_adds_what_each_has_and_of_the_ended_what_they_had_done() -> None:
+def test_total_adds_live_processes_and_what_ended_ones_had_done() -> None:
     one = Snapshot().as_message() | {
         "counters": {"connections": 3, "connections_open": 2, "drops": {"a": 1}},
         "gauges": [1, 2, 3, 4],
         "slow_callbacks": 5,
         "turns": [[1] * len(Snapshot().turns.counts), 2.5],
     }
-    told = Snapshot.from_message(one)
-    both = total([told, told.after_the_end()])
+    snapshot = Snapshot.from_message(one)
+    both = total([snapshot, snapshot.after_the_end()])
     assert (both.counters.connections, both.counters.connections_open, both.counters.drops) == (6, 2, {"a": 2})
     assert both.gauges == Gauges(1, 2, 3, 4)
     assert both.slow_callbacks == 10
@@ -56,7 +56,7 @@ def test_a_sum_adds_what_each_has_and_of_the_ended_what_they_had_done() -> None:
     assert total([Snapshot()]) == Snapshot()
 
 
-def test_who_is_held_back_and_what_is_in_buffers_is_seen() -> None:
+def test_gauges_show_held_connections_and_buffers() -> None:
     """Issue: "pause state, buffer bytes"."""
     with EchoByHand(udp=False, max_connections=2) as echo, echo.connect() as reader, echo.connect() as stuck:
         assert gauges_of(echo.server, echo.reactor) == Gauges(listeners_full=1)
@@ -73,7 +73,7 @@ def test_who_is_held_back_and_what_is_in_buffers_is_seen() -> None:
         assert gauges_of(echo.server, echo.reactor).listeners_full == 0, "a closed one isn't paused"
 
 
-def test_a_listener_that_waits_for_descriptors_is_seen() -> None:
+def test_gauges_show_a_listener_short_of_descriptors() -> None:
     faults = Faults()
     with EchoByHand(udp=False, reactor_options={"sockets": FlakySockets(faults)}) as echo:
         faults.add("accept", os_error(errno.EMFILE))
@@ -82,7 +82,7 @@ def test_a_listener_that_waits_for_descriptors_is_seen() -> None:
             turn_until(echo.reactor, lambda: not gauges_of(echo.server, echo.reactor).listeners_short)
 
 
-def test_no_package_is_needed_to_tell() -> None:
-    text = (pathlib.Path(echo7.__file__).parent / "metrics" / "told.py").read_text()
+def test_snapshot_needs_no_package() -> None:
+    text = (pathlib.Path(echo7.__file__).parent / "metrics" / "snapshot.py").read_text()
     assert "prometheus_client" not in text
     assert "h11" not in text

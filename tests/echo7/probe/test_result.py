@@ -1,4 +1,4 @@
-"""What a run has found, as objects: bars, verdicts, shares."""
+"""Results: bars, verdicts, loss."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ NOTHING = Counts(*[0] * len(Counts._fields))
 @example([0, 1])
 @example([1, 10**12])
 def test_every_reply_is_in_one_bar(values: list[int]) -> None:
-    """Issue: "a small histogram of RTTs": a few steps that leave no gap, and everything in one of them."""
+    """Issue: "a small histogram of RTTs": a few bars without gaps, and each reply in one of them."""
     rtts = Histogram()
     for value in values:
         rtts.add(value)
@@ -57,15 +57,15 @@ def test_bars_of_nothing_and_of_one_value() -> None:
         ([Word.REPLY, Word.REFUSED, Word.LOST], "replies"),
     ],
 )
-def test_the_verdict_is_the_best_that_is_known(words: list[Word], verdict: str) -> None:
+def test_verdict_is_the_best_outcome_of_any_probe(words: list[Word], verdict: str) -> None:
     tally = Tally()
     for word in words:
         tally.words[word] = 1
     assert verdict_of(tally) == verdict
 
 
-def test_loss_is_of_those_of_which_it_is_known() -> None:
-    """Brief: "not answered in time (lost + late)"; under way, too big and unknown are no loss and no success."""
+def test_loss_is_a_share_of_settled_probes() -> None:
+    """Brief: "not answered in time (lost + late)"; outstanding, too big and unknown are neither loss nor success."""
     assert NOTHING.loss == 0
     counts = NOTHING._replace(replies=5, late=1, lost=2, refused=1, unreachable=1, too_big=9, outstanding=9, unknown=9)
     assert counts.loss == 0.5

@@ -1,6 +1,6 @@
-"""An echo that does by a known script what a bad network does, and a simulated world around it and the prober.
+"""An echo that acts like a bad network by a script, and a simulated world with it and a prober.
 
-The script says for each probe, by its sequence number, what answers it gets, when, and how they are changed.
+The script has for each probe, by sequence number, the answers: when, and how changed.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from reactor.sockets.addresses import Address
 from reactor.testing import SimulatedNetwork
 
 HERE = ("10.0.0.1", 7)
-LATENCY_S = 1 / 8  # one way. In eighths of a second the clock is exact, and so are sleeps of whole milliseconds
+LATENCY_S = 1 / 8  # one way; floats of eighths of a second are exact
 RTT_NS = 2 * NS_PER_S // 8
 KEY = 0x0E0C0701
 
 
 class Answer(NamedTuple):
-    """One datagram that goes back."""
+    """One datagram that is sent back."""
 
     delay_s: float = 0.0
     change: Callable[[bytes], bytes] = bytes
@@ -53,7 +53,7 @@ def grown(more: bytes) -> Sequence[Answer]:
 
 
 class ScriptedEcho(DatagramProtocol):
-    """Echoes as the script says; without a word about a probe, as it should."""
+    """Echoes as the script says; a probe that it doesn't mention gets the usual answers."""
 
     def __init__(self, reactor: Reactor, script: Script | None = None, usual: Sequence[Answer] = USUAL) -> None:
         self._reactor, self._usual = reactor, usual
@@ -86,6 +86,7 @@ class World:
         self.events: list[Event] = []
         self.times_ns: list[int] = []
         self.ended = 0
+        self.then: Callable[[Event], object] = lambda event: None
         self.prober = Prober(self.reactor, HERE, plan, told=self.told, ended=self.end, key=KEY, clock_ns=self.clock_ns)
 
     def clock_ns(self) -> int:
@@ -94,6 +95,7 @@ class World:
     def told(self, event: Event) -> None:
         self.events.append(event)
         self.times_ns.append(self.clock_ns())
+        self.then(event)
 
     def end(self) -> None:
         self.ended += 1

@@ -1,4 +1,4 @@
-"""Standard output that never holds a probe up."""
+"""Standard output that never delays a probe."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def read(reader: int) -> bytes:
     return found
 
 
-def test_lines_come_at_once_and_in_order() -> None:
+def test_lines_are_written_at_once_and_in_order() -> None:
     with pipe() as (reader, writer):
         before = open_descriptors()
         output = LineWriter(writer)
@@ -45,25 +45,25 @@ def test_lines_come_at_once_and_in_order() -> None:
         assert read(reader) == "one\nzwö\n".encode()
         assert not output.is_terminal
         output.finish()
-        output.finish()  # harmless twice
+        output.finish()
         assert open_descriptors() == before
         os.write(writer, b"still blocking, still open")
 
 
-def test_a_reader_that_has_stopped_costs_lines_and_no_time() -> None:
-    """Law: "nothing is written that could block: a reader that has stopped costs lines, which are counted"."""
+def test_stopped_reader_costs_lines_and_no_time() -> None:
+    """Law: "no write can block: when the reader has stopped, lines are dropped and counted"."""
     with pipe() as (reader, writer):
         output = LineWriter(writer)
         line = "x" * 999
         while not output.dropped:
             output.line(line)
-        assert len(output._waiting) > MOST_WAITING_BYTES - 1000
+        assert output.waiting_bytes > MOST_WAITING_BYTES - 1000
         output.live("not now")
         received = read(reader)
         output.line("after")
         received += read(reader)
-        while output._waiting:
-            output._push()
+        while output.waiting_bytes:
+            output.push()
             received += read(reader)
         output.finish()
         lines = received.decode().splitlines()
@@ -72,21 +72,21 @@ def test_a_reader_that_has_stopped_costs_lines_and_no_time() -> None:
         assert output.error is None
 
 
-def test_a_reader_that_has_gone_is_noticed_once() -> None:
+def test_reader_that_has_gone_is_an_error() -> None:
     with pipe() as (reader, writer):
         os.close(reader)
         output = LineWriter(writer)
-        output.line("anybody?")
+        output.line("one")
         assert output.error is not None
         assert output.error.errno == errno.EPIPE
-        output.line("nobody")
-        output.live("nobody")
+        output.line("two")
+        output.live("two")
         output.finish()
-        assert not output._waiting
+        assert not output.waiting_bytes
 
 
 @pytest.mark.skipif(not pathlib.Path("/dev/full").exists(), reason="needs /dev/full")
-def test_a_full_disk_is_noticed() -> None:
+def test_full_disk_is_an_error() -> None:
     descriptor = os.open("/dev/full", os.O_WRONLY)
     output = LineWriter(descriptor)
     output.line("x")
@@ -96,7 +96,7 @@ def test_a_full_disk_is_noticed() -> None:
     os.close(descriptor)
 
 
-def test_a_file_is_written_to_as_it_is(tmp_path: pathlib.Path) -> None:
+def test_file_is_written_to_directly(tmp_path: pathlib.Path) -> None:
     path = tmp_path / "out"
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT)
     output = LineWriter(descriptor)
@@ -106,7 +106,7 @@ def test_a_file_is_written_to_as_it_is(tmp_path: pathlib.Path) -> None:
     assert path.read_bytes() == b"to a file \\udcff\n"
 
 
-def test_a_closed_descriptor_is_an_error_and_no_exception() -> None:
+def test_closed_descriptor_is_an_error_and_no_exception() -> None:
     reader, writer = os.pipe()
     os.close(reader)
     os.close(writer)
@@ -116,14 +116,14 @@ def test_a_closed_descriptor_is_an_error_and_no_exception() -> None:
     assert output.error.errno == errno.EBADF
 
 
-def test_a_live_line_takes_the_place_of_the_one_before() -> None:
+def test_live_line_replaces_the_one_before() -> None:
     master, slave = pty.openpty()
     output = LineWriter(slave)
     assert output.is_terminal
     output.live("one")
     output.live("")
     expected, shown = b"\rone\x1b[K\r\x1b[K", b""
-    while len(shown) < len(expected):  # a terminal hands it on in pieces
+    while len(shown) < len(expected):
         shown += os.read(master, 100)
     assert shown == expected
     output.finish()
@@ -131,14 +131,14 @@ def test_a_live_line_takes_the_place_of_the_one_before() -> None:
     os.close(slave)
 
 
-def test_at_the_end_what_is_left_is_written_however_long_it_takes(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Also where somebody else has set the descriptor not to block: then it waits for room."""
+def test_finish_writes_the_rest_however_long_it_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also if another process has made the descriptor non-blocking: then it waits for room."""
     with pipe() as (reader, writer):
         os.set_blocking(writer, False)
         output = LineWriter(writer)
         while not output.dropped:
             output.line("y" * 999)
-        total, received, waits = len(output._waiting), [b""], 0
+        total, received, waits = output.waiting_bytes, [b""], 0
 
         def wait(readable: object, writable: object, broken: object) -> None:
             nonlocal waits
@@ -150,4 +150,4 @@ def test_at_the_end_what_is_left_is_written_however_long_it_takes(monkeypatch: p
         received.append(read(reader))
         assert waits > 1
         assert len(b"".join(received)) > total
-        assert not output._waiting
+        assert not output.waiting_bytes
