@@ -228,19 +228,9 @@ def _view_of(options: argparse.Namespace, address: Address, output: LineWriter) 
         return PluginView(output, options.warn or {}, options.crit or {})
     if options.json or options.jsonl:
         return JsonView(output, lines=options.jsonl)
-    block = _block() if output.is_terminal else ""
+    block = text.block_for(getattr(sys.stdout, "encoding", None)) if output.is_terminal else ""
     where = text.place(str(address[0]), int(address[1]))
     return TextView(output, options.hosts[0], where, quiet=options.quiet, block=block)
-
-
-def _block() -> str:
-    """Return a character for bars that this terminal can show."""
-    try:
-        text.BLOCK.encode(sys.stdout.encoding)
-    except (UnicodeError, LookupError, AttributeError):
-        # stdout is None if it was closed
-        return text.PLAIN_BLOCK
-    return text.BLOCK
 
 
 def _status_of(output: LineWriter, status: int) -> int:

@@ -23,6 +23,15 @@ ODDITIES = (
 SPENT = {Word.LATE: " (late)", Word.DUPLICATE: " (DUP!)"}
 
 
+def block_for(encoding: str | None) -> str:
+    """Return a character for bars that a terminal with this encoding can show; None: stdout is closed."""
+    try:
+        BLOCK.encode(encoding or "ascii")
+    except (UnicodeError, LookupError):
+        return PLAIN_BLOCK
+    return BLOCK
+
+
 def place(host: str, port: int) -> str:
     """Return `127.0.0.1:7` or `[::1]:7`."""
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

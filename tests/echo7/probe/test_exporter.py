@@ -1,4 +1,4 @@
-"""`echo7 ping --metrics`: several targets on one loop, and what Prometheus finds of each."""
+"""`echo7 ping --metrics`: several targets on one loop, and the numbers of each."""
 
 from __future__ import annotations
 
@@ -26,12 +26,11 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from echo7 import cli
 from echo7.probe import command
+from echo7.probe.datagram import DatagramFlow
 from echo7.probe.exporter import RETRY_S, Exporter
 from echo7.probe.plan import NS_PER_S, Plan
-from echo7.probe.prober import Prober
 from echo7.probe.report.prometheus import Target, families
-from echo7.probe.roles import Flow
-from reactor import open_udp
+from reactor import Address, Reactor, open_udp
 from reactor.sockets.errors import os_error
 from reactor.testing import SimulatedNetwork
 from tests.echo7.probe.world import LATENCY_S, LOST, TWICE, ScriptedEcho, after, cut, flipped, plan
@@ -105,7 +104,7 @@ def test_each_target_has_its_own_numbers() -> None:
 
 
 class Noting(list[Any]):
-    """Instead of who sent, it notes when."""
+    """Records the time of each append instead of its source."""
 
     def __init__(self, times: list[float], clock: Callable[[], float]) -> None:
         super().__init__()
@@ -125,8 +124,8 @@ def test_targets_take_turns_within_the_interval() -> None:
     assert [later - sooner for sooner, later in itertools.pairwise(sent)] == [0.5, 0.5, 0.5]
 
 
-def test_what_only_grows_never_gets_smaller_also_when_a_lost_answer_comes_late() -> None:
-    """Prometheus takes a counter that gets smaller for a new process, and reports a burst that never was."""
+def test_counters_never_get_smaller_when_a_lost_answer_comes_late() -> None:
+    """Prometheus takes a smaller counter for a new process, and shows a burst that never happened."""
     world = World(plan(count=20), {number: after(2.5) if number % 3 else TWICE for number in range(20)})
     before: Found = {}
 
@@ -144,18 +143,18 @@ def test_what_only_grows_never_gets_smaller_also_when_a_lost_answer_comes_late()
     assert before["echo7_probe_late_total", "one:7"] > 5
 
 
-def test_who_cannot_be_probed_is_tried_again_and_the_others_go_on(
+def test_target_without_a_route_is_tried_again_and_the_others_go_on(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     world = World(plan(count=None))
-    new_flow, no_route = Prober._new_flow, [True]
+    no_route = [True]
 
-    def refusing(self: Prober, index: int) -> Flow:
-        if no_route[0] and self.address[1] == 8:
+    def new_flow(reactor: Reactor, address: Address, *arguments: Any, **options: Any) -> DatagramFlow:
+        if no_route[0] and address[1] == 8:
             raise os_error(errno.ENETUNREACH)
-        return new_flow(self, index)
+        return DatagramFlow(reactor, address, *arguments, **options)
 
-    monkeypatch.setattr(Prober, "_new_flow", refusing)
+    monkeypatch.setattr("echo7.probe.prober.DatagramFlow", new_flow)
     caplog.set_level(logging.INFO, "echo7")
     health: list[str] = []
 
@@ -187,19 +186,7 @@ def servers() -> Iterator[list[EchoThread]]:
 
 @contextlib.contextmanager
 def exporter(port: int, *arguments: str) -> Iterator[tuple[subprocess.Popen[str], tuple[str, int]]]:
-    line = [
-        "ping",
-        "127.0.0.1",
-        "localhost",
-        "-4",
-        "--port",
-        str(port),
-        "-i",
-        "0.02",
-        "--metrics",
-        "127.0.0.1:0",
-        *arguments,
-    ]
+    line = [*f"ping 127.0.0.1 localhost -4 --port {port} -i 0.02 --metrics 127.0.0.1:0".split(), *arguments]
     with subprocess.Popen(
         [sys.executable, "-m", "echo7", *line], cwd=PROJECT, stderr=subprocess.PIPE, text=True
     ) as process:
@@ -220,7 +207,7 @@ def get(address: tuple[str, int], path: str) -> tuple[int, str]:
         return answer.status, answer.read().decode()
 
 
-def test_a_long_running_prober_is_scraped_and_ends_in_order(servers: list[EchoThread]) -> None:
+def test_exporter_is_scraped_and_ends_in_order(servers: list[EchoThread]) -> None:
     """Issue: "a long-running prober that is scraped"."""
     port = servers[0].port
     with exporter(port) as (process, where):
@@ -241,12 +228,12 @@ def test_a_long_running_prober_is_scraped_and_ends_in_order(servers: list[EchoTh
         assert "what the loop has: " in said
 
 
-def test_with_a_count_it_ends_by_itself(servers: list[EchoThread]) -> None:
+def test_exporter_with_a_count_ends_by_itself(servers: list[EchoThread]) -> None:
     with exporter(servers[0].port, "-c", "3") as (process, _):
         assert process.wait(PATIENCE_S) == 0
 
 
-def test_an_address_in_use_is_one_line_and_status_1(servers: list[EchoThread]) -> None:
+def test_address_in_use_is_one_line_and_status_1(servers: list[EchoThread]) -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         where = f"127.0.0.1:{other.getsockname()[1]}"
         line = ["ping", "127.0.0.1", "--metrics", where]
@@ -263,7 +250,7 @@ def test_an_address_in_use_is_one_line_and_status_1(servers: list[EchoThread]) -
 
 
 def ask(*arguments: str) -> Plan:
-    """What the command does first; the rest would change this process's loggers."""
+    """Do the first step of the command; the rest would change this process's loggers."""
     options = cli.parse(["ping", *arguments])
     try:
         return command.plan_of(options, options.warn is not None)
@@ -275,7 +262,7 @@ def ask(*arguments: str) -> Plan:
 @pytest.mark.parametrize(
     ("line", "why"),
     [
-        ("a b", "several hosts are for --metrics; take one, or add that"),
+        ("a b", "several hosts need --metrics; give one host, or add that"),
         ("a a --metrics h:1", "a host is named twice"),
         ("a --json --metrics h:1", "--metrics has a form of its own; leave out --json"),
         ("a --warn loss=1% --metrics h:1", "--metrics has a form of its own; leave out --json"),
@@ -283,7 +270,9 @@ def ask(*arguments: str) -> Plan:
         ("a --metrics 1", "'1' is not HOST:PORT"),
     ],
 )
-def test_what_makes_no_sense_is_one_line_and_status_2(capsys: pytest.CaptureFixture[str], line: str, why: str) -> None:
+def test_options_that_make_no_sense_are_one_line_and_status_2(
+    capsys: pytest.CaptureFixture[str], line: str, why: str
+) -> None:
     with pytest.raises(SystemExit) as end:
         ask(*line.split())
     assert end.value.code == 2
@@ -292,6 +281,6 @@ def test_what_makes_no_sense_is_one_line_and_status_2(capsys: pytest.CaptureFixt
     assert why in said
 
 
-def test_a_target_is_named_as_it_was_asked_for() -> None:
+def test_target_has_the_name_that_was_given() -> None:
     assert Target("::1", ("::1", 7, 0, 0)).name == Target("[::1]", ("::1", 7, 0, 0)).name == "[::1]:7"
     assert Target("host", ("10.0.0.1", 7)).name == "host:7"

@@ -492,7 +492,7 @@ def test_taken_source_port_is_an_error_that_leaves_nothing_open() -> None:
 def test_too_few_descriptors_are_an_error() -> None:
     world = World(plan(1))
     world.network.plan("socket", "EMFILE")
-    with pytest.raises(CannotProbe, match="cannot open a socket: .*'ulimit -n'") as refused:
+    with pytest.raises(CannotProbe, match=r"cannot open a socket: .*'ulimit -n'") as refused:
         world.prober.start()
     assert not refused.value.unreachable
 
@@ -531,15 +531,21 @@ def test_run_ends_and_adds_up_under_any_faults() -> None:
         loop = network.reactor()
         open_udp(loop, HERE, ScriptedEcho(loop))
         events: list[Event] = []
-        ended: list[bool] = []
+        ended = 0
+
+        def end() -> None:
+            nonlocal ended
+            ended += 1
+            loop.stop()
+
         prober = Prober(
-            loop, HERE, plan(20, 0.125, 1.0, flows=2), told=events.append, ended=lambda: ended.append(loop.stop() is None), key=KEY,
+            loop, HERE, plan(20, 0.125, 1.0, flows=2), told=events.append, ended=end, key=KEY,
             clock_ns=lambda: round(network.clock() * NS_PER_S),
         )  # fmt: skip
         prober.start()
         network.run(loop)
         words, total = prober.ledger.total.words, prober.ledger.total
-        assert ended == [True]
+        assert ended == 1
         assert words[Word.OUTSTANDING] == 0
         assert total.decided + words[Word.TOO_BIG] + words[Word.UNKNOWN] >= total.sent
         assert total.sent + sum(prober.skipped.values()) >= 20

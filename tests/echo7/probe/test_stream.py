@@ -325,15 +325,21 @@ def test_run_ends_and_adds_up_under_any_faults() -> None:
     def scenario(network: SimulatedNetwork) -> None:
         loop = network.reactor()
         listen_tcp(loop, HERE, Server)
-        ended: list[bool] = []
+        ended = 0
+
+        def end() -> None:
+            nonlocal ended
+            ended += 1
+            loop.stop()
+
         prober = Prober(
-            loop, HERE, tcp(20, 0.125, 1.0, flows=2), ended=lambda: ended.append(loop.stop() is None), key=KEY,
+            loop, HERE, tcp(20, 0.125, 1.0, flows=2), ended=end, key=KEY,
             clock_ns=lambda: round(network.clock() * NS_PER_S),
         )  # fmt: skip
         prober.start()
         network.run(loop)
         words, total = prober.ledger.total.words, prober.ledger.total
-        assert ended == [True]
+        assert ended == 1
         assert words[Word.OUTSTANDING] == 0
         assert total.decided == total.sent
         assert not sum(total.harms.values())

@@ -1,4 +1,4 @@
-"""Percentiles with a bounded error in bounded memory; the rest exact."""
+"""Percentiles with a bounded error in bounded memory; moments exact."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ def filled(values: list[int], bits: int = FINE_BITS) -> Histogram:
 @given(TIMES, st.sampled_from([5_000, 9_000, 9_900, 9_990, 10_000, 0]))
 @example([1], 5_000)
 @example([1023, 1024, 2047, 2048], 5_000)
-def test_a_percentile_is_within_a_tenth_of_a_per_cent(values: list[int], hundredths: int) -> None:
+def test_percentile_is_within_a_tenth_of_a_per_cent(values: list[int], hundredths: int) -> None:
     """Issue: "relative error ≤ 0.1 %"; nearest rank."""
     exact = sorted(values)[max(1, math.ceil(len(values) * hundredths / 10_000)) - 1]
     assert abs(filled(values).percentile(hundredths) - exact) <= exact / 1000
 
 
 @given(TIMES)
-def test_a_coarse_one_is_within_two_per_cent(values: list[int]) -> None:
+def test_coarse_percentile_is_within_two_per_cent(values: list[int]) -> None:
     exact = sorted(values)[math.ceil(len(values) / 2) - 1]
     assert abs(filled(values, COARSE_BITS).percentile(5_000) - exact) <= exact / 64
 
@@ -46,7 +46,7 @@ def test_moments_are_exact(values: list[int]) -> None:
     assert moments.deviation == pytest.approx(statistics.pstdev(values), rel=1e-9, abs=1)
 
 
-def test_of_nothing_all_is_zero() -> None:
+def test_empty_histogram_is_all_zero() -> None:
     moments, histogram = Moments(), Histogram()
     assert (moments.count, moments.mean, moments.deviation, moments.least, moments.greatest) == (0, 0, 0, 0, 0)
     assert histogram.percentile(5_000) == 0
@@ -54,7 +54,7 @@ def test_of_nothing_all_is_zero() -> None:
 
 
 @given(TIMES)
-def test_every_value_is_counted_once_in_order_and_within_the_bounds(values: list[int]) -> None:
+def test_values_are_in_order_within_the_bounds_and_counted_once(values: list[int]) -> None:
     found = list(filled(values))
     assert sum(count for _, count in found) == len(values)
     assert [value for value, _ in found] == sorted(value for value, _ in found)

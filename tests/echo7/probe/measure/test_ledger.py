@@ -1,7 +1,8 @@
-"""What has become of each probe: every datagram makes one event, every probe has one outcome."""
+"""Ledger: every datagram makes one event, every probe has one outcome."""
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Sequence
 
 import pytest
@@ -38,10 +39,10 @@ def expire(ledger: Ledger, now_ns: int) -> list[Event]:
     return list(ledger.expired(now_ns))
 
 
-# ---------------------------------------------------------------- in time, late, twice, in another order
+# ---------------------------------------------------------------- replies, late answers, duplicates, order
 
 
-def test_an_answer_in_time_is_a_reply_with_its_round_trip() -> None:
+def test_answer_in_time_is_a_reply_with_its_round_trip() -> None:
     ledger = book()
     probe = ledger.send(0, 56, 100)
     assert answer(ledger, probe, 350) == Event(Word.REPLY, 0, 1, 56, 56, 250, sent_ns=100)
@@ -50,14 +51,14 @@ def test_an_answer_in_time_is_a_reply_with_its_round_trip() -> None:
 
 
 @pytest.mark.parametrize(("queued_ns", "rtt_ns"), [(0, 250), (50, 200), (250, 0), (251, 250), (-1, 250), (10**18, 250)])
-def test_time_in_the_kernels_queue_is_not_the_networks(queued_ns: int, rtt_ns: int) -> None:
+def test_time_in_the_kernels_queue_is_subtracted(queued_ns: int, rtt_ns: int) -> None:
     """Issue: the stamp "only subtracts queueing delay, ignored when outside 0…RTT": the wall clock may jump."""
     ledger = book()
     assert answer(ledger, ledger.send(0, 56, 100), 350, queued_ns).rtt_ns == rtt_ns
 
 
-def test_in_time_goes_by_the_round_trip() -> None:
-    """A reply that waited for us while we were stopped was in time; one that took too long is late, timer or not."""
+def test_in_time_depends_on_the_round_trip() -> None:
+    """A reply that waited in the kernel was in time; one that took too long is late, even before its timer."""
     ledger = book()
     first, second = ledger.send(0, 56, 0), ledger.send(0, 56, 0)
     assert answer(ledger, first, TIMEOUT_NS + 500, 500).word is Word.REPLY
@@ -65,7 +66,7 @@ def test_in_time_goes_by_the_round_trip() -> None:
     assert words(ledger) == {Word.REPLY: 1, Word.LATE: 1}
 
 
-def test_a_time_out_is_a_loss_and_its_answer_then_late() -> None:
+def test_timeout_is_a_loss_and_an_answer_then_late() -> None:
     """Issue: "late (after -W) / lost"; loss is "not answered in time (lost + late), with both named"."""
     ledger = book()
     probe = ledger.send(0, 56, 0)
@@ -82,7 +83,7 @@ def test_a_time_out_is_a_loss_and_its_answer_then_late() -> None:
     assert ledger.total.rtts.moments.count == 0
 
 
-def test_a_second_answer_is_a_duplicate_and_changes_nothing_else() -> None:
+def test_second_answer_is_a_duplicate_and_changes_nothing_else() -> None:
     ledger = book()
     probe = ledger.send(0, 56, 0)
     answer(ledger, probe)
@@ -91,17 +92,18 @@ def test_a_second_answer_is_a_duplicate_and_changes_nothing_else() -> None:
     assert ledger.total.rtts.moments.count == 1
 
 
-def test_reordered_is_what_comes_after_a_later_one_of_its_flow() -> None:
-    """RFC 4737 §3.3: its number is smaller than the next expected. Another flow is another stream."""
+def test_answer_after_a_later_one_of_its_flow_is_reordered() -> None:
+    """RFC 4737 §3.3: its number is smaller than the next expected, within its flow."""
     ledger = book(flows=2)
     first, other, third = ledger.send(0, 56, 0), ledger.send(1, 56, 0), ledger.send(0, 56, 0)
     assert [answer(ledger, probe).reordered for probe in (third, other, first)] == [False, False, True]
-    assert not answer(ledger, first).reordered  # a duplicate: RFC 4737 leaves them out
+    # RFC 4737 leaves duplicates out
+    assert not answer(ledger, first).reordered
     assert ledger.total.reordered == 1
     assert [flow.tally.reordered for flow in ledger.flows] == [1, 0]
 
 
-def test_what_was_given_up_for_an_error_and_is_answered_all_the_same_is_late() -> None:
+def test_answer_after_an_error_is_late() -> None:
     """An error may have been about another probe."""
     ledger = book()
     probe = ledger.send(0, 56, 0)
@@ -113,8 +115,8 @@ def test_what_was_given_up_for_an_error_and_is_answered_all_the_same_is_late() -
 # ---------------------------------------------------------------- damage
 
 
-def test_damage_is_told_beside_the_outcome() -> None:
-    """A damaged answer is one, and was counted; a damaged duplicate is both."""
+def test_damage_is_reported_beside_the_outcome() -> None:
+    """A damaged answer is a reply or a duplicate, and damaged too."""
     ledger = book()
     probe = ledger.send(0, 56, 0)
     wrong = made(probe)[:20] + bytes([made(probe)[20] ^ 1]) + made(probe)[21:]
@@ -126,7 +128,7 @@ def test_damage_is_told_beside_the_outcome() -> None:
     assert dict(ledger.total.harms) == {Harm.CORRUPTED: 2, Harm.TRUNCATED: 1, Harm.LENGTHENED: 1}
 
 
-def test_a_damaged_header_is_matched_with_what_is_outstanding() -> None:
+def test_answer_with_a_damaged_header_is_matched_with_an_outstanding_probe() -> None:
     ledger = book()
     probes = [ledger.send(0, 56, 0) for _ in range(5)]
     wrong = bytes([made(probes[2])[0] ^ 0x80]) + made(probes[2])[1:]
@@ -134,7 +136,7 @@ def test_a_damaged_header_is_matched_with_what_is_outstanding() -> None:
     assert (event.word, event.sequence, event.damage) == (Word.REPLY, 3, Damage(Harm.CORRUPTED, 0, 0x80, 1))
 
 
-def test_what_is_equally_like_several_probes_is_unknown_and_settles_none() -> None:
+def test_answer_like_several_probes_is_unknown_and_settles_none() -> None:
     ledger = book()
     probe, _ = ledger.send(0, 56, 0), ledger.send(0, 56, 0)
     event = ledger.arrived(0, made(probe)[:8], 10)
@@ -142,9 +144,9 @@ def test_what_is_equally_like_several_probes_is_unknown_and_settles_none() -> No
     assert words(ledger) == {Word.OUTSTANDING: 2, Word.UNKNOWN: 1}
 
 
-def test_what_is_too_unlike_is_foreign() -> None:
+def test_answer_unlike_all_probes_is_foreign() -> None:
     ledger = book()
-    assert ledger.arrived(0, b"garbage", 10).word is Word.FOREIGN  # nothing is outstanding
+    assert ledger.arrived(0, b"garbage", 10).word is Word.FOREIGN
     ledger.send(0, 56, 0)
     assert ledger.arrived(0, b"garbage" * 8, 10) == Event(Word.FOREIGN, 0, received_bytes=56, reason=NO_PROBE)
     assert ledger.foreign(0, b"more").word is Word.FOREIGN
@@ -155,10 +157,8 @@ def test_what_is_too_unlike_is_foreign() -> None:
     ("flow", "sequence", "size_bytes", "on_flow"),
     [(0, 99, 56, 0), (0, 0, 56, 0), (1, 1, 56, 0), (0, 1, 57, 0), (1, 1, 56, 1), (0, 1, 56, 1)],
 )
-def test_an_intact_header_of_nothing_that_was_sent_is_foreign(
-    flow: int, sequence: int, size_bytes: int, on_flow: int
-) -> None:
-    """Nobody can make us count what we haven't sent: another number, size or flow."""
+def test_forged_header_is_foreign(flow: int, sequence: int, size_bytes: int, on_flow: int) -> None:
+    """A header with another sequence number, size or flow than was sent isn't counted as an answer."""
     ledger = book(flows=2)
     ledger.send(0, 56, 0)
     forged = PAYLOADS.make(flow, sequence, size_bytes)
@@ -185,25 +185,25 @@ def test_below_16_bytes_one_probe_is_outstanding_on_a_flow() -> None:
 
 
 def test_in_a_stream_small_frames_need_not_wait() -> None:
-    """There the place tells."""
+    """The place of a frame says which probe it answers."""
     ledger = book(sizes=(8,), stream=True)
     ledger.send(0, 8, 0)
     assert ledger.has_room(0, 8)
 
 
-def test_below_16_bytes_what_is_not_the_probes_own_is_unknown() -> None:
-    """Late, duplicate, truncated or damaged: nobody can tell."""
+def test_below_16_bytes_other_bytes_are_unknown() -> None:
+    """They may be late, duplicate, truncated or damaged."""
     ledger = book(sizes=(8,))
     probe = ledger.send(0, 8, 0)
     event = ledger.arrived(0, made(probe)[:7], 10)
     assert event == Event(Word.UNKNOWN, 0, received_bytes=7, reason=UNTELLABLE)
     assert answer(ledger, probe).word is Word.REPLY
-    assert answer(ledger, probe).word is Word.UNKNOWN  # the second time: nothing is outstanding
+    assert answer(ledger, probe).word is Word.UNKNOWN
     assert words(ledger) == {Word.REPLY: 1, Word.UNKNOWN: 2}
 
 
-def test_an_answer_that_may_be_an_earlier_ones_settles_as_unknown() -> None:
-    """Empty datagrams are all alike: after a loss, nobody can tell whose answer it is, for three time-outs."""
+def test_answer_that_may_belong_to_an_earlier_probe_settles_as_unknown() -> None:
+    """Empty datagrams are all alike: for three time-outs after a loss, an answer may belong to either probe."""
     ledger = book(sizes=(0,))
     ledger.send(0, 0, 0)
     expire(ledger, TIMEOUT_NS)
@@ -219,15 +219,14 @@ def test_an_answer_that_may_be_an_earlier_ones_settles_as_unknown() -> None:
     assert (ledger.total.decided, ledger.total.unanswered) == (3, 1)
 
 
-def test_bytes_that_differ_tell_even_below_16() -> None:
+def test_below_16_bytes_different_fill_identifies_a_probe() -> None:
     ledger = book(sizes=(8,))
     ledger.send(0, 8, 0)
     expire(ledger, TIMEOUT_NS)
     assert answer(ledger, ledger.send(0, 8, TIMEOUT_NS), TIMEOUT_NS + 5).word is Word.REPLY
 
 
-def test_a_small_probe_that_was_refused_is_no_suspect() -> None:
-    """Nobody answers it any more."""
+def test_small_probe_that_was_refused_makes_no_later_answer_ambiguous() -> None:
     ledger = book(sizes=(0,))
     ledger.failed(ledger.send(0, 0, 0), Word.REFUSED, "")
     assert answer(ledger, ledger.send(0, 0, 0)).word is Word.REPLY
@@ -236,7 +235,7 @@ def test_a_small_probe_that_was_refused_is_no_suspect() -> None:
 # ---------------------------------------------------------------- streams
 
 
-def test_a_frame_is_judged_by_its_place() -> None:
+def test_frame_is_matched_by_its_place() -> None:
     ledger = book(sizes=(8, 56), stream=True)
     first, second = ledger.send(0, 8, 0), ledger.send(0, 56, 0)
     assert ledger.frame(1, 0, made(first), 10).word is Word.REPLY
@@ -247,7 +246,7 @@ def test_a_frame_is_judged_by_its_place() -> None:
     assert third.word is Word.OUTSTANDING
 
 
-def test_a_probe_that_waited_for_a_connection_counts_from_when_it_went() -> None:
+def test_probe_that_waited_for_a_connection_counts_from_the_sending() -> None:
     ledger = book(stream=True)
     probe, over = ledger.send(0, 56, 0), ledger.send(0, 56, 0)
     ledger.failed(over, Word.LOST, "")
@@ -257,18 +256,18 @@ def test_a_probe_that_waited_for_a_connection_counts_from_when_it_went() -> None
     assert ledger.frame(1, 0, made(probe), 700).rtt_ns == 100
 
 
-def test_the_probes_of_a_connection_that_are_still_under_way_are_found() -> None:
+def test_outstanding_probes_of_a_connection_are_found() -> None:
     ledger = book(stream=True)
     probes = [ledger.send(0, 56, 0) for _ in range(3)]
     ledger.frame(2, 0, made(probes[1]), 10)
     assert ledger.outstanding_of(0, [1, 2, 3, 4]) == [probes[0], probes[2]]
 
 
-# ---------------------------------------------------------------- errors without a name
+# ---------------------------------------------------------------- errors
 
 
-def test_an_error_concerns_the_oldest_under_way_or_else_the_last_that_timed_out() -> None:
-    """Routers may take longer than we wait: a neighbour that isn't there is told after three seconds (RFC 1122)."""
+def test_error_belongs_to_the_oldest_outstanding_probe_or_the_last_that_timed_out() -> None:
+    """Routers may take longer than a time-out: a missing neighbour is reported after three seconds (RFC 1122)."""
     ledger = book(flows=2)
     assert ledger.probe_of_error(0) is None
     first, second = ledger.send(0, 56, 0), ledger.send(0, 56, 1)
@@ -284,12 +283,13 @@ def test_an_error_concerns_the_oldest_under_way_or_else_the_last_that_timed_out(
     assert ledger.probe_of_error(1) is other
 
 
-def test_an_error_that_quotes_its_datagram_concerns_that_one() -> None:
+def test_error_that_quotes_its_datagram_belongs_to_that_one() -> None:
     """RFC 792, RFC 4443: an error carries the start of the datagram that it is about."""
     ledger = book(flows=2)
     first, second = ledger.send(0, 56, 0), ledger.send(0, 56, 0)
     assert ledger.probe_of_error(0, made(second)[:20]) is second
-    assert ledger.probe_of_error(0, made(second)[:8]) is first  # too short to tell
+    # too short to identify a probe
+    assert ledger.probe_of_error(0, made(second)[:8]) is first
     assert ledger.probe_of_error(1, made(second)) is None
     assert ledger.probe_of_error(0, PAYLOADS.make(0, 99, 56)) is None
     answer(ledger, second)
@@ -298,7 +298,7 @@ def test_an_error_that_quotes_its_datagram_concerns_that_one() -> None:
     assert ledger.probe_of_error(0, made(first)) is first
 
 
-def test_those_too_large_for_the_way_are_found() -> None:
+def test_outstanding_probes_larger_than_a_limit_are_found() -> None:
     ledger = book(sizes=(100, 200))
     small, large = ledger.send(0, 100, 0), ledger.send(0, 200, 0)
     assert ledger.larger_than(0, 150) == [large]
@@ -313,8 +313,8 @@ def short_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ledger_module, "REMEMBERED", 8)
 
 
-def test_an_answer_to_a_probe_of_long_ago_is_unknown(short_memory: None) -> None:
-    """Law: "the last 65,536 probes are remembered and no more"."""
+def test_answer_to_a_forgotten_probe_is_unknown(short_memory: None) -> None:
+    """Law: "only the last 65,536 probes are remembered"."""
     ledger = book()
     probes = []
     for _ in range(9):
@@ -337,7 +337,7 @@ def test_no_more_probes_are_outstanding_than_are_remembered(short_memory: None) 
     assert ledger.has_room(0, 56)
 
 
-def test_after_four_billion_probes_numbers_begin_again_and_nothing_is_mistaken() -> None:
+def test_sequence_numbers_beyond_32_bits_are_matched() -> None:
     """The header has room for 32 bits of the sequence number."""
     ledger = book()
     ledger.next_sequence = 2**32 - 1
@@ -346,17 +346,17 @@ def test_after_four_billion_probes_numbers_begin_again_and_nothing_is_mistaken()
     assert words(ledger) == {Word.REPLY: 4}
 
 
-def test_the_book_takes_the_same_memory_for_weeks_as_for_seconds(short_memory: None) -> None:
-    ledger = book()
+def test_memory_does_not_grow_with_the_number_of_probes(short_memory: None) -> None:
+    size_bytes = 1234  # used by no other test
+    ledger = book(sizes=(size_bytes,))
     for number in range(1000):
-        probe = ledger.send(0, 56, number)
+        probe = ledger.send(0, size_bytes, number)
         if number % 3:
             answer(ledger, probe, number + 5)
         else:
             expire(ledger, number + TIMEOUT_NS)
-    assert len(ledger._timing) <= 8
-    assert not ledger.in_order._waiting
-    assert not ledger.flows[0].outstanding
+    del probe
+    assert sum(isinstance(each, Probe) and each.size_bytes == size_bytes for each in gc.get_objects()) <= 8
 
 
 # ---------------------------------------------------------------- any order of things
@@ -370,7 +370,7 @@ STEPS = st.lists(
 @example([("send", 0), ("answer", 0), ("answer", 0), ("send", 0), ("wait", 30), ("answer", 1), ("garbage", 0)])
 @example([("send", 0), ("fail", 0), ("answer", 0), ("fail", 0)])
 def test_every_probe_has_one_outcome_and_every_datagram_one_event(steps: list[tuple[str, int]]) -> None:
-    """Whatever comes in whatever order: outcomes add up to what was sent, in total, by flow and by size."""
+    """In any order, outcomes add up to what was sent, in total, by flow and by size."""
     ledger, now_ns, probes, came = book(flows=3, sizes=(56, 80)), 0, [], 0
     for step, number in steps:
         now_ns += 1

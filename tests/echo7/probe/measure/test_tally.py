@@ -1,4 +1,4 @@
-"""What can only be seen in order: bursts of loss, and jitter."""
+"""Counts, and what depends on the order of probes: bursts of loss, and jitter."""
 
 from __future__ import annotations
 
@@ -27,14 +27,10 @@ def settled(line: InOrder, probe: Probe, word: Word, rtt_ns: int = 0) -> None:
     line.settle()
 
 
-@given(
-    st.lists(st.tuples(st.sampled_from(OUTCOMES), st.integers(0, 9)), max_size=30), st.randoms(use_true_random=False)
-)
+@given(FATES, st.randoms(use_true_random=False))
 @example([(Word.LOST, 0), (Word.TOO_BIG, 0), (Word.LOST, 0), (Word.REPLY, 1), (Word.REPLY, 4)], random.Random(1))
-def test_bursts_and_jitter_are_those_of_the_order_of_sending(
-    fates: list[tuple[Word, int]], chance: random.Random
-) -> None:
-    """However the answers come: RFC 3393 takes neighbours as they were sent."""
+def test_bursts_and_jitter_follow_the_order_of_sending(fates: list[tuple[Word, int]], chance: random.Random) -> None:
+    """In whatever order the answers come: RFC 3393 takes neighbours as they were sent."""
     line = InOrder()
     probes = sent(line, len(fates))
     order = list(zip(probes, fates, strict=True))
@@ -51,8 +47,8 @@ def test_bursts_and_jitter_are_those_of_the_order_of_sending(
     assert (line.jitter.count, line.jitter.total) == (len(jitter), sum(jitter))
 
 
-def test_nothing_is_said_of_what_is_not_settled() -> None:
-    """Law: "only as far as all before have been settled"."""
+def test_unsettled_probe_delays_those_after_it() -> None:
+    """Law: "a probe only when all before it are settled"."""
     line = InOrder()
     first, second, third = sent(line, 3)
     settled(line, second, Word.LOST)
@@ -62,7 +58,7 @@ def test_nothing_is_said_of_what_is_not_settled() -> None:
     assert line.longest_loss == 2
 
 
-def test_jitter_is_of_probes_of_one_size() -> None:
+def test_jitter_compares_probes_of_one_size() -> None:
     """RFC 3393 compares packets of one type, and a larger one takes longer."""
     line = InOrder()
     for size_bytes in (56, 57, 57):
@@ -71,7 +67,7 @@ def test_jitter_is_of_probes_of_one_size() -> None:
     assert (line.jitter.count, line.jitter.total) == (1, 0)
 
 
-def test_a_tally_counts_outcomes_once_and_whatever_else_comes() -> None:
+def test_tally_counts_each_outcome_once() -> None:
     tally = Tally()
     tally.send()
     tally.send()

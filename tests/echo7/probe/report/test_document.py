@@ -1,4 +1,4 @@
-"""What programs read."""
+"""JSON: events and the summary."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from echo7.probe.report.document import SCHEMA_VERSION, event_json, summary_json
 from tests.echo7.probe.world import LOST, RTT_NS, World, plan
 
 
-def test_an_event_is_one_line() -> None:
+def test_event_is_one_line() -> None:
     """Issue: "`--jsonl` streams an object per probe; integer nanoseconds, a schema version"."""
     damage = Damage(Harm.CORRUPTED, 20, 1, 1)
     line = event_json(Event(Word.REPLY, 0, 7, 56, 56, 1234, True, damage, sent_ns=6_000))
@@ -30,15 +30,15 @@ def test_an_event_is_one_line() -> None:
     }
 
 
-def test_an_event_says_when_its_probe_went() -> None:
-    """After the start of the run, whose wall-clock time is in the summary: so that other logs can be laid beside it."""
+def test_event_says_when_its_probe_was_sent() -> None:
+    """Relative to the start, whose wall-clock time is in the summary, so that other logs can be compared."""
     world = World(plan(2, 0.5, flows=2))
     result = world.run()
     assert [event.sent_ns for event in world.events] == [0, 500_000_000]
     assert json.loads(summary_json(result))["started_unix_ns"] == world.prober.started_unix_ns > 10**18
 
 
-def test_what_is_not_known_is_null() -> None:
+def test_unknown_values_are_null() -> None:
     lost = json.loads(event_json(Event(Word.LOST, 0, 7, 56, reason="timed out")))
     assert (lost["rtt_ns"], lost["received_bytes"], lost["damage"], lost["reason"]) == (None, None, None, "timed out")
     foreign = json.loads(event_json(Event(Word.FOREIGN, 0, received_bytes=9)))
@@ -52,7 +52,7 @@ def test_what_is_not_known_is_null() -> None:
     assert (empty["size_bytes"], empty["received_bytes"]) == (0, 0)
 
 
-def test_the_summary_is_one_document() -> None:
+def test_summary_is_one_document() -> None:
     """Issue: "`--json` one document at the end"."""
     world = World(plan(4, 0.5, flows=2, sizes=(20, 30), df=True), {4: LOST})
     found = json.loads(summary_json(world.run()))
@@ -67,6 +67,6 @@ def test_the_summary_is_one_document() -> None:
     assert all(isinstance(value, int) for value in [*times, found["duration_ns"], found["lag_max_ns"]])
 
 
-def test_without_replies_and_without_df_that_is_null() -> None:
+def test_summary_without_replies_and_df_has_nulls() -> None:
     found = json.loads(summary_json(World(plan(1), usual=LOST).run(), 2))
     assert (found["rtt"], found["jitter_ns"], found["path_mtu"], found["bars"]) == (None, None, None, [])

@@ -22,7 +22,7 @@ def test_thresholds_are_read_with_their_units() -> None:
     "text", ["", "rtt", "rtt=", "rtt=20", "rtt=20%", "loss=1", "loss=1ms", "speed=1ms", "rtt=-1ms", "rtt=nanms",
              "rtt=1ms,", "rtt=1e9ms", "loss=%", "rtt=1" + "0" * 400 + "s", "rtt=1ms\n", "rtt=\u0661ms"],
 )  # fmt: skip
-def test_no_other_threshold_is_taken(text: str) -> None:
+def test_other_thresholds_are_refused(text: str) -> None:
     with pytest.raises(ValueError, match="is no threshold; ") as refused:
         thresholds(text)
     assert "\n" not in str(refused.value)
@@ -43,15 +43,15 @@ def test_any_text_is_read_or_refused_in_one_line(text: str) -> None:
     ("warn", "crit", "status", "word"),
     [
         ("rtt=300ms", "rtt=400ms,loss=60%", OK, "OK"),
-        ("rtt=200ms", "rtt=250ms", WARNING, "WARNING"),  # at the threshold isn't above it
+        ("rtt=200ms", "rtt=250ms", WARNING, "WARNING"),  # equal isn't above
         ("rtt=200ms", "loss=30%", CRITICAL, "CRITICAL"),
         ("loss=49.9%", "", WARNING, "WARNING"),
         ("loss=50%", "", OK, "OK"),
         ("p99=1ms", "", WARNING, "WARNING"),
-        ("jitter=1ms", "", OK, "OK"),  # there were no neighbours
+        ("jitter=1ms", "", OK, "OK"),  # no neighbours
     ],
 )
-def test_a_threshold_is_met_by_a_value_above_it(warn: str, crit: str, status: int, word: str) -> None:
+def test_value_above_a_threshold_meets_it(warn: str, crit: str, status: int, word: str) -> None:
     """Half of the probes lost, round trips of 250 ms."""
     result = World(plan(4, 0.5), {2: LOST, 4: LOST}).run()
     found, line = rate(result, thresholds(warn), thresholds(crit) if crit else {})
@@ -59,7 +59,7 @@ def test_a_threshold_is_met_by_a_value_above_it(warn: str, crit: str, status: in
     assert line.startswith(f"ECHO {word} - udp 10.0.0.1:7 rtt 250.000 ms, loss 50%, 4 sent | ")
 
 
-def test_the_performance_data_are_what_the_guidelines_ask_for() -> None:
+def test_performance_data_follow_the_guidelines() -> None:
     """Monitoring Plugins Development Guidelines: 'label'=value[unit];[warn];[crit];[min];[max]."""
     result = World(plan(4, 0.5)).run()
     _, line = rate(result, thresholds("rtt=300ms,loss=1%"), thresholds("jitter=1s"))

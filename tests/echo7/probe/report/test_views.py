@@ -1,4 +1,4 @@
-"""What a run looks like: which lines come, and which exit status."""
+"""Views: which lines are printed, and which exit status."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.echo7.probe.world import LOST, World, plan
 
 
 class Page:
-    """What has been written so far."""
+    """A writer, and the lines written to it."""
 
     def __init__(self) -> None:
         self.reader, writer = os.pipe()
@@ -24,7 +24,7 @@ class Page:
         self.output = LineWriter(writer)
 
     def lines(self) -> list[str]:
-        """The lines, when all has been written."""
+        """Close the writer and return its lines."""
         self.output.finish()
         os.close(self._writer)
         with os.fdopen(self.reader) as file:
@@ -57,15 +57,15 @@ def test_text_has_a_line_for_each_event_and_a_summary(page: Page) -> None:
     assert lines[4].startswith("--- ")
 
 
-def test_quiet_text_has_the_ends_alone(page: Page) -> None:
+def test_quiet_text_has_the_first_line_and_the_summary(page: Page) -> None:
     show(TextView(page.output, "host", "192.0.2.7:7", quiet=True), [REPLY] + [STRAY] * 20)
     lines = page.lines()
     assert lines[0].startswith("ECHO host")
     assert lines[1] == ""
 
 
-def test_garbage_without_end_is_shown_a_little(page: Page) -> None:
-    """Law: "a few lines of it shown, and the rest counted"."""
+def test_endless_garbage_is_shown_a_little(page: Page) -> None:
+    """Law: "a few lines are shown, and the rest is counted"."""
     show(TextView(page.output, "host", "192.0.2.7:7"), [STRAY] * 1000 + [REPLY])
     lines = page.lines()
     assert sum("foreign" in line for line in lines) == SHOWN_STRAYS
@@ -83,6 +83,6 @@ def test_json_lines_are_one_object_each(page: Page) -> None:
     assert [json.loads(line)["type"] for line in page.lines()] == ["probe", "probe", "summary"]
 
 
-def test_a_plugin_has_one_line(page: Page) -> None:
+def test_plugin_has_one_line(page: Page) -> None:
     assert show(PluginView(page.output, {}, {}), [REPLY, STRAY]) == CRITICAL
     assert len(page.lines()) == 1
