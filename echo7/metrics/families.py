@@ -26,7 +26,7 @@ from reactor.observe.watch import BOUNDS_S
 # how reasons of dropped connections begin; all others are reasons of datagrams
 REFUSED, IDLE = ("accept_", "refused_"), ("idle_",)
 
-Values = Mapping[str, float]  # label → value; one without a label has the label ""
+Values = float | Mapping[str, float]  # a mapping has a value for each value of the label
 
 
 def drops(snapshot: Snapshot, *beginnings: str) -> Values:
@@ -37,56 +37,32 @@ def drops(snapshot: Snapshot, *beginnings: str) -> Values:
     return {reason: count for reason, count in every if not reason.startswith(REFUSED + IDLE)}
 
 
-# name, help, label, what → one counter each
+# name, help, label, values
 COUNTERS: Sequence[tuple[str, str, str, Callable[[Snapshot], Values]]] = (
-    ("connections", "Connections accepted", "", lambda t: {"": t.counters.connections}),
-    (
-        "connections_refused",
-        "Calls of accept(2) that failed, and clients that were refused",
-        "reason",
-        lambda t: drops(t, *REFUSED),
-    ),
-    ("connections_dropped", "Connections that were closed for idleness", "reason", lambda t: drops(t, *IDLE)),
-    (
-        "received_bytes",
-        "Bytes of payload received",
-        "transport",
-        lambda t: {"tcp": t.counters.tcp_bytes_received, "udp": t.counters.udp_bytes_received},
-    ),
-    (
-        "sent_bytes",
-        "Bytes of payload sent back",
-        "transport",
-        lambda t: {"tcp": t.counters.tcp_bytes_sent, "udp": t.counters.udp_bytes_sent},
-    ),
-    ("datagrams_received", "Datagrams received", "", lambda t: {"": t.counters.datagrams_received}),
-    ("datagrams_sent", "Datagrams sent back", "", lambda t: {"": t.counters.datagrams_sent}),
-    (
-        "datagrams_over_rate",
-        "Datagrams answered though their source was over its rate (--rate-log-only)",
-        "",
-        lambda t: {"": t.counters.datagrams_over_rate},
-    ),
+    ("connections", "Connections accepted", "", lambda s: s.counters.connections),
+    ("connections_refused", "Calls of accept(2) that failed, and clients that were refused", "reason",
+     lambda s: drops(s, *REFUSED)),
+    ("connections_dropped", "Connections that were closed for idleness", "reason", lambda s: drops(s, *IDLE)),
+    ("received_bytes", "Bytes of payload received", "transport",
+     lambda s: {"tcp": s.counters.tcp_bytes_received, "udp": s.counters.udp_bytes_received}),
+    ("sent_bytes", "Bytes of payload sent back", "transport",
+     lambda s: {"tcp": s.counters.tcp_bytes_sent, "udp": s.counters.udp_bytes_sent}),
+    ("datagrams_received", "Datagrams received", "", lambda s: s.counters.datagrams_received),
+    ("datagrams_sent", "Datagrams sent back", "", lambda s: s.counters.datagrams_sent),
+    ("datagrams_over_rate", "Datagrams answered though their source was over its rate (--rate-log-only)", "",
+     lambda s: s.counters.datagrams_over_rate),
     ("datagrams_dropped", "Datagrams that got no answer", "reason", drops),
-    ("log_lines_dropped", "Log lines dropped because stderr took no more", "", lambda t: {"": t.log_lines_dropped}),
-    ("slow_callbacks", "Callbacks slower than --slow-callback", "", lambda t: {"": t.slow_callbacks}),
-)
+    ("log_lines_dropped", "Log lines dropped because stderr took no more", "", lambda s: s.log_lines_dropped),
+    ("slow_callbacks", "Callbacks slower than --slow-callback", "", lambda s: s.slow_callbacks),
+)  # fmt: skip
 GAUGES: Sequence[tuple[str, str, str, Callable[[Snapshot], Values]]] = (
-    ("connections_open", "Connections that are open", "", lambda t: {"": t.counters.connections_open}),
-    (
-        "connections_held",
-        "Open connections that aren't read from until their clients have read",
-        "",
-        lambda t: {"": t.gauges.connections_held},
-    ),
-    (
-        "listeners_paused",
-        "Listening sockets that don't accept: at the limit, or short of descriptors or memory",
-        "reason",
-        lambda t: {"full": t.gauges.listeners_full, "shortage": t.gauges.listeners_short},
-    ),
-    ("buffer_bytes", "Bytes to be sent that the kernel hasn't taken yet", "", lambda t: {"": t.gauges.buffer_bytes}),
-)
+    ("connections_open", "Connections that are open", "", lambda s: s.counters.connections_open),
+    ("connections_held", "Open connections that aren't read from until their clients have read", "",
+     lambda s: s.gauges.connections_held),
+    ("listeners_paused", "Listening sockets that don't accept: full, or short of descriptors or memory", "reason",
+     lambda s: {"full": s.gauges.listeners_full, "shortage": s.gauges.listeners_short}),
+    ("buffer_bytes", "Bytes to be sent that the kernel hasn't taken yet", "", lambda s: s.gauges.buffer_bytes),
+)  # fmt: skip
 HISTOGRAMS: Sequence[tuple[str, str, Callable[[Snapshot], Durations]]] = (
     ("loop_turn_seconds", "How long turns of the loop worked, without their sleep", lambda t: t.turns),
     ("loop_lag_seconds", "How late timers fired", lambda t: t.lags),
@@ -123,8 +99,12 @@ def _filled(
     values_of: Callable[[Snapshot], Values],
 ) -> Metric:
     for own, snapshot in every:
-        for label, value in values_of(snapshot).items():
-            family.add_metric([*own, label] if label else [*own], value)
+        values = values_of(snapshot)
+        if not isinstance(values, Mapping):
+            family.add_metric(own, values)
+            continue
+        for label, value in values.items():
+            family.add_metric([*own, label], value)
     return family
 
 

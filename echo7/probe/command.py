@@ -26,7 +26,7 @@ from echo7.arguments import metrics_address, number, seconds
 from echo7.logs import log
 from echo7.probe.measure.words import Event
 from echo7.probe.once import new_reactor
-from echo7.probe.plan import DEFAULT_SIZE_BYTES, LAST_PORT, MOST_FLOWS, NS_PER_S, Plan, checked, size_for
+from echo7.probe.plan import DEFAULT_SIZE_BYTES, LAST_PORT, MOST_FLOWS, Plan, plan_in_seconds, size_for
 from echo7.probe.prober import CannotProbe, Prober
 from echo7.probe.report import nagios, text
 from echo7.probe.report.views import STATUSES, JsonView, PluginView, TextView, View
@@ -84,10 +84,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description, parser.epilog = DESCRIPTION, EPILOG
     if any(map(PLUGIN_OPTION.match, sys.argv)):
         parser.error = _plugin_error  # type: ignore[method-assign]  # monitoring wants UNKNOWN, on stdout
-    _add_target(parser)
-    _add_probes(parser.add_argument)
-    _add_flows(parser.add_argument)
-    _add_form(parser)
+    host_help = "name or address of an echo server; link-local as fe80::1%%eth0; several with --metrics"
+    parser.add_argument("hosts", nargs="+", metavar="HOST", help=host_help)
+    _add_values(parser.add_argument)
+    _add_choices(parser)
 
 
 def run(options: argparse.Namespace) -> int:
@@ -123,18 +123,10 @@ def plan_of(options: argparse.Namespace, is_plugin: bool) -> Plan:
         count = PLUGIN_COUNT
     elif count is None and len(options.size) > 1:
         count = options.flows * len(options.size)
-    return checked(
-        Plan(
-            tcp=options.tcp,
-            probes=count,
-            interval_ns=round(options.interval * NS_PER_S),
-            sizes=options.size,
-            timeout_ns=round(options.timeout * NS_PER_S),
-            flows=options.flows,
-            source_port=options.source_port,
-            df=options.df,
-        )
-    )
+    return plan_in_seconds(
+        options.interval, options.timeout, tcp=options.tcp, probes=count, sizes=options.size, flows=options.flows,
+        source_port=options.source_port, df=options.df,
+    )  # fmt: skip
 
 
 def _check_form(options: argparse.Namespace, is_plugin: bool) -> None:
@@ -260,15 +252,32 @@ def _plugin_error(message: str) -> NoReturn:
 # ---------------------------------------------------------------- options
 
 
-def _add_target(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument
-    add(
-        "hosts",
-        nargs="+",
-        metavar="HOST",
-        help="name or address of an echo server; link-local as fe80::1%%eth0; several with --metrics",
-    )
-    add("--port", type=number(1, LAST_PORT), default=7, metavar="PORT", help="its port (default: %(default)s)")
+def _add_values(add: Callable[..., object]) -> None:
+    plugin = "be a monitoring plugin: {} above rtt=20ms,p99=50ms,jitter=5ms,loss=1%%, or some of these"
+    for names, convert, default, metavar, words in (
+        ("--port", number(1, LAST_PORT), 7, "PORT",
+         "its port (default: %(default)s)"),
+        ("-c --count", number(1), None, "N",
+         "end after so many probes (default: none)"),
+        ("-i --interval", seconds, 1.0, "SECONDS",
+         "time between probes; 0: as fast as answers come, with a window of 64 (default: %(default)g)"),
+        ("-s --size", _sizes, (DEFAULT_SIZE_BYTES,), "SIZE",
+         "bytes of payload, or MIN:MAX:STEP for several sizes in turn (default: 56)"),
+        ("-W --timeout", seconds, 2.0, "SECONDS",
+         "answers that take longer are late (default: %(default)g)"),
+        ("--flows", number(1, MOST_FLOWS), 1, "N",
+         "use so many source ports, and report which differ (default: %(default)s)"),
+        ("--source-port", number(1, LAST_PORT), 0, "PORT",
+         "source port of the first flow; the next ones follow (default: the system's choice)"),
+        ("--metrics", metrics_address, None, "HOST:PORT",
+         "serve /metrics for Prometheus and /healthz on this address until a signal comes"),
+        ("--warn", _thresholds, None, "LIMITS", plugin.format("WARNING")),
+        ("--crit", _thresholds, None, "LIMITS", plugin.format("CRITICAL")),
+    ):  # fmt: skip
+        add(*names.split(), type=convert, default=default, metavar=metavar, help=words)
+
+
+def _add_choices(parser: argparse.ArgumentParser) -> None:
     transport = parser.add_mutually_exclusive_group()
     transport.add_argument("--udp", action="store_false", dest="tcp", help="send datagrams (default)")
     transport.add_argument("--tcp", action="store_true", help="send frames in a stream")
@@ -277,72 +286,12 @@ def _add_target(parser: argparse.ArgumentParser) -> None:
         word = f"use IPv{flag[1]} only"
         family.add_argument(flag, action="store_const", const=kind, dest="family", help=word)
     parser.set_defaults(tcp=False, family=socket.AF_UNSPEC)
-
-
-def _add_probes(add: Callable[..., object]) -> None:
-    add("-c", "--count", type=number(1), metavar="N", help="end after so many probes (default: none)")
-    add(
-        "-i",
-        "--interval",
-        type=seconds,
-        default=1.0,
-        metavar="SECONDS",
-        help="time between probes; 0: as fast as answers come, with a window of 64 (default: %(default)g)",
-    )
-    add(
-        "-s",
-        "--size",
-        type=_sizes,
-        default=(DEFAULT_SIZE_BYTES,),
-        metavar="SIZE",
-        help="bytes of payload, or MIN:MAX:STEP for several sizes in turn (default: 56)",
-    )
-    add(
-        "-W",
-        "--timeout",
-        type=seconds,
-        default=2.0,
-        metavar="SECONDS",
-        help="answers that take longer are late (default: %(default)g)",
-    )
-
-
-def _add_flows(add: Callable[..., object]) -> None:
-    add(
-        "--flows",
-        type=number(1, MOST_FLOWS),
-        default=1,
-        metavar="N",
-        help="use so many source ports, and report which differ (default: %(default)s)",
-    )
-    add(
-        "--source-port",
-        type=number(1, LAST_PORT),
-        default=0,
-        metavar="PORT",
-        help="source port of the first flow; the next ones follow (default: the system's choice)",
-    )
-    add("--df", action="store_true", help="don't fragment: datagrams above the path MTU aren't sent")
-
-
-def _add_form(parser: argparse.ArgumentParser) -> None:
+    df_help = "don't fragment: datagrams above the path MTU aren't sent"
+    parser.add_argument("--df", action="store_true", help=df_help)
     forms = parser.add_mutually_exclusive_group()
     forms.add_argument("--json", action="store_true", help="print one JSON document at the end")
     forms.add_argument("--jsonl", action="store_true", help="print a JSON object for each event, and one at the end")
     forms.add_argument("-q", "--quiet", action="store_true", help="no line for each probe; on a terminal, a live one")
-    parser.add_argument(
-        "--metrics",
-        type=metrics_address,
-        metavar="HOST:PORT",
-        help="serve /metrics for Prometheus and /healthz on this address until a signal comes",
-    )
-    for name, word in (("--warn", "WARNING"), ("--crit", "CRITICAL")):
-        parser.add_argument(
-            name,
-            type=_thresholds,
-            metavar="LIMITS",
-            help=f"be a monitoring plugin: {word} above rtt=20ms,p99=50ms,jitter=5ms,loss=1%%, or some of these",
-        )
 
 
 def _sizes(argument: str) -> tuple[int, ...]:

@@ -11,7 +11,7 @@ import socket
 from collections.abc import Callable, Sequence
 
 from echo7.probe.measure.words import Event
-from echo7.probe.plan import DEFAULT_SIZE_BYTES, NS_PER_S, Plan, checked, size_for
+from echo7.probe.plan import DEFAULT_SIZE_BYTES, plan_in_seconds, size_for
 from echo7.probe.prober import CannotProbe, Prober
 from echo7.probe.result import PingResult, result_of
 from echo7.sockets.resolve import resolve
@@ -58,17 +58,9 @@ def ping(
     answers come. Raise UnresolvedName for the host, ValueError for a plan that makes no sense, CannotProbe without a
     socket.
     """
-    plan = checked(
-        Plan(
-            tcp=tcp,
-            probes=count,
-            interval_ns=round(interval_s * NS_PER_S),
-            sizes=(size_bytes,) if isinstance(size_bytes, int) else tuple(size_bytes),
-            timeout_ns=round(timeout_s * NS_PER_S),
-            flows=flows,
-            source_port=source_port,
-            df=df,
-        )
+    sizes = (size_bytes,) if isinstance(size_bytes, int) else tuple(size_bytes)
+    plan = plan_in_seconds(
+        interval_s, timeout_s, tcp=tcp, probes=count, sizes=sizes, flows=flows, source_port=source_port, df=df
     )
     address = resolve(host, port, family)[0]
     problem = size_for(6 if family_of(address) == socket.AF_INET6 else 4, plan)

@@ -6,7 +6,7 @@ Law: a plan that makes no sense is refused before a socket is made, in one line 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from echo7.probe.measure.payload import MOST_BYTES
 
@@ -54,6 +54,11 @@ def checked(plan: Plan) -> Plan:
     _refuse(not 0 < plan.timeout_ns <= LONGEST_NS, f"a time-out of {plan.timeout_ns} ns; take up to a day, and not 0")
     _refuse(plan.df and plan.tcp, "'don't fragment' is for UDP: TCP cuts its stream to fit; leave one of them out")
     return plan
+
+
+def plan_in_seconds(interval_s: float, timeout_s: float, **others: Any) -> Plan:
+    """Return a checked plan; `others` are further fields. Raise ValueError as `checked` does."""
+    return checked(Plan(interval_ns=round(interval_s * NS_PER_S), timeout_ns=round(timeout_s * NS_PER_S), **others))
 
 
 def size_for(ip_version: int, plan: Plan) -> str:

@@ -25,6 +25,10 @@ VERDICTS = {
     Word.LATE: "timed out",
     Word.TOO_BIG: "too big",
 }
+# in the order of Counts
+OUTCOMES = (
+    Word.REPLY, Word.LATE, Word.LOST, Word.REFUSED, Word.UNREACHABLE, Word.TOO_BIG, Word.OUTSTANDING, Word.DUPLICATE
+)  # fmt: skip
 UNDECIDED = "undecided"  # ended before any probe was settled
 
 
@@ -162,24 +166,10 @@ def glance_at(prober: Prober) -> tuple[Counts, Rtt | None]:
 
 
 def _counts(tally: Tally) -> Counts:
-    words, harms = tally.words, tally.harms
-    return Counts(
-        sent=tally.sent,
-        replies=words[Word.REPLY],
-        late=words[Word.LATE],
-        lost=words[Word.LOST],
-        refused=words[Word.REFUSED],
-        unreachable=words[Word.UNREACHABLE],
-        too_big=words[Word.TOO_BIG],
-        outstanding=words[Word.OUTSTANDING],
-        duplicates=words[Word.DUPLICATE],
-        reordered=tally.reordered,
-        truncated=harms[Harm.TRUNCATED],
-        lengthened=harms[Harm.LENGTHENED],
-        corrupted=harms[Harm.CORRUPTED],
-        unknown=words[Word.UNKNOWN],
-        foreign=words[Word.FOREIGN],
-    )
+    outcomes = (tally.words[word] for word in OUTCOMES)
+    harms = (tally.harms[harm] for harm in (Harm.TRUNCATED, Harm.LENGTHENED, Harm.CORRUPTED))
+    strays = (tally.words[Word.UNKNOWN], tally.words[Word.FOREIGN])
+    return Counts._make([tally.sent, *outcomes, tally.reordered, *harms, *strays])
 
 
 def verdict_of(tally: Tally) -> str:

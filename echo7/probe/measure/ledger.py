@@ -154,7 +154,7 @@ class Ledger:
     def failed(self, probe: Probe, word: Word, reason: str) -> Event:
         """Settle a probe that won't be answered, for this reason."""
         before = probe.word
-        event = self._event(word, probe, reason=reason)
+        event = self._event(word, probe, reason)
         self._settle(probe, event, before)
         if word is Word.LOST and probe.size_bytes < HEADER_BYTES:
             self.flows[probe.flow].suspect = probe
@@ -217,7 +217,7 @@ class Ledger:
             return self._stray(probe.flow, data, Word.UNKNOWN, UNTELLABLE)
         if suspect is not None and self._made(suspect) == made:
             if at_ns - suspect.sent_ns < SUSPECT_TIMEOUTS * self._timeout_ns:
-                event = self._event(Word.UNKNOWN, probe, len(data), reason=UNTELLABLE)
+                event = self._event(Word.UNKNOWN, probe, UNTELLABLE)._replace(received_bytes=len(data))
                 self._settle(probe, event, Word.OUTSTANDING)
                 return event
             book.suspect = None
@@ -235,25 +235,15 @@ class Ledger:
             word, reordered = Word.REPLY, probe.sequence < book.highest
             probe.rtt_ns = rtt_ns
             book.highest = max(book.highest, probe.sequence)
-        event = self._event(word, probe, len(data), rtt_ns, reordered, damage)
+        event = self._event(word, probe)._replace(
+            received_bytes=len(data), rtt_ns=rtt_ns, reordered=reordered, damage=damage
+        )
         self._settle(probe, event, None if word is Word.DUPLICATE else before)
         return event
 
-    def _event(
-        self,
-        word: Word,
-        probe: Probe,
-        received_bytes: int = 0,
-        rtt_ns: int | None = None,
-        reordered: bool = False,
-        damage: Damage | None = None,
-        reason: str = "",
-    ) -> Event:
-        flow, sequence, size_bytes, sent_ns = probe.flow, probe.sequence, probe.size_bytes, probe.sent_ns
-        return Event(
-            word, flow, sequence, size_bytes, received_bytes, rtt_ns, reordered, damage, reason,
-            sent_ns - self.origin_ns,
-        )  # fmt: skip
+    def _event(self, word: Word, probe: Probe, reason: str = "") -> Event:
+        sent_ns = probe.sent_ns - self.origin_ns
+        return Event(word, probe.flow, probe.sequence, probe.size_bytes, reason=reason, sent_ns=sent_ns)
 
     def _settle(self, probe: Probe, event: Event, before: Word | None) -> None:
         for tally in self._tallies(probe):

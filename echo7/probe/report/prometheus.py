@@ -7,6 +7,7 @@ The loss is unanswered / (unanswered + replies), of their rates.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 from prometheus_client.core import (
     CounterMetricFamily,
@@ -19,35 +20,29 @@ from prometheus_client.core import (
 
 from echo7 import __version__
 from echo7.metrics.families import add_durations
-from echo7.probe.measure.words import Harm, Word
+from echo7.probe.measure.tally import Tally
+from echo7.probe.measure.words import Word
 from echo7.probe.plan import NS_PER_S
 from echo7.probe.prober import Prober
 from reactor.observe.watch import Spread
 from reactor.sockets.addresses import Address, format_address
 
-COUNTERS: Sequence[tuple[str, str, Callable[[Prober], int]]] = (
-    ("sent", "Probes sent", lambda p: p.ledger.total.sent),
-    (
-        "unanswered",
-        "Probes not answered in time: lost, late, refused or unreachable",
-        lambda p: p.ledger.total.unanswered,
-    ),
-    ("late", "Probes answered after their time was over", lambda p: p.ledger.total.words[Word.LATE]),
-    ("refused", "Probes to ports where nothing listens", lambda p: p.ledger.total.words[Word.REFUSED]),
-    ("unreachable", "Probes without a route to their target", lambda p: p.ledger.total.words[Word.UNREACHABLE]),
-    ("too_big", "Probes larger than the path MTU", lambda p: p.ledger.total.words[Word.TOO_BIG]),
-    ("duplicates", "Second answers to the same probe", lambda p: p.ledger.total.words[Word.DUPLICATE]),
-    ("reordered", "Answers that came after a later probe's", lambda p: p.ledger.total.reordered),
-    ("foreign", "Datagrams that answer no probe", lambda p: p.ledger.total.words[Word.FOREIGN]),
-    ("unknown", "Answers that may belong to several probes", lambda p: p.ledger.total.words[Word.UNKNOWN]),
+# name, help, count
+COUNTERS: Sequence[tuple[str, str, Callable[[Tally], int]]] = (
+    ("sent", "Probes sent", lambda t: t.sent),
+    ("unanswered", "Probes not answered in time: lost, late, refused or unreachable", lambda t: t.unanswered),
+    ("late", "Probes answered after their time was over", lambda t: t.words[Word.LATE]),
+    ("refused", "Probes to ports where nothing listens", lambda t: t.words[Word.REFUSED]),
+    ("unreachable", "Probes without a route to their target", lambda t: t.words[Word.UNREACHABLE]),
+    ("too_big", "Probes larger than the path MTU", lambda t: t.words[Word.TOO_BIG]),
+    ("duplicates", "Second answers to the same probe", lambda t: t.words[Word.DUPLICATE]),
+    ("reordered", "Answers that came after a later probe's", lambda t: t.reordered),
+    ("foreign", "Datagrams that answer no probe", lambda t: t.words[Word.FOREIGN]),
+    ("unknown", "Answers that may belong to several probes", lambda t: t.words[Word.UNKNOWN]),
 )
-LABELLED: Sequence[tuple[str, str, str, Callable[[Prober], Mapping[str, int]]]] = (
-    (
-        "damaged",
-        "Answers whose bytes aren't those that were sent",
-        "kind",
-        lambda p: {kind.value: p.ledger.total.harms[kind] for kind in Harm},
-    ),
+# name, help, label, counts
+LABELLED: Sequence[tuple[str, str, str, Callable[[Prober], Mapping[Any, int]]]] = (
+    ("damaged", "Answers with other bytes than were sent", "kind", lambda p: p.ledger.total.harms),
     ("skipped", "Probes that weren't sent when due", "reason", lambda p: p.skipped),
 )
 
@@ -83,7 +78,7 @@ def _of_probers(probers: Sequence[tuple[str, Prober]]) -> Iterator[Metric]:
     for name, text, count_of in COUNTERS:
         family = CounterMetricFamily(f"echo7_probe_{name}", text, labels=["target"])
         for target, prober in probers:
-            family.add_metric([target], count_of(prober))
+            family.add_metric([target], count_of(prober.ledger.total))
         yield family
     for name, text, label, counts_of in LABELLED:
         family = CounterMetricFamily(f"echo7_probe_{name}", text, labels=["target", label])

@@ -20,19 +20,21 @@ STATUSES = {"replies": 0, "timed out": 1, "undecided": 1, "refused": 3, "unreach
 
 
 class View(Protocol):
-    """What the command needs of each form."""
+    """A form of output. By default only the end is printed."""
 
     def begin(self, plan: Plan) -> None:
         """Print what will be done."""
+        return
 
     def event(self, event: Event) -> None:
         """Print an event."""
+        return
 
     def end(self, result: PingResult) -> int:
         """Print the result; return the exit status."""
 
 
-class TextView:
+class TextView(View):
     """Text like ping's. `quiet`: no line for each event. `block`: the character for bars, empty for none."""
 
     def __init__(self, output: LineWriter, host: str, where: str, *, quiet: bool = False, block: str = "") -> None:
@@ -63,14 +65,11 @@ class TextView:
         return STATUSES[result.verdict]
 
 
-class JsonView:
+class JsonView(View):
     """One document at the end, or (`lines`) an object for each event and one at the end."""
 
     def __init__(self, output: LineWriter, *, lines: bool) -> None:
         self._output, self._lines = output, lines
-
-    def begin(self, plan: Plan) -> None:
-        """Print nothing: the summary says what was done."""
 
     def event(self, event: Event) -> None:
         """Print an event."""
@@ -83,17 +82,11 @@ class JsonView:
         return STATUSES[result.verdict]
 
 
-class PluginView:
+class PluginView(View):
     """One line, for Nagios and similar monitoring."""
 
     def __init__(self, output: LineWriter, warning: nagios.Thresholds, critical: nagios.Thresholds) -> None:
         self._output, self._warning, self._critical = output, warning, critical
-
-    def begin(self, plan: Plan) -> None:
-        """Print nothing."""
-
-    def event(self, event: Event) -> None:
-        """Print nothing."""
 
     def end(self, result: PingResult) -> int:
         """Print the line; return the exit status."""
