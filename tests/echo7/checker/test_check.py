@@ -8,7 +8,6 @@ import json
 import os
 import re
 import socket
-import subprocess
 import sys
 import threading
 from collections.abc import Iterator, Sequence
@@ -23,7 +22,8 @@ from echo7.checker import command as check_command
 from echo7.checker.tcp_client import difference, fault_of
 from echo7.sockets.resolve import UnresolvedName
 from reactor.sockets.errors import os_error
-from tests.support.basics import PATIENCE_S, PROJECT, has_ipv6, quiet_port
+from tests.support.basics import PATIENCE_S, has_ipv6, quiet_port
+from tests.support.commands import Done, run, run_echo7
 from tests.support.echo import EchoThread
 
 HOST = "127.0.0.1"
@@ -32,16 +32,8 @@ IPV6 = pytest.mark.skipif(not has_ipv6(), reason="this machine has no IPv6")
 QUICK = ["tcp-1", "udp-1"]
 
 
-def python(*arguments: str, stdout: Any = subprocess.PIPE, **options: Any) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, *arguments], cwd=PROJECT, stdout=stdout, stderr=subprocess.PIPE, text=True,
-        timeout=PATIENCE_S, check=False, **options,
-    )  # fmt: skip
-
-
-def run(*arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
-    """Run `echo7 check` to its end."""
-    return python("-m", "echo7", "check", *arguments, **options)
+def run_check(*arguments: str, **options: Any) -> Done:
+    return run_echo7("check", *arguments, **options)
 
 
 @IPV6
@@ -250,7 +242,7 @@ def test_command_prints_a_table_with_the_score_and_exits_with_0(capsys: pytest.C
 
 def test_json_is_one_document() -> None:
     with EchoThread() as one:
-        done = run(HOST, "--port", str(one.port), "--json", "--only", *QUICK)
+        done = run_check(HOST, "--port", str(one.port), "--json", "--only", *QUICK)
     document = json.loads(done.stdout)
     assert (done.returncode, document["schema"], document["status"], document["score"]) == (0, 1, 0, None)
     assert [finding["case"] for finding in document["findings"]] == ["tcp-answers", "tcp-1", "udp-answers", "udp-1"]
@@ -259,7 +251,7 @@ def test_json_is_one_document() -> None:
 
 def test_failed_case_is_status_1() -> None:
     with blocking_server(garbage) as port:
-        done = run(HOST, "-4", "--port", str(port), "--tcp", "--only", "tcp-1", "--timeout", "1")
+        done = run_check(HOST, "-4", "--port", str(port), "--tcp", "--only", "tcp-1", "--timeout", "1")
     assert done.returncode == 1
     assert "required cases fail" in done.stdout
     assert "tcp-1 " in done.stdout
@@ -268,7 +260,7 @@ def test_failed_case_is_status_1() -> None:
 @pytest.mark.parametrize("arguments", [("127.0.0.1", "-4"), pytest.param(("::1", "-6"), marks=IPV6)])
 def test_no_server_is_status_3_and_says_refused(arguments: tuple[str, str]) -> None:
     port = quiet_port([arguments[0]])
-    done = run(*arguments, "--port", str(port), "--timeout", "1")
+    done = run_check(*arguments, "--port", str(port), "--timeout", "1")
     assert done.returncode == 3
     assert f"nothing answered at {arguments[0]}, port {port}: TCP refused: " in done.stdout
     assert "UDP refused: " in done.stdout
@@ -289,14 +281,14 @@ def test_no_server_is_status_3_and_says_refused(arguments: tuple[str, str]) -> N
     ],
 )
 def test_options_that_make_no_sense_cost_one_line(arguments: Sequence[str], status: int, said: str) -> None:
-    done = run(*arguments)
+    done = run_check(*arguments)
     assert (done.returncode, done.stdout) == (status, "")
     assert said in done.stderr
     assert done.stderr.count("\n") == 1
 
 
 def test_list_names_every_case_with_its_rule() -> None:
-    done = run("--list")
+    done = run_check("--list")
     assert (done.returncode, done.stderr) == (0, "")
     assert [line.split()[0] for line in done.stdout.splitlines()] == [case.name for case in CASES]
     assert all("RFC" in line for line in done.stdout.splitlines())
@@ -304,7 +296,7 @@ def test_list_names_every_case_with_its_rule() -> None:
 
 def test_full_disk_is_status_1_and_one_line() -> None:
     with open("/dev/full", "w") as full:
-        done = run("--list", stdout=full)
+        done = run_check("--list", stdout=full)
     assert done.returncode == 1
     assert done.stderr == "echo7: can't write the result: No space left on device; it is lost\n"
 
@@ -313,12 +305,12 @@ def test_reader_that_has_gone_is_no_error() -> None:
     reader, writer = os.pipe()
     os.close(reader)
     with open(writer, "w") as gone:
-        done = run("--list", stdout=gone)
+        done = run_check("--list", stdout=gone)
     assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_locale_without_some_letters_gets_others() -> None:
-    done = run("--list", env={**os.environ, "PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0"})
+    done = run_check("--list", env={**os.environ, "PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0"})
     assert (done.returncode, done.stderr) == (0, "")
     assert "tcp-urgent" in done.stdout
 
@@ -356,6 +348,6 @@ def test_too_few_descriptors_cost_one_line() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (free + 2, free + 2))  # a selector and a pair need three
         sys.exit(cli.main(["check", "127.0.0.1"]))
     """
-    done = python("-c", code)
+    done = run([sys.executable, "-c", code])
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr == "echo7 check: cannot begin: Too many open files; raise 'ulimit -n'\n"

@@ -8,8 +8,6 @@ import os
 import re
 import signal
 import socket
-import subprocess
-import sys
 
 import pytest
 
@@ -29,8 +27,9 @@ from reactor import Reactor
 from reactor.observe.watch import WatchedReactor
 from reactor.sockets.errors import os_error
 from tests.echo7.process.test_restart import Phoenix
-from tests.support.basics import PATIENCE_S, PROJECT, quiet_port, until
+from tests.support.basics import PATIENCE_S, quiet_port, until
 from tests.support.clients import receive_exactly
+from tests.support.commands import run_echo7
 from tests.support.daemon import EchoProcess, WorkersProcess, serve_config
 from tests.support.faults import Faults, FlakySockets
 from tests.support.loops import ManualClock
@@ -43,7 +42,8 @@ HERE = ("--host", "127.0.0.1", "--metrics", "127.0.0.1:0")
 
 
 def fetch(process: EchoProcess, path: str) -> tuple[int, str]:
-    [line] = [line for line in process.lines if line["event"] == "metrics"]
+    """Return status and body from the latest image."""
+    line = [line for line in process.lines if line["event"] == "metrics"][-1]
     with contextlib.closing(http.client.HTTPConnection(line["address"], line["port"], timeout=PATIENCE_S)) as client:
         client.request("GET", path)
         answer = client.getresponse()
@@ -161,31 +161,15 @@ def test_failed_bind_leaves_nothing_open() -> None:
         assert len(loop.handlers) == 1
 
 
-@pytest.mark.parametrize("workers", ["1", pytest.param("2", marks=pytest.mark.skipif(not AVAILABLE, reason="Linux"))])
+@WORKERS
 def test_address_in_use_is_one_line_and_status_1(workers: str) -> None:
     """Brief: "Bad HOST:PORT → one line, status 2; in use → status 1"."""
     with socket.create_server(("127.0.0.1", 0)) as other:
         where = f"127.0.0.1:{other.getsockname()[1]}"
-        command = [sys.executable, "-m", "echo7", "serve", "--host", "127.0.0.1", "--port", "0", "--metrics", where]
-        done = subprocess.run(
-            [*command, "--workers", workers],
-            cwd=PROJECT,
-            capture_output=True,
-            text=True,
-            timeout=PATIENCE_S,
-            check=False,
-        )
+        done = run_echo7(*f"serve --host 127.0.0.1 --port 0 --metrics {where} --workers {workers}".split())
     assert done.returncode == 1
     pattern = rf"\S+ error cannot bind {where} for --metrics: Address already in use; choose another HOST:PORT\n"
     assert re.fullmatch(pattern, done.stderr)
-
-
-def page_status(echo: EchoProcess) -> int:
-    """The HTTP status of the page that the latest image serves."""
-    line = [line for line in echo.lines if line["event"] == "metrics"][-1]
-    with contextlib.closing(http.client.HTTPConnection(line["address"], line["port"], timeout=PATIENCE_S)) as client:
-        client.request("GET", "/metrics")
-        return client.getresponse().status
 
 
 @AFRESH
@@ -194,9 +178,9 @@ def test_after_a_restart_the_new_image_serves_metrics_on_the_same_address(worker
     """The old image closes the listener before the new one binds; open connections are served to their end."""
     port = quiet_port()
     with Phoenix("--metrics", f"127.0.0.1:{port}", "--workers", workers) as echo, echo.connect() as client:
-        assert page_status(echo) == 200
+        assert fetch(echo, "/metrics")[0] == 200
         echo.restart()
-        assert page_status(echo) == 200
+        assert fetch(echo, "/metrics")[0] == 200
         assert {line["port"] for line in echo.lines if line["event"] == "metrics"} == {port}
         client.sendall(b"still here")
         assert receive_exactly(client, 10) == b"still here"

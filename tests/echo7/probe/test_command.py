@@ -24,29 +24,21 @@ from echo7 import cli
 from echo7.probe import command, once
 from echo7.probe.plan import Plan
 from echo7.process import limits
-from echo7.sockets import resolve as names
 from reactor import Connection, StreamProtocol, listen_tcp, open_udp
 from reactor.sockets.errors import os_error
 from tests.echo7.probe.world import LOST, ScriptedEcho, flipped
 from tests.support.basics import PATIENCE_S, PROJECT, has_ipv6, quiet_port, until
+from tests.support.commands import Done, run
 from tests.support.echo import EchoThread
 from tests.support.loops import LoopThread
 from tests.support.root import in_network_namespace, without_capabilities
 
 LINUX = pytest.mark.skipif(sys.platform != "linux", reason="needs Linux")
 IPV6 = pytest.mark.skipif(not has_ipv6(), reason="this machine has no IPv6")
-Done = subprocess.CompletedProcess[str]
 
 
 def arguments_for(port: int, *arguments: str, host: str = "127.0.0.1") -> list[str]:
     return [sys.executable, "-m", "echo7", "ping", host, "--port", str(port), *arguments]
-
-
-def run(command_line: Sequence[str], **options: Any) -> Done:
-    """Run a command to its end."""
-    return subprocess.run(
-        command_line, cwd=PROJECT, capture_output=True, text=True, timeout=PATIENCE_S, check=False, **options
-    )
 
 
 def ping(port: int, *arguments: str, host: str = "127.0.0.1", **options: Any) -> Done:
@@ -290,14 +282,9 @@ def test_reader_that_has_gone_ends_it_quietly(server: EchoThread) -> None:
 @pytest.mark.skipif(not pathlib.Path("/dev/full").exists(), reason="needs /dev/full")
 def test_full_disk_is_one_line(server: EchoThread) -> None:
     with open("/dev/full", "w") as full:
-        done = subprocess.run(
-            arguments_for(server.port), cwd=PROJECT, stdout=full, stderr=subprocess.PIPE, text=True,
-            timeout=PATIENCE_S, check=False,
-        )  # fmt: skip
-    assert done.returncode == 74
-    assert only_line(done.stderr) == (
-        "echo7 ping: cannot write to standard output: No space left on device; nothing more was sent"
-    )
+        done = ping(server.port, stdout=full)
+    complaint = "echo7 ping: cannot write to standard output: No space left on device; nothing more was sent\n"
+    assert (done.returncode, done.stderr) == (74, complaint)
 
 
 @LINUX
@@ -408,16 +395,14 @@ def test_plugin_sends_five_probes_by_default(server: EchoThread) -> None:
     assert ", 2 sent |" in ping(server.port, "-i", "0.01", "--warn", "rtt=10s", "-c", "2").stdout
 
 
-def test_plugin_that_cannot_resolve_is_unknown() -> None:
-    done = ping(7, "--crit", "loss=1%", host="a..b")
-    assert (done.returncode, done.stderr) == (3, "")
-    assert done.stdout.startswith("ECHO UNKNOWN - cannot resolve")
-
-
-def test_plugin_that_is_refused_is_critical() -> None:
-    done = ping(quiet_port(), "--warn", "loss=1%", "-i", "0.01")
-    assert (done.returncode, done.stderr) == (2, "")
-    assert " refused: 5 sent, no reply | rtt=U;;;0 " in done.stdout
+@pytest.mark.parametrize(
+    ("host", "status", "words"),
+    [("a..b", 3, "ECHO UNKNOWN - cannot resolve"), ("127.0.0.1", 2, " refused: 5 sent, no reply | rtt=U;;;0 ")],
+)
+def test_plugin_is_unknown_without_an_address_and_critical_if_refused(host: str, status: int, words: str) -> None:
+    done = ping(quiet_port(), "--crit", "loss=1%", "-i", "0.01", host=host)
+    assert (done.returncode, done.stderr) == (status, "")
+    assert words in done.stdout
 
 
 # ---------------------------------------------------------------- before the first probe
@@ -478,7 +463,6 @@ def test_machine_without_ipv6_is_unreachable(
     def no_such_family(*_: object) -> None:
         raise os_error(errno.EAFNOSUPPORT)
 
-    monkeypatch.setattr(names, "resolve", lambda *_: [("::1", 7, 0, 0)])
     monkeypatch.setattr(command, "resolve", lambda *_: [("::1", 7, 0, 0)])
     monkeypatch.setattr("echo7.probe.datagram.bind_udp", no_such_family)
     assert in_process(["::1"]) == 4

@@ -35,6 +35,7 @@ from reactor.sockets.errors import os_error
 from reactor.testing import SimulatedNetwork
 from tests.echo7.probe.world import LATENCY_S, LOST, TWICE, ScriptedEcho, after, cut, flipped, plan
 from tests.support.basics import PATIENCE_S, PROJECT, until
+from tests.support.commands import run_echo7
 from tests.support.echo import EchoThread
 
 HOST = "10.0.0.1"
@@ -84,10 +85,8 @@ def test_each_target_has_its_own_numbers() -> None:
     script = {2: LOST, 3: flipped(20, 1), 4: cut(30), 5: TWICE, 6: after(3.0), 7: after(1.5)}
     found = World(plan(count=10), script).run()
     assert found["echo7_probe_sent_total", "one:7"] == found["echo7_probe_sent_total", "two:8"] == 10
-    assert found["echo7_probe_unanswered_total", "one:7"] == 2
-    assert found["echo7_probe_late_total", "one:7"] == 1
-    assert found["echo7_probe_duplicates_total", "one:7"] == 1
-    assert found["echo7_probe_reordered_total", "one:7"] == 1
+    for name, count in {"unanswered": 2, "late": 1, "duplicates": 1, "reordered": 1}.items():
+        assert found[f"echo7_probe_{name}_total", "one:7"] == count
     damaged = {
         kind: found["echo7_probe_damaged_total", kind, "one:7"] for kind in ("corrupted", "truncated", "lengthened")
     }
@@ -236,15 +235,7 @@ def test_exporter_with_a_count_ends_by_itself(servers: list[EchoThread]) -> None
 def test_address_in_use_is_one_line_and_status_1(servers: list[EchoThread]) -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         where = f"127.0.0.1:{other.getsockname()[1]}"
-        line = ["ping", "127.0.0.1", "--metrics", where]
-        done = subprocess.run(
-            [sys.executable, "-m", "echo7", *line],
-            cwd=PROJECT,
-            capture_output=True,
-            text=True,
-            timeout=PATIENCE_S,
-            check=False,
-        )
+        done = run_echo7("ping", "127.0.0.1", "--metrics", where)
     assert (done.returncode, done.stdout) == (1, "")
     assert re.fullmatch(rf"\S+ error cannot bind {where} for --metrics: Address already in use; .*\n", done.stderr)
 

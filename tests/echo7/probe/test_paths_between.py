@@ -9,15 +9,13 @@ from __future__ import annotations
 import contextlib
 import json
 import pathlib
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 
 from tests.rfc862.test_namespaces import Namespace
-from tests.support.basics import PATIENCE_S, PROJECT
+from tests.support.commands import run_echo7
 from tests.support.echo import EchoThread
 from tests.support.root import in_network_namespace, new_network_namespace, run_ip, wait_for_network
 
@@ -98,15 +96,9 @@ def on_three_hosts(body: Callable[[ThreeHosts], object]) -> None:
 
 
 def ping(host: str, port: int, *arguments: str) -> tuple[int, dict[str, Any]]:
-    command = [sys.executable, "-m", "echo7", "ping", host, "--port", str(port), "--json", *arguments]
-    done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, timeout=PATIENCE_S, check=False)
+    done = run_echo7("ping", host, "--port", str(port), "--json", *arguments)
     assert done.stderr == ""
     return done.returncode, json.loads(done.stdout)
-
-
-def ping_text(host: str, port: int, *arguments: str) -> str:
-    command = [sys.executable, "-m", "echo7", "ping", host, "--port", str(port), *arguments]
-    return subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, timeout=PATIENCE_S, check=False).stdout
 
 
 @pytest.mark.parametrize(("host", "headers_bytes"), [("10.7.2.2", 28), ("fd07:2::2", 48)], ids=["IPv4", "IPv6"])
@@ -151,7 +143,7 @@ def test_router_without_a_route_is_unreachable(host: str, transport: str) -> Non
         assert found["counts"]["unreachable"] == 2
         router = "fd07:1::1" if ":" in host else "10.7.1.1"
         if transport == "--udp":
-            assert f"says {router}" in ping_text(host, 7, "-c", "1", "-W", "2")
+            assert f"says {router}" in run_echo7("ping", host, "-c", "1", "-W", "2").stdout
 
     on_three_hosts(body)
 

@@ -34,7 +34,7 @@ from tests.echo7.probe.world import (
     flipped,
     grown,
     plan,
-)
+)  # fmt: skip
 
 
 def counts(result: PingResult) -> dict[str, int]:

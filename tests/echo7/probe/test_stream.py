@@ -10,15 +10,14 @@ from typing import Any
 import pytest
 
 from echo7.probe import stream as stream_module
-from echo7.probe.measure.words import Event, Harm, Word
+from echo7.probe.measure.words import Harm, Word
 from echo7.probe.plan import NS_PER_S, Plan
 from echo7.probe.prober import BUSY, CannotProbe, Prober
-from echo7.probe.result import PingResult, result_of
 from echo7.probe.stream import CLOSED_BY_PEER
 from reactor import Connection, StreamProtocol, listen_tcp
 from reactor.limits import DEFAULT_LIMITS
 from reactor.testing import SimulatedNetwork, simulate
-from tests.echo7.probe.world import HERE, KEY, plan
+from tests.echo7.probe.world import HERE, KEY, ProberWorld, plan
 
 
 class Server(StreamProtocol):
@@ -43,32 +42,14 @@ class Server(StreamProtocol):
         self.lost.append(error)
 
 
-class World:
-    """A prober and a server on one simulated network and one loop."""
+class World(ProberWorld):
+    """With a server over TCP."""
 
     def __init__(self, what: Plan, server: Server | None = None, *, listening: bool = True, **options: Any) -> None:
-        self.network = SimulatedNetwork(0, **options)
-        self.reactor = self.network.reactor()
+        super().__init__(what, **options)
         self.server = server or Server()
         if listening:
             listen_tcp(self.reactor, HERE, lambda: self.server)
-        self.events: list[Event] = []
-        self.prober = Prober(
-            self.reactor, HERE, what, told=self.events.append, ended=self.reactor.stop, key=KEY,
-            clock_ns=lambda: round(self.network.clock() * NS_PER_S),
-        )  # fmt: skip
-
-    def run(self) -> PingResult:
-        self.prober.start()
-        self.network.run(self.reactor)
-        return self.result
-
-    @property
-    def result(self) -> PingResult:
-        return result_of(self.prober, "here")
-
-    def words(self) -> list[tuple[int, Word]]:
-        return [(event.sequence, event.word) for event in self.events]
 
     def reasons(self) -> list[str]:
         return [event.reason for event in self.events]

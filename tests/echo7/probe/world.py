@@ -73,26 +73,22 @@ class ScriptedEcho(DatagramProtocol):
                 endpoint.send(changed, source, path)
 
 
-class World:
-    """A prober and a scripted echo on one simulated network and one loop; time is virtual."""
+class ProberWorld:
+    """A prober on a simulated network and one loop; time is virtual."""
 
-    def __init__(
-        self, plan: Plan, script: Script | None = None, *, usual: Sequence[Answer] = USUAL, **options: Any
-    ) -> None:
-        self.network = SimulatedNetwork(0, latency_s=LATENCY_S, **options)
+    def __init__(self, plan: Plan, **options: Any) -> None:
+        self.network = SimulatedNetwork(0, **options)
         self.reactor = self.network.reactor()
-        self.echo = ScriptedEcho(self.reactor, script, usual)
-        open_udp(self.reactor, HERE, self.echo)
         self.events: list[Event] = []
         self.times_ns: list[int] = []
         self.ended = 0
         self.then: Callable[[Event], object] = lambda event: None
-        self.prober = Prober(self.reactor, HERE, plan, told=self.told, ended=self.end, key=KEY, clock_ns=self.clock_ns)
+        self.prober = Prober(self.reactor, HERE, plan, told=self.note, ended=self.end, key=KEY, clock_ns=self.clock_ns)
 
     def clock_ns(self) -> int:
         return round(self.network.clock() * NS_PER_S)
 
-    def told(self, event: Event) -> None:
+    def note(self, event: Event) -> None:
         self.events.append(event)
         self.times_ns.append(self.clock_ns())
         self.then(event)
@@ -113,6 +109,17 @@ class World:
 
     def words(self) -> list[tuple[int, Word]]:
         return [(event.sequence, event.word) for event in self.events]
+
+
+class World(ProberWorld):
+    """With a scripted echo over UDP."""
+
+    def __init__(
+        self, plan: Plan, script: Script | None = None, *, usual: Sequence[Answer] = USUAL, **options: Any
+    ) -> None:
+        super().__init__(plan, latency_s=LATENCY_S, **options)
+        self.echo = ScriptedEcho(self.reactor, script, usual)
+        open_udp(self.reactor, HERE, self.echo)
 
 
 def plan(count: int | None = 10, interval_s: float = 1.0, timeout_s: float = 2.0, **others: Any) -> Plan:

@@ -16,7 +16,7 @@ from echo7.probe.measure.payload import (
     Payloads,
     compare,
     is_unlike,
-)
+)  # fmt: skip
 from echo7.probe.measure.words import Damage, Harm
 
 KEYS = st.integers(0, 2**32 - 1)

@@ -15,19 +15,10 @@ def test_event_is_one_line() -> None:
     line = event_json(Event(Word.REPLY, 0, 7, 56, 56, 1234, True, damage, sent_ns=6_000))
     assert "\n" not in line
     assert json.loads(line) == {
-        "schema_version": SCHEMA_VERSION,
-        "type": "probe",
-        "word": "reply",
-        "sequence": 7,
-        "flow": 0,
-        "size_bytes": 56,
-        "received_bytes": 56,
-        "sent_ns": 6000,
-        "rtt_ns": 1234,
-        "reordered": True,
+        "schema_version": SCHEMA_VERSION, "type": "probe", "word": "reply", "sequence": 7, "flow": 0, "size_bytes": 56,
+        "received_bytes": 56, "sent_ns": 6000, "rtt_ns": 1234, "reordered": True, "reason": None,
         "damage": {"kind": "corrupted", "offset_bytes": 20, "bits": 1, "bits_wrong": 1},
-        "reason": None,
-    }
+    }  # fmt: skip
 
 
 def test_event_says_when_its_probe_was_sent() -> None:
@@ -42,12 +33,8 @@ def test_unknown_values_are_null() -> None:
     lost = json.loads(event_json(Event(Word.LOST, 0, 7, 56, reason="timed out")))
     assert (lost["rtt_ns"], lost["received_bytes"], lost["damage"], lost["reason"]) == (None, None, None, "timed out")
     foreign = json.loads(event_json(Event(Word.FOREIGN, 0, received_bytes=9)))
-    assert (foreign["sequence"], foreign["size_bytes"], foreign["sent_ns"], foreign["received_bytes"]) == (
-        None,
-        None,
-        None,
-        9,
-    )
+    assert {foreign[name] for name in ("sequence", "size_bytes", "sent_ns")} == {None}
+    assert foreign["received_bytes"] == 9
     empty = json.loads(event_json(Event(Word.REPLY, 0, 1, 0, 0, 5)))
     assert (empty["size_bytes"], empty["received_bytes"]) == (0, 0)
 
