@@ -1,13 +1,13 @@
-"""judge: does that server echo as RFC 862 says? Any server, from outside, by what it does.
+"""The checker: does a server echo as RFC 862 says? Any server, from outside, by what it does.
 
     from echo7 import check
 
     report = check("192.0.2.1")
     print(report.status, report.score, [finding for finding in report.findings if finding.counts_against])
 
-Reading order: `verdict` (what is said, and the score), `bench` (how a case is told as a story, on the loop), `call` and
-`inquiry` (a TCP connection and a UDP socket that compare what comes with what was sent), `tcp` and `udp` (the cases),
-`judge` (one after another), `table` (how it is shown), `command`.
+Start with `verdict` (the words and the score) and `tcp_cases`. Below those: `tcp_client` and `udp_client` (sockets that
+compare what comes with what was sent), `session` (runs one case on the loop), `checker` (runs all of them), `table`
+(shows a report), `command`. Imports `reactor`, `echo7.sockets.resolve` and `echo7.arguments`, nothing of the server.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from __future__ import annotations
 import socket
 from collections.abc import Callable, Collection
 
-from echo7.checker.checks import CASES, Judge, chosen
+from echo7.checker.checker import CASES, Checker, chosen
 from echo7.checker.verdict import ECHO_PORT, TRANSPORTS, Case, Fault, Finding, Report, Score, Verdict
 from echo7.sockets.resolve import resolve
 from reactor import Address, Reactor
 
-__all__ = ["CASES", "Case", "Fault", "Finding", "Judge", "Report", "Score", "Verdict", "check", "one_of_each_family"]
+__all__ = ["CASES", "Case", "Checker", "Fault", "Finding", "Report", "Score", "Verdict", "check", "one_of_each_family"]
 
 TIMEOUT_S = 3.0
 
@@ -35,11 +35,11 @@ def check(
     timeout_s: float = TIMEOUT_S,
     progress: Callable[[Case, str, Finding | None], object] = lambda case, address, finding: None,
 ) -> Report:
-    """Judge the echo server at a name or address, over IPv4 and IPv6 where it has both. Takes some seconds.
+    """Check the echo server at a name or address, over IPv4 and IPv6 where it has both. Takes some seconds.
 
-    `timeout_s` is how long nothing may happen before a case gives up. `progress(case, address, finding)` is called
-    before each case (finding None) and after it. Raise UnresolvedName for a name that can't be resolved, ValueError for
-    cases that there aren't and a time-out of no time.
+    A case gives up when nothing has happened for `timeout_s`. `progress(case, address, finding)` is called before each
+    case (finding None) and after it. Raise UnresolvedName for a name that can't be resolved, ValueError for unknown
+    cases and a time-out that isn't above 0.
     """
     cases = chosen(transports, only)
     if not timeout_s > 0:
@@ -52,7 +52,7 @@ def check(
             reports.append(report)
             reactor.stop()
 
-        Judge(reactor, host, addresses, cases, timeout_s=timeout_s, done=done, progress=progress).start()
+        Checker(reactor, host, addresses, cases, timeout_s=timeout_s, done=done, progress=progress).start()
         reactor.run()
     return reports[0]
 

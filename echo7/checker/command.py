@@ -1,9 +1,9 @@
-"""`echo7 check`: options → a judgement → a table or a document, and an exit status.
+"""`echo7 check`: options → a report → a table or a document, and an exit status.
 
     0  all required cases pass      1  some fail
     2  the options make no sense    3  nothing answered: refused, unreachable, timed out, or no such name
 
-Law: stdout has the result and nothing else; what goes on meanwhile is told on stderr, if that is a terminal.
+Law: stdout has the result and nothing else. Progress is shown on stderr, if that is a terminal.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import sys
 
 from echo7.arguments import number, seconds
 from echo7.checker import TIMEOUT_S, Case, Finding, check, table
-from echo7.checker.checks import chosen
+from echo7.checker.checker import chosen
 from echo7.checker.verdict import ECHO_PORT, TRANSPORTS
 from echo7.sockets.resolve import UnresolvedName
 from reactor.console.output import show
@@ -29,7 +29,7 @@ examples:
   echo7 check localhost --port 7007 --tcp
   echo7 check example.net --only udp-512 udp-largest
   echo7 check example.net --json >report.json
-  echo7 check --list                      what is asked, and which rule stands behind it
+  echo7 check --list                      list the cases, each with the rule behind it
 
 exit status:
   0  all required cases pass      2  the options make no sense
@@ -39,31 +39,31 @@ exit status:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's options."""
-    parser.description = "Judge any server of the Echo Protocol (RFC 862) by what it does."
+    parser.description = "Check any server of the Echo Protocol (RFC 862) by what it does."
     parser.epilog = EXAMPLES
     add = parser.add_argument
     add("host", nargs="?", metavar="HOST", help="address or name of the server")
     add("--port", type=number(1, 65_535), default=ECHO_PORT, metavar="PORT", help="its port (default: %(default)s)")
     which = parser.add_mutually_exclusive_group()
-    which.add_argument("--tcp", action="store_true", help="judge TCP alone")
-    which.add_argument("--udp", action="store_true", help="judge UDP alone")
+    which.add_argument("--tcp", action="store_true", help="check TCP only")
+    which.add_argument("--udp", action="store_true", help="check UDP only")
     family = parser.add_mutually_exclusive_group()
-    family.add_argument("-4", dest="ipv4", action="store_true", help="over IPv4 alone")
-    family.add_argument("-6", dest="ipv6", action="store_true", help="over IPv6 alone")
+    family.add_argument("-4", dest="ipv4", action="store_true", help="use IPv4 only")
+    family.add_argument("-6", dest="ipv6", action="store_true", help="use IPv6 only")
     add(
         "--timeout",
         type=seconds,
         default=TIMEOUT_S,
         metavar="SECONDS",
-        help="how long nothing may happen before a case gives up (default: %(default)g)",
+        help="give a case up when nothing has happened for so long (default: %(default)g)",
     )
-    add("--only", nargs="+", default=[], metavar="NAME", help="these cases alone (see --list)")
-    add("--list", action="store_true", help="list the cases, and judge nobody")
-    add("--json", action="store_true", help="one JSON document instead of the table")
+    add("--only", nargs="+", default=[], metavar="NAME", help="try these cases only (see --list)")
+    add("--list", action="store_true", help="list the cases and exit")
+    add("--json", action="store_true", help="print one JSON document instead of the table")
 
 
 def run(options: argparse.Namespace) -> int:
-    """Judge, print, and return the exit status. Raise SystemExit(2) after one line if the options make no sense."""
+    """Check, print, and return the exit status. Raise SystemExit(2) after one line if the options make no sense."""
     transports = [name for name in TRANSPORTS if getattr(options, name)] or list(TRANSPORTS)
     _refuse_nonsense(options, transports)
     if options.list:
@@ -83,7 +83,8 @@ def run(options: argparse.Namespace) -> int:
     except UnresolvedName as error:
         print(f"echo7 check: {error}", file=sys.stderr)
         return NOTHING_ANSWERED
-    except OSError as error:  # there is no loop without descriptors
+    except OSError as error:
+        # no descriptors for a loop
         print(f"echo7 check: cannot begin: {error.strerror}; raise 'ulimit -n'", file=sys.stderr)
         return 1
     finally:
@@ -101,7 +102,7 @@ def _refuse_nonsense(options: argparse.Namespace, transports: list[str]) -> None
     except ValueError as error:
         options.parser.error(f"argument --only: {error}")
     if options.list and (options.json or options.host is not None):
-        options.parser.error("argument --list: it judges nobody; leave HOST and --json out")
+        options.parser.error("argument --list: it checks no server; leave out HOST and --json")
     if options.host is None and not options.list:
         options.parser.error("the following arguments are required: HOST")
     if not options.timeout:
@@ -109,7 +110,7 @@ def _refuse_nonsense(options: argparse.Namespace, transports: list[str]) -> None
 
 
 class Progress:
-    """One line that says which case is being tried, on a terminal."""
+    """A line on the terminal that says which case is being tried."""
 
     __slots__ = ("_shown",)
 
@@ -117,12 +118,12 @@ class Progress:
         self._shown = sys.stderr.isatty()
 
     def __call__(self, case: Case, address: str, finding: Finding | None) -> None:
-        """Show a case that begins; see `check`."""
+        """Show the case that begins; see `check`."""
         if finding is None:
             self._write(f"{CLEAR_LINE}{case.name} at {address}: {case.promise} …")
 
     def end(self) -> None:
-        """Leave no trace on the terminal."""
+        """Clear the line."""
         self._write(CLEAR_LINE)
 
     def _write(self, text: str) -> None:

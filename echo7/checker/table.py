@@ -1,7 +1,6 @@
-"""How a report is shown: a table for people, a document for programs.
+"""Show a report: as a table for people, as a document for programs.
 
-Law: the table has a line for each case and leaves none out; the document has integers and words that don't change
-without its schema's number.
+Law: the table has a line for each case. The document's keys and words don't change without its `schema` number.
 """
 
 from __future__ import annotations
@@ -32,7 +31,7 @@ def text(report: Report, *, colour: bool = False) -> str:
 
 
 def summary(report: Report) -> list[str]:
-    """Return the last lines: how many of each verdict, what is only beyond, and the score."""
+    """Return the last lines: how many of each verdict, failures that aren't counted, and the score."""
     if not report.answered:
         said = ", ".join(f"{f.case.transport.upper()} {f.seen} ({f.address})" for f in report.findings)
         return [f"nothing answered at {report.host}, port {report.port}: {said}"]
@@ -48,7 +47,7 @@ def summary(report: Report) -> list[str]:
 
 
 def document(report: Report) -> dict[str, object]:
-    """Return the report as what JSON can hold."""
+    """Return the report in types that JSON has."""
     score = report.score
     return {
         "schema": SCHEMA,
@@ -62,7 +61,7 @@ def document(report: Report) -> dict[str, object]:
 
 
 def listing(cases: Sequence[Case]) -> str:
-    """Return the names of the cases, with what each of them asks and the rule behind it."""
+    """Return a line for each case: its name, its promise and the rule behind it."""
     rows = [(case.name, case.promise + ("" if case.required else " (beyond)"), case.clause) for case in cases]
     widths = [max(len(row[column]) for row in rows) for column in range(2)]
     return "\n".join(_line(row, widths) for row in rows)

@@ -1,17 +1,14 @@
-"""What a judge says: cases, findings, the report on a server, and the score. Data, and nothing that touches a socket.
+"""Cases, findings, the report on a server, and its score. Pure data; imports nothing of ours.
 
-Law: a verdict says no more than was seen. What failed says how; what this machine couldn't try is "can't tell", and
-stands against nobody.
+Law: a verdict says no more than was seen. A failure says how. What this machine couldn't try is "can't tell", and never
+counts against the server.
 """
 
 from __future__ import annotations
 
 import enum
 from collections.abc import Callable, Coroutine
-from typing import TYPE_CHECKING, Any, NamedTuple
-
-if TYPE_CHECKING:
-    from echo7.checker.bench import Bench
+from typing import Any, NamedTuple
 
 ECHO_PORT = 7
 TRANSPORTS = ("tcp", "udp")
@@ -27,7 +24,7 @@ class Verdict(enum.Enum):
 
 
 class Fault(enum.Enum):
-    """What is wrong with a server, in kind: the score asks for this."""
+    """The kind of what is wrong with a server. The score depends on it."""
 
     EXCESS = "sends more than it received"
     LOSSY = "drops or changes bytes"
@@ -39,11 +36,11 @@ class Fault(enum.Enum):
 
 
 ABSENT = (Fault.REFUSED, Fault.UNREACHABLE, Fault.TIMED_OUT)
-NOBODY = (*ABSENT, Fault.MUTE)  # there is nothing to judge
+NO_ECHO = (*ABSENT, Fault.MUTE)  # nothing to check
 
 
 class Failure(Exception):
-    """A case has failed. `fault` is its kind, the text what was seen."""
+    """A case has failed. `fault` is the kind; the text says what was seen."""
 
     def __init__(self, fault: Fault, seen: str) -> None:
         super().__init__(seen)
@@ -51,14 +48,15 @@ class Failure(Exception):
 
 
 class Undecided(Exception):
-    """A case can't be judged from here; the text says why."""
+    """A case can't be decided from here. The text says why."""
 
 
-Story = Callable[["Bench"], Coroutine[Any, Any, str]]
+# given a session.Session, which imports this module
+Story = Callable[[Any], Coroutine[Any, Any, str]]
 
 
 class Case(NamedTuple):
-    """One question to a server. `story` asks it, and returns what was seen, or raises Failure or Undecided."""
+    """One question to a server. `story` asks it and returns what was seen; it may raise Failure or Undecided."""
 
     name: str  # begins with the transport
     promise: str
@@ -73,12 +71,12 @@ class Case(NamedTuple):
 
     @property
     def is_first(self) -> bool:
-        """Tell whether the case asks if anybody is there; the others of its transport wait for the answer."""
+        """Whether the case asks if there is a server at all. The other cases of its transport depend on it."""
         return self.name.endswith("-answers")
 
 
 class Finding(NamedTuple):
-    """What one case has shown at one address."""
+    """The result of one case at one address."""
 
     case: Case
     address: str  # numeric
@@ -88,12 +86,12 @@ class Finding(NamedTuple):
 
     @property
     def counts_against(self) -> bool:
-        """Tell whether a required case wasn't passed, where it could be judged."""
+        """Whether a required case was decided and not passed."""
         return self.case.required and self.verdict in (Verdict.FAIL, Verdict.UNSUPPORTED)
 
 
 class Score(NamedTuple):
-    """The multiplier of the old challenge: the smallest echo server, its bytes × this."""
+    """The multiplier of the smallest-server challenge: bytes of source × this."""
 
     text: str  # ×1, ×2, ×4, ×8 or ω
     factor: int | None  # None for ω: worthless
@@ -101,38 +99,38 @@ class Score(NamedTuple):
 
 
 class Report(NamedTuple):
-    """All that was found out about a server."""
+    """All findings about one server."""
 
     host: str
     port: int
     findings: tuple[Finding, ...]
-    whole: bool  # every case was asked, over both transports
+    whole: bool  # every case was tried, over both transports
 
     @property
     def answered(self) -> bool:
-        """Tell whether anything was there at all."""
+        """Whether anything answered."""
         return not all(finding.fault in ABSENT for finding in self.findings)
 
     @property
     def status(self) -> int:
-        """Return the exit status: 0 all required cases pass, 1 some fail, 3 nothing answered."""
+        """The exit status: 0 all required cases pass, 1 some fail, 3 nothing answered."""
         if not self.answered:
             return 3
         return int(any(finding.counts_against for finding in self.findings))
 
     @property
     def score(self) -> Score | None:
-        """Return the score, or None where there was no server to score, or only a part of it was judged."""
+        """The score; None if nothing answered or only some cases were tried."""
         return score(self.port, self.findings) if self.whole and self.answered else None
 
 
 def score(port: int, findings: tuple[Finding, ...]) -> Score:
-    """Score a server by what was found at all of its addresses. Cases that are "beyond" change nothing."""
+    """Score a server by the findings at all its addresses. Cases that aren't required change nothing."""
     faults = {finding.fault for finding in findings if finding.case.required}
     works = [
         transport
         for transport in TRANSPORTS
-        if any(f.case.transport == transport and f.case.is_first and f.fault not in NOBODY for f in findings)
+        if any(f.case.transport == transport and f.case.is_first and f.fault not in NO_ECHO for f in findings)
     ]
     if Fault.EXCESS in faults:
         return Score("ω", None, ("it sends more than it received",))

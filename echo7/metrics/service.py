@@ -1,7 +1,7 @@
 """The pages of a service: `/metrics` and `/healthz`, on the loop that serves, or on the supervisor's.
 
-Law: what can't be bound is said before anything is served, in one line. What is fetched is what was so a moment ago: a
-worker tells once a second, and of one that has ended, what it told last stays in the sums.
+Law: an address that can't be bound is reported in one line before anything is served. Workers send a snapshot once a
+second; the last one of a worker that has ended stays in the sums.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from prometheus_client.core import CollectorRegistry, GaugeMetricFamily, Metric
 from echo7.logs import log
 from echo7.metrics.families import families
 from echo7.metrics.http import LIMITS, Kept, Page, Pages
-from echo7.metrics.told import Told, teller, total
+from echo7.metrics.snapshot import Snapshot, snapshot_maker, total
 from echo7.server import EchoServer
 from echo7.sockets.binding import NO_IPV6, BindError, find_targets
 from reactor.listener import Listener
@@ -25,19 +25,20 @@ from reactor.sockets.addresses import format_address
 from reactor.sockets.opening import Socket, bind_tcp, closed_on_error
 
 BACKLOG = 16
-HEARD_S = 5.0  # a worker that hasn't told for so long isn't well
+HEARD_S = 5.0  # a worker that has sent no snapshot for so long isn't healthy
 
 Where = tuple[str, int]
-Health = Callable[[], str]  # why it isn't well; empty: it is
+Health = Callable[[], str]  # why the service isn't healthy; empty if it is
 
 logger = logging.getLogger("echo7")
 
 
 class Metrics:
-    """Two pages on a loop. `collect` yields the families, `health` says why it isn't well."""
+    """Two pages on a loop. `collect` yields the families, `health` says why the service isn't healthy."""
 
     def __init__(self, reactor: Reactor, collect: Callable[[], Iterable[Metric]], health: Health) -> None:
-        self.collect = collect  # for the registry
+        # the registry calls this
+        self.collect = collect
         self._reactor, self._health = reactor, health
         self._registry = CollectorRegistry()
         self._registry.register(self)
@@ -45,7 +46,7 @@ class Metrics:
         self._listeners: list[Listener] = []
 
     def start(self, where: Where) -> None:
-        """Listen, and say where. Raise BindError."""
+        """Listen, and log where. Raise BindError."""
         for sock in _bind(self._reactor, where):
             listener = Listener(self._reactor, sock, self._pages.new_protocol, LIMITS)
             self._listeners.append(listener)
@@ -54,7 +55,7 @@ class Metrics:
             log.event(logger, logging.INFO, "metrics", text, address=host, port=port)
 
     def close(self) -> None:
-        """Listen no more."""
+        """Stop listening."""
         for listener in self._listeners:
             listener.close()
 
@@ -68,50 +69,52 @@ class Metrics:
 
 def serve_metrics(reactor: Reactor, where: Where, server: EchoServer, handler: log.StderrHandler) -> Metrics:
     """Serve the pages of a service in one process, on its own loop. Raise BindError."""
-    tell = teller(reactor, server, handler)
-    metrics = Metrics(reactor, lambda: families(tell(), {}), lambda: "stopping" if server.stopping else "")
+    take = snapshot_maker(reactor, server, handler)
+    metrics = Metrics(reactor, lambda: families(take(), {}), lambda: "stopping" if server.stopping else "")
     metrics.start(where)
     return metrics
 
 
 class WorkersMetrics:
-    """The pages of a supervisor, from what its workers tell."""
+    """The pages of a supervisor, from the snapshots of its workers."""
 
     def __init__(self, reactor: Reactor, handler: log.StderrHandler, health: Health) -> None:
         self._now, self._handler, self._own_health = reactor.now, handler, health
-        self._live: dict[int, tuple[float, Told]] = {}  # worker → when it told, and what
-        self._past = Told()  # of processes that have ended
-        self._metrics = Metrics(reactor, self._collect, self._health)
+        self._live: dict[int, tuple[float, Snapshot]] = {}  # worker → when, and what
+        self._past = Snapshot()  # of processes that have ended
+        self._metrics = Metrics(reactor, self.collect, self.health)
 
     def start(self, where: Where) -> None:
         """Listen. Raise BindError."""
         self._metrics.start(where)
 
     def close(self) -> None:
-        """Listen no more."""
+        """Stop listening."""
         self._metrics.close()
 
     def heard(self, worker: int, message: dict[str, Any]) -> None:
-        """A worker has told."""
-        self._live[worker] = self._now(), Told.from_message(message)
+        """Take a worker's snapshot."""
+        self._live[worker] = self._now(), Snapshot.from_message(message)
 
     def ended(self, worker: int) -> None:
-        """A worker has ended, and has told all."""
+        """Add what an ended worker had done to the sums."""
         if worker in self._live:
             self._past = total([self._past, self._live.pop(worker)[1].after_the_end()])
 
-    def _collect(self) -> Iterable[Metric]:
-        workers = {str(worker): told for worker, (_, told) in sorted(self._live.items())}
-        own = Told(log_lines_dropped=self._handler.dropped)
+    def collect(self) -> Iterable[Metric]:
+        """Yield the families of all processes and of each worker."""
+        workers = {str(worker): snapshot for worker, (_, snapshot) in sorted(self._live.items())}
+        own = Snapshot(log_lines_dropped=self._handler.dropped)
         yield from families(total([self._past, own, *workers.values()]), workers)
-        age = GaugeMetricFamily("echo7_worker_silence_seconds", "How long ago a worker has told", labels=["worker"])
+        age = GaugeMetricFamily("echo7_worker_silence_seconds", "Age of a worker's last snapshot", labels=["worker"])
         for worker, (heard_s, _) in sorted(self._live.items()):
             age.add_metric([str(worker)], self._now() - heard_s)
         yield age
 
-    def _health(self) -> str:
-        well = any(self._now() - heard_s < HEARD_S for heard_s, _ in self._live.values())
-        return self._own_health() or ("" if well else "no worker serves")
+    def health(self) -> str:
+        """Return why the service isn't healthy; empty if it is."""
+        heard = any(self._now() - heard_s < HEARD_S for heard_s, _ in self._live.values())
+        return self._own_health() or ("" if heard else "no worker serves")
 
 
 def _bind(reactor: Reactor, where: Where) -> list[Socket]:

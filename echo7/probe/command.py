@@ -1,14 +1,14 @@
 """`echo7 ping`: options → a plan → a run → an exit status.
 
-    0  replies came                       3  refused: nobody listens there
-    1  every probe timed out              4  unreachable: no way there, or none for so large a datagram
+    0  replies came                       3  refused: nothing listens on that port
+    1  every probe timed out              4  unreachable: no route, or none for so large a datagram
     2  the options make no sense          5  the name can't be resolved
     74 standard output can't be written   141 its reader has gone         128 + n  ended at once by a second signal n
 
-With --metrics it runs until it is stopped (status 0), or can't start (status 1), and Prometheus scrapes it.
-With --warn or --crit it is a monitoring plugin, and the statuses are OK 0, WARNING 1, CRITICAL 2, UNKNOWN 3.
+With --metrics it runs until it is stopped (status 0) or can't start (status 1), and serves Prometheus.
+With --warn or --crit it is a monitoring plugin, with the statuses OK 0, WARNING 1, CRITICAL 2, UNKNOWN 3.
 
-Law: what can be known before the first probe is said before it, in one line on stderr.
+Law: what is known to be wrong before the first probe is reported before it, in one line on stderr.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ from typing import NoReturn
 
 from echo7.arguments import metrics_address, number, seconds
 from echo7.logs import log
-from echo7.probe import nagios, text
+from echo7.probe.measure.words import Event
 from echo7.probe.once import new_reactor
-from echo7.probe.output import Output
-from echo7.probe.plan import DEFAULT_SIZE_BYTES, LAST_PORT, MOST_FLOWS, NS_PER_S, Plan, checked, size_for
+from echo7.probe.plan import DEFAULT_SIZE_BYTES, LAST_PORT, MOST_FLOWS, Plan, plan_in_seconds, size_for
 from echo7.probe.prober import CannotProbe, Prober
+from echo7.probe.report import nagios, text
+from echo7.probe.report.views import STATUSES, JsonView, PluginView, TextView, View
+from echo7.probe.report.writer import LineWriter
 from echo7.probe.result import glance_at, result_of
-from echo7.probe.views import STATUSES, JsonView, PluginView, TextView, View
-from echo7.probe.words import Event
 from echo7.process import limits
 from echo7.sockets.resolve import UnresolvedName, resolve
 from reactor.loop import Reactor
@@ -39,16 +39,16 @@ from reactor.sockets.addresses import Address, family_of
 
 SUMMARY = "probe an echo server: loss, delay, damage, order"
 DESCRIPTION = """\
-Send probes to an echo server (RFC 862) at a constant rate, over UDP or TCP, and say what becomes of them: answered,
-late, lost, duplicate, reordered, truncated, corrupted, refused, unreachable. Any echo server will do.
+Send probes to an echo server (RFC 862) at a constant rate, over UDP or TCP, and report what becomes of them:
+answered, late, lost, duplicate, reordered, truncated, corrupted, refused, unreachable. Works with any echo server.
 """
 EPILOG = """\
 examples:
   echo7 ping 192.0.2.7                            UDP port 7, one probe a second, until ^C
   echo7 ping ::1 --port 7007 --tcp -c 10
-  echo7 ping host.example -i 0.01 -q              a hundred a second, one line that says how it goes
-  echo7 ping host.example --flows 16 -i 0.05      sixteen source ports: is one of several ways bad?
-  echo7 ping host.example --df -s 1380:1480:4     the largest datagram that gets through whole
+  echo7 ping host.example -i 0.01 -q              a hundred a second, one live line
+  echo7 ping host.example --flows 16 -i 0.05      sixteen source ports: is one of several paths bad?
+  echo7 ping host.example --df -s 1380:1480:4     the largest datagram that gets through
   echo7 ping host.example -i 0 -c 100000 -q       as fast as answers come
   echo7 ping 192.0.2.7 198.51.100.7 --metrics 127.0.0.1:9107
   echo7 ping host.example --warn rtt=20ms,loss=1% --crit rtt=100ms,loss=5%
@@ -72,7 +72,7 @@ PLUGIN_OPTION = re.compile("--(w|cr)")  # argparse takes abbreviations
 
 
 class Refusal(Exception):
-    """The end before the beginning: an exit status, as a plugin another one, and one line."""
+    """Why a run can't begin: one line, an exit status, and another one for a plugin."""
 
     def __init__(self, status: int, plugin_status: int, message: str) -> None:
         super().__init__(message)
@@ -80,18 +80,18 @@ class Refusal(Exception):
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add what `echo7 ping` takes."""
+    """Add the options of `echo7 ping`."""
     parser.description, parser.epilog = DESCRIPTION, EPILOG
     if any(map(PLUGIN_OPTION.match, sys.argv)):
-        parser.error = _plugin_error  # type: ignore[method-assign]  # monitoring wants UNKNOWN, and on stdout
-    _add_whom(parser)
-    _add_what(parser.add_argument)
-    _add_ways(parser.add_argument)
-    _add_form(parser)
+        parser.error = _plugin_error  # type: ignore[method-assign]  # monitoring wants UNKNOWN, on stdout
+    host_help = "name or address of an echo server; link-local as fe80::1%%eth0; several with --metrics"
+    parser.add_argument("hosts", nargs="+", metavar="HOST", help=host_help)
+    _add_values(parser.add_argument)
+    _add_choices(parser)
 
 
 def run(options: argparse.Namespace) -> int:
-    """Do it; return the exit status. Usage errors raise SystemExit."""
+    """Run the command; return the exit status. Usage errors raise SystemExit."""
     log.ensure_standard_descriptors()
     log.set_up("error", "text")
     is_plugin = options.warn is not None or options.crit is not None
@@ -99,10 +99,10 @@ def run(options: argparse.Namespace) -> int:
         plan = plan_of(options, is_plugin)
     except ValueError as error:
         options.parser.error(str(error))
-    output = Output(STDOUT)
+    output = LineWriter(STDOUT)
     try:
         addresses = _addresses_of(options, plan)
-        status = _converse(options, plan, addresses, output)
+        status = _run_plan(options, plan, addresses, output)
     except Refusal as refusal:
         status = refusal.plugin_status if is_plugin else refusal.status
         if is_plugin:
@@ -114,7 +114,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def plan_of(options: argparse.Namespace, is_plugin: bool) -> Plan:
-    """Turn options into a plan. Raise ValueError for what makes no sense."""
+    """Turn options into a plan. Raise ValueError for a plan that makes no sense."""
     _check_form(options, is_plugin)
     if is_plugin and (options.json or options.jsonl or options.quiet):
         raise ValueError("--warn and --crit have a form of their own; leave out --json, --jsonl or -q")
@@ -123,24 +123,16 @@ def plan_of(options: argparse.Namespace, is_plugin: bool) -> Plan:
         count = PLUGIN_COUNT
     elif count is None and len(options.size) > 1:
         count = options.flows * len(options.size)
-    return checked(
-        Plan(
-            tcp=options.tcp,
-            probes=count,
-            interval_ns=round(options.interval * NS_PER_S),
-            sizes=options.size,
-            timeout_ns=round(options.timeout * NS_PER_S),
-            flows=options.flows,
-            source_port=options.source_port,
-            df=options.df,
-        )
-    )
+    return plan_in_seconds(
+        options.interval, options.timeout, tcp=options.tcp, probes=count, sizes=options.size, flows=options.flows,
+        source_port=options.source_port, df=options.df,
+    )  # fmt: skip
 
 
 def _check_form(options: argparse.Namespace, is_plugin: bool) -> None:
     hosts = options.hosts
     if options.metrics is None and len(hosts) > 1:
-        raise ValueError("several hosts are for --metrics; take one, or add that")
+        raise ValueError("several hosts need --metrics; give one host, or add that")
     if options.metrics is not None and (is_plugin or options.json or options.jsonl or options.quiet):
         raise ValueError("--metrics has a form of its own; leave out --json, --jsonl, -q, --warn and --crit")
     if len({*hosts}) < len(hosts):
@@ -153,7 +145,7 @@ def _addresses_of(options: argparse.Namespace, plan: Plan) -> list[Address]:
     descriptors = limits.raise_descriptor_limit()
     flows = plan.flows * len(options.hosts)
     if flows + limits.KEPT_BACK > descriptors:
-        message = f"{flows} flows need more than the {descriptors} descriptors that we may have"
+        message = f"{flows} flows need more than the {descriptors} descriptors of this process"
         raise Refusal(USAGE, nagios.UNKNOWN, f"{message}; raise 'ulimit -n', or take fewer --flows")
     try:
         addresses = [resolve(host, options.port, options.family)[0] for host in options.hosts]
@@ -166,12 +158,12 @@ def _addresses_of(options: argparse.Namespace, plan: Plan) -> list[Address]:
     return addresses
 
 
-def _converse(options: argparse.Namespace, plan: Plan, addresses: list[Address], output: Output) -> int:
-    """Run it on a loop of its own, and show it."""
+def _run_plan(options: argparse.Namespace, plan: Plan, addresses: list[Address], output: LineWriter) -> int:
+    """Run the plan on a loop of its own, and print the result. Return the exit status."""
     if options.metrics is not None:
         from echo7.probe import exporter
 
-        return exporter.run(options.metrics, plan, list(map(exporter.Target, options.hosts, addresses)))
+        return exporter.run(options.metrics, plan, options.hosts, addresses)
     [host], [address] = options.hosts, addresses
     view = _view_of(options, address, output)
     is_live = options.quiet and output.is_terminal
@@ -184,10 +176,11 @@ def _converse(options: argparse.Namespace, plan: Plan, addresses: list[Address],
             prober.start()
             view.begin(plan)
             if is_live:
-                _keep_alive(reactor, prober, output)
+                _show_live(reactor, prober, output)
             reactor.run()
             for signum in ENDING_SIGNALS:
-                signal.signal(signum, signal.SIG_DFL)  # whoever can't wait for the summary needn't
+                # a second signal needn't wait for the summary
+                signal.signal(signum, signal.SIG_DFL)
     except CannotProbe as error:
         if error.unreachable:
             raise Refusal(STATUSES["unreachable"], nagios.CRITICAL, str(error)) from None
@@ -197,7 +190,7 @@ def _converse(options: argparse.Namespace, plan: Plan, addresses: list[Address],
     return view.end(result_of(prober, host))
 
 
-def _show(prober: Prober, view: View, output: Output, event: Event) -> None:
+def _show(prober: Prober, view: View, output: LineWriter, event: Event) -> None:
     view.event(event)
     if output.error is not None:
         prober.stop()
@@ -205,7 +198,7 @@ def _show(prober: Prober, view: View, output: Output, event: Event) -> None:
 
 def _take_signals(reactor: Reactor, prober: Prober, host: str) -> None:
     def interim() -> None:
-        diagnostics = Output(STDERR)
+        diagnostics = LineWriter(STDERR)
         for line in text.summary(result_of(prober, host)):
             diagnostics.line(line)
         diagnostics.finish()
@@ -216,34 +209,25 @@ def _take_signals(reactor: Reactor, prober: Prober, host: str) -> None:
         reactor.add_signal_handler(signum, interim)
 
 
-def _keep_alive(reactor: Reactor, prober: Prober, output: Output) -> None:
-    """Show how it goes, now and from time to time."""
+def _show_live(reactor: Reactor, prober: Prober, output: LineWriter) -> None:
+    """Print the live line, now and every LIVE_S."""
     output.live(text.live_line(*glance_at(prober)))
-    reactor.call_later(LIVE_S, _keep_alive, reactor, prober, output)
+    reactor.call_later(LIVE_S, _show_live, reactor, prober, output)
 
 
-def _view_of(options: argparse.Namespace, address: Address, output: Output) -> View:
+def _view_of(options: argparse.Namespace, address: Address, output: LineWriter) -> View:
     if options.warn is not None or options.crit is not None:
         return PluginView(output, options.warn or {}, options.crit or {})
     if options.json or options.jsonl:
         return JsonView(output, lines=options.jsonl)
-    block = _block() if output.is_terminal else ""
+    block = text.block_for(getattr(sys.stdout, "encoding", None)) if output.is_terminal else ""
     where = text.place(str(address[0]), int(address[1]))
     return TextView(output, options.hosts[0], where, quiet=options.quiet, block=block)
 
 
-def _block() -> str:
-    """Return what bars can be drawn with on this terminal."""
-    try:
-        text.BLOCK.encode(sys.stdout.encoding)
-    except (UnicodeError, LookupError, AttributeError):  # None, where stdout was closed
-        return text.PLAIN_BLOCK
-    return text.BLOCK
-
-
-def _status_of(output: Output, status: int) -> int:
+def _status_of(output: LineWriter, status: int) -> int:
     if output.dropped:
-        _complain(f"{output.dropped} lines were dropped, as nobody read them")
+        _complain(f"{output.dropped} lines were dropped, because they weren't read")
     if output.error is None:
         return status
     if output.error.errno == errno.EPIPE:
@@ -253,13 +237,13 @@ def _status_of(output: Output, status: int) -> int:
 
 
 def _complain(message: str) -> None:
-    diagnostics = Output(STDERR)
+    diagnostics = LineWriter(STDERR)
     diagnostics.line(f"echo7 ping: {message}")
     diagnostics.finish()
 
 
 def _plugin_error(message: str) -> NoReturn:
-    output = Output(STDOUT)
+    output = LineWriter(STDOUT)
     output.line(f"ECHO UNKNOWN - {message}; see 'echo7 ping --help'")
     output.finish()
     raise SystemExit(nagios.UNKNOWN)
@@ -268,89 +252,46 @@ def _plugin_error(message: str) -> NoReturn:
 # ---------------------------------------------------------------- options
 
 
-def _add_whom(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument
-    add(
-        "hosts",
-        nargs="+",
-        metavar="HOST",
-        help="name or address of an echo server; a link-local one as fe80::1%%eth0; several with --metrics",
-    )
-    add("--port", type=number(1, LAST_PORT), default=7, metavar="PORT", help="its port (default: %(default)s)")
+def _add_values(add: Callable[..., object]) -> None:
+    plugin = "be a monitoring plugin: {} above rtt=20ms,p99=50ms,jitter=5ms,loss=1%%, or some of these"
+    for names, convert, default, metavar, words in (
+        ("--port", number(1, LAST_PORT), 7, "PORT",
+         "its port (default: %(default)s)"),
+        ("-c --count", number(1), None, "N",
+         "end after so many probes (default: none)"),
+        ("-i --interval", seconds, 1.0, "SECONDS",
+         "time between probes; 0: as fast as answers come, with a window of 64 (default: %(default)g)"),
+        ("-s --size", _sizes, (DEFAULT_SIZE_BYTES,), "SIZE",
+         "bytes of payload, or MIN:MAX:STEP for several sizes in turn (default: 56)"),
+        ("-W --timeout", seconds, 2.0, "SECONDS",
+         "answers that take longer are late (default: %(default)g)"),
+        ("--flows", number(1, MOST_FLOWS), 1, "N",
+         "use so many source ports, and report which differ (default: %(default)s)"),
+        ("--source-port", number(1, LAST_PORT), 0, "PORT",
+         "source port of the first flow; the next ones follow (default: the system's choice)"),
+        ("--metrics", metrics_address, None, "HOST:PORT",
+         "serve /metrics for Prometheus and /healthz on this address until a signal comes"),
+        ("--warn", _thresholds, None, "LIMITS", plugin.format("WARNING")),
+        ("--crit", _thresholds, None, "LIMITS", plugin.format("CRITICAL")),
+    ):  # fmt: skip
+        add(*names.split(), type=convert, default=default, metavar=metavar, help=words)
+
+
+def _add_choices(parser: argparse.ArgumentParser) -> None:
     transport = parser.add_mutually_exclusive_group()
-    transport.add_argument("--udp", action="store_false", dest="tcp", help="datagrams (the default)")
-    transport.add_argument("--tcp", action="store_true", help="frames in a stream")
+    transport.add_argument("--udp", action="store_false", dest="tcp", help="send datagrams (default)")
+    transport.add_argument("--tcp", action="store_true", help="send frames in a stream")
     family = parser.add_mutually_exclusive_group()
     for flag, kind in (("-4", socket.AF_INET), ("-6", socket.AF_INET6)):
-        word = f"IPv{flag[1]} only"
+        word = f"use IPv{flag[1]} only"
         family.add_argument(flag, action="store_const", const=kind, dest="family", help=word)
     parser.set_defaults(tcp=False, family=socket.AF_UNSPEC)
-
-
-def _add_what(add: Callable[..., object]) -> None:
-    add("-c", "--count", type=number(1), metavar="N", help="end after so many probes (default: at ^C)")
-    add(
-        "-i",
-        "--interval",
-        type=seconds,
-        default=1.0,
-        metavar="SECONDS",
-        help="between probes; 0: as fast as answers come, with a window of 64 (default: %(default)g)",
-    )
-    add(
-        "-s",
-        "--size",
-        type=_sizes,
-        default=(DEFAULT_SIZE_BYTES,),
-        metavar="SIZE",
-        help="bytes of payload, or MIN:MAX:STEP, one after the other (default: 56)",
-    )
-    add(
-        "-W",
-        "--timeout",
-        type=seconds,
-        default=2.0,
-        metavar="SECONDS",
-        help="an answer that takes longer is late (default: %(default)g)",
-    )
-
-
-def _add_ways(add: Callable[..., object]) -> None:
-    add(
-        "--flows",
-        type=number(1, MOST_FLOWS),
-        default=1,
-        metavar="N",
-        help="spread over so many source ports, and tell which differ (default: %(default)s)",
-    )
-    add(
-        "--source-port",
-        type=number(1, LAST_PORT),
-        default=0,
-        metavar="PORT",
-        help="of the first flow; the next ones follow (default: the system's choice)",
-    )
-    add("--df", action="store_true", help="don't fragment: what is too big for the way isn't sent")
-
-
-def _add_form(parser: argparse.ArgumentParser) -> None:
+    df_help = "don't fragment: datagrams above the path MTU aren't sent"
+    parser.add_argument("--df", action="store_true", help=df_help)
     forms = parser.add_mutually_exclusive_group()
-    forms.add_argument("--json", action="store_true", help="one JSON document at the end")
-    forms.add_argument("--jsonl", action="store_true", help="a JSON object for each event, and one at the end")
+    forms.add_argument("--json", action="store_true", help="print one JSON document at the end")
+    forms.add_argument("--jsonl", action="store_true", help="print a JSON object for each event, and one at the end")
     forms.add_argument("-q", "--quiet", action="store_true", help="no line for each probe; on a terminal, a live one")
-    parser.add_argument(
-        "--metrics",
-        type=metrics_address,
-        metavar="HOST:PORT",
-        help="serve /metrics for Prometheus and /healthz there, to whoever asks, until a signal comes",
-    )
-    for name, word in (("--warn", "WARNING"), ("--crit", "CRITICAL")):
-        parser.add_argument(
-            name,
-            type=_thresholds,
-            metavar="LIMITS",
-            help=f"be a monitoring plugin: {word} above rtt=20ms,p99=50ms,jitter=5ms,loss=1%%, or some of these",
-        )
 
 
 def _sizes(argument: str) -> tuple[int, ...]:

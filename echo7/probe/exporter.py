@@ -1,8 +1,8 @@
-"""`echo7 ping HOST... --metrics HOST:PORT`: probes several targets on one loop until it is stopped, and is scraped.
+"""`echo7 ping HOST... --metrics HOST:PORT`: probe several targets on one loop, and serve the numbers to Prometheus.
 
-Law: one target's trouble is no other's. Each has a prober of its own on the one loop; who can't be probed now (no
-route) is tried again, and said so. Targets take turns within the interval, so that their probes don't go in bursts.
-Numbers only grow: what Prometheus takes for a counter never gets smaller, not even when a lost answer comes late.
+Law: targets don't affect each other. Each has a prober of its own; one that can't be probed now (no route) is logged
+and tried again. Targets take turns within the interval, so that probes aren't sent in bursts. Counters never get
+smaller, not even when a lost answer comes late.
 """
 
 from __future__ import annotations
@@ -14,42 +14,28 @@ import time
 from collections.abc import Callable, Sequence
 
 from echo7.logs import log, report
-from echo7.metrics.probes import families
 from echo7.metrics.service import Metrics, Where
-from echo7.probe import text
+from echo7.probe.measure.words import Event, Word
 from echo7.probe.once import new_reactor
 from echo7.probe.plan import NS_PER_S, Plan
 from echo7.probe.prober import CannotProbe, Prober
+from echo7.probe.report import text
+from echo7.probe.report.prometheus import Target, families
 from echo7.probe.result import result_of
-from echo7.probe.words import Event, Word
 from echo7.sockets.binding import BindError
 from reactor.loop import Reactor
-from reactor.observe.watch import Spread
 from reactor.sockets.addresses import Address, format_address
 
 RETRY_S = 10.0
-PAGES_DESCRIPTORS = 16  # the listener, those who scrape, the loop's own
+PAGES_DESCRIPTORS = 16  # the listener, its connections, the loop's own
 ENDING_SIGNALS = [signal.SIGINT, signal.SIGTERM]
 SUMMARY_SIGNALS = [signal.SIGQUIT] if hasattr(signal, "SIGQUIT") else []  # Windows has none
 
 logger = logging.getLogger("echo7")
 
 
-class Target:
-    """One echo server that is probed, and what only grows."""
-
-    __slots__ = ("address", "host", "is_over", "name", "prober", "rtts")
-
-    def __init__(self, host: str, address: Address) -> None:
-        self.host, self.address = host, address
-        self.name = f"[{host}]:{address[1]}" if ":" in host and host[0] != "[" else f"{host}:{address[1]}"
-        self.prober: Prober | None = None  # None: it can't be probed for the moment
-        self.rtts = Spread()  # of replies in time
-        self.is_over = False  # so many probes as were asked for have been sent and settled
-
-
 class Exporter:
-    """The probers of all targets. `ended` is called when the last one has ended, which without a count none does."""
+    """The probers of all targets. Calls `ended` when the last one has ended, which happens only with a count."""
 
     def __init__(
         self,
@@ -63,7 +49,7 @@ class Exporter:
         self._reactor, self._plan, self._ended, self._clock_ns = reactor, plan, ended, clock_ns
 
     def start(self) -> None:
-        """Begin to probe, one after the other."""
+        """Start the probers, spread over the interval."""
         step_s = self._plan.interval_ns / NS_PER_S / len(self.targets)
         for place, target in enumerate(self.targets):
             self._reactor.call_later(place * step_s, self._start, target)
@@ -74,7 +60,7 @@ class Exporter:
         return f"cannot probe {', '.join(waiting)}" if waiting else ""
 
     def summary(self) -> list[str]:
-        """Return what was found so far, for people."""
+        """Return the lines of a summary so far."""
         found = [(target.prober, target.host) for target in self.targets if target.prober is not None]
         return [line for prober, host in found for line in text.summary(result_of(prober, host))]
 
@@ -102,8 +88,9 @@ class Exporter:
             self._ended()
 
 
-def run(where: Where, plan: Plan, targets: Sequence[Target]) -> int:
-    """Probe until a signal or the count ends it, serving the pages meanwhile. Return the exit status."""
+def run(where: Where, plan: Plan, hosts: Sequence[str], addresses: Sequence[Address]) -> int:
+    """Probe and serve the pages until a signal or the count ends it. Return the exit status."""
+    targets = [Target(host, address) for host, address in zip(hosts, addresses, strict=True)]
     handler = log.set_up("info", "text")
     try:
         with new_reactor(plan.flows * len(targets) + PAGES_DESCRIPTORS) as reactor:

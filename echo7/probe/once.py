@@ -1,6 +1,6 @@
-"""One call: `ping(host)` → PingResult. For more than one run on a loop, or a loop that does other things: `Prober`.
+"""One call: `ping(host)` → PingResult. To share a loop with other work, use `Prober`.
 
-Law: it returns what `echo7 ping` would say, as objects, and raises for what that would say before the first probe.
+Law: it returns as objects what `echo7 ping` prints, and raises what that would report before the first probe.
 """
 
 from __future__ import annotations
@@ -10,22 +10,22 @@ import selectors
 import socket
 from collections.abc import Callable, Sequence
 
-from echo7.probe.plan import DEFAULT_SIZE_BYTES, NS_PER_S, Plan, checked, size_for
+from echo7.probe.measure.words import Event
+from echo7.probe.plan import DEFAULT_SIZE_BYTES, plan_in_seconds, size_for
 from echo7.probe.prober import CannotProbe, Prober
 from echo7.probe.result import PingResult, result_of
-from echo7.probe.words import Event
 from echo7.sockets.resolve import resolve
 from reactor.loop import Reactor
 from reactor.sockets.addresses import family_of
 
-SELECT_DESCRIPTORS = 1000  # select(2) watches no number above 1,023; a few are for the loop itself
-SELECT_FLOWS = 64  # more are watched better by what doesn't look at each of them
+SELECT_DESCRIPTORS = 1000  # select(2) takes numbers up to 1,023; the loop itself needs a few
+SELECT_FLOWS = 64  # select(2) looks at every descriptor, so more are left to epoll(7)
 
 
 def new_reactor(flows: int) -> Reactor:
-    """Return a loop that wakes up when a probe is due. Raise CannotProbe when there are no descriptors for it.
+    """Return a loop that wakes when a probe is due. Raise CannotProbe without descriptors for it.
 
-    select(2) sleeps to the microsecond, epoll_wait(2) and poll(2) only to the next millisecond.
+    select(2) sleeps to the microsecond, epoll_wait(2) and poll(2) to the next millisecond.
     """
     try:
         lowest_free = os.open(os.devnull, os.O_RDONLY)
@@ -52,23 +52,15 @@ def ping(
     df: bool = False,
     told: Callable[[Event], object] = lambda event: None,
 ) -> PingResult:
-    """Send `count` probes to an echo server, wait for what becomes of them, and return it. Blocks.
+    """Send `count` probes to an echo server and return what became of them. Blocks.
 
     Several sizes are sent in turn. `told` is called with each Event as it happens. An interval of 0 sends as fast as
-    answers come. Raise UnresolvedName for the host, ValueError for what makes no sense, CannotProbe when no socket can
-    be had.
+    answers come. Raise UnresolvedName for the host, ValueError for a plan that makes no sense, CannotProbe without a
+    socket.
     """
-    plan = checked(
-        Plan(
-            tcp=tcp,
-            probes=count,
-            interval_ns=round(interval_s * NS_PER_S),
-            sizes=(size_bytes,) if isinstance(size_bytes, int) else tuple(size_bytes),
-            timeout_ns=round(timeout_s * NS_PER_S),
-            flows=flows,
-            source_port=source_port,
-            df=df,
-        )
+    sizes = (size_bytes,) if isinstance(size_bytes, int) else tuple(size_bytes)
+    plan = plan_in_seconds(
+        interval_s, timeout_s, tcp=tcp, probes=count, sizes=sizes, flows=flows, source_port=source_port, df=df
     )
     address = resolve(host, port, family)[0]
     problem = size_for(6 if family_of(address) == socket.AF_INET6 else 4, plan)

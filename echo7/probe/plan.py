@@ -1,28 +1,28 @@
-"""What a run was asked for, and why some of it can't be done. Pure.
+"""What a run was asked for, and which plans make no sense. Pure.
 
-Law: what makes no sense is refused before a socket is made, in one line that says what, why and what to do.
+Law: a plan that makes no sense is refused before a socket is made, in one line that says what, why and what to do.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from echo7.probe.payload import MOST_BYTES
+from echo7.probe.measure.payload import MOST_BYTES
 
 NS_PER_S = 1_000_000_000
 DEFAULT_SIZE_BYTES = 56  # ping's
 MOST_DATAGRAM_BYTES = {4: 65_507, 6: 65_527}  # of payload, by version of IP
 MOST_FLOWS, MOST_SIZES, LAST_PORT = 1024, 4096, 65_535
-LEAST_INTERVAL_NS = 10_000  # faster than that, only the window of -i 0 makes sense
+LEAST_INTERVAL_NS = 10_000  # for a faster run there is the window of -i 0
 LONGEST_NS = 86_400 * NS_PER_S
 
 
 class Plan(NamedTuple):
-    """One run. `checked` says whether it makes sense."""
+    """One run. `checked` refuses what makes no sense."""
 
     tcp: bool = False
-    probes: int | None = None  # how many; None: until it is stopped
+    probes: int | None = None  # None: until it is stopped
     interval_ns: int = NS_PER_S  # 0: as fast as answers come
     sizes: Sequence[int] = (DEFAULT_SIZE_BYTES,)  # bytes of payload, in turn
     timeout_ns: int = 2 * NS_PER_S
@@ -37,7 +37,7 @@ class Plan(NamedTuple):
 
 
 def checked(plan: Plan) -> Plan:
-    """Return the plan as it is. Raise ValueError with one line for what makes no sense."""
+    """Return the plan unchanged. Raise ValueError with one line for what makes no sense."""
     least, most = (1, MOST_BYTES) if plan.tcp else (0, MOST_DATAGRAM_BYTES[6])
     _refuse(not plan.sizes or len(plan.sizes) > MOST_SIZES, f"{len(plan.sizes)} sizes; take from 1 to {MOST_SIZES}")
     for size_bytes in plan.sizes:
@@ -56,8 +56,13 @@ def checked(plan: Plan) -> Plan:
     return plan
 
 
+def plan_in_seconds(interval_s: float, timeout_s: float, **others: Any) -> Plan:
+    """Return a checked plan; `others` are further fields. Raise ValueError as `checked` does."""
+    return checked(Plan(interval_ns=round(interval_s * NS_PER_S), timeout_ns=round(timeout_s * NS_PER_S), **others))
+
+
 def size_for(ip_version: int, plan: Plan) -> str:
-    """Return why a size fits into no datagram of this version of IP; empty if all do."""
+    """Return why a size doesn't fit into a datagram of this version of IP; empty if all do."""
     most = MOST_DATAGRAM_BYTES[ip_version]
     if plan.tcp or max(plan.sizes) <= most:
         return ""

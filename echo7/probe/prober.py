@@ -1,13 +1,13 @@
-"""Prober: one run, from the first probe to the last answer, on anybody's loop.
+"""Prober: one run, from the first probe to the last answer, on any loop.
 
     timer ─► probe n is due ─► flow.send ─► Ledger ◄─ what comes back, errors, time-outs
                                               │
                                               └─► told(event), one by one; ended() at the end
 
-Laws. Probe n is due at start + n × interval, whatever has become of those before it: waiting for answers would hide
-just the moments that matter ("coordinated omission"). When the loop is late, what is due goes at once, the round trip
-counts from when it really went, and how late that was is told. An interval of 0 keeps a window of 64 on each flow
-instead. Each turn sends and gives up a bounded number. A run with a count ends, whatever the other side does.
+Laws. Probe n is due at start + n × interval, whatever became of those before: waiting for answers would hide the
+moments that matter ("coordinated omission"). When the loop is late, due probes are sent at once, their round trips
+count from the sending, and the lag is reported. With an interval of 0, each flow keeps a window of 64 probes instead. A
+turn sends and gives up a bounded number of probes. A run with a count ends, whatever the other side does.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ import socket
 import time
 from collections.abc import Callable, Sequence
 
-from echo7.probe.flow import DatagramFlow, can_forbid_fragments
-from echo7.probe.histogram import Moments
-from echo7.probe.ledger import TIMED_OUT, Ledger
-from echo7.probe.payload import HEADER_BYTES, Payloads
+from echo7.probe.datagram import DatagramFlow, can_forbid_fragments
+from echo7.probe.measure.histogram import Moments
+from echo7.probe.measure.ledger import TIMED_OUT, Ledger
+from echo7.probe.measure.payload import HEADER_BYTES, Payloads
+from echo7.probe.measure.tally import Probe
+from echo7.probe.measure.words import Event, Word
 from echo7.probe.plan import NS_PER_S, Plan, checked
 from echo7.probe.roles import Flow
 from echo7.probe.stream import StreamFlow
-from echo7.probe.tally import Probe
-from echo7.probe.words import Event, Word
 from reactor.loop import Reactor
 from reactor.sockets.addresses import Address, family_of
 from reactor.sockets.errors import errno_name, os_error
@@ -35,12 +35,12 @@ from reactor.timers import Timer
 
 PROBES_PER_TURN = 64
 TIMEOUTS_PER_TURN = 1024
-WINDOW = 64  # probes under way on a flow, with an interval of 0
-FLOOD_PAUSE_NS = 10_000_000  # after trouble: who refuses isn't asked as fast as we can
-EARLY_NS = 1000  # a timer's seconds are a float: what is due in a microsecond is due
+WINDOW = 64  # outstanding probes of a flow, with an interval of 0
+FLOOD_PAUSE_NS = 10_000_000  # after an error, so that a server that refuses isn't flooded
+EARLY_NS = 1000  # timers are floats of seconds: due within a microsecond is due
 HEADERS_BYTES = {socket.AF_INET: 28, socket.AF_INET6: 48}  # of IP and UDP
 NOT_SENT = frozenset({errno.EAGAIN, errno.EWOULDBLOCK, errno.EINTR, errno.ENOBUFS, errno.ENOMEM})
-NOBODY = "nobody listens there, says the other end"
+NOTHING_LISTENS = "nothing listens on that port"
 UNREACHABLE = frozenset(
     getattr(errno, name)
     for name in (
@@ -49,12 +49,12 @@ UNREACHABLE = frozenset(
     ).split()
     if hasattr(errno, name)
 )
-MAKES_NO_ROOM = frozenset({Word.LATE, Word.DUPLICATE, Word.FOREIGN})  # in a window
-BUSY, MISSED = "busy", "missed"  # why a slot was skipped, beside NOT_SENT
+MAKES_NO_ROOM = frozenset({Word.LATE, Word.DUPLICATE, Word.FOREIGN})  # settles no outstanding probe
+BUSY, MISSED = "busy", "missed"  # reasons to skip a slot, beside NOT_SENT
 
 
 class CannotProbe(Exception):
-    """One line: why nothing can be sent, and what to do. `unreachable`: there is no way, rather than a mistake."""
+    """Why nothing can be sent and what to do, in one line. `unreachable`: there is no route to the target."""
 
     def __init__(self, message: str, unreachable: bool = False) -> None:
         super().__init__(message)
@@ -62,9 +62,9 @@ class CannotProbe(Exception):
 
 
 class Prober:
-    """A run (see `roles.Run`). `told` is called with each Event, `ended` once; neither while the other runs.
+    """A run (see `roles.Run`). Calls `told` with each Event and `ended` once, never one inside the other.
 
-    `key` tells this run's datagrams from another's. Clocks are in nanoseconds; `clock_ns` must be the loop's own.
+    `key` marks this run's datagrams. Clocks are in nanoseconds; `clock_ns` must be the loop's own.
     """
 
     __slots__ = (
@@ -91,14 +91,14 @@ class Prober:
         self._payloads = Payloads(int.from_bytes(os.urandom(4), "big") if key is None else key)
         self.ledger = Ledger(self._payloads, plan.flows, plan.sizes, plan.timeout_ns, plan.tcp)
         self.flows: list[Flow] = []
-        self.lag = Moments()  # of sending behind the schedule
-        self.skipped: dict[str, int] = {}  # slots in which nothing was sent, by reason
-        self.path_mtu_bytes: int | None = None  # as the kernel says
-        self._left = plan.probes  # probes still to be sent; None: no end
+        self.lag = Moments()  # how late probes were sent
+        self.skipped: dict[str, int] = {}  # slots without a probe, by reason
+        self.path_mtu_bytes: int | None = None  # from the kernel
+        self._left = plan.probes  # probes still to send; None: no end
         self._flood = plan.interval_ns == 0
-        self._hurt = False  # a flood has met trouble
+        self._hurt = False  # there was an error during a flood
         self._slot = 0
-        self._turns = [0] * plan.flows  # of each flow through the sizes
+        self._turns = [0] * plan.flows  # the place of each flow in the sizes
         self._started_ns = self._ended_ns = 0
         self.started_unix_ns = 0  # by the wall clock
         self._timer: Timer | None = None  # for the next probe
@@ -107,7 +107,7 @@ class Prober:
     # ------------------------------------------------------------ from start to end
 
     def start(self) -> None:
-        """Open every flow, and begin. Raise CannotProbe; then nothing is left open."""
+        """Open every flow, and begin. Raise CannotProbe, leaving nothing open."""
         try:
             for index in range(self.plan.flows):
                 self.flows.append(self._new_flow(index))
@@ -119,7 +119,7 @@ class Prober:
         self._again(0)
 
     def stop(self) -> None:
-        """End now. What is still under way counts neither as answered nor as lost."""
+        """End now. Outstanding probes count neither as answered nor as lost."""
         if not self._ended_ns:
             self._ended_ns = self._clock_ns()
             self._left = 0
@@ -172,7 +172,7 @@ class Prober:
     # ------------------------------------------------------------ sending
 
     def _again(self, delay_ns: int) -> None:
-        """Have `_tick` called after a delay, or earlier if that has been arranged."""
+        """Call `_tick` after a delay, unless an earlier call is scheduled."""
         deadline_s = self._reactor.now() + max(0, delay_ns) / NS_PER_S
         if self._timer is not None:
             if self._timer.deadline_s <= deadline_s:
@@ -190,10 +190,11 @@ class Prober:
         self._end_if_all_is_settled()
 
     def _catch_up(self) -> None:
-        """Send what is due, but no more than a turn's share; skip what was due longer ago than a time-out."""
+        """Send due probes, at most a turn's share; skip those due longer ago than a time-out."""
         interval_ns = self.plan.interval_ns
         late_ns = self._clock_ns() - self._due_ns - self.plan.timeout_ns
-        if late_ns > 0:  # the process was stopped, or the machine slept
+        if late_ns > 0:
+            # the process was stopped, or the machine slept
             missed = late_ns // interval_ns + 1
             self._slot += missed
             self._skip(MISSED, missed)
@@ -213,7 +214,7 @@ class Prober:
         return self._started_ns + self._slot * self.plan.interval_ns
 
     def _fill_windows(self) -> None:
-        """Send until every flow's window is full, something hinders, or the turn's share is used up."""
+        """Send until every flow's window is full, an error comes, or the turn's share is used up."""
         window = WINDOW if self.plan.tcp or min(self.plan.sizes) >= HEADER_BYTES else 1
         sent = full = 0
         while sent < PROBES_PER_TURN and full < self.plan.flows and self._left != 0 and not self._hurt:
@@ -228,7 +229,7 @@ class Prober:
             self._again(0)
 
     def _probe(self, index: int) -> int | None:
-        """Send one probe on a flow. Return when it went, None if nothing was sent."""
+        """Send one probe on a flow. Return the time in ns, None if nothing was sent."""
         flow, ledger, sizes = self.flows[index], self.ledger, self.plan.sizes
         size_bytes = sizes[self._turns[index] % len(sizes)]
         if not (ledger.has_room(index, size_bytes) and flow.has_room()):
@@ -248,58 +249,58 @@ class Prober:
         return sent_ns
 
     def _use_up(self, will_settle: bool) -> None:
-        """Count down to the end. A slot that waits for another probe's end isn't counted, as that comes for sure."""
+        """Count down to the end, except for a slot that waits for another probe, which surely settles."""
         if self._left is not None and not will_settle:
             self._left -= 1
 
     def _skip(self, reason: str, count: int = 1) -> None:
         self.skipped[reason] = self.skipped.get(reason, 0) + count
 
-    # ------------------------------------------------------------ what flows tell (see `roles.Run`)
+    # ------------------------------------------------------------ what flows report (see `roles.Run`)
 
     def payload_of(self, index: int, sequence: int) -> bytes | None:
-        """A probe that has waited for a connection goes now."""
+        """Return the payload of a held probe that is sent now; None if it is settled."""
         if not self.ledger.sent_later(sequence, self._clock_ns()):
             return None
-        (probe,) = self.ledger.under_way(index, [sequence])
+        (probe,) = self.ledger.outstanding_of(index, [sequence])
         return self._payloads.make(index, sequence, probe.size_bytes)
 
     def arrived(self, index: int, data: bytes, at_ns: int, queued_ns: int) -> None:
-        """A datagram has come."""
+        """Settle the probe of a datagram."""
         self._tell(self.ledger.arrived(index, data, at_ns, queued_ns))
 
     def frame(self, index: int, sequence: int, data: bytes, at_ns: int) -> bool:
-        """The bytes in a probe's place have come."""
+        """Settle the probe of a frame. Return whether it looks like an echo."""
         event = self.ledger.frame(sequence, index, data, at_ns)
         self._tell(event)
         return event.word is not Word.FOREIGN
 
     def surplus(self, index: int, data: bytes) -> None:
-        """Bytes have come that nothing had asked for."""
+        """Count bytes that came though nothing was outstanding."""
         self._tell(self.ledger.foreign(index, data))
 
-    def trouble(self, index: int, code: int, data: bytes, from_whom: str) -> None:
-        """The kernel says something of an earlier datagram; of one that is too large, it is true for others as well."""
+    def trouble(self, index: int, code: int, data: bytes, reporter: str) -> None:
+        """Settle the probe of an error. If it was too large, settle all others above the path MTU as well."""
         self._hurt = True
-        reason = os.strerror(code) + (f", says {from_whom}" if from_whom else "")
+        reason = os.strerror(code) + (f", says {reporter}" if reporter else "")
         mtu_bytes = self._ask_path_mtu(index) if code == errno.EMSGSIZE else None
         if mtu_bytes is not None:
             most_bytes = mtu_bytes - HEADERS_BYTES[family_of(self.address)]
             self._fail(self.ledger.larger_than(index, most_bytes), code, reason)
-        elif (probe := self.ledger.whom_it_concerns(index, data)) is not None:
+        elif (probe := self.ledger.probe_of_error(index, data)) is not None:
             self._fail([probe], code, reason)
 
     def given_up(self, index: int, sequences: list[int], code: int, reason: str) -> None:
-        """A connection couldn't be made, or is lost."""
+        """Settle the probes of a connection that couldn't be made, or is lost."""
         self._hurt = True
-        self._fail(self.ledger.under_way(index, sequences), code, reason)
+        self._fail(self.ledger.outstanding_of(index, sequences), code, reason)
 
-    # ------------------------------------------------------------ what becomes of probes
+    # ------------------------------------------------------------ outcomes
 
     def _fail(self, probes: Sequence[Probe], code: int, reason: str) -> None:
         word = Word.LOST
         if code == errno.ECONNREFUSED:
-            word, reason = Word.REFUSED, NOBODY
+            word, reason = Word.REFUSED, NOTHING_LISTENS
         elif code in UNREACHABLE:
             word = Word.UNREACHABLE
         elif code == errno.ETIMEDOUT:
@@ -309,7 +310,7 @@ class Prober:
         self._hurt = True
         for probe in probes:
             if word is Word.TOO_BIG and (mtu_bytes := self._ask_path_mtu(probe.flow)) is not None:
-                reason = f"the MTU on the way is {mtu_bytes}"
+                reason = f"the path MTU is {mtu_bytes}"
             self._tell(self.ledger.failed(probe, word, reason))
 
     def _ask_path_mtu(self, index: int) -> int | None:
@@ -318,7 +319,7 @@ class Prober:
         return mtu_bytes
 
     def _expect(self) -> None:
-        """Have `_expire` called when the next probe's time is over."""
+        """Call `_expire` at the deadline of the next probe."""
         deadline_ns = self.ledger.next_deadline_ns()
         if self._expiry is None and deadline_ns is not None and not self._ended_ns:
             delay_s = max(0, deadline_ns - self._clock_ns()) / NS_PER_S

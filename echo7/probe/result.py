@@ -1,22 +1,22 @@
-"""What a run has found, as objects. Times are whole nanoseconds, sizes bytes, shares of 1 floats.
+"""PingResult: what a run has found. Times are whole nanoseconds, sizes bytes, shares floats from 0 to 1.
 
-Law: a result is a snapshot, made of what the Prober counts, and says no more than an echo can tell: a probe that wasn't
-answered may have been lost on the way there or on the way back.
+Law: a result is a snapshot of what the Prober counts, and claims no more than an echo shows: an unanswered probe may
+have been lost on either way.
 """
 
 from __future__ import annotations
 
 from typing import NamedTuple
 
-from echo7.probe.histogram import Histogram
-from echo7.probe.ledger import Ledger
-from echo7.probe.paths import differences
+from echo7.probe.measure.histogram import Histogram
+from echo7.probe.measure.ledger import Ledger
+from echo7.probe.measure.paths import differences
+from echo7.probe.measure.tally import Tally
+from echo7.probe.measure.words import Harm, Word
 from echo7.probe.prober import Prober
-from echo7.probe.tally import Tally
-from echo7.probe.words import Harm, Word
 
 BARS = 8
-# What is said of a run: the first word that it has a probe of.
+# the verdict on a run: of the first word that any probe has
 VERDICTS = {
     Word.REPLY: "replies",
     Word.REFUSED: "refused",
@@ -25,11 +25,15 @@ VERDICTS = {
     Word.LATE: "timed out",
     Word.TOO_BIG: "too big",
 }
-UNDECIDED = "undecided"  # ended before anything came, or was given up
+# in the order of Counts
+OUTCOMES = (
+    Word.REPLY, Word.LATE, Word.LOST, Word.REFUSED, Word.UNREACHABLE, Word.TOO_BIG, Word.OUTSTANDING, Word.DUPLICATE
+)  # fmt: skip
+UNDECIDED = "undecided"  # ended before any probe was settled
 
 
 class Counts(NamedTuple):
-    """How often each thing has happened. The words are those of `words.Word` and `words.Harm`."""
+    """How often each thing has happened. For the names see `words.Word` and `words.Harm`."""
 
     sent: int
     replies: int
@@ -49,7 +53,7 @@ class Counts(NamedTuple):
 
     @property
     def loss(self) -> float:
-        """The share of probes that weren't answered in time, of those of which that is known."""
+        """The share of settled probes that weren't answered in time."""
         unanswered = self.late + self.lost + self.refused + self.unreachable
         return unanswered / max(1, unanswered + self.replies)
 
@@ -76,7 +80,7 @@ class Bar(NamedTuple):
 
 
 class FlowResult(NamedTuple):
-    """One flow, told by its source port."""
+    """One flow, that is, one source port."""
 
     flow: int
     source_port: int
@@ -96,9 +100,9 @@ class SizeResult(NamedTuple):
 
 
 class PathMtu(NamedTuple):
-    """What the sizes say about the way's largest packet (RFC 1191, RFC 8201). None: nothing."""
+    """What the sizes show about the path MTU (RFC 1191, RFC 8201). None: nothing."""
 
-    kernel_bytes: int | None  # a packet, headers included, as the kernel has learnt it
+    kernel_bytes: int | None  # of a packet with headers, from the kernel
     largest_answered_bytes: int | None  # of payload
     smallest_too_big_bytes: int | None  # of payload
 
@@ -118,11 +122,11 @@ class PingResult(NamedTuple):
     counts: Counts
     longest_loss: int  # in a row, over all flows
     rtt: Rtt | None  # None: no reply
-    jitter_ns: int | None  # mean |difference| of neighbours (RFC 3393); None: there were none of one size
+    jitter_ns: int | None  # mean |difference| of neighbours (RFC 3393); None without neighbours of one size
     bars: tuple[Bar, ...]
-    lag_mean_ns: int  # how late we sent
+    lag_mean_ns: int  # how late probes were sent
     lag_max_ns: int
-    skipped: dict[str, int]  # slots of the schedule in which nothing was sent, by reason
+    skipped: dict[str, int]  # slots of the schedule without a probe, by reason
     path_mtu: PathMtu | None  # None: fragments weren't forbidden
     flows: tuple[FlowResult, ...]
     sizes: tuple[SizeResult, ...]
@@ -137,7 +141,7 @@ def result_of(prober: Prober, host: str) -> PingResult:
         address=str(prober.address[0]),
         port=int(prober.address[1]),
         transport=plan.transport,
-        verdict=_verdict(ledger.total),
+        verdict=verdict_of(ledger.total),
         started_unix_ns=prober.started_unix_ns,
         duration_ns=prober.duration_ns,
         interval_ns=plan.interval_ns,
@@ -146,7 +150,7 @@ def result_of(prober: Prober, host: str) -> PingResult:
         longest_loss=ledger.in_order.longest_loss,
         rtt=_rtt(ledger.total.rtts),
         jitter_ns=_jitter_ns(ledger, range(plan.flows)),
-        bars=tuple(_bars(ledger.total.rtts)),
+        bars=tuple(bars_of(ledger.total.rtts)),
         lag_mean_ns=lag.mean,
         lag_max_ns=lag.greatest,
         skipped=dict(prober.skipped),
@@ -157,32 +161,19 @@ def result_of(prober: Prober, host: str) -> PingResult:
 
 
 def glance_at(prober: Prober) -> tuple[Counts, Rtt | None]:
-    """Return the little of a result that can be had several times a second."""
+    """Return the part of a result that is cheap enough for several times a second."""
     return _counts(prober.ledger.total), _rtt(prober.ledger.total.rtts)
 
 
 def _counts(tally: Tally) -> Counts:
-    words, harms = tally.words, tally.harms
-    return Counts(
-        sent=tally.sent,
-        replies=words[Word.REPLY],
-        late=words[Word.LATE],
-        lost=words[Word.LOST],
-        refused=words[Word.REFUSED],
-        unreachable=words[Word.UNREACHABLE],
-        too_big=words[Word.TOO_BIG],
-        outstanding=words[Word.OUTSTANDING],
-        duplicates=words[Word.DUPLICATE],
-        reordered=tally.reordered,
-        truncated=harms[Harm.TRUNCATED],
-        lengthened=harms[Harm.LENGTHENED],
-        corrupted=harms[Harm.CORRUPTED],
-        unknown=words[Word.UNKNOWN],
-        foreign=words[Word.FOREIGN],
-    )
+    outcomes = (tally.words[word] for word in OUTCOMES)
+    harms = (tally.harms[harm] for harm in (Harm.TRUNCATED, Harm.LENGTHENED, Harm.CORRUPTED))
+    strays = (tally.words[Word.UNKNOWN], tally.words[Word.FOREIGN])
+    return Counts._make([tally.sent, *outcomes, tally.reordered, *harms, *strays])
 
 
-def _verdict(tally: Tally) -> str:
+def verdict_of(tally: Tally) -> str:
+    """Return one of VERDICTS, or UNDECIDED."""
     return next((verdict for word, verdict in VERDICTS.items() if tally.words[word]), UNDECIDED)
 
 
@@ -224,10 +215,11 @@ def _path_mtu(prober: Prober) -> PathMtu:
     return PathMtu(prober.path_mtu_bytes, max(answered, default=None), min(too_big, default=None))
 
 
-def _bars(rtts: Histogram) -> list[Bar]:
-    """Return the round trips in a few steps, each so many times as long as the one before."""
+def bars_of(rtts: Histogram) -> list[Bar]:
+    """Return a histogram of the round trips, with bars on a logarithmic scale."""
     moments = rtts.moments
-    if moments.least == moments.greatest:  # of nothing, or of one value
+    if moments.least == moments.greatest:
+        # no value, or one
         return [Bar(moments.least, moments.greatest + 1, moments.count)] if moments.count else []
     least = max(1, moments.least)
     edges = [round(least * ((moments.greatest + 1) / least) ** (step / BARS)) for step in range(1, BARS)]

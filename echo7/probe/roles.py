@@ -1,7 +1,7 @@
-"""What a run asks of a flow, and what a flow tells its run.
+"""What a run needs of a flow, and what a flow reports to its run.
 
 Law: a flow knows sockets and no statistics; a run knows statistics and no sockets. So each can be tested with a
-stand-in for the other, and UDP and TCP are two flows of the same run.
+stand-in for the other, and UDP and TCP are two kinds of flow in the same run.
 """
 
 from __future__ import annotations
@@ -16,23 +16,23 @@ class Flow(Protocol):
     source_port: int  # ours; 0 while there is none
 
     def has_room(self) -> bool:
-        """Tell whether another probe may be handed over."""
+        """Whether another probe may be sent."""
 
     def send(self, sequence: int, payload: bytes) -> tuple[int, int]:
-        """Send a probe, or have it sent at once when that is possible; return (0 or an errno, when that was)."""
+        """Send a probe, or hold it for a connection. Return (0 or an errno, the time in ns)."""
 
     def path_mtu_bytes(self) -> int | None:
-        """Return what the kernel knows of the way's largest packet, headers included; None if it doesn't say."""
+        """Return the kernel's path MTU, headers included; None if it doesn't know."""
 
     def close(self) -> None:
-        """End in order. Nothing is told any more."""
+        """Close in order, and report nothing more."""
 
 
 class Run(Protocol):
-    """What a flow calls. `index` is the flow's."""
+    """What a flow reports to. `index` is the flow's."""
 
     def payload_of(self, index: int, sequence: int) -> bytes | None:
-        """A probe that has waited for a connection goes now. Return its payload, None if its time is over."""
+        """Return the payload of a probe that waited for a connection and is sent now; None if it is settled."""
 
     def arrived(self, index: int, data: bytes, at_ns: int, queued_ns: int) -> None:
         """A datagram has come."""
@@ -41,10 +41,10 @@ class Run(Protocol):
         """The bytes in this probe's place have come. Return whether they look like an echo."""
 
     def surplus(self, index: int, data: bytes) -> None:
-        """Bytes have come that nothing had asked for."""
+        """Bytes have come though no probe was outstanding."""
 
-    def trouble(self, index: int, code: int, data: bytes, from_whom: str) -> None:
-        """The kernel says something of an earlier datagram: of the one that begins with `data`, if it says that."""
+    def trouble(self, index: int, code: int, data: bytes, reporter: str) -> None:
+        """An error came for an earlier datagram: the one that begins with `data`, if known. `reporter`: its source."""
 
     def given_up(self, index: int, sequences: list[int], code: int, reason: str) -> None:
-        """These probes are over: the connection couldn't be made (code: its errno), or is lost (0), and why."""
+        """These probes are over: the connection couldn't be made (`code` is the errno) or was lost (0)."""

@@ -1,11 +1,11 @@
-"""A flow over TCP: probes are frames in one stream, told apart by their place in it.
+"""StreamFlow: a flow over TCP: probes are frames in one stream, identified by their place in it.
 
     send ─► held, while there is no connection ─► written ─► expected, in this order ─► compared as the bytes come
 
-Laws. What comes back must be what was sent, in order (RFC 862, RFC 9293), so the bytes in a frame's place are its
-answer, whatever its size. Bytes that nothing had asked for, or that look like no echo at all, end the connection: who
-sends for ever or at random costs one receive, and no more. When a connection is lost, so are the probes in it; the next
-probe that is due makes another. What waits is bounded on both sides.
+Laws. The stream must come back in order (RFC 862, RFC 9293), so the bytes in a frame's place are its answer, whatever
+its size. Bytes that come though nothing is outstanding, or that don't look like an echo, end the connection, so endless
+or random data costs one receive. When a connection is lost, its probes are lost too; the next probe that is due makes
+another connection. What waits is bounded on both sides.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ CLOSED_BY_PEER = "the connection was closed by the other end"
 
 
 class StreamFlow(StreamProtocol):
-    """See `roles.Flow`. Connects when the first probe is due. Raises OSError for a source port that is taken."""
+    """See `roles.Flow`. Connects when the first probe is due. Raises OSError if its source port is taken."""
 
     __slots__ = (
         "_address", "_clock_ns", "_connection", "_connector", "_expected", "_held", "_port", "_reactor", "_received",
@@ -49,25 +49,26 @@ class StreamFlow(StreamProtocol):
         self.index = index
         self._clock_ns = clock_ns
         self._reactor, self._run, self._address = reactor, run, address
-        self._port = self.source_port = source_port  # that was asked for; that we have
+        self._port = self.source_port = source_port  # the wanted one; the present one
         self._timeout_s = timeout_s
         self._connection: Connection | None = None
         self._connector: Connector | None = None
         self._held: collections.deque[int] = collections.deque()  # sequence numbers that wait for a connection
         self._expected: collections.deque[tuple[int, int]] = collections.deque()  # (sequence, size) in the stream
         self._received = bytearray()  # less than the next frame, between two callbacks
-        if source_port:  # whoever asks for one that is taken shall know before anything is sent
+        if source_port:
+            # raises if it is taken, before anything is sent
             with new_client(reactor.sockets, address) as sock:
                 self._bind(sock)
 
     def has_room(self) -> bool:
-        """See `roles.Flow`: a peer that doesn't read isn't sent more than a bound."""
+        """Whether another probe may be sent: what waits for a peer that doesn't read is bounded."""
         if self._connection is not None and self._connection.pending_bytes > DEFAULT_LIMITS.high_water_bytes:
             return False
         return len(self._held) + len(self._expected) < MOST_WAITING
 
     def send(self, sequence: int, payload: bytes) -> tuple[int, int]:
-        """Write a frame, or hold it until there is a connection. Always (0, when)."""
+        """Write a frame, or hold it until there is a connection. Return (0, the time in ns)."""
         now_ns = self._clock_ns()
         if self._connection is not None:
             self._write(self._connection, sequence, payload)
@@ -78,11 +79,11 @@ class StreamFlow(StreamProtocol):
         return 0, now_ns
 
     def path_mtu_bytes(self) -> int | None:
-        """Return None: a stream has no size."""
+        """Return None: TCP cuts its stream to fit."""
         return None
 
     def close(self) -> None:
-        """Send FIN, and tell nothing any more."""
+        """Send FIN, and report nothing more."""
         self._held.clear()
         self._expected.clear()
         if self._connector is not None:
@@ -104,11 +105,13 @@ class StreamFlow(StreamProtocol):
                     self._reactor, sock, self, self._not_connected, self._timeout_s, DEFAULT_LIMITS
                 )
                 self._connector.start(self._address)
-        except OSError as error:  # EMFILE; the source port is taken; a scope that isn't there
+        except OSError as error:
+            # EMFILE, a taken source port, an unknown scope
             self._not_connected(error)
 
     def _bind(self, sock: socket.socket) -> None:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # to come back while the last one is in TIME_WAIT
+        # the last connection from this port may be in TIME_WAIT
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         sock.bind((unspecified(self._address)[0], self._port))
 
     def _not_connected(self, error: OSError) -> None:
@@ -119,7 +122,7 @@ class StreamFlow(StreamProtocol):
             self._run.given_up(self.index, held, error.errno or 0, error.strerror or str(error))
 
     def connection_made(self, connection: Connection) -> None:
-        """Send what has waited, if its time isn't over."""
+        """Send the held probes that are still outstanding."""
         self._connector, self._connection = None, connection
         self.source_port = int(connection.socket.getsockname()[1])
         while self._held:
@@ -132,10 +135,10 @@ class StreamFlow(StreamProtocol):
         self._expected.append((sequence, len(payload)))
         connection.write(payload)
 
-    # ------------------------------------------------------------ what comes back
+    # ------------------------------------------------------------ receiving
 
     def data_received(self, connection: Connection, data: bytes) -> None:
-        """Cut the stream into frames, and have each compared."""
+        """Cut the stream into frames, and report each."""
         at_ns = self._clock_ns()
         self._received += data
         while self._expected and len(self._received) >= self._expected[0][1]:
@@ -151,14 +154,15 @@ class StreamFlow(StreamProtocol):
             self._drop(connection, "more came back than was sent")
 
     def eof_received(self, connection: Connection) -> bool:
-        """Give up what was in it: who has sent FIN will echo no more."""
+        """Give up the probes in this connection: after its FIN a server echoes nothing."""
         self._lose(CLOSED_BY_PEER)
-        if connection.pending_bytes:  # nor read what waits
+        if connection.pending_bytes:
+            # it won't read these either
             connection.abort()
         return False
 
     def connection_lost(self, connection: Connection, error: Exception | None) -> None:
-        """Give up what was in it."""
+        """Give up the probes in this connection."""
         if connection is self._connection:
             self._lose(f"the connection was lost: {getattr(error, 'strerror', None) or error}")
 

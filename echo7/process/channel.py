@@ -6,7 +6,7 @@ line that it didn't finish is none.
 
     worker → supervisor   ready     addresses
                           counters  counters, log_lines_dropped; and round, that of the question, 0 if unasked;
-                                    with metrics also told
+                                    with metrics also snapshot
     supervisor → worker   counters  round
                           restart   it will be another program: when this stream ends, retire
                           stay      no, it won't

@@ -176,7 +176,7 @@ class Supervisor:
             process.counters = Counters(**message["counters"])
             process.log_lines_dropped = message["log_lines_dropped"]
             if self._metrics is not None:
-                self._metrics.heard(process.slot.number, message["told"])
+                self._metrics.heard(process.slot.number, message["snapshot"])
             if message["round"] == self._inquiries:
                 self._answered(process)
             return

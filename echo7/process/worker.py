@@ -25,7 +25,7 @@ from reactor.loop import Reactor
 from reactor.sockets.opening import Socket
 
 if TYPE_CHECKING:
-    from echo7.metrics.told import Told
+    from echo7.metrics.snapshot import Snapshot
     from echo7.settings import Settings
 
 REPORT_INTERVAL_S = 1.0  # so old are the counters of a worker that crashes, at the most
@@ -56,11 +56,11 @@ class Worker:
         self._reactor = reactor
         self._handler = handler
         self._server = assembly.new_server(config, descriptors, self._failed)
-        self._tell: Callable[[], Told] | None = None  # None: nobody asks for more than the counters
+        self._tell: Callable[[], Snapshot] | None = None  # None: nobody asks for more than the counters
         if config.metrics is not None:
-            from echo7.metrics.told import teller
+            from echo7.metrics.snapshot import snapshot_maker
 
-            self._tell = teller(reactor, self._server, handler)
+            self._tell = snapshot_maker(reactor, self._server, handler)
         self._channel: Channel | None = None  # None before the start, and when the supervisor has gone
         self._leaving = False
         self._finished = False
@@ -98,7 +98,7 @@ class Worker:
     def _report(self, question: int = 0) -> None:
         if self._channel is not None:
             counters, dropped = self._server.counters._asdict(), self._handler.dropped
-            more = {} if self._tell is None else {"told": self._tell().as_message()}
+            more = {} if self._tell is None else {"snapshot": self._tell().as_message()}
             self._channel.say("counters", round=question, counters=counters, log_lines_dropped=dropped, **more)
 
     def _report_regularly(self) -> None:

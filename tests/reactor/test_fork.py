@@ -14,7 +14,6 @@ from collections.abc import Callable
 
 import pytest
 
-
 from reactor import READ, Connection, Reactor, listen_tcp, open_udp
 from reactor.sockets.errors import os_error
 from tests.support.basics import PATIENCE_S

@@ -1,4 +1,4 @@
-"""`check` and `echo7 check` on real sockets, as whoever types it meets them."""
+"""`check` and `echo7 check` on real sockets."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import json
 import os
 import re
 import socket
-import subprocess
 import sys
 import threading
 from collections.abc import Iterator, Sequence
@@ -17,16 +16,15 @@ from typing import Any
 import pytest
 
 import echo7
-from echo7 import check
-from echo7 import checker as judge
+from echo7 import check, cli
 from echo7.checker import CASES, Case, Fault, Finding, Verdict, one_of_each_family, table
 from echo7.checker import command as check_command
-from echo7.checker.call import difference, fault_of
+from echo7.checker.tcp_client import difference, fault_of
 from echo7.sockets.resolve import UnresolvedName
 from reactor.sockets.errors import os_error
-from tests.support.basics import PATIENCE_S, PROJECT, has_ipv6, quiet_port
+from tests.support.basics import PATIENCE_S, has_ipv6, quiet_port
+from tests.support.commands import Done, run, run_echo7
 from tests.support.echo import EchoThread
-from tests.support.loops import LoopThread
 
 HOST = "127.0.0.1"
 TIMEOUT_S = 2.0
@@ -34,26 +32,22 @@ IPV6 = pytest.mark.skipif(not has_ipv6(), reason="this machine has no IPv6")
 QUICK = ["tcp-1", "udp-1"]
 
 
-def run(*arguments: str, **options: object) -> subprocess.CompletedProcess[str]:
-    """Run `echo7 check` to its end."""
-    command = [sys.executable, "-m", "echo7", "check", *arguments]
-    return subprocess.run(  # type: ignore[call-overload,no-any-return]
-        command, cwd=PROJECT, capture_output=True, text=True, timeout=PATIENCE_S, check=False, **options
-    )
+def run_check(*arguments: str, **options: Any) -> Done:
+    return run_echo7("check", *arguments, **options)
 
 
 @IPV6
-def test_echo7_passes_its_own_judge_over_both_families(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_echo7_passes_its_own_check_over_both_families(monkeypatch: pytest.MonkeyPatch) -> None:
     """ "The echo server that passes its own conformance test": every case, and the score that its port allows."""
     with EchoThread(hosts=["127.0.0.1", "::1"]) as one:
         ports = {address.port for address in one.server.addresses}
         if len(ports) != 1:
             pytest.skip("no port was free in both families")
         both = [("127.0.0.1", one.port), ("127.0.0.2", one.port), ("::1", one.port, 0, 0)]
-        monkeypatch.setattr(judge, "resolve", lambda host, port, family: both)
+        monkeypatch.setattr("echo7.checker.resolve", lambda host, port, family: both)
         report = check("both.test", one.port, timeout_s=TIMEOUT_S)
     bad = [finding for finding in report.findings if finding.verdict is not Verdict.PASS]
-    assert [f for f in bad if f.case.name != "udp-loop-guard"] == []  # port 19 is for root
+    assert [f for f in bad if f.case.name != "udp-loop-guard"] == []  # only root can bind port 19
     assert {finding.address for finding in report.findings} == {"127.0.0.1", "::1"}
     assert report.status == 0
     assert report.score is not None
@@ -70,14 +64,20 @@ def test_echo7_passes_with_and_without_its_fast_paths(options: dict[str, Any]) -
 
 @pytest.fixture(autouse=True)
 def sooner(monkeypatch: pytest.MonkeyPatch) -> None:
-    """On this machine, what should not come would come at once."""
-    monkeypatch.setattr("echo7.checker.bench.QUIET_S", 0.05)
-    monkeypatch.setattr("echo7.checker.udp.TRIES", 20)  # a try is a fraction of the time-out
+    """Shorter waits: on this machine, what should not come would come at once."""
+    for name, value in (
+        ("session.QUIET_S", 0.05),
+        ("tcp_cases.STALLED_S", 0.05),
+        ("tcp_cases.SMALL_BUFFER_BYTES", 65_536),
+    ):
+        monkeypatch.setattr(f"echo7.checker.{name}", value)
+    # a try takes a fraction of the time-out
+    monkeypatch.setattr("echo7.checker.udp_cases.TRIES", 20)
 
 
 @contextlib.contextmanager
 def blocking_server(serve: object) -> Iterator[int]:
-    """A TCP server that gives each caller to `serve(socket)`, in a thread each, until the block ends."""
+    """A TCP server that runs `serve(socket)` in a thread for each connection, until the block ends."""
     with socket.create_server((HOST, 0)) as listener:
         done = threading.Event()
 
@@ -107,7 +107,7 @@ def flood(client: socket.socket) -> None:
 
 
 def garbage(client: socket.socket) -> None:
-    """As much as was sent, and nothing of it."""
+    """As many bytes as were sent, but others."""
     while data := client.recv(65_536):
         client.sendall(os.urandom(len(data)))
 
@@ -131,7 +131,7 @@ def say_nothing(client: socket.socket) -> None:
         (say_nothing, Fault.MUTE, "ω"),
     ],
 )
-def test_hostile_servers_get_a_clear_verdict_in_bounded_time(serve: object, fault: Fault, score: str) -> None:
+def test_hostile_server_gets_a_clear_verdict_in_bounded_time(serve: object, fault: Fault, score: str) -> None:
     """Issue: "endless data, garbage, immediate close, never answering"."""
     with blocking_server(serve) as port:
         report = check(HOST, port, timeout_s=0.5)
@@ -141,15 +141,15 @@ def test_hostile_servers_get_a_clear_verdict_in_bounded_time(serve: object, faul
     assert report.score.text == score
 
 
-def test_a_backlog_that_is_never_served_is_mute() -> None:
-    """The kernel answers for the server: there is a connection, and nobody behind it."""
+def test_backlog_that_is_never_served_is_mute() -> None:
+    """The kernel accepts for the server: there is a connection, and no program behind it."""
     with socket.create_server((HOST, 0)) as listener:
         report = check(HOST, listener.getsockname()[1], transports=["tcp"], timeout_s=0.3)
     (finding,) = report.findings
     assert (finding.fault, finding.verdict, report.status) == (Fault.MUTE, Verdict.FAIL, 1)
 
 
-def test_only_some_cases_are_asked_and_scored_they_are_not() -> None:
+def test_only_runs_the_named_cases_and_gives_no_score() -> None:
     with EchoThread() as one:
         seen: list[str] = []
 
@@ -167,24 +167,24 @@ def test_only_some_cases_are_asked_and_scored_they_are_not() -> None:
     [
         ({"only": ["tcp-on"]}, "there is no case 'tcp-on' here; did you mean tcp-"),
         ({"only": ["udp-1"], "transports": ["tcp"]}, "there is no case 'udp-1' here"),
-        ({"transports": ["sctp"]}, "no transport is left to be judged; there are tcp and udp"),
+        ({"transports": ["sctp"]}, "no transport is left to check; there are tcp and udp"),
         ({"timeout_s": 0}, "timeout_s must be some seconds"),
         ({"timeout_s": float("nan")}, "timeout_s must be some seconds"),
     ],
 )
-def test_what_makes_no_sense_is_an_error_and_no_judgement(options: dict[str, Any], said: str) -> None:
-    """Story: a misspelt case was taken for a server that doesn't answer."""
+def test_arguments_that_make_no_sense_raise_value_error(options: dict[str, Any], said: str) -> None:
+    """Story: a misspelt case was reported as a server that doesn't answer."""
     with pytest.raises(ValueError, match=said.partition("'")[0]) as error:
         check(HOST, **options)
     assert said in str(error.value)
 
 
-def test_a_name_that_does_not_exist_is_told() -> None:
+def test_unknown_host_raises_unresolved_name() -> None:
     with pytest.raises(UnresolvedName):
         check("no-such-host.invalid")
 
 
-def test_the_library_exports_check_and_no_module_shadows_it() -> None:
+def test_package_exports_check_and_no_module_shadows_it() -> None:
     assert callable(echo7.check)
     assert "check" in dir(echo7)
     with pytest.raises(AttributeError):
@@ -204,7 +204,7 @@ def test_the_library_exports_check_and_no_module_shadows_it() -> None:
         (errno.ETIMEDOUT, Fault.TIMED_OUT),
     ],
 )
-def test_refused_unreachable_and_timed_out_are_different_words(code: int, fault: Fault) -> None:
+def test_refused_unreachable_and_timed_out_are_different_faults(code: int, fault: Fault) -> None:
     assert fault_of(os_error(code)) is fault
 
 
@@ -216,11 +216,11 @@ def test_refused_unreachable_and_timed_out_are_different_words(code: int, fault:
         (b"abc", b"ab", "at byte 102: sent 63, came back nothing"),
     ],
 )
-def test_a_difference_is_told_with_its_place_and_its_bytes(sent: bytes, came: bytes, said: str) -> None:
+def test_difference_says_its_place_and_its_bytes(sent: bytes, came: bytes, said: str) -> None:
     assert difference(sent, came, 100) == said
 
 
-def test_one_address_of_each_family_is_judged() -> None:
+def test_one_address_of_each_family_is_checked() -> None:
     v4, v6 = [(f"192.0.2.{n}", 7) for n in (1, 2)], [(f"2001:db8::{n}", 7, 0, 0) for n in (1, 2)]
     assert one_of_each_family([*v6, *v4]) == [v6[0], v4[0]]
     assert one_of_each_family(v4) == [v4[0]]
@@ -229,38 +229,38 @@ def test_one_address_of_each_family_is_judged() -> None:
 # ---------------------------------------------------------------- the command
 
 
-def test_the_command_prints_a_table_with_the_score_and_exits_with_0() -> None:
+def test_command_prints_a_table_with_the_score_and_exits_with_0(capsys: pytest.CaptureFixture[str]) -> None:
     with EchoThread() as one:
-        done = run(HOST, "--port", str(one.port), "--timeout", "2")
-    assert (done.returncode, done.stderr) == (0, "")
-    for case in CASES:
-        assert case.name in done.stdout
-    assert f"score of the smallest-server challenge: bytes of source ×4 (the port is {one.port}, not 7)" in done.stdout
+        assert cli.main(["check", HOST, "--port", str(one.port), "--timeout", "2"]) == 0
+    out, err = capsys.readouterr()
+    assert err == ""
+    assert all(case.name in out for case in CASES)
+    assert f"score of the smallest-server challenge: bytes of source ×4 (the port is {one.port}, not 7)" in out
     summary = rf"^{len(CASES)} cases: 3\d pass, 0 fail, 0 not supported, [01] can't tell; all required cases pass$"
-    assert re.search(summary, done.stdout, re.M)
+    assert re.search(summary, out, re.M)
 
 
-def test_the_document_is_json_with_integers_and_words() -> None:
+def test_json_is_one_document() -> None:
     with EchoThread() as one:
-        done = run(HOST, "--port", str(one.port), "--json", "--only", *QUICK)
+        done = run_check(HOST, "--port", str(one.port), "--json", "--only", *QUICK)
     document = json.loads(done.stdout)
     assert (done.returncode, document["schema"], document["status"], document["score"]) == (0, 1, 0, None)
     assert [finding["case"] for finding in document["findings"]] == ["tcp-answers", "tcp-1", "udp-answers", "udp-1"]
     assert {finding["verdict"] for finding in document["findings"]} == {"pass"}
 
 
-def test_a_failure_is_status_1() -> None:
+def test_failed_case_is_status_1() -> None:
     with blocking_server(garbage) as port:
-        done = run(HOST, "-4", "--port", str(port), "--tcp", "--only", "tcp-1", "--timeout", "1")
+        done = run_check(HOST, "-4", "--port", str(port), "--tcp", "--only", "tcp-1", "--timeout", "1")
     assert done.returncode == 1
     assert "required cases fail" in done.stdout
     assert "tcp-1 " in done.stdout
 
 
 @pytest.mark.parametrize("arguments", [("127.0.0.1", "-4"), pytest.param(("::1", "-6"), marks=IPV6)])
-def test_nothing_there_is_status_3_and_says_refused(arguments: tuple[str, str]) -> None:
+def test_no_server_is_status_3_and_says_refused(arguments: tuple[str, str]) -> None:
     port = quiet_port([arguments[0]])
-    done = run(*arguments, "--port", str(port), "--timeout", "1")
+    done = run_check(*arguments, "--port", str(port), "--timeout", "1")
     assert done.returncode == 3
     assert f"nothing answered at {arguments[0]}, port {port}: TCP refused: " in done.stdout
     assert "UDP refused: " in done.stdout
@@ -280,48 +280,42 @@ def test_nothing_there_is_status_3_and_says_refused(arguments: tuple[str, str]) 
         (["--list", "--json"], 2, "--list"),
     ],
 )
-def test_what_makes_no_sense_costs_one_line(arguments: Sequence[str], status: int, said: str) -> None:
-    done = run(*arguments)
+def test_options_that_make_no_sense_cost_one_line(arguments: Sequence[str], status: int, said: str) -> None:
+    done = run_check(*arguments)
     assert (done.returncode, done.stdout) == (status, "")
     assert said in done.stderr
     assert done.stderr.count("\n") == 1
 
 
-def test_the_list_names_every_case_with_its_rule() -> None:
-    done = run("--list")
+def test_list_names_every_case_with_its_rule() -> None:
+    done = run_check("--list")
     assert (done.returncode, done.stderr) == (0, "")
     assert [line.split()[0] for line in done.stdout.splitlines()] == [case.name for case in CASES]
     assert all("RFC" in line for line in done.stdout.splitlines())
 
 
-def test_a_result_that_cannot_be_written_is_no_success() -> None:
+def test_full_disk_is_status_1_and_one_line() -> None:
     with open("/dev/full", "w") as full:
-        done = subprocess.run(
-            [sys.executable, "-m", "echo7", "check", "--list"],
-            cwd=PROJECT, stdout=full, stderr=subprocess.PIPE, text=True, timeout=PATIENCE_S, check=False,
-        )  # fmt: skip
+        done = run_check("--list", stdout=full)
     assert done.returncode == 1
     assert done.stderr == "echo7: can't write the result: No space left on device; it is lost\n"
 
 
-def test_a_reader_who_has_had_enough_leaves_no_traceback() -> None:
+def test_reader_that_has_gone_is_no_error() -> None:
     reader, writer = os.pipe()
     os.close(reader)
     with open(writer, "w") as gone:
-        done = subprocess.run(
-            [sys.executable, "-m", "echo7", "check", "--list"],
-            cwd=PROJECT, stdout=gone, stderr=subprocess.PIPE, text=True, timeout=PATIENCE_S, check=False,
-        )  # fmt: skip
+        done = run_check("--list", stdout=gone)
     assert (done.returncode, done.stderr) == (0, "")
 
 
-def test_a_locale_without_our_letters_gets_others() -> None:
-    done = run("--list", env={**os.environ, "PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0"})
+def test_locale_without_some_letters_gets_others() -> None:
+    done = run_check("--list", env={**os.environ, "PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0"})
     assert (done.returncode, done.stderr) == (0, "")
     assert "tcp-urgent" in done.stdout
 
 
-def test_progress_is_shown_on_a_terminal_and_leaves_no_trace(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_progress_is_shown_on_a_terminal_and_then_cleared(monkeypatch: pytest.MonkeyPatch) -> None:
     written: list[str] = []
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
     monkeypatch.setattr(sys.stderr, "write", written.append)
@@ -331,32 +325,29 @@ def test_progress_is_shown_on_a_terminal_and_leaves_no_trace(monkeypatch: pytest
     assert written == ["\r\x1b[Ktcp-answers at 127.0.0.1: there is a server, and it echoes …", "\r\x1b[K"]
 
 
-def test_a_terminal_gets_colours_and_a_file_gets_none() -> None:
+def test_terminal_gets_colours_and_a_file_none() -> None:
     with EchoThread() as one:
         report = check(HOST, one.port, only=QUICK)
     assert "\x1b[32mpass" in table.text(report, colour=True)
     assert "\x1b" not in table.text(report)
 
 
-def test_an_address_that_this_machine_cannot_reach_stands_against_nobody() -> None:
-    """255.255.255.255 is nobody's: connect(2) says so at once."""
-    with LoopThread():
-        report = check("255.255.255.255", 7, timeout_s=0.3)
+def test_unreachable_address_is_unknown_and_status_3() -> None:
+    """connect(2) refuses 255.255.255.255 at once."""
+    report = check("255.255.255.255", 7, timeout_s=0.3)
     assert {finding.verdict for finding in report.findings} == {Verdict.UNKNOWN}
     assert report.status == 3
 
 
-def test_without_the_descriptors_that_a_loop_needs_it_costs_one_line() -> None:
+def test_too_few_descriptors_cost_one_line() -> None:
     code = """if True:
         import os, resource, sys
         from echo7 import cli
-        free = os.dup(2)  # the number that comes next
+        free = os.dup(2)
         os.close(free)
         resource.setrlimit(resource.RLIMIT_NOFILE, (free + 2, free + 2))  # a selector and a pair need three
         sys.exit(cli.main(["check", "127.0.0.1"]))
     """
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=PROJECT, capture_output=True, text=True, timeout=PATIENCE_S, check=False
-    )
+    done = run([sys.executable, "-c", code])
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr == "echo7 check: cannot begin: Too many open files; raise 'ulimit -n'\n"

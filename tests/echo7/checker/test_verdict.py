@@ -1,4 +1,4 @@
-"""Verdict: from findings to a score and an exit status, without any server."""
+"""Verdict: from findings to a score and an exit status, without a server."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ BOTH = (finding("tcp-answers"), finding("udp-answers"))
         (7, (*BOTH, finding("udp-loop-guard", Verdict.FAIL, Fault.CONDUCT)), "×1", 1),
     ],
 )
-def test_the_score_is_that_of_the_old_challenge(
+def test_score_follows_the_rules_of_the_challenge(
     port: int, findings: tuple[Finding, ...], text: str, factor: int | None
 ) -> None:
     """ "×1, doubled if only TCP or only UDP works, quadrupled if the port isn't 7 or bytes are dropped or transformed
@@ -54,9 +54,7 @@ def test_the_score_is_that_of_the_old_challenge(
 
 
 @given(st.lists(FINDINGS, min_size=1).map(tuple), st.sampled_from([7, 8]))
-def test_every_report_has_a_status_and_a_score_that_agree_with_its_findings(
-    findings: tuple[Finding, ...], port: int
-) -> None:
+def test_status_and_score_agree_with_the_findings(findings: tuple[Finding, ...], port: int) -> None:
     report = Report("host", port, findings, True)
     assert report.status in (0, 1, 3)
     assert (report.status == 3) == all(f.fault in ABSENT for f in findings)
@@ -66,14 +64,14 @@ def test_every_report_has_a_status_and_a_score_that_agree_with_its_findings(
     assert Report("host", port, findings, False).score is None
 
 
-def test_what_could_not_be_judged_and_what_is_beyond_count_against_nobody() -> None:
+def test_undecided_and_optional_cases_do_not_count_against_the_server() -> None:
     report = Report(
         "host", 7, (*BOTH, finding("tcp-16m", Verdict.UNKNOWN), finding("tcp-urgent", Verdict.FAIL, Fault.LOSSY)), True
     )
     assert report.status == 0
 
 
-def test_every_case_says_what_it_asks_and_which_rule_stands_behind_it() -> None:
+def test_every_case_has_a_promise_and_a_rule() -> None:
     assert len(BY_NAME) == len(CASES)
     for case in CASES:
         assert case.promise
@@ -83,7 +81,7 @@ def test_every_case_says_what_it_asks_and_which_rule_stands_behind_it() -> None:
     assert isinstance(CASES[0], Case)
 
 
-def test_the_summary_names_what_is_beyond_and_not_counted_once_for_all_addresses() -> None:
+def test_summary_names_a_failed_optional_case_once_for_all_addresses() -> None:
     loses = finding("tcp-urgent", Verdict.FAIL, Fault.LOSSY)
     lines = table.summary(Report("host", 7, (*BOTH, loses, loses._replace(address="2001:db8::1")), True))
     assert lines == [

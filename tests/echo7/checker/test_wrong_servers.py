@@ -1,4 +1,4 @@
-"""Who judges the judge? Servers that are wrong in one way each: it must name their very faults, and no other."""
+"""The checker itself, checked: of servers that are wrong in one way each, it must name exactly that fault."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from collections.abc import Callable, Collection
 
 import pytest
 
-from echo7.checker import CASES, Fault, Judge, Report, Verdict
-from echo7.checker.checks import PATIENCES_IN_ALL, chosen
+from echo7.checker import CASES, Checker, Fault, Report, Verdict
+from echo7.checker.checker import PATIENCES_IN_ALL, chosen
+from echo7.checker.verdict import score as score_for
 from reactor import Connection, Datagram, DatagramProtocol, Listener, Reactor, StreamProtocol, listen_tcp, open_udp
 from reactor.sockets.addresses import Address
 from reactor.testing import SimulatedNetwork
@@ -17,6 +18,7 @@ from reactor.testing import SimulatedNetwork
 HOST, ELSEWHERE, PORT = "10.0.0.1", "10.0.0.2", 7
 TIMEOUT_S = 3.0
 TCP, UDP = ({case.name for case in CASES if case.transport == transport} for transport in ("tcp", "udp"))
+UDP_CASES = [*UDP, "tcp-answers"]
 WITH_DATA = TCP - {"tcp-silence", "tcp-0"}
 LINE_ENDS = {"tcp-runs", "tcp-random", "tcp-text", "tcp-telnet"}  # the cases with a CR LF in them
 
@@ -29,7 +31,7 @@ DOUBLED_IAC = {"tcp-runs", "tcp-random", "tcp-telnet"}  # the cases with two byt
 
 
 class EchoDatagrams(DatagramProtocol):
-    """A right echo, but for the loop guard."""
+    """A right echo, with a loop guard."""
 
     def datagram_received(self, endpoint: Datagram, data: bytes, source: Address, path: bytes) -> None:
         if source[1] != 19:
@@ -40,14 +42,14 @@ class EchoDatagrams(DatagramProtocol):
 
 
 class RightEcho(StreamProtocol):
-    """What is right, in a line."""
+    """A right echo."""
 
     def data_received(self, connection: Connection, data: bytes) -> None:
         connection.write(data)
 
 
 class Changed(StreamProtocol):
-    """Answers with something else than it was sent."""
+    """Answers with changed bytes."""
 
     def __init__(self, change: Callable[[bytes], bytes]) -> None:
         self.change = change
@@ -57,7 +59,7 @@ class Changed(StreamProtocol):
 
 
 class ChangedDatagrams(EchoDatagrams):
-    """Answers with something else than it was sent, or with other datagrams."""
+    """Answers with changed datagrams."""
 
     def __init__(self, change: Callable[[bytes], list[bytes]]) -> None:
         self.change = change
@@ -68,35 +70,35 @@ class ChangedDatagrams(EchoDatagrams):
 
 
 class Greets(RightEcho):
-    """Says hello first, as mail servers do."""
+    """Sends a greeting first, as mail servers do."""
 
     def connection_made(self, connection: Connection) -> None:
         connection.write(b"220 ready\r\n")
 
 
 class LosesUrgent(RightEcho):
-    """Leaves SO_OOBINLINE off, as servers do that don't know of it."""
+    """Leaves SO_OOBINLINE off, as most servers do."""
 
     def connection_made(self, connection: Connection) -> None:
         connection.socket.setsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE, 0)
 
 
 class ResetsOnHalfClose(RightEcho):
-    """Takes the caller's FIN for the end of everything."""
+    """Resets when the client sends FIN."""
 
     def eof_received(self, connection: Connection) -> None:
         connection.abort()
 
 
 class NeverCloses(RightEcho):
-    """Has no idea what a FIN is."""
+    """Ignores FIN."""
 
     def eof_received(self, connection: Connection) -> bool:
         return True
 
 
 class HangsUpInTheMiddle(StreamProtocol):
-    """Echoes a thousand bytes, and has had enough."""
+    """Echoes a thousand bytes, and closes."""
 
     def data_received(self, connection: Connection, data: bytes) -> None:
         connection.write(data[: 1000 - connection.bytes_sent])
@@ -105,7 +107,7 @@ class HangsUpInTheMiddle(StreamProtocol):
 
 
 class OneAtATime(RightEcho):
-    """Serves a caller to the end before it looks at the next."""
+    """Serves one client to the end before the next."""
 
     def __init__(self) -> None:
         self.waiting: list[Connection] = []
@@ -122,7 +124,7 @@ class OneAtATime(RightEcho):
 
 
 class ClosesAfterAnswer(RightEcho):
-    """One answer to a caller, and good-bye."""
+    """Closes after the first line."""
 
     def data_received(self, connection: Connection, data: bytes) -> None:
         connection.write(data)
@@ -131,7 +133,7 @@ class ClosesAfterAnswer(RightEcho):
 
 
 class WaitsForALine(StreamProtocol):
-    """Gives back whole lines, and the rest at the end."""
+    """Sends back whole lines, and the rest at the end."""
 
     def __init__(self) -> None:
         self.held: dict[Connection, bytes] = {}
@@ -146,7 +148,7 @@ class WaitsForALine(StreamProtocol):
 
 
 class FlushesWithoutLooking(StreamProtocol):
-    """Hopes that send won't block: what the kernel doesn't take at once is lost."""
+    """Loses what the kernel doesn't take at once."""
 
     def data_received(self, connection: Connection, data: bytes) -> None:
         with contextlib.suppress(BlockingIOError):
@@ -158,14 +160,14 @@ class Discards(StreamProtocol):
 
 
 class ClosesAtOnce(StreamProtocol):
-    """Accepts, and hangs up."""
+    """Accepts, and closes."""
 
     def connection_made(self, connection: Connection) -> None:
         connection.close()
 
 
 class NeverEnds(StreamProtocol):
-    """RFC 864, without being asked."""
+    """Sends without end (RFC 864)."""
 
     def connection_made(self, connection: Connection) -> None:
         connection.write(b"ring around the rosie " * 10_000)
@@ -173,12 +175,12 @@ class NeverEnds(StreamProtocol):
     drained = connection_made
 
 
-class NothingEver(DatagramProtocol):
-    """Keeps what it gets."""
+class Silent(DatagramProtocol):
+    """Never answers."""
 
 
 def swap_halves(data: bytes) -> bytes:
-    """The second half overtakes the first."""
+    """Put the second half before the first."""
     return data[len(data) // 2 :] + data[: len(data) // 2]
 
 
@@ -186,7 +188,7 @@ def twice(data: bytes) -> bytes:
     return data + data
 
 
-def judge(
+def report_on(
     network: SimulatedNetwork,
     loop: Reactor,
     *,
@@ -194,9 +196,9 @@ def judge(
     transports: Collection[str] = ("tcp", "udp"),
     only: Collection[str] = (),
 ) -> Report:
-    """Run a whole judgement in the simulation, where time-outs cost nothing."""
+    """Run the checker in the simulation, where time-outs take no time."""
     reports: list[Report] = []
-    Judge(
+    Checker(
         loop, "server.test", [(HOST, port)], chosen(transports, only), timeout_s=TIMEOUT_S, done=reports.append
     ).start()
     network.run(loop, until=lambda: reports)
@@ -204,16 +206,28 @@ def judge(
     return reports[0]
 
 
-def judged(
-    tcp: Callable[[], StreamProtocol] | None = RightEcho, udp: DatagramProtocol | None = None, port: int = PORT
+def report_for(
+    tcp: Callable[[], StreamProtocol] | None = RightEcho,
+    udp: DatagramProtocol | None = None,
+    port: int = PORT,
+    only: Collection[str] = (),
 ) -> Report:
-    """Judge a server of these parts; by default each is right. `tcp` is called once: all connections share it."""
+    """Check a server of these parts; by default each is right. `tcp` is called once: all connections share it."""
     network = SimulatedNetwork(862)
     with network.reactor() as loop:
         serve(loop, tcp, udp or EchoDatagrams(), port)
-        report = judge(network, loop, port=port)
+        report = report_on(network, loop, port=port, only=only)
     network.check()
     return report
+
+
+def udp_report(change: Callable[[bytes], list[bytes]]) -> Report:
+    """Check a server that changes datagrams, without most of the TCP cases."""
+    return report_for(udp=ChangedDatagrams(change), only=UDP_CASES)
+
+
+def score_of(report: Report) -> str:
+    return score_for(report.port, report.findings).text
 
 
 def serve(loop: Reactor, tcp: Callable[[], StreamProtocol] | None, udp: DatagramProtocol, port: int) -> Listener | None:
@@ -229,8 +243,8 @@ def failed(report: Report) -> set[str]:
     return {finding.case.name for finding in report.findings if finding.verdict is Verdict.FAIL}
 
 
-def test_a_right_server_passes_every_case_and_scores_1() -> None:
-    report = judged()
+def test_right_server_passes_every_case_and_scores_1() -> None:
+    report = report_for()
     assert failed(report) == set()
     assert {finding.case.name for finding in report.findings} == TCP | UDP
     assert (report.status, report.score and report.score.factor) == (0, 1)
@@ -261,13 +275,12 @@ def test_a_right_server_passes_every_case_and_scores_1() -> None:
         "hopes that send won't block",
     ],
 )  # fmt: skip
-def test_each_wrong_tcp_server_fails_exactly_its_own_cases(
+def test_wrong_tcp_server_fails_exactly_its_own_cases(
     server: Callable[[], StreamProtocol], faults: set[str], score: str
 ) -> None:
-    report = judged(tcp=server)
+    report = report_for(tcp=server)
     assert failed(report) == faults
-    assert report.score is not None
-    assert report.score.text == score
+    assert score_of(report) == score
     assert report.status == (1 if faults - {"tcp-urgent"} else 0)
 
 
@@ -283,16 +296,15 @@ def test_each_wrong_tcp_server_fails_exactly_its_own_cases(
     ],
     ids=["truncates at 2,048", "swallows empty ones", "answers twice", "adds a byte", "eats a byte", "drops fragments"],
 )
-def test_each_wrong_udp_server_fails_exactly_its_own_cases(
+def test_wrong_udp_server_fails_exactly_its_own_cases(
     change: Callable[[bytes], list[bytes]], faults: set[str], score: str
 ) -> None:
-    report = judged(udp=ChangedDatagrams(change))
+    report = udp_report(change)
     assert failed(report) == faults
-    assert report.score is not None
-    assert (report.score.text, report.status) == (score, 1)
+    assert (score_of(report), report.status) == (score, 1)
 
 
-def test_an_answer_from_another_address_is_told_and_not_held_against_the_score() -> None:
+def test_answer_from_another_address_is_reported_and_does_not_change_the_score() -> None:
     """RFC 1122 §4.1.3.5 is "beyond": nine of nine servers get it wrong on a wildcard bind."""
 
     class Sideways(EchoDatagrams):
@@ -301,28 +313,28 @@ def test_an_answer_from_another_address_is_told_and_not_held_against_the_score()
 
     network = SimulatedNetwork(1)
     with network.reactor() as loop:
-        aside = open_udp(loop, (ELSEWHERE, PORT), NothingEver())
+        aside = open_udp(loop, (ELSEWHERE, PORT), Silent())
         serve(loop, RightEcho, Sideways(), PORT)
-        report = judge(network, loop)
+        report = report_on(network, loop, only=UDP_CASES)
     assert failed(report) == {"udp-reply-address"}
     assert [f.seen for f in report.findings if f.case.name == "udp-reply-address"] == [
         f"asked {HOST}:{PORT}, answered by {ELSEWHERE}:{PORT}"
     ]
-    assert (report.score and report.score.text, report.status) == ("×1", 0)
+    assert (score_of(report), report.status) == ("×1", 0)
 
 
-def test_a_server_that_answers_other_servers_is_told_and_not_held_against_the_score() -> None:
+def test_missing_loop_guard_is_reported_and_does_not_change_the_score() -> None:
     class Naive(EchoDatagrams):
         def datagram_received(self, endpoint: Datagram, data: bytes, source: Address, path: bytes) -> None:
             endpoint.send(data, source, path)
 
-    report = judged(udp=Naive())
+    report = report_for(udp=Naive(), only=UDP_CASES)
     assert failed(report) == {"udp-loop-guard"}
-    assert (report.score and report.score.text, report.status) == ("×1", 0)
+    assert (score_of(report), report.status) == ("×1", 0)
 
 
-def test_waiting_for_a_line_fails_whatever_does_not_end_in_one() -> None:
-    report = judged(tcp=WaitsForALine)
+def test_server_that_waits_for_a_line_fails_cases_without_one() -> None:
+    report = report_for(tcp=WaitsForALine, only=["tcp-1", "tcp-byte-by-byte", "tcp-64k"])
     verdicts = {finding.case.name: finding.verdict for finding in report.findings}
     assert verdicts["tcp-answers"] is Verdict.PASS
     assert {verdicts[name] for name in ("tcp-1", "tcp-byte-by-byte", "tcp-64k")} == {Verdict.FAIL}
@@ -331,51 +343,51 @@ def test_waiting_for_a_line_fails_whatever_does_not_end_in_one() -> None:
 @pytest.mark.parametrize(
     ("tcp", "udp", "score", "faults"),
     [
-        (RightEcho, NothingEver(), "×2", {"udp-answers": "timed out"}),
+        (RightEcho, Silent(), "×2", {"udp-answers": "timed out"}),
         (None, EchoDatagrams(), "×2", {"tcp-answers": "refused"}),
         (Discards, EchoDatagrams(), "×2", {"tcp-answers": "nothing within 3 s"}),
         (ClosesAtOnce, EchoDatagrams(), "×2", {"tcp-answers": "the server closed"}),
-        (Discards, NothingEver(), "ω", {"tcp-answers": "no echo", "udp-answers": "timed out"}),
+        (Discards, Silent(), "ω", {"tcp-answers": "no echo", "udp-answers": "timed out"}),
     ],
     ids=["TCP alone", "UDP alone", "discard and UDP", "closes at once and UDP", "neither echoes"],
 )
-def test_a_transport_that_is_not_there_doubles_the_score_and_its_other_cases_are_not_asked(
+def test_missing_transport_doubles_the_score_and_skips_its_other_cases(
     tcp: Callable[[], StreamProtocol] | None, udp: DatagramProtocol, score: str, faults: dict[str, str]
 ) -> None:
-    report = judged(tcp=tcp, udp=udp)
+    report = report_for(tcp=tcp, udp=udp)
     bad = [finding for finding in report.findings if finding.verdict is not Verdict.PASS]
     assert {finding.case.name for finding in bad} == set(faults)
     for finding in bad:
         assert faults[finding.case.name] in finding.seen
         others = [f for f in report.findings if f.case.transport == finding.case.transport]
         assert others == [finding]
-    assert (report.score and report.score.text, report.status) == (score, 1)
+    assert (score_of(report), report.status) == (score, 1)
 
 
-def test_another_port_quadruples_the_score_and_both_faults_stack_to_eight() -> None:
+def test_another_port_quadruples_the_score_and_both_faults_make_eight() -> None:
     """The old rules: "doubled if TCP or UDP is missing, quadrupled if the port isn't 7 or bytes are dropped"."""
-    assert (judged(port=7007).score or ("", 0))[:2] == ("×4", 4)
-    alone = judged(tcp=None, port=7007).score
+    assert (report_for(port=7007).score or ("", 0))[:2] == ("×4", 4)
+    alone = report_for(tcp=None, port=7007).score
     assert alone is not None
     assert (alone.text, alone.factor) == ("×8", 8)
     assert alone.reasons == ("only UDP works", "the port is 7007, not 7")
 
 
-def test_where_nothing_answers_there_is_no_score_and_another_status() -> None:
+def test_no_answer_at_all_gives_no_score_and_status_3() -> None:
     network = SimulatedNetwork(2)
     with network.reactor() as loop:
-        report = judge(network, loop)
+        report = report_on(network, loop)
     assert [finding.seen.partition(":")[0] for finding in report.findings] == ["refused", "refused"]
     assert (report.answered, report.score, report.status) == (False, None, 3)
 
 
-def test_a_server_behind_a_broken_path_times_out_and_does_so_soon() -> None:
+def test_server_behind_a_broken_path_times_out_soon() -> None:
     network = SimulatedNetwork(3)
     with network.reactor() as loop:
         serve(loop, RightEcho, EchoDatagrams(), PORT)
         network.partition(HOST)
         start_s = network.clock()
-        report = judge(network, loop)
+        report = report_on(network, loop)
     assert [finding.seen.partition(":")[0] for finding in report.findings] == ["timed out", "timed out"]
     assert report.status == 3
     assert network.clock() - start_s < 10 * TIMEOUT_S
@@ -384,15 +396,14 @@ def test_a_server_behind_a_broken_path_times_out_and_does_so_soon() -> None:
 # ---------------------------------------------------------------- hostile servers
 
 
-def test_endless_data_is_cut_off_at_once_and_scores_omega() -> None:
-    report = judged(tcp=NeverEnds)
+def test_endless_data_is_cut_off_and_scores_omega() -> None:
+    report = report_for(tcp=NeverEnds)
     assert failed(report) == TCP
-    assert report.score is not None
-    assert report.score.text == "ω"
+    assert score_of(report) == "ω"
 
 
-def test_a_server_that_dribbles_for_ever_is_left_in_bounded_time() -> None:
-    """A byte just before every time-out: each case has its end all the same, and so has the whole."""
+def test_server_that_dribbles_takes_bounded_time() -> None:
+    """A byte just before every time-out: each case still ends, and so does the whole."""
 
     class Dribbles(StreamProtocol):
         def data_received(self, connection: Connection, data: bytes) -> None:
@@ -407,29 +418,28 @@ def test_a_server_that_dribbles_for_ever_is_left_in_bounded_time() -> None:
     with network.reactor() as loop:
         serve(loop, Dribbles, EchoDatagrams(), PORT)
         start_s = network.clock()
-        report = judge(network, loop)
+        report = report_on(network, loop)
     words = {finding.case.name: finding for finding in report.findings}
     assert words["tcp-1"].verdict is Verdict.PASS
     assert words["tcp-64k"].verdict is Verdict.UNKNOWN
-    assert words["tcp-urgent"].seen == "not asked: the judgement has had its time"
+    assert words["tcp-urgent"].seen == "not tried: the time for this address is over"
     assert network.clock() - start_s <= (PATIENCES_IN_ALL + 10) * TIMEOUT_S
 
 
-def test_a_flood_of_datagrams_costs_bounded_memory() -> None:
-    report = judged(udp=ChangedDatagrams(lambda data: [data] * 500))
+def test_flood_of_datagrams_costs_bounded_memory() -> None:
+    report = udp_report(lambda data: [data] * 500)
     assert failed(report) == {"udp-one-answer"}
-    assert report.score is not None
-    assert report.score.text == "ω"
+    assert score_of(report) == "ω"
 
 
-def test_a_network_that_doubles_a_datagram_is_not_the_servers_fault() -> None:
+def test_one_doubled_datagram_may_be_the_network() -> None:
     seen = []
 
     def sometimes(data: bytes) -> list[bytes]:
         seen.append(data)
         return [data, data] if len(data) == 100 and data[0] == 2 else [data]
 
-    report = judged(udp=ChangedDatagrams(sometimes))
+    report = udp_report(sometimes)
     (finding,) = [f for f in report.findings if f.verdict is not Verdict.PASS]
     assert (finding.case.name, finding.verdict) == ("udp-one-answer", Verdict.UNKNOWN)
     assert "may be the network" in finding.seen
@@ -437,8 +447,7 @@ def test_a_network_that_doubles_a_datagram_is_not_the_servers_fault() -> None:
 
 
 @pytest.mark.parametrize("lost", [1, 2, 3])
-def test_what_the_network_loses_is_told_apart_from_what_the_server_changes(lost: int) -> None:
-    """Each question is asked three times before a datagram counts as dropped."""
+def test_datagram_counts_as_dropped_after_three_losses(lost: int) -> None:
     asked: list[bytes] = []
 
     def lossy(data: bytes) -> list[bytes]:
@@ -447,7 +456,7 @@ def test_what_the_network_loses_is_told_apart_from_what_the_server_changes(lost:
         asked.append(data)
         return [data] if len(asked) > lost else []
 
-    report = judged(udp=ChangedDatagrams(lossy))
+    report = udp_report(lossy)
     (finding,) = [f for f in report.findings if f.case.name == "udp-512"]
     if lost < 3:
         assert (finding.verdict, finding.seen) == (Verdict.PASS, f"answered; {lost} lost before")
@@ -456,14 +465,15 @@ def test_what_the_network_loses_is_told_apart_from_what_the_server_changes(lost:
         assert "lost on the way, or dropped" in finding.seen
 
 
-def test_what_this_machine_cannot_try_stands_against_nobody() -> None:
-    """Port 19 taken, and a datagram that our own kernel won't send: neither is the server's fault."""
+def test_case_that_this_machine_cannot_try_is_unknown() -> None:
+    """Port 19 is taken, and our own kernel refuses to send a datagram: neither is the server's fault."""
     network = SimulatedNetwork(5)
     with network.reactor() as loop:
         serve(loop, RightEcho, EchoDatagrams(), PORT)
-        open_udp(loop, ("0.0.0.0", 19), NothingEver())
-        network.plan("sendmsg", "EMSGSIZE", after=2)  # the question of `udp-answers`, its answer, and then `udp-0`
-        report = judge(network, loop, transports=["udp"])
+        open_udp(loop, ("0.0.0.0", 19), Silent())
+        # after `udp-answers` and its answer comes `udp-0`
+        network.plan("sendmsg", "EMSGSIZE", after=2)
+        report = report_on(network, loop, transports=["udp"])
     unknown = {f.case.name: f.seen for f in report.findings if f.verdict is Verdict.UNKNOWN}
     assert unknown == {
         "udp-0": "this machine can't send 0 bytes in one datagram: Message too long",
@@ -472,14 +482,14 @@ def test_what_this_machine_cannot_try_stands_against_nobody() -> None:
     assert report.status == 0
 
 
-def test_a_server_that_swallows_a_burst_has_dropped_it() -> None:
-    report = judged(udp=ChangedDatagrams(lambda data: [] if len(data) == 100 else [data]))
+def test_server_that_drops_a_burst_fails_one_answer() -> None:
+    report = udp_report(lambda data: [] if len(data) == 100 else [data])
     assert failed(report) == {"udp-one-answer"}
     assert [f.seen for f in report.findings if f.verdict is Verdict.FAIL] == ["0 answers to 5 datagrams"]
 
 
-def test_callers_who_are_refused_are_counted() -> None:
-    """A server with a limit of its own: the first comers are served, and the others are told how many were not."""
+def test_refused_clients_are_counted() -> None:
+    """A server that serves only the first twenty fails, and the report says how many were served."""
 
     class Few(RightEcho):
         def connection_made(self, connection: Connection) -> None:
@@ -492,24 +502,24 @@ def test_callers_who_are_refused_are_counted() -> None:
     with network.reactor() as loop:
         few = Few()
         listener = listen_tcp(loop, (HOST, PORT), lambda: few, backlog=5)
-        report = judge(network, loop, transports=["tcp"], only=["tcp-many"])
+        report = report_on(network, loop, transports=["tcp"], only=["tcp-many"])
     (finding,) = [f for f in report.findings if f.case.name == "tcp-many"]
     assert (finding.verdict, finding.fault) == (Verdict.FAIL, Fault.CONDUCT)
-    assert finding.seen.endswith("of 50 callers who were there at once got an answer")
+    assert finding.seen.endswith("of 50 clients that were connected at once got an answer")
 
 
-def test_a_judgement_leaves_no_socket_and_no_timer() -> None:
+def test_finished_check_leaves_no_socket() -> None:
     network = SimulatedNetwork(7)
     with network.reactor() as loop:
         serve(loop, RightEcho, EchoDatagrams(), PORT)
         before = set(loop.handlers)
-        judge(network, loop)
+        report_on(network, loop)
         network.run(loop)
         assert set(loop.handlers) == before
 
 
-def test_a_server_that_runs_datagrams_together_has_changed_them_and_not_sent_more() -> None:
-    """As a pipe between the socket and a program does: two datagrams come back as one of both."""
+def test_merged_datagrams_are_lossy_and_not_excess() -> None:
+    """Two datagrams come back as one, as from a program behind a pipe."""
     held: list[bytes] = []
 
     def run_together(data: bytes) -> list[bytes]:
@@ -518,18 +528,18 @@ def test_a_server_that_runs_datagrams_together_has_changed_them_and_not_sent_mor
         held.append(data)
         return [b"".join(held[-2:])] if len(held) % 2 == 0 else []
 
-    report = judged(udp=ChangedDatagrams(run_together))
+    report = udp_report(run_together)
     (finding,) = [f for f in report.findings if f.verdict is Verdict.FAIL]
     assert finding.seen == "an answer of 200 bytes that is none of 5 datagrams of 100"
     assert (finding.case.name, finding.fault) == ("udp-one-answer", Fault.LOSSY)
 
 
-def test_without_descriptors_for_many_callers_the_case_cannot_be_judged_and_the_others_are() -> None:
-    """Story: a limit of 20 descriptors ended in a judgement that never came."""
+def test_too_few_descriptors_make_one_case_unknown_and_leave_the_others() -> None:
+    """Story: with a limit of 20 descriptors the report never came."""
     network = SimulatedNetwork(8, descriptor_limit=20)
     with network.reactor() as loop:
         serve(loop, RightEcho, EchoDatagrams(), PORT)
-        report = judge(network, loop)
+        report = report_on(network, loop)
     seen = {finding.case.name: finding.seen for finding in report.findings}
     assert seen["tcp-many"] == "this machine couldn't try: Too many open files"
     assert {finding.verdict for finding in report.findings} <= {Verdict.PASS, Verdict.UNKNOWN}

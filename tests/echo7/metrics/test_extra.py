@@ -1,4 +1,4 @@
-"""The extra `metrics`: without it one line says what to do, and pyproject.toml asks for it where it must."""
+"""The extra `metrics`: without it one line says what to do, and the tests have what it needs."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tests.support.basics import PROJECT
 from tests.support.daemon import serve_config
 
 
-def test_without_the_extra_one_line_says_how_to_get_it(
+def test_missing_extra_is_one_line_that_says_how_to_install_it(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Brief: "missing extra → one-line usage error that says `pip install 'echo7[metrics]'`"."""
@@ -26,7 +26,7 @@ def test_without_the_extra_one_line_says_how_to_get_it(
     assert "argument --metrics: this needs prometheus-client and h11: pip install 'echo7[metrics]'" in line
 
 
-def test_the_tests_have_all_that_the_extra_asks_for() -> None:
-    """Else its tests would be skipped everywhere."""
+def test_test_extra_includes_the_metrics_extra() -> None:
+    """Otherwise its tests would be skipped everywhere."""
     extras = tomllib.loads((PROJECT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
     assert set(extras["metrics"]) <= set(extras["test"])

@@ -15,12 +15,12 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from echo7 import __version__
 from echo7.metrics.families import COUNTERS, GAUGES, families
-from echo7.metrics.told import Durations, Gauges, Told
+from echo7.metrics.snapshot import Durations, Gauges, Snapshot
 from echo7.server import Counters
 from reactor.observe.watch import BOUNDS_S
 
 DROPS = {"accept_EMFILE": 1, "refused_denied": 2, "idle_timeout": 3, "source_port_zero": 4, "send_EPERM": 5}
-ONE = Told(
+ONE = Snapshot(
     Counters(10, 11, 12, 13, 14, 15, 16, 17, drops=DROPS),
     Gauges(18, 19, 20, 21),
     22,
@@ -30,12 +30,12 @@ ONE = Told(
 )
 
 
-def exposed(everyone: Told, workers: Mapping[str, Told]) -> dict[str, Any]:
-    """What is parsed of what is written: family → family."""
+def exposed(together: Snapshot, workers: Mapping[str, Snapshot]) -> dict[str, Any]:
+    """Name → family, written and parsed again."""
 
     class Collector:
         def collect(self) -> Any:
-            return families(everyone, workers)
+            return families(together, workers)
 
     registry = CollectorRegistry()
     registry.register(Collector())
@@ -46,33 +46,30 @@ def values(family: Any, label: str = "") -> dict[str, float]:
     return {sample.labels.get(label, ""): sample.value for sample in family.samples}
 
 
-def test_everything_that_is_counted_is_there_under_its_name() -> None:
+def test_every_number_has_its_name() -> None:
     """Issue: "connections open/total/refused by reason, bytes and datagrams in/out, drops by reason …"."""
     found = exposed(ONE, {})
     assert values(found["echo7_build_info"], "version") == {__version__: 1}
-    assert values(found["echo7_connections"]) == {"": 10}
-    assert values(found["echo7_connections_open"]) == {"": 11}
+    for name, value in {
+        "connections": 10, "connections_open": 11, "datagrams_received": 14, "datagrams_sent": 15,
+        "connections_held": 20, "buffer_bytes": 21, "log_lines_dropped": 22, "slow_callbacks": 23,
+    }.items():  # fmt: skip
+        assert values(found[f"echo7_{name}"]) == {"": value}
     assert values(found["echo7_received_bytes"], "transport") == {"tcp": 12, "udp": 16}
     assert values(found["echo7_sent_bytes"], "transport") == {"tcp": 13, "udp": 17}
-    assert values(found["echo7_datagrams_received"]) == {"": 14}
-    assert values(found["echo7_datagrams_sent"]) == {"": 15}
-    assert values(found["echo7_connections_refused"], "reason") == {"accept_EMFILE": 1, "refused_denied": 2}
-    assert values(found["echo7_connections_dropped"], "reason") == {"idle_timeout": 3}
-    assert values(found["echo7_datagrams_dropped"], "reason") == {"source_port_zero": 4, "send_EPERM": 5}
-    assert values(found["echo7_listeners_paused"], "reason") == {"full": 18, "shortage": 19}
-    assert values(found["echo7_connections_held"]) == {"": 20}
-    assert values(found["echo7_buffer_bytes"]) == {"": 21}
-    assert values(found["echo7_log_lines_dropped"]) == {"": 22}
-    assert values(found["echo7_slow_callbacks"]) == {"": 23}
+    for name, reasons in {
+        "connections_refused": {"accept_EMFILE": 1, "refused_denied": 2}, "connections_dropped": {"idle_timeout": 3},
+        "datagrams_dropped": {"source_port_zero": 4, "send_EPERM": 5}, "listeners_paused": {"full": 18, "shortage": 19},
+    }.items():  # fmt: skip
+        assert values(found[f"echo7_{name}"], "reason") == reasons
 
 
-def test_no_counter_is_forgotten() -> None:
-    """Whoever adds a counter to the server gives it a name here."""
+def test_every_counter_of_the_server_is_exposed() -> None:
     numbers = {field: 1000 + place for place, field in enumerate(Counters._fields) if field != "drops"}
     drops = {reason: 2000 + place for place, reason in enumerate(DROPS)}
-    found = exposed(Told(Counters(drops=drops, **numbers)), {})
-    told = {sample.value for family in found.values() for sample in family.samples}
-    assert {*numbers.values(), *drops.values()} <= told
+    found = exposed(Snapshot(Counters(drops=drops, **numbers)), {})
+    exposed_values = {sample.value for family in found.values() for sample in family.samples}
+    assert {*numbers.values(), *drops.values()} <= exposed_values
 
 
 def test_turn_time_and_lag_are_histograms() -> None:
@@ -88,15 +85,13 @@ def test_turn_time_and_lag_are_histograms() -> None:
     assert exposed(ONE, {})["echo7_loop_lag_seconds"].type == "histogram"
 
 
-def test_each_worker_is_in_families_of_its_own_so_nobody_sums_a_sum() -> None:
+def test_workers_have_families_apart_from_the_sums() -> None:
     """Issue: "per worker and summed"."""
-    found = exposed(ONE, {"1": ONE, "2": Told()})
+    found = exposed(ONE, {"1": ONE, "2": Snapshot()})
     assert values(found["echo7_worker_connections"], "worker") == {"1": 10, "2": 0}
     assert values(found["echo7_connections"]) == {"": 10}
-    assert {sample.labels["reason"] for sample in found["echo7_worker_datagrams_dropped"].samples} == {
-        "source_port_zero",
-        "send_EPERM",
-    }
+    reasons = {sample.labels["reason"] for sample in found["echo7_worker_datagrams_dropped"].samples}
+    assert reasons == {"source_port_zero", "send_EPERM"}
     for name, family in found.items():
         labels = [set(sample.labels) for sample in family.samples]
         assert all(("worker" in each) == name.startswith("echo7_worker_") for each in labels)

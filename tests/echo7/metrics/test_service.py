@@ -1,4 +1,4 @@
-"""`echo7 serve --metrics` as Prometheus meets it: one process, several, and what can go wrong at the start."""
+"""`echo7 serve --metrics`: the pages of one process and of several, and errors at the start."""
 
 from __future__ import annotations
 
@@ -8,8 +8,6 @@ import os
 import re
 import signal
 import socket
-import subprocess
-import sys
 
 import pytest
 
@@ -21,7 +19,7 @@ pytest.importorskip("prometheus_client", reason="the extra `metrics` isn't insta
 from prometheus_client.parser import text_string_to_metric_families
 
 from echo7.metrics.service import HEARD_S, Metrics, WorkersMetrics
-from echo7.metrics.told import Told
+from echo7.metrics.snapshot import Snapshot
 from echo7.server import Counters
 from echo7.sockets.binding import NO_IPV6, BindError
 from echo7.sockets.reuseport import AVAILABLE
@@ -29,8 +27,9 @@ from reactor import Reactor
 from reactor.observe.watch import WatchedReactor
 from reactor.sockets.errors import os_error
 from tests.echo7.process.test_restart import Phoenix
-from tests.support.basics import PATIENCE_S, PROJECT, quiet_port, until
+from tests.support.basics import PATIENCE_S, quiet_port, until
 from tests.support.clients import receive_exactly
+from tests.support.commands import run_echo7
 from tests.support.daemon import EchoProcess, WorkersProcess, serve_config
 from tests.support.faults import Faults, FlakySockets
 from tests.support.loops import ManualClock
@@ -43,7 +42,8 @@ HERE = ("--host", "127.0.0.1", "--metrics", "127.0.0.1:0")
 
 
 def fetch(process: EchoProcess, path: str) -> tuple[int, str]:
-    [line] = [line for line in process.lines if line["event"] == "metrics"]
+    """Return status and body from the latest image."""
+    line = [line for line in process.lines if line["event"] == "metrics"][-1]
     with contextlib.closing(http.client.HTTPConnection(line["address"], line["port"], timeout=PATIENCE_S)) as client:
         client.request("GET", path)
         answer = client.getresponse()
@@ -58,7 +58,7 @@ def samples(process: EchoProcess) -> dict[tuple[str, ...], float]:
     return {(s.name, *s.labels.values()): s.value for family in families for s in family.samples}
 
 
-def test_the_address_reaches_the_config_and_the_loop_is_watched() -> None:
+def test_metrics_option_gives_a_watched_loop() -> None:
     config = serve_config("--metrics", "[::1]:9107")
     assert (config.metrics, config.slow_callback_s) == (("[::1]", 9107), None)
     with assembly.new_reactor(config) as loop:
@@ -66,7 +66,7 @@ def test_the_address_reaches_the_config_and_the_loop_is_watched() -> None:
         assert loop.watch.slow_s is None
 
 
-def test_a_service_tells_what_it_has_done_and_that_it_is_well() -> None:
+def test_service_exposes_its_counters_and_its_health() -> None:
     """Issue: "`--metrics HOST:PORT` … `/healthz`"."""
     with EchoProcess(*HERE) as echo, echo.connect() as client:
         client.send(b"12345")
@@ -81,14 +81,14 @@ def test_a_service_tells_what_it_has_done_and_that_it_is_well() -> None:
         assert fetch(echo, "/")[0] == 404
         echo.process.send_signal(signal.SIGTERM)
         echo.next_line("stopping")
-        assert fetch(echo, "/healthz") == (503, "stopping\n"), "the caller is still there"
+        assert fetch(echo, "/healthz") == (503, "stopping\n"), "the client is still connected"
         client.close()
-        assert echo.next_line("stopped")["connections"] == 2, "who fetches metrics is no caller"
+        assert echo.next_line("stopped")["connections"] == 2, "fetching metrics doesn't count as a connection"
         assert echo.process.wait(PATIENCE_S) == 0
 
 
 @pytest.mark.skipif(not AVAILABLE, reason="--workers needs Linux")
-def test_a_supervisor_tells_of_each_worker_and_of_all_together_also_of_those_that_have_ended() -> None:
+def test_supervisor_exposes_each_worker_and_sums_that_include_ended_workers() -> None:
     """Issue: "per worker and summed"."""
     with WorkersProcess(*HERE) as echo, echo.connect() as client:
         client.send(b"12345")
@@ -110,7 +110,7 @@ def test_a_supervisor_tells_of_each_worker_and_of_all_together_also_of_those_tha
         assert echo.finish() == 0
 
 
-def test_a_supervisor_isnt_well_when_no_worker_has_told_for_long() -> None:
+def test_supervisor_is_unhealthy_without_recent_snapshots() -> None:
     clock = ManualClock()
 
     class Handler:
@@ -119,41 +119,40 @@ def test_a_supervisor_isnt_well_when_no_worker_has_told_for_long() -> None:
     with Reactor(clock=clock) as loop:
         reason = [""]
         metrics = WorkersMetrics(loop, Handler(), lambda: reason[0])  # type: ignore[arg-type]
-        assert metrics._health() == "no worker serves"
-        metrics.heard(1, Told(Counters(connections=4)).as_message())
-        assert metrics._health() == ""
+        assert metrics.health() == "no worker serves"
+        metrics.heard(1, Snapshot(Counters(connections=4)).as_message())
+        assert metrics.health() == ""
         reason[0] = "stopping"
-        assert metrics._health() == "stopping"
+        assert metrics.health() == "stopping"
         reason[0] = ""
         clock.advance(HEARD_S)
-        assert metrics._health() == "no worker serves"
-        ages = {s.labels["worker"]: s.value for f in metrics._collect() for s in f.samples if "silence" in s.name}
-        assert ages == {"1": HEARD_S}
+        assert metrics.health() == "no worker serves"
+        found = {sample.name: sample.value for family in metrics.collect() for sample in family.samples}
+        assert found["echo7_worker_silence_seconds"] == HEARD_S
         metrics.ended(1)
-        metrics.ended(1)  # it had told nothing
-        [dropped] = [
-            s.value for f in metrics._collect() for s in f.samples if s.name == "echo7_log_lines_dropped_total"
-        ]
-        [accepted] = [s.value for f in metrics._collect() for s in f.samples if s.name == "echo7_connections_total"]
-        assert (dropped, accepted) == (3, 4)
+        metrics.ended(1)
+        found = {sample.name: sample.value for family in metrics.collect() for sample in family.samples}
+        assert "echo7_worker_silence_seconds" not in found
+        assert (found["echo7_log_lines_dropped_total"], found["echo7_connections_total"]) == (3, 4)
         metrics.start(("127.0.0.1", 0))
         metrics.close()
         assert len(loop.handlers) == 1
 
 
-def test_every_address_of_a_name_is_bound_and_without_ipv6_those_that_there_are() -> None:
+def test_wildcard_binds_both_families_or_ipv4_alone_without_ipv6() -> None:
     faults = Faults()
     with Reactor(sockets=FlakySockets(faults)) as loop:
         for code, count in ((None, 2), (min(NO_IPV6), 1)):
             faults.add("bind", None, code and os_error(code))
             metrics = Metrics(loop, list, str)
-            with contextlib.suppress(BindError):  # a machine without IPv6
+            # a machine without IPv6 refuses
+            with contextlib.suppress(BindError):
                 metrics.start(("*", 0))
-                assert len(metrics._listeners) <= count
+                assert len(loop.handlers) <= 1 + count
             metrics.close()
 
 
-def test_nothing_stays_open_when_one_address_cannot_be_bound() -> None:
+def test_failed_bind_leaves_nothing_open() -> None:
     faults = Faults()
     faults.add("bind", None, os_error(13))
     with Reactor(sockets=FlakySockets(faults)) as loop:
@@ -162,42 +161,26 @@ def test_nothing_stays_open_when_one_address_cannot_be_bound() -> None:
         assert len(loop.handlers) == 1
 
 
-@pytest.mark.parametrize("workers", ["1", pytest.param("2", marks=pytest.mark.skipif(not AVAILABLE, reason="Linux"))])
-def test_an_address_in_use_is_one_line_and_status_1(workers: str) -> None:
+@WORKERS
+def test_address_in_use_is_one_line_and_status_1(workers: str) -> None:
     """Brief: "Bad HOST:PORT → one line, status 2; in use → status 1"."""
     with socket.create_server(("127.0.0.1", 0)) as other:
         where = f"127.0.0.1:{other.getsockname()[1]}"
-        command = [sys.executable, "-m", "echo7", "serve", "--host", "127.0.0.1", "--port", "0", "--metrics", where]
-        done = subprocess.run(
-            [*command, "--workers", workers],
-            cwd=PROJECT,
-            capture_output=True,
-            text=True,
-            timeout=PATIENCE_S,
-            check=False,
-        )
+        done = run_echo7(*f"serve --host 127.0.0.1 --port 0 --metrics {where} --workers {workers}".split())
     assert done.returncode == 1
     pattern = rf"\S+ error cannot bind {where} for --metrics: Address already in use; choose another HOST:PORT\n"
     assert re.fullmatch(pattern, done.stderr)
 
 
-def where_it_tells(echo: EchoProcess) -> int:
-    """The HTTP status of the page where the last image serves it."""
-    line = [line for line in echo.lines if line["event"] == "metrics"][-1]
-    with contextlib.closing(http.client.HTTPConnection(line["address"], line["port"], timeout=PATIENCE_S)) as client:
-        client.request("GET", "/metrics")
-        return client.getresponse().status
-
-
 @AFRESH
 @WORKERS
-def test_after_a_fresh_start_the_new_image_tells_on_the_same_address(workers: str) -> None:
-    """The old image lets go of it before the new one binds; its callers are served to their end."""
+def test_after_a_restart_the_new_image_serves_metrics_on_the_same_address(workers: str) -> None:
+    """The old image closes the listener before the new one binds; open connections are served to their end."""
     port = quiet_port()
     with Phoenix("--metrics", f"127.0.0.1:{port}", "--workers", workers) as echo, echo.connect() as client:
-        assert where_it_tells(echo) == 200
+        assert fetch(echo, "/metrics")[0] == 200
         echo.restart()
-        assert where_it_tells(echo) == 200
+        assert fetch(echo, "/metrics")[0] == 200
         assert {line["port"] for line in echo.lines if line["event"] == "metrics"} == {port}
         client.sendall(b"still here")
         assert receive_exactly(client, 10) == b"still here"
@@ -205,17 +188,17 @@ def test_after_a_fresh_start_the_new_image_tells_on_the_same_address(workers: st
 
 @AFRESH
 @WORKERS
-def test_for_want_of_metrics_nobody_is_left_unserved_after_a_fresh_start(workers: str) -> None:
-    """At a first start it would be an error; but now there are callers."""
+def test_failed_metrics_after_a_restart_leave_the_service_running(workers: str) -> None:
+    """At a first start it would be an error, but now there are clients."""
     code = """if NEW:
         from echo7.sockets.binding import BindError
         from echo7.metrics import service
-        def taken(reactor, where):
-            raise BindError("somebody else has it")
-        service._bind = taken
+        def taken(hosts, port):
+            raise BindError("it is taken")
+        service.find_targets = taken
     """
     with Phoenix("--metrics", "127.0.0.1:0", "--workers", workers, code=code) as echo:
         echo.process.send_signal(signal.SIGHUP)
-        assert echo.next_line("left_out")["message"] == "somebody else has it; serving without it"
+        assert echo.next_line("left_out")["message"] == "it is taken; serving without it"
         echo.next_line("restarted")
         echo.answers()

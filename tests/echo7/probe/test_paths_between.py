@@ -1,4 +1,4 @@
-"""Between hosts: a router, a link that takes less than the others, and neighbours that aren't there.
+"""Between hosts: a router, a link with a smaller MTU, and missing neighbours.
 
 Three network namespaces: ours, a router's, and the server's, with a link of 1,500 bytes to the router and one of 1,400
 behind it. Nothing leaves them.
@@ -9,15 +9,13 @@ from __future__ import annotations
 import contextlib
 import json
 import pathlib
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 
 from tests.rfc862.test_namespaces import Namespace
-from tests.support.basics import PATIENCE_S, PROJECT
+from tests.support.commands import run_echo7
 from tests.support.echo import EchoThread
 from tests.support.root import in_network_namespace, new_network_namespace, run_ip, wait_for_network
 
@@ -36,7 +34,7 @@ WAY_OUT = ["route add default via {}", "-6 route add default via {}"]
 
 
 class ThreeHosts:
-    """We are in the first one; `at` goes to another for a while."""
+    """This process is in the first one; `at` enters another for a while."""
 
     def __init__(self) -> None:
         self.ours = Namespace()
@@ -98,20 +96,14 @@ def on_three_hosts(body: Callable[[ThreeHosts], object]) -> None:
 
 
 def ping(host: str, port: int, *arguments: str) -> tuple[int, dict[str, Any]]:
-    command = [sys.executable, "-m", "echo7", "ping", host, "--port", str(port), "--json", *arguments]
-    done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, timeout=PATIENCE_S, check=False)
+    done = run_echo7("ping", host, "--port", str(port), "--json", *arguments)
     assert done.stderr == ""
     return done.returncode, json.loads(done.stdout)
 
 
-def ping_text(host: str, port: int, *arguments: str) -> str:
-    command = [sys.executable, "-m", "echo7", "ping", host, "--port", str(port), *arguments]
-    return subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, timeout=PATIENCE_S, check=False).stdout
-
-
 @pytest.mark.parametrize(("host", "headers_bytes"), [("10.7.2.2", 28), ("fd07:2::2", 48)], ids=["IPv4", "IPv6"])
-def test_the_path_mtu_is_found_behind_a_router(host: str, headers_bytes: int) -> None:
-    """Issue: "`-s MIN:MAX:STEP --df` finds the path MTU" (RFC 1191, RFC 8201): a router says so by ICMP."""
+def test_path_mtu_is_found_behind_a_router(host: str, headers_bytes: int) -> None:
+    """Issue: "`-s MIN:MAX:STEP --df` finds the path MTU" (RFC 1191, RFC 8201): a router reports it by ICMP."""
     most = FAR_MTU - headers_bytes
 
     def body(hosts: ThreeHosts) -> None:
@@ -131,7 +123,7 @@ def test_the_path_mtu_is_found_behind_a_router(host: str, headers_bytes: int) ->
     on_three_hosts(body)
 
 
-def test_a_datagram_larger_than_our_own_link_is_not_even_sent() -> None:
+def test_datagram_larger_than_our_own_link_is_not_sent() -> None:
     def body(hosts: ThreeHosts) -> None:
         status, found = ping("10.7.1.1", 7, "--df", "-s", "1473", "-c", "2", "-i", "0.01")
         assert (status, found["verdict"], found["counts"]["too_big"]) == (4, "too big", 2)
@@ -142,7 +134,7 @@ def test_a_datagram_larger_than_our_own_link_is_not_even_sent() -> None:
 
 @pytest.mark.parametrize("host", ["10.7.3.9", "fd07:3::9"], ids=["IPv4", "IPv6"])
 @pytest.mark.parametrize("transport", ["--udp", "--tcp"])
-def test_a_router_that_knows_no_way_says_so(host: str, transport: str) -> None:
+def test_router_without_a_route_is_unreachable(host: str, transport: str) -> None:
     """RFC 792, RFC 4443: "destination unreachable" comes back as an error of the socket."""
 
     def body(hosts: ThreeHosts) -> None:
@@ -151,13 +143,13 @@ def test_a_router_that_knows_no_way_says_so(host: str, transport: str) -> None:
         assert found["counts"]["unreachable"] == 2
         router = "fd07:1::1" if ":" in host else "10.7.1.1"
         if transport == "--udp":
-            assert f"says {router}" in ping_text(host, 7, "-c", "1", "-W", "2")
+            assert f"says {router}" in run_echo7("ping", host, "-c", "1", "-W", "2").stdout
 
     on_three_hosts(body)
 
 
-def test_a_neighbour_that_is_not_there_is_unreachable() -> None:
-    """The kernel gives it up after three questions; meanwhile two probes are under way, and one of them is told."""
+def test_missing_neighbour_is_unreachable() -> None:
+    """The kernel gives up after three requests; meanwhile two probes are outstanding, and one gets the error."""
 
     def body(hosts: ThreeHosts) -> None:
         setting("ipv4/neigh/near/retrans_time_ms", "50")
@@ -168,7 +160,7 @@ def test_a_neighbour_that_is_not_there_is_unreachable() -> None:
     on_three_hosts(body)
 
 
-def test_a_link_local_address_with_its_interface() -> None:
+def test_link_local_address_with_its_interface() -> None:
     """RFC 4007: `fe80::…%near` is on that link and no other."""
 
     def body(hosts: ThreeHosts) -> None:

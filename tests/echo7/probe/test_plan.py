@@ -1,4 +1,4 @@
-"""What makes no sense is refused before a socket is made, in one line."""
+"""Plans that make no sense are refused before a socket is made, in one line."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from echo7.probe.plan import Plan, checked, size_for
     ],
     ids=str,
 )
-def test_what_makes_sense_is_taken_as_it_is(wanted: dict[str, Any]) -> None:
+def test_good_plan_is_returned_unchanged(wanted: dict[str, Any]) -> None:
     plan = Plan(**wanted)
     assert checked(plan) is plan
     assert plan.transport == ("tcp" if plan.tcp else "udp")
@@ -54,13 +54,13 @@ def test_what_makes_sense_is_taken_as_it_is(wanted: dict[str, Any]) -> None:
     ],
     ids=str,
 )
-def test_what_makes_no_sense_is_refused_in_one_line(wanted: dict[str, Any], words: str) -> None:
+def test_plan_that_makes_no_sense_is_refused_in_one_line(wanted: dict[str, Any], words: str) -> None:
     with pytest.raises(ValueError, match=re.escape(words)) as refused:
         checked(Plan(**wanted))
     assert "\n" not in str(refused.value)
 
 
-def test_a_datagram_over_ipv4_carries_less_than_one_over_ipv6() -> None:
+def test_ipv4_datagram_carries_less_than_ipv6() -> None:
     """RFC 791 and RFC 8200: 65,535 bytes with IPv4's header, or without IPv6's; 8 of them are UDP's (RFC 768)."""
     assert "at most 65507 bytes" in size_for(4, Plan(sizes=(65_508,)))
     assert size_for(4, Plan(sizes=(65_507,))) == ""

@@ -1,4 +1,4 @@
-"""A run, under virtual time, against an echo that does by a known script what networks do: its numbers come out."""
+"""A run in virtual time against a scripted echo: the result has the script's numbers."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from echo7.probe import ledger as ledger_module
 from echo7.probe import prober as prober_module
+from echo7.probe.measure import ledger as ledger_module
+from echo7.probe.measure.words import Damage, Event, Harm, Word
 from echo7.probe.plan import NS_PER_S
-from echo7.probe.prober import BUSY, MISSED, NOBODY, CannotProbe, Prober
+from echo7.probe.prober import BUSY, MISSED, NOTHING_LISTENS, CannotProbe, Prober
 from echo7.probe.result import PathMtu, PingResult
-from echo7.probe.words import Damage, Event, Harm, Word
-from reactor import Reactor
+from reactor import Reactor, open_udp
 from reactor.testing import simulate
 from tests.echo7.probe.world import (
     HERE,
@@ -27,24 +27,25 @@ from tests.echo7.probe.world import (
     TWICE,
     Answer,
     Script,
+    ScriptedEcho,
     World,
     after,
     cut,
     flipped,
     grown,
     plan,
-)
+)  # fmt: skip
 
 
 def counts(result: PingResult) -> dict[str, int]:
-    """Those that aren't nought."""
+    """The counts above 0."""
     return {name: count for name, count in result.counts._asdict().items() if count}
 
 
-# ---------------------------------------------------------------- a quiet world
+# ---------------------------------------------------------------- a good network
 
 
-def test_all_is_well() -> None:
+def test_good_network_answers_every_probe() -> None:
     result = World(plan(10)).run()
     assert counts(result) == {"sent": 10, "replies": 10}
     assert result.rtt is not None
@@ -54,7 +55,7 @@ def test_all_is_well() -> None:
     assert (result.lag_max_ns, result.skipped, result.verdict) == (0, {}, "replies")
 
 
-def test_probes_go_on_schedule_and_not_after_the_last_answer() -> None:
+def test_probes_are_sent_on_schedule_and_not_after_the_last_answer() -> None:
     """Issue: "Sends on schedule, not after the last answer (no coordinated omission)"."""
     world = World(plan(8, 0.25, 2.0), dict.fromkeys(range(1, 9), after(1.5)))
     result = world.run()
@@ -65,10 +66,10 @@ def test_probes_go_on_schedule_and_not_after_the_last_answer() -> None:
     assert counts(result) == {"sent": 8, "replies": 8}
 
 
-# ---------------------------------------------------------------- by the script
+# ---------------------------------------------------------------- a scripted network
 
 
-def test_every_kind_of_trouble_is_told_with_its_number() -> None:
+def test_every_kind_of_trouble_is_reported_with_its_probe() -> None:
     """Issue: "tells lost, late, duplicate, reordered, truncated and *corrupted* … apart"."""
     script: Script = {
         2: LOST,
@@ -105,8 +106,8 @@ DEEDS: Any = {
 
 @given(st.lists(FATES, min_size=1, max_size=15), st.sampled_from([0.25, 1.0]))
 @example(["slow", "usual", "lost", "lost", "late", "cut"], 1.0)
-def test_any_script_comes_out_in_numbers(fates: list[str], interval_s: float) -> None:
-    """Issue: "must report those very numbers", worked out here from the script alone."""
+def test_result_has_the_numbers_of_any_script(fates: list[str], interval_s: float) -> None:
+    """Issue: "must report those very numbers", computed here from the script alone."""
     script = {number: DEEDS[fate] for number, fate in enumerate(fates, 1) if fate != "usual"}
     world = World(plan(len(fates), interval_s), script)
     result = world.run()
@@ -131,15 +132,15 @@ def test_any_script_comes_out_in_numbers(fates: list[str], interval_s: float) ->
 
 
 def test_jitter_is_the_mean_difference_of_neighbours() -> None:
-    """RFC 3393: one-way there, of round trips here; probes 1 … 4 take 0, 500, 250 and 250 ms more."""
+    """As in RFC 3393, but of round trips; probes 1 … 4 take 0, 500, 250 and 250 ms more."""
     result = World(plan(4), {2: after(0.5), 3: after(0.25), 4: after(0.25)}).run()
     assert result.jitter_ns == (500_000_000 + 250_000_000 + 0) // 3
 
 
-# ---------------------------------------------------------------- nobody, nowhere
+# ---------------------------------------------------------------- no answers, and errors
 
 
-def test_when_nobody_answers_all_time_out_and_the_run_ends() -> None:
+def test_without_answers_all_probes_time_out_and_the_run_ends() -> None:
     """Issue: "never answering: bounded memory and time, a clear verdict"."""
     world = World(plan(5, 0.5, 1.0), usual=LOST)
     result = world.run()
@@ -157,10 +158,11 @@ def test_when_nobody_answers_all_time_out_and_the_run_ends() -> None:
         ("ENETUNREACH", Word.UNREACHABLE, "unreachable"),
     ],
 )
-def test_an_error_from_the_way_is_told_of_the_oldest_under_way(kind: str, word: Word, verdict: str) -> None:
+def test_icmp_error_settles_the_oldest_outstanding_probe(kind: str, word: Word, verdict: str) -> None:
     """RFC 1122 §4.1.3.3; issue: "refused, unreachable and timed out are different words"."""
     world = World(plan(1), {1: (Answer(0.5, lambda data: b"wakes the socket"),)})
-    world.network.plan("recvmsg", kind, after=2)  # the echo calls it twice
+    # the echo calls recvmsg twice
+    world.network.plan("recvmsg", kind, after=2)
     result = world.run()
     assert world.words()[0] == (1, word)
     assert counts(result) == {"sent": 1, word.value: 1, "foreign": 1}
@@ -170,14 +172,14 @@ def test_an_error_from_the_way_is_told_of_the_oldest_under_way(kind: str, word: 
 @pytest.mark.parametrize(
     ("kind", "word"),
     [
-        ("EPERM", Word.UNREACHABLE),  # a firewall of ours
+        ("EPERM", Word.UNREACHABLE),  # a local firewall
         ("EACCES", Word.UNREACHABLE),
         ("ENETUNREACH", Word.UNREACHABLE),
         ("ECONNREFUSED", Word.REFUSED),
         ("EMSGSIZE", Word.TOO_BIG),
     ],
 )
-def test_what_the_kernel_refuses_to_send_is_told_of_that_probe(kind: str, word: Word) -> None:
+def test_error_of_send_settles_that_probe(kind: str, word: Word) -> None:
     world = World(plan(2))
     world.network.plan("sendmsg", kind)
     result = world.run()
@@ -187,8 +189,8 @@ def test_what_the_kernel_refuses_to_send_is_told_of_that_probe(kind: str, word: 
 
 
 @pytest.mark.parametrize("kind", ["EAGAIN", "EINTR", "ENOBUFS", "ENOMEM"])
-def test_what_there_is_no_room_for_is_not_sent_and_not_counted_as_sent(kind: str) -> None:
-    """Brief: "EAGAIN on send: counted as not sent, never blocks"; a run with a count ends all the same."""
+def test_probe_without_room_in_the_kernel_is_not_counted_as_sent(kind: str) -> None:
+    """Brief: "EAGAIN on send: counted as not sent, never blocks"; a run with a count still ends."""
     world = World(plan(3))
     world.network.plan("sendmsg", kind)
     result = world.run()
@@ -196,7 +198,7 @@ def test_what_there_is_no_room_for_is_not_sent_and_not_counted_as_sent(kind: str
     assert result.skipped == {kind: 1}
 
 
-def test_an_error_that_nobody_knows_is_a_loss_with_its_reason() -> None:
+def test_unknown_error_is_a_loss_with_its_reason() -> None:
     world = World(plan(1))
     world.reactor.call_later(LATENCY_S, lambda: world.prober.trouble(0, errno.EIO, b"", ""))
     result = world.run()
@@ -207,14 +209,13 @@ def test_an_error_that_nobody_knows_is_a_loss_with_its_reason() -> None:
     )
 
 
-def test_an_error_after_everything_was_answered_is_nobodys() -> None:
+def test_error_without_outstanding_probes_is_ignored() -> None:
     world = World(plan(2))
     world.reactor.call_later(0.5, lambda: world.prober.trouble(0, errno.ECONNREFUSED, b"", ""))
     assert counts(world.run()) == {"sent": 2, "replies": 2}
 
 
-def test_nothing_came_and_nothing_was_given_up() -> None:
-    """^C at once: nobody knows."""
+def test_run_stopped_before_any_answer_is_undecided() -> None:
     world = World(plan(None), usual=LOST)
     world.reactor.call_later(0.5, world.prober.stop)
     result = world.run()
@@ -225,10 +226,11 @@ def test_nothing_came_and_nothing_was_given_up() -> None:
 # ---------------------------------------------------------------- schedule
 
 
-def test_a_late_loop_sends_what_is_due_at_once_and_says_how_late() -> None:
-    """Issue: round trips count from when a probe really went, and "how late our own sending was is reported"."""
+def test_late_loop_sends_due_probes_at_once_and_reports_the_lag() -> None:
+    """Issue: round trips count from the sending, and "how late our own sending was is reported"."""
     world = World(plan(5, 0.5))
-    world.reactor.call_later(0.375, world.network.clock.advance, 0.75)  # the process stood still until 1.125 s
+    # the process stands still until 1.125 s
+    world.reactor.call_later(0.375, world.network.clock.advance, 0.75)
     result = world.run()
     assert counts(result) == {"sent": 5, "replies": 5}
     assert result.rtt is not None
@@ -236,8 +238,8 @@ def test_a_late_loop_sends_what_is_due_at_once_and_says_how_late() -> None:
     assert (result.lag_max_ns, result.lag_mean_ns) == (625_000_000, (625 + 125) * 1_000_000 // 5)
 
 
-def test_what_was_due_longer_ago_than_a_time_out_is_skipped() -> None:
-    """A machine that has slept for an hour doesn't send what it missed."""
+def test_probes_due_longer_ago_than_a_timeout_are_skipped() -> None:
+    """After an hour of sleep a machine doesn't send what it missed."""
     world = World(plan(10, 1.0, 2.0))
     world.reactor.call_later(0.5, world.network.clock.advance, 3600.0)
     result = world.run()
@@ -246,7 +248,7 @@ def test_what_was_due_longer_ago_than_a_time_out_is_skipped() -> None:
     assert result.lag_max_ns <= 2 * NS_PER_S
 
 
-def test_a_turn_sends_a_bounded_number(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_turn_sends_a_bounded_number(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(prober_module, "PROBES_PER_TURN", 2)
     world = World(plan(8, 0.125, 2.0))
     world.reactor.call_later(0.0625, world.network.clock.advance, 1.0)
@@ -254,34 +256,34 @@ def test_a_turn_sends_a_bounded_number(monkeypatch: pytest.MonkeyPatch) -> None:
     assert counts(result) == {"sent": 8, "replies": 8}
 
 
-def test_a_turn_gives_up_a_bounded_number(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_turn_gives_up_a_bounded_number(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(prober_module, "TIMEOUTS_PER_TURN", 16)
     world = World(plan(64, 0, 1.0), usual=LOST)
     assert counts(world.run()) == {"sent": 64, "lost": 64}
 
 
-def test_stop_ends_at_once_and_what_is_under_way_is_no_loss() -> None:
+def test_stop_ends_at_once_and_outstanding_probes_are_no_loss() -> None:
     world = World(plan(None, 0.25, 2.0), {3: LOST})
-    world.reactor.call_later(0.875, world.prober.stop)
-    world.reactor.call_later(0.875, world.prober.stop)  # twice is once
+    for _ in range(2):
+        world.reactor.call_later(0.875, world.prober.stop)
     result = world.run()
     assert counts(result) == {"sent": 4, "replies": 2, "outstanding": 2}
     assert (result.counts.loss, result.longest_loss) == (0, 0)
 
 
-def test_whoever_is_told_may_stop_the_run() -> None:
+def test_event_callback_may_stop_the_run() -> None:
     world = World(plan(None, 0.25))
-    world.prober._told = lambda event: world.prober.stop()
+    world.then = lambda event: world.prober.stop()
     assert counts(world.run()) == {"sent": 1, "replies": 1}
 
 
-def test_whoever_is_told_and_raises_does_not_end_the_run(caplog: pytest.LogCaptureFixture) -> None:
+def test_event_callback_that_raises_does_not_end_the_run(caplog: pytest.LogCaptureFixture) -> None:
     world = World(plan(3))
 
     def raising(event: Event) -> None:
         raise RuntimeError("a user's mistake")
 
-    world.prober._told = raising
+    world.then = raising
     assert counts(world.run()) == {"sent": 3, "replies": 3}
     assert "a user's mistake" in caplog.text
 
@@ -291,7 +293,7 @@ def test_whoever_is_told_and_raises_does_not_end_the_run(caplog: pytest.LogCaptu
 
 @pytest.mark.parametrize("size", [0, 1, 8, 15])
 def test_below_16_bytes_a_probe_waits_for_the_one_before(size: int) -> None:
-    """Issue: "one probe is outstanding per flow"; slots that fall due meanwhile are skipped, and said so."""
+    """Issue: "one probe is outstanding per flow"; slots that fall due meanwhile are skipped, and counted."""
     world = World(plan(3, 0.25, 2.0, sizes=(size,)), dict.fromkeys((1, 2, 3), after(0.375)))
     result = world.run()
     assert counts(result) == {"sent": 3, "replies": 3}
@@ -305,8 +307,8 @@ def test_below_16_bytes_a_loss_holds_the_flow_until_it_times_out() -> None:
     assert result.skipped == {BUSY: 1}
 
 
-def test_below_16_bytes_what_nobody_can_tell_is_unknown() -> None:
-    """An empty answer after a loss: the late one to the first, or one to the second?"""
+def test_below_16_bytes_an_ambiguous_answer_is_unknown() -> None:
+    """An empty answer after a loss may be a late one to the first probe, or one to the second."""
     world = World(plan(2, 1.0, 1.0, sizes=(0,)), {1: after(1.5)})
     result = world.run()
     assert counts(result) == {"sent": 2, "lost": 1, "unknown": 2} or counts(result) == {
@@ -327,36 +329,35 @@ def test_without_interval_a_window_is_kept_full() -> None:
         nonlocal most
         most = max(most, world.prober.ledger.outstanding)
 
-    world.prober._told = look
+    world.then = look
     result = world.run()
     assert counts(result) == {"sent": 1000, "replies": 1000}
-    assert most == 63  # an answer has just made room
+    assert most == 63  # the answer has just made room
     assert result.duration_ns == -(-1000 // 64) * RTT_NS
     assert result.lag_max_ns == 0
 
 
-def test_a_flood_of_small_ones_has_a_window_of_one() -> None:
+def test_flood_below_16_bytes_has_a_window_of_one() -> None:
     result = World(plan(10, 0, sizes=(8,))).run()
     assert counts(result) == {"sent": 10, "replies": 10}
     assert result.duration_ns == 10 * RTT_NS
 
 
-def test_a_flood_over_flows_fills_each() -> None:
+def test_flood_fills_the_window_of_each_flow() -> None:
     world = World(plan(256, 0, flows=2))
     result = world.run()
     assert [flow.counts.replies for flow in result.flows] == [128, 128]
     assert result.duration_ns == 2 * RTT_NS
 
 
-def test_a_flood_into_the_void_goes_by_time_outs_and_pauses() -> None:
+def test_flood_without_answers_waits_for_timeouts() -> None:
     world = World(plan(130, 0, 1.0), usual=LOST)
     result = world.run()
     assert counts(result) == {"sent": 130, "lost": 130}
     assert result.duration_ns >= 3 * NS_PER_S
 
 
-def test_a_flood_that_is_refused_pauses() -> None:
-    """Who refuses isn't asked as fast as we can."""
+def test_flood_that_is_refused_pauses() -> None:
     world = World(plan(4, 0))
     for number in range(2):
         world.network.plan("sendmsg", "ECONNREFUSED", after=number)
@@ -365,7 +366,7 @@ def test_a_flood_that_is_refused_pauses() -> None:
     assert result.duration_ns >= 20_000_000
 
 
-def test_an_answer_ends_a_floods_pause() -> None:
+def test_answer_ends_the_pause_of_a_flood() -> None:
     world = World(plan(4, 0))
     world.network.latency_s = 0.001
     world.network.plan("sendmsg", "ECONNREFUSED", after=1)
@@ -374,7 +375,7 @@ def test_an_answer_ends_a_floods_pause() -> None:
     assert result.duration_ns < 10_000_000
 
 
-def test_a_flood_without_room_tries_again() -> None:
+def test_flood_without_room_in_the_kernel_tries_again() -> None:
     world = World(plan(4, 0))
     world.network.plan("sendmsg", "EAGAIN")
     assert counts(world.run()) == {"sent": 3, "replies": 3}
@@ -398,8 +399,8 @@ def test_source_ports_follow_the_first() -> None:
     assert [flow.source_port for flow in world.run().flows] == [5000, 5001, 5002]
 
 
-def test_the_flow_that_differs_is_named() -> None:
-    """Issue: "reports each that differs": every fourth probe, so one flow, loses all."""
+def test_flow_that_differs_is_named() -> None:
+    """Issue: "reports each that differs": every fourth probe, that is, one flow, is lost."""
     result = World(plan(40, 0.125, 0.5, flows=4), dict.fromkeys(range(3, 41, 4), LOST)).run()
     assert [flow.differs for flow in result.flows] == ["", "", "loss", ""]
     assert [flow.longest_loss for flow in result.flows] == [0, 0, 10, 0]
@@ -414,12 +415,12 @@ def test_sizes_come_in_turn_and_each_flow_has_its_own_turn() -> None:
 
 
 @pytest.mark.parametrize("size", [0, 16, 65_507])
-def test_the_least_and_the_largest_size(size: int) -> None:
+def test_least_and_largest_size(size: int) -> None:
     assert counts(World(plan(2, sizes=(size,), flows=2)).run()) == {"sent": 2, "replies": 2}
 
 
 def test_memory_is_bounded_when_nothing_is_answered(monkeypatch: pytest.MonkeyPatch) -> None:
-    """At a thousand a second and a day's time-out: no more than are remembered is under way, the rest isn't sent."""
+    """At a thousand a second with a long time-out, no more are outstanding than are remembered."""
     monkeypatch.setattr(ledger_module, "REMEMBERED", 100)
     world = World(plan(None, 1 / 1024, 3600.0), usual=LOST)
     world.reactor.call_later(0.5, world.prober.stop)
@@ -432,7 +433,7 @@ def test_memory_is_bounded_when_nothing_is_answered(monkeypatch: pytest.MonkeyPa
 
 
 class Small:
-    """The kernel of a way with an MTU of 1,000: what a simulated socket doesn't know."""
+    """A flow with a path MTU of 1,000, which a simulated socket doesn't have."""
 
     def __init__(self, world: World, *, knows: bool) -> None:
         self._world, self._knows = world, knows
@@ -458,12 +459,12 @@ def test_sizes_find_the_path_mtu() -> None:
     world.network.run(world.reactor)
     assert world.result.path_mtu == PathMtu(1000, 972, 973)
     assert counts(world.result) == {"sent": 4, "replies": 2, "too_big": 2}
-    assert world.events[2].reason == "the MTU on the way is 1000"
+    assert world.events[2].reason == "the path MTU is 1000"
     assert world.result.counts.loss == 0
 
 
-def test_a_router_that_says_so_later_ends_all_that_are_too_large() -> None:
-    """RFC 1191 §3: "fragmentation needed" comes back for one, and is true for every other."""
+def test_late_icmp_error_settles_all_probes_that_are_too_large() -> None:
+    """RFC 1191 §3: "fragmentation needed" comes back for one, and applies to all."""
     world = World(plan(3, 0.125, sizes=(500, 973, 974), df=True), dict.fromkeys(range(1, 4), after(0.75)))
     world.prober.start()
     Small(world, knows=False)
@@ -474,10 +475,10 @@ def test_a_router_that_says_so_later_ends_all_that_are_too_large() -> None:
     assert counts(world.result) == {"sent": 3, "replies": 1, "too_big": 2}
 
 
-# ---------------------------------------------------------------- what can't begin
+# ---------------------------------------------------------------- runs that can't begin
 
 
-def test_a_taken_source_port_is_told_and_nothing_is_left_open() -> None:
+def test_taken_source_port_is_an_error_that_leaves_nothing_open() -> None:
     world = World(plan(1, flows=3, source_port=5000))
     taken = world.network.socket(socket.AF_INET, socket.SOCK_DGRAM)
     taken.bind(("0.0.0.0", 5001))
@@ -488,16 +489,15 @@ def test_a_taken_source_port_is_told_and_nothing_is_left_open() -> None:
     taken.close()
 
 
-@pytest.mark.parametrize(("kind", "words", "unreachable"), [("EMFILE", "cannot open a socket: .*'ulimit -n'", False)])
-def test_no_socket_is_told(kind: str, words: str, unreachable: bool) -> None:
+def test_too_few_descriptors_are_an_error() -> None:
     world = World(plan(1))
-    world.network.plan("socket", kind)
-    with pytest.raises(CannotProbe, match=words) as refused:
+    world.network.plan("socket", "EMFILE")
+    with pytest.raises(CannotProbe, match=r"cannot open a socket: .*'ulimit -n'") as refused:
         world.prober.start()
-    assert refused.value.unreachable is unreachable
+    assert not refused.value.unreachable
 
 
-def test_a_machine_without_that_version_of_ip_is_told_as_unreachable(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_machine_without_that_version_of_ip_is_unreachable(monkeypatch: pytest.MonkeyPatch) -> None:
     world = World(plan(1))
 
     def no_such_family(*_: Any) -> None:
@@ -509,42 +509,46 @@ def test_a_machine_without_that_version_of_ip_is_told_as_unreachable(monkeypatch
     assert refused.value.unreachable
 
 
-def test_where_fragments_cannot_be_forbidden_that_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_df_on_a_system_without_it_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(prober_module, "can_forbid_fragments", lambda family: False)
     world = World(plan(1, df=True))
     with pytest.raises(CannotProbe, match="no way to forbid fragments"):
         world.prober.start()
 
 
-def test_what_makes_no_sense_is_refused() -> None:
+def test_plan_that_makes_no_sense_is_refused() -> None:
     with Reactor() as reactor, pytest.raises(ValueError, match="0 flows"):
         Prober(reactor, HERE, plan(1, flows=0))
 
 
-# ---------------------------------------------------------------- bad worlds
+# ---------------------------------------------------------------- simulated faults
 
 
-def test_in_any_world_what_is_told_adds_up() -> None:
-    """Two hundred worlds with faults at any system call: a run with a count ends, and every probe has an outcome."""
+def test_run_ends_and_adds_up_under_any_faults() -> None:
+    """Two hundred seeds with faults at any system call: a run with a count ends, and every probe has an outcome."""
 
     def scenario(network: Any) -> None:
-        from reactor import open_udp
-        from tests.echo7.probe.world import ScriptedEcho
-
         loop = network.reactor()
         open_udp(loop, HERE, ScriptedEcho(loop))
         events: list[Event] = []
+        ended = 0
+
+        def end() -> None:
+            nonlocal ended
+            ended += 1
+            loop.stop()
+
         prober = Prober(
-            loop, HERE, plan(20, 0.125, 1.0, flows=2), told=events.append, ended=loop.stop, key=KEY,
+            loop, HERE, plan(20, 0.125, 1.0, flows=2), told=events.append, ended=end, key=KEY,
             clock_ns=lambda: round(network.clock() * NS_PER_S),
         )  # fmt: skip
         prober.start()
         network.run(loop)
         words, total = prober.ledger.total.words, prober.ledger.total
-        assert prober._ended_ns
+        assert ended == 1
         assert words[Word.OUTSTANDING] == 0
         assert total.decided + words[Word.TOO_BIG] + words[Word.UNKNOWN] >= total.sent
         assert total.sent + sum(prober.skipped.values()) >= 20
-        assert all(event.reason != NOBODY or event.word is Word.REFUSED for event in events)
+        assert all(event.reason != NOTHING_LISTENS or event.word is Word.REFUSED for event in events)
 
     simulate(scenario, seeds=200)

@@ -1,4 +1,4 @@
-"""What a run has found, as objects: bars, verdicts, shares."""
+"""Results: bars, verdicts, loss."""
 
 from __future__ import annotations
 
@@ -8,11 +8,10 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from echo7.probe import result as result_module
-from echo7.probe.histogram import Histogram
-from echo7.probe.result import BARS, Bar, Counts
-from echo7.probe.tally import Tally
-from echo7.probe.words import Word
+from echo7.probe.measure.histogram import Histogram
+from echo7.probe.measure.tally import Tally
+from echo7.probe.measure.words import Word
+from echo7.probe.result import BARS, Bar, Counts, bars_of, verdict_of
 
 NOTHING = Counts(*[0] * len(Counts._fields))
 
@@ -24,11 +23,11 @@ NOTHING = Counts(*[0] * len(Counts._fields))
 @example([0, 1])
 @example([1, 10**12])
 def test_every_reply_is_in_one_bar(values: list[int]) -> None:
-    """Issue: "a small histogram of RTTs": a few steps that leave no gap, and everything in one of them."""
+    """Issue: "a small histogram of RTTs": a few bars without gaps, and each reply in one of them."""
     rtts = Histogram()
     for value in values:
         rtts.add(value)
-    bars = result_module._bars(rtts)
+    bars = bars_of(rtts)
     assert sum(bar.replies for bar in bars) == len(values)
     assert len(bars) in (1, BARS)
     assert (bars[0].from_ns, bars[-1].to_ns) == (min(values), max(values) + 1)
@@ -38,10 +37,10 @@ def test_every_reply_is_in_one_bar(values: list[int]) -> None:
 
 def test_bars_of_nothing_and_of_one_value() -> None:
     rtts = Histogram()
-    assert result_module._bars(rtts) == []
+    assert bars_of(rtts) == []
     rtts.add(7)
     rtts.add(7)
-    assert result_module._bars(rtts) == [Bar(7, 8, 2)]
+    assert bars_of(rtts) == [Bar(7, 8, 2)]
 
 
 @pytest.mark.parametrize(
@@ -58,15 +57,15 @@ def test_bars_of_nothing_and_of_one_value() -> None:
         ([Word.REPLY, Word.REFUSED, Word.LOST], "replies"),
     ],
 )
-def test_the_verdict_is_the_best_that_is_known(words: list[Word], verdict: str) -> None:
+def test_verdict_is_the_best_outcome_of_any_probe(words: list[Word], verdict: str) -> None:
     tally = Tally()
     for word in words:
         tally.words[word] = 1
-    assert result_module._verdict(tally) == verdict
+    assert verdict_of(tally) == verdict
 
 
-def test_loss_is_of_those_of_which_it_is_known() -> None:
-    """Brief: "not answered in time (lost + late)"; under way, too big and unknown are no loss and no success."""
+def test_loss_is_a_share_of_settled_probes() -> None:
+    """Brief: "not answered in time (lost + late)"; outstanding, too big and unknown are neither loss nor success."""
     assert NOTHING.loss == 0
     counts = NOTHING._replace(replies=5, late=1, lost=2, refused=1, unreachable=1, too_big=9, outstanding=9, unknown=9)
     assert counts.loss == 0.5

@@ -1,4 +1,4 @@
-"""A flow over TCP: frames in their places, and peers that don't keep to them."""
+"""A flow over TCP: frames in their places, and servers that send something else."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from typing import Any
 import pytest
 
 from echo7.probe import stream as stream_module
+from echo7.probe.measure.words import Harm, Word
 from echo7.probe.plan import NS_PER_S, Plan
 from echo7.probe.prober import BUSY, CannotProbe, Prober
-from echo7.probe.result import PingResult, result_of
-from echo7.probe.stream import CLOSED_BY_PEER, StreamFlow
-from echo7.probe.words import Event, Harm, Word
+from echo7.probe.stream import CLOSED_BY_PEER
 from reactor import Connection, StreamProtocol, listen_tcp
+from reactor.limits import DEFAULT_LIMITS
 from reactor.testing import SimulatedNetwork, simulate
-from tests.echo7.probe.world import HERE, KEY, plan
+from tests.echo7.probe.world import HERE, KEY, ProberWorld, plan
 
 
 class Server(StreamProtocol):
-    """An echo that changes what it likes."""
+    """An echo that may change the bytes."""
 
     def __init__(self, change: Callable[[Connection, bytes], object] = Connection.write) -> None:
         self.change = change
@@ -42,32 +42,14 @@ class Server(StreamProtocol):
         self.lost.append(error)
 
 
-class World:
-    """A prober and a server on one simulated network and one loop."""
+class World(ProberWorld):
+    """With a server over TCP."""
 
     def __init__(self, what: Plan, server: Server | None = None, *, listening: bool = True, **options: Any) -> None:
-        self.network = SimulatedNetwork(0, **options)
-        self.reactor = self.network.reactor()
+        super().__init__(what, **options)
         self.server = server or Server()
         if listening:
             listen_tcp(self.reactor, HERE, lambda: self.server)
-        self.events: list[Event] = []
-        self.prober = Prober(
-            self.reactor, HERE, what, told=self.events.append, ended=self.reactor.stop, key=KEY,
-            clock_ns=lambda: round(self.network.clock() * NS_PER_S),
-        )  # fmt: skip
-
-    def run(self) -> PingResult:
-        self.prober.start()
-        self.network.run(self.reactor)
-        return self.result
-
-    @property
-    def result(self) -> PingResult:
-        return result_of(self.prober, "here")
-
-    def words(self) -> list[tuple[int, Word]]:
-        return [(event.sequence, event.word) for event in self.events]
 
     def reasons(self) -> list[str]:
         return [event.reason for event in self.events]
@@ -96,7 +78,7 @@ def dribble(connection: Connection, data: bytes) -> None:
         connection.write(data[at : at + 1])
 
 
-def test_frames_are_told_apart_however_the_stream_is_cut() -> None:
+def test_frames_are_found_however_the_stream_is_cut() -> None:
     world = World(tcp(5, 0, sizes=(40,)), Server(dribble))
     for _ in range(50):
         world.network.plan("recv", "short", 3)
@@ -104,15 +86,15 @@ def test_frames_are_told_apart_however_the_stream_is_cut() -> None:
     assert world.words() == replies(5)
 
 
-def test_the_end_is_orderly() -> None:
-    """Our FIN, and no reset: the other end may have a log."""
+def test_run_ends_with_fin() -> None:
+    """Not with a reset, which the other end may log."""
     world = World(tcp(2))
     world.run()
     world.network.run(world.reactor)
     assert world.server.lost == [None]
 
 
-def test_flows_are_connections_of_their_own() -> None:
+def test_each_flow_has_a_connection() -> None:
     world = World(tcp(6, 0.25, flows=3))
     result = world.run()
     ports = [flow.source_port for flow in result.flows]
@@ -120,24 +102,24 @@ def test_flows_are_connections_of_their_own() -> None:
     assert sorted(connection.socket.getpeername()[1] for connection in world.server.connections) == sorted(ports)
 
 
-# ---------------------------------------------------------------- nobody there
+# ---------------------------------------------------------------- no connection
 
 
-def test_a_refused_connection_is_refused() -> None:
-    """Issue: "refused, unreachable and timed out are different words"; each probe that is due tries again."""
+def test_closed_port_is_refused() -> None:
+    """Issue: "refused, unreachable and timed out are different words"; each due probe tries again."""
     world = World(tcp(2), listening=False)
     result = world.run()
     assert world.words() == [(1, Word.REFUSED), (2, Word.REFUSED)]
     assert result.verdict == "refused"
 
 
-def test_an_unreachable_one_is_unreachable() -> None:
+def test_server_without_a_route_is_unreachable() -> None:
     world = World(tcp(1), listening=False)
     world.network.plan("connect", "EHOSTUNREACH")
     assert world.run().verdict == "unreachable"
 
 
-def test_one_that_never_answers_times_out() -> None:
+def test_server_that_never_accepts_times_out() -> None:
     world = World(tcp(2, 0.5), listening=False)
     world.network.partition(HERE[0])
     result = world.run()
@@ -145,7 +127,7 @@ def test_one_that_never_answers_times_out() -> None:
     assert set(world.reasons()) == {"timed out"}
 
 
-def test_probes_wait_for_the_connection_and_count_from_when_they_went() -> None:
+def test_probes_wait_for_the_connection_and_count_from_the_sending() -> None:
     world = World(tcp(2, 0.25), listening=False)
     world.network.partition(HERE[0], 1.0)
     listen_tcp(world.reactor, HERE, lambda: world.server)
@@ -155,30 +137,26 @@ def test_probes_wait_for_the_connection_and_count_from_when_they_went() -> None:
     assert result.rtt.max_ns < NS_PER_S // 4
 
 
-def test_what_has_timed_out_meanwhile_is_not_sent() -> None:
-    world = World(tcp(2, 1.0, 1.5))
-    flow = world.prober
-    world.prober.start()
-    stream = flow.flows[0]
-    assert isinstance(stream, StreamFlow)
-    stream._timeout_s = 10.0
-    world.network.partition(HERE[0], 2.0)
-    world.network.run(world.reactor)
+def test_probe_that_is_settled_before_the_connection_is_not_sent() -> None:
+    world = World(tcp(2, 0.25, 4.0))
+    world.network.partition(HERE[0], 1.0)
+    world.reactor.call_later(0.5, lambda: world.prober.trouble(0, errno.EIO, b"", ""))
+    world.run()
     assert world.words() == [(1, Word.LOST), (2, Word.REPLY)]
 
 
 @pytest.mark.parametrize("kind", ["EMFILE", "ENOBUFS"])
-def test_no_socket_is_a_loss_with_its_reason(kind: str) -> None:
+def test_too_few_descriptors_are_a_loss_with_its_reason(kind: str) -> None:
     world = World(tcp(1))
     world.network.plan("socket", kind)
     assert world.run().verdict == "timed out"
     assert world.reasons() != ["timed out"]
 
 
-# ---------------------------------------------------------------- peers that don't keep to it
+# ---------------------------------------------------------------- bad servers
 
 
-def test_a_lost_connection_loses_what_is_under_way_and_the_next_probe_makes_another() -> None:
+def test_lost_connection_loses_outstanding_probes_and_the_next_one_connects_again() -> None:
     """Brief: "connection lost → outstanding ones are lost, connect again at the next probe that is due"."""
 
     def change(connection: Connection, data: bytes) -> None:
@@ -194,7 +172,7 @@ def test_a_lost_connection_loses_what_is_under_way_and_the_next_probe_makes_anot
     assert world.reasons()[0].startswith("the connection was lost: ")
 
 
-def test_an_immediate_close_is_told_as_that() -> None:
+def test_immediate_close_is_reported_as_the_reason() -> None:
     """Issue: "Hostile servers: … immediate close"."""
     world = World(tcp(2))
     world.server.made = Connection.close
@@ -204,8 +182,8 @@ def test_an_immediate_close_is_told_as_that() -> None:
     assert result.verdict == "timed out"
 
 
-def test_a_peer_that_has_sent_fin_and_reads_no_more_is_left() -> None:
-    """What waits for it would wait for ever."""
+def test_server_that_sends_fin_and_stops_reading_is_dropped() -> None:
+    """Its probes would wait for ever."""
     world = World(tcp(4, 0.5, 5.0, sizes=(60_000,)), send_buffer_bytes=8192, receive_buffer_bytes=8192)
 
     def made(connection: Connection) -> None:
@@ -227,9 +205,7 @@ def test_endless_data_ends_the_connection_at_once() -> None:
     assert Word.FOREIGN in [word for _, word in world.words()]
     assert (result.counts.replies, result.verdict) == (0, "timed out")
     assert world.server.lost
-    stream = world.prober.flows[0]
-    assert isinstance(stream, StreamFlow)
-    assert not stream._received
+    assert max(event.received_bytes for event in world.events) <= DEFAULT_LIMITS.receive_bytes
 
 
 def test_garbage_is_foreign_and_ends_the_connection() -> None:
@@ -239,13 +215,13 @@ def test_garbage_is_foreign_and_ends_the_connection() -> None:
     assert world.reasons()[1] == "what came back was no echo"
 
 
-def test_more_than_was_sent_is_foreign() -> None:
+def test_surplus_bytes_are_foreign() -> None:
     world = World(tcp(2), Server(lambda connection, data: connection.write(data + b"!")))
     world.run()
     assert world.words() == [(1, Word.REPLY), (0, Word.FOREIGN), (2, Word.REPLY)]
 
 
-def test_a_wrong_bit_is_found_in_its_place() -> None:
+def test_wrong_bit_is_found_in_its_place() -> None:
     world = World(tcp(1), Server(lambda c, data: c.write(data[:30] + bytes([data[30] ^ 2]) + data[31:])))
     world.run()
     damage = world.events[0].damage
@@ -253,7 +229,7 @@ def test_a_wrong_bit_is_found_in_its_place() -> None:
     assert (damage.kind, damage.offset_bytes, damage.bits) == (Harm.CORRUPTED, 30, 2)
 
 
-def test_a_slow_answer_is_late_and_in_its_place() -> None:
+def test_slow_answer_is_late() -> None:
     def change(connection: Connection, data: bytes) -> None:
         world.reactor.call_later(3.0, connection.write, data)
 
@@ -263,18 +239,16 @@ def test_a_slow_answer_is_late_and_in_its_place() -> None:
     assert world.words()[:3] == [(1, Word.LOST), (2, Word.LOST), (1, Word.LATE)]
 
 
-def test_a_peer_that_never_reads_is_not_sent_more_than_a_bound() -> None:
+def test_server_that_never_reads_is_sent_a_bounded_number() -> None:
     world = World(tcp(400, 1 / 64, 4.0, sizes=(65_000,)), send_buffer_bytes=8192, receive_buffer_bytes=8192)
     world.server.made = Connection.pause_reading
     result = world.run()
-    stream = world.prober.flows[0]
-    assert isinstance(stream, StreamFlow)
     assert result.counts.replies == 0
     assert result.skipped[BUSY] > 0
     assert result.counts.sent < 10
 
 
-def test_no_more_frames_are_waited_for_than_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_outstanding_frames_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stream_module, "MOST_WAITING", 3)
     world = World(tcp(20, 1 / 64, 4.0))
     world.server.made = Connection.pause_reading
@@ -283,7 +257,7 @@ def test_no_more_frames_are_waited_for_than_a_bound(monkeypatch: pytest.MonkeyPa
     assert result.skipped[BUSY] >= 17
 
 
-def test_stopping_while_connecting_leaves_nothing_open() -> None:
+def test_stop_while_connecting_leaves_nothing_open() -> None:
     world = World(tcp(None), listening=False)
     world.network.partition(HERE[0])
     world.reactor.call_later(0.5, world.prober.stop)
@@ -296,7 +270,7 @@ def test_stopping_while_connecting_leaves_nothing_open() -> None:
 # ---------------------------------------------------------------- source ports
 
 
-def test_a_source_port_is_used_again_when_connecting_again() -> None:
+def test_new_connection_uses_the_same_source_port() -> None:
     world = World(tcp(2, source_port=5000))
     world.server.change = lambda connection, data: connection.abort()
     result = world.run()
@@ -304,7 +278,7 @@ def test_a_source_port_is_used_again_when_connecting_again() -> None:
     assert result.flows[0].source_port == 5000
 
 
-def test_a_taken_source_port_is_told_before_anything_is_sent() -> None:
+def test_taken_source_port_is_an_error_before_anything_is_sent() -> None:
     world = World(tcp(1, source_port=5000))
     taken = world.network.socket(socket.AF_INET, socket.SOCK_STREAM)
     taken.bind(("0.0.0.0", 5000))
@@ -313,38 +287,40 @@ def test_a_taken_source_port_is_told_before_anything_is_sent() -> None:
     taken.close()
 
 
-def test_a_stream_has_no_size_on_the_way() -> None:
+def test_stream_has_no_path_mtu() -> None:
     world = World(tcp(1))
     world.run()
     assert world.prober.flows[0].path_mtu_bytes() is None
 
 
-def test_a_connect_that_fails_at_once_is_told_of_every_probe_that_waits() -> None:
-    """`given_up` names them all, and only those that are still under way are told."""
-    world = World(tcp(3, 0.25), listening=False)
-    world.network.partition(HERE[0])
-    world.prober.start()
-    world.network.run(world.reactor, until=lambda: world.prober.ledger.outstanding == 3)
-    stream = world.prober.flows[0]
-    assert isinstance(stream, StreamFlow)
-    stream._not_connected(OSError(errno.ENETUNREACH, "Network is unreachable"))
-    assert world.words() == [(number, Word.UNREACHABLE) for number in (1, 2, 3)]
+def test_failed_connect_settles_every_held_probe() -> None:
+    # the refusal comes when all three are held
+    world = World(tcp(3, 1 / 16), listening=False, latency_s=0.25)
+    world.run()
+    assert world.words() == [(number, Word.REFUSED) for number in (1, 2, 3)]
 
 
-def test_in_any_world_a_run_ends_and_adds_up() -> None:
-    """Two hundred worlds with faults at any system call."""
+def test_run_ends_and_adds_up_under_any_faults() -> None:
+    """Two hundred seeds with faults at any system call."""
 
     def scenario(network: SimulatedNetwork) -> None:
         loop = network.reactor()
         listen_tcp(loop, HERE, Server)
+        ended = 0
+
+        def end() -> None:
+            nonlocal ended
+            ended += 1
+            loop.stop()
+
         prober = Prober(
-            loop, HERE, tcp(20, 0.125, 1.0, flows=2), ended=loop.stop, key=KEY,
+            loop, HERE, tcp(20, 0.125, 1.0, flows=2), ended=end, key=KEY,
             clock_ns=lambda: round(network.clock() * NS_PER_S),
         )  # fmt: skip
         prober.start()
         network.run(loop)
         words, total = prober.ledger.total.words, prober.ledger.total
-        assert prober._ended_ns
+        assert ended == 1
         assert words[Word.OUTSTANDING] == 0
         assert total.decided == total.sent
         assert not sum(total.harms.values())

@@ -1,6 +1,6 @@
-"""An echo that does by a known script what a bad network does, and a simulated world around it and the prober.
+"""An echo that acts like a bad network by a script, and a simulated world with it and a prober.
 
-The script says for each probe, by its sequence number, what answers it gets, when, and how they are changed.
+The script has for each probe, by sequence number, the answers: when, and how changed.
 """
 
 from __future__ import annotations
@@ -9,22 +9,22 @@ import struct
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from echo7.probe.measure.words import Event, Word
 from echo7.probe.plan import NS_PER_S, Plan
 from echo7.probe.prober import Prober
 from echo7.probe.result import PingResult, result_of
-from echo7.probe.words import Event, Word
 from reactor import Datagram, DatagramProtocol, Reactor, open_udp
 from reactor.sockets.addresses import Address
 from reactor.testing import SimulatedNetwork
 
 HERE = ("10.0.0.1", 7)
-LATENCY_S = 1 / 8  # one way. In eighths of a second the clock is exact, and so are sleeps of whole milliseconds
+LATENCY_S = 1 / 8  # one way; floats of eighths of a second are exact
 RTT_NS = 2 * NS_PER_S // 8
 KEY = 0x0E0C0701
 
 
 class Answer(NamedTuple):
-    """One datagram that goes back."""
+    """One datagram that is sent back."""
 
     delay_s: float = 0.0
     change: Callable[[bytes], bytes] = bytes
@@ -53,7 +53,7 @@ def grown(more: bytes) -> Sequence[Answer]:
 
 
 class ScriptedEcho(DatagramProtocol):
-    """Echoes as the script says; without a word about a probe, as it should."""
+    """Echoes as the script says; a probe that it doesn't mention gets the usual answers."""
 
     def __init__(self, reactor: Reactor, script: Script | None = None, usual: Sequence[Answer] = USUAL) -> None:
         self._reactor, self._usual = reactor, usual
@@ -73,27 +73,25 @@ class ScriptedEcho(DatagramProtocol):
                 endpoint.send(changed, source, path)
 
 
-class World:
-    """A prober and a scripted echo on one simulated network and one loop; time is virtual."""
+class ProberWorld:
+    """A prober on a simulated network and one loop; time is virtual."""
 
-    def __init__(
-        self, plan: Plan, script: Script | None = None, *, usual: Sequence[Answer] = USUAL, **options: Any
-    ) -> None:
-        self.network = SimulatedNetwork(0, latency_s=LATENCY_S, **options)
+    def __init__(self, plan: Plan, **options: Any) -> None:
+        self.network = SimulatedNetwork(0, **options)
         self.reactor = self.network.reactor()
-        self.echo = ScriptedEcho(self.reactor, script, usual)
-        open_udp(self.reactor, HERE, self.echo)
         self.events: list[Event] = []
         self.times_ns: list[int] = []
         self.ended = 0
-        self.prober = Prober(self.reactor, HERE, plan, told=self.told, ended=self.end, key=KEY, clock_ns=self.clock_ns)
+        self.then: Callable[[Event], object] = lambda event: None
+        self.prober = Prober(self.reactor, HERE, plan, told=self.note, ended=self.end, key=KEY, clock_ns=self.clock_ns)
 
     def clock_ns(self) -> int:
         return round(self.network.clock() * NS_PER_S)
 
-    def told(self, event: Event) -> None:
+    def note(self, event: Event) -> None:
         self.events.append(event)
         self.times_ns.append(self.clock_ns())
+        self.then(event)
 
     def end(self) -> None:
         self.ended += 1
@@ -111,6 +109,17 @@ class World:
 
     def words(self) -> list[tuple[int, Word]]:
         return [(event.sequence, event.word) for event in self.events]
+
+
+class World(ProberWorld):
+    """With a scripted echo over UDP."""
+
+    def __init__(
+        self, plan: Plan, script: Script | None = None, *, usual: Sequence[Answer] = USUAL, **options: Any
+    ) -> None:
+        super().__init__(plan, latency_s=LATENCY_S, **options)
+        self.echo = ScriptedEcho(self.reactor, script, usual)
+        open_udp(self.reactor, HERE, self.echo)
 
 
 def plan(count: int | None = 10, interval_s: float = 1.0, timeout_s: float = 2.0, **others: Any) -> Plan:

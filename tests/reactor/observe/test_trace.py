@@ -17,7 +17,6 @@ from typing import Any, cast
 
 import pytest
 
-
 from reactor import (
     READ,
     WRITE,

@@ -1,0 +1,179 @@
+"""TcpClient: one TCP connection of a case. It knows every byte that it has sent and not yet got back.
+
+Law: what comes is compared with what was sent, byte by byte, and dropped. After the first difference nothing more is
+read, so an endless answer costs neither memory nor time.
+"""
+
+from __future__ import annotations
+
+import errno
+import socket
+from collections.abc import Callable
+from typing import Protocol
+
+from echo7.checker.verdict import Failure, Fault
+from reactor import Connection, Connector, StreamProtocol
+
+SHOWN_BYTES = 8  # of a difference
+UNREACHABLE = (errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EADDRNOTAVAIL, errno.EACCES, errno.EPERM)
+
+
+class Waiting(Protocol):
+    """What a client needs of its session."""
+
+    timeout_s: float
+
+    def news(self) -> None:
+        """Something has happened."""
+
+    async def until(
+        self, condition: Callable[[], object], *, timeout_s: float | None = None, moving: Callable[[], object] = bool
+    ) -> bool:
+        """Wait for a condition; see `Session.until`."""
+
+
+def fault_of(error: OSError) -> Fault:
+    """Say in one word why there is no connection."""
+    if error.errno in UNREACHABLE:
+        return Fault.UNREACHABLE
+    return Fault.TIMED_OUT if error.errno == errno.ETIMEDOUT else Fault.REFUSED
+
+
+def difference(sent: bytes, came: bytes, offset: int) -> str:
+    """Say where two byte strings begin to differ; `offset` is the place of both in the stream."""
+    at = next((i for i, (a, b) in enumerate(zip(sent, came, strict=False)) if a != b), min(len(sent), len(came)))
+    was, is_now = sent[at : at + SHOWN_BYTES].hex(" "), came[at : at + SHOWN_BYTES].hex(" ")
+    return f"at byte {offset + at:,}: sent {was or 'nothing'}, came back {is_now or 'nothing'}"
+
+
+class TcpClient(StreamProtocol):
+    """A connection to the server under test. Made by `Session.connect` and `Session.dial`."""
+
+    __slots__ = (
+        "_expected", "_session", "_urgent_bytes", "connection", "connector", "ended", "failure", "made", "over",
+        "received_bytes", "reset", "sent_bytes",
+    )  # fmt: skip
+
+    def __init__(self, session: Waiting) -> None:
+        self.connector: Connector  # set by `Session.dial`
+        self.connection: Connection  # set when the connection is made
+        self.made = False
+        self.sent_bytes = self.received_bytes = 0
+        self.ended = False  # the server has sent its FIN
+        self.reset = False  # the server has sent a reset
+        self.over = False  # nothing more will come, or be read
+        self.failure: Failure | None = None
+        self._session = session
+        self._expected = bytearray()  # sent, and not yet back
+        self._urgent_bytes = 0  # sent on the socket itself, so `connection.bytes_sent` lacks them
+
+    # ------------------------------------------------------------ for stories
+
+    def send(self, data: bytes) -> None:
+        """Send bytes and expect them back. Without a connection they are still expected, so the loss is reported."""
+        self._expected += data
+        self.sent_bytes += len(data)
+        if self.made:
+            self.connection.write(data)
+
+    def send_urgent(self, byte: bytes) -> None:
+        """Send one byte as TCP's urgent data (RFC 9293 §3.8.5), and expect it back in its place."""
+        self._expected += byte
+        self.sent_bytes += 1
+        self._urgent_bytes += self.connection.socket.send(byte, socket.MSG_OOB)
+
+    async def echo(self, data: bytes) -> None:
+        """Send bytes and wait until all of them are back. Raise Failure."""
+        self.send(data)
+        await self.answered()
+
+    async def answered(self) -> None:
+        """Wait until everything that was sent is back. Raise Failure."""
+        await self._session.until(lambda: self.over or not self._expected, moving=lambda: self.received_bytes)
+        self._check_complete()
+
+    async def finished(self) -> None:
+        """Wait for the server's FIN after all its bytes. Raise Failure."""
+        await self._session.until(lambda: self.over or self.ended, moving=lambda: self.received_bytes)
+        self._check_complete()
+        if not self.ended:
+            instead = "then a reset came instead of FIN" if self.reset else "but no FIN after them"
+            raise Failure(Fault.CONDUCT, f"all {self.sent_bytes:,} bytes came back, {instead}")
+
+    def check(self) -> None:
+        """Raise what has gone wrong so far, if anything."""
+        if self.failure is not None:
+            raise self.failure
+
+    @property
+    def is_answered(self) -> bool:
+        """Whether everything that was sent is back."""
+        return not self._expected and self.failure is None
+
+    def close(self) -> None:
+        """End the connection: with FIN if nothing is pending, else with a reset. Does nothing if it has ended."""
+        if not self.made:
+            self.connector.abort()
+        elif self.connection.pending_bytes:
+            self.connection.abort()
+        else:
+            self.connection.close()
+
+    def _check_complete(self) -> None:
+        self.check()
+        if self._expected:
+            how = f"and then nothing for {self._session.timeout_s:g} s"
+            if self.over or self.ended:
+                how = "and then it was reset" if self.reset else "and then the server closed"
+            raise Failure(Fault.LOSSY, f"{self.received_bytes:,} of {self.sent_bytes:,} bytes came back {how}")
+
+    # ------------------------------------------------------------ for the loop
+
+    def failed(self, error: OSError) -> None:
+        """Note that there is no connection; see `connect_tcp`."""
+        self.over = True
+        fault = fault_of(error)
+        self.failure = Failure(fault, f"{fault.value}: {error.strerror}")
+        self._session.news()
+
+    def connection_made(self, connection: Connection) -> None:
+        """Keep the connection."""
+        self.connection, self.made = connection, True
+        self._session.news()
+
+    def data_received(self, connection: Connection, data: bytes) -> None:
+        """Compare with what was sent."""
+        self._compare(connection, data)
+        self._session.news()
+
+    def drained(self, connection: Connection) -> None:
+        """Step the story, which may wait for this."""
+        self._session.news()
+
+    def eof_received(self, connection: Connection) -> bool:
+        """Note the server's FIN; the story decides whether it was right."""
+        self.ended = True
+        self._session.news()
+        return False
+
+    def connection_lost(self, connection: Connection, error: Exception | None) -> None:
+        """Note the end."""
+        self.over = True
+        self.reset = isinstance(error, OSError) and self.failure is None
+        self._session.news()
+
+    def _compare(self, connection: Connection, data: bytes) -> None:
+        size_bytes = len(data)
+        before, self.received_bytes = self.received_bytes, self.received_bytes + size_bytes
+        sent_bytes = connection.bytes_sent + self._urgent_bytes
+        if self.received_bytes > sent_bytes:
+            text = f"{self.received_bytes:,} bytes came when {sent_bytes:,} had been sent"
+            self.failure = Failure(Fault.EXCESS, text)
+        elif not self._expected.startswith(data):
+            expected = bytes(self._expected[:size_bytes])
+            self.failure = Failure(Fault.LOSSY, difference(expected, data, before))
+        else:
+            del self._expected[:size_bytes]
+            return
+        self.over = True
+        connection.abort() if self.failure.fault is Fault.EXCESS else connection.close()

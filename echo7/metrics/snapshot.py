@@ -1,0 +1,112 @@
+"""Snapshot: what one process reports beside its counters, and the sum over several. Needs no package.
+
+Law: a snapshot comes out of a channel as it went in, so it holds only numbers and lists of numbers. Gauges end with the
+process; counters stay.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
+
+from echo7.logs import log, report
+from echo7.server import Counters, EchoServer
+from reactor.connection import State
+from reactor.loop import READ, Reactor
+from reactor.observe.snapshot import pending_bytes
+from reactor.observe.watch import BOUNDS_S, Spread, Watch
+
+
+class Gauges(NamedTuple):
+    """How full a server is at one moment."""
+
+    listeners_full: int = 0  # that accept no one, because as many connections are open as may be
+    listeners_short: int = 0  # that accept no one, because the system lacks descriptors or memory
+    connections_held: int = 0  # that aren't read from until their clients have read
+    buffer_bytes: int = 0  # that the kernel hasn't taken yet
+
+
+class Durations(NamedTuple):
+    """A Spread at one moment."""
+
+    counts: list[int] = [0] * (len(BOUNDS_S) + 1)
+    total_s: float = 0.0
+
+
+class Snapshot(NamedTuple):
+    """What one process reports, or several together."""
+
+    counters: Counters = Counters()
+    gauges: Gauges = Gauges()
+    log_lines_dropped: int = 0
+    slow_callbacks: int = 0
+    turns: Durations = Durations()
+    lags: Durations = Durations()
+
+    def as_message(self) -> dict[str, Any]:
+        """Return it in a form for a channel."""
+        return self._asdict() | {"counters": self.counters._asdict()}
+
+    @classmethod
+    def from_message(cls, message: dict[str, Any]) -> Snapshot:
+        """Return what `as_message` was made of."""
+        counters, gauges = Counters(**message["counters"]), Gauges(*message["gauges"])
+        turns, lags = Durations(*message["turns"]), Durations(*message["lags"])
+        return cls(counters, gauges, message["log_lines_dropped"], message["slow_callbacks"], turns, lags)
+
+    def after_the_end(self) -> Snapshot:
+        """Return what still counts when the process has ended."""
+        return self._replace(counters=self.counters._replace(connections_open=0), gauges=Gauges())
+
+
+def snapshot_maker(reactor: Reactor, server: EchoServer, handler: log.StderrHandler) -> Callable[[], Snapshot]:
+    """Begin to measure how late timers fire; return a function that takes a snapshot of this process."""
+    watch = _watch_of(reactor)
+
+    def take() -> Snapshot:
+        gauges, turns, lags = gauges_of(server, reactor), durations(watch.turns), durations(watch.lags)
+        return Snapshot(server.counters, gauges, handler.dropped, watch.slow_callbacks, turns, lags)
+
+    return take
+
+
+def _watch_of(reactor: Reactor) -> Watch:
+    """Return what measures this loop, and have it measure timers too."""
+    watch = reactor.observer
+    if not isinstance(watch, Watch):
+        raise AssertionError("unreachable: with metrics, assembly makes no other loop")
+    watch.tick()
+    return watch
+
+
+def gauges_of(server: EchoServer, reactor: Reactor) -> Gauges:
+    """Look at every socket of a server."""
+    listeners, endpoints, connections = server.handlers
+    suspended = reactor.snapshot().suspended
+    short = sum(listener in suspended for listener in listeners)
+    full = sum(not (listener.interest or listener.closed) for listener in listeners)
+    held = sum(1 for each in connections if each.state is State.OPEN and not each.interest & READ)
+    return Gauges(full, short, held, sum(pending_bytes(handler) for handler in (*endpoints, *connections)))
+
+
+def total(snapshots: Iterable[Snapshot]) -> Snapshot:
+    """Add up the snapshots of several processes."""
+    every = list(snapshots)
+    return Snapshot(
+        report.total(each.counters for each in every),
+        Gauges(*(sum(values) for values in zip(*(each.gauges for each in every), strict=True))),
+        sum(each.log_lines_dropped for each in every),
+        sum(each.slow_callbacks for each in every),
+        _total_durations([each.turns for each in every]),
+        _total_durations([each.lags for each in every]),
+    )
+
+
+def _total_durations(every: list[Durations]) -> Durations:
+    counts = [sum(counts) for counts in zip(*(each.counts for each in every), strict=True)]
+    return Durations(counts, sum(each.total_s for each in every))
+
+
+def durations(spread: Spread) -> Durations:
+    """Return a Spread as it is now."""
+    return Durations(list(spread.counts), spread.total_s)

@@ -1,0 +1,96 @@
+"""LineWriter: standard output that never delays a probe.
+
+Law: while probes are sent, no write can block: when the reader has stopped, lines are dropped and counted, and the
+schedule is kept. At the end the rest is written, however long that takes. The first error of a write (the reader has
+gone, the disk is full) is kept, and nothing more is written.
+
+A pipe or terminal is opened anew, because O_NONBLOCK on the inherited descriptor would affect every process that
+shares it. (`reactor.console.output` prints one result and may block.)
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import stat
+
+MOST_WAITING_BYTES = 1024 * 1024
+PIECE_BYTES = 4096  # PIPE_BUF on Linux: up to this size, a pipe takes all or nothing (pipe(7))
+
+
+class LineWriter:
+    """Writes lines to one descriptor."""
+
+    __slots__ = ("_descriptor", "_own", "_waiting", "dropped", "error")
+
+    def __init__(self, descriptor: int) -> None:
+        self.dropped = 0  # lines for which there was no room
+        self.error: OSError | None = None  # why nothing more is written
+        self._descriptor = descriptor
+        self._own = _opened_anew(descriptor)
+        self._waiting = bytearray()
+
+    @property
+    def is_terminal(self) -> bool:
+        """Whether the descriptor is a terminal."""
+        return os.isatty(self._descriptor)
+
+    @property
+    def waiting_bytes(self) -> int:
+        """How much is still to be written."""
+        return len(self._waiting)
+
+    def line(self, text: str) -> None:
+        """Write a line, or keep it until it can be written."""
+        data = (text + "\n").encode("utf-8", "backslashreplace")
+        if len(self._waiting) + len(data) > MOST_WAITING_BYTES:
+            self.dropped += 1
+        elif self.error is None:
+            self._waiting += data
+        self.push()
+
+    def live(self, text: str) -> None:
+        """Replace the last live line, if this can be written at once."""
+        if not self._waiting and self.error is None:
+            self._waiting += f"\r{text}\x1b[K".encode("utf-8", "backslashreplace")
+        self.push()
+
+    def push(self) -> None:
+        """Write what can be written at once."""
+        before = -1
+        while self._waiting and len(self._waiting) != before:
+            before = len(self._waiting)
+            self._write(self._own)
+
+    def finish(self) -> None:
+        """Write the rest, and close our own descriptor. May block."""
+        while self._waiting and self.error is None:
+            self._write(self._descriptor)
+            if self._waiting and self.error is None:
+                # another process has set O_NONBLOCK on it
+                select.select([], [self._descriptor], [])
+        if self._own != self._descriptor:
+            os.close(self._own)
+            self._own = self._descriptor
+
+    def _write(self, descriptor: int) -> None:
+        try:
+            written = os.write(descriptor, self._waiting[:PIECE_BYTES])
+        except BlockingIOError:
+            return
+        except OSError as error:
+            self.error = error
+            self._waiting.clear()
+            return
+        del self._waiting[:written]
+
+
+def _opened_anew(descriptor: int) -> int:
+    """Return a non-blocking descriptor of the same pipe or terminal, or else the same descriptor."""
+    # a closed descriptor; another user's terminal; Windows has no such names
+    with contextlib.suppress(OSError, AttributeError):
+        mode = os.fstat(descriptor).st_mode
+        if stat.S_ISFIFO(mode) or stat.S_ISCHR(mode):
+            return os.open(f"/dev/fd/{descriptor}", os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+    return descriptor
