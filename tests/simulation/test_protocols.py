@@ -186,7 +186,7 @@ def half_close_scenario(network: SimulatedNetwork) -> None:
     client = SaysAll(question)
     connect_tcp(loop, ("192.0.2.80", 80), client, client.over.append, timeout_s=5, limits=limits)
     network.run(loop)
-    [peer] = server.callers
+    [peer] = server.clients
     assert bytes(peer.received) == question
     assert peer.eof, "no FIN came after it"
     assert client.over == [], "the other direction is open still"

@@ -26,8 +26,8 @@ from reactor.fastpath.batch import DatagramBatch
 from reactor.limits import DEFAULT_LIMITS
 from reactor.sockets.addresses import Address
 from reactor.testing import DatagramPeer, Peer, SimulatedNetwork, Watcher, pieces
-from reactor.testing.datagram import DatagramSocket
-from reactor.testing.stream import StreamSocket
+from reactor.testing.kernel.datagram import DatagramSocket
+from reactor.testing.kernel.stream import StreamSocket
 
 PORT = 7
 DRAIN_S = 5.0
@@ -112,7 +112,7 @@ class Auditor(Watcher):
         self.unanswered[key] -= 1
         if self.unanswered[key] < 0:
             self.found(f"an answer of {len(data)} bytes from {asked} that nobody had asked for")
-        if peer[1] in REFUSED_PORTS or self.network.is_broadcast(asked):
+        if peer[1] in REFUSED_PORTS or self.network.routing.is_broadcast(asked):
             self.found(f"an answer to port {peer[1]} from {asked}")
 
     def select(self, timeout_s: float | None) -> None:

@@ -8,7 +8,7 @@ from typing import cast
 from reactor import Connection, StreamProtocol
 from reactor.sockets.opening import Socket
 from reactor.testing import Peer, SimulatedNetwork
-from reactor.testing.stream import StreamSocket
+from reactor.testing.kernel.stream import StreamSocket
 
 HERE = "10.0.0.1"
 PORT = 7

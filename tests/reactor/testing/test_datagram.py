@@ -12,8 +12,8 @@ import pytest
 
 from reactor.sockets.pktinfo import IP_PKTINFO, IPV6_PKTINFO, IPV6_RECVPKTINFO, MSG_ERRQUEUE
 from reactor.testing import CATALOGUE, SimulatedNetwork
-from reactor.testing.datagram import DatagramSocket
-from reactor.testing.endpoint import POLLERR, POLLIN, POLLOUT
+from reactor.testing.kernel.datagram import DatagramSocket
+from reactor.testing.kernel.endpoint import POLLERR, POLLIN, POLLOUT
 from tests.conformance.worlds import told
 from tests.reactor.testing.programs import ELSEWHERE, HERE, bits, error_of, go, udp
 
@@ -157,8 +157,8 @@ def test_an_ipv6_interface_can_be_forced_too() -> None:
         sock.sendmsg([b"x"], control, 0, peer.address)
     go(network)
     assert [source[0] for _, source in peer.received] == ["fd00::2"]
-    assert [network.interface_of(host) for host in ("::1", "10.0.0.1", "fd00::1", ELSEWHERE)] == [1, 2, 2, 2]
-    assert [network.interface_of(host) for host in ("127.9.9.9", "10.0.0.2", "fd00::2")] == [1, 3, 3]
+    assert [network.routing.interface_of(host) for host in ("::1", "10.0.0.1", "fd00::1", ELSEWHERE)] == [1, 2, 2, 2]
+    assert [network.routing.interface_of(host) for host in ("127.9.9.9", "10.0.0.2", "fd00::2")] == [1, 3, 3]
 
 
 @pytest.mark.parametrize(("host", "option"), [("0.0.0.0", IP_PKTINFO), ("::", IPV6_RECVPKTINFO)])

@@ -10,14 +10,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-import reactor.testing.network
+import reactor.testing.turns
 from reactor import READ, Connection, Datagram, DatagramProtocol, Reactor, StreamProtocol, listen_tcp, open_udp
 from reactor.sockets.addresses import Address
 from reactor.sockets.opening import Socket
 from reactor.testing import SimulatedNetwork, Watcher
-from reactor.testing.datagram import DatagramSocket
-from reactor.testing.network import IDLE_TURNS
-from reactor.testing.stream import StreamSocket
+from reactor.testing.kernel.ports import Endpoint
+from reactor.testing.turns import IDLE_TURNS
 from tests.conformance.worlds import told
 from tests.reactor.testing.programs import ELSEWHERE, HERE, PORT, Echo, go, pair, udp
 
@@ -84,7 +83,7 @@ def test_a_run_with_both_ends_by_whichever_comes_first(enough: int, for_s: float
 
 def test_a_loop_that_never_rests_is_stopped_and_each_run_counts_for_itself(monkeypatch: pytest.MonkeyPatch) -> None:
     """Promise: RuntimeError after so many turns of one run, rather than a test that hangs."""
-    monkeypatch.setattr(reactor.testing.network, "MOST_TURNS", 20)
+    monkeypatch.setattr(reactor.testing.turns, "MOST_TURNS", 20)
     network = SimulatedNetwork()
     made, ticks = ticking(network)
     for enough in (15, 30):
@@ -95,7 +94,7 @@ def test_a_loop_that_never_rests_is_stopped_and_each_run_counts_for_itself(monke
 
 def test_a_loop_that_turns_while_time_stands_still_is_stopped_sooner(monkeypatch: pytest.MonkeyPatch) -> None:
     """Promise: RuntimeError: something changes in each turn, so it is no spin, but time never passes."""
-    monkeypatch.setattr(reactor.testing.network, "MOST_TURNS_AT_ONCE", 50)
+    monkeypatch.setattr(reactor.testing.turns, "MOST_TURNS_AT_ONCE", 50)
     network = SimulatedNetwork()
     made = network.reactor()
 
@@ -224,11 +223,11 @@ class Notes(Watcher):
     def __init__(self) -> None:
         self.seen: list[tuple[Any, ...]] = []
 
-    def call(self, name: str, sock: StreamSocket, data: bytes) -> None:
+    def call(self, name: str, sock: Endpoint, data: bytes) -> None:
         self.seen.append((name, data))
 
-    def datagram(self, name: str, sock: DatagramSocket, data: bytes, peer: Address, asked: str) -> None:
-        self.seen.append((name, data, peer[0], asked))
+    def datagram(self, name: str, sock: Endpoint, data: bytes, peer: Address, local: str) -> None:
+        self.seen.append((name, data, peer[0], local))
 
     def select(self, timeout_s: float | None) -> None:
         self.seen.append(("select",))
@@ -345,16 +344,16 @@ def test_a_partition_concerns_those_who_live_there() -> None:
 def test_a_machine_with_no_way_out_sends_from_where_it_would_go() -> None:
     """Promise: routing picks an address of this machine, of the same family, that others can reach, if there is one."""
     network = SimulatedNetwork(addresses=("127.0.0.1", "10.9.9.9", "fd00::7"))
-    source = network.source_for
+    source = network.routing.source_for
     assert source(socket.AF_INET, (ELSEWHERE, 1)) == ("10.9.9.9", 0)
     assert source(socket.AF_INET, ("127.0.0.1", 1)) == ("127.0.0.1", 0)
     assert source(socket.AF_INET6, ("2001:db8::1", 1)) == ("fd00::7", 0, 0, 0)
-    assert SimulatedNetwork(addresses=()).source_for(socket.AF_INET, (ELSEWHERE, 1)) == (ELSEWHERE, 0)
+    assert SimulatedNetwork(addresses=()).routing.source_for(socket.AF_INET, (ELSEWHERE, 1)) == (ELSEWHERE, 0)
 
 
 def test_an_address_has_one_spelling() -> None:
     """Promise: as getsockname(2) gives it: short, without a scope's name, with flow and scope id."""
-    canonical = SimulatedNetwork().canonical
+    canonical = SimulatedNetwork().routing.canonical
     assert canonical(socket.AF_INET, (HERE, 7)) == (HERE, 7)
     assert canonical(socket.AF_INET6, ("FD00:0::1%eth0", 7)) == ("fd00::1", 7, 0, 0)
     assert canonical(socket.AF_INET6, ("::1", 7, 1, 2)) == ("::1", 7, 1, 2)

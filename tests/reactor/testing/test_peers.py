@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from reactor import StreamProtocol, connect_tcp, listen_tcp
 from reactor.testing import Peer, SimulatedNetwork, pieces
-from reactor.testing.stream import SYN_RETRY_S
+from reactor.testing.kernel.stream import SYN_RETRY_S
 from tests.conformance.worlds import told
 from tests.reactor.testing.programs import ELSEWHERE, HERE, PORT, Echo, answered, go, listening, pair, udp
 
@@ -201,7 +201,7 @@ def test_a_peer_server_welcomes_the_reactors_callers() -> None:
     failures: list[OSError] = []
     connect_tcp(reactor, server.address, protocol, failures.append)
     network.run(reactor)
-    [caller] = server.callers
+    [caller] = server.clients
     assert caller.socket.getpeername()[0] == HERE
     caller.send(b"question")
     caller.finish()
@@ -279,7 +279,7 @@ def test_those_who_are_over_are_forgotten() -> None:
     for peer in peers[:9]:
         peer.reset()
     go(network, SYN_RETRY_S)
-    assert network._peers == peers[9:]
+    assert network.peers == peers[9:]
     listener.close()
 
 
@@ -307,4 +307,4 @@ def test_a_peer_server_answers_what_its_callers_send() -> None:
     caller.send(b"x" * 1_000_000)
     caller.finish_now()
     assert caller.cut_short
-    assert len(server.callers) == 1
+    assert len(server.clients) == 1

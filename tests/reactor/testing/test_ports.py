@@ -7,9 +7,9 @@ from typing import cast
 
 import pytest
 
-import reactor.testing.ports
+import reactor.testing.kernel.ports
 from reactor.testing import SimulatedNetwork
-from reactor.testing.endpoint import SimulatedSocket
+from reactor.testing.kernel.endpoint import SimulatedSocket
 from tests.conformance.worlds import told
 from tests.reactor.testing.programs import ELSEWHERE, HERE, go, listening, stream, udp
 
@@ -44,7 +44,7 @@ def test_those_outside_need_no_descriptor() -> None:
 
 def test_ephemeral_ports_come_round_and_end(monkeypatch: pytest.MonkeyPatch) -> None:
     """Promise: each is given once, a free one is found again, and with none it is EADDRINUSE."""
-    monkeypatch.setattr(reactor.testing.ports, "EPHEMERAL", (40_000, 40_002))
+    monkeypatch.setattr(reactor.testing.kernel.ports, "EPHEMERAL", (40_000, 40_002))
     network = SimulatedNetwork()
     sockets = [udp(network) for _ in range(3)]
     assert [sock.getsockname()[1] for sock in sockets] == [40_000, 40_001, 40_002]

@@ -24,7 +24,7 @@ def three(network: SimulatedNetwork) -> list[Socket]:
 
 
 def selected(network: SimulatedNetwork, timeout_s: float | None = 0) -> list[int]:
-    return [key.data for key, _ in network._selectors[0].select(timeout_s)]
+    return [key.data for key, _ in network.selectors[0].select(timeout_s)]
 
 
 def test_in_a_good_world_everything_ready_is_told_in_order() -> None:

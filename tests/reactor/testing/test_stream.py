@@ -9,11 +9,12 @@ from typing import cast
 
 import pytest
 
+from reactor.sockets.opening import RESET_ON_CLOSE
 from reactor.testing import CATALOGUE, SimulatedNetwork
-from reactor.testing.chance import ONE_CALLER
-from reactor.testing.endpoint import POLLERR, POLLHUP, POLLIN, POLLOUT, POLLRDHUP
-from reactor.testing.link import RETRANSMIT_S
-from reactor.testing.stream import CONNECT_S, LINGER_ZERO, SYN_RETRY_S, StreamSocket
+from reactor.testing.chance import ONE_PEER
+from reactor.testing.kernel.endpoint import POLLERR, POLLHUP, POLLIN, POLLOUT, POLLRDHUP
+from reactor.testing.kernel.link import RETRANSMIT_S
+from reactor.testing.kernel.stream import CONNECT_S, SYN_RETRY_S, StreamSocket
 from tests.conformance.worlds import told
 from tests.reactor.testing.programs import (
     ELSEWHERE,
@@ -29,7 +30,7 @@ from tests.reactor.testing.programs import (
     udp,
 )  # fmt: skip
 
-SO_LINGER = (socket.SOL_SOCKET, socket.SO_LINGER, LINGER_ZERO)
+SO_LINGER = (socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
 
 
 # ---------------------------------------------------------------- time on the way
@@ -62,7 +63,7 @@ def test_a_connection_takes_the_latency_to_begin() -> None:
     assert bits(sock) == POLLOUT
     assert sock.connect_ex((ELSEWHERE, 80)) == errno.EISCONN
     assert error_of(sock) == 0
-    assert len(server.callers) == 1
+    assert len(server.clients) == 1
 
 
 def test_a_late_segment_is_late() -> None:
@@ -347,7 +348,7 @@ def test_who_closes_while_connecting_is_never_connected() -> None:
     sock.connect_ex((ELSEWHERE, 80))
     sock.close()
     go(network, 1.0)
-    assert not server.callers
+    assert not server.clients
     network.check()
 
 
@@ -386,7 +387,7 @@ def test_a_socket_bound_by_hand_connects_from_there() -> None:
     sock.bind(("10.0.0.2", 4000))
     sock.connect_ex((ELSEWHERE, 80))
     go(network)
-    assert server.callers[0].socket.getpeername() == ("10.0.0.2", 4000)
+    assert server.clients[0].socket.getpeername() == ("10.0.0.2", 4000)
 
 
 def test_listening_without_an_address_is_listening_everywhere() -> None:
@@ -403,7 +404,7 @@ def test_listening_without_an_address_is_listening_everywhere() -> None:
 # ---------------------------------------------------------------- accept
 
 
-@pytest.mark.parametrize("kind", [kind for kind in ONE_CALLER if kind in CATALOGUE["accept"]])
+@pytest.mark.parametrize("kind", [kind for kind in ONE_PEER if kind in CATALOGUE["accept"]])
 def test_an_error_of_one_caller_costs_that_caller(kind: str) -> None:
     """Promise: accept(2) tells of it, that caller is lost, and the next is taken."""
     network = SimulatedNetwork(script=f"accept#1={kind}")
