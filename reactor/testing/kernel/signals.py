@@ -6,6 +6,7 @@ a system call. The handler is called a little later, between two steps of the pr
 
 from __future__ import annotations
 
+import collections
 import signal
 from collections.abc import Callable
 from typing import Any
@@ -17,13 +18,14 @@ from reactor.testing.kernel.stream import StreamSocket
 class SimulatedSignals:
     """To be handed to `Reactor(signals=…)`."""
 
-    __slots__ = ("_descriptors", "_handlers", "_noted", "_wakeup_fd", "at_random")
+    __slots__ = ("_descriptors", "_handlers", "_noted", "_wakeup_fd", "at_random", "raised")
 
     def __init__(self, descriptors: Descriptors) -> None:
         self._descriptors = descriptors
         self._handlers: dict[int, Any] = {}
         self._noted: list[int] = []
         self._wakeup_fd = -1
+        self.raised: collections.Counter[int] = collections.Counter()  # those that had a handler
         self.at_random: tuple[int, ...] = ()  # those that the fault `step.signal` raises
 
     def signal(self, signum: int, handler: Any, /) -> Any:
@@ -46,6 +48,7 @@ class SimulatedSignals:
         if not callable(self.getsignal(signum)):
             return
         self._noted.append(signum)
+        self.raised[signum] += 1
         sock = self._descriptors.open.get(self._wakeup_fd)
         if isinstance(sock, StreamSocket):
             sock.write_from_kernel(bytes([signum]))
