@@ -141,12 +141,15 @@ ENDS = {
     "rest_of_no_time": edit(REACTOR + "rest", "call_later(pause_s,", "call_later(0.0,"),
     "rest_without_an_end": edit(REACTOR + "rest", "pause_s, self._watch_again, handler", "pause_s, int"),
     "dead_peers_never_found": edit(STREAM_OPTIONS, "SO_KEEPALIVE, 1", "SO_KEEPALIVE, 0"),
+}
+
+SIGNALS = {
     "signal_looked_for_before_its_byte_is_taken": edit(
         "reactor.signals:Waker.on_event",
         "    with contextlib.suppress",
         "    noted = tuple(self._pending)\n    with contextlib.suppress",
     )
-    + edit("reactor.signals:Waker.on_event", "in tuple(self._pending)", "in noted"),
+    + edit("reactor.signals:Waker.on_event", "in tuple(self._pending)", "in noted")
 }
 
 SERVICE = {

@@ -8,7 +8,7 @@ import pytest
 
 from reactor import Connection, Limits, StreamProtocol, connect_tcp, listen_tcp
 from reactor.testing import Peer, SimulatedNetwork, simulate
-from tests.simulation.world import closed_handlers_watched
+from tests.simulation.world import USR1, closed_handlers_watched
 
 ADDRESS = ("10.0.0.1", 7)
 LIMITS = Limits(high_water_bytes=1000, receive_bytes=500, linger_timeout_s=2.0)
@@ -153,7 +153,7 @@ def half_close_scenario(network: SimulatedNetwork) -> None:
     """Send FIN after the last byte of ours, and before the last one of the server, however slow either is."""
     network.send_buffer_bytes = network.random.choice((100, 65_536))
     server = network.peer_server(("192.0.2.80", 80), lambda peer, data: peer.send(data.upper()))
-    question = network.random.randbytes(network.random.randrange(1, 100_000))
+    question = network.random.randbytes(network.random.randrange(1, 20_000))
     loop = network.reactor()
     limits = Limits(high_water_bytes=1 << 20, receive_bytes=1000)
     client = SaysAll(question)
@@ -173,6 +173,25 @@ def half_close_scenario(network: SimulatedNetwork) -> None:
 def test_after_our_half_close_both_sides_get_everything() -> None:
     """HALF_CLOSED: "reading; all that is pending, and our FIN, go"."""
     simulate(half_close_scenario, seeds=SEEDS, faults=HARMLESS)
+
+
+SIGNALS = {"step.signal": 0.1, "select.spurious": 0.1}
+
+
+def signal_scenario(network: SimulatedNetwork) -> None:
+    """Raise a signal at any system call of the loop: its handler must run after the last one."""
+    network.signals.at_random = (USR1,)
+    seen: list[int] = []
+    loop = network.reactor()
+    loop.add_signal_handler(USR1, lambda: seen.append(network.signals.raised[USR1]))
+    for delay_s in (1, 2, 3):
+        network.call_later(delay_s, lambda: network.signals.raise_signal(USR1))
+    network.run(loop)
+    assert seen[-1] == network.signals.raised[USR1]
+
+
+def test_signal_at_any_system_call_reaches_its_handler() -> None:
+    simulate(signal_scenario, seeds=SEEDS, faults=SIGNALS)
 
 
 def test_no_descriptor_is_lost_when_there_are_none_left() -> None:

@@ -399,7 +399,7 @@ def limits_scenario(network: SimulatedNetwork) -> World:
     limits = SourceLimits(
         connections=source.choice((1, 2, 3)),
         udp_rate=source.choice((None, Rate(1.0, 5))),
-        udp_rate_total=source.choice((None, None, Rate(2.0, 8))),
+        udp_rate_total=source.choice((None, Rate(1.0, 4))),
     )
     with closed_handlers_watched(network):
         return _swarm(network, sources=limits, idle_timeout_s=source.choice((1.5, 4.0)) * PATIENCE_S)
