@@ -1,4 +1,4 @@
-"""What the tests of the simulated network have in common: somebody inside, somebody outside, and time that passes."""
+"""What the tests of the simulated network share: sockets inside, peers outside, and time that passes."""
 
 from __future__ import annotations
 

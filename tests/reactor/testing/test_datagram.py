@@ -34,7 +34,7 @@ def test_a_datagram_takes_the_latency() -> None:
 @pytest.mark.parametrize(
     ("kind", "at_once", "later"), [("loss", 0, 0), ("delay", 0, 1), ("duplicate", 1, 2)], ids=lambda value: str(value)
 )
-def test_on_its_way_a_datagram_may_be_lost_late_or_doubled(kind: str, at_once: int, later: int) -> None:
+def test_packet_fault_loses_delays_or_doubles_a_datagram(kind: str, at_once: int, later: int) -> None:
     """Promise: never changed; the amount is how many tenths of a millisecond it, or its double, is late."""
     network = SimulatedNetwork(script=f"packet#1={kind}:5000")
     sock, peer = udp(network), network.udp_peer()
@@ -47,7 +47,7 @@ def test_on_its_way_a_datagram_may_be_lost_late_or_doubled(kind: str, at_once: i
 
 
 @pytest.mark.skipif(not MSG_ERRQUEUE, reason="only Linux has such a queue")
-def test_the_queue_of_errors_is_empty_and_no_datagram_is_taken_for_one() -> None:
+def test_error_queue_is_empty_and_keeps_datagrams_where_they_are() -> None:
     """README: "the queue of MSG_ERRQUEUE is always empty"; what waits stays where it is."""
     network = SimulatedNetwork()
     sock, peer = udp(network), network.udp_peer()
@@ -68,7 +68,7 @@ def test_a_late_datagram_is_overtaken() -> None:
 
 
 def test_a_partition_loses_datagrams() -> None:
-    """Promise: unlike streams, nobody sends them again."""
+    """Promise: unlike a stream's bytes, they are not sent again."""
     network = SimulatedNetwork()
     sock, peer = udp(network), network.udp_peer()
     network.partition(ELSEWHERE)
@@ -83,7 +83,7 @@ def test_a_partition_loses_datagrams() -> None:
     assert [data for data, _ in peer.received] == [b"y"]
 
 
-def test_a_connected_socket_is_told_by_icmp_and_only_of_hosts_that_are_there() -> None:
+def test_connected_socket_gets_econnrefused_only_from_a_host_that_exists() -> None:
     """Promise: ECONNREFUSED comes from a host without such a port, silence from where there is no host."""
     network = SimulatedNetwork()
     network.udp_peer()
@@ -99,7 +99,7 @@ def test_a_connected_socket_is_told_by_icmp_and_only_of_hosts_that_are_there() -
     assert told(unconnected.getpeername) == "ENOTCONN"
 
 
-def test_what_connect_refuses_connect_ex_returns() -> None:
+def test_connect_ex_returns_what_connect_raises() -> None:
     """Promise: EACCES for a broadcast address that wasn't asked for."""
     network = SimulatedNetwork()
     sock = network.socket(socket.AF_INET, socket.SOCK_DGRAM)
@@ -109,7 +109,7 @@ def test_what_connect_refuses_connect_ex_returns() -> None:
     assert sock.getsockname()[1] > 0, "connecting binds"
 
 
-def test_a_datagram_that_is_too_great_is_refused_and_nothing_is_sent() -> None:
+def test_too_large_datagram_is_refused_and_not_sent() -> None:
     """Promise: EMSGSIZE above 65,507 bytes."""
     network = SimulatedNetwork()
     sock, peer = udp(network), network.udp_peer()
@@ -136,7 +136,7 @@ def test_a_call_fails_as_the_script_says_and_the_next_one_works(call: str) -> No
         assert network.chance.counts() == {f"{call}.{kind}": 1}
 
 
-def test_an_interface_can_be_forced_and_from_a_wrong_one_there_is_no_way() -> None:
+def test_forced_ipv4_interface_that_leads_nowhere_loses_the_datagram() -> None:
     """Promise: why a reply must not name the interface on which the question came: the way back may be another."""
     network = SimulatedNetwork()
     sock, peer = udp(network, "0.0.0.0"), network.udp_peer()
@@ -147,7 +147,7 @@ def test_an_interface_can_be_forced_and_from_a_wrong_one_there_is_no_way() -> No
     assert peer.received == [(b"%d" % number, ("10.0.0.2", sock.getsockname()[1])) for number in (0, 2)]
 
 
-def test_an_ipv6_interface_can_be_forced_too() -> None:
+def test_forced_ipv6_interface_that_leads_nowhere_loses_the_datagram() -> None:
     """Promise: the same for IPV6_PKTINFO; and control data of another kind says nothing."""
     network = SimulatedNetwork()
     sock, peer = udp(network, "::"), network.udp_peer(source="2001:db8::1")
@@ -162,7 +162,7 @@ def test_an_ipv6_interface_can_be_forced_too() -> None:
 
 
 @pytest.mark.parametrize(("host", "option"), [("0.0.0.0", IP_PKTINFO), ("::", IPV6_RECVPKTINFO)])
-def test_control_data_comes_to_who_has_asked_for_it(host: str, option: int) -> None:
+def test_control_data_comes_only_with_the_option_and_room_for_it(host: str, option: int) -> None:
     """Promise: without the option, or without room for control data, there is none."""
     network = SimulatedNetwork()
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
@@ -178,7 +178,7 @@ def test_control_data_comes_to_who_has_asked_for_it(host: str, option: int) -> N
     assert socket.inet_pton(family, asked) in info
 
 
-def test_a_full_receive_buffer_counts_what_it_loses() -> None:
+def test_full_receive_buffer_counts_lost_datagrams() -> None:
     """Promise: the first datagram always fits, what doesn't is in `datagrams_lost`, and room comes back by reading."""
     network = SimulatedNetwork(receive_buffer_bytes=200)
     sock, peer = udp(network), network.udp_peer()
@@ -193,8 +193,8 @@ def test_a_full_receive_buffer_counts_what_it_loses() -> None:
     assert told(sock.recv, 1) == "EBADF"
 
 
-def test_a_broadcast_reaches_everybody_who_listens_everywhere() -> None:
-    """Promise: those bound to the wildcard hear it, of UDP and of that port alone, and each is told his own address."""
+def test_broadcast_reaches_every_wildcard_socket_of_its_port() -> None:
+    """Promise: UDP sockets bound to the wildcard and that port receive it, each with its own address."""
     network = SimulatedNetwork()
     everywhere, here = udp(network, "0.0.0.0", 4000), udp(network, "0.0.0.0", 4001)
     peer = network.udp_peer()
@@ -232,7 +232,7 @@ def test_an_unbound_socket_is_bound_by_its_first_datagram() -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="Linux alone has both calls")
-def test_an_error_within_a_received_batch_is_told_by_the_next_call() -> None:
+def test_error_within_a_received_batch_is_raised_by_the_next_call() -> None:
     """recvmmsg(2) returns what it has, and saves the error on the socket; EAGAIN is no error."""
     from reactor.fastpath.mmsg import Slots
 
