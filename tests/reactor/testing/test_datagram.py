@@ -136,29 +136,32 @@ def test_a_call_fails_as_the_script_says_and_the_next_one_works(call: str) -> No
         assert network.chance.counts() == {f"{call}.{kind}": 1}
 
 
-def test_forced_ipv4_interface_that_leads_nowhere_loses_the_datagram() -> None:
-    """Promise: why a reply must not name the interface on which the question came: the way back may be another."""
+@pytest.mark.parametrize("ipv6", [False, True])
+def test_forced_interface_that_leads_nowhere_loses_the_datagram(ipv6: bool) -> None:
+    """Promise: so a reply must not name the interface of the question; control data of another kind is ignored."""
     network = SimulatedNetwork()
-    sock, peer = udp(network, "0.0.0.0"), network.udp_peer()
+    sock, peer = (
+        udp(network, "::" if ipv6 else "0.0.0.0"),
+        network.udp_peer(source="2001:db8::1" if ipv6 else ELSEWHERE),
+    )
     for interface in (0, 1, 2, 9):
-        info = struct.pack("=i4s4s", interface, socket.inet_aton("10.0.0.2"), bytes(4))
-        sock.sendmsg([b"%d" % interface], [(socket.IPPROTO_IP, IP_PKTINFO, info)], 0, peer.address)
+        if ipv6:
+            info = struct.pack("=16si", socket.inet_pton(socket.AF_INET6, "fd00::2"), interface)
+            control = [(socket.IPPROTO_IPV6, IPV6_PKTINFO, info), (socket.SOL_SOCKET, 1, b"")]
+        else:
+            info = struct.pack("=i4s4s", interface, socket.inet_aton("10.0.0.2"), bytes(4))
+            control = [(socket.IPPROTO_IP, IP_PKTINFO, info)]
+        sock.sendmsg([b"%d" % interface], control, 0, peer.address)
     go(network)
-    assert peer.received == [(b"%d" % number, ("10.0.0.2", sock.getsockname()[1])) for number in (0, 2)]
+    source = ("fd00::2", sock.getsockname()[1], 0, 0) if ipv6 else ("10.0.0.2", sock.getsockname()[1])
+    assert peer.received == [(b"0", source), (b"2", source)]
 
 
-def test_forced_ipv6_interface_that_leads_nowhere_loses_the_datagram() -> None:
-    """Promise: the same for IPV6_PKTINFO; and control data of another kind says nothing."""
-    network = SimulatedNetwork()
-    sock, peer = udp(network, "::"), network.udp_peer(source="2001:db8::1")
-    for interface in (1, 2):
-        info = struct.pack("=16si", socket.inet_pton(socket.AF_INET6, "fd00::2"), interface)
-        control = [(socket.IPPROTO_IPV6, IPV6_PKTINFO, info), (socket.SOL_SOCKET, 1, b"")]
-        sock.sendmsg([b"x"], control, 0, peer.address)
-    go(network)
-    assert [source[0] for _, source in peer.received] == ["fd00::2"]
-    assert [network.routing.interface_of(host) for host in ("::1", "10.0.0.1", "fd00::1", ELSEWHERE)] == [1, 2, 2, 2]
-    assert [network.routing.interface_of(host) for host in ("127.9.9.9", "10.0.0.2", "fd00::2")] == [1, 3, 3]
+def test_interface_of_an_address() -> None:
+    """Promise: the first address of a family is on the interface that leads outside, each other one on its own."""
+    interface_of = SimulatedNetwork().routing.interface_of
+    assert [interface_of(host) for host in ("::1", "127.9.9.9", "10.0.0.1", "fd00::1", ELSEWHERE)] == [1, 1, 2, 2, 2]
+    assert [interface_of(host) for host in ("10.0.0.2", "fd00::2")] == [3, 3]
 
 
 @pytest.mark.parametrize(("host", "option"), [("0.0.0.0", IP_PKTINFO), ("::", IPV6_RECVPKTINFO)])

@@ -11,14 +11,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import reactor.testing.turns
-from reactor import READ, Connection, Datagram, DatagramProtocol, Reactor, StreamProtocol, listen_tcp, open_udp
+from reactor import READ, Connection, Reactor, StreamProtocol, listen_tcp, open_udp
 from reactor.sockets.addresses import Address
 from reactor.sockets.opening import Socket
 from reactor.testing import SimulatedNetwork, Watcher
 from reactor.testing.kernel.ports import Endpoint
 from reactor.testing.turns import IDLE_TURNS
 from tests.conformance.worlds import told
-from tests.reactor.testing.programs import ELSEWHERE, HERE, PORT, Echo, go, pair, udp
+from tests.reactor.testing.programs import ELSEWHERE, HERE, PORT, Echo, UdpEcho, go, pair, udp
 
 
 def ticking(network: SimulatedNetwork) -> tuple[Reactor, list[float]]:
@@ -231,11 +231,6 @@ class Notes(Watcher):
 
     def select(self, timeout_s: float | None) -> None:
         self.seen.append(("select",))
-
-
-class UdpEcho(DatagramProtocol):
-    def datagram_received(self, endpoint: Datagram, data: bytes, source: Address, path: bytes) -> None:
-        endpoint.send(data, source, path)
 
 
 def test_watchers_see_every_call_datagram_and_turn_in_order() -> None:

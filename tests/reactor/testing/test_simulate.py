@@ -10,18 +10,12 @@ from collections.abc import Callable
 
 import pytest
 
-from reactor import Connection, Datagram, DatagramProtocol, Limits, Listener, StreamProtocol, listen_tcp, open_udp
-from reactor.sockets.addresses import Address
+from reactor import Connection, Limits, Listener, StreamProtocol, listen_tcp, open_udp
 from reactor.testing import FAULTS, Report, SimulatedNetwork, SimulationFailed, simulate
 from reactor.testing.simulate import run_once
-from tests.reactor.testing.programs import HERE, PORT, Echo, go, stream
+from tests.reactor.testing.programs import HERE, PORT, Echo, UdpEcho, go, stream
 
 Scenario = Callable[[SimulatedNetwork], object]
-
-
-class UdpEcho(DatagramProtocol):
-    def datagram_received(self, endpoint: Datagram, data: bytes, source: Address, path: bytes) -> None:
-        endpoint.send(data, source, path)
 
 
 def echo(network: SimulatedNetwork) -> None:

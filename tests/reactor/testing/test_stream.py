@@ -148,26 +148,22 @@ def silent_for(sock: socket.socket, network: SimulatedNetwork, for_s: float) -> 
     return bool(not early and bits(sock) & POLLERR and told(sock.recv, 1) == "ETIMEDOUT")
 
 
-def test_keepalive_finds_a_peer_that_has_vanished() -> None:
-    """Promise: the patience of keepalive is idle + interval × probes, as the options say."""
+@pytest.mark.parametrize(
+    ("options", "patience_s"),
+    [({"TCP_KEEPIDLE": 100, "TCP_KEEPINTVL": 10, "TCP_KEEPCNT": 3}, 130.0), ({}, 7200.0 + 75 * 9)],
+    ids=["set", "default"],
+)
+def test_keepalive_finds_a_peer_that_has_vanished(options: dict[str, int], patience_s: float) -> None:
+    """Promise: after idle + interval × probes, as the options say, or tcp(7)'s defaults."""
     network = SimulatedNetwork()
     sock, peer = pair(network)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    for name, value in (("TCP_KEEPIDLE", 100), ("TCP_KEEPINTVL", 10), ("TCP_KEEPCNT", 3)):
+    for name, value in options.items():
         if hasattr(socket, name):
             sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
     peer.vanish()
     assert peer.lost
-    assert silent_for(sock, network, 130.0)
-
-
-def test_keepalive_as_the_kernel_has_it_takes_more_than_two_hours() -> None:
-    """Promise: without those options, tcp(7)'s defaults count."""
-    network = SimulatedNetwork()
-    sock, peer = pair(network)
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    peer.vanish()
-    assert silent_for(sock, network, 7200.0 + 75 * 9)
+    assert silent_for(sock, network, patience_s)
 
 
 def test_without_keepalive_a_vanished_idle_peer_goes_unnoticed() -> None:
