@@ -220,7 +220,7 @@ def stale_event(network: SimulatedNetwork, loop: Reactor) -> None:
     for peer in peers:
         network.call_later(0.010, functools.partial(peer.send, b"it's me"))
     network.call_later(0.030, peers[0].finish)
-    network.call_later(0.030, lambda: elsewhere.callers[0].finish())  # noqa: PLW0108 - nobody has called yet
+    network.call_later(0.030, lambda: elsewhere.clients[0].finish())  # noqa: PLW0108 - nobody has called yet
     network.run(loop)
 
 

@@ -1,12 +1,11 @@
-"""Chance: every decision that a simulated world makes, from one seed; and the script that replays what it decided.
+"""Chance: every decision of a simulated world, from one seed, and the script that replays it.
 
-Law: the same seed and the same program give the same run. What goes wrong is drawn from a stream of its own, apart
-from the one that scenarios draw from, so that a run can be repeated with *some* of its faults: that is how a failure
-gets small.
+Law: the same seed and the same program give the same run. Faults are drawn from a stream of their own, apart from the
+one that scenarios draw from. So a run can be repeated with *some* of its faults: that is how a failure gets small.
 
-A fault has a name, `call.kind`: `send.short` lets send(2) take a part only, `recv.EINTR` has recv(2) interrupted. The
-system calls are numbered, each kind of call for itself, and a script says what goes wrong at which one:
-`send#3=short:1 accept#1=EMFILE`. The number after the colon is how much: bytes, milliseconds, or which peer.
+A fault has a name, `call.kind`: `send.short` lets send(2) take a part only, `recv.EINTR` has recv(2) interrupted. Each
+kind of system call is numbered from 1, and a script says what goes wrong at which one: `send#3=short:1
+accept#1=EMFILE`. The number after the colon is how much: bytes, milliseconds, or which peer.
 """
 
 from __future__ import annotations
@@ -19,8 +18,8 @@ from typing import Any, NamedTuple
 
 from reactor.sockets.errors import os_error
 
-# What accept(2) says when one caller has failed: an error of that caller's packets, or a firewall's no.
-ONE_CALLER = tuple(
+# What accept(2) returns when one client's connection has failed: an error of its packets, or a firewall's refusal.
+ONE_PEER = tuple(
     "ECONNABORTED EPROTO ENOPROTOOPT EOPNOTSUPP EPERM ETIMEDOUT ENETDOWN ENETUNREACH ENONET EHOSTDOWN "
     "EHOSTUNREACH".split()
 )
@@ -32,7 +31,7 @@ CATALOGUE: dict[str, tuple[str, ...]] = {
     for call, kinds in {
         "recv": "short EAGAIN EINTR ECONNRESET ETIMEDOUT ENOBUFS ENOMEM",
         "send": "short EAGAIN EINTR ECONNRESET EPIPE ETIMEDOUT ENOBUFS ENOMEM",
-        "accept": f"EAGAIN EINTR {' '.join(ONE_CALLER)} EMFILE ENFILE ENOBUFS ENOMEM",
+        "accept": f"EAGAIN EINTR {' '.join(ONE_PEER)} EMFILE ENFILE ENOBUFS ENOMEM",
         "connect": f"ECONNREFUSED ETIMEDOUT EADDRNOTAVAIL EPERM {UNREACHABLE}",
         "recvmsg": f"EAGAIN EINTR ECONNREFUSED ENOBUFS ENOMEM {UNREACHABLE}",
         "sendmsg": f"EAGAIN EINTR ENOBUFS ENOMEM EPERM EMSGSIZE ECONNREFUSED EACCES {UNREACHABLE}",
@@ -55,7 +54,7 @@ class Fault(NamedTuple):
     """Something that goes wrong at one call."""
 
     call: str
-    number: int  # the how manieth of its kind, from 1
+    number: int  # which call of its kind, from 1
     kind: str  # an errno's name, or a word of CATALOGUE
     amount: int  # what it means depends on the kind
 
@@ -139,7 +138,7 @@ class Chance:
         self._script[call, number] = fault
 
     def draw(self, call: str) -> Fault | None:
-        """Count one call, and return what shall go wrong with it. It counts as injected only by `inject`."""
+        """Count one call, and return what is to go wrong with it. Only `inject` makes it count as injected."""
         number = self._calls[call] = self._calls.get(call, 0) + 1
         if self._script and (fault := self._script.pop((call, number), None)) is not None:
             return fault
@@ -187,7 +186,7 @@ def source_of(seed: int | random.Random | Any) -> random.Random:
     if isinstance(seed, random.Random):
         return seed
     if hasattr(seed, "draw"):
-        from hypothesis import strategies  # who has a data object has hypothesis
+        from hypothesis import strategies  # a data object comes from hypothesis, so it is installed
 
         drawn: random.Random = seed.draw(strategies.randoms(use_true_random=False))
         return drawn
@@ -195,14 +194,14 @@ def source_of(seed: int | random.Random | Any) -> random.Random:
 
 
 def source_apart(seed: int | random.Random | Any, drawn: random.Random) -> random.Random:
-    """Return another stream for the same seed: what is drawn from one doesn't shift the other."""
+    """Return a second stream for the same seed: draws from one don't shift the other."""
     if hasattr(seed, "draw"):
         return source_of(seed)
     return random.Random(f"{seed} faults" if isinstance(seed, int) else drawn.getrandbits(64))  # noqa: S311
 
 
 def subsets(faults: list[Fault]) -> Iterator[list[Fault]]:
-    """Yield what is left of `faults` when pieces are taken out: all, halves, then ever smaller ones."""
+    """Yield `faults` without some of them: without all, without each half, then without ever smaller pieces."""
     size = len(faults)
     if faults:
         yield []

@@ -1,7 +1,7 @@
-"""SimulatedClock: time that passes only when somebody says so.
+"""SimulatedClock: time that passes only when it is told to.
 
-Law: it never goes back. A loop that sleeps until its next timer finds that time has come at once, so a day of timers
-takes milliseconds, and a run takes as long as its work, not as long as its waits.
+Law: it never goes back. A loop that sleeps until its next timer wakes at once, at that time. So a day of timers takes
+milliseconds: a run takes as long as its work, not as long as its waits.
 """
 
 
@@ -24,5 +24,5 @@ class SimulatedClock:
         self._now_s += seconds
 
     def reach(self, at_s: float) -> None:
-        """Let time pass until `at_s`; none if that is over."""
+        """Let time pass until `at_s`, or not at all if that is past."""
         self._now_s = max(self._now_s, at_s)

@@ -3,16 +3,14 @@
     network = SimulatedNetwork(7, faults={"send.short": 0.2, "recv.EAGAIN": 0.1})
     reactor = network.reactor()          # the real Reactor, on simulated sockets, selector, clock and signals
 
-Law: the program under test can't tell the difference, and the same seed gives the same run. No socket, thread or sleep
-of the real world is used. The world moves only when the program makes a system call: a peer may reset at any of them.
+Law: the program under test can't tell the difference, and the same seed gives the same run. No real socket, thread or
+sleep is used. The world moves only when the program makes a system call: a peer may reset at any of them.
 """
 
 from __future__ import annotations
 
 import collections
 import contextlib
-import errno
-import ipaddress
 import math
 import random
 import selectors
@@ -24,52 +22,47 @@ from reactor.doors import NOTHING_OBSERVED
 from reactor.fastpath.busypoll import BusyPollSelector
 from reactor.loop import Reactor
 from reactor.observe.trace import EventSink, Trace
-from reactor.sockets.addresses import WILDCARDS, Address, family_of
+from reactor.sockets.addresses import Address
 from reactor.sockets.opening import Socket, closed_on_error
 from reactor.testing.chance import Chance, Fault, source_apart, source_of
 from reactor.testing.clock import SimulatedClock
-from reactor.testing.datagram import DatagramSocket, Packet
-from reactor.testing.link import CONNECTING, LISTENING, join
-from reactor.testing.peers import DatagramPeer, Peer, PeerServer
-from reactor.testing.pipe import SplicePipe
-from reactor.testing.ports import Descriptors, Ports
+from reactor.testing.kernel.datagram import DatagramSocket
+from reactor.testing.kernel.link import join
+from reactor.testing.kernel.pipe import SplicePipe
+from reactor.testing.kernel.ports import Descriptors, Endpoint, Ports
+from reactor.testing.kernel.routing import Routing
+from reactor.testing.kernel.selector import Quiet, SimulatedSelector
+from reactor.testing.kernel.signals import SimulatedSignals
+from reactor.testing.kernel.stream import StreamSocket
+from reactor.testing.peers import DatagramPeer, Peer, PeerServer, datagram_outside, stream_outside
 from reactor.testing.recording import Recording
-from reactor.testing.selector import Quiet, SimulatedSelector
-from reactor.testing.signals import SimulatedSignals
-from reactor.testing.stream import SYN_RETRY_S, StreamSocket
+from reactor.testing.turns import POLLS, Turns
 from reactor.testing.wire import Wire
 
 LOCAL_ADDRESSES = ("127.0.0.1", "::1", "10.0.0.1", "10.0.0.2", "fd00::1", "fd00::2")
-BROADCASTS = ("255.255.255.255", "10.0.0.255")
-STRANGERS: dict[int, str] = {socket.AF_INET: "192.0.2.1", socket.AF_INET6: "2001:db8::1"}
-LOOPBACK_INTERFACE, ROUTED_INTERFACE = 1, 2
-POLLS = 4  # of a busy-polling loop before it sleeps
-IDLE_TURNS = 8  # so many turns in which nothing at all changes are a spin
-MOST_TURNS = 1_000_000
-MOST_TURNS_AT_ONCE = 200_000  # while the clock stands still
 LONGEST_SHORTAGE_S = 2.0
 SHORTAGES = ("EMFILE", "ENFILE", "ENOBUFS", "ENOMEM", "ENOSPC")
 
 
 class Watcher:
-    """Is told what happens; to be subclassed by whoever checks something after every step."""
+    """Is called for what the program under test does. Subclass it to check something after every step."""
 
-    def call(self, name: str, sock: StreamSocket, data: bytes) -> None:
-        """Note what the program has done on a stream: `accept`, `recv` and `send` with bytes moved, `eof`, `fin`."""
+    def call(self, name: str, sock: Endpoint, data: bytes) -> None:
+        """Handle a call on a stream: `accept`, `recv` and `send` with the bytes moved, `eof`, `fin`."""
 
-    def datagram(self, name: str, sock: DatagramSocket, data: bytes, peer: Address, asked: str) -> None:
-        """Note a `request` that was received, or an `answer` that is sent, and the local address of either."""
+    def datagram(self, name: str, sock: Endpoint, data: bytes, peer: Address, local: str) -> None:
+        """Handle a `request` that was received, or an `answer` that is sent; `local` is this machine's address."""
 
     def select(self, timeout_s: float | None) -> None:
-        """All handlers have been called, and the loop is about to look what is ready."""
+        """Check the state between two turns: all handlers have run, and the loop is about to call select."""
 
 
 class SimulatedNetwork:
-    """The four seams of a Reactor, and the world behind them.
+    """The four doors of a Reactor, and the world behind them.
 
     `seed`: a number, a `random.Random`, or hypothesis's `data`. `faults`: probabilities by name (see `FAULTS`);
-    `script`: exactly these, as `chance.script()` returns them. `addresses`: this machine's. Buffers and latency are
-    those of every connection. `violations` lists what no program should ever do; `chance.injected` what went wrong.
+    `script`: exactly these faults, as `chance.script()` returns them. `addresses`: this machine's. Buffers and latency
+    are those of every connection. `violations` lists what no program may do; `chance.injected` what went wrong.
     `trace`: a file for what the reactors do, to be seen in the player (see `recording`).
     """
 
@@ -86,35 +79,33 @@ class SimulatedNetwork:
         latency_s: float = 0.0,
         trace: str | None = None,
     ) -> None:
-        self.random = source_of(seed)  # for scenarios: not disturbed by what goes wrong
+        self.random = source_of(seed)  # for scenarios: faults don't disturb it
         self.seed = seed if isinstance(seed, int) else None
         self.chance = Chance(source_apart(seed, self.random), faults or {}, script)
         self.clock = SimulatedClock()
         self.wire = Wire(self.clock)
+        self.routing = Routing(addresses)
         self.descriptors = Descriptors(descriptor_limit)
-        self.ports = Ports(self)
-        self.signals = SimulatedSignals(self)
-        self.addresses = tuple(addresses)
+        self.ports = Ports(self.routing)
+        self.signals = SimulatedSignals(self.descriptors)
         self.send_buffer_bytes, self.receive_buffer_bytes = send_buffer_bytes, receive_buffer_bytes
         self.latency_s = latency_s
-        self.poll_takes_s = 0.0  # a select that must not wait and finds nothing
         self.steps = 0  # system calls of the program
-        self.datagrams_lost = 0  # for want of room in a receive buffer
+        self.datagrams_lost = 0  # because a receive buffer was full
         self.violations: list[str] = []
         self.watchers: list[Watcher] = []
-        self.journal: list[str] | collections.deque[str] | None = None  # the calls, in words, if somebody wants them
+        self.journal: list[str] | collections.deque[str] | None = None  # each system call in words, if wanted
         self.reactors: list[Reactor] = []
+        self.selectors: list[SimulatedSelector] = []
+        self.peers: list[Peer | PeerServer | DatagramPeer] = []  # those that may still do something
         self.recording = None if trace is None else Recording(trace)
-        self._selectors: list[SimulatedSelector] = []
-        self._shortages: dict[str, tuple[float, Fault]] = {}
-        self._turned_s, self._turns_at_once = 0.0, 0
+        self._turns = Turns(self.clock)
+        self._poll_takes_s = 0.0  # a select(0) that finds nothing
+        self._shortages: dict[str, tuple[float, Fault]] = {}  # call → until when it fails, and how
         self._until: Callable[[], object] | None = None
         self._end_s = math.inf  # of the run
-        self._peers: list[Peer | PeerServer | DatagramPeer] = []
-        self.found_ready = False  # the last time that somebody looked
-        self._changes = self._changes_before = self._idle_looks = self._turns = 0
 
-    # ------------------------------------------------------------ the seams
+    # ------------------------------------------------------------ the doors
 
     def socket(self, family: int, type: int) -> Socket:
         """Return a new socket of the program under test: socket(2). Raise OSError when there are none left."""
@@ -127,7 +118,7 @@ class SimulatedNetwork:
     def socketpair(self) -> tuple[Socket, Socket]:
         """Return two connected sockets, on which nothing goes wrong."""
         one = StreamSocket(self, socket.AF_INET, True)
-        with closed_on_error(cast(Socket, one)):  # there may be a number for one, and none for the other
+        with closed_on_error(cast(Socket, one)):  # the second may find no descriptor
             other = StreamSocket(self, socket.AF_INET, True)
         one.faulty = other.faulty = False
         join(self, one, other)
@@ -139,38 +130,32 @@ class SimulatedNetwork:
 
     def selector(self) -> selectors.BaseSelector:
         """Return a new selector over this network's sockets."""
-        made = SimulatedSelector(self)
-        self._selectors.append(made)
-        return made
+        self.selectors.append(SimulatedSelector(self))
+        return self.selectors[-1]
 
     def reactor(self, *, busy_poll_s: float = 0.0, observer: EventSink | None = None) -> Reactor:
         """Return a Reactor on this network. There is one thread here: one reactor can run at a time.
 
-        With `busy_poll_s` a look that finds nothing takes a part of that time: or the polling would never end.
+        With `busy_poll_s`, a select(0) that finds nothing takes a part of that time: or the polling would never end.
         """
-        self.poll_takes_s = busy_poll_s / POLLS
-        told = observer if self.recording is None else self.recording.observer(observer)
-        selector = self.selector()
-        made = Reactor(
-            selector=BusyPollSelector(selector, self.clock, busy_poll_s) if busy_poll_s else selector,
-            clock=self.clock,
-            sockets=self,
-            signals=self.signals,
-            observer=NOTHING_OBSERVED if told is None else Trace(told),
-        )
-        self.reactors.append(made)
-        return made
+        self._poll_takes_s = busy_poll_s / POLLS
+        self._turns.looks_a_turn = POLLS + 2 if busy_poll_s else 1  # at the most
+        if self.recording is not None:
+            observer = self.recording.observer(observer)
+        self.reactors.append(reactor_on(self, busy_poll_s, observer))
+        return self.reactors[-1]
 
     def run(self, reactor: Reactor, *, until: Callable[[], object] | None = None, for_s: float | None = None) -> None:
         """Turn the loop until it stops, until nothing more will happen, until `until()` is true or time is up.
 
-        Raise AssertionError for what no program should do, RuntimeError if a million turns don't suffice.
+        Raise AssertionError for what no program may do, RuntimeError if a million turns don't suffice.
         """
-        self._until, self._turns = until, 0
+        self._until = until
+        self._turns.begin()
         if for_s is not None:
             self._end_s = self.clock() + for_s
-            self.wire.call_later(for_s, int)  # so that the world stops there
-        self.changed()  # whoever calls this may have changed anything
+            self.wire.call_later(for_s, int)  # an event, so that the clock stops there
+        self.changed()  # the scenario may have changed anything
         try:
             with contextlib.suppress(Quiet):
                 reactor.run()
@@ -181,55 +166,45 @@ class SimulatedNetwork:
         self.check()
 
     def settle(self) -> None:
-        """Let everything that is under way arrive, without the program's doing."""
+        """Let everything that is on its way arrive, without a step of the program."""
         with contextlib.suppress(Quiet):
             while True:
                 self.go_on(None)
 
     def check(self) -> None:
-        """Raise AssertionError if the program has done what no program should."""
+        """Raise AssertionError if the program has done what no program may do."""
         if self.violations:
             raise AssertionError(f"{'; '.join(self.violations)} (seed {self.seed}, {len(self.chance.injected)} faults)")
 
     # ------------------------------------------------------------ the outside
 
     def peer(self, address: Address, *, source: str = "") -> Peer:
-        """Have somebody outside connect to `address`, from the host `source`."""
-        sock = self._stranger_stream(address, source, 0)
+        """Return a peer that connects to `address`, from the host `source`."""
+        sock = stream_outside(self, address[0], source)
         sock.connect_ex(address)
-        return self.add_peer(Peer(self, sock))
+        return self.add_peer(Peer(sock))
 
     def peer_server(self, address: Address, answer: Callable[[Peer, bytes], object] | None = None) -> PeerServer:
-        """Have somebody outside listen on `address`, and call `answer(peer, data)` for what each caller sends."""
-        sock = self._stranger_stream(address, address[0], address[1])
+        """Return a peer that listens on `address`, and calls `answer(client, data)` for what each client sends."""
+        sock = stream_outside(self, address[0], address[0], address[1])
         sock.listen()
-        server = PeerServer(self, sock, answer)
-        self._peers.append(server)
+        server = PeerServer(sock, answer, self.add_peer)
+        self.peers.append(server)
         return server
 
     def udp_peer(self, *, source: str = "192.0.2.1", port: int = 0) -> DatagramPeer:
-        """Return somebody outside who sends and receives datagrams."""
-        sock = DatagramSocket(self, _family(source), False)
-        sock.setblocking(False)
-        sock.bind((source, port))
-        peer = DatagramPeer(sock)
-        self._peers.append(peer)
+        """Return a peer that sends and receives datagrams."""
+        peer = DatagramPeer(datagram_outside(self, source, port))
+        self.peers.append(peer)
         return peer
 
     def add_peer(self, peer: Peer) -> Peer:
-        """Let a peer move from now on."""
-        self._peers.append(peer)
+        """Let a peer act from now on."""
+        self.peers.append(peer)
         return peer
 
-    def _stranger_stream(self, address: Address, source: str, port: int) -> StreamSocket:
-        family = _family(address[0])
-        sock = StreamSocket(self, family, False)
-        sock.setblocking(False)
-        sock.bind((source or STRANGERS[family], port))
-        return sock
-
     def call_later(self, delay_s: float, action: Callable[[], object]) -> None:
-        """Have something happen outside after `delay_s` seconds."""
+        """Call `action()` outside the program after `delay_s` seconds."""
         self.wire.call_later(delay_s, action)
 
     def partition(self, host: str, for_s: float = math.inf) -> None:
@@ -246,10 +221,10 @@ class SimulatedNetwork:
         self.changed()
 
     def plan(self, call: str, kind: str, amount: int = 1, *, after: int = 0) -> None:
-        """Have one thing go wrong at the next `call`, or `after` so many of them. Raise ValueError if there is none."""
+        """Make the next `call` go wrong, or, with `after`, a later one. Raise ValueError if there is no such fault."""
         self.chance.plan(call, kind, amount, after=after)
 
-    # ------------------------------------------------------------ what goes on at every system call
+    # ------------------------------------------------------------ at every system call
 
     def enter(self, call: str, faulty: bool = True) -> Fault | None:
         """Begin a system call of the program: the world takes a step, signals come. Return what goes wrong."""
@@ -276,7 +251,7 @@ class SimulatedNetwork:
                 self.inject(fault)
                 self.signals.raise_signal(self.signals.at_random[fault.amount % len(self.signals.at_random)])
             return
-        peers = [peer for peer in self._peers if isinstance(peer, Peer) and not peer.over]
+        peers = [peer for peer in self.peers if isinstance(peer, Peer) and not peer.over]
         if not peers:
             return
         self.inject(fault)
@@ -287,7 +262,7 @@ class SimulatedNetwork:
             {"fin": peer.finish_now, "reset": peer.reset}[fault.kind]()
 
     def inject(self, fault: Fault) -> Fault:
-        """Note that something went wrong. A shortage lasts: it goes on at the next such call, and counts once."""
+        """Record that something went wrong. A shortage goes on at the next such call, and counts once."""
         if fault.amount == 0:
             return fault
         self.changed()
@@ -301,72 +276,62 @@ class SimulatedNetwork:
         return self.chance.inject(fault)
 
     def changed(self) -> None:
-        """Note that something is otherwise than before: a loop that turns for it doesn't spin."""
-        self._changes += 1
+        """Record that something has changed: a loop that turns because of it doesn't spin."""
+        self._turns.changes += 1
 
-    def observe(self, name: str, sock: StreamSocket, data: bytes) -> None:
-        """Tell the watchers of a call on a stream."""
-        self._changes += 1
+    def observe(self, name: str, sock: Endpoint, data: bytes) -> None:
+        """Report a call on a stream to the watchers."""
+        self.changed()
         if sock.faulty:
             if self.journal is not None:
                 self.journal.append(f"    {name}({sock.number}): {len(data)} bytes")
             for watcher in self.watchers:
                 watcher.call(name, sock, data)
 
-    def observe_datagram(self, name: str, sock: DatagramSocket, data: bytes, peer: Address, local: Address) -> None:
-        """Tell the watchers of a datagram."""
-        self._changes += 1
+    def observe_datagram(self, name: str, sock: Endpoint, data: bytes, peer: Address, local: str) -> None:
+        """Report a datagram to the watchers."""
+        self.changed()
         if self.journal is not None:
-            self.journal.append(f"    {name}({sock.number}): {len(data)} bytes, peer {peer}, local {local[0]}")
+            self.journal.append(f"    {name}({sock.number}): {len(data)} bytes, peer {peer}, local {local}")
         for watcher in self.watchers:
-            watcher.datagram(name, sock, data, peer, str(local[0]))
+            watcher.datagram(name, sock, data, peer, local)
 
     def about_to_close(self, number: int) -> None:
-        """Note a descriptor that is closed while a selector watches it: its next owner would be taken for it."""
+        """Report a descriptor that is closed while a selector watches it: its next owner would get its events."""
         self.changed()
-        if any(number in selector.get_map() for selector in self._selectors):
+        if any(number in selector.get_map() for selector in self.selectors):
             self.violations.append(f"descriptor {number} was closed while it was watched")
 
+    # ------------------------------------------------------------ at every turn
+
     def about_to_select(self, timeout_s: float | None) -> None:
-        """Look for a loop that spins, and let the world go on a little."""
+        """Begin a turn: find a loop that spins, and let the world go on a little. Raise Quiet if the run is to end."""
         for watcher in self.watchers:
             watcher.select(timeout_s)
         if self.clock() >= self._end_s or (self._until is not None and self._until()):
             raise Quiet
-        self._count_turn()
-        self._look_for_a_spin()
+        self._turns.count()
+        if self._turns.begin_to_spin():
+            self.violations.append("the loop spins: it turns, and nothing changes")
         self.wire.run_due()
 
-    def _look_for_a_spin(self) -> None:
-        looks_a_turn = POLLS + 2 if self.poll_takes_s else 1  # at the most: a look that finds something ends the turn
-        before = self._idle_looks
-        idle = self._changes == self._changes_before
-        self._idle_looks = before + (looks_a_turn if self.found_ready else 1) if idle else 0
-        self._changes_before = self._changes
-        if before < IDLE_TURNS * looks_a_turn <= self._idle_looks:
-            self.violations.append("the loop spins: it turns, and nothing changes")
-
-    def _count_turn(self) -> None:
-        self._turns += 1
-        self._turns_at_once += 1
-        if self.clock() != self._turned_s:
-            self._turned_s, self._turns_at_once = self.clock(), 1
-        if self._turns_at_once > MOST_TURNS_AT_ONCE or self._turns > MOST_TURNS:
-            raise RuntimeError(
-                f"the loop hasn't come to rest in {self._turns:,} turns, {self._turns_at_once:,} at once"
-            )
+    def looked(self, found: bool, timeout_s: float | None) -> None:
+        """Record what a select has found. For a busy-polling loop, one that found nothing takes time."""
+        self._turns.found_ready = found
+        if not found and timeout_s == 0:
+            self.clock.advance(self._poll_takes_s)
 
     def move_peers(self) -> bool:
-        """Let every peer take its turn; return whether any did anything."""
+        """Let every peer act; return whether any did."""
         moved = False
         gone = 0
-        for peer in self._peers:
+        for peer in self.peers:
             if peer.over:
                 gone += 1
             elif peer.move():
                 moved = True
-        if gone * 2 > len(self._peers):
-            self._peers = [peer for peer in self._peers if not peer.over]
+        if gone * 2 > len(self.peers):
+            self.peers = [peer for peer in self.peers if not peer.over]
         return moved
 
     def go_on(self, until_s: float | None) -> bool:
@@ -389,113 +354,14 @@ class SimulatedNetwork:
         self.wire.run_due()
         return True
 
-    # ------------------------------------------------------------ the wire
 
-    def call(self, caller: StreamSocket) -> None:
-        """Let a SYN arrive: the listener's kernel answers, not the listener."""
-        if caller.state != CONNECTING or caller.remote is None:
-            return
-        host, port = caller.remote[:2]
-        if not self.wire.is_open(caller.host, host):
-            self.wire.when_healed(lambda: self.call(caller))
-            return
-        listener = self.ports.find(socket.SOCK_STREAM, caller.family, host, port)
-        if not isinstance(listener, StreamSocket) or listener.state != LISTENING:
-            if self.ports.knows(host):
-                caller.die(errno.ECONNREFUSED)
-        elif len(listener.queue) > listener.backlog:
-            self.wire.call_later(SYN_RETRY_S, lambda: self.call(caller))
-        else:
-            answerer = StreamSocket(self, caller.family, False)
-            answerer.options.update(listener.options)
-            answerer.local, answerer.remote = caller.remote, caller.local
-            join(self, caller, answerer)
-            listener.queue.append(answerer)
-            self.changed()
-
-    def carry(self, sender: DatagramSocket, data: bytes, source: Address, destination: Address, interface: int) -> None:
-        """Carry a datagram to whoever is bound there, if the way is open and luck has it."""
-        host = str(self.canonical(sender.family, destination)[0])
-        if interface and interface != self.interface_of(host):
-            return  # forced through an interface from which there is no way
-        if not self.wire.is_open(str(source[0]), host):
-            return
-
-        def deliver() -> None:
-            self._deliver(sender, data, source, host, destination[1])
-
-        fault = self.chance.draw("packet")
-        if fault is None:
-            self.wire.call_later(self.latency_s, deliver) if self.latency_s else deliver()
-            return
-        self.inject(fault)
-        if fault.kind == "delay":
-            self.wire.call_later(self.latency_s + fault.amount / 1e4, deliver)
-        elif fault.kind == "duplicate":
-            deliver()
-            self.wire.call_later(self.latency_s + fault.amount / 1e4, deliver)
-
-    def _deliver(self, sender: DatagramSocket, data: bytes, source: Address, host: str, port: int) -> None:
-        if self.is_broadcast(host):
-            for sock in self.ports.listeners_to_all(port):
-                own = str(self.source_for(sock.family, source)[0])
-                cast(DatagramSocket, sock).arrive(Packet(data, source, host, own, ROUTED_INTERFACE))
-            return
-        found = self.ports.find(socket.SOCK_DGRAM, sender.family, host, port)
-        if isinstance(found, DatagramSocket):
-            found.arrive(Packet(data, source, host, host, self.interface_of(host)))
-        elif self.ports.knows(host) and sender.remote is not None:  # ICMP: told to connected sockets only
-            sender.error = errno.ECONNREFUSED
-            self.changed()
-
-    # ------------------------------------------------------------ addresses
-
-    def is_local(self, host: str) -> bool:
-        """Tell whether an address is this machine's."""
-        return host in self.addresses or host.startswith("127.")
-
-    def is_wildcard(self, host: str) -> bool:
-        """Tell whether an address stands for all of this machine's."""
-        return host in WILDCARDS
-
-    def is_broadcast(self, host: str) -> bool:
-        """Tell whether an address stands for all machines of a network."""
-        return host in BROADCASTS
-
-    def interface_of(self, host: str) -> int:
-        """Return the index of the interface that has an address of ours, or by which another one is reached.
-
-        The first address of a family is on the interface that leads outside, each other one on its own.
-        """
-        if host.startswith("127.") or host == "::1":
-            return LOOPBACK_INTERFACE
-        own = self._reachable(_family(host))
-        return ROUTED_INTERFACE + (own.index(host) if host in own else 0)
-
-    def _reachable(self, family: int) -> list[str]:
-        """Return our addresses of a family that other machines can reach."""
-        return [own for own in self.addresses if _family(own) == family and not own.startswith("127.") and own != "::1"]
-
-    def any_address(self, family: int) -> Address:
-        """Return the wildcard of a family, with no port."""
-        return ("0.0.0.0", 0) if family == socket.AF_INET else ("::", 0, 0, 0)  # noqa: S104
-
-    def canonical(self, family: int, address: Address) -> Address:
-        """Return an address as getsockname(2) gives it. Raise EINVAL for one of another family."""
-        host = str(address[0]).partition("%")[0]
-        if _family(host) != family:
-            raise OSError(errno.EINVAL, "an address of another family")
-        host = ipaddress.ip_address(host).compressed
-        return (host, address[1]) if family == socket.AF_INET else (host, address[1], *(*address[2:], 0, 0)[:2])
-
-    def source_for(self, family: int, destination: Address) -> Address:
-        """Return the address that routing picks for what is sent to `destination`, with no port."""
-        host = str(destination[0])
-        if not self.is_local(host):
-            usable = self._reachable(family)
-            host = usable[0] if usable else host
-        return self.canonical(family, (host, 0))
-
-
-def _family(host: str) -> int:
-    return family_of((host,))
+def reactor_on(network: SimulatedNetwork, busy_poll_s: float, sink: EventSink | None) -> Reactor:
+    """Return the real Reactor on a network's doors."""
+    selector = network.selector()
+    return Reactor(
+        selector=BusyPollSelector(selector, network.clock, busy_poll_s) if busy_poll_s else selector,
+        clock=network.clock,
+        sockets=network,
+        signals=network.signals,
+        observer=NOTHING_OBSERVED if sink is None else Trace(sink),
+    )

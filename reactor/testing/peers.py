@@ -1,8 +1,7 @@
-"""Peers: who is at the other end, outside the program under test.
+"""Peers: the other end of each connection, outside the program under test.
 
-Law: a peer is told what to do and does it as fast as the connection lets it, a bounded piece per move, whenever the
-loop looks for something to do. It has no descriptor and meets no faults; what is wrong with the world, it sees as any
-peer would.
+Law: a scenario says what a peer is to do. The peer does it as fast as the connection allows, a bounded piece per move,
+whenever the loop calls select. It has no descriptor and meets no faults of its own.
 """
 
 from __future__ import annotations
@@ -11,36 +10,35 @@ import collections
 import random
 import socket
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
-from reactor.sockets.addresses import Address
-from reactor.testing.datagram import DatagramSocket
-from reactor.testing.endpoint import POLLERR, POLLIN
-from reactor.testing.link import CONNECTED, CONNECTING, Link
-from reactor.testing.stream import LINGER_ZERO, StreamSocket
-
-if TYPE_CHECKING:
-    from reactor.testing.network import SimulatedNetwork
+from reactor.sockets.addresses import Address, family_of
+from reactor.sockets.opening import RESET_ON_CLOSE
+from reactor.testing.kernel.datagram import DatagramSocket
+from reactor.testing.kernel.endpoint import POLLERR, POLLIN
+from reactor.testing.kernel.link import CONNECTED, CONNECTING, Link
+from reactor.testing.kernel.stream import StreamSocket
+from reactor.testing.world import World
 
 EAGER_BYTES = 65_536
+PEER_HOSTS: dict[int, str] = {socket.AF_INET: "192.0.2.1", socket.AF_INET6: "2001:db8::1"}
 
 
 class Peer:
-    """A TCP connection's other end: one that calls (`SimulatedNetwork.peer`) or answers (`peer_server`).
+    """The other end of a TCP connection, a client (`SimulatedNetwork.peer`) or a server (`peer_server`).
 
-    `received` is what has come, `sent` what has gone. `eof`: the other side has sent FIN. `lost`: the connection is
-    over without that, and `received` may be short. `cut_short`: FIN came before all was sent. `read_bytes` and
+    `received` and `sent` are the bytes so far. `eof`: the program has sent FIN. `lost`: the connection ended otherwise,
+    and `received` may be short. `cut_short`: the peer sent FIN before all it was to send. `read_bytes` and
     `write_bytes` are what it moves at once.
     """
 
     __slots__ = (
-        "_finishing", "_outbox", "answer", "cut_short", "eof", "error", "link", "network", "paused", "read_bytes",
-        "received", "sent", "socket", "write_bytes",
+        "_finishing", "_outbox", "answer", "cut_short", "eof", "error", "link", "paused", "read_bytes", "received",
+        "sent", "socket", "write_bytes",
     )  # fmt: skip
 
-    def __init__(self, network: SimulatedNetwork, sock: StreamSocket) -> None:
-        self.network, self.socket = network, sock
-        self.link: Link | None = sock.link
+    def __init__(self, sock: StreamSocket) -> None:
+        self.socket = sock
+        self.link: Link[StreamSocket] | None = sock.link
         self.received, self.sent = bytearray(), bytearray()
         self.eof = False
         self.error: OSError | None = None
@@ -53,12 +51,12 @@ class Peer:
 
     @property
     def lost(self) -> bool:
-        """Whether the connection ended otherwise than by FIN, so that nothing can be expected of it."""
+        """Whether the connection ended otherwise than by FIN, so that bytes may be missing."""
         return bool(self.error or (self.link is not None and self.link.fate))
 
     @property
     def finished(self) -> bool:
-        """Whether all was sent that should be, and FIN."""
+        """Whether everything was sent, and FIN."""
         return self._finishing and not self._outbox and bool(self.socket.outgoing and self.socket.outgoing.fin)
 
     @property
@@ -67,16 +65,16 @@ class Peer:
         return self.socket.closed or self.error is not None
 
     def send(self, data: bytes, *, urgent: bool = False) -> None:
-        """Send bytes, in time; the last of them as urgent data, if asked for."""
+        """Send bytes when there is room; with `urgent`, the last one as urgent data."""
         if data:  # to send nothing is no move
             self._outbox.append((data, socket.MSG_OOB if urgent else 0))
 
     def finish(self) -> None:
-        """Send FIN when all has been sent, and close when the other side has done so too."""
+        """Send FIN when all has been sent, and close when the program has sent FIN too."""
         self._finishing = True
 
     def finish_now(self) -> None:
-        """Send FIN at this very byte: what hasn't gone yet never will."""
+        """Send FIN now: what hasn't been sent yet never will be."""
         self.cut_short = self.cut_short or bool(self._outbox)
         self._outbox.clear()
         self._finishing = True
@@ -85,7 +83,7 @@ class Peer:
     def reset(self) -> None:
         """Send RST now."""
         if not self.over:
-            self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, LINGER_ZERO)
+            self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
             self.close()
 
     def close(self) -> None:
@@ -93,10 +91,10 @@ class Peer:
         self.socket.close()
 
     def vanish(self) -> None:
-        """Fall silent for ever, as when the power goes: no FIN, no RST, no answer."""
+        """Fall silent for ever, as in a power cut: no FIN, no RST, no answer."""
         self.link = self.link or self.socket.link
         if self.link is None:
-            self.socket.close()  # nobody is there to finish the handshake
+            self.socket.close()  # the handshake will never finish
         elif not self.over:
             self.link.cut = True
             self.link.fate = self.link.fate or "the peer vanished"
@@ -159,41 +157,41 @@ class Peer:
 
 
 class PeerServer:
-    """A listening peer: `callers` are those who came."""
+    """A listening peer. `clients` are the accepted connections, each a Peer."""
 
-    __slots__ = ("_answer", "_network", "_socket", "address", "callers")
+    __slots__ = ("_add_peer", "_answer", "_socket", "address", "clients")
 
     def __init__(
-        self, network: SimulatedNetwork, sock: StreamSocket, answer: Callable[[Peer, bytes], object] | None
+        self, sock: StreamSocket, answer: Callable[[Peer, bytes], object] | None, add_peer: Callable[[Peer], Peer]
     ) -> None:
-        self._network, self._socket, self._answer = network, sock, answer
+        self._socket, self._answer, self._add_peer = sock, answer, add_peer
         self.address = sock.getsockname()
-        self.callers: list[Peer] = []
+        self.clients: list[Peer] = []
 
     def move(self) -> bool:
-        """Welcome whoever waits."""
+        """Accept the connections that wait; return whether there were any."""
         came = False
         while self._socket.queue:
             sock, _ = self._socket.accept()
             sock.setblocking(False)
-            caller = self._network.add_peer(Peer(self._network, sock))
-            caller.answer = self._answer
-            self.callers.append(caller)
+            client = self._add_peer(Peer(sock))
+            client.answer = self._answer
+            self.clients.append(client)
             came = True
         return came
 
     def close(self) -> None:
-        """Listen no more."""
+        """Stop listening."""
         self._socket.close()
 
     @property
     def over(self) -> bool:
-        """Whether it listens no more."""
+        """Whether it has stopped listening."""
         return self._socket.closed
 
 
 class DatagramPeer:
-    """A UDP socket outside. `received` holds (data, source) in the order of arrival."""
+    """A UDP peer. `received` holds (data, source) in the order of arrival."""
 
     __slots__ = ("paused", "received", "socket")
 
@@ -204,7 +202,7 @@ class DatagramPeer:
 
     @property
     def address(self) -> Address:
-        """Where it is."""
+        """Its own address."""
         return self.socket.getsockname()
 
     @property
@@ -217,7 +215,7 @@ class DatagramPeer:
         self.socket.sendto(data, destination)
 
     def move(self) -> bool:
-        """Receive everything that has come."""
+        """Receive everything that has arrived; return whether there was anything."""
         moved = False
         while self.socket.inbox and not self.paused:
             self.received.append(self.socket.recvfrom(EAGER_BYTES))
@@ -229,8 +227,25 @@ class DatagramPeer:
         self.socket.close()
 
 
+def stream_outside(world: World, destination: str, source: str = "", port: int = 0) -> StreamSocket:
+    """Return a TCP socket outside the program, bound to `source`, or to a peer's usual host."""
+    family = family_of((destination,))
+    sock = StreamSocket(world, family, False)
+    sock.setblocking(False)
+    sock.bind((source or PEER_HOSTS[family], port))
+    return sock
+
+
+def datagram_outside(world: World, source: str, port: int) -> DatagramSocket:
+    """Return a UDP socket outside the program."""
+    sock = DatagramSocket(world, family_of((source,)), False)
+    sock.setblocking(False)
+    sock.bind((source, port))
+    return sock
+
+
 def pieces(source: random.Random, data: bytes) -> list[bytes]:
-    """Cut bytes at random places: how a peer's writes may fall."""
+    """Cut bytes at random places, as a peer's writes may be cut."""
     found = []
     while data:
         size = min(len(data), int(2 ** (source.random() * 16)))

@@ -2,9 +2,9 @@
 
     SimulatedNetwork(seed, trace="run.jsonl")         python -m reactor.player run.jsonl
 
-Law: to be recorded changes nothing, so a failure that is run again to be seen fails again. A run writes the file anew
-each time that it stops: so what is left of a hypothesis test is its last run, the smallest example that fails.
-A second reactor of the same network has a file of its own, `run-2.jsonl`.
+Law: recording changes nothing in a run, so a failure that is run again to be seen fails again. Each run writes the file
+anew when it stops, so a hypothesis test leaves its last run, the smallest example that fails. A second reactor of the
+same network has its own file, `run-2.jsonl`.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ class Recording:
         self._path = path
         self._sinks: list[tuple[Memory, JsonLines]] = []
         self._saved_bytes: list[int] = []  # of each
-        open_file(path).close()  # an OSError shall come now, and not in place of what a run has found
+        open_file(path).close()  # raise OSError now, not in place of a failure that a run has found
 
     def observer(self, other: EventSink | None) -> EventSink:
-        """Return the observer for one more reactor, who tells the other too."""
+        """Return the callback of one more reactor's trace; it calls the other one too."""
         memory = Memory()
         sink = JsonLines(memory, clock="simulated", most_bytes=MOST_BYTES)
         self._sinks.append((memory, sink))
@@ -50,7 +50,7 @@ class Recording:
                 self._saved_bytes[index] = len(whole)
 
     def end(self, title: str, about: str) -> None:
-        """Write all of it, and say on top what it is. Raise OSError."""
+        """Write everything, with a title at the top. Raise OSError."""
         for index, (memory, sink) in enumerate(self._sinks):
             sink.flush()
             _, _, events = memory.getvalue().partition(b"\n")
@@ -70,6 +70,6 @@ class Memory(io.BytesIO):
 
 
 def tell_both(one: EventSink, other: EventSink, event: Event) -> None:
-    """Be two observers."""
+    """Call two of them."""
     one(event)
     other(event)

@@ -1,7 +1,7 @@
-"""simulate: run a scenario in many bad worlds, and make the first that breaks it small.
+"""simulate: run a scenario in many bad worlds, and shrink the first failure.
 
-Law: a failure that can't be repeated is worth nothing. What is raised names the seed, and the fewest faults that still
-make the scenario fail; with both, the run repeats exactly.
+Law: a failure that can't be repeated is worth nothing. The error names the seed, and the fewest faults that still make
+the scenario fail. With both, the run repeats exactly.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class SimulationFailed(AssertionError):
 
 @dataclass(slots=True)
 class Report:
-    """What a simulation has gone through."""
+    """Counts of what happened in a simulation."""
 
     runs: int = 0
     steps: int = 0  # system calls
@@ -67,17 +67,16 @@ def simulate(
     shrinking_s: float = 30.0,
     trace: str | None = None,
 ) -> Report:
-    """Call `scenario(network)` once for each seed, each time in another world, and return what it went through.
+    """Call `scenario(network)` once for each seed, each time in another world, and return the counts.
 
     `faults`: probabilities by name; by default each seed has a random mix of its own (see `random_mix`). `script`:
-    these faults and no others. When the scenario is over, its reactors are closed; a descriptor that is left, a
-    callback that raised or anything else in `network.violations` fails it too. Raise SimulationFailed; with `trace`,
-    what the reactors did in the smallest run that fails is in that file then, to be seen in the player (OSError now
-    if it can't be written, or if it is there already and is no trace).
+    these faults and no others. When the scenario is over, its reactors are closed. An open descriptor, a callback that
+    raised or anything else in `network.violations` fails it too. Raise SimulationFailed. With `trace`, the smallest
+    failing run is then in that file, for the player (OSError now if it can't be written, or exists and is no trace).
     """
     report = Report()
     if trace is not None:
-        Recording(trace)  # raise OSError now, and not after an hour
+        Recording(trace)  # raises OSError now, not after an hour
     for seed in range(seeds) if isinstance(seeds, int) else seeds:
         mix = {} if script is not None else faults
         if mix is None:
@@ -93,7 +92,7 @@ def simulate(
 
 
 def run_once(scenario: Scenario, network: SimulatedNetwork) -> BaseException | None:
-    """Run a scenario to its end, leftovers checked; return what it raised."""
+    """Run a scenario, check what it leaves, and return what it raised."""
     listener = _CallbackWatch(network)
     logger = logging.getLogger("reactor")
     logger.addHandler(listener)
@@ -103,7 +102,7 @@ def run_once(scenario: Scenario, network: SimulatedNetwork) -> BaseException | N
         network.check()
     except (KeyboardInterrupt, SystemExit, GeneratorExit):
         raise
-    except BaseException as error:  # pytest.fail raises none of Exception's
+    except BaseException as error:  # pytest.fail raises no Exception
         return error
     finally:
         logger.removeHandler(listener)
@@ -111,7 +110,7 @@ def run_once(scenario: Scenario, network: SimulatedNetwork) -> BaseException | N
 
 
 def close(network: SimulatedNetwork) -> None:
-    """Close the reactors, and note the descriptors that are left."""
+    """Close the reactors, and report the descriptors that are left open."""
     for reactor in network.reactors:
         reactor.close()
     if network.descriptors.open:
@@ -119,7 +118,7 @@ def close(network: SimulatedNetwork) -> None:
 
 
 class _CallbackWatch(logging.Handler):
-    """The loop survives a callback that raises, and logs it. A scenario doesn't survive it."""
+    """Makes a violation of a callback that raised, which the loop only logs."""
 
     def __init__(self, network: SimulatedNetwork) -> None:
         super().__init__(logging.ERROR)
@@ -133,7 +132,7 @@ class _CallbackWatch(logging.Handler):
 def _smallest(
     scenario: Scenario, seed: int, faults: list[Fault], cause: BaseException, shrinking_s: float, trace: str | None
 ) -> SimulationFailed:
-    """Take faults out as long as it fails in the same way (ddmin, Zeller and Hildebrandt 2002)."""
+    """Take out faults while the scenario fails in the same way (ddmin, Zeller and Hildebrandt 2002)."""
     reruns, began_s = 0, time.monotonic()
     smaller = True
     while smaller:
@@ -159,6 +158,6 @@ def _smallest(
 
 
 def _kind(error: BaseException) -> tuple[type, str]:
-    """Return what two failures of one kind have in common; of the first violation its words, but not its numbers."""
+    """Return what two failures of one kind have in common: type, and the first violation without its numbers."""
     violation = re.fullmatch(r"(.*?)(;.*)? \(seed .*\)", str(error), re.DOTALL)
     return type(error), re.sub("[^a-z ]+", "", violation[1].lower()) if violation else ""

@@ -1,7 +1,7 @@
-"""Wire: what is under way, and who can reach whom.
+"""Wire: the events to come, and which hosts can reach each other.
 
-Law: everything that happens later is in one heap, ordered by time and then by the order in which it was decided; so a
-run repeats itself exactly.
+Law: all later events are in one heap, ordered by time and then by the order in which they were scheduled. So a run
+repeats itself exactly.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ class Wire:
         self._events: list[tuple[float, int, Callable[[], object]]] = []
         self._sequence = 0
         self.cut_off: dict[str, float] = {}  # host → until when
-        self._healed: list[Callable[[], object]] = []  # what waits for a way to open
+        self._healed: list[Callable[[], object]] = []  # callbacks that wait for a heal
 
     def call_later(self, delay_s: float, action: Callable[[], object]) -> None:
-        """Have `action()` called when `delay_s` seconds have passed, while the loop sleeps or turns."""
+        """Call `action()` when `delay_s` seconds have passed, while the loop sleeps or turns."""
         heapq.heappush(self._events, (self._clock() + delay_s, self._sequence, action))
         self._sequence += 1
 
@@ -49,11 +49,11 @@ class Wire:
         return not self.cut_off or not (one in self.cut_off or other in self.cut_off)
 
     def when_healed(self, action: Callable[[], object]) -> None:
-        """Call `action()` once, after the next heal: it may find its way still closed, and ask again."""
+        """Call `action()` once, after the next heal. If its hosts are still cut off, it can wait again."""
         self._healed.append(action)
 
     def partition(self, host: str, for_s: float = math.inf) -> None:
-        """Cut a host off, for a while: nothing from it or to it arrives. Of two partitions, the longer one counts."""
+        """Cut a host off: nothing from it or to it arrives. Of two partitions, the longer one counts."""
         until_s = self.cut_off[host] = max(self._clock() + for_s, self.cut_off.get(host, 0.0))
         if until_s < math.inf:
             self.call_later(for_s, functools.partial(self._heal_in_time, host))
@@ -63,7 +63,7 @@ class Wire:
             self.heal(host)
 
     def heal(self, host: str) -> None:
-        """Let a host be reached again; what streams had under way goes on."""
+        """Let a host be reached again; streams go on with what they had to send."""
         self.cut_off.pop(host, None)
         waiting, self._healed = self._healed, []
         for action in waiting:

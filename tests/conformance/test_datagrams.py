@@ -45,7 +45,7 @@ def test_the_greatest_datagram_passes_and_a_greater_one_is_refused(net: Sockets,
     assert receiver.recv(1 << 17) == data[:most]
 
 
-def test_what_does_not_fit_into_the_buffer_is_cut_and_said_so(net: Sockets) -> None:
+def test_datagram_longer_than_the_buffer_is_cut_and_flagged(net: Sockets) -> None:
     receiver, sender = net.udp(), net.udp()
     sender.sendto(b"abcdef", receiver.getsockname())
     net.wait(receiver, "IN")
@@ -62,7 +62,7 @@ def test_port_0_and_broadcast_can_not_be_sent_to(net: Sockets) -> None:
     assert told(sender.send, b"x") == "EDESTADDRREQ"
 
 
-def test_a_connected_socket_is_told_that_nobody_is_there_and_another_is_not(net: Sockets) -> None:
+def test_only_a_connected_socket_learns_of_a_closed_port(net: Sockets) -> None:
     gone = net.udp()
     address = gone.getsockname()
     gone.close()
@@ -123,7 +123,7 @@ def test_without_that_an_answer_leaves_from_the_address_that_routing_picks(net: 
     assert client.recvfrom(100)[1][0] == "127.0.0.1"
 
 
-def test_an_address_of_somebody_else_can_not_be_answered_from(net: Sockets) -> None:
+def test_address_of_another_machine_can_not_be_answered_from(net: Sockets) -> None:
     _path, server, client = asked(net, socket.AF_INET, "127.0.0.1")
     stranger = bytes(4) + socket.inet_aton("203.0.113.9") * 2
     assert told(server.sendmsg, [b"x"], reply_control(stranger), 0, client.getsockname()) in ("EINVAL", "ENETUNREACH")
@@ -259,7 +259,7 @@ def test_many_datagrams_come_and_go_in_one_call(net: Sockets, host: str) -> None
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_in_a_batch_too_what_is_cut_is_said_to_be(net: Sockets, family: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_datagram_cut_in_a_batch_is_flagged(net: Sockets, family: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("reactor.fastpath.mmsg.DATAGRAM_BYTES", 3)
     calls, client = Calls(net, family), net.udp(family)
     calls.ask(client, str(HERE[socket.AddressFamily(family)][0]), b"abcdef", b"abc", b"abcd")

@@ -63,7 +63,7 @@ def test_an_urgent_mark_stops_it_and_recv_goes_on(net: Sockets) -> None:
 
 
 def test_an_urgent_mark_before_the_end_looks_like_the_end(net: Sockets) -> None:
-    """Whoever takes splice's 0 for the end of the stream loses the last four bytes here."""
+    """A program that takes splice's 0 for the end of the stream loses the last four bytes here."""
     server, client = net.pair(inline=True)
     pipe = net.world.pipe()
     client.send(b"abc")
@@ -78,7 +78,7 @@ def test_an_urgent_mark_before_the_end_looks_like_the_end(net: Sockets) -> None:
 
 
 def test_a_reset_is_told_once_behind_what_had_come(net: Sockets) -> None:
-    """Whoever then asks recv(2) is told of an orderly end: so what splice says of a reset counts."""
+    """After it, recv(2) reports an orderly end: so splice's report of a reset counts."""
     server, client = net.pair()
     pipe = net.world.pipe()
     client.send(b"unread")

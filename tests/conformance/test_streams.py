@@ -162,7 +162,7 @@ def test_a_close_in_order_delivers_everything_and_then_fin(net: Sockets) -> None
 
 
 def test_a_sender_waits_for_room_and_goes_on_when_there_is_some(net: Sockets) -> None:
-    """The kernel's buffers are bounded: nobody reads, so writing ends; then all of it comes."""
+    """The kernel's buffers are bounded: without a reader, writing ends; then all of it comes."""
     server, client = net.pair()
     sent = 0
     while isinstance(count := told(server.send, bytes(65536)), int):
@@ -219,7 +219,7 @@ def test_urgent_bytes_one_after_the_other_are_each_in_their_place(net: Sockets) 
     assert received == b"abXabYabZ"
 
 
-def test_a_new_socket_has_nobody(net: Sockets) -> None:
+def test_new_socket_has_no_peer(net: Sockets) -> None:
     sock = net.tcp()
     assert net.poll(sock) == {"OUT", "HUP"}
     assert told(sock.recv, 1) == "ENOTCONN"
@@ -229,7 +229,7 @@ def test_a_new_socket_has_nobody(net: Sockets) -> None:
     assert told(sock.accept) == "EINVAL"
 
 
-def test_nobody_listens(net: Sockets) -> None:
+def test_connecting_to_a_closed_port_is_refused(net: Sockets) -> None:
     """A non-blocking connect to a closed port is under way, and then refused: SO_ERROR tells, once."""
     listener = net.listener()
     address = listener.getsockname()
@@ -243,7 +243,7 @@ def test_nobody_listens(net: Sockets) -> None:
     assert client.recv(1) == b""
 
 
-def test_a_listener_is_readable_when_somebody_waits(net: Sockets) -> None:
+def test_listener_is_readable_when_a_client_waits(net: Sockets) -> None:
     listener = net.listener()
     assert net.poll(listener) == set()
     assert told(listener.accept) == "EAGAIN"
@@ -256,7 +256,7 @@ def test_a_listener_is_readable_when_somebody_waits(net: Sockets) -> None:
     assert net.poll(listener) == set()
 
 
-def test_a_caller_that_reset_before_it_was_accepted_is_accepted_all_the_same(net: Sockets) -> None:
+def test_client_that_reset_before_accept_is_accepted_all_the_same(net: Sockets) -> None:
     """Linux hands over what it has, and the error after that."""
     listener = net.listener()
     client = net.call(listener)
@@ -271,7 +271,7 @@ def test_a_caller_that_reset_before_it_was_accepted_is_accepted_all_the_same(net
     assert told(accepted.getpeername) == "ENOTCONN"
 
 
-def test_closing_a_listener_resets_those_who_wait(net: Sockets) -> None:
+def test_closing_a_listener_resets_waiting_clients(net: Sockets) -> None:
     listener = net.listener()
     client = net.call(listener)
     listener.close()
@@ -280,7 +280,7 @@ def test_closing_a_listener_resets_those_who_wait(net: Sockets) -> None:
 
 
 def test_the_lowest_descriptor_comes_back_first(net: Sockets) -> None:
-    """So whoever remembers an owner by number soon meets the wrong one."""
+    """So a program that remembers an owner by number soon meets the wrong one."""
     sockets = [net.tcp() for _ in range(4)]
     first, second, third, _fourth = (sock.fileno() for sock in sockets)
     for index in (2, 0, 1):
@@ -339,7 +339,7 @@ MOVES = st.lists(
 
 @pytest.mark.skipif("sys.platform != 'linux'", reason="the simulation does what Linux does")
 @given(moves=MOVES, inline=st.booleans())
-def test_whatever_is_done_in_whatever_order_both_worlds_say_the_same(
+def test_any_order_of_calls_gives_the_same_answers_in_both_worlds(
     moves: list[tuple[str, int, int]], inline: bool
 ) -> None:
     """A difference is a bug of the simulation: hypothesis looks for one.

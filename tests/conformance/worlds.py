@@ -12,7 +12,7 @@ from typing import Any, Protocol, cast
 from reactor.fastpath.splice import KernelPipe, Pipe
 from reactor.sockets.opening import Socket
 from reactor.testing import SimulatedNetwork
-from reactor.testing.endpoint import POLLERR, POLLHUP, POLLIN, POLLOUT, POLLPRI, POLLRDHUP, SimulatedSocket
+from reactor.testing.kernel.endpoint import POLLERR, POLLHUP, POLLIN, POLLOUT, POLLPRI, POLLRDHUP, SimulatedSocket
 from tests.support.basics import PATIENCE_S
 
 HERE = {socket.AF_INET: ("127.0.0.1", 0), socket.AF_INET6: ("::1", 0, 0, 0)}

@@ -1,4 +1,4 @@
-"""Hypothesis at the helm: callers, faults, time and signals in any order, against the whole EchoServer."""
+"""Hypothesis chooses clients, faults, time and signals in any order, against the whole EchoServer."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ WHICH = st.integers(0, 9)
 
 
 class EchoMachine(RuleBasedStateMachine):
-    """One server, and everything that can be done to it. The Auditor of `World` checks every system call."""
+    """One server, and all that can happen to it. The Auditor of `World` checks every system call."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,7 +1,7 @@
 """The whole EchoServer in a simulated world, and everything that must be true of it at every step.
 
-`World` is the stage: the real server on a SimulatedNetwork, callers, and an Auditor that watches every system call. The
-swarm, the state machine and the planted bugs all play on it.
+`World` holds the real server on a SimulatedNetwork, its clients, and an Auditor that watches every system call. The
+swarm, the state machine and the planted bugs all use it.
 """
 
 from __future__ import annotations
@@ -23,11 +23,12 @@ from echo7.policy.sources import EVERYBODY, SourceLimits
 from echo7.server import EchoServer
 from reactor import READ, WRITE, Connection, Datagram, Listener, Reactor, State
 from reactor.fastpath.batch import DatagramBatch
-from reactor.limits import DEFAULT_LIMITS
+from reactor.limits import DEFAULT_LIMITS, Limits
 from reactor.sockets.addresses import Address
 from reactor.testing import DatagramPeer, Peer, SimulatedNetwork, Watcher, pieces
-from reactor.testing.datagram import DatagramSocket
-from reactor.testing.stream import StreamSocket
+from reactor.testing.kernel.datagram import DatagramSocket
+from reactor.testing.kernel.ports import Endpoint
+from reactor.testing.kernel.stream import StreamSocket
 
 PORT = 7
 DRAIN_S = 5.0
@@ -35,32 +36,32 @@ PATIENCE_S = 100.0  # longer than any delay or partition
 TCP_HOSTS = ("10.0.0.1", "10.0.0.2", "fd00::1", "127.0.0.1")
 UDP_HOSTS = (*TCP_HOSTS, "fd00::2", "10.0.0.255")
 REFUSED_PORTS = (0, PORT, *RESPONDER_PORTS)
-OF_CALLERS = ("receive_", "accept_", "refused_", "idle_")  # drops that aren't of datagrams that came
+NO_DATAGRAMS = ("receive_", "accept_", "refused_", "idle_")  # drops that aren't of datagrams received
 ALMOST = 0.999999
 USR1, TERM = 10, 15  # their numbers on Linux; no real signal is sent
 
 
 class Ledger:
-    """One connection of the server: what it was given, and how much of that it has given back."""
+    """One connection of the server: the bytes it received, and how many of them it has sent back."""
 
-    def __init__(self, sock: StreamSocket) -> None:
+    def __init__(self, sock: Endpoint) -> None:
         self.sock = sock
         self.received = bytearray()
         self.sent_bytes = 0
         self.moved_s = 0.0  # when a byte last moved, either way
-        self.crowd = 0  # how many of the same source were inside when it came
-        self.owed_bytes: int | None = None  # fixed by our FIN: what comes while we linger is thrown away
+        self.crowd = 0  # open connections of the same source when it was accepted
+        self.owed_bytes: int | None = None  # fixed by our FIN: bytes that come while we linger are thrown away
 
 
-def host_of(sock: StreamSocket) -> str:
-    """Where a connection comes from."""
+def host_of(sock: Endpoint) -> str:
+    """Return the source of a connection."""
     return str(sock.remote[0]) if sock.remote is not None else ""
 
 
 def interest_of(connection: Connection) -> int:
-    """The table of states, written a second time: what a connection must be watched for."""
-    pending_bytes, bound_bytes = connection.pending_bytes, connection.limits.high_water_bytes
-    held_back = pending_bytes > bound_bytes or connection._eof or connection._paused
+    """Return the interest of an echo connection: the table of states, written a second time."""
+    pending_bytes = connection.pending_bytes
+    held_back = pending_bytes > connection.limits.high_water_bytes
     reading = connection.state is State.LINGERING or (connection.state is State.OPEN and not held_back)
     return (READ if reading else 0) | (WRITE if pending_bytes else 0)
 
@@ -70,7 +71,8 @@ class Auditor(Watcher):
 
     def __init__(self, network: SimulatedNetwork, reactor: Reactor, max_connections: int | None) -> None:
         self.network, self.reactor, self.max_connections = network, reactor, max_connections
-        self.ledgers: dict[StreamSocket, Ledger] = {}
+        self.selector = network.selectors[-1]
+        self.ledgers: dict[Endpoint, Ledger] = {}
         self.unanswered: collections.Counter[tuple[Address, bytes, str]] = collections.Counter()
         self.requests = self.answers = 0
         self.began_s = network.clock()
@@ -79,7 +81,7 @@ class Auditor(Watcher):
         self.server: EchoServer | None = None
         self.answered: collections.Counter[str] = collections.Counter()  # by source
 
-    def call(self, name: str, sock: StreamSocket, data: bytes) -> None:
+    def call(self, name: str, sock: Endpoint, data: bytes) -> None:
         self.moved_s = self.network.clock()
         if name == "accept":
             self.ledgers[sock] = Ledger(sock)
@@ -101,8 +103,8 @@ class Auditor(Watcher):
             elif ledger.received[at : at + len(data)] != data:
                 self.found(f"changed bytes at {at}")
 
-    def datagram(self, name: str, sock: DatagramSocket, data: bytes, peer: Address, asked: str) -> None:
-        key = (peer, data, asked)
+    def datagram(self, name: str, sock: Endpoint, data: bytes, peer: Address, local: str) -> None:
+        key = (peer, data, local)
         if name == "request":
             self.requests += 1
             self.unanswered[key] += 1
@@ -111,9 +113,9 @@ class Auditor(Watcher):
         self._check_rate(peer[0])
         self.unanswered[key] -= 1
         if self.unanswered[key] < 0:
-            self.found(f"an answer of {len(data)} bytes from {asked} that nobody had asked for")
-        if peer[1] in REFUSED_PORTS or self.network.is_broadcast(asked):
-            self.found(f"an answer to port {peer[1]} from {asked}")
+            self.found(f"an unasked answer of {len(data)} bytes from {local}")
+        if peer[1] in REFUSED_PORTS or self.network.routing.is_broadcast(local):
+            self.found(f"an answer to port {peer[1]} from {local}")
 
     def select(self, timeout_s: float | None) -> None:
         """All handlers have run: state, interest and descriptors must agree."""
@@ -128,19 +130,19 @@ class Auditor(Watcher):
                 self.found(f"{handler!r} is closed and still there")
             if isinstance(handler, Connection):
                 self._check_connection(handler)
-        for number, key in self.reactor._selector.get_map().items():
+        for number, key in self.selector.get_map().items():
             if key.data.closed or key.events != key.data.interest or key.data.fileno() != number:
                 self.found(f"descriptor {number} is watched for {key.events}, its handler is {key.data!r}")
         for number in self.network.descriptors.open.keys() - owners:
             sock = self.network.descriptors.open[number]
             if sock.faulty:
-                self.found(f"descriptor {number} belongs to nobody")
+                self.found(f"descriptor {number} has no handler")
         self.network.check()
 
     def _inside_from(self, host: str) -> int:
-        """Count those of one source who are inside, or whose loss the server hasn't been told of."""
-        callers = self.server._callers if self.server is not None else {}
-        return sum(host_of(cast(StreamSocket, caller.socket)) == host for caller in callers)
+        """Count the connections of one source, with those that the server doesn't yet know to be lost."""
+        connections = self.server.handlers[2] if self.server is not None else []
+        return sum(host_of(cast(Endpoint, connection.socket)) == host for connection in connections)
 
     def _check_caps(self) -> None:
         most = self.limits.connections
@@ -149,10 +151,10 @@ class Auditor(Watcher):
             if held and max(held.values()) > most:
                 self.found(f"{held} connections, one source may have {most}")
 
-    def _held(self) -> Iterator[StreamSocket]:
+    def _held(self) -> Iterator[Endpoint]:
         for handler in self.reactor.handlers:
             if isinstance(handler, Connection):
-                yield cast(StreamSocket, handler.socket)
+                yield cast(Endpoint, handler.socket)
 
     def _check_rate(self, host: str) -> None:
         rate = self.limits.udp_rate
@@ -167,8 +169,7 @@ class Auditor(Watcher):
             self.found(f"interest is {connection.interest}, the state says {interest_of(connection)}")
         if connection.pending_bytes > connection.limits.bound_bytes:
             self.found(f"{connection.pending_bytes} bytes are pending")
-        sock = cast(StreamSocket, connection.socket)
-        ledger = self.ledgers[sock]
+        ledger = self.ledgers[cast(Endpoint, connection.socket)]
         owed_bytes = len(ledger.received) if ledger.owed_bytes is None else ledger.owed_bytes
         if ledger.sent_bytes + connection.pending_bytes != owed_bytes:
             self.found(f"{len(ledger.received)} bytes came, {ledger.sent_bytes} went, {connection.pending_bytes} wait")
@@ -178,7 +179,7 @@ class Auditor(Watcher):
 
 
 class World:
-    """A server that serves, and those who call it."""
+    """A server that serves, and its clients."""
 
     def __init__(
         self,
@@ -186,7 +187,7 @@ class World:
         max_connections: int | None = None,
         *,
         busy_poll_s: float = 0.0,
-        receive_bytes: int = DEFAULT_LIMITS.receive_bytes,
+        limits: Limits = DEFAULT_LIMITS,
         pipes: int = 0,
         plain: bool = False,
         idle_timeout_s: float | None = None,
@@ -196,14 +197,15 @@ class World:
         self.reactor = network.reactor(busy_poll_s=busy_poll_s)
         self.auditor = Auditor(network, self.reactor, max_connections)
         network.watchers.append(self.auditor)
-        self.server = EchoServer(
-            ["*"], PORT, drain_timeout_s=DRAIN_S, max_connections=max_connections, pipes=pipes, plain=plain,
-            idle_timeout_s=idle_timeout_s, sources=sources,
-        )  # fmt: skip
+        self.limits = limits._replace(linger_timeout_s=DRAIN_S)
+        with mock.patch("echo7.server.Limits", return_value=self.limits):  # no option of the server
+            self.server = EchoServer(
+                ["*"], PORT, drain_timeout_s=DRAIN_S, max_connections=max_connections, pipes=pipes, plain=plain,
+                idle_timeout_s=idle_timeout_s, sources=sources,
+            )  # fmt: skip
         self.auditor.limits, self.auditor.server = sources, self.server
         if idle_timeout_s is not None:
             self.auditor.idle_timeout_s = idle_timeout_s
-        self.server._limits = self.server._limits._replace(receive_bytes=receive_bytes)
         self.server.start(self.reactor)
         self.serving = self.server.addresses
         self.peers: list[Peer] = []
@@ -212,7 +214,7 @@ class World:
         self.began_s = network.clock()
         self.stopped_s: float | None = None  # when the end began
         self.running = True
-        self.snapshots = 0
+        self.signals_seen = 0
         self.reactor.add_signal_handler(TERM, self.stop)
         self.reactor.add_signal_handler(USR1, self.look)
 
@@ -232,19 +234,19 @@ class World:
 
     def look(self) -> None:
         """What the command does on SIGUSR1."""
-        self.snapshots += 1
+        self.signals_seen = self.network.signals.raised[USR1]
         counters = self.server.counters
         if counters.tcp_bytes_sent > counters.tcp_bytes_received:
             self.auditor.found("the counters say that more was sent than received")
 
     def call(self, host: str = "10.0.0.1", source: str = "") -> Peer:
-        """Have a caller connect."""
+        """Let a client connect."""
         peer = self.network.peer((host, PORT), source=source)
         self.peers.append(peer)
         return peer
 
     def datagram_peer(self, family: int = socket.AF_INET, port: int = 0) -> DatagramPeer:
-        """Have somebody ready to send datagrams."""
+        """Add a peer that sends datagrams."""
         source = "192.0.2.7" if family == socket.AF_INET else "2001:db8::7"
         peer = self.network.udp_peer(source=source, port=port)
         peer.socket.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
@@ -252,12 +254,12 @@ class World:
         return peer
 
     def ask(self, peer: DatagramPeer, data: bytes, host: str) -> None:
-        """Have a datagram sent to the server."""
+        """Send a datagram to the server."""
         peer.send(data, (host, PORT))
         self.asked[peer.address, data] += 1
 
     def finish(self) -> None:
-        """Let everything come to rest, end the service as SIGTERM does, and look at the whole."""
+        """Let everything come to rest, end the service as SIGTERM does, and check the whole."""
         self.network.run(self.reactor, until=self._is_enough)
         if self.stopped_s is None:
             self._check_served()
@@ -265,35 +267,35 @@ class World:
         self.network.run(self.reactor)
         self.network.settle()
         if self.running or self.server.counters.connections_open:
-            self.auditor.found("the server doesn't end, or has ended and callers are left")
+            self.auditor.found("the server doesn't end, or has ended with connections open")
         self._check_ends()
         self._check_datagrams()
         self.network.check()
 
     def _is_enough(self) -> bool:
-        """At rest the run ends by itself; but a full house with callers at the door looks again, for ever."""
+        """Return whether to end the run. At rest it ends by itself, but a full server tries accept for ever."""
         nothing_moves = self.network.clock() > self.auditor.moved_s + PATIENCE_S
         return self.stopped_s is not None or (self.network.descriptors.is_full and nothing_moves)
 
     def _check_served(self) -> None:
-        """At rest, and nobody has stopped the server: every caller who wasn't reset has all of his bytes."""
+        """Check a server that is at rest and was not stopped: every client that wasn't reset has all its bytes."""
         if not self.network.descriptors.is_full:  # then the run was cut off
             self._check_nothing_is_missing()
         for sock in self.network.descriptors.open.values():
             if isinstance(sock, DatagramSocket) and sock.inbox:
-                self.auditor.found("an endpoint is deaf")
-            full = self.network.descriptors.is_full  # then the run was cut off, and the dead may be found later
+                self.auditor.found("an endpoint has stopped receiving")
+            full = self.network.descriptors.is_full  # then the run was cut off, and dead connections may be found later
             if isinstance(sock, StreamSocket) and sock.link is not None and sock.link.fate and not full:
                 self.auditor.found(f"a dead connection is kept: {sock.link.fate}")
         if len(self.server.addresses) != len(self.serving):
             self.auditor.found(f"of {self.serving}, only {self.server.addresses} are still served")
-        if self.reactor._waker._pending and not self.network.descriptors.is_full:  # then it was cut off in the middle
-            self.auditor.found("a signal was noted, and nobody has looked")
         descriptors = self.network.descriptors
+        if self.network.signals.raised[USR1] != self.signals_seen and not descriptors.is_full:
+            self.auditor.found("a signal was raised, and its handler was not called")
         full = self.server.counters.connections_open == self.max_connections or descriptors.is_full
         for peer in self.peers:
             if peer.link is None and peer.error is not None and peer.error.errno == errno.ECONNREFUSED:
-                self.auditor.found("a caller was refused")
+                self.auditor.found("a client was refused")
             if peer.lost or peer.paused or peer.link is None or (peer.socket.closed and not peer.eof):
                 continue
             if full and (not peer.link.is_open or peer.link.other(peer.socket) not in self.auditor.ledgers):
@@ -303,7 +305,7 @@ class World:
                     f"{len(peer.sent)} bytes were sent, {len(peer.received)} came back, and that was all"
                 )
             if peer.finished and not peer.eof:
-                self.auditor.found("a caller has sent FIN and never got one")
+                self.auditor.found("a client has sent FIN and never got one")
 
     def _check_ends(self) -> None:
         for peer in self.peers:
@@ -325,7 +327,7 @@ class World:
                 self._check_reset(peer, end)
 
     def _check_reset(self, peer: Peer, end: StreamSocket) -> None:
-        """A reset by the server itself needs a reason: the world's, or patience that is over."""
+        """Check that a reset by the server has a reason: a fault, a refusal or a timeout."""
         link = peer.link
         assert link is not None
         if link.fate.startswith(("fault", "accept failed", "its listener was closed")):
@@ -336,7 +338,7 @@ class World:
             return  # the linger timeout is the same
         ledger, most = self.auditor.ledgers[end], self.auditor.limits.connections
         if isinstance(most, int) and ledger.crowd >= most and not ledger.received:
-            return  # refused at the door
+            return  # over the limit of its source
         if link.reset_s >= ledger.moved_s + self.auditor.idle_timeout_s * ALMOST:
             return  # stuck
         self.auditor.found(f"the server reset a connection without need: {link.fate}")
@@ -347,7 +349,7 @@ class World:
             auditor.found(f"other bytes were sent than {counters} says")
         if (counters.datagrams_received, counters.datagrams_sent) != (auditor.requests, auditor.answers):
             auditor.found(f"{auditor.requests} requests, {auditor.answers} answers; {counters}")
-        refused = sum(n for name, n in counters.drops.items() if not name.startswith(OF_CALLERS))
+        refused = sum(n for name, n in counters.drops.items() if not name.startswith(NO_DATAGRAMS))
         if counters.datagrams_received != counters.datagrams_sent + refused:
             self.auditor.found(f"datagrams unaccounted for: {counters}")
         answered = collections.Counter(
@@ -355,19 +357,18 @@ class World:
         )
         for key, count in answered.items():
             if not self.asked[key]:
-                self.auditor.found("an answer that is no datagram of mine")
+                self.auditor.found("an answer that no peer has asked for")
             if count > self.asked[key] and "packet.duplicate" not in self.network.chance.counts():
                 self.auditor.found("more answers than questions")
 
     def _check_nothing_is_missing(self) -> None:
-        """Every datagram that deserves an answer gets it, unless the world has lost one of the two."""
+        """Check that every datagram that deserves an answer got it, unless a fault has lost one of the two."""
         deserving = sum(n for (address, _), n in self.asked.items() if address[1] not in REFUSED_PORTS)
         answered = sum(len(peer.received) for peer in self.datagram_peers)
         injected = self.network.chance.counts()
         kinds = {name.partition(".")[2] for name in injected if name.startswith(("recvmsg.", "sendmsg."))}
-        excuses = {"destination_broadcast", "rate_source", "rate_total"} | {
-            f"send_{kind}" for kind in kinds
-        }  # a saved error meets who comes next
+        # A saved error is reported to the next call, whichever datagram that carries.
+        excuses = {"destination_broadcast", "rate_source", "rate_total"} | {f"send_{kind}" for kind in kinds}
         excused = sum(n for reason, n in self.server.counters.drops.items() if reason in excuses)
         excused += self.network.datagrams_lost + injected.get("packet.loss", 0)
         if answered + excused < deserving:
@@ -376,7 +377,7 @@ class World:
 
 @contextlib.contextmanager
 def closed_handlers_watched(network: SimulatedNetwork) -> Iterator[None]:
-    """No handler runs after its close: not even one that would do nothing then."""
+    """Make a violation of each handler that runs after its close, even if it does nothing."""
 
     def watched(on_event: Callable[[Any, int], None]) -> Callable[[Any, int], None]:
         def checked(self: Any, mask: int) -> None:
@@ -393,19 +394,19 @@ def closed_handlers_watched(network: SimulatedNetwork) -> Iterator[None]:
 
 
 def limits_scenario(network: SimulatedNetwork) -> World:
-    """The same, and sources have limits. Whoever is silent for longer than any delay or partition lasts is let go."""
+    """Run the swarm with limits for each source, and an idle timeout longer than any delay or partition."""
     source = network.random
     limits = SourceLimits(
         connections=source.choice((1, 2, 3)),
         udp_rate=source.choice((None, Rate(1.0, 5))),
-        udp_rate_total=source.choice((None, None, Rate(2.0, 8))),
+        udp_rate_total=source.choice((None, Rate(1.0, 4))),
     )
     with closed_handlers_watched(network):
         return _swarm(network, sources=limits, idle_timeout_s=source.choice((1.5, 4.0)) * PATIENCE_S)
 
 
 def swarm_scenario(network: SimulatedNetwork) -> World:
-    """A random crowd calls the service in a random world."""
+    """Let random clients use the service in a random world."""
     with closed_handlers_watched(network):
         return _swarm(network)
 
@@ -422,12 +423,15 @@ def _swarm(network: SimulatedNetwork, **limits: Any) -> World:
         max_connections=source.choice((None, None, 1, 3)),
         busy_poll_s=source.choice((0.0, 0.0, 0.0, 0.0002)),
         pipes=source.choice((0, 1, 3)),
-        receive_bytes=source.choice((65_536, int(2 ** source.uniform(0, 12)), int(2 ** source.uniform(0, 6)))),
+        limits=DEFAULT_LIMITS._replace(
+            receive_bytes=source.choice((65_536, int(2 ** source.uniform(0, 12)), int(2 ** source.uniform(0, 6)))),
+            high_water_bytes=source.choice((65_536, int(2 ** source.uniform(0, 10)))),
+        ),
         plain=source.choice((False, True)),
         **limits,
     )
     for _ in range(source.randrange(1, 9)):
-        network.call_later(source.choice((0.0, source.uniform(0, 3))), lambda: caller(world, source))
+        network.call_later(source.choice((0.0, source.uniform(0, 3))), lambda: client(world, source))
     for _ in range(source.randrange(4)):
         crowd_of_datagrams(world, source)
     if source.random() < 0.3:
@@ -436,14 +440,14 @@ def _swarm(network: SimulatedNetwork, **limits: Any) -> World:
     return world
 
 
-def caller(world: World, source: random.Random) -> None:
-    """One caller, of any temper."""
+def client(world: World, source: random.Random) -> None:
+    """Add one TCP client, of any temper."""
     peer = world.call(source.choice(TCP_HOSTS))
     peer.read_bytes = int(2 ** source.uniform(0, 16))
     peer.write_bytes = int(2 ** source.uniform(0, 16))
     temper = source.choice("finish finish finish finish idle reset close vanish pause pause slow cut".split())
     buffers = world.network.send_buffer_bytes, world.network.receive_buffer_bytes
-    receive_bytes = world.server._limits.receive_bytes
+    receive_bytes = world.limits.receive_bytes
     most = 500 * min(peer.read_bytes, peer.write_bytes, receive_bytes, *buffers)  # so that it ends in time
     if temper == "pause":  # enough to fill every buffer on the way, or a little more than the kernels'
         at_once = min(*buffers, peer.write_bytes, receive_bytes)
@@ -469,7 +473,7 @@ def caller(world: World, source: random.Random) -> None:
 
 
 def crowd_of_datagrams(world: World, source: random.Random) -> None:
-    """One host that sends a few datagrams of all sizes."""
+    """Add one UDP client that sends a few datagrams of all sizes."""
     family = source.choice((socket.AF_INET, socket.AF_INET6))
     port = source.choice((0, 0, 0, 0, 19, 53))
     try:

@@ -27,7 +27,7 @@ if sys.platform != "linux":
     pytest.skip("Linux alone has the fast path", allow_module_level=True)
 
 from reactor.fastpath.mmsg import Slots
-from reactor.testing.batch import pack_name
+from reactor.testing.kernel.batch import pack_name
 
 HERE_V4, HERE_V6 = ipaddress.ip_address("10.0.0.1"), ipaddress.ip_address("fd00::1")
 many = st.integers(1, DATAGRAMS_PER_TURN)

@@ -1,14 +1,15 @@
-"""What the tests of the simulated network have in common: somebody inside, somebody outside, and time that passes."""
+"""What the tests of the simulated network share: sockets inside, peers outside, and time that passes."""
 
 from __future__ import annotations
 
 import socket
 from typing import cast
 
-from reactor import Connection, StreamProtocol
+from reactor import Connection, Datagram, DatagramProtocol, StreamProtocol
+from reactor.sockets.addresses import Address
 from reactor.sockets.opening import Socket
 from reactor.testing import Peer, SimulatedNetwork
-from reactor.testing.stream import StreamSocket
+from reactor.testing.kernel.stream import StreamSocket
 
 HERE = "10.0.0.1"
 PORT = 7
@@ -32,6 +33,13 @@ class Echo(StreamProtocol):
 
     def connection_lost(self, connection: Connection, error: Exception | None) -> None:
         self.lost.append(error)
+
+
+class UdpEcho(DatagramProtocol):
+    """Send each datagram back."""
+
+    def datagram_received(self, endpoint: Datagram, data: bytes, source: Address, path: bytes) -> None:
+        endpoint.send(data, source, path)
 
 
 def go(network: SimulatedNetwork, for_s: float = 0.0) -> None:

@@ -30,7 +30,7 @@ FAULT = st.builds(
 
 
 @given(faults=st.lists(FAULT))
-def test_a_script_says_what_its_faults_say(faults: list[Fault]) -> None:
+def test_script_reads_back_as_its_faults(faults: list[Fault]) -> None:
     """Promise: what is written can be read, and means the same."""
     assert parse_script(" ".join(map(str, faults))) == faults
 
@@ -46,7 +46,7 @@ def test_an_amount_that_is_not_given_is_one() -> None:
 @pytest.mark.parametrize(
     "word", ["send", "send#3", "send#=short", "send#x=short", "send#1=loss", "sent#1=short", "send#1=short:x", "#1=:"]
 )
-def test_what_is_no_fault_is_refused(word: str) -> None:
+def test_unknown_fault_in_a_script_is_refused(word: str) -> None:
     """Promise: a slip in a script is told, and not taken for a world in which nothing goes wrong."""
     with pytest.raises(ValueError, match="is no fault"):
         parse_script(word)
@@ -64,14 +64,14 @@ def test_what_is_no_fault_is_refused(word: str) -> None:
         ({"send.short": float("nan")}, "from 0 to 1"),
     ],
 )
-def test_what_is_no_mix_is_refused(mix: dict[str, float], words: str) -> None:
+def test_impossible_mix_is_refused(mix: dict[str, float], words: str) -> None:
     """Promise: a fault that doesn't exist, and a probability that is none, are told."""
     with pytest.raises(ValueError, match=words):
         chance(mix)
 
 
 def test_without_a_mix_nothing_goes_wrong() -> None:
-    """Promise: nothing that nobody asked for goes wrong, and a probability of 0 means never."""
+    """Promise: only faults that were asked for happen, and a probability of 0 means never."""
     source = chance({"recv.short": 0.0})
     assert not [fault for call in CATALOGUE for _ in range(100) if (fault := source.draw(call))]
 
@@ -83,7 +83,7 @@ def test_what_is_certain_goes_wrong_each_time() -> None:
     assert not drawn(source, "send", 50)
 
 
-def test_more_than_certain_is_shared_out() -> None:
+def test_probabilities_above_one_are_shared_out() -> None:
     """Promise: when probabilities add up to more than 1, each kind gets its share, and something happens always."""
     source = chance({"recv.short": 1.0, "recv.EINTR": 1.0})
     assert len(drawn(source, "recv", 1000)) == 1000
@@ -101,14 +101,14 @@ def test_probabilities_are_kept() -> None:
     assert 400 < counts["recv.EINTR"] < 600
 
 
-def test_the_same_seed_decides_the_same_and_another_something_else() -> None:
+def test_same_seed_gives_the_same_faults_and_another_seed_others() -> None:
     """Promise: every decision comes from the seed."""
     mix = everything(0.1)
     first, same, other = (drawn(chance(mix, seed=seed), "send", 200) for seed in (1, 1, 2))
     assert first == same != other
 
 
-def test_a_source_that_tends_to_nothing_has_no_trouble() -> None:
+def test_source_of_zeros_has_no_faults() -> None:
     """Promise: hypothesis makes an example small by drawing 0, and then nothing goes wrong."""
 
     class Zeros(random.Random):
@@ -119,7 +119,7 @@ def test_a_source_that_tends_to_nothing_has_no_trouble() -> None:
     assert not drawn(source, "recv", 10)
 
 
-def test_a_script_is_followed_to_the_letter() -> None:
+def test_script_faults_come_at_their_numbers_once() -> None:
     """Promise: each kind of call is numbered for itself, and a script's faults come at their numbers, each once."""
     source = chance(script="send#2=short:9 recv#1=EINTR")
     assert drawn(source, "send", 5) == ["send#2=short:9"]
@@ -127,7 +127,7 @@ def test_a_script_is_followed_to_the_letter() -> None:
     assert source.script() == "send#2=short:9 recv#1=EINTR:1"
 
 
-def test_what_had_no_effect_is_not_in_the_script() -> None:
+def test_fault_without_effect_is_not_in_the_script() -> None:
     """Promise: a script lists what did go wrong, not what could have."""
     source = chance(script="send#1=short")
     assert source.draw("send") is not None
@@ -176,7 +176,7 @@ def test_a_random_mix_has_some_faults_from_rare_to_often() -> None:
     assert random_mix(random.Random(1), among=["send.short"]).keys() <= {"send.short"}
 
 
-def test_everything_is_everything() -> None:
+def test_everything_has_every_fault() -> None:
     """Promise: `everything` leaves nothing out."""
     assert everything(0.01) == dict.fromkeys(FAULTS, 0.01)
 

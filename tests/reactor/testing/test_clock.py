@@ -1,4 +1,4 @@
-"""SimulatedClock: time passes when somebody says so, and never goes back."""
+"""SimulatedClock: time passes when it is told to, and never goes back."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import pytest
 from reactor.testing import SimulatedClock
 
 
-def test_time_stands_still_until_somebody_moves_it() -> None:
-    """Promise: time passes only when somebody says so."""
+def test_time_stands_still_until_it_is_advanced() -> None:
+    """Promise: time passes only when it is told to."""
     clock = SimulatedClock(5.0)
     assert [clock(), clock()] == [5.0, 5.0]
     clock.advance(2.5)
@@ -20,15 +20,15 @@ def test_time_stands_still_until_somebody_moves_it() -> None:
 
 
 @pytest.mark.parametrize("seconds", [-1e-9, -math.inf, math.nan])
-def test_it_can_not_be_moved_back(seconds: float) -> None:
-    """Promise: it is monotonic, so whoever would move it back is told."""
+def test_moving_back_is_refused(seconds: float) -> None:
+    """Promise: it is monotonic: to move it back raises ValueError."""
     clock = SimulatedClock()
     with pytest.raises(ValueError, match="monotonic"):
         clock.advance(seconds)
     assert clock() == 1000.0
 
 
-def test_to_reach_what_is_over_takes_no_time() -> None:
+def test_reaching_a_past_moment_takes_no_time() -> None:
     """Promise: `reach` waits for a moment, and not at all for one that is over."""
     clock = SimulatedClock(10.0)
     clock.reach(9.0)

@@ -12,8 +12,8 @@ import pytest
 
 from reactor.sockets.pktinfo import IP_PKTINFO, IPV6_PKTINFO, IPV6_RECVPKTINFO, MSG_ERRQUEUE
 from reactor.testing import CATALOGUE, SimulatedNetwork
-from reactor.testing.datagram import DatagramSocket
-from reactor.testing.endpoint import POLLERR, POLLIN, POLLOUT
+from reactor.testing.kernel.datagram import DatagramSocket
+from reactor.testing.kernel.endpoint import POLLERR, POLLIN, POLLOUT
 from tests.conformance.worlds import told
 from tests.reactor.testing.programs import ELSEWHERE, HERE, bits, error_of, go, udp
 
@@ -34,7 +34,7 @@ def test_a_datagram_takes_the_latency() -> None:
 @pytest.mark.parametrize(
     ("kind", "at_once", "later"), [("loss", 0, 0), ("delay", 0, 1), ("duplicate", 1, 2)], ids=lambda value: str(value)
 )
-def test_on_its_way_a_datagram_may_be_lost_late_or_doubled(kind: str, at_once: int, later: int) -> None:
+def test_packet_fault_loses_delays_or_doubles_a_datagram(kind: str, at_once: int, later: int) -> None:
     """Promise: never changed; the amount is how many tenths of a millisecond it, or its double, is late."""
     network = SimulatedNetwork(script=f"packet#1={kind}:5000")
     sock, peer = udp(network), network.udp_peer()
@@ -47,7 +47,7 @@ def test_on_its_way_a_datagram_may_be_lost_late_or_doubled(kind: str, at_once: i
 
 
 @pytest.mark.skipif(not MSG_ERRQUEUE, reason="only Linux has such a queue")
-def test_the_queue_of_errors_is_empty_and_no_datagram_is_taken_for_one() -> None:
+def test_error_queue_is_empty_and_keeps_datagrams_where_they_are() -> None:
     """README: "the queue of MSG_ERRQUEUE is always empty"; what waits stays where it is."""
     network = SimulatedNetwork()
     sock, peer = udp(network), network.udp_peer()
@@ -68,7 +68,7 @@ def test_a_late_datagram_is_overtaken() -> None:
 
 
 def test_a_partition_loses_datagrams() -> None:
-    """Promise: unlike streams, nobody sends them again."""
+    """Promise: unlike a stream's bytes, they are not sent again."""
     network = SimulatedNetwork()
     sock, peer = udp(network), network.udp_peer()
     network.partition(ELSEWHERE)
@@ -83,7 +83,7 @@ def test_a_partition_loses_datagrams() -> None:
     assert [data for data, _ in peer.received] == [b"y"]
 
 
-def test_a_connected_socket_is_told_by_icmp_and_only_of_hosts_that_are_there() -> None:
+def test_connected_socket_gets_econnrefused_only_from_a_host_that_exists() -> None:
     """Promise: ECONNREFUSED comes from a host without such a port, silence from where there is no host."""
     network = SimulatedNetwork()
     network.udp_peer()
@@ -99,7 +99,7 @@ def test_a_connected_socket_is_told_by_icmp_and_only_of_hosts_that_are_there() -
     assert told(unconnected.getpeername) == "ENOTCONN"
 
 
-def test_what_connect_refuses_connect_ex_returns() -> None:
+def test_connect_ex_returns_what_connect_raises() -> None:
     """Promise: EACCES for a broadcast address that wasn't asked for."""
     network = SimulatedNetwork()
     sock = network.socket(socket.AF_INET, socket.SOCK_DGRAM)
@@ -109,7 +109,7 @@ def test_what_connect_refuses_connect_ex_returns() -> None:
     assert sock.getsockname()[1] > 0, "connecting binds"
 
 
-def test_a_datagram_that_is_too_great_is_refused_and_nothing_is_sent() -> None:
+def test_too_large_datagram_is_refused_and_not_sent() -> None:
     """Promise: EMSGSIZE above 65,507 bytes."""
     network = SimulatedNetwork()
     sock, peer = udp(network), network.udp_peer()
@@ -136,33 +136,36 @@ def test_a_call_fails_as_the_script_says_and_the_next_one_works(call: str) -> No
         assert network.chance.counts() == {f"{call}.{kind}": 1}
 
 
-def test_an_interface_can_be_forced_and_from_a_wrong_one_there_is_no_way() -> None:
-    """Promise: why a reply must not name the interface on which the question came: the way back may be another."""
+@pytest.mark.parametrize("ipv6", [False, True])
+def test_forced_interface_that_leads_nowhere_loses_the_datagram(ipv6: bool) -> None:
+    """Promise: so a reply must not name the interface of the question; control data of another kind is ignored."""
     network = SimulatedNetwork()
-    sock, peer = udp(network, "0.0.0.0"), network.udp_peer()
+    sock, peer = (
+        udp(network, "::" if ipv6 else "0.0.0.0"),
+        network.udp_peer(source="2001:db8::1" if ipv6 else ELSEWHERE),
+    )
     for interface in (0, 1, 2, 9):
-        info = struct.pack("=i4s4s", interface, socket.inet_aton("10.0.0.2"), bytes(4))
-        sock.sendmsg([b"%d" % interface], [(socket.IPPROTO_IP, IP_PKTINFO, info)], 0, peer.address)
+        if ipv6:
+            info = struct.pack("=16si", socket.inet_pton(socket.AF_INET6, "fd00::2"), interface)
+            control = [(socket.IPPROTO_IPV6, IPV6_PKTINFO, info), (socket.SOL_SOCKET, 1, b"")]
+        else:
+            info = struct.pack("=i4s4s", interface, socket.inet_aton("10.0.0.2"), bytes(4))
+            control = [(socket.IPPROTO_IP, IP_PKTINFO, info)]
+        sock.sendmsg([b"%d" % interface], control, 0, peer.address)
     go(network)
-    assert peer.received == [(b"%d" % number, ("10.0.0.2", sock.getsockname()[1])) for number in (0, 2)]
+    source = ("fd00::2", sock.getsockname()[1], 0, 0) if ipv6 else ("10.0.0.2", sock.getsockname()[1])
+    assert peer.received == [(b"0", source), (b"2", source)]
 
 
-def test_an_ipv6_interface_can_be_forced_too() -> None:
-    """Promise: the same for IPV6_PKTINFO; and control data of another kind says nothing."""
-    network = SimulatedNetwork()
-    sock, peer = udp(network, "::"), network.udp_peer(source="2001:db8::1")
-    for interface in (1, 2):
-        info = struct.pack("=16si", socket.inet_pton(socket.AF_INET6, "fd00::2"), interface)
-        control = [(socket.IPPROTO_IPV6, IPV6_PKTINFO, info), (socket.SOL_SOCKET, 1, b"")]
-        sock.sendmsg([b"x"], control, 0, peer.address)
-    go(network)
-    assert [source[0] for _, source in peer.received] == ["fd00::2"]
-    assert [network.interface_of(host) for host in ("::1", "10.0.0.1", "fd00::1", ELSEWHERE)] == [1, 2, 2, 2]
-    assert [network.interface_of(host) for host in ("127.9.9.9", "10.0.0.2", "fd00::2")] == [1, 3, 3]
+def test_interface_of_an_address() -> None:
+    """Promise: the first address of a family is on the interface that leads outside, each other one on its own."""
+    interface_of = SimulatedNetwork().routing.interface_of
+    assert [interface_of(host) for host in ("::1", "127.9.9.9", "10.0.0.1", "fd00::1", ELSEWHERE)] == [1, 1, 2, 2, 2]
+    assert [interface_of(host) for host in ("10.0.0.2", "fd00::2")] == [3, 3]
 
 
 @pytest.mark.parametrize(("host", "option"), [("0.0.0.0", IP_PKTINFO), ("::", IPV6_RECVPKTINFO)])
-def test_control_data_comes_to_who_has_asked_for_it(host: str, option: int) -> None:
+def test_control_data_comes_only_with_the_option_and_room_for_it(host: str, option: int) -> None:
     """Promise: without the option, or without room for control data, there is none."""
     network = SimulatedNetwork()
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
@@ -178,7 +181,7 @@ def test_control_data_comes_to_who_has_asked_for_it(host: str, option: int) -> N
     assert socket.inet_pton(family, asked) in info
 
 
-def test_a_full_receive_buffer_counts_what_it_loses() -> None:
+def test_full_receive_buffer_counts_lost_datagrams() -> None:
     """Promise: the first datagram always fits, what doesn't is in `datagrams_lost`, and room comes back by reading."""
     network = SimulatedNetwork(receive_buffer_bytes=200)
     sock, peer = udp(network), network.udp_peer()
@@ -193,8 +196,8 @@ def test_a_full_receive_buffer_counts_what_it_loses() -> None:
     assert told(sock.recv, 1) == "EBADF"
 
 
-def test_a_broadcast_reaches_everybody_who_listens_everywhere() -> None:
-    """Promise: those bound to the wildcard hear it, of UDP and of that port alone, and each is told his own address."""
+def test_broadcast_reaches_every_wildcard_socket_of_its_port() -> None:
+    """Promise: UDP sockets bound to the wildcard and that port receive it, each with its own address."""
     network = SimulatedNetwork()
     everywhere, here = udp(network, "0.0.0.0", 4000), udp(network, "0.0.0.0", 4001)
     peer = network.udp_peer()
@@ -232,7 +235,7 @@ def test_an_unbound_socket_is_bound_by_its_first_datagram() -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="Linux alone has both calls")
-def test_an_error_within_a_received_batch_is_told_by_the_next_call() -> None:
+def test_error_within_a_received_batch_is_raised_by_the_next_call() -> None:
     """recvmmsg(2) returns what it has, and saves the error on the socket; EAGAIN is no error."""
     from reactor.fastpath.mmsg import Slots
 

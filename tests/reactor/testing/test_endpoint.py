@@ -8,7 +8,7 @@ from typing import cast
 import pytest
 
 from reactor.testing import SimulatedNetwork
-from reactor.testing.endpoint import SimulatedSocket
+from reactor.testing.kernel.endpoint import SimulatedSocket
 
 
 def test_what_a_kind_of_socket_must_say_for_itself() -> None:

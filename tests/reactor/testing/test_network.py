@@ -10,16 +10,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-import reactor.testing.network
-from reactor import READ, Connection, Datagram, DatagramProtocol, Reactor, StreamProtocol, listen_tcp, open_udp
+import reactor.testing.turns
+from reactor import READ, Connection, Reactor, StreamProtocol, listen_tcp, open_udp
 from reactor.sockets.addresses import Address
 from reactor.sockets.opening import Socket
 from reactor.testing import SimulatedNetwork, Watcher
-from reactor.testing.datagram import DatagramSocket
-from reactor.testing.network import IDLE_TURNS
-from reactor.testing.stream import StreamSocket
+from reactor.testing.kernel.ports import Endpoint
+from reactor.testing.turns import IDLE_TURNS
 from tests.conformance.worlds import told
-from tests.reactor.testing.programs import ELSEWHERE, HERE, PORT, Echo, go, pair, udp
+from tests.reactor.testing.programs import ELSEWHERE, HERE, PORT, Echo, UdpEcho, go, pair, udp
 
 
 def ticking(network: SimulatedNetwork) -> tuple[Reactor, list[float]]:
@@ -62,7 +61,7 @@ def test_a_run_ends_when_until_says_so_and_can_go_on() -> None:
 
 
 def test_a_run_ends_when_its_time_is_up() -> None:
-    """Promise: the fourth: at that very moment, even if nobody else would have woken the loop."""
+    """Promise: the fourth: at that very moment, even if nothing else would have woken the loop."""
     network = SimulatedNetwork()
     made = network.reactor()
     network.run(made, for_s=2.5)
@@ -74,7 +73,7 @@ def test_a_run_ends_when_its_time_is_up() -> None:
 
 
 @pytest.mark.parametrize(("enough", "for_s", "ticked"), [(2, 5.5, 2), (9, 5.5, 5)])
-def test_a_run_with_both_ends_by_whichever_comes_first(enough: int, for_s: float, ticked: int) -> None:
+def test_run_with_until_and_for_s_ends_by_the_first_of_them(enough: int, for_s: float, ticked: int) -> None:
     """Promise: neither `until` nor `for_s` is forgotten for the other."""
     network = SimulatedNetwork()
     made, ticks = ticking(network)
@@ -82,9 +81,9 @@ def test_a_run_with_both_ends_by_whichever_comes_first(enough: int, for_s: float
     assert len(ticks) == ticked
 
 
-def test_a_loop_that_never_rests_is_stopped_and_each_run_counts_for_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_loop_that_never_rests_is_stopped_and_each_run_counts_anew(monkeypatch: pytest.MonkeyPatch) -> None:
     """Promise: RuntimeError after so many turns of one run, rather than a test that hangs."""
-    monkeypatch.setattr(reactor.testing.network, "MOST_TURNS", 20)
+    monkeypatch.setattr(reactor.testing.turns, "MOST_TURNS", 20)
     network = SimulatedNetwork()
     made, ticks = ticking(network)
     for enough in (15, 30):
@@ -93,9 +92,9 @@ def test_a_loop_that_never_rests_is_stopped_and_each_run_counts_for_itself(monke
         network.run(made)
 
 
-def test_a_loop_that_turns_while_time_stands_still_is_stopped_sooner(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_loop_that_turns_while_time_stands_still_is_stopped_sooner(monkeypatch: pytest.MonkeyPatch) -> None:
     """Promise: RuntimeError: something changes in each turn, so it is no spin, but time never passes."""
-    monkeypatch.setattr(reactor.testing.network, "MOST_TURNS_AT_ONCE", 50)
+    monkeypatch.setattr(reactor.testing.turns, "MOST_TURNS_AT_ONCE", 50)
     network = SimulatedNetwork()
     made = network.reactor()
 
@@ -108,7 +107,7 @@ def test_a_loop_that_turns_while_time_stands_still_is_stopped_sooner(monkeypatch
         network.run(made)
 
 
-def test_a_shortage_lasts_for_its_milliseconds_and_counts_once() -> None:
+def test_shortage_lasts_for_its_milliseconds_and_counts_once() -> None:
     """Promise: ENOBUFS with an amount goes on at the same call until its time is over; other calls don't see it."""
     network = SimulatedNetwork(script="send#1=ENOBUFS:101")
     sock, peer = pair(network)
@@ -195,7 +194,7 @@ def test_a_good_program_passes_its_check() -> None:
 
 
 @pytest.mark.parametrize("kind", ["fin", "reset", "partition"])
-def test_the_world_may_strike_at_any_system_call(kind: str) -> None:
+def test_step_fault_hits_one_peer_at_any_system_call(kind: str) -> None:
     """Promise: one peer is struck, and only if there is one."""
     network = SimulatedNetwork()
     network.plan("step", kind)
@@ -212,7 +211,7 @@ def test_the_world_may_strike_at_any_system_call(kind: str) -> None:
     assert not network.wire.cut_off
 
 
-def test_a_plan_that_makes_no_sense_is_refused() -> None:
+def test_plan_of_an_unknown_fault_is_refused() -> None:
     """Promise: `plan` names the slip."""
     with pytest.raises(ValueError, match="is no fault"):
         SimulatedNetwork().plan("send", "loss")
@@ -224,22 +223,17 @@ class Notes(Watcher):
     def __init__(self) -> None:
         self.seen: list[tuple[Any, ...]] = []
 
-    def call(self, name: str, sock: StreamSocket, data: bytes) -> None:
+    def call(self, name: str, sock: Endpoint, data: bytes) -> None:
         self.seen.append((name, data))
 
-    def datagram(self, name: str, sock: DatagramSocket, data: bytes, peer: Address, asked: str) -> None:
-        self.seen.append((name, data, peer[0], asked))
+    def datagram(self, name: str, sock: Endpoint, data: bytes, peer: Address, local: str) -> None:
+        self.seen.append((name, data, peer[0], local))
 
     def select(self, timeout_s: float | None) -> None:
         self.seen.append(("select",))
 
 
-class UdpEcho(DatagramProtocol):
-    def datagram_received(self, endpoint: Datagram, data: bytes, source: Address, path: bytes) -> None:
-        endpoint.send(data, source, path)
-
-
-def test_watchers_are_told_of_everything_that_the_program_does() -> None:
+def test_watchers_see_every_call_datagram_and_turn_in_order() -> None:
     """Promise: each call on a stream with its bytes, each datagram with both its ends, and each turn; in order."""
     network = SimulatedNetwork()
     made = network.reactor()
@@ -266,7 +260,7 @@ def test_watchers_are_told_of_everything_that_the_program_does() -> None:
     assert any("recv(" in line and "6 bytes" in line for line in network.journal)
 
 
-def test_the_wake_up_pair_is_nobodys_business() -> None:
+def test_wake_up_pair_has_no_faults_and_no_watchers() -> None:
     """Promise: it never leaves the machine: no fault, no note."""
     network = SimulatedNetwork(faults={"recv.short": 1.0, "send.EAGAIN": 1.0})
     notes = Notes()
@@ -307,12 +301,12 @@ def test_a_run_is_decided_by_its_seed() -> None:
 
 
 @given(data=st.data())
-def test_hypothesis_can_decide_everything(data: st.DataObject) -> None:
+def test_hypothesis_data_decides_a_run(data: st.DataObject) -> None:
     """Promise: `data` is a seed, for the scenario and for what goes wrong."""
     assert sum(map(len, bytes_heard(data))) == 100
 
 
-def test_what_goes_wrong_does_not_disturb_what_the_scenario_draws() -> None:
+def test_faults_do_not_disturb_what_the_scenario_draws() -> None:
     """Promise: why a failure can be repeated with fewer faults: scenarios have a stream of their own."""
     good, bad = SimulatedNetwork(3), SimulatedNetwork(3, faults={"step.signal": 0.5, "recv.short": 0.5})
     for _ in range(100):
@@ -321,7 +315,7 @@ def test_what_goes_wrong_does_not_disturb_what_the_scenario_draws() -> None:
 
 
 @pytest.mark.parametrize("kind", ["EMFILE", "ENFILE", "ENOBUFS", "ENOMEM"])
-def test_there_may_be_no_socket(kind: str) -> None:
+def test_socket_fault_takes_no_descriptor(kind: str) -> None:
     """Promise: socket(2) fails as the script says, and takes no number."""
     network = SimulatedNetwork(script=f"socket#1={kind}")
     with pytest.raises(OSError, match=r"\[Errno"):
@@ -330,8 +324,8 @@ def test_there_may_be_no_socket(kind: str) -> None:
     assert network.chance.counts() == {f"socket.{kind}": 1}
 
 
-def test_a_partition_concerns_those_who_live_there() -> None:
-    """Promise: others are still reached, and sockets that aren't connected are in nobody's way."""
+def test_partition_leaves_other_hosts_reachable() -> None:
+    """Promise: other hosts are still reached, and unconnected sockets don't matter."""
     network = SimulatedNetwork()
     sock, peer = pair(network)
     udp(network)
@@ -342,19 +336,19 @@ def test_a_partition_concerns_those_who_live_there() -> None:
     assert sock.recv(1) == b"x"
 
 
-def test_a_machine_with_no_way_out_sends_from_where_it_would_go() -> None:
+def test_routing_picks_a_source_address_that_others_can_reach() -> None:
     """Promise: routing picks an address of this machine, of the same family, that others can reach, if there is one."""
     network = SimulatedNetwork(addresses=("127.0.0.1", "10.9.9.9", "fd00::7"))
-    source = network.source_for
+    source = network.routing.source_for
     assert source(socket.AF_INET, (ELSEWHERE, 1)) == ("10.9.9.9", 0)
     assert source(socket.AF_INET, ("127.0.0.1", 1)) == ("127.0.0.1", 0)
     assert source(socket.AF_INET6, ("2001:db8::1", 1)) == ("fd00::7", 0, 0, 0)
-    assert SimulatedNetwork(addresses=()).source_for(socket.AF_INET, (ELSEWHERE, 1)) == (ELSEWHERE, 0)
+    assert SimulatedNetwork(addresses=()).routing.source_for(socket.AF_INET, (ELSEWHERE, 1)) == (ELSEWHERE, 0)
 
 
 def test_an_address_has_one_spelling() -> None:
     """Promise: as getsockname(2) gives it: short, without a scope's name, with flow and scope id."""
-    canonical = SimulatedNetwork().canonical
+    canonical = SimulatedNetwork().routing.canonical
     assert canonical(socket.AF_INET, (HERE, 7)) == (HERE, 7)
     assert canonical(socket.AF_INET6, ("FD00:0::1%eth0", 7)) == ("fd00::1", 7, 0, 0)
     assert canonical(socket.AF_INET6, ("::1", 7, 1, 2)) == ("::1", 7, 1, 2)
@@ -362,7 +356,7 @@ def test_an_address_has_one_spelling() -> None:
         canonical(socket.AF_INET, ("::1", 7))
 
 
-def test_two_reactors_share_a_world_one_after_the_other() -> None:
+def test_two_reactors_share_a_network_one_after_the_other() -> None:
     """Promise: one thread, so one runs at a time; but both have their descriptors, and each its own selector."""
     network = SimulatedNetwork()
     first, second = network.reactor(), network.reactor()

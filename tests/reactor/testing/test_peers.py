@@ -1,4 +1,4 @@
-"""Peers: who is at the other end, calling, answering, slow, rude or silent."""
+"""Peers: clients and servers outside, fast, slow, resetting or silent."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from reactor import StreamProtocol, connect_tcp, listen_tcp
 from reactor.testing import Peer, SimulatedNetwork, pieces
-from reactor.testing.stream import SYN_RETRY_S
+from reactor.testing.kernel.stream import SYN_RETRY_S
 from tests.conformance.worlds import told
 from tests.reactor.testing.programs import ELSEWHERE, HERE, PORT, Echo, answered, go, listening, pair, udp
 
@@ -27,7 +27,7 @@ def served(network: SimulatedNetwork) -> tuple[Peer, Echo]:
 
 
 @given(data=st.binary(max_size=2000), read_bytes=st.integers(1, 300), write_bytes=st.integers(1, 300))
-def test_a_peer_is_echoed_whatever_it_moves_at_once(data: bytes, read_bytes: int, write_bytes: int) -> None:
+def test_peer_gets_its_bytes_back_whatever_it_moves_at_once(data: bytes, read_bytes: int, write_bytes: int) -> None:
     """Promise: a peer sends all it was given, then FIN, and reads to the other's FIN; then it closes."""
     network = SimulatedNetwork()
     peer, protocol = served(network)
@@ -49,7 +49,7 @@ def test_pieces_are_the_whole(data: bytes, seed: int) -> None:
     assert all(found)
 
 
-def test_a_peer_that_sends_nothing_goes_on_with_what_comes_after() -> None:
+def test_empty_sends_do_not_stop_a_peer() -> None:
     """Promise: empty pieces are no work, and none of them keeps FIN back."""
     network = SimulatedNetwork()
     peer, _ = served(network)
@@ -103,8 +103,8 @@ def test_finish_now_ends_at_this_very_byte() -> None:
     assert sock.recv(10) == b""
 
 
-def test_finish_now_before_the_connection_is_there_takes_effect_when_it_is() -> None:
-    """Promise: a caller may think better of it while the SYN is under way."""
+def test_finish_now_before_the_connection_takes_effect_after_it() -> None:
+    """Promise: it takes effect even while the SYN is on its way."""
     network = SimulatedNetwork(latency_s=0.1)
     listener = listening(network)
     peer = network.peer((HERE, PORT))
@@ -115,7 +115,7 @@ def test_finish_now_before_the_connection_is_there_takes_effect_when_it_is() -> 
     assert answered(listener).recv(10) == b""
 
 
-def test_a_peer_whose_other_side_has_finished_first_may_go_on_and_closes_when_it_is_done() -> None:
+def test_half_closed_peer_goes_on_sending_and_closes_when_done() -> None:
     """Promise: half-close: FIN of the other side isn't the end of ours; but after both, the peer closes."""
     network = SimulatedNetwork()
     sock, peer = pair(network)
@@ -143,7 +143,7 @@ def test_a_peer_that_closes_with_bytes_unread_resets() -> None:
     assert not peer.move()
 
 
-def test_a_peer_that_is_refused_knows_why() -> None:
+def test_refused_peer_has_the_error() -> None:
     """Promise: `error` is what the peer's kernel said, and it is over."""
     network = SimulatedNetwork()
     peer = network.peer((HERE, 9))
@@ -154,7 +154,7 @@ def test_a_peer_that_is_refused_knows_why() -> None:
     assert (peer.over, peer.lost, bytes(peer.sent)) == (True, True, b"")
 
 
-def test_a_peer_that_was_reset_knows_it() -> None:
+def test_reset_peer_is_lost_and_keeps_what_came() -> None:
     """Promise: what had come is kept, and `lost` says that it may be short."""
     network = SimulatedNetwork()
     sock, peer = pair(network)
@@ -192,8 +192,8 @@ def test_a_peer_may_vanish_at_any_moment(moment_s: float) -> None:
     assert (peer.lost, peer.over, bytes(peer.received)) == (True, True, b"")
 
 
-def test_a_peer_server_welcomes_the_reactors_callers() -> None:
-    """Promise: `connect_tcp` finds somebody outside who listens, and both can speak."""
+def test_peer_server_accepts_the_reactors_clients() -> None:
+    """Promise: `connect_tcp` reaches a server outside, and both can send."""
     network = SimulatedNetwork(latency_s=0.1)
     reactor, protocol = network.reactor(), Echo()
     server = network.peer_server(("198.51.100.7", 80))
@@ -201,17 +201,17 @@ def test_a_peer_server_welcomes_the_reactors_callers() -> None:
     failures: list[OSError] = []
     connect_tcp(reactor, server.address, protocol, failures.append)
     network.run(reactor)
-    [caller] = server.callers
-    assert caller.socket.getpeername()[0] == HERE
-    caller.send(b"question")
-    caller.finish()
+    [client] = server.clients
+    assert client.socket.getpeername()[0] == HERE
+    client.send(b"question")
+    client.finish()
     network.run(reactor)
-    assert (bytes(caller.received), bytes(protocol.received), protocol.lost) == (b"question", b"question", [None])
+    assert (bytes(client.received), bytes(protocol.received), protocol.lost) == (b"question", b"question", [None])
     assert not failures
 
 
 def test_a_peer_server_that_has_closed_refuses() -> None:
-    """Promise: whoever comes later is told ECONNREFUSED, as long as somebody lives there."""
+    """Promise: a later client gets ECONNREFUSED, as long as the host exists."""
     network = SimulatedNetwork()
     reactor = network.reactor()
     server = network.peer_server((ELSEWHERE, 80))
@@ -260,7 +260,7 @@ def test_a_datagram_peer_sends_receives_pauses_and_closes() -> None:
     assert len(peer.received) == 1
 
 
-def test_peers_live_where_they_are_said_to() -> None:
+def test_peer_connects_from_its_source() -> None:
     """Promise: `source` is the host that the program sees, in either family."""
     network = SimulatedNetwork()
     listener = listening(network)
@@ -271,19 +271,19 @@ def test_peers_live_where_they_are_said_to() -> None:
         assert address[0] == (source or ELSEWHERE)
 
 
-def test_those_who_are_over_are_forgotten() -> None:
-    """Promise: a run with many callers stays quick: who is over takes no more turns."""
+def test_peers_that_are_over_are_forgotten() -> None:
+    """Promise: a run with many clients stays quick: peers that are over are not asked any more."""
     network = SimulatedNetwork()
     listener = listening(network, backlog=100)
     peers = [network.peer((HERE, PORT)) for _ in range(10)]
     for peer in peers[:9]:
         peer.reset()
     go(network, SYN_RETRY_S)
-    assert network._peers == peers[9:]
+    assert network.peers == peers[9:]
     listener.close()
 
 
-def test_a_peer_that_closes_by_itself_is_simply_gone() -> None:
+def test_closing_peer_with_nothing_unread_sends_fin() -> None:
     """Promise: with nothing unread, a close is a FIN, and the other side's stream is whole."""
     network = SimulatedNetwork()
     sock, peer = pair(network)
@@ -295,16 +295,16 @@ def test_a_peer_that_closes_by_itself_is_simply_gone() -> None:
     assert (peer.over, peer.lost) == (True, False)
 
 
-def test_a_peer_server_answers_what_its_callers_send() -> None:
-    """Promise: `answer` is called with each piece, and what it sends comes back; then the caller is cut short."""
+def test_a_peer_server_answers_what_its_clients_send() -> None:
+    """Promise: `answer` is called with each piece, and what it sends comes back; then the client is cut short."""
     network = SimulatedNetwork()
     server = network.peer_server((ELSEWHERE, 80), lambda peer, data: peer.send(data.upper()))
-    caller = network.peer((ELSEWHERE, 80), source="192.0.2.9")
-    caller.send(b"question")
+    client = network.peer((ELSEWHERE, 80), source="192.0.2.9")
+    client.send(b"question")
     go(network)
-    assert caller.received == b"QUESTION"
-    caller.pause()
-    caller.send(b"x" * 1_000_000)
-    caller.finish_now()
-    assert caller.cut_short
-    assert len(server.callers) == 1
+    assert client.received == b"QUESTION"
+    client.pause()
+    client.send(b"x" * 1_000_000)
+    client.finish_now()
+    assert client.cut_short
+    assert len(server.clients) == 1

@@ -7,9 +7,9 @@ from typing import cast
 
 import pytest
 
-import reactor.testing.ports
+import reactor.testing.kernel.ports
 from reactor.testing import SimulatedNetwork
-from reactor.testing.endpoint import SimulatedSocket
+from reactor.testing.kernel.endpoint import SimulatedSocket
 from tests.conformance.worlds import told
 from tests.reactor.testing.programs import ELSEWHERE, HERE, go, listening, stream, udp
 
@@ -26,14 +26,14 @@ def test_descriptors_end_at_the_limit() -> None:
     assert stream(network).fileno() == 4, "the lowest that is free"
 
 
-def test_a_pair_needs_two_numbers_or_takes_none() -> None:
+def test_socketpair_without_two_descriptors_takes_none() -> None:
     """Promise: socketpair(2) that fails leaves nothing behind."""
     network = SimulatedNetwork(descriptor_limit=4)
     assert told(network.socketpair) == "EMFILE"
     assert not network.descriptors.open
 
 
-def test_those_outside_need_no_descriptor() -> None:
+def test_peers_need_no_descriptor() -> None:
     """Promise: only the program under test is limited."""
     network = SimulatedNetwork(descriptor_limit=4)
     listening(network, backlog=100)
@@ -42,9 +42,9 @@ def test_those_outside_need_no_descriptor() -> None:
     assert network.descriptors.is_full
 
 
-def test_ephemeral_ports_come_round_and_end(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ephemeral_ports_are_reused_and_run_out(monkeypatch: pytest.MonkeyPatch) -> None:
     """Promise: each is given once, a free one is found again, and with none it is EADDRINUSE."""
-    monkeypatch.setattr(reactor.testing.ports, "EPHEMERAL", (40_000, 40_002))
+    monkeypatch.setattr(reactor.testing.kernel.ports, "EPHEMERAL", (40_000, 40_002))
     network = SimulatedNetwork()
     sockets = [udp(network) for _ in range(3)]
     assert [sock.getsockname()[1] for sock in sockets] == [40_000, 40_001, 40_002]
@@ -55,8 +55,8 @@ def test_ephemeral_ports_come_round_and_end(monkeypatch: pytest.MonkeyPatch) -> 
     assert late.getsockname() == (HERE, 40_001)
 
 
-def test_an_address_and_port_have_one_owner_inside_or_outside() -> None:
-    """Promise: nobody can take what somebody has; but one's wildcard isn't in the other's way."""
+def test_bound_port_is_taken_for_program_and_peers() -> None:
+    """Promise: a bound address is taken for program and peers; only their wildcards don't collide."""
     network = SimulatedNetwork()
     own = udp(network, "127.0.0.1", 4000)
     with pytest.raises(OSError, match="in use"):
@@ -78,7 +78,7 @@ def test_a_wildcard_takes_all_addresses_of_a_port(first: str) -> None:
     udp(network, "10.0.0.2" if first == HERE else HERE, 4001)
 
 
-def test_an_address_of_somebody_else_can_not_be_had() -> None:
+def test_address_of_another_machine_is_refused() -> None:
     """Promise: EADDRNOTAVAIL for a program, as it lives on this machine; EINVAL for an address of another family."""
     network = SimulatedNetwork(addresses=("127.0.0.1", "198.51.100.1"))
     sock = stream(network)
@@ -87,7 +87,7 @@ def test_an_address_of_somebody_else_can_not_be_had() -> None:
     sock.bind(("198.51.100.1", 80))
 
 
-def test_a_connection_from_a_listeners_port_keeps_the_port_the_listeners() -> None:
+def test_closing_an_accepted_socket_leaves_the_listener_its_port() -> None:
     """Promise: when an accepted socket is closed, the listener can still be reached."""
     network = SimulatedNetwork()
     listener = listening(network)
@@ -100,7 +100,7 @@ def test_a_connection_from_a_listeners_port_keeps_the_port_the_listeners() -> No
 
 
 def test_a_specific_socket_comes_before_the_wildcard() -> None:
-    """Promise: who is bound to the very address is asked; the wildcard is of this machine alone."""
+    """Promise: a socket bound to the very address comes first; the wildcard means this machine alone."""
     network = SimulatedNetwork()
     sock = udp(network, "0.0.0.0", 4000)
     find = network.ports.find

@@ -9,7 +9,7 @@ from reactor.testing import SimulatedNetwork
 USR1, TERM = 10, 15  # their numbers on Linux; no real signal is sent
 
 
-def test_a_handler_is_set_returned_and_called_between_two_steps() -> None:
+def test_handler_is_called_between_two_steps() -> None:
     """Promise: as `signal.signal` has it; and the handler runs at the program's next step, not at once."""
     network = SimulatedNetwork()
     seen: list[int] = []
@@ -25,7 +25,7 @@ def test_a_handler_is_set_returned_and_called_between_two_steps() -> None:
     assert network.signals.signal(USR1, signal.SIG_DFL) is handler
 
 
-def test_a_signal_that_nobody_asked_for_is_ignored() -> None:
+def test_signal_without_a_handler_is_ignored() -> None:
     """Promise: the simulated process isn't killed by one, and no byte is written for it."""
     network = SimulatedNetwork()
     reader, writer = network.socketpair()
@@ -35,8 +35,8 @@ def test_a_signal_that_nobody_asked_for_is_ignored() -> None:
     assert not network.descriptors.open[reader.fileno()].poll() & 1
 
 
-def test_a_signal_whose_handler_is_gone_before_it_is_delivered_is_nobodys() -> None:
-    """Promise: what counts is who wants it when it is delivered."""
+def test_signal_whose_handler_was_removed_is_dropped() -> None:
+    """Promise: what counts is the handler at the time of delivery."""
     network = SimulatedNetwork()
     seen: list[int] = []
     network.signals.signal(USR1, lambda *args: seen.append(1))
@@ -58,7 +58,7 @@ def test_a_byte_is_written_at_once_to_the_wake_up_descriptor() -> None:
     assert network.signals.set_wakeup_fd(-1) == writer.fileno()
 
 
-def test_a_full_pair_does_no_harm() -> None:
+def test_full_wake_up_pair_loses_no_signal() -> None:
     """Promise: as with warn_on_full_buffer=False, a byte that finds no room is dropped, the signal is not."""
     network = SimulatedNetwork(send_buffer_bytes=1, receive_buffer_bytes=1)
     reader, writer = network.socketpair()
@@ -71,7 +71,7 @@ def test_a_full_pair_does_no_harm() -> None:
     assert seen == [USR1] * 5
 
 
-def test_a_signal_to_a_pair_whose_reader_is_gone_does_no_harm() -> None:
+def test_signal_to_a_closed_pair_does_no_harm() -> None:
     """Promise: nor does a descriptor that is no socket pair's any more."""
     network = SimulatedNetwork()
     reader, writer = network.socketpair()
@@ -96,7 +96,7 @@ def test_a_signal_wakes_a_loop_and_its_callback_is_called_once() -> None:
     assert network.signals.getsignal(USR1) == signal.SIG_DFL
 
 
-def test_the_fault_raises_those_that_may_come_at_random() -> None:
+def test_step_fault_raises_a_signal_of_at_random() -> None:
     """Promise: `step.signal` raises one of `at_random`, and without any it has no effect."""
     network = SimulatedNetwork(script="step#1=signal step#2=signal:1")
     seen: list[int] = []

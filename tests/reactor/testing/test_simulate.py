@@ -10,22 +10,16 @@ from collections.abc import Callable
 
 import pytest
 
-from reactor import Connection, Datagram, DatagramProtocol, Limits, Listener, StreamProtocol, listen_tcp, open_udp
-from reactor.sockets.addresses import Address
+from reactor import Connection, Limits, Listener, StreamProtocol, listen_tcp, open_udp
 from reactor.testing import FAULTS, Report, SimulatedNetwork, SimulationFailed, simulate
 from reactor.testing.simulate import run_once
-from tests.reactor.testing.programs import HERE, PORT, Echo, go, stream
+from tests.reactor.testing.programs import HERE, PORT, Echo, UdpEcho, go, stream
 
 Scenario = Callable[[SimulatedNetwork], object]
 
 
-class UdpEcho(DatagramProtocol):
-    def datagram_received(self, endpoint: Datagram, data: bytes, source: Address, path: bytes) -> None:
-        endpoint.send(data, source, path)
-
-
 def echo(network: SimulatedNetwork) -> None:
-    """A good program: two callers and somebody who asks, echoed."""
+    """A good program: it echoes two TCP clients and a UDP client."""
     reactor = network.reactor()
     reactor.add_signal_handler(10, lambda: None)
     network.signals.at_random = (10,)
@@ -69,7 +63,7 @@ def broken(network: SimulatedNetwork) -> None:
 # ---------------------------------------------------------------- reports
 
 
-def test_a_report_counts_what_was_gone_through() -> None:
+def test_report_counts_runs_calls_and_faults() -> None:
     """Promise: runs, system calls, and each fault that was injected, by name."""
     report = simulate(echo, seeds=3, script="recv#1=short:7 recv#2=EINTR packet#1=loss")
     assert report.runs == 3
@@ -78,7 +72,7 @@ def test_a_report_counts_what_was_gone_through() -> None:
     assert Report() == Report(0, 0, {})
 
 
-def test_seeds_are_a_number_or_any_numbers() -> None:
+def test_seeds_may_be_a_number_or_any_numbers() -> None:
     """Promise: a number n means 0 … n-1, else each of them is run once, in order."""
     seen: list[float] = []
 
@@ -99,7 +93,7 @@ def test_by_default_each_world_has_faults_of_its_own() -> None:
 
 
 def refused_sockets(network: SimulatedNetwork) -> None:
-    """Socket(2) has nothing to try again: who plans its faults expects them."""
+    """Socket(2) is not tried again: a scenario that plans its faults must expect them."""
     with pytest.raises(OSError, match=r"\[Errno"):
         network.socket(socket.AF_INET, socket.SOCK_STREAM)
 
@@ -118,7 +112,7 @@ def connecting(network: SimulatedNetwork) -> None:
 
 
 @pytest.mark.parametrize("name", FAULTS)
-def test_each_fault_can_be_planned_alone_and_is_then_listed(name: str) -> None:
+def test_fault_planned_alone_happens_and_is_listed(name: str) -> None:
     """Promise: everything in the catalogue can happen, to a program that bears it, and the list says that it did."""
     call, _, kind = name.partition(".")
     scenario = {"socket": refused_sockets, "connect": connecting, "pipe": refused_pipe}.get(call, echo)
@@ -140,7 +134,7 @@ def test_each_fault_can_be_planned_alone_and_is_then_listed(name: str) -> None:
 # ---------------------------------------------------------------- failures
 
 
-def test_a_failure_names_its_seed_its_fewest_faults_and_the_last_calls() -> None:
+def test_failure_names_its_seed_its_fewest_faults_and_the_last_calls() -> None:
     """Promise: of all that went wrong, the one fault that matters is left, and the journal tells how it came."""
     with pytest.raises(SimulationFailed) as caught:
         simulate(careless, faults={"send.short": 0.1, "send.EINTR": 0.4, "send.EAGAIN": 0.3})
@@ -156,7 +150,7 @@ def test_a_failure_names_its_seed_its_fewest_faults_and_the_last_calls() -> None
     assert f"-> {word}" in text
 
 
-def test_a_script_too_long_to_be_read_is_counted_instead() -> None:
+def test_long_script_is_counted_instead_of_shown() -> None:
     """Promise: the message can be read, whatever has happened; the error has the whole script, and it repeats it."""
 
     def scenario(network: SimulatedNetwork) -> None:
@@ -172,7 +166,7 @@ def test_a_script_too_long_to_be_read_is_counted_instead() -> None:
         simulate(scenario, seeds=[0], script=caught.value.script, shrinking_s=0.0)
 
 
-def test_the_script_replays_the_failure_exactly() -> None:
+def test_script_replays_the_failure_exactly() -> None:
     """Promise: with seed and script the same happens again, call for call; with the script alone gone, it doesn't."""
     with pytest.raises(SimulationFailed) as first:
         simulate(careless, faults={"send.short": 0.1, "send.EINTR": 0.4})
@@ -183,7 +177,7 @@ def test_the_script_replays_the_failure_exactly() -> None:
     assert simulate(careless, seeds=[seed], script="").runs == 1
 
 
-def test_two_faults_that_only_fail_together_are_both_left() -> None:
+def test_two_faults_that_only_fail_together_are_both_kept() -> None:
     """Promise: what is smallest still fails: nothing is taken out that is needed."""
 
     def scenario(network: SimulatedNetwork) -> None:
@@ -207,7 +201,7 @@ def test_a_failure_without_faults_says_so() -> None:
         assert (caught.value.seed, caught.value.script) == (0, "")
 
 
-def test_another_error_is_another_failure() -> None:
+def test_shrinking_keeps_to_the_same_error() -> None:
     """Promise: a failure isn't made small by turning it into a different one."""
 
     def scenario(network: SimulatedNetwork) -> None:
@@ -221,7 +215,7 @@ def test_another_error_is_another_failure() -> None:
     assert caught.value.script == "send#5=EPIPE:1"
 
 
-def test_to_make_a_failure_small_takes_a_bounded_time(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_shrinking_takes_a_bounded_number_of_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     """Promise: after so many runs, the smallest failure found by then is told."""
     monkeypatch.setattr(importlib.import_module("reactor.testing.simulate"), "MOST_RERUNS", 3)
     with pytest.raises(SimulationFailed) as caught:
@@ -229,7 +223,7 @@ def test_to_make_a_failure_small_takes_a_bounded_time(monkeypatch: pytest.Monkey
     assert "send#5=short:1" in caught.value.script
 
 
-def test_the_journal_is_cut_to_its_end() -> None:
+def test_long_journal_is_cut_to_its_end() -> None:
     """Promise: a long run's failure can still be read."""
 
     def scenario(network: SimulatedNetwork) -> None:
@@ -246,8 +240,8 @@ def test_the_journal_is_cut_to_its_end() -> None:
 # ---------------------------------------------------------------- what fails a scenario besides
 
 
-def test_a_descriptor_that_is_left_fails_it() -> None:
-    """Promise: leaks are found: what the reactors don't close, the scenario must."""
+def test_open_descriptor_fails_the_scenario() -> None:
+    """Promise: leaks are found: the scenario must close what the reactors don't."""
 
     def leaks(network: SimulatedNetwork) -> None:
         stream(network)
@@ -256,7 +250,7 @@ def test_a_descriptor_that_is_left_fails_it() -> None:
         simulate(leaks, faults={})
 
 
-def test_reactors_are_closed_for_the_scenario() -> None:
+def test_reactors_left_open_are_closed() -> None:
     """Promise: what hangs on a reactor is no leak."""
     made = []
 
@@ -273,7 +267,7 @@ class Raises(StreamProtocol):
         raise LookupError("in a callback")
 
 
-def test_a_callback_that_raises_fails_it() -> None:
+def test_raising_callback_fails_the_scenario() -> None:
     """Promise: the loop survives it, as it must; the scenario doesn't."""
 
     def scenario(network: SimulatedNetwork) -> None:
@@ -285,7 +279,7 @@ def test_a_callback_that_raises_fails_it() -> None:
         simulate(scenario, faults={})
 
 
-def test_another_line_in_the_log_is_no_failure() -> None:
+def test_other_log_line_is_no_failure() -> None:
     """Promise: only `callback_raised` counts, and the log is left as it was."""
     handlers = list(logging.getLogger("reactor").handlers)
 
@@ -302,7 +296,7 @@ def test_another_line_in_the_log_is_no_failure() -> None:
     assert logging.getLogger("reactor").handlers == handlers
 
 
-def test_a_failure_that_is_no_exception_of_exceptions_kind_is_a_failure_too() -> None:
+def test_base_exception_is_a_failure_but_an_interrupt_is_not() -> None:
     """Promise: pytest.fail in a scenario, which derives from BaseException, is made small as well; ^C is not."""
 
     def scenario(network: SimulatedNetwork) -> None:
@@ -318,8 +312,8 @@ def test_a_failure_that_is_no_exception_of_exceptions_kind_is_a_failure_too() ->
         simulate(interrupted, seeds=1)
 
 
-def test_a_violation_after_the_last_run_fails_it() -> None:
-    """Promise: what is noted when nobody looks is looked at in the end."""
+def test_violation_after_the_last_run_fails_the_scenario() -> None:
+    """Promise: a violation that no run has reported is reported in the end."""
 
     def scenario(network: SimulatedNetwork) -> None:
         sock = stream(network)

@@ -9,11 +9,12 @@ from typing import cast
 
 import pytest
 
+from reactor.sockets.opening import RESET_ON_CLOSE
 from reactor.testing import CATALOGUE, SimulatedNetwork
-from reactor.testing.chance import ONE_CALLER
-from reactor.testing.endpoint import POLLERR, POLLHUP, POLLIN, POLLOUT, POLLRDHUP
-from reactor.testing.link import RETRANSMIT_S
-from reactor.testing.stream import CONNECT_S, LINGER_ZERO, SYN_RETRY_S, StreamSocket
+from reactor.testing.chance import ONE_PEER
+from reactor.testing.kernel.endpoint import POLLERR, POLLHUP, POLLIN, POLLOUT, POLLRDHUP
+from reactor.testing.kernel.link import RETRANSMIT_S
+from reactor.testing.kernel.stream import CONNECT_S, SYN_RETRY_S, StreamSocket
 from tests.conformance.worlds import told
 from tests.reactor.testing.programs import (
     ELSEWHERE,
@@ -29,13 +30,13 @@ from tests.reactor.testing.programs import (
     udp,
 )  # fmt: skip
 
-SO_LINGER = (socket.SOL_SOCKET, socket.SO_LINGER, LINGER_ZERO)
+SO_LINGER = (socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
 
 
 # ---------------------------------------------------------------- time on the way
 
 
-def test_latency_is_how_long_each_byte_is_on_its_way() -> None:
+def test_latency_delays_bytes_and_fin() -> None:
     """Promise: bytes and FIN arrive after `latency_s`, and not before; so does the window's opening."""
     network = SimulatedNetwork(latency_s=0.5)
     sock, peer = pair(network)
@@ -48,7 +49,7 @@ def test_latency_is_how_long_each_byte_is_on_its_way() -> None:
     assert sock.recv(10) == b""
 
 
-def test_a_connection_takes_the_latency_to_begin() -> None:
+def test_latency_delays_a_connection() -> None:
     """Promise: connect(2) is under way until the SYN has arrived."""
     network = SimulatedNetwork(latency_s=0.5)
     server = network.peer_server((ELSEWHERE, 80))
@@ -62,10 +63,10 @@ def test_a_connection_takes_the_latency_to_begin() -> None:
     assert bits(sock) == POLLOUT
     assert sock.connect_ex((ELSEWHERE, 80)) == errno.EISCONN
     assert error_of(sock) == 0
-    assert len(server.callers) == 1
+    assert len(server.clients) == 1
 
 
-def test_a_late_segment_is_late() -> None:
+def test_delayed_segment_arrives_late() -> None:
     """Promise: `segment.delay` holds bytes back for so many tenths of a millisecond."""
     network = SimulatedNetwork()
     sock, peer = pair(network)
@@ -78,7 +79,7 @@ def test_a_late_segment_is_late() -> None:
     assert network.chance.script() == "segment#1=delay:5000"
 
 
-def test_segments_keep_their_order_whichever_is_late() -> None:
+def test_delayed_segment_does_not_change_the_order() -> None:
     """Promise: a stream is never changed by delay, FIN comes last."""
     for delayed in range(3):
         network = SimulatedNetwork()
@@ -107,7 +108,7 @@ def test_bytes_on_the_wire_count_against_the_window() -> None:
 # ---------------------------------------------------------------- silence
 
 
-def test_a_partition_holds_everything_back_and_a_heal_lets_it_come() -> None:
+def test_partition_holds_bytes_back_until_it_heals() -> None:
     """Promise: what streams had under way goes on, in order and complete; FIN too."""
     network = SimulatedNetwork()
     sock, peer = pair(network)
@@ -147,30 +148,26 @@ def silent_for(sock: socket.socket, network: SimulatedNetwork, for_s: float) -> 
     return bool(not early and bits(sock) & POLLERR and told(sock.recv, 1) == "ETIMEDOUT")
 
 
-def test_keepalive_finds_a_peer_that_has_vanished() -> None:
-    """Promise: the patience of keepalive is idle + interval × probes, as the options say."""
+@pytest.mark.parametrize(
+    ("options", "patience_s"),
+    [({"TCP_KEEPIDLE": 100, "TCP_KEEPINTVL": 10, "TCP_KEEPCNT": 3}, 130.0), ({}, 7200.0 + 75 * 9)],
+    ids=["set", "default"],
+)
+def test_keepalive_finds_a_peer_that_has_vanished(options: dict[str, int], patience_s: float) -> None:
+    """Promise: after idle + interval × probes, as the options say, or tcp(7)'s defaults."""
     network = SimulatedNetwork()
     sock, peer = pair(network)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    for name, value in (("TCP_KEEPIDLE", 100), ("TCP_KEEPINTVL", 10), ("TCP_KEEPCNT", 3)):
+    for name, value in options.items():
         if hasattr(socket, name):
             sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
     peer.vanish()
     assert peer.lost
-    assert silent_for(sock, network, 130.0)
+    assert silent_for(sock, network, patience_s)
 
 
-def test_keepalive_as_the_kernel_has_it_takes_more_than_two_hours() -> None:
-    """Promise: without those options, tcp(7)'s defaults count."""
-    network = SimulatedNetwork()
-    sock, peer = pair(network)
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    peer.vanish()
-    assert silent_for(sock, network, 7200.0 + 75 * 9)
-
-
-def test_without_keepalive_nobody_notices_that_an_idle_peer_has_vanished() -> None:
-    """Promise: who neither sends nor probes waits for ever."""
+def test_without_keepalive_a_vanished_idle_peer_goes_unnoticed() -> None:
+    """Promise: an end that neither sends nor probes waits for ever."""
     network = SimulatedNetwork()
     sock, peer = pair(network)
     peer.vanish()
@@ -179,7 +176,7 @@ def test_without_keepalive_nobody_notices_that_an_idle_peer_has_vanished() -> No
 
 
 @pytest.mark.parametrize("when", ["before", "after"])
-def test_what_nobody_acknowledges_is_sent_again_for_a_quarter_of_an_hour(when: str) -> None:
+def test_unacknowledged_bytes_time_out_after_the_retransmissions(when: str) -> None:
     """Promise: bytes under way time out after RETRANSMIT_S, whether they were written before the silence or in it."""
     network = SimulatedNetwork(receive_buffer_bytes=1)
     sock, peer = pair(network)
@@ -193,8 +190,8 @@ def test_what_nobody_acknowledges_is_sent_again_for_a_quarter_of_an_hour(when: s
     assert told(sock.send, b"x") == "EPIPE"
 
 
-def test_a_silence_that_ends_in_time_ends_nothing() -> None:
-    """Promise: each silence is counted for itself: who was patient in the first begins anew in the second."""
+def test_silence_that_ends_in_time_ends_nothing() -> None:
+    """Promise: each silence counts by itself: patience begins anew with the second."""
     network = SimulatedNetwork()
     sock, peer = pair(network)
     network.partition(ELSEWHERE, for_s=900.0)
@@ -209,8 +206,8 @@ def test_a_silence_that_ends_in_time_ends_nothing() -> None:
     assert peer.received == b"onetwo"
 
 
-def test_a_partition_that_lasts_too_long_ends_the_connection_and_a_heal_does_not_bring_it_back() -> None:
-    """Promise: who has given up sends nothing more, not even FIN."""
+def test_long_partition_ends_the_connection_for_good() -> None:
+    """Promise: an end that has given up sends nothing more, not even FIN."""
     network = SimulatedNetwork()
     sock, peer = pair(network)
     network.partition(ELSEWHERE)
@@ -273,7 +270,7 @@ def test_a_recv_of_nothing_returns_nothing() -> None:
 
 
 def test_only_the_first_reset_counts() -> None:
-    """Promise: a connection ends once: a second RST tells nobody anything."""
+    """Promise: a connection ends once: a second RST has no effect."""
     network = SimulatedNetwork()
     sock, peer = pair(network)
     peer.reset()
@@ -287,8 +284,8 @@ def test_only_the_first_reset_counts() -> None:
 # ---------------------------------------------------------------- connecting
 
 
-def test_a_caller_at_a_full_queue_knocks_again() -> None:
-    """Promise: a SYN that finds no room is dropped and sent again, and nobody is refused."""
+def test_client_at_a_full_queue_tries_again() -> None:
+    """Promise: a SYN that finds no room is dropped and sent again, and no client is refused."""
     network = SimulatedNetwork()
     listener = listening(network, backlog=0)
     first, second = (network.peer((HERE, PORT)) for _ in range(2))
@@ -301,8 +298,8 @@ def test_a_caller_at_a_full_queue_knocks_again() -> None:
     assert [first.lost, second.lost] == [False, False]
 
 
-def test_a_caller_at_a_queue_that_was_closed_is_refused_when_he_knocks_again() -> None:
-    """Promise: what counts is who listens when the SYN comes."""
+def test_client_at_a_closed_queue_is_refused_when_it_tries_again() -> None:
+    """Promise: what counts is whether a listener is there when the SYN comes."""
     network = SimulatedNetwork()
     listener = listening(network, backlog=0)
     peers = [network.peer((HERE, PORT)) for _ in range(2)]
@@ -312,7 +309,7 @@ def test_a_caller_at_a_queue_that_was_closed_is_refused_when_he_knocks_again() -
     assert errors == [errno.ECONNRESET, errno.ECONNREFUSED]
 
 
-def test_connecting_to_where_nobody_lives_times_out() -> None:
+def test_connecting_to_no_host_times_out() -> None:
     """Promise: no answer at all means ETIMEDOUT after CONNECT_S."""
     network = SimulatedNetwork()
     sock = stream(network)
@@ -339,20 +336,20 @@ def test_connecting_in_a_partition_goes_on_when_it_is_healed() -> None:
     assert bits(sock) == POLLOUT, "the time-out was the connecting's"
 
 
-def test_who_closes_while_connecting_is_never_connected() -> None:
-    """Promise: a SYN of a socket that has gone is no caller."""
+def test_socket_closed_while_connecting_is_never_connected() -> None:
+    """Promise: the SYN of a closed socket makes no connection."""
     network = SimulatedNetwork(latency_s=0.1)
     server = network.peer_server((ELSEWHERE, 80))
     sock = stream(network)
     sock.connect_ex((ELSEWHERE, 80))
     sock.close()
     go(network, 1.0)
-    assert not server.callers
+    assert not server.clients
     network.check()
 
 
 @pytest.mark.parametrize("kind", CATALOGUE["connect"])
-def test_connect_says_what_the_script_says(kind: str) -> None:
+def test_connect_fault_is_returned_or_left_in_so_error(kind: str) -> None:
     """Promise: what a kernel knows at once is returned, what comes over the network is told by SO_ERROR."""
     network = SimulatedNetwork(script=f"connect#1={kind}")
     network.peer_server((ELSEWHERE, 80))
@@ -367,11 +364,11 @@ def test_connect_says_what_the_script_says(kind: str) -> None:
     assert network.chance.counts() == {f"connect.{kind}": 1}
 
 
-def test_a_failed_connect_is_told_by_whichever_call_comes_first() -> None:
+def test_failed_connect_is_reported_by_the_first_call() -> None:
     """Promise: recv and send tell of it as SO_ERROR does, once."""
     for call, after in ((lambda sock: told(sock.recv, 1), b""), (lambda sock: told(sock.send, b"x"), "EPIPE")):
         network = SimulatedNetwork()
-        network.udp_peer()  # so that somebody lives there
+        network.udp_peer()  # so that the host exists
         sock = stream(network)
         sock.connect_ex((ELSEWHERE, 80))
         assert call(sock) == "ECONNREFUSED"  # type: ignore[no-untyped-call]
@@ -386,7 +383,7 @@ def test_a_socket_bound_by_hand_connects_from_there() -> None:
     sock.bind(("10.0.0.2", 4000))
     sock.connect_ex((ELSEWHERE, 80))
     go(network)
-    assert server.callers[0].socket.getpeername() == ("10.0.0.2", 4000)
+    assert server.clients[0].socket.getpeername() == ("10.0.0.2", 4000)
 
 
 def test_listening_without_an_address_is_listening_everywhere() -> None:
@@ -403,9 +400,9 @@ def test_listening_without_an_address_is_listening_everywhere() -> None:
 # ---------------------------------------------------------------- accept
 
 
-@pytest.mark.parametrize("kind", [kind for kind in ONE_CALLER if kind in CATALOGUE["accept"]])
-def test_an_error_of_one_caller_costs_that_caller(kind: str) -> None:
-    """Promise: accept(2) tells of it, that caller is lost, and the next is taken."""
+@pytest.mark.parametrize("kind", [kind for kind in ONE_PEER if kind in CATALOGUE["accept"]])
+def test_error_of_one_client_costs_only_that_client(kind: str) -> None:
+    """Promise: accept(2) raises it, that client is lost, and the next is accepted."""
     network = SimulatedNetwork(script=f"accept#1={kind}")
     listener = listening(network)
     first, second = (network.peer((HERE, PORT)) for _ in range(2))
@@ -416,7 +413,7 @@ def test_an_error_of_one_caller_costs_that_caller(kind: str) -> None:
     assert (first.lost, second.lost) == (True, False)
 
 
-def test_without_callers_no_caller_fails() -> None:
+def test_without_clients_no_client_fails() -> None:
     """Promise: such a fault has no effect then, and isn't listed."""
     network = SimulatedNetwork(script="accept#1=ECONNABORTED")
     assert told(listening(network).accept) == "EAGAIN"
@@ -424,8 +421,8 @@ def test_without_callers_no_caller_fails() -> None:
 
 
 @pytest.mark.parametrize("kind", ["EAGAIN", "EINTR", "EMFILE", "ENFILE", "ENOBUFS", "ENOMEM"])
-def test_a_shortage_costs_no_caller(kind: str) -> None:
-    """Promise: who waits goes on waiting."""
+def test_shortage_costs_no_client(kind: str) -> None:
+    """Promise: a waiting client goes on waiting."""
     network = SimulatedNetwork(script=f"accept#1={kind}")
     listener = listening(network)
     peer = network.peer((HERE, PORT))
@@ -434,8 +431,8 @@ def test_a_shortage_costs_no_caller(kind: str) -> None:
     assert not peer.lost
 
 
-def test_no_descriptor_is_no_reason_to_lose_a_caller() -> None:
-    """Promise: EMFILE at the limit leaves the caller in the queue."""
+def test_full_descriptor_table_costs_no_client() -> None:
+    """Promise: EMFILE at the limit leaves the client in the queue."""
     network = SimulatedNetwork(descriptor_limit=5)
     listener, spare = listening(network), stream(network)
     network.peer((HERE, PORT))
@@ -449,7 +446,7 @@ def test_no_descriptor_is_no_reason_to_lose_a_caller() -> None:
 
 @pytest.mark.parametrize("call", ["recv", "send"])
 @pytest.mark.parametrize("kind", ["EAGAIN", "EINTR", "ENOBUFS", "ENOMEM"])
-def test_a_passing_trouble_costs_no_byte(call: str, kind: str) -> None:
+def test_passing_error_costs_no_byte(call: str, kind: str) -> None:
     """Promise: after an error that says "later", the same call does it all."""
     network = SimulatedNetwork(script=f"{call}#1={kind}")
     sock, peer = pair(network)
@@ -467,7 +464,7 @@ def test_a_passing_trouble_costs_no_byte(call: str, kind: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["recv.ECONNRESET", "recv.ETIMEDOUT", "send.ECONNRESET", "send.EPIPE"])
-def test_a_deadly_error_is_the_end_for_both(name: str) -> None:
+def test_fatal_error_ends_the_connection_for_both(name: str) -> None:
     """Promise: the call says so, what had arrived is gone, and the peer is lost too."""
     call, _, kind = name.partition(".")
     network = SimulatedNetwork(script=f"{call}#1={kind}")
@@ -483,7 +480,7 @@ def test_a_deadly_error_is_the_end_for_both(name: str) -> None:
     assert peer.link.fate == f"fault {kind}"
 
 
-def test_short_moves_some_of_the_bytes_and_never_all_nor_none() -> None:
+def test_short_moves_some_bytes_but_not_all() -> None:
     """Promise: `short:n` moves n bytes, but less than could be moved, and one byte can't be less."""
     for amount, expected in ((1, b"a"), (2, b"ab"), (99, b"ab")):
         network = SimulatedNetwork(script=f"recv#1=short:{amount} send#1=short:{amount}")
@@ -518,7 +515,7 @@ def test_recv_into_a_buffer() -> None:
 
 @pytest.mark.parametrize(("how", "reads", "writes"), [(socket.SHUT_RD, False, True), (socket.SHUT_RDWR, False, False)])
 def test_shutdown_of_reading(how: int, reads: bool, writes: bool) -> None:
-    """Promise: who shuts reading down is told of an end, and can go on writing unless that was shut down too."""
+    """Promise: after SHUT_RD, recv reports the end, and writing goes on unless it was shut down too."""
     network = SimulatedNetwork()
     sock, peer = pair(network)
     sock.shutdown(how)
@@ -570,8 +567,8 @@ def test_a_call_that_would_block_is_refused_and_noted() -> None:
         network.check()
 
 
-def test_what_happens_outside_is_no_violation() -> None:
-    """Promise: only the program under test is judged."""
+def test_peer_can_not_violate_anything() -> None:
+    """Promise: only the program under test can violate anything."""
     network = SimulatedNetwork()
     _sock, peer = pair(network)
     peer.socket.setblocking(True)
@@ -584,7 +581,7 @@ def test_what_happens_outside_is_no_violation() -> None:
 
 @pytest.mark.parametrize("name", "recv send accept listen bind setsockopt getsockopt shutdown connect_ex".split())
 def test_use_of_a_closed_socket_is_refused_and_noted(name: str) -> None:
-    """Promise: a descriptor that was closed may be somebody else's by now: no program should touch it."""
+    """Promise: a closed descriptor may have another owner by now: no program may touch it."""
     network = SimulatedNetwork()
     sock, _peer = pair(network)
     sock.close()
@@ -636,7 +633,7 @@ def test_the_kernel_bounds_buffers_below() -> None:
     assert cast(StreamSocket, sock).host == ""
 
 
-def test_who_closes_before_a_refusal_is_told_nothing() -> None:
+def test_socket_closed_before_a_refusal_gets_no_error() -> None:
     """Promise: what comes for a socket that has gone, goes nowhere."""
     network = SimulatedNetwork(script="connect#1=ECONNREFUSED")
     sock = stream(network)
@@ -646,8 +643,8 @@ def test_who_closes_before_a_refusal_is_told_nothing() -> None:
     network.check()
 
 
-def test_an_end_whose_peer_gave_up_learns_of_it_by_its_probes() -> None:
-    """Promise: the peer timed out in a partition; after the heal, keepalive finds nobody there."""
+def test_keepalive_finds_that_the_peer_gave_up() -> None:
+    """Promise: the peer timed out in a partition; after the heal, keepalive finds no connection there."""
     network = SimulatedNetwork()
     sock, peer = pair(network)
     peer.socket.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
@@ -661,7 +658,7 @@ def test_an_end_whose_peer_gave_up_learns_of_it_by_its_probes() -> None:
     assert told(sock.recv, 1) == "ECONNRESET"
 
 
-def test_an_end_whose_peer_gave_up_learns_of_it_when_it_sends() -> None:
+def test_sending_finds_that_the_peer_gave_up() -> None:
     """Promise: bytes that reach a kernel that knows of no connection are answered with RST."""
     network = SimulatedNetwork()
     sock, peer = pair(network)
@@ -673,7 +670,7 @@ def test_an_end_whose_peer_gave_up_learns_of_it_when_it_sends() -> None:
     assert told(sock.send, b"x") == "ECONNRESET"
 
 
-def test_an_urgent_byte_is_taken_out_when_it_arrives_and_no_sooner() -> None:
+def test_urgent_byte_leaves_the_stream_when_it_arrives() -> None:
     """Promise: it may be announced long before it comes: here the window is too small for what is before it."""
     network = SimulatedNetwork(receive_buffer_bytes=2)
     sock, peer = pair(network)

@@ -10,7 +10,7 @@ from reactor.testing.wire import Wire
 
 
 @given(delays_s=st.lists(st.integers(0, 5)))
-def test_events_come_by_time_and_at_the_same_time_in_the_order_in_which_they_were_decided(delays_s: list[int]) -> None:
+def test_events_come_by_time_then_in_the_order_of_scheduling(delays_s: list[int]) -> None:
     """Promise: a run repeats itself exactly."""
     clock = SimulatedClock()
     wire = Wire(clock)
@@ -41,7 +41,7 @@ def test_nothing_comes_before_its_time() -> None:
     assert wire.next_s() == 2.0
 
 
-def test_an_event_due_at_once_that_an_event_decides_comes_in_the_same_go() -> None:
+def test_event_due_at_once_runs_in_the_same_call() -> None:
     """Promise: when `run_due` is done, nothing is due."""
     wire = Wire(SimulatedClock())
     seen: list[str] = []
@@ -51,8 +51,8 @@ def test_an_event_due_at_once_that_an_event_decides_comes_in_the_same_go() -> No
     assert not wire.run_due()
 
 
-def test_a_host_that_is_cut_off_can_neither_reach_nor_be_reached_until_it_is_healed() -> None:
-    """Promise: a partition has two directions, and concerns nobody else."""
+def test_partitioned_host_neither_reaches_nor_is_reached_until_healed() -> None:
+    """Promise: a partition has two directions, and other hosts are not affected."""
     wire = Wire(SimulatedClock())
     assert wire.is_open("a", "b")
     wire.partition("a")
@@ -64,8 +64,8 @@ def test_a_host_that_is_cut_off_can_neither_reach_nor_be_reached_until_it_is_hea
     wire.heal("never cut off")
 
 
-def test_what_waits_for_a_heal_is_called_once_and_may_wait_again() -> None:
-    """Promise: a heal wakes everybody who waits, and whose way is still closed asks again."""
+def test_heal_calls_each_waiting_action_once() -> None:
+    """Promise: a heal calls all that wait, and one that is still cut off can wait again."""
     wire = Wire(SimulatedClock())
     seen: list[str] = []
 

@@ -1,8 +1,7 @@
 """Datagrams: UDP as a simulated kernel speaks it.
 
-Law: a datagram arrives whole or not at all, perhaps twice, perhaps late; never changed. A receive buffer that is full
-loses what comes. Which address was asked comes with each one, if the socket wants to know (IP_PKTINFO,
-IPV6_RECVPKTINFO).
+Law: a datagram arrives whole or not at all, perhaps twice, perhaps late; never changed. A full receive buffer loses
+what arrives. With IP_PKTINFO or IPV6_RECVPKTINFO, each datagram comes with the address that it was sent to.
 """
 
 from __future__ import annotations
@@ -13,20 +12,19 @@ import ipaddress
 import socket
 import struct
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, cast
 
 from reactor.sockets.addresses import Address
 from reactor.sockets.errors import os_error
-from reactor.sockets.pktinfo import IP_PKTINFO, IPV6_PKTINFO, IPV6_RECVPKTINFO, MSG_ERRQUEUE, MSG_TRUNC
-from reactor.testing.endpoint import POLLERR, POLLIN, POLLOUT, SimulatedSocket
-from reactor.testing.stream import Buffer
+from reactor.sockets.pktinfo import IP_PKTINFO, IPV6_PKTINFO, IPV6_RECVPKTINFO, MSG_ERRQUEUE, MSG_TRUNC, Control
+from reactor.testing.chance import Fault
+from reactor.testing.kernel.endpoint import POLLERR, POLLIN, POLLOUT, Buffer, SimulatedSocket
+from reactor.testing.kernel.routing import ROUTED_INTERFACE
+from reactor.testing.world import World
 
 if TYPE_CHECKING:
     from reactor.fastpath.mmsg import Slots
-    from reactor.testing.chance import Fault
-    from reactor.testing.network import SimulatedNetwork
 
-Control = list[tuple[int, int, bytes]]
 MOST_BYTES = {socket.AF_INET: 65_507, socket.AF_INET6: 65_527}
 OVERHEAD_BYTES = 64  # what an empty datagram costs of the receive buffer; the kernel's is more
 
@@ -37,26 +35,25 @@ class Packet(NamedTuple):
     data: bytes
     source: Address
     asked: str  # the address to which it was sent
-    answering: str  # the address from which the kernel would answer: another one if `asked` was for many
+    answering: str  # the address from which the kernel would answer; not `asked` if that was a broadcast
     interface: int
 
 
 class DatagramSocket(SimulatedSocket):
     """A UDP socket."""
 
-    __slots__ = ("held_bytes", "inbox", "remote")
+    __slots__ = ("held_bytes", "inbox")
 
-    def __init__(self, network: SimulatedNetwork, family: int, inside: bool) -> None:
-        super().__init__(network, family, socket.SOCK_DGRAM, inside)
+    def __init__(self, world: World, family: int, inside: bool) -> None:
+        super().__init__(world, family, socket.SOCK_DGRAM, inside)
         self.inbox: collections.deque[Packet] = collections.deque()
         self.held_bytes = 0
-        self.remote: Address | None = None
 
     def connect(self, address: Address) -> None:
         """Choose the one peer to send to and to hear from: connect(2). EACCES for a broadcast address."""
         self.check_open("connect")
         self._check_destination(address)
-        self.remote = self.network.canonical(self.family, address)
+        self.remote = self.world.routing.canonical(self.family, address)
         self._bind_for(address)
 
     def connect_ex(self, address: Address) -> int:
@@ -68,7 +65,7 @@ class DatagramSocket(SimulatedSocket):
         return 0
 
     def getpeername(self) -> Address:
-        """Return whom we are connected to, or raise ENOTCONN."""
+        """Return the address that we are connected to, or raise ENOTCONN."""
         if self.remote is None:
             raise os_error(errno.ENOTCONN)
         return self.remote
@@ -95,7 +92,7 @@ class DatagramSocket(SimulatedSocket):
         data = b"".join(bytes(buffer) for buffer in buffers)
         destination = address if address is not None else self.remote
         if fault is not None:
-            raise self.network.inject(fault).error()
+            raise self.world.inject(fault).error()
         if destination is None:
             raise os_error(errno.EDESTADDRREQ)
         if self.error:
@@ -108,26 +105,28 @@ class DatagramSocket(SimulatedSocket):
         self._bind_for(destination)
         source, interface = self._source(control, destination)
         if self.inside:
-            self.network.observe_datagram("answer", self, data, destination, source)
-        self.network.carry(self, data, source, destination, interface)
+            self.world.observe_datagram("answer", self, data, destination, str(source[0]))
+        self._carry(data, source, destination, interface)
         return len(data)
 
     def sendmmsg(self, slots: Slots, first: int, count: int) -> int:
         """Send what lies in slots, from `first` on, and return how many have gone: sendmmsg(2)."""
-        from reactor.testing import batch
+        from reactor.testing.kernel import batch
 
-        return batch.send(self, slots, first, count)
+        return batch.send(self.sendmsg, slots, first, count)
 
     def _check_destination(self, destination: Address) -> None:
-        if self.network.is_broadcast(destination[0]) and not self.options.get((socket.SOL_SOCKET, socket.SO_BROADCAST)):
+        if self.world.routing.is_broadcast(destination[0]) and not self.options.get(
+            (socket.SOL_SOCKET, socket.SO_BROADCAST)
+        ):
             raise os_error(errno.EACCES)
 
     def _bind_for(self, destination: Address) -> None:
         if self.local is None:
-            self.local = self.network.ports.bind(self, self.network.any_address(self.family))
+            self.local = self.world.ports.bind(self, self.world.routing.any_address(self.family))
 
     def _source(self, control: Iterable[tuple[int, int, bytes]], destination: Address) -> tuple[Address, int]:
-        """Return the address that the datagram comes from, and the interface it is forced through (0: routing's)."""
+        """Return the address that the datagram comes from, and the interface it must use (0: routing chooses)."""
         assert self.local is not None
         host, interface = str(self.local[0]), 0
         for level, kind, info in control:
@@ -137,38 +136,74 @@ class DatagramSocket(SimulatedSocket):
             elif (level, kind) == (socket.IPPROTO_IPV6, IPV6_PKTINFO):
                 answering, interface = struct.unpack("=16si", info)
                 host = str(ipaddress.IPv6Address(answering))
-        if self.network.is_wildcard(host):
-            host = str(self.network.source_for(self.family, destination)[0])
-        elif not (host == self.local[0] or self.network.is_local(host)):
+        if self.world.routing.is_wildcard(host):
+            host = str(self.world.routing.source_for(self.family, destination)[0])
+        elif not (host == self.local[0] or self.world.routing.is_local(host)):
             raise os_error(errno.EINVAL if self.family == socket.AF_INET6 else errno.ENETUNREACH)
         return (host, self.local[1], *self.local[2:]), interface
+
+    def _carry(self, data: bytes, source: Address, destination: Address, interface: int) -> None:
+        """Put a datagram on the wire, unless a partition, the wrong interface or a fault loses it."""
+        world = self.world
+        host, port = world.routing.canonical(self.family, destination)[:2]
+        if interface and interface != world.routing.interface_of(host):
+            return  # no way leads there from this interface
+        if not world.wire.is_open(str(source[0]), host):
+            return
+
+        def deliver() -> None:
+            self._deliver(data, source, host, port)
+
+        fault = world.chance.draw("packet")
+        if fault is None:
+            world.wire.call_later(world.latency_s, deliver) if world.latency_s else deliver()
+            return
+        world.inject(fault)
+        if fault.kind == "duplicate":
+            deliver()
+        if fault.kind != "loss":
+            world.wire.call_later(world.latency_s + fault.amount / 1e4, deliver)
+
+    def _deliver(self, data: bytes, source: Address, host: str, port: int) -> None:
+        ports, routing = self.world.ports, self.world.routing
+        if routing.is_broadcast(host):
+            for sock in ports.listeners_to_all(port):
+                own = str(routing.source_for(sock.family, source)[0])
+                cast(DatagramSocket, sock).arrive(Packet(data, source, host, own, ROUTED_INTERFACE))
+            return
+        found = ports.find(socket.SOCK_DGRAM, self.family, host, port)
+        if isinstance(found, DatagramSocket):
+            found.arrive(Packet(data, source, host, host, routing.interface_of(host)))
+        elif ports.knows(host) and self.remote is not None:  # ICMP: only connected sockets hear of it
+            self.error = errno.ECONNREFUSED
+            self.world.changed()
 
     # ------------------------------------------------------------ receiving
 
     def arrive(self, packet: Packet) -> None:
-        """Put a datagram into the receive buffer, or lose it if that is full or it comes from a stranger."""
+        """Put a datagram into the receive buffer. Lose it if that is full, or if we are connected to another peer."""
         capacity_bytes = self.options[socket.SOL_SOCKET, socket.SO_RCVBUF]
         assert isinstance(capacity_bytes, int)
         cost_bytes = len(packet.data) + OVERHEAD_BYTES
         if self.remote is not None and packet.source[:2] != self.remote[:2]:
             return
         if self.inbox and self.held_bytes + cost_bytes > capacity_bytes:
-            self.network.datagrams_lost += 1
+            self.world.datagrams_lost += 1
             return
         self.inbox.append(packet)
         self.held_bytes += cost_bytes
-        self.network.changed()
+        self.world.changed()
 
     def recvmsg(self, size: int, control_bytes: int = 0, flags: int = 0) -> tuple[bytes, Control, int, Address]:
         """Take one datagram, its control data, and MSG_TRUNC if it was longer than `size`: recvmsg(2).
 
-        Of Linux's queue of errors (MSG_ERRQUEUE) there is nothing here: they come as SO_ERROR alone.
+        The queue of errors (MSG_ERRQUEUE) is always empty: errors come as SO_ERROR alone.
         """
         if flags & MSG_ERRQUEUE:
             raise self.would_block()
         packet = self._next(self.enter("recvmsg"))
         if self.inside:
-            self.network.observe_datagram("request", self, packet.data, packet.source, (packet.asked, 0))
+            self.world.observe_datagram("request", self, packet.data, packet.source, packet.asked)
         cut = MSG_TRUNC if len(packet.data) > size else 0
         return packet.data[:size], self._control(packet) if control_bytes else [], cut, packet.source
 
@@ -183,13 +218,16 @@ class DatagramSocket(SimulatedSocket):
 
     def recvmmsg(self, slots: Slots) -> int:
         """Take as many datagrams as there are slots, or as wait, and return how many: recvmmsg(2)."""
-        from reactor.testing import batch  # it brings ctypes, which not every Python has
+        from reactor.testing.kernel import batch  # imports ctypes, which not every Python has
 
-        return batch.receive(self, slots)
+        return batch.receive(self.recvmsg, self._keep_error, slots)
+
+    def _keep_error(self, code: int) -> None:
+        self.error = code
 
     def _next(self, fault: Fault | None) -> Packet:
         if fault is not None:
-            raise self.network.inject(fault).error()
+            raise self.world.inject(fault).error()
         if self.error:
             raise self.take_error()
         if not self.inbox:
@@ -208,7 +246,7 @@ class DatagramSocket(SimulatedSocket):
         return []
 
     def ended(self) -> None:
-        """Forget what nobody will read."""
+        """Drop what was not read."""
         self.inbox.clear()
 
     def poll(self) -> int:

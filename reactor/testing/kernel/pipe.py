@@ -6,33 +6,31 @@ ended, it says in the same words. So 0 means no more than "ask recv".
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, cast
+from typing import cast
 
 from reactor.sockets.errors import WOULD_BLOCK
 from reactor.sockets.opening import Socket
-from reactor.testing.endpoint import SimulatedSocket
-from reactor.testing.stream import StreamSocket
-
-if TYPE_CHECKING:
-    from reactor.testing.network import SimulatedNetwork
+from reactor.testing.kernel.ports import Endpoint
+from reactor.testing.kernel.stream import StreamSocket
+from reactor.testing.world import World
 
 
 class SplicePipe:
     """See `reactor.fastpath.splice.Pipe`. It takes two descriptors: raise EMFILE when there are none."""
 
-    __slots__ = ("_bytes", "_network", "_numbers", "faulty")
+    __slots__ = ("_bytes", "_numbers", "_world", "faulty")
 
-    def __init__(self, network: SimulatedNetwork) -> None:
+    def __init__(self, world: World) -> None:
         self.faulty = False  # it belongs to no handler, and needn't
-        self._network = network
+        self._world = world
         self._bytes = bytearray()
         self._numbers: list[int] = []
-        fault = network.enter("pipe")
+        fault = world.enter("pipe")
         try:
             if fault is not None:
-                raise network.inject(fault).error()
+                raise world.inject(fault).error()
             for _ in range(2):
-                self._numbers.append(network.descriptors.take(cast(SimulatedSocket, self)))
+                self._numbers.append(world.descriptors.take(cast(Endpoint, self)))
         except OSError:
             self.close()
             raise
@@ -64,4 +62,4 @@ class SplicePipe:
     def close(self) -> None:
         """Give the descriptors back."""
         while self._numbers:
-            self._network.descriptors.give_back(self._numbers.pop())
+            self._world.descriptors.give_back(self._numbers.pop())

@@ -1,51 +1,51 @@
 """Endpoint: what simulated stream and datagram sockets have in common.
 
-Law: a socket does what the kernel's would, as far as `tests/conformance` compares the two. What no program should ever
-do (use a closed socket, close a watched one, block) is noted in `network.violations`, besides being refused.
+Law: a socket does what the kernel's would, as far as `tests/conformance` compares the two. What no program may do (use
+a closed socket, close a watched one, block) is also noted in `world.violations`.
 """
 
 from __future__ import annotations
 
 import errno
 import socket
-from typing import TYPE_CHECKING, Self
+from typing import Self
 
 from reactor.sockets.addresses import Address
 from reactor.sockets.errors import os_error
-
-if TYPE_CHECKING:
-    from reactor.testing.chance import Fault
-    from reactor.testing.network import SimulatedNetwork
+from reactor.testing.chance import Fault
+from reactor.testing.world import World
 
 # The bits of poll(2). The module `select` has them, but not on every platform.
 POLLIN, POLLPRI, POLLOUT, POLLERR, POLLHUP, POLLRDHUP = 0x1, 0x2, 0x4, 0x8, 0x10, 0x2000
 LEAST_BUFFER_BYTES = 1
 BUFFERS = {(socket.SOL_SOCKET, socket.SO_SNDBUF), (socket.SOL_SOCKET, socket.SO_RCVBUF)}
+Buffer = bytes | bytearray | memoryview
 
 
 class SimulatedSocket:
     """A socket of a simulated network. Has the methods of `socket.socket` that a non-blocking program needs.
 
-    `inside`: it belongs to the program under test, so it has a descriptor and meets faults; other sockets have neither.
+    `inside`: it belongs to the program under test, so it has a descriptor and meets faults; a peer's has neither.
     `faulty` is false for the pair that wakes the loop, which never leaves the machine.
     """
 
     __slots__ = (
-        "blocking", "closed", "error", "family", "faulty", "inside", "local", "network", "number", "options",
-        "proto", "type",
+        "blocking", "closed", "error", "family", "faulty", "inside", "local", "number", "options", "proto", "remote",
+        "type", "world",
     )  # fmt: skip
 
-    def __init__(self, network: SimulatedNetwork, family: int, kind: int, inside: bool) -> None:
-        self.network, self.inside, self.faulty = network, inside, inside
+    def __init__(self, world: World, family: int, kind: int, inside: bool) -> None:
+        self.world, self.inside, self.faulty = world, inside, inside
         self.family, self.type, self.proto = socket.AddressFamily(family), socket.SocketKind(kind), 0
-        self.number = network.descriptors.take(self) if inside else -1
+        self.local: Address | None = None
+        self.remote: Address | None = None
+        self.number = world.descriptors.take(self) if inside else -1
         self.closed = False
         self.blocking = True
-        self.error = 0  # SO_ERROR: told once, by the next call
-        self.local: Address | None = None
+        self.error = 0  # SO_ERROR: reported once, by the next call
         self.options: dict[tuple[int, int], int | bytes] = {
-            (socket.SOL_SOCKET, socket.SO_SNDBUF): network.send_buffer_bytes,
-            (socket.SOL_SOCKET, socket.SO_RCVBUF): network.receive_buffer_bytes,
+            (socket.SOL_SOCKET, socket.SO_SNDBUF): world.send_buffer_bytes,
+            (socket.SOL_SOCKET, socket.SO_RCVBUF): world.receive_buffer_bytes,
         }
 
     def __enter__(self) -> Self:
@@ -73,11 +73,10 @@ class SimulatedSocket:
 
     def _most_bytes(self, name: int) -> int:
         """Return what this network has in place of net.core.rmem_max and wmem_max."""
-        network = self.network
-        return network.receive_buffer_bytes if name == socket.SO_RCVBUF else network.send_buffer_bytes
+        return self.world.receive_buffer_bytes if name == socket.SO_RCVBUF else self.world.send_buffer_bytes
 
     def getsockopt(self, level: int, name: int) -> int:
-        """Return an option, 0 if it was never set. SO_ERROR is told once."""
+        """Return an option, 0 if it was never set. SO_ERROR is reported once."""
         self.check_open("getsockopt")
         if (level, name) == (socket.SOL_SOCKET, socket.SO_ERROR):
             code, self.error = self.error, 0
@@ -89,25 +88,25 @@ class SimulatedSocket:
         """Return our own address."""
         if self.closed:
             raise os_error(errno.EBADF)
-        return self.local or self.network.any_address(self.family)
+        return self.local or self.world.routing.any_address(self.family)
 
     def bind(self, address: Address) -> None:
         """Take a local address: bind(2)."""
         self.check_open("bind")
         if self.local is not None:
             raise os_error(errno.EINVAL)
-        self.local = self.network.ports.bind(self, address)
+        self.local = self.world.ports.bind(self, address)
 
     def close(self) -> None:
         """Close; the descriptor's number is free again. Harmless twice."""
         if not self.closed:
             if self.inside:
-                self.network.enter("close")
-                self.network.about_to_close(self.number)
-                self.network.descriptors.give_back(self.number)
+                self.world.enter("close")
+                self.world.about_to_close(self.number)
+                self.world.descriptors.give_back(self.number)
             self.closed, self.number = True, -1
             self.ended()
-            self.network.ports.release(self)
+            self.world.ports.release(self)
 
     def ended(self) -> None:
         """Do what the kernel does when the last descriptor goes."""
@@ -120,20 +119,20 @@ class SimulatedSocket:
     def enter(self, call: str) -> Fault | None:
         """Begin a system call: the world takes a step, and something may go wrong."""
         self.check_open(call)
-        return self.network.enter(call, self.faulty) if self.inside else None
+        return self.world.enter(call, self.faulty) if self.inside else None
 
     def check_open(self, call: str) -> None:
-        """Raise EBADF, and note who does such things."""
+        """Raise EBADF for a closed socket; of the program under test it is a violation too."""
         if self.closed:
             if self.inside:
-                self.network.violations.append(f"{call} on a closed socket")
+                self.world.violations.append(f"{call} on a closed socket")
             raise os_error(errno.EBADF)
 
     def would_block(self) -> Exception:
         """Return what to raise when there is nothing to do yet: EAGAIN."""
         if self.blocking:
             if self.inside:
-                self.network.violations.append("a call that would block")
+                self.world.violations.append("a call that would block")
             return RuntimeError("nothing blocks in a simulation: call setblocking(False)")
         return os_error(errno.EAGAIN)
 

@@ -1,9 +1,8 @@
-"""Links: two pipes between two sockets, and what may become of them.
+"""Links: two pipes between two sockets, and how a connection ends.
 
-Law: a pipe is three places in a row, each bounded: what the sender's kernel holds, what is on the wire, and what the
-receiver's kernel holds. Bytes move from one to the next and are never in two. Nothing is lost but by a reset, and that
-comes when a socket is closed that holds unread bytes, when bytes reach a closed socket, when the program asks for one
-(SO_LINGER of zero), or when the world is bad.
+Law: a pipe is three places in a row, each bounded: the sender's kernel, the wire, and the receiver's kernel. Bytes move
+from one to the next and are never in two. Only a reset loses bytes. A reset comes when a socket is closed that holds
+unread bytes, when bytes reach a closed socket, when the program asks for one (SO_LINGER of zero), or by a fault.
 """
 
 from __future__ import annotations
@@ -12,13 +11,12 @@ import collections
 import errno
 import functools
 import socket
-from typing import TYPE_CHECKING
+from typing import Any, Generic, Protocol, TypeVar
 
-if TYPE_CHECKING:
-    from reactor.testing.network import SimulatedNetwork
-    from reactor.testing.stream import StreamSocket
+from reactor.testing.kernel.ports import Endpoint
+from reactor.testing.world import World
 
-RETRANSMIT_S = 924.0  # how long Linux goes on sending again what nobody acknowledges (tcp(7), tcp_retries2)
+RETRANSMIT_S = 924.0  # how long Linux resends what is not acknowledged (tcp(7), tcp_retries2)
 FRESH, LISTENING, CONNECTING, CONNECTED, DEAD = "fresh", "listening", "connecting", "connected", "dead"
 
 
@@ -49,39 +47,76 @@ class Pipe:
         return self.send_bytes - len(self.waiting)
 
 
-class Link:
-    """Two sockets connected: a caller and an answerer. `fate` says what ended it, if that wasn't two FINs."""
+class End(Endpoint, Protocol):
+    """What a link needs of a socket at one of its ends."""
 
-    __slots__ = ("_network", "_reset_code", "_silent", "broken_by", "cut", "ends", "fate", "reset_s")
+    closed: bool
+    state: str
+    outgoing: Pipe | None
 
-    def __init__(self, network: SimulatedNetwork, caller: StreamSocket, answerer: StreamSocket) -> None:
-        self._network = network
-        self.ends = (caller, answerer)
+    @property
+    def host(self) -> str:
+        """The address at which this end lives."""
+
+    @property
+    def leaves_the_machine(self) -> bool:
+        """Whether what is sent goes over a network."""
+
+    def getsockopt(self, level: int, name: int) -> int:
+        """Return an option."""
+
+    def established(self, link: Any, outgoing: Pipe, incoming: Pipe) -> None:
+        """Become an end of a connection."""
+
+    def look_for_urgent(self) -> None:
+        """Handle an urgent byte that may have arrived."""
+
+    def die(self, code: int) -> None:
+        """End the connection with this SO_ERROR."""
+
+    def error_of_reset(self, code: int) -> int:
+        """Return the SO_ERROR by which a RST is reported."""
+
+    def patience_s(self) -> float | None:
+        """Return how long this end waits for a silent one."""
+
+
+E = TypeVar("E", bound=End)
+
+
+class Link(Generic[E]):
+    """Two connected sockets: client and server. `fate` says what ended the connection, if that wasn't two FINs."""
+
+    __slots__ = ("_reset_code", "_silent", "_world", "broken_by", "cut", "ends", "fate", "reset_s")
+
+    def __init__(self, world: World, client: E, server: E) -> None:
+        self._world = world
+        self.ends = (client, server)
         self.fate = ""
-        self.broken_by: StreamSocket | None = None  # the end that sent RST, and when it did
+        self.broken_by: E | None = None  # the end that sent RST, and when it did
         self.reset_s = 0.0
-        self.cut = False  # one end has vanished without a word
-        self._silent = 0  # how often it fell silent
+        self.cut = False  # one end has vanished
+        self._silent = 0  # how many silences there were
         self._reset_code = errno.ECONNRESET
 
     @property
     def is_open(self) -> bool:
         """Whether segments get through."""
         one, other = self.ends
-        return not self.cut and self._network.wire.is_open(one.host, other.host)
+        return not self.cut and self._world.wire.is_open(one.host, other.host)
 
-    def other(self, end: StreamSocket) -> StreamSocket:
+    def other(self, end: E) -> E:
         """Return the other end."""
         return self.ends[end is self.ends[0]]
 
-    def push(self, end: StreamSocket) -> None:
+    def push(self, end: E) -> None:
         """Send from `end` what the other's window has room for."""
         pipe = end.outgoing
         if pipe is None or end.state == DEAD or not (pipe.waiting or pipe.fin):
             return
         if not self.is_open:
-            self._network.wire.when_healed(lambda: self.push(end))
-            self._network.wire.call_later(RETRANSMIT_S, functools.partial(self._give_up, end, self._silent))
+            self._world.wire.when_healed(lambda: self.push(end))
+            self._world.wire.call_later(RETRANSMIT_S, functools.partial(self._give_up, end, self._silent))
             return
         room_bytes = pipe.receive_bytes - len(pipe.arrived) - pipe.flight_bytes
         if pipe.waiting and room_bytes > 0:
@@ -94,21 +129,21 @@ class Link:
             pipe.flight.append(b"")
             self._send(end, pipe)
 
-    def _send(self, end: StreamSocket, pipe: Pipe) -> None:
-        network = self._network
-        fault = network.chance.draw("segment") if end.leaves_the_machine else None
-        delay_s = network.latency_s if end.leaves_the_machine else 0.0
+    def _send(self, end: E, pipe: Pipe) -> None:
+        world = self._world
+        fault = world.chance.draw("segment") if end.leaves_the_machine else None
+        delay_s = world.latency_s if end.leaves_the_machine else 0.0
         if fault is not None:
-            delay_s += network.inject(fault).amount / 1e4
+            delay_s += world.inject(fault).amount / 1e4
         if delay_s or len(pipe.flight) > 1:  # streams keep their order: behind those that are late
-            network.wire.call_later(delay_s, lambda: self._land(end, pipe))
+            world.wire.call_later(delay_s, lambda: self._land(end, pipe))
         else:
             self._land(end, pipe)
 
-    def _land(self, end: StreamSocket, pipe: Pipe) -> None:
+    def _land(self, end: E, pipe: Pipe) -> None:
         """Take the first segment off the wire."""
         if not self.is_open:
-            self._network.wire.when_healed(lambda: self._land(end, pipe))
+            self._world.wire.when_healed(lambda: self._land(end, pipe))
             return
         segment = pipe.flight.popleft()
         receiver = self.other(end)
@@ -123,14 +158,14 @@ class Link:
             elif receiver.state == CONNECTED and not receiver.closed:
                 pipe.arrived += segment
                 receiver.look_for_urgent()
-            else:  # it has given up, and its kernel knows of no connection
+            else:  # the receiver has given up, and its kernel knows of no connection
                 end.die(end.error_of_reset(errno.ECONNRESET))
-        self._network.changed()
+        self._world.changed()
 
-    def reset(self, by: StreamSocket, fate: str, code: int = errno.ECONNRESET) -> None:
+    def reset(self, by: E, fate: str, code: int = errno.ECONNRESET) -> None:
         """`by` sends RST behind what is on the wire; what is still in either kernel's send buffer is destroyed."""
         if not self.fate:
-            self.fate, self.broken_by, self.reset_s = fate, by, self._network.clock()
+            self.fate, self.broken_by, self.reset_s = fate, by, self._world.clock()
             self._reset_code = code
             by.die(0)
             assert by.outgoing is not None
@@ -138,35 +173,35 @@ class Link:
             self._send(by, by.outgoing)
 
     def fall_silent(self) -> None:
-        """Each end gives up by itself, if the silence lasts: after retransmissions, or keepalive probes."""
+        """Have each end give up, if the silence lasts: after retransmissions, or keepalive probes."""
         self._silent += 1
         for end in self.ends:
             patience_s = end.patience_s()
             if patience_s is not None:
-                self._network.wire.call_later(patience_s, functools.partial(self._give_up, end, self._silent))
+                self._world.wire.call_later(patience_s, functools.partial(self._give_up, end, self._silent))
 
-    def _give_up(self, end: StreamSocket, silence: int) -> None:
+    def _give_up(self, end: E, silence: int) -> None:
         if not self.is_open and silence == self._silent and end.state == CONNECTED:
             self.fate = self.fate or "timed out"
             end.die(errno.ETIMEDOUT)
-            self._network.wire.when_healed(lambda: self._probe(self.other(end)))
+            self._world.wire.when_healed(lambda: self._probe(self.other(end)))
 
-    def _probe(self, end: StreamSocket) -> None:
-        """The other end has given up. This one learns of it when it sends, or by its keepalive probes: an RST comes."""
+    def _probe(self, end: E) -> None:
+        """Reset an end when its keepalive probes find that the other one has given up."""
         patience_s = end.patience_s()
         if patience_s is not None:
-            self._network.wire.call_later(patience_s, lambda: end.die(end.error_of_reset(errno.ECONNRESET)))
+            self._world.wire.call_later(patience_s, lambda: end.die(end.error_of_reset(errno.ECONNRESET)))
 
 
-def join(network: SimulatedNetwork, caller: StreamSocket, answerer: StreamSocket) -> Link:
+def join(world: World, client: E, server: E) -> Link[E]:
     """Connect two sockets, each with the buffers that its options say."""
 
-    def pipe(sender: StreamSocket, receiver: StreamSocket) -> Pipe:
+    def pipe(sender: End, receiver: End) -> Pipe:
         send_bytes = sender.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF)
         return Pipe(send_bytes, receiver.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF))
 
-    link = Link(network, caller, answerer)
-    there, back = pipe(caller, answerer), pipe(answerer, caller)
-    caller.established(link, there, back)
-    answerer.established(link, back, there)
+    link = Link(world, client, server)
+    there, back = pipe(client, server), pipe(server, client)
+    client.established(link, there, back)
+    server.established(link, back, there)
     return link

@@ -1,31 +1,31 @@
-"""SimulatedSignals: what the module `signal` is to a loop, without a process that gets any.
+"""SimulatedSignals: in place of the module `signal`, with no real signal sent.
 
-Law: a signal comes in two steps, as in CPython: a byte is written to the wake-up descriptor at once, in the middle of
-whatever is being done; the handler is called a little later, between two steps of the program.
+Law: a signal comes in two steps, as in CPython. A byte is written to the wake-up descriptor at once, in the middle of
+a system call. The handler is called a little later, between two steps of the program.
 """
 
 from __future__ import annotations
 
+import collections
 import signal
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from reactor.testing.stream import StreamSocket
-
-if TYPE_CHECKING:
-    from reactor.testing.network import SimulatedNetwork
+from reactor.testing.kernel.ports import Descriptors
+from reactor.testing.kernel.stream import StreamSocket
 
 
 class SimulatedSignals:
     """To be handed to `Reactor(signals=…)`."""
 
-    __slots__ = ("_handlers", "_network", "_noted", "_wakeup_fd", "at_random")
+    __slots__ = ("_descriptors", "_handlers", "_noted", "_wakeup_fd", "at_random", "raised")
 
-    def __init__(self, network: SimulatedNetwork) -> None:
-        self._network = network
+    def __init__(self, descriptors: Descriptors) -> None:
+        self._descriptors = descriptors
         self._handlers: dict[int, Any] = {}
         self._noted: list[int] = []
         self._wakeup_fd = -1
+        self.raised: collections.Counter[int] = collections.Counter()  # those that had a handler
         self.at_random: tuple[int, ...] = ()  # those that the fault `step.signal` raises
 
     def signal(self, signum: int, handler: Any, /) -> Any:
@@ -44,16 +44,17 @@ class SimulatedSignals:
         return before
 
     def raise_signal(self, signum: int) -> None:
-        """Let the program get a signal now. One that it hasn't asked for is ignored."""
+        """Send the program a signal now. One that has no handler is ignored."""
         if not callable(self.getsignal(signum)):
             return
         self._noted.append(signum)
-        sock = self._network.descriptors.open.get(self._wakeup_fd)
+        self.raised[signum] += 1
+        sock = self._descriptors.open.get(self._wakeup_fd)
         if isinstance(sock, StreamSocket):
             sock.write_from_kernel(bytes([signum]))
 
     def deliver(self) -> None:
-        """Call the handlers of what has come."""
+        """Call the handlers of the signals that have come."""
         while self._noted:
             signum = self._noted.pop(0)
             handler: Callable[[int, Any], object] = self.getsignal(signum)

@@ -1,7 +1,7 @@
 """StreamSocket: the TCP socket that a program sees, over a link.
 
-Law: it says what Linux would say at every moment: which bytes, which error and once only, which bits of poll(2). The
-tests of `tests/conformance` put the same questions to both.
+Law: at every moment it answers as Linux would: which bytes, which error (reported once), which bits of poll(2).
+`tests/conformance` puts the same questions to both.
 """
 
 from __future__ import annotations
@@ -9,43 +9,47 @@ from __future__ import annotations
 import collections
 import errno
 import socket
-import struct
-from typing import TYPE_CHECKING
 
 from reactor.sockets.addresses import Address
 from reactor.sockets.errors import os_error
-from reactor.testing.chance import ONE_CALLER
-from reactor.testing.endpoint import POLLERR, POLLHUP, POLLIN, POLLOUT, POLLPRI, POLLRDHUP, SimulatedSocket
-from reactor.testing.link import CONNECTED, CONNECTING, DEAD, FRESH, LISTENING, RETRANSMIT_S, Link, Pipe
+from reactor.sockets.opening import RESET_ON_CLOSE
+from reactor.testing.chance import ONE_PEER, Fault
+from reactor.testing.kernel.endpoint import (
+    POLLERR,
+    POLLHUP,
+    POLLIN,
+    POLLOUT,
+    POLLPRI,
+    POLLRDHUP,
+    Buffer,
+    SimulatedSocket,
+)
+from reactor.testing.kernel.link import CONNECTED, CONNECTING, DEAD, FRESH, LISTENING, RETRANSMIT_S, Link, Pipe, join
+from reactor.testing.world import World
 
-if TYPE_CHECKING:
-    from reactor.testing.chance import Fault
-    from reactor.testing.network import SimulatedNetwork
-
-Buffer = bytes | bytearray | memoryview
 CONNECT_S = 127.0  # how long a SYN is sent again (tcp(7), tcp_syn_retries)
 SYN_RETRY_S = 1.0
-LINGER_ZERO = struct.pack("ii", 1, 0)
 
 
 class StreamSocket(SimulatedSocket):
     """A TCP socket, or one end of a socket pair."""
 
     __slots__ = (
-        "backlog", "eof_told", "incoming", "link", "outgoing", "queue", "read_shut", "remote", "shut_s", "state",
+        "backlog", "eof_reported", "incoming", "link", "outgoing", "queue", "read_shut", "shut_s", "state",
         "urgent_byte",
     )  # fmt: skip
 
-    def __init__(self, network: SimulatedNetwork, family: int, inside: bool) -> None:
-        super().__init__(network, family, socket.SOCK_STREAM, inside)
+    def __init__(self, world: World, family: int, inside: bool) -> None:
+        super().__init__(world, family, socket.SOCK_STREAM, inside)
         self.state = FRESH
-        self.remote: Address | None = None
-        self.link: Link | None = None
+        self.link: Link[StreamSocket] | None = None
         self.incoming: Pipe | None = None
         self.outgoing: Pipe | None = None
-        self.queue: collections.deque[StreamSocket] = collections.deque()  # of a listener: connections to be accepted
+        self.queue: collections.deque[StreamSocket] = (
+            collections.deque()
+        )  # a listener's connections that wait for accept
         self.backlog = 0
-        self.read_shut = self.eof_told = False
+        self.read_shut = self.eof_reported = False
         self.shut_s: float | None = None  # when our FIN was sent
         self.urgent_byte = b""  # out of band, without SO_OOBINLINE
 
@@ -74,14 +78,14 @@ class StreamSocket(SimulatedSocket):
     # ------------------------------------------------------------ beginning
 
     def listen(self, backlog: int = 128) -> None:
-        """Let callers come: listen(2)."""
+        """Let clients connect: listen(2)."""
         self.check_open("listen")
         if self.local is None:
-            self.bind(self.network.any_address(self.family))
+            self.bind(self.world.routing.any_address(self.family))
         self.state, self.backlog = LISTENING, backlog
 
     def accept(self) -> tuple[StreamSocket, Address]:
-        """Take the first of those that wait: accept(2)."""
+        """Take the first connection that waits: accept(2)."""
         fault = self.enter("accept")
         if self.state != LISTENING:
             raise os_error(errno.EINVAL)
@@ -90,53 +94,75 @@ class StreamSocket(SimulatedSocket):
         if not self.queue:
             raise self.would_block()
         if self.inside:
-            number = self.network.descriptors.take(self.queue[0])
+            number = self.world.descriptors.take(self.queue[0])
             self.queue[0].number = number
             self.queue[0].inside = self.queue[0].faulty = True
         accepted = self.queue.popleft()
         assert accepted.remote is not None
-        self.network.observe("accept", accepted, b"")
+        self.world.observe("accept", accepted, b"")
         return accepted, accepted.remote
 
     def _refuse_to_accept(self, fault: Fault) -> None:
-        network = self.network
-        if fault.kind in ONE_CALLER:
+        if fault.kind in ONE_PEER:
             if not self.queue:
-                return  # there is no caller who could have failed
+                return  # there is no client whose connection could have failed
             lost = self.queue.popleft()
             assert lost.link is not None
             lost.link.reset(lost, "accept failed")
             lost.close()
-        raise network.inject(fault).error()
+        raise self.world.inject(fault).error()
 
     def connect_ex(self, address: Address) -> int:
         """Begin to connect, and return EINPROGRESS or why not: connect(2)."""
         fault = self.enter("connect")
         if fault is not None:
-            self.network.inject(fault)
-            if fault.kind in ("ECONNREFUSED", "ETIMEDOUT"):  # these come later, through SO_ERROR
+            self.world.inject(fault)
+            if fault.kind in ("ECONNREFUSED", "ETIMEDOUT"):  # the network reports these later, in SO_ERROR
                 self.state = CONNECTING
-                self.network.wire.call_later(0.0, lambda: self.die(getattr(errno, fault.kind)))
+                self.world.wire.call_later(0.0, lambda: self.die(getattr(errno, fault.kind)))
                 return errno.EINPROGRESS
             return fault.error().errno or 0
         if self.state != FRESH:
             return errno.EISCONN if self.state == CONNECTED else errno.EALREADY
         if self.local is None:
-            self.local = self.network.ports.bind(self, self.network.source_for(self.family, address))
-        self.remote = self.network.canonical(self.family, address)
+            self.local = self.world.ports.bind(self, self.world.routing.source_for(self.family, address))
+        self.remote = self.world.routing.canonical(self.family, address)
         self.state = CONNECTING
-        self.network.wire.call_later(self.network.latency_s, lambda: self.network.call(self))
-        if not self.network.latency_s:
-            self.network.wire.run_due()
+        self.world.wire.call_later(self.world.latency_s, self._syn_arrives)
+        if not self.world.latency_s:
+            self.world.wire.run_due()
         if self.state == CONNECTING:
-            self.network.wire.call_later(CONNECT_S, self._connect_timed_out)
+            self.world.wire.call_later(CONNECT_S, self._connect_timed_out)
         return errno.EINPROGRESS
+
+    def _syn_arrives(self) -> None:
+        """Have the listener's kernel answer, before the listener accepts."""
+        world = self.world
+        if self.state != CONNECTING or self.remote is None:
+            return
+        host, port = self.remote[:2]
+        if not world.wire.is_open(self.host, host):
+            world.wire.when_healed(self._syn_arrives)
+            return
+        listener = world.ports.find(socket.SOCK_STREAM, self.family, host, port)
+        if not isinstance(listener, StreamSocket) or listener.state != LISTENING:
+            if world.ports.knows(host):
+                self.die(errno.ECONNREFUSED)
+        elif len(listener.queue) > listener.backlog:
+            world.wire.call_later(SYN_RETRY_S, self._syn_arrives)
+        else:
+            server = StreamSocket(world, self.family, False)
+            server.options.update(listener.options)
+            server.local, server.remote = self.remote, self.local
+            join(world, self, server)
+            listener.queue.append(server)
+            world.changed()
 
     def _connect_timed_out(self) -> None:
         if self.state == CONNECTING:
             self.die(errno.ETIMEDOUT)
 
-    def established(self, link: Link, outgoing: Pipe, incoming: Pipe) -> None:
+    def established(self, link: Link[StreamSocket], outgoing: Pipe, incoming: Pipe) -> None:
         """Become an end of a connection."""
         self.state = CONNECTED
         self.link, self.outgoing, self.incoming = link, outgoing, incoming
@@ -159,21 +185,21 @@ class StreamSocket(SimulatedSocket):
             raise self.would_block() if self.state == CONNECTING else os_error(errno.ENOTCONN)
         if pipe.arrived or not size:
             data = self._take(pipe, size)
-            self.network.observe("recv", self, data)
+            self.world.observe("recv", self, data)
             return data
         return self._nothing_to_read(pipe)
 
     def _passes_urgent(self, pipe: Pipe) -> bool:
-        """Tell whether the next byte to be passed is an urgent one that isn't in the stream."""
+        """Tell whether the next byte is an urgent one that isn't in the stream."""
         return pipe.mark is not None and pipe.urgent is None and pipe.mark <= pipe.received
 
     def _nothing_to_read(self, pipe: Pipe) -> bytes:
-        if self._passes_urgent(pipe):  # now it has been passed, and can't be had any more
+        if self._passes_urgent(pipe):  # recv has passed it: MSG_OOB can't have it any more
             pipe.mark, self.urgent_byte = None, b""
         if pipe.fin_arrived or (self.read_shut and not self.error):
-            if not self.eof_told:  # to be told again changes nothing
-                self.eof_told = True
-                self.network.observe("eof", self, b"")
+            if not self.eof_reported:  # to report it again changes nothing
+                self.eof_reported = True
+                self.world.observe("eof", self, b"")
             return b""
         if self.error:
             raise self.take_error()
@@ -221,7 +247,7 @@ class StreamSocket(SimulatedSocket):
         if flags & socket.MSG_OOB and taken:
             pipe.urgent = pipe.mark = pipe.sent - 1
         if taken:
-            self.network.observe("send", self, taken)
+            self.world.observe("send", self, taken)
         assert self.link is not None
         self.link.push(self)
         return len(taken)
@@ -232,10 +258,10 @@ class StreamSocket(SimulatedSocket):
             most = min(size, possible)
             if most > 1:
                 left = max(1, min(fault.amount, most - 1))
-                self.network.inject(fault._replace(amount=left))
+                self.world.inject(fault._replace(amount=left))
                 return left
             return size
-        self.network.inject(fault)
+        self.world.inject(fault)
         if fault.kind in ("ECONNRESET", "EPIPE", "ETIMEDOUT") and self.link is not None:
             self.link.reset(self, "fault " + fault.kind)
             assert self.incoming is not None
@@ -252,11 +278,11 @@ class StreamSocket(SimulatedSocket):
             self.read_shut = True
         if how in (socket.SHUT_WR, socket.SHUT_RDWR) and not pipe.fin:
             self._finish(pipe)
-        self.network.changed()
+        self.world.changed()
 
     def _finish(self, pipe: Pipe) -> None:
-        pipe.fin, self.shut_s = True, self.network.clock()
-        self.network.observe("fin", self, b"")
+        pipe.fin, self.shut_s = True, self.world.clock()
+        self.world.observe("fin", self, b"")
         assert self.link is not None
         self.link.push(self)
 
@@ -299,7 +325,7 @@ class StreamSocket(SimulatedSocket):
             waiting.close()
         self.queue.clear()
         if self.state == CONNECTED and self.link is not None and self.outgoing is not None:
-            if self.options.get((socket.SOL_SOCKET, socket.SO_LINGER)) == LINGER_ZERO:
+            if self.options.get((socket.SOL_SOCKET, socket.SO_LINGER)) == RESET_ON_CLOSE:
                 self.link.reset(self, "SO_LINGER")
             elif self.incoming is not None and (self.incoming.arrived or self._passes_urgent(self.incoming)):
                 self.link.reset(self, "closed with bytes unread")
@@ -309,22 +335,22 @@ class StreamSocket(SimulatedSocket):
             self.state = DEAD
 
     def die(self, code: int) -> None:
-        """The connection is no more; what has arrived can still be read."""
+        """End the connection with this SO_ERROR; what has arrived can still be read."""
         if self.state == DEAD:
             return
         self.state, self.error = DEAD, code
         if self.outgoing is not None:
             self.outgoing.waiting.clear()
-        self.network.changed()
+        self.world.changed()
 
     def error_of_reset(self, code: int) -> int:
-        """Return what a RST is told as: nothing when both FINs were exchanged, EPIPE after the peer's (tcp_reset)."""
+        """Return the SO_ERROR of a RST: none when both FINs were exchanged, EPIPE after the peer's (tcp_reset)."""
         if self.incoming is None or self.outgoing is None or not self.incoming.fin_arrived:
             return code
         return 0 if self.outgoing.fin_arrived else errno.EPIPE
 
     def patience_s(self) -> float | None:
-        """Return how long this end waits for one that is silent: for ever, if it neither sends nor probes."""
+        """Return how long this end waits for a silent one: for ever (None), if it neither sends nor probes."""
         if self.state != CONNECTED or self.outgoing is None:
             return None
         if self.outgoing.waiting or self.outgoing.flight:

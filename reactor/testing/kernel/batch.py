@@ -1,9 +1,8 @@
-"""Batches: recvmmsg(2) and sendmmsg(2) as a simulated kernel makes them of recvmsg and sendmsg.
+"""Batches: recvmmsg(2) and sendmmsg(2), made of a simulated socket's recvmsg and sendmsg.
 
-Law: a batch is nothing but its datagrams, one after another, in the very memory that the real kernel would be given,
-and wherever that memory points. An error ends it. At the first datagram, it is the call's; at a later one, the call
-returns how many went before. Linux then remembers a receive error for the next call (SO_ERROR), and forgets a send
-error.
+Law: a batch is its datagrams, one after another, in the same memory that the real kernel would be given. An error ends
+it. At the first datagram, the call raises it; at a later one, the call returns how many went before. Linux then keeps a
+receive error for the next call (SO_ERROR), and forgets a send error.
 """
 
 from __future__ import annotations
@@ -13,32 +12,32 @@ import errno
 import socket
 import struct
 import sys
-from typing import TYPE_CHECKING
+from collections.abc import Callable
 
 from reactor.fastpath.mmsg import HEADER_BYTES, Header, Iovec, Slots
 from reactor.limits import DATAGRAMS_PER_TURN
 from reactor.sockets.addresses import Address
+from reactor.sockets.pktinfo import Control
 
-if TYPE_CHECKING:
-    from reactor.testing.datagram import Control, DatagramSocket
-
+RecvMsg = Callable[[int, int], tuple[bytes, Control, int, Address]]
+SendMsg = Callable[[tuple[bytes], Control, int, Address], int]
 CONTROL_HEADER = "@Nii"  # struct cmsghdr: length, level, type
 CONTROL_HEADER_BYTES = struct.calcsize(CONTROL_HEADER)
 IPV4_NAME, IPV6_NAME = "!2xH4s8x", "!2xHI16s4x"  # less what isn't in network byte order
 
 
-def receive(sock: DatagramSocket, slots: Slots) -> int:
+def receive(recvmsg: RecvMsg, keep_error: Callable[[int], None], slots: Slots) -> int:
     """Fill slots until nothing waits, and return how many: recvmmsg(2)."""
     for index in range(DATAGRAMS_PER_TURN):
         header = Header.from_buffer(slots.headers, index * HEADER_BYTES)
         iovec = Iovec.from_address(header.message.iovecs)
         try:
-            data, control, flags, source = sock.recvmsg(iovec.bytes, header.message.control_bytes)
+            data, control, flags, source = recvmsg(iovec.bytes, header.message.control_bytes)
         except OSError as error:
             if not index:
                 raise
             if error.errno != errno.EAGAIN:
-                sock.error = error.errno or 0
+                keep_error(error.errno or 0)
             return index
         _write(header, data, pack_control(control), pack_name(source))
         header.message.flags = flags
@@ -53,15 +52,15 @@ def _write(header: Header, data: bytes, control: bytes, name: bytes) -> None:
     header.length, message.control_bytes, message.name_bytes = len(data), len(control), len(name)
 
 
-def send(sock: DatagramSocket, slots: Slots, first: int, count: int) -> int:
-    """Send what lies in `count` slots, and return how many have gone: sendmmsg(2)."""
+def send(sendmsg: SendMsg, slots: Slots, first: int, count: int) -> int:
+    """Send the datagrams in `count` slots, and return how many have gone: sendmmsg(2)."""
     for index in range(first, first + count):
         header = Header.from_buffer(slots.headers, index * HEADER_BYTES)
         message, iovec = header.message, Iovec.from_address(header.message.iovecs)
         control = unpack_control(ctypes.string_at(message.control, message.control_bytes))
         name = unpack_name(ctypes.string_at(message.name, message.name_bytes))
         try:
-            header.length = sock.sendmsg((ctypes.string_at(iovec.base, iovec.bytes),), control, 0, name)
+            header.length = sendmsg((ctypes.string_at(iovec.base, iovec.bytes),), control, 0, name)
         except OSError:
             if index == first:
                 raise
