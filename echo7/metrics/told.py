@@ -80,7 +80,8 @@ def gauges_of(server: EchoServer, reactor: Reactor) -> Gauges:
     short = sum(is_resting(reactor, listener) for listener in listeners)
     full = sum(not (listener.interest or listener.closed) for listener in listeners)
     held = sum(1 for each in connections if each.state is State.OPEN and not each.interest & READ)
-    return Gauges(full, short, held, sum(map(pending_bytes, [*endpoints, *connections])))
+    pending = sum(map(pending_bytes, endpoints)) + sum(map(pending_bytes, connections))
+    return Gauges(full, short, held, pending)
 
 
 def total(every: Iterable[Told]) -> Told:

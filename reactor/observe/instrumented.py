@@ -293,7 +293,7 @@ def _receiving_batches(endpoint: DatagramBatch, receive: Callable[[], int]) -> C
     def traced() -> int:
         with _call(endpoint, "recv") as tell:
             count = receive()
-            size_bytes = sum(endpoint._slots.lengths[:count])
+            size_bytes = sum(endpoint.slots.lengths[:count])
             tell("received", bytes=size_bytes, asked=None, datagrams=count)
         return count
 
@@ -302,7 +302,7 @@ def _receiving_batches(endpoint: DatagramBatch, receive: Callable[[], int]) -> C
 
 def _sending_batches(endpoint: DatagramBatch, send: Callable[[int, int], int]) -> Callable[[int, int], int]:
     def traced(first: int, count: int) -> int:
-        lengths = endpoint._slots.lengths
+        lengths = endpoint.slots.lengths
         offered = sum(lengths[first : first + count])
         with _call(endpoint, "send", offered) as tell:
             sent = send(first, count)

@@ -52,7 +52,7 @@ def pending_bytes(handler: Handler) -> int:
     if isinstance(handler, Datagram):
         return 0 if handler._held is None else len(handler._held[0])
     if isinstance(handler, DatagramBatch):
-        return sum(sum(handler._slots.lengths[first:end]) for first, end in handler._runs)
+        return handler.pending_bytes
     return 0
 
 

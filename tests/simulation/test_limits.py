@@ -9,7 +9,7 @@ import pytest
 
 from echo7.policy.idle import IdleWatch
 from echo7.policy.rate import SourceBuckets
-from echo7.policy.sources import Admission, Door
+from echo7.policy.sources import ConnectionGate, DatagramGate
 from reactor import Connection
 from reactor.testing import SimulatedNetwork, SimulationFailed, simulate
 from tests.simulation.test_teeth import Plant
@@ -55,12 +55,12 @@ def test_in_bad_worlds_limits_are_kept_and_no_promise_is_broken() -> None:
 
 
 def a_cap_that_lets_one_more_in(patch: pytest.MonkeyPatch) -> None:
-    right = Door.refusal
-    patch.setattr(Door, "refusal", lambda self, host, most: right(self, host, most + 1))
+    right = ConnectionGate.refusal
+    patch.setattr(ConnectionGate, "refusal", lambda self, host, most: right(self, host, most + 1))
 
 
 def a_door_that_forgets_who_has_left(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(Door, "leave", lambda self, source: None)
+    patch.setattr(ConnectionGate, "leave", lambda self, source: None)
 
 
 def a_bucket_without_a_bottom(patch: pytest.MonkeyPatch) -> None:
@@ -69,8 +69,8 @@ def a_bucket_without_a_bottom(patch: pytest.MonkeyPatch) -> None:
 
 def a_rate_that_drops_whole_batches(patch: pytest.MonkeyPatch) -> None:
     """Its drops are counted by the batch, and not by the datagram."""
-    right = Admission.refusals
-    patch.setattr(Admission, "refusals", lambda *asked: dict(list(right(*asked).items())[:1]))
+    right = DatagramGate.refusals
+    patch.setattr(DatagramGate, "refusals", lambda *asked: dict(list(right(*asked).items())[:1]))
 
 
 def an_idle_end_that_comes_too_early(patch: pytest.MonkeyPatch) -> None:

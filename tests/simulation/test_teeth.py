@@ -16,7 +16,6 @@ import pytest
 
 import reactor.fastpath.batch
 import reactor.sockets
-from echo7.policy.batch import BatchEcho
 from echo7.policy.echo import StreamEcho
 from echo7.policy.guard import Guard
 from echo7.server import EchoServer
@@ -476,7 +475,7 @@ def a_datagram_cut_to_512_bytes(patch: pytest.MonkeyPatch) -> None:
 
 @bug
 def no_guard(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(Guard, "refusal", lambda self, source, path: None)
+    patch.setattr(Guard, "refusals", lambda self, batch, count: {})
 
 
 @bug
@@ -575,11 +574,6 @@ def a_batch_that_fails_as_one(patch: pytest.MonkeyPatch) -> None:
 @wrong(DatagramBatch, "_after")
 def no_rest_for_a_batch_when_memory_runs_out(self: Any, error: OSError) -> None:
     self.drop("receive_" + errno_name(error))
-
-
-@bug
-def nobody_looked_at(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(BatchEcho, "batch_received", lambda self, endpoint, slots, count: {})
 
 
 # ---------------------------------------------------------------- pipes

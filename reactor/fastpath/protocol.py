@@ -1,0 +1,132 @@
+"""One interface for datagrams, whether recvmsg(2) brings one or recvmmsg(2) brings 64.
+
+    Datagram      ─► Single ─────┐
+                                 ├─► BatchProtocol.batch_received ─► which get no answer, and why
+    DatagramBatch ─► mmsg.Slots ─┘
+
+Law: a protocol decides over a `Batch`, so its decisions can't depend on the call that brought the datagrams. Every
+datagram that it doesn't refuse is sent back unchanged to its source.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Protocol
+
+from reactor.buffer import Bytes
+from reactor.datagram import Datagram, DatagramProtocol
+from reactor.doors import Handler
+from reactor.sockets.addresses import Address, pack_host
+
+NOTHING_REFUSED: Mapping[int, str] = {}
+EVERY_BYTE = bytes(range(256))
+# Where these lie in a struct sockaddr_in and a struct sockaddr_in6.
+PORT_AT, IPV4_ADDRESS_AT, IPV6_ADDRESS_AT = 2, 4, 8
+# Index, source, path.
+Suspect = tuple[int, Address, bytes]
+
+
+class Screen:
+    """Clears most datagrams at once, a byte of their sources at a time, so that a policy looks closely at few.
+
+    `port`: suspicious high bytes of a source's port. `ipv4`, `ipv6`: suspicious bytes by their place in its address.
+    `columns`: is it IPv6? → offsets in a struct sockaddr, each with the bytes that clear a source there.
+    """
+
+    __slots__ = ("columns",)
+
+    def __init__(
+        self, port: Iterable[int], ipv4: Mapping[int, Iterable[int]], ipv6: Mapping[int, Iterable[int]]
+    ) -> None:
+        self.columns: dict[bool, list[tuple[int, bytes]]] = {}
+        for is_ipv6, start, places in ((False, IPV4_ADDRESS_AT, ipv4), (True, IPV6_ADDRESS_AT, ipv6)):
+            suspicious = {PORT_AT: port, **{start + place: values for place, values in places.items()}}
+            self.columns[is_ipv6] = [
+                (offset, EVERY_BYTE.translate(None, bytes(values))) for offset, values in suspicious.items()
+            ]
+
+
+class Batch(Protocol):
+    """Datagrams 0 … `count` - 1. They are the protocol's until `batch_received` returns."""
+
+    def suspects(self, count: int, screen: Screen) -> Iterable[Suspect]:
+        """Return at least those that `screen` doesn't clear or that may have been sent to many hosts, in order."""
+
+    def source(self, index: int) -> Address:
+        """Return the address that a datagram came from."""
+
+    def path(self, index: int) -> bytes:
+        """Return which local address it was sent to (see `reactor.sockets.pktinfo`), b"" where that isn't known."""
+
+    def payload(self, index: int) -> Bytes:
+        """Return its bytes."""
+
+    def hosts(self, count: int) -> Sequence[Any]:
+        """Return the hosts of the first `count` sources, in the form that is cheapest to make and to compare."""
+
+    def packed(self, host: Any) -> bytes:
+        """Return the 4 or 16 bytes of a host that `hosts` has returned."""
+
+
+class Single(tuple[Bytes, Address, bytes]):
+    """A batch of one: payload, source, path."""
+
+    __slots__ = ()
+
+    def suspects(self, count: int, screen: Screen) -> Iterable[Suspect]:
+        """Return the only one: a screen would cost more than it saves."""
+        return ((0, self[1], self[2]),)
+
+    def source(self, index: int) -> Address:
+        """Return its source."""
+        return self[1]
+
+    def path(self, index: int) -> bytes:
+        """Return its path."""
+        return self[2]
+
+    def payload(self, index: int) -> Bytes:
+        """Return its bytes."""
+        return self[0]
+
+    def hosts(self, count: int) -> Sequence[Any]:
+        """Return its source's host."""
+        return self[1][:1]
+
+    packed = staticmethod(pack_host)
+
+
+class Endpoint(Handler, Protocol):
+    """What a protocol may know of the socket that it serves, a `Datagram` or a `DatagramBatch`, and do with it."""
+
+    address: Address
+    drops: dict[str, int]
+    datagrams_received: int
+    datagrams_sent: int
+    bytes_received: int
+    bytes_sent: int
+
+    def close(self) -> None:
+        """Close at once, and drop what is held."""
+
+
+class BatchProtocol(DatagramProtocol):
+    """What a DatagramBatch calls. A Datagram takes it too: then each batch has one datagram."""
+
+    def batch_received(self, endpoint: Endpoint, batch: Batch, count: int) -> Mapping[int, str]:
+        """Called with 1 … 64 datagrams. Return why some get no answer, by their index. All others are sent back."""
+        return NOTHING_REFUSED
+
+    def datagram_received(self, endpoint: Datagram, data: bytes, source: Address, path: bytes) -> None:
+        """Decide as over a batch, then send back or drop."""
+        refused = self.batch_received(endpoint, Single((data, source, path)), 1)
+        if refused:
+            endpoint.drop(refused[0], source)
+        else:
+            endpoint.send(data, source, path)
+
+    def dropped(self, endpoint: Endpoint, reason: str, peer: Address | None, count: int = 1) -> None:
+        """Called when `count` more are counted in `drops`, one of them from or to `peer` (None: unknown). For logs."""
+
+    def endpoint_lost(self, endpoint: Endpoint, error: Exception | None) -> None:
+        """Called once, last. `error` is None after `close()`, else why the socket had to go."""
