@@ -23,8 +23,7 @@ from echo7.policy.sources import BY_BIND, NO_LIMITS, ConnectionGate, DatagramGat
 from echo7.sockets.binding import Bound, bind_all
 from reactor.connection import Connection
 from reactor.datagram import Datagram
-from reactor.fastpath.batch import batch_on
-from reactor.fastpath.protocol import Endpoint
+from reactor.fastpath.batch import Endpoint, batch_on
 from reactor.fastpath.splice import MOST_PIPES, Splicer, pipes_on
 from reactor.limits import BACKLOG, Limits
 from reactor.listener import Listener

@@ -24,8 +24,7 @@ from reactor.connection import Connection, State, StreamProtocol
 from reactor.connector import Connector
 from reactor.datagram import Datagram, DatagramProtocol
 from reactor.doors import Handler, SignalSource, SocketFactory
-from reactor.fastpath.batch import DatagramBatch, batch_on
-from reactor.fastpath.protocol import BatchProtocol
+from reactor.fastpath.batch import BatchProtocol, DatagramBatch, batch_on
 from reactor.limits import Limits
 from reactor.listener import Listener
 from reactor.loop import READ, WRITE, Reactor

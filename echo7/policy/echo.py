@@ -13,7 +13,8 @@ from echo7.logs.drops import DropLog, describe_peer
 from echo7.policy.guard import Guard
 from echo7.policy.sources import DatagramGate
 from reactor.connection import Connection, StreamProtocol
-from reactor.fastpath.protocol import Batch, BatchProtocol, Endpoint
+from reactor.fastpath.batch import BatchProtocol, Endpoint
+from reactor.fastpath.datagrams import Batch
 from reactor.sockets.addresses import Address
 
 

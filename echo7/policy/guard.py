@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from echo7.policy.ports import DEFAULT_PORTS, SourcePorts
-from reactor.fastpath.protocol import Batch, Screen
+from reactor.fastpath.datagrams import Batch, Screen
 from reactor.sockets.pktinfo import IPV4_INFO_BYTES, is_unicast
 
 # Services that answer any datagram, or any that looks vaguely right, by the port they answer from.
@@ -47,11 +47,6 @@ class Guard:
             self._refused_ports |= dict.fromkeys(own_ports, "source_port_own")
         self._refused_ports[0] = "source_port_zero"
         self._screen = Screen({port >> 8 for port in self._refused_ports}, SUSPICIOUS_IPV4, SUSPICIOUS_IPV6)
-
-    @property
-    def refused_ports(self) -> Iterable[int]:
-        """The source ports that get no answer."""
-        return self._refused_ports.keys()
 
     def refusals(self, batch: Batch, count: int) -> Mapping[int, str]:
         """Return which datagrams of a batch get no answer, and why."""

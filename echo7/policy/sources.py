@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from echo7.policy.ports import DEFAULT_PORTS, SourcePorts
 from echo7.policy.rate import DEFAULT_UDP_RATE, Bucket, Rate, SourceBuckets, is_loopback, plain_host, source_of
-from reactor.fastpath.protocol import NOTHING_REFUSED
+from reactor.fastpath.datagrams import NOTHING_REFUSED
 
 # Imported only when --allow or --deny is set.
 if TYPE_CHECKING:

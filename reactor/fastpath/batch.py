@@ -19,9 +19,11 @@ import socket
 import sys
 from collections import Counter
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
-from reactor.fastpath.protocol import BatchProtocol
+from reactor.datagram import Datagram, DatagramProtocol
+from reactor.doors import Handler
+from reactor.fastpath.datagrams import NOTHING_REFUSED, Batch, Single
 from reactor.loop import READ, WRITE, Reactor
 from reactor.sockets.addresses import Address
 from reactor.sockets.errors import BROKEN_SOCKET, ONE_PEER, WOULD_BLOCK, errno_name
@@ -34,6 +36,42 @@ if TYPE_CHECKING:
 # Options with which the kernel puts other data before the pktinfo: time stamps (two forms of each on 32-bit
 # machines), counts of losses, marks, and several datagrams in one (UDP_GRO). The numbers are Linux's.
 OTHER_CONTROL = [(socket.SOL_SOCKET, number) for number in (29, 35, 37, 40, 41, 63, 64, 65, 75)] + [(17, 104)]
+
+
+class Endpoint(Handler, Protocol):
+    """What a protocol may know of the socket that it serves, a `Datagram` or a `DatagramBatch`, and do with it."""
+
+    address: Address
+    drops: dict[str, int]
+    datagrams_received: int
+    datagrams_sent: int
+    bytes_received: int
+    bytes_sent: int
+
+    def close(self) -> None:
+        """Close at once, and drop what is held."""
+
+
+class BatchProtocol(DatagramProtocol):
+    """What a DatagramBatch calls. A Datagram takes it too: then each batch has one datagram."""
+
+    def batch_received(self, endpoint: Endpoint, batch: Batch, count: int) -> Mapping[int, str]:
+        """Called with 1 … 64 datagrams. Return why some get no answer, by their index. All others are sent back."""
+        return NOTHING_REFUSED
+
+    def datagram_received(self, endpoint: Datagram, data: bytes, source: Address, path: bytes) -> None:
+        """Decide as over a batch, then send back or drop."""
+        refused = self.batch_received(endpoint, Single((data, source, path)), 1)
+        if refused:
+            endpoint.drop(refused[0], source)
+        else:
+            endpoint.send(data, source, path)
+
+    def dropped(self, endpoint: Endpoint, reason: str, peer: Address | None, count: int = 1) -> None:
+        """Called when `count` more are counted in `drops`, one of them from or to `peer` (None: unknown). For logs."""
+
+    def endpoint_lost(self, endpoint: Endpoint, error: Exception | None) -> None:
+        """Called once, last. `error` is None after `close()`, else why the socket had to go."""
 
 
 class DatagramBatch:

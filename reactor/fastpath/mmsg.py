@@ -28,7 +28,7 @@ from reactor.sockets.errors import os_error
 from reactor.sockets.pktinfo import IPV4_INFO_BYTES, IPV6_INFO_BYTES, MSG_TRUNC
 
 if TYPE_CHECKING:
-    from reactor.fastpath.protocol import Screen, Suspect
+    from reactor.fastpath.datagrams import Screen, Suspect
 
 # Slots a power of two apart would share a few sets of the processor's caches, and evict each other.
 STAGGER_BYTES = 4096 + 576

@@ -31,7 +31,7 @@ OURS = """
     echo7.process.limits echo7.process.previous echo7.process.restart echo7.serve echo7.server echo7.sockets
     echo7.sockets.activation echo7.sockets.binding echo7.sockets.reuseport reactor reactor.buffer
     reactor.connection reactor.connector reactor.console reactor.console.commandline reactor.datagram
-    reactor.doors reactor.fastpath reactor.fastpath.batch reactor.fastpath.busypoll reactor.fastpath.protocol
+    reactor.doors reactor.fastpath reactor.fastpath.batch reactor.fastpath.busypoll reactor.fastpath.datagrams
     reactor.fastpath.splice reactor.fork reactor.limits reactor.listener reactor.loop reactor.signals reactor.sockets
     reactor.sockets.addresses reactor.sockets.errors reactor.sockets.opening reactor.sockets.pktinfo
     reactor.timers reactor.verbs

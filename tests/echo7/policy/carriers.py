@@ -11,7 +11,8 @@ import pytest
 
 from echo7.policy.echo import DatagramEcho
 from echo7.policy.guard import Guard
-from reactor.fastpath.protocol import Batch, Endpoint, Single
+from reactor.fastpath.batch import Endpoint
+from reactor.fastpath.datagrams import Batch, Single
 
 if TYPE_CHECKING:
     from reactor.fastpath.mmsg import Slots

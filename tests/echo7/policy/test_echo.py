@@ -14,7 +14,7 @@ from echo7.policy.guard import Guard
 from echo7.policy.rate import Bucket, Rate, SourceBuckets
 from echo7.policy.sources import DatagramGate
 from reactor import Connection, Datagram, Reactor
-from reactor.fastpath.protocol import Endpoint
+from reactor.fastpath.batch import Endpoint
 from reactor.limits import DATAGRAMS_PER_TURN
 from tests.echo7.policy.carriers import LINUX, Arrival, deciding, one_by_one, refusal, slots_with
 from tests.support.clients import drain, receive_exactly, tcp_pair, whole_dribbled_trailing

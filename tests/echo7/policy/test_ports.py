@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from echo7.policy.guard import RESPONDER_PORTS, Guard
 from echo7.policy.ports import DEFAULT_PORTS, NAMES, SourcePorts, parse_ports
-from reactor.fastpath.protocol import Single
+from reactor.fastpath.datagrams import Single
 from tests.echo7.policy.carriers import refusal
 
 HOST, OWN = "192.0.2.7", 7007

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from typing import Self
 
 from reactor import Datagram, Reactor
-from reactor.fastpath.batch import batch_on
-from reactor.fastpath.protocol import Batch, BatchProtocol, Endpoint
+from reactor.fastpath.batch import BatchProtocol, Endpoint, batch_on
+from reactor.fastpath.datagrams import Batch
 from reactor.sockets.opening import bind_udp
 from tests.support.basics import PATIENCE_S
 from tests.support.faults import FlakySockets

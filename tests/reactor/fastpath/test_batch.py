@@ -15,8 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from reactor import READ, WRITE, Reactor
-from reactor.fastpath.batch import DatagramBatch, batch_on, runs_between
-from reactor.fastpath.protocol import Batch, BatchProtocol, Endpoint
+from reactor.fastpath.batch import BatchProtocol, DatagramBatch, Endpoint, batch_on, runs_between
+from reactor.fastpath.datagrams import Batch
 from reactor.sockets.errors import os_error
 from reactor.sockets.opening import bind_udp
 from tests.reactor.fastpath.post import Post, Refuser

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reactor.fastpath.protocol import BatchProtocol
+from reactor.fastpath.batch import BatchProtocol
 from reactor.limits import DATAGRAMS_PER_TURN, SHORTAGE_RETRY_S
 from reactor.sockets.errors import os_error
 from tests.reactor.fastpath.post import Post

@@ -10,8 +10,7 @@ import pytest
 
 from reactor import Reactor, open_udp
 from reactor.datagram import DatagramProtocol
-from reactor.fastpath.batch import batch_on
-from reactor.fastpath.protocol import BatchProtocol
+from reactor.fastpath.batch import BatchProtocol, batch_on
 from reactor.observe.describe import callback_name, handler_name, place
 from reactor.observe.snapshot import CALL_ROWS, HANDLER_ROWS, MOST_ROWS, TIMER_ROWS, dump
 from reactor.sockets.addresses import format_address

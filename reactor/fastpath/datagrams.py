@@ -14,15 +14,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 from reactor.buffer import Bytes
-from reactor.datagram import Datagram, DatagramProtocol
-from reactor.doors import Handler
 from reactor.sockets.addresses import Address, pack_host
 
 NOTHING_REFUSED: Mapping[int, str] = {}
 EVERY_BYTE = bytes(range(256))
 # Where these lie in a struct sockaddr_in and a struct sockaddr_in6.
 PORT_AT, IPV4_ADDRESS_AT, IPV6_ADDRESS_AT = 2, 4, 8
-# Index, source, path.
+# Index, source, path (see `reactor.sockets.pktinfo`).
 Suspect = tuple[int, Address, bytes]
 
 
@@ -52,14 +50,8 @@ class Batch(Protocol):
     def suspects(self, count: int, screen: Screen) -> Iterable[Suspect]:
         """Return at least those that `screen` doesn't clear or that may have been sent to many hosts, in order."""
 
-    def source(self, index: int) -> Address:
-        """Return the address that a datagram came from."""
-
-    def path(self, index: int) -> bytes:
-        """Return which local address it was sent to (see `reactor.sockets.pktinfo`), b"" where that isn't known."""
-
     def payload(self, index: int) -> Bytes:
-        """Return its bytes."""
+        """Return a datagram's bytes."""
 
     def hosts(self, count: int) -> Sequence[Any]:
         """Return the hosts of the first `count` sources, in the form that is cheapest to make and to compare."""
@@ -77,14 +69,6 @@ class Single(tuple[Bytes, Address, bytes]):
         """Return the only one: a screen would cost more than it saves."""
         return ((0, self[1], self[2]),)
 
-    def source(self, index: int) -> Address:
-        """Return its source."""
-        return self[1]
-
-    def path(self, index: int) -> bytes:
-        """Return its path."""
-        return self[2]
-
     def payload(self, index: int) -> Bytes:
         """Return its bytes."""
         return self[0]
@@ -94,39 +78,3 @@ class Single(tuple[Bytes, Address, bytes]):
         return self[1][:1]
 
     packed = staticmethod(pack_host)
-
-
-class Endpoint(Handler, Protocol):
-    """What a protocol may know of the socket that it serves, a `Datagram` or a `DatagramBatch`, and do with it."""
-
-    address: Address
-    drops: dict[str, int]
-    datagrams_received: int
-    datagrams_sent: int
-    bytes_received: int
-    bytes_sent: int
-
-    def close(self) -> None:
-        """Close at once, and drop what is held."""
-
-
-class BatchProtocol(DatagramProtocol):
-    """What a DatagramBatch calls. A Datagram takes it too: then each batch has one datagram."""
-
-    def batch_received(self, endpoint: Endpoint, batch: Batch, count: int) -> Mapping[int, str]:
-        """Called with 1 … 64 datagrams. Return why some get no answer, by their index. All others are sent back."""
-        return NOTHING_REFUSED
-
-    def datagram_received(self, endpoint: Datagram, data: bytes, source: Address, path: bytes) -> None:
-        """Decide as over a batch, then send back or drop."""
-        refused = self.batch_received(endpoint, Single((data, source, path)), 1)
-        if refused:
-            endpoint.drop(refused[0], source)
-        else:
-            endpoint.send(data, source, path)
-
-    def dropped(self, endpoint: Endpoint, reason: str, peer: Address | None, count: int = 1) -> None:
-        """Called when `count` more are counted in `drops`, one of them from or to `peer` (None: unknown). For logs."""
-
-    def endpoint_lost(self, endpoint: Endpoint, error: Exception | None) -> None:
-        """Called once, last. `error` is None after `close()`, else why the socket had to go."""
