@@ -80,8 +80,7 @@ def gauges_of(server: EchoServer, reactor: Reactor) -> Gauges:
     short = sum(is_resting(reactor, listener) for listener in listeners)
     full = sum(not (listener.interest or listener.closed) for listener in listeners)
     held = sum(1 for each in connections if each.state is State.OPEN and not each.interest & READ)
-    pending = sum(map(pending_bytes, endpoints)) + sum(map(pending_bytes, connections))
-    return Gauges(full, short, held, pending)
+    return Gauges(full, short, held, sum(map(pending_bytes, [*endpoints, *connections])))
 
 
 def total(every: Iterable[Told]) -> Told:

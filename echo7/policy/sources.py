@@ -169,11 +169,12 @@ class DatagramGate:
 
         `hosts` are their sources' hosts in the order of arrival; `packed` returns a host's 4 or 16 bytes.
         """
-        if not hosts:
+        total = len(hosts)
+        if not total:
             return NOTHING_REFUSED
         # One source only is the usual case, at a third of the cost.
-        if hosts.count(hosts[0]) == len(hosts):
-            return self._refusals_of_one(packed(hosts[0]), len(hosts))
+        if hosts.count(hosts[0]) == total:
+            return self._refusals_of_one(packed(hosts[0]), total)
         now_s = self._now()
         keys: dict[Hashable, bytes] = {}
         # The source that is last in the batch is last here too, as if the datagrams had come one by one.
@@ -183,10 +184,10 @@ class DatagramGate:
             asked[key] = asked.pop(key, 0) + count
         left = {key: granted for key, count in asked.items() if (granted := self._granted(key, count, now_s)) < count}
         refused = _beyond(hosts, keys, left) if left else {}
-        passing = len(hosts) - len(refused)
+        passing = total - len(refused)
         granted = self._granted_in_total(passing, now_s)
         if granted < passing:
-            places = [place for place in range(len(hosts)) if place not in refused]
+            places = [place for place in range(total) if place not in refused]
             refused |= dict.fromkeys(places[granted:], RATE_TOTAL_REASON)
         return refused
 

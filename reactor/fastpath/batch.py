@@ -19,10 +19,9 @@ import socket
 import sys
 from collections import Counter
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from reactor.datagram import Datagram, DatagramProtocol
-from reactor.doors import Handler
 from reactor.fastpath.datagrams import NOTHING_REFUSED, Batch, Single
 from reactor.loop import READ, WRITE, Reactor
 from reactor.sockets.addresses import Address
@@ -36,20 +35,6 @@ if TYPE_CHECKING:
 # Options with which the kernel puts other data before the pktinfo: time stamps (two forms of each on 32-bit
 # machines), counts of losses, marks, and several datagrams in one (UDP_GRO). The numbers are Linux's.
 OTHER_CONTROL = [(socket.SOL_SOCKET, number) for number in (29, 35, 37, 40, 41, 63, 64, 65, 75)] + [(17, 104)]
-
-
-class Endpoint(Handler, Protocol):
-    """What a protocol may know of the socket that it serves, a `Datagram` or a `DatagramBatch`, and do with it."""
-
-    address: Address
-    drops: dict[str, int]
-    datagrams_received: int
-    datagrams_sent: int
-    bytes_received: int
-    bytes_sent: int
-
-    def close(self) -> None:
-        """Close at once, and drop what is held."""
 
 
 class BatchProtocol(DatagramProtocol):
@@ -201,6 +186,10 @@ class DatagramBatch:
             self.abort(error)
         elif error.errno not in ONE_PEER:
             self._reactor.rest(self)
+
+
+# Which one serves a socket makes no difference to a protocol.
+Endpoint = Datagram | DatagramBatch
 
 
 def runs_between(refused: list[int], count: int) -> list[tuple[int, int]]:
