@@ -82,7 +82,8 @@ class Bucket:
         """Take up to `count` tokens. Return how many were taken."""
         clock = now_s * self._per_second
         full_at = max(self._full_at, clock)
-        granted = max(0, min(count, int(self._burst - (full_at - clock))))
+        left = int(self._burst - (full_at - clock))
+        granted = count if count <= left else max(0, left)
         self._full_at = full_at + granted
         return granted
 
@@ -111,8 +112,10 @@ class SourceBuckets:
             full_at = clock
         else:
             table.move_to_end(source)
-            full_at = max(full_at, clock)
-        granted = max(0, min(count, int(self._burst - (full_at - clock))))
+            if full_at < clock:
+                full_at = clock
+        left = int(self._burst - (full_at - clock))
+        granted = count if count <= left else max(0, left)
         table[source] = full_at + granted
         return granted
 

@@ -48,7 +48,7 @@ class Batch(Protocol):
     """Datagrams 0 … `count` - 1. They are the protocol's until `batch_received` returns."""
 
     def suspects(self, count: int, screen: Screen) -> Iterable[Suspect]:
-        """Return at least those that `screen` doesn't clear or that may have been sent to many hosts, in order."""
+        """Return at least those that `screen` doesn't clear or that may have been sent to many hosts."""
 
     def payload(self, index: int) -> Bytes:
         """Return a datagram's bytes."""

@@ -136,7 +136,7 @@ class Slots:
         return _standing_out(flags, NOT_TRUNCATED) if flags.translate(None, NOT_TRUNCATED) else []
 
     def suspects(self, count: int, screen: Screen) -> Sequence[Suspect]:
-        """Return those that `screen` doesn't clear or that may have been sent to many hosts, in order.
+        """Return those that `screen` doesn't clear or that may have been sent to many hosts.
 
         Deleting the harmless bytes from a column leaves nothing in nearly every batch, at the cost of one C call.
         """
@@ -147,17 +147,14 @@ class Slots:
             column = names[start:end:record_bytes]
             if column.translate(None, harmless):
                 found.update(_standing_out(column, harmless))
-        if self.control_bytes:
-            found.update(self._sent_to_many(count))
-        return [(i, self.source(i), self.path(i)) for i in sorted(found)] if found else NO_SUSPECTS
-
-    def _sent_to_many(self, count: int) -> Sequence[int]:
-        """Return those whose destination may not be unicast: see `pktinfo.is_unicast`."""
-        if self.is_ipv6:
+        # A destination that may not be unicast: see `pktinfo.is_unicast`.
+        if self.control_bytes and self.is_ipv6:
             column = self.controls[self.info_at : count * self.control_bytes : self.control_bytes]
-            return _standing_out(column, IPV6_UNICAST) if column.translate(None, IPV6_UNICAST) else ()
-        answering, asked = self._answering[:count], self._asked[:count]
-        return () if answering == asked else [i for i in range(count) if answering[i] != asked[i]]
+            if column.translate(None, IPV6_UNICAST):
+                found.update(_standing_out(column, IPV6_UNICAST))
+        elif self.control_bytes and (answering := self._answering[:count]) != (asked := self._asked[:count]):
+            found.update(i for i in range(count) if answering[i] != asked[i])
+        return [(i, self.source(i), self.path(i)) for i in found] if found else NO_SUSPECTS
 
     def source(self, index: int) -> Address:
         """Return the address that a datagram came from, as recvmsg(2) would in Python."""
