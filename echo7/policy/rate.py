@@ -68,26 +68,6 @@ def is_loopback(host: bytes) -> bool:
     return host == LOOPBACK_V6 if len(host) == IPV6_BYTES else host[0] == 127
 
 
-class Bucket:
-    """One bucket, for all sources together."""
-
-    __slots__ = ("_burst", "_full_at", "_per_second")
-
-    def __init__(self, rate: Rate) -> None:
-        self._per_second, self._burst = rate
-        # A reading of its own clock. In the past: the bucket is full now.
-        self._full_at = -math.inf
-
-    def take(self, count: int, now_s: float) -> int:
-        """Take up to `count` tokens. Return how many were taken."""
-        clock = now_s * self._per_second
-        full_at = max(self._full_at, clock)
-        left = int(self._burst - (full_at - clock))
-        granted = count if count <= left else max(0, left)
-        self._full_at = full_at + granted
-        return granted
-
-
 class SourceBuckets:
     """A bucket for each source, within a fixed memory."""
 
@@ -126,3 +106,16 @@ class SourceBuckets:
             if not table or (len(table) < self._most and next(iter(table.values())) > clock):
                 return
             table.popitem(last=False)
+
+
+class Bucket:
+    """One bucket, for all sources together."""
+
+    __slots__ = ("_only",)
+
+    def __init__(self, rate: Rate) -> None:
+        self._only = SourceBuckets(rate, 1)
+
+    def take(self, count: int, now_s: float) -> int:
+        """Take up to `count` tokens. Return how many were taken."""
+        return self._only.take(b"", count, now_s)

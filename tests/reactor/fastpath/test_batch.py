@@ -7,7 +7,7 @@ import errno
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, cast
 
 import pytest
@@ -166,64 +166,12 @@ def test_a_real_socket_has_the_fast_path() -> None:
     assert not falls_back(bind_udp(socket, ("127.0.0.1", 0)))
 
 
-@pytest.mark.parametrize("option", [(socket.SOL_SOCKET, 29), (socket.SOL_SOCKET, 35), (socket.SOL_SOCKET, 40)])
-def test_a_socket_that_reports_more_about_a_datagram_has_no_fast_path(option: tuple[int, int]) -> None:
-    """SO_TIMESTAMP, SO_TIMESTAMPNS, SO_RXQ_OVFL: they would lie where the address that was asked is expected."""
-    sock = bind_udp(socket, ("0.0.0.0", 0))
-    sock.setsockopt(*option, 1)
-    assert falls_back(sock)
-
-
-@pytest.mark.skipif(not has_ipv6(), reason="needs IPv6 on loopback")
-def test_a_socket_that_carries_ipv4_on_ipv6_has_no_fast_path() -> None:
-    sock = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)
-    sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
-    sock.bind(("::", 0))
-    assert falls_back(sock)
-    assert not falls_back(bind_udp(socket, ("::1", 0)))
-
-
-def test_another_platform_has_no_fast_path(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("reactor.fastpath.batch.sys.platform", "freebsd14")
-    assert falls_back(bind_udp(socket, ("127.0.0.1", 0)))
-
-
-def test_a_python_without_ctypes_has_no_fast_path(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "reactor.fastpath.mmsg", None)
-    assert falls_back(bind_udp(socket, ("127.0.0.1", 0)))
-
-
-def test_a_c_library_without_the_calls_has_no_fast_path(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("reactor.fastpath.mmsg.ctypes.CDLL", lambda *_, **__: object())
-    assert falls_back(bind_udp(socket, ("127.0.0.1", 0)))
-
-
-class Forbidding:
-    """A C library whose kernel knows neither call."""
-
-    def __init__(self, *_: Any, **options: Any) -> None:
-        assert options == {"use_errno": True}
-
-    def recvmmsg(self, *_: Any) -> int:
-        ctypes.set_errno(errno.ENOSYS)
-        return -1
-
-    sendmmsg = recvmmsg
-
-
-def test_a_kernel_without_the_calls_has_no_fast_path(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Or in a sandbox that forbids them. This is found out at the start, when there still is a choice."""
-    monkeypatch.setattr("reactor.fastpath.mmsg.ctypes.CDLL", Forbidding)
-    assert falls_back(bind_udp(socket, ("127.0.0.1", 0)))
-
-
-def test_an_option_that_the_kernel_does_not_know_is_off(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Older kernels know fewer."""
-    unknown = (socket.SOL_SOCKET, 4321)
-    monkeypatch.setattr("reactor.fastpath.batch.OTHER_CONTROL", [unknown])
-    with bind_udp(socket, ("127.0.0.1", 0)) as sock, pytest.raises(OSError, match="not available"):
-        sock.getsockopt(*unknown)
-    assert not falls_back(bind_udp(socket, ("127.0.0.1", 0)))
+def with_option(level: int, name: int, value: int, host: str = "0.0.0.0") -> socket.socket:
+    """Return a bound socket with an option set before it is bound."""
+    sock = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_DGRAM)
+    sock.setsockopt(level, name, value)
+    sock.bind((host, 0))
+    return sock
 
 
 class Stranger:
@@ -240,8 +188,71 @@ class Stranger:
         self._sock.close()
 
 
-def test_an_object_that_is_no_socket_has_no_fast_path() -> None:
-    assert falls_back(Stranger())
+V6ONLY = socket.IPPROTO_IPV6, socket.IPV6_V6ONLY
+IPV6 = pytest.mark.skipif(not has_ipv6(), reason="needs IPv6 on loopback")
+
+
+@pytest.mark.parametrize(
+    "sock_made",
+    [
+        pytest.param(lambda: with_option(socket.SOL_SOCKET, 29, 1), id="SO_TIMESTAMP"),
+        pytest.param(lambda: with_option(socket.SOL_SOCKET, 35, 1), id="SO_TIMESTAMPNS"),
+        pytest.param(lambda: with_option(socket.SOL_SOCKET, 40, 1), id="SO_RXQ_OVFL"),
+        pytest.param(lambda: with_option(*V6ONLY, 0, "::"), id="IPv4 on IPv6", marks=IPV6),
+        pytest.param(Stranger, id="no socket of the system"),
+    ],
+)
+def test_a_socket_that_is_not_plain_has_no_fast_path(sock_made: Callable[[], Any]) -> None:
+    """What the options report would lie where the address that was asked is expected."""
+    assert falls_back(sock_made())
+
+
+@IPV6
+def test_a_socket_for_ipv6_alone_has_the_fast_path() -> None:
+    assert not falls_back(bind_udp(socket, ("::1", 0)))
+
+
+class Forbidding:
+    """A C library on a kernel that lacks both calls, or a sandbox that forbids them."""
+
+    def __init__(self, *_: Any, **options: Any) -> None:
+        assert options == {"use_errno": True}
+
+    def recvmmsg(self, *_: Any) -> int:
+        ctypes.set_errno(errno.ENOSYS)
+        return -1
+
+    sendmmsg = recvmmsg
+
+
+@pytest.mark.parametrize(
+    ("name", "replacement"),
+    [
+        pytest.param("reactor.fastpath.batch.sys.platform", "freebsd14", id="another platform"),
+        pytest.param("reactor.fastpath.mmsg.ctypes.CDLL", lambda *_, **__: object(), id="no such call"),
+        pytest.param("reactor.fastpath.mmsg.ctypes.CDLL", Forbidding, id="a forbidden call"),
+    ],
+)
+def test_a_system_without_the_calls_has_no_fast_path(
+    name: str, replacement: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """This is found out at the start, when there still is a choice."""
+    monkeypatch.setattr(name, replacement)
+    assert falls_back(bind_udp(socket, ("127.0.0.1", 0)))
+
+
+def test_a_python_without_ctypes_has_no_fast_path(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "reactor.fastpath.mmsg", None)
+    assert falls_back(bind_udp(socket, ("127.0.0.1", 0)))
+
+
+def test_an_option_that_the_kernel_does_not_know_is_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Older kernels know fewer."""
+    unknown = (socket.SOL_SOCKET, 4321)
+    monkeypatch.setattr("reactor.fastpath.batch.OTHER_CONTROL", [unknown])
+    with bind_udp(socket, ("127.0.0.1", 0)) as sock, pytest.raises(OSError, match="not available"):
+        sock.getsockopt(*unknown)
+    assert not falls_back(bind_udp(socket, ("127.0.0.1", 0)))
 
 
 @pytest.mark.parametrize(("arguments", "brought"), [(["--no-udp"], False), (["--no-udp-batch"], False), ([], True)])
