@@ -16,15 +16,14 @@ from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 from echo7.logs.drops import DropLog, describe_peer, describe_source
-from echo7.policy.batch import BatchEcho
 from echo7.policy.echo import DatagramEcho, StreamEcho
 from echo7.policy.guard import Guard
 from echo7.policy.rate import Bucket, Rate, SourceBuckets, is_loopback, plain_host
-from echo7.policy.sources import BY_BIND, EVERYBODY, Admission, Door, SourceLimits
+from echo7.policy.sources import BY_BIND, NO_LIMITS, ConnectionGate, DatagramGate, SourceLimits
 from echo7.sockets.binding import Bound, bind_all
 from reactor.connection import Connection
 from reactor.datagram import Datagram
-from reactor.fastpath.batch import DatagramBatch, batch_on
+from reactor.fastpath.batch import Endpoint, batch_on
 from reactor.fastpath.splice import MOST_PIPES, Splicer, pipes_on
 from reactor.limits import BACKLOG, Limits
 from reactor.listener import Listener
@@ -106,7 +105,7 @@ class EchoServer:
         socket_buffer_bytes: int | None = None,
         drain_timeout_s: float = 5.0,
         idle_timeout_s: float | None = None,
-        sources: SourceLimits = EVERYBODY,
+        sources: SourceLimits = NO_LIMITS,
         pipes: int = MOST_PIPES,
         failed: Callable[[], object] | None = None,
     ) -> None:
@@ -127,13 +126,14 @@ class EchoServer:
         self._pipes = 0 if plain else pipes
         self._splicer: Splicer | None = None
         self._listeners: list[Listener] = []
-        self._endpoints: list[Datagram | DatagramBatch] = []
+        self._endpoints: list[Endpoint] = []
         self._sources, self._access = sources, sources.access()
         self._idle_timeout_s = idle_timeout_s
         self._idle: IdleWatch | None = None
-        self._door: Door | None = None if self._access is None else Door(self._access)  # None: everybody comes in
-        self._admissions: list[Admission] = []
-        self._callers: dict[Connection, bytes] = {}  # whose connection_lost is still to come; what the door calls them
+        # None: every connection stays.
+        self._gate: ConnectionGate | None = None if self._access is None else ConnectionGate(self._access)
+        self._datagram_gates: list[DatagramGate] = []
+        self._callers: dict[Connection, bytes] = {}  # whose connection_lost is still to come; their sources
         self._callers_so_far = 0
         self._caller_drops: dict[str, int] = {}
         self._bytes_received = self._bytes_sent = 0  # of the callers that have gone; `counters` adds the others
@@ -168,41 +168,42 @@ class EchoServer:
 
     def _serve_callers(self, reactor: Reactor, sock: socket.socket) -> Listener:
         most_per_source = self._sources.connections_on(_is_on_loopback(sock), self._max_connections)
-        if most_per_source is not None and self._door is None:
-            self._door = Door()
+        if most_per_source is not None and self._gate is None:
+            self._gate = ConnectionGate()
         saturated = None if self._splicer is None else self._splicer.consider
         stream = StreamEcho(partial(self._connection_made, most_per_source), self._connection_lost, saturated)
         return Listener(reactor, sock, lambda: stream, self._limits, self._listener_lost)
 
-    def _serve_datagrams(self, reactor: Reactor, bound: Bound) -> list[Datagram | DatagramBatch]:
+    def _serve_datagrams(self, reactor: Reactor, bound: Bound) -> list[Endpoint]:
         guard = Guard((sock.getsockname()[1] for sock in bound.tcp + bound.udp), self._sources.ports)
-        buckets: dict[Rate, SourceBuckets] = {}  # one table for all sockets: a source is the same on each
+        # One table for all sockets: a source is the same on each.
+        buckets: dict[Rate, SourceBuckets] = {}
         total = self._sources.udp_rate_total and Bucket(self._sources.udp_rate_total)
-        endpoints: list[Datagram | DatagramBatch] = []
+        endpoints: list[Endpoint] = []
         for sock in bound.udp:
-            # A socket handed in may have it on. Off, the kernel refuses to answer a subnet's broadcast address.
+            # An inherited socket may have it on. Off, the kernel refuses to answer a subnet's broadcast address.
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 0)
             rate = self._sources.udp_rate_on(_is_on_loopback(sock))
-            admission = self._new_admission(rate and buckets.setdefault(rate, SourceBuckets(rate)), total)
-            policy = guard, self._endpoint_lost, admission, self._drop_log
-            made = None if self._plain else batch_on(reactor, sock, BatchEcho(*policy))
-            endpoints.append(made or Datagram(reactor, sock, DatagramEcho(*policy)))
+            gate = self._new_gate(rate and buckets.setdefault(rate, SourceBuckets(rate)), total)
+            echo = DatagramEcho(guard, self._endpoint_lost, gate, self._drop_log)
+            batched = None if self._plain else batch_on(reactor, sock, echo)
+            endpoints.append(batched or Datagram(reactor, sock, echo))
         return endpoints
 
-    def _new_admission(self, buckets: SourceBuckets | None, total: Bucket | None) -> Admission | None:
-        """Return what decides about sources on one endpoint; None where everybody is answered."""
+    def _new_gate(self, buckets: SourceBuckets | None, total: Bucket | None) -> DatagramGate | None:
+        """Return what limits the sources of one endpoint; None where every source is answered."""
         if self._access is None and buckets is None and total is None:
             return None
-        made = Admission(
+        made = DatagramGate(
             self._running_on().now,
             access=self._access,
             buckets=buckets,
             total=total,
             spares_loopback=self._sources.udp_rate is BY_BIND,
             log_only=self._sources.log_only,
-            told=self._over_rate,
+            noted=self._over_rate,
         )
-        self._admissions.append(made)
+        self._datagram_gates.append(made)
         return made
 
     @property
@@ -231,12 +232,12 @@ class EchoServer:
             datagrams_sent=sum(e.datagrams_sent for e in self._endpoints),
             udp_bytes_received=sum(e.bytes_received for e in self._endpoints),
             udp_bytes_sent=sum(e.bytes_sent for e in self._endpoints),
-            datagrams_over_rate=sum(admission.over_rate for admission in self._admissions),
+            datagrams_over_rate=sum(gate.over_rate for gate in self._datagram_gates),
             drops=dict(sorted(drops.items())),
         )
 
     @property
-    def handlers(self) -> tuple[list[Listener], list[Datagram | DatagramBatch], list[Connection]]:
+    def handlers(self) -> tuple[list[Listener], list[Endpoint], list[Connection]]:
         """What it has on the loop, for people to look at."""
         return self._listeners, self._endpoints, list(self._callers)
 
@@ -318,15 +319,15 @@ class EchoServer:
                 self._running_on().call_soon(self._stopped.pop(0))
 
     def _connection_made(self, most_per_source: int | None, connection: Connection) -> None:
-        source, peer = b"", _peer_of(connection) if self._door is not None or self._debug else None
-        if self._door is not None:
+        source, peer = b"", _peer_of(connection) if self._gate is not None or self._debug else None
+        if self._gate is not None:
             host = b"" if peer is None else pack_host(peer[0])
-            reason = self._door.refusal(host, most_per_source) if host else "refused_gone"
+            reason = self._gate.refusal(host, most_per_source) if host else "refused_gone"
             if reason is not None:
                 self._drop_caller(connection, reason)
                 connection.abort()
                 return
-            source = self._door.enter(host)
+            source = self._gate.enter(host)
         if self._idle is not None:
             self._idle.watch(connection)
         if self._debug:
@@ -338,7 +339,7 @@ class EchoServer:
                 listener.pause()
 
     def _connection_lost(self, connection: Connection, error: Exception | None) -> None:
-        if connection not in self._callers:  # refused at the door
+        if connection not in self._callers:  # refused by the gate
             return
         if self._debug:
             how = "in order" if error is None else f"by {error!r}"
@@ -353,8 +354,8 @@ class EchoServer:
             for listener in self._listeners:
                 listener.resume()
         source = self._callers.pop(connection)
-        if source and self._door is not None:
-            self._door.leave(source)
+        if source and self._gate is not None:
+            self._gate.leave(source)
         if self._idle is not None:
             self._idle.forget(connection)
         self._check_stopped()
@@ -369,7 +370,7 @@ class EchoServer:
     def _listener_lost(self, listener: Listener, error: OSError) -> None:
         self._check_serving()
 
-    def _endpoint_lost(self, endpoint: Datagram | DatagramBatch, error: Exception | None) -> None:
+    def _endpoint_lost(self, endpoint: Endpoint, error: Exception | None) -> None:
         if error is not None:  # None: closed by `stop`, or with the reactor
             name = format_address(endpoint.address)
             logger.error("endpoint %s is broken and closed: %s", name, error, extra={"event": "socket_broken"})

@@ -1,10 +1,10 @@
-"""Who may use the service: `--allow` and `--deny`. Pure policy: an address in, yes or no out.
+"""Which sources may use the service: `--allow` and `--deny`. Pure policy: an address in, yes or no out.
 
-Law: of all networks that a source is in, the smallest decides, and of two equal ones the denied. A source that is in
-none of them is served, unless there is a list of who is allowed. An IPv4 source is the same whether it comes over an
-IPv4 socket or over an IPv6 one (RFC 4291 §2.5.5.2).
+Law: of all networks that a source is in, the smallest decides; of two equal ones, the denied one. A source in none of
+them is served, unless some network is allowed. An IPv4 source is the same over an IPv4 socket and over an IPv6 one
+(RFC 4291 §2.5.5.2).
 
-A look costs as many dictionary look-ups as there are different prefix lengths, however many networks there are.
+A decision costs one dictionary look-up for each prefix length in use, however many networks there are.
 """
 
 from __future__ import annotations
@@ -13,20 +13,25 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 IPV4_BYTES, IPV6_BYTES = 4, 16
-MAPPED_BITS = 96  # of ::ffff:0:0/96
+# Of ::ffff:0:0/96.
+MAPPED_BITS = 96
 
 
 class Network(NamedTuple):
     """A range of addresses with a common beginning."""
 
-    address_bytes: int  # 4 or 16
-    prefix: int  # the common beginning as a number
-    rest_bits: int  # how many more bits an address has
+    # 4 or 16
+    address_bytes: int
+    # The common beginning as a number.
+    prefix: int
+    # How many more bits an address has.
+    rest_bits: int
 
 
 def network(text: str) -> Network:
-    """Read `192.0.2.0/24`, `2001:db8::/32` or one address. Raise ValueError, whose text is one line."""
-    import ipaddress  # twenty milliseconds at start that only those who ask for it shall pay
+    """Read `192.0.2.0/24`, `2001:db8::/32` or one address. Raise ValueError with one line of text."""
+    # Importing this takes 20 ms, so only a start with --allow or --deny does it.
+    import ipaddress
 
     try:
         found = ipaddress.ip_network(text)
@@ -39,7 +44,7 @@ def network(text: str) -> Network:
 
 
 class Access:
-    """Decides for one server. Raise ValueError for what is no network."""
+    """Decides for one server. Raise ValueError for an invalid network."""
 
     __slots__ = ("_otherwise", "_tables")
 
@@ -60,7 +65,7 @@ class Access:
 
 
 def _by_length(verdicts: dict[Network, bool], address_bytes: int) -> list[tuple[int, dict[int, bool]]]:
-    """Sort one family's verdicts by how long the prefix is, the longest first."""
+    """Return one family's verdicts by the length of their prefix, the longest first."""
     tables: dict[int, dict[int, bool]] = {}
     for found, verdict in verdicts.items():
         if found.address_bytes == address_bytes:

@@ -1,26 +1,27 @@
-"""What an echo server does with what it gets. Pure policy: no sockets, no time.
+"""What an echo server does with what it receives. Pure policy: no sockets, no time.
 
-Law (RFC 862): over TCP, data received is sent back until the caller terminates the connection; over UDP, each
+Law (RFC 862): over TCP, data received is sent back until the client terminates the connection. Over UDP, each
 datagram gets one answering datagram with the data received. Nothing is added, changed, or sent unasked.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 
 from echo7.logs.drops import DropLog, describe_peer
 from echo7.policy.guard import Guard
-from echo7.policy.sources import Admission
+from echo7.policy.sources import DatagramGate
 from reactor.connection import Connection, StreamProtocol
-from reactor.datagram import Datagram, DatagramProtocol
-from reactor.sockets.addresses import Address, pack_host
+from reactor.fastpath.batch import BatchProtocol, Endpoint
+from reactor.fastpath.datagrams import Batch
+from reactor.sockets.addresses import Address
 
 
 class StreamEcho(StreamProtocol):
-    """TCP: what arrives is written. One object serves all connections of a server.
+    """TCP: writes back what arrives. One object serves all connections of a server.
 
-    Backpressure, half-close and lingering are the Connection's business, and its defaults are what the RFC wants.
+    Backpressure, half-close and lingering are the Connection's, and its defaults are what the RFC wants.
     """
 
     def __init__(
@@ -34,54 +35,57 @@ class StreamEcho(StreamProtocol):
         self._saturated = saturated
 
     def connection_made(self, connection: Connection) -> None:
-        """Tell the server that a caller is here."""
+        """Tell the server about a new connection."""
         self._made(connection)
 
-    data_received = staticmethod(Connection.write)  # type: ignore[assignment]  # the echo, and 50 ns less than a method
+    # This is the echo. A method of its own would cost 50 ns more.
+    data_received = staticmethod(Connection.write)  # type: ignore[assignment]
 
     def saturated(self, connection: Connection) -> None:
-        """Tell the server that a caller sends a lot: it may know a faster way."""
+        """Tell the server that a client sends a lot: it may know a faster way."""
         if self._saturated is not None:
             self._saturated(connection)
 
     def connection_lost(self, connection: Connection, error: Exception | None) -> None:
-        """Tell the server that a caller has gone."""
+        """Tell the server that a connection is over."""
         self._lost(connection, error)
 
 
-class DatagramEcho(DatagramProtocol):
-    """UDP: what arrives is sent back to where it came from, from where it was sent to.
+class DatagramEcho(BatchProtocol):
+    """UDP: sends each datagram back to its source, unless the guard or the limits of its source refuse it.
 
-    Unless the guard objects, or the source has had enough (`admission`).
+    `lost(endpoint, error)` is called when an endpoint has closed.
     """
 
     def __init__(
         self,
         guard: Guard,
-        lost: Callable[[Datagram, Exception | None], None],
-        admission: Admission | None = None,
+        lost: Callable[[Endpoint, Exception | None], None],
+        gate: DatagramGate | None = None,
         drop_log: DropLog | None = None,
     ) -> None:
-        self._refusal = guard.refusal
+        self._guarded = guard.refusals
         self._lost = lost
-        self._admission = admission
+        self._gate = gate
         self._drop_log = drop_log
 
-    def datagram_received(self, endpoint: Datagram, data: bytes, source: Address, path: bytes) -> None:
-        """Echo, or count why not."""
-        reason = self._refusal(source, path)
-        if reason is None and self._admission is not None:
-            reason = self._admission.refusal(pack_host(source[0]))
-        if reason is None:
-            endpoint.send(data, source, path)
-        else:
-            endpoint.drop(reason, source)
+    def batch_received(self, endpoint: Endpoint, batch: Batch, count: int) -> Mapping[int, str]:
+        """Return which datagrams get no answer, and why. One that the guard refuses takes no token of its source."""
+        refused = self._guarded(batch, count)
+        if self._gate is None:
+            return refused
+        hosts = batch.hosts(count)
+        if not refused:
+            return self._gate.refusals(hosts, batch.packed)
+        passing = [index for index in range(count) if index not in refused]
+        more = self._gate.refusals([hosts[index] for index in passing], batch.packed)
+        return {**refused, **{passing[place]: reason for place, reason in more.items()}}
 
-    def dropped(self, endpoint: Datagram, reason: str, peer: Address | None) -> None:
+    def dropped(self, endpoint: Endpoint, reason: str, peer: Address | None, count: int = 1) -> None:
         """Log it."""
         if self._drop_log is not None:
-            self._drop_log.note(reason, partial(describe_peer, peer))
+            self._drop_log.note(reason, partial(describe_peer, peer), count)
 
-    def endpoint_lost(self, endpoint: Datagram, error: Exception | None) -> None:
+    def endpoint_lost(self, endpoint: Endpoint, error: Exception | None) -> None:
         """Tell the server."""
         self._lost(endpoint, error)

@@ -1,24 +1,22 @@
-"""Guard: which datagrams must not be answered. Pure policy: an address and a path in, a reason or None out.
+"""Guard: which datagrams must not be answered. Pure policy: a batch comes in, reasons go out.
 
 Law: no answer may start a loop or reach more than one host. UDP sources are easily forged. One datagram that claims
 to come from another responder (echo, chargen, DNS, …) would bounce between the two for ever: CVE-1999-0103,
-CVE-2024-2169. One that claims to come from a multicast or broadcast address, or was sent to one, would be
-multiplied (RFC 1122 §4.1.3.6 and §3.2.1.3; RFC 862 foresaw neither). So:
+CVE-2024-2169. An answer to a multicast or broadcast address, or from one, would be multiplied (RFC 1122 §4.1.3.6 and
+§3.2.1.3; RFC 862 foresaw neither). So the guard refuses
 
-- a source port of 0 can't be answered, and one that a responder listens on, or we do, isn't (`ports.py`: unless the
-  operator knows better);
-- a source or destination that isn't a single host isn't.
+- source port 0, which can't be answered, and the ports of responders and our own (`ports.py`: the operator may choose);
+- a source or a destination that isn't a single host.
 
-Two servers on different unprivileged ports can't be told from a client and a server; the rate of `sources.py` is what
-bounds that.
+Two servers on different unprivileged ports look like a client and a server. The rates of `sources.py` bound those.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from echo7.policy.ports import DEFAULT_PORTS, SourcePorts
-from reactor.sockets.addresses import Address
+from reactor.fastpath.datagrams import Batch, Screen
 from reactor.sockets.pktinfo import IPV4_INFO_BYTES, is_unicast
 
 # Services that answer any datagram, or any that looks vaguely right, by the port they answer from.
@@ -29,14 +27,17 @@ RESPONDER_PORTS = {
     5353: "mdns", 11211: "memcached", 27960: "quake3",
 }  # fmt: skip
 
-# The first two characters of every address that might not be a single host's; all others pass without a closer look.
+# The first two characters of every address that might not be a single host's. All others need no closer look.
 SUSPICIOUS_STARTS = frozenset({"0.", "22", "23", "25", "::", "ff"})
+# The same by the bytes of an address: 0/8, 224/4 and 255.255.255.255; ff00::/8, ::ffff:0:0/96 and ::.
+SUSPICIOUS_IPV4 = {0: {0, *range(224, 240), 255}}
+SUSPICIOUS_IPV6 = {0: {0xFF}, 10: {0xFF}, 15: {0}}
 
 
 class Guard:
-    """Decides for one server, whose own ports it knows."""
+    """Decides for one server. `own_ports` are the server's."""
 
-    __slots__ = ("_refused_ports",)
+    __slots__ = ("_refused_ports", "_screen")
 
     def __init__(self, own_ports: Iterable[int] = (), ports: SourcePorts = DEFAULT_PORTS) -> None:
         self._refused_ports = dict.fromkeys(ports.listed, "source_port_listed")
@@ -45,24 +46,20 @@ class Guard:
         if ports.own:
             self._refused_ports |= dict.fromkeys(own_ports, "source_port_own")
         self._refused_ports[0] = "source_port_zero"
+        self._screen = Screen({port >> 8 for port in self._refused_ports}, SUSPICIOUS_IPV4, SUSPICIOUS_IPV6)
 
-    @property
-    def refused_ports(self) -> Iterable[int]:
-        """The source ports that get no answer."""
-        return self._refused_ports.keys()
-
-    def refusal(self, source: Address, path: bytes) -> str | None:
-        """Return why a datagram from `source`, which came by `path`, gets no answer; None if it gets one."""
-        reason = self._refused_ports.get(source[1])
-        if reason is not None:
-            return reason
-        if source[0][:2] in SUSPICIOUS_STARTS:
-            reason = refused_source(source[0])
+    def refusals(self, batch: Batch, count: int) -> Mapping[int, str]:
+        """Return which datagrams of a batch get no answer, and why."""
+        refused: dict[int, str] = {}
+        for index, source, path in batch.suspects(count, self._screen):
+            reason = self._refused_ports.get(source[1])
+            if reason is None and source[0][:2] in SUSPICIOUS_STARTS:
+                reason = refused_source(source[0])
+            if reason is None and path and not is_unicast(path):
+                reason = refused_destination(path)
             if reason is not None:
-                return reason
-        if path and not is_unicast(path):
-            return refused_destination(path)
-        return None
+                refused[index] = reason
+        return refused
 
 
 def refused_source(host: str) -> str | None:
@@ -70,7 +67,8 @@ def refused_source(host: str) -> str | None:
 
     The broadcast address of a subnet looks like any other here; the kernel refuses to send to it (EACCES).
     """
-    if host.startswith("::ffff:") and "." in host:  # IPv4 on an IPv6 socket (RFC 4291 §2.5.5.2)
+    # IPv4 on an IPv6 socket (RFC 4291 §2.5.5.2).
+    if host.startswith("::ffff:") and "." in host:
         host = host[len("::ffff:") :]
     if ":" in host:
         first_group = host.partition(":")[0]

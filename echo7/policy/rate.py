@@ -1,16 +1,14 @@
 """Token buckets: how many answers a source may have, and all together. Pure policy: the time comes in as a number.
 
-A bucket holds up to `burst` tokens, and `per_second` more flow in each second. One answer takes one token.
+A bucket holds up to `burst` tokens, and gains `per_second` more each second. One answer takes one token.
 
-    now ─► clock = now × per_second ─► a bucket is the clock's reading at which it will be full again ─► one number
+    now ─► clock = now × per_second ─► a bucket is the reading of the clock at which it is full again ─► one number
 
-Law: memory is bounded. The table holds so many sources and no more; when it is full, whoever has been silent for the
-longest is forgotten. To forget a full bucket changes nothing, as a new one is full too; so those go first where they
-are met. Ten million forged sources leave the table no larger than its bound, and whoever comes between them has lost
-nothing but the memory of what he had used up.
+Law: memory is bounded. The table holds a fixed number of sources. When it is full, the source that has been silent for
+the longest is evicted. Evicting a full bucket changes nothing, because a new one is full too, so those go first. Ten
+million forged sources leave the table within its bound, and cost a real source at most the record of what it has used.
 
-IPv4 sources count one by one, IPv6 sources by their /64: that is what one customer has, so one address of it more or
-less means nothing.
+IPv4 sources count one by one, IPv6 sources by their /64: one customer has at least that, so one address says nothing.
 """
 
 from __future__ import annotations
@@ -19,16 +17,20 @@ import math
 from collections import OrderedDict
 from typing import NamedTuple
 
-MOST_SOURCES = 16_384  # about 200 bytes each
-MOST_PER_SECOND, MOST_BURST = 1e8, 10**9  # beyond that a float has no room for single tokens, after a few years
-BURST_S = 2  # so many seconds' worth at once, where no burst is given
+# About 200 bytes each.
+MOST_SOURCES = 16_384
+# With more, a float can't count single tokens after a few years.
+MOST_PER_SECOND, MOST_BURST = 1e8, 10**9
+# The default burst, in seconds of the rate.
+BURST_S = 2
 IPV6_BYTES, SITE_BYTES = 16, 8
-MAPPED = bytes(10) + b"\xff\xff"  # ::ffff:0:0/96
+# ::ffff:0:0/96
+MAPPED = bytes(10) + b"\xff\xff"
 LOOPBACK_V6 = bytes(15) + b"\x01"
 
 
 class Rate(NamedTuple):
-    """So many a second, and so many at once after a silence."""
+    """Tokens per second, and how many may be taken at once after a silence."""
 
     per_second: float
     burst: int
@@ -38,12 +40,13 @@ DEFAULT_UDP_RATE = Rate(10_000, 20_000)
 
 
 def parse_rate(text: str) -> Rate:
-    """Read `PER_SECOND` or `PER_SECOND:BURST`. Raise ValueError, whose text is one line."""
+    """Read `PER_SECOND` or `PER_SECOND:BURST`. Raise ValueError with one line of text."""
     first, colon, second = text.partition(":")
     try:
         per_second = float(first)
         burst = int(second) if colon else max(1, math.ceil(min(per_second, MOST_PER_SECOND) * BURST_S))
-    except ValueError:  # what is no number, and a NaN
+    # Not a number, or NaN.
+    except ValueError:
         per_second = burst = 0
     if not (0 < per_second <= MOST_PER_SECOND and 1 <= burst <= MOST_BURST):
         raise ValueError(f"{text!r} is not a rate such as 1000 or 1000:2000 (at most {MOST_PER_SECOND:.0f} a second)")
@@ -51,36 +54,18 @@ def parse_rate(text: str) -> Rate:
 
 
 def plain_host(packed: bytes) -> bytes:
-    """Return an address's 4 or 16 bytes, an IPv4 one that came over IPv6 as what it is (RFC 4291 §2.5.5.2)."""
+    """Return an address's 4 or 16 bytes; those of an IPv4-mapped IPv6 address are 4 (RFC 4291 §2.5.5.2)."""
     return packed[12:] if packed.startswith(MAPPED) and len(packed) == IPV6_BYTES else packed
 
 
 def source_of(host: bytes) -> bytes:
-    """Return what counts as one source: an IPv4 address, or the /64 of an IPv6 one."""
+    """Return the source that an address counts for: an IPv4 address itself, or the /64 of an IPv6 one."""
     return host[:SITE_BYTES] if len(host) == IPV6_BYTES else host
 
 
 def is_loopback(host: bytes) -> bool:
-    """Tell whether a packed address is of 127/8 or ::1."""
+    """Tell whether a packed address is ::1 or in 127/8."""
     return host == LOOPBACK_V6 if len(host) == IPV6_BYTES else host[0] == 127
-
-
-class Bucket:
-    """One bucket."""
-
-    __slots__ = ("_burst", "_full_at", "_per_second")
-
-    def __init__(self, rate: Rate) -> None:
-        self._per_second, self._burst = rate
-        self._full_at = -math.inf  # on its own clock; in the past: it is full now
-
-    def take(self, count: int, now_s: float) -> int:
-        """Take up to `count` tokens, and return how many there were."""
-        clock = now_s * self._per_second
-        full_at = max(self._full_at, clock)
-        granted = max(0, min(count, int(self._burst - (full_at - clock))))
-        self._full_at = full_at + granted
-        return granted
 
 
 class SourceBuckets:
@@ -91,14 +76,15 @@ class SourceBuckets:
     def __init__(self, rate: Rate, most_sources: int = MOST_SOURCES) -> None:
         self._per_second, self._burst = rate
         self._most = most_sources
-        self._full_at: OrderedDict[bytes, float] = OrderedDict()  # by source, longest silent first
+        # By source, the longest silent first.
+        self._full_at: OrderedDict[bytes, float] = OrderedDict()
 
     def __len__(self) -> int:
-        """How many sources are remembered."""
+        """How many sources are in the table."""
         return len(self._full_at)
 
     def take(self, source: bytes, count: int, now_s: float) -> int:
-        """Take up to `count` of a source's tokens, and return how many there were."""
+        """Take up to `count` of a source's tokens. Return how many were taken."""
         clock, table = now_s * self._per_second, self._full_at
         full_at = table.get(source)
         if full_at is None:
@@ -106,14 +92,30 @@ class SourceBuckets:
             full_at = clock
         else:
             table.move_to_end(source)
-            full_at = max(full_at, clock)
-        granted = max(0, min(count, int(self._burst - (full_at - clock))))
+            if full_at < clock:
+                full_at = clock
+        left = int(self._burst - (full_at - clock))
+        granted = count if count <= left else max(0, left)
         table[source] = full_at + granted
         return granted
 
     def _make_room(self, clock: float) -> None:
         table = self._full_at
-        for _ in range(2):  # two out for each one in, so that the table shrinks again after a flood
+        # Evict two for each new one, so that the table shrinks again after a flood.
+        for _ in range(2):
             if not table or (len(table) < self._most and next(iter(table.values())) > clock):
                 return
             table.popitem(last=False)
+
+
+class Bucket:
+    """One bucket, for all sources together."""
+
+    __slots__ = ("_only",)
+
+    def __init__(self, rate: Rate) -> None:
+        self._only = SourceBuckets(rate, 1)
+
+    def take(self, count: int, now_s: float) -> int:
+        """Take up to `count` tokens. Return how many were taken."""
+        return self._only.take(b"", count, now_s)

@@ -1,13 +1,12 @@
-"""What one source may have: whether it is served at all, how many connections, how many answers. Pure policy.
+"""What one source may have: whether it is served, how many connections, how many answers. Pure policy.
 
-    SourceLimits   what the operator has said
-    Door           TCP: a caller comes in or not; asked once for each, at accept
-    Admission      UDP: a datagram is answered or not; asked for one, or for a whole batch
+    SourceLimits     what the operator has configured
+    ConnectionGate   TCP: decides at accept whether a connection stays
+    DatagramGate     UDP: decides which datagrams of a batch are answered
 
-Law: one source can't use up what is there for all. Memory is bounded: the door knows only those who are inside, the
-buckets only so many (see `rate.py`). A batch gets the very decisions that its datagrams would get one by one, but what
-is looked up is looked up once for each source in it, and nothing in Python is done for each datagram while all of
-them are answered.
+Law: one source can't use up what is there for all. Memory is bounded: the connection gate knows only open connections,
+the buckets hold a fixed number of sources (see `rate.py`). A batch gets the same decisions as its datagrams would one
+by one, but each source in it is looked up once, and while all are answered, no Python runs for each datagram.
 """
 
 from __future__ import annotations
@@ -19,21 +18,24 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from echo7.policy.ports import DEFAULT_PORTS, SourcePorts
 from echo7.policy.rate import DEFAULT_UDP_RATE, Bucket, Rate, SourceBuckets, is_loopback, plain_host, source_of
+from reactor.fastpath.datagrams import NOTHING_REFUSED
 
-if TYPE_CHECKING:  # only who has --allow or --deny waits for it
+# Imported only when --allow or --deny is set.
+if TYPE_CHECKING:
     from echo7.policy.access import Access
 
-SHARE_OF_CONNECTIONS = 4  # one source may have a quarter of them
-
-EXEMPT, DENIED = b"", b"denied"  # in place of a source: no prefix is so short, or six bytes long
+# One source may have a quarter of all connections.
+SHARE_OF_CONNECTIONS = 4
+# Two keys in place of a source: no source is 0 or 6 bytes long.
+EXEMPT, DENIED = b"", b"denied"
 DENIED_REASON, RATE_REASON, RATE_TOTAL_REASON = "source_denied", "rate_source", "rate_total"
-NOTHING_REFUSED: Mapping[int, str] = {}
 IPV4_BYTES = 4
-Told = Callable[[str, bytes, int], object]  # reason, source (or EXEMPT: nobody in particular), how many
+# Reason, source (EXEMPT: all sources together), count.
+OverRate = Callable[[str, bytes, int], object]
 
 
 class ByBind(enum.Enum):
-    """A limit that nobody has set: none on a socket bound to loopback, elsewhere what `SourceLimits.…_on` say."""
+    """A limit that isn't configured: none on a socket bound to loopback, elsewhere what `SourceLimits.…_on` return."""
 
     BY_BIND = enum.auto()
 
@@ -42,13 +44,13 @@ BY_BIND = ByBind.BY_BIND
 
 
 class SourceLimits(NamedTuple):
-    """Who is served, and how much one source may have. By default everybody, without limits.
+    """Which sources are served, and how much one may have. By default all, without limits.
 
-    `allow`, `deny`: networks such as 192.0.2.0/24; the smallest that a source is in decides, of equal ones the denied;
-    if any is allowed, all others are denied. `connections`: at once, for an IPv4 address or an IPv6 /64; more are
-    closed at accept. `udp_rate`: answers to one of the same, `udp_rate_total`: to all together. `log_only`: count and
-    log who is over a rate, and answer all the same. `ports`: the source ports that get no answer (see `ports.py`).
-    BY_BIND: see there; sources on loopback then have no `udp_rate`.
+    `allow`, `deny`: networks such as 192.0.2.0/24. The smallest one that a source is in decides; of equal ones, the
+    denied one. If any is allowed, all others are denied. `connections`: open at once, for an IPv4 address or an IPv6
+    /64; more are closed at accept. `udp_rate`: answers to one such source; `udp_rate_total`: to all together.
+    `log_only`: count and log what is over a rate, but answer it. `ports`: the source ports that get no answer (see
+    `ports.py`). BY_BIND: see there; sources on loopback then have no `udp_rate`.
     """
 
     allow: tuple[str, ...] = ()
@@ -60,7 +62,7 @@ class SourceLimits(NamedTuple):
     ports: SourcePorts = DEFAULT_PORTS
 
     def access(self) -> Access | None:
-        """Return who may use the service, None for everybody. Raise ValueError for what is no network."""
+        """Return which sources may use the service, None for all. Raise ValueError for an invalid network."""
         if not (self.allow or self.deny):
             return None
         from echo7.policy.access import Access
@@ -82,9 +84,9 @@ class SourceLimits(NamedTuple):
         return None if on_loopback else DEFAULT_UDP_RATE
 
     def share(self, processes: int) -> SourceLimits:
-        """Return what one of several processes takes, of what is meant for all of them together.
+        """Return one process's share of the limits that several processes have together.
 
-        A source's rate isn't divided: the kernel sends one flow always to the same process, which must bound it alone.
+        A source's rate isn't divided: the kernel sends a flow always to the same process, which must bound it alone.
         """
         if processes == 1:
             return self
@@ -95,50 +97,54 @@ class SourceLimits(NamedTuple):
         )
 
 
-EVERYBODY = SourceLimits()
+NO_LIMITS = SourceLimits()
 
 
-class Door:
-    """Which callers come in. It counts those inside by source."""
+class ConnectionGate:
+    """Decides which connections stay. It counts the open ones by source."""
 
-    __slots__ = ("_access", "_inside")
+    __slots__ = ("_access", "_open")
 
     def __init__(self, access: Access | None = None) -> None:
         self._access = access
-        self._inside: dict[bytes, int] = {}
+        self._open: dict[bytes, int] = {}
+
+    def __len__(self) -> int:
+        """How many sources have open connections."""
+        return len(self._open)
 
     def refusal(self, host: bytes, most: int | None) -> str | None:
-        """Return why a caller may not come in, or None; `most` is how many of one source may be inside."""
+        """Return why a connection is refused, or None. `most` is how many one source may have open."""
         host = plain_host(host)
         if self._access is not None and not self._access.allows(host):
             return "refused_denied"
-        if most is not None and self._inside.get(source_of(host), 0) >= most:
+        if most is not None and self._open.get(source_of(host), 0) >= most:
             return "refused_source_cap"
         return None
 
     def enter(self, host: bytes) -> bytes:
-        """Count a caller in. Return what is to be handed to `leave`."""
+        """Count an open connection. Return its source, for `leave`."""
         source = source_of(plain_host(host))
-        self._inside[source] = self._inside.get(source, 0) + 1
+        self._open[source] = self._open.get(source, 0) + 1
         return source
 
     def leave(self, source: bytes) -> None:
-        """Count a caller out. The last one takes the entry with him."""
-        left = self._inside[source] - 1
+        """Count a connection that has closed. A source's last one removes its entry."""
+        left = self._open[source] - 1
         if left:
-            self._inside[source] = left
+            self._open[source] = left
         else:
-            del self._inside[source]
+            del self._open[source]
 
 
-class Admission:
-    """Which datagrams are answered now, as far as their source decides. Buckets may be shared with others.
+class DatagramGate:
+    """Decides which datagrams are answered, by their sources. Several gates may share buckets.
 
-    `told(reason, source, count)` is called for those that are over a rate but answered, with `log_only`; `over_rate`
-    counts them.
+    With `log_only`, datagrams over a rate are answered: `over_rate` counts them, and `noted(reason, source, count)` is
+    called.
     """
 
-    __slots__ = ("_access", "_buckets", "_log_only", "_now", "_spares_loopback", "_told", "_total", "over_rate")
+    __slots__ = ("_access", "_buckets", "_log_only", "_noted", "_now", "_spares_loopback", "_total", "over_rate")
 
     def __init__(
         self,
@@ -149,60 +155,62 @@ class Admission:
         total: Bucket | None = None,
         spares_loopback: bool = False,
         log_only: bool = False,
-        told: Told | None = None,
+        noted: OverRate | None = None,
     ) -> None:
-        self._now = now  # monotonic seconds
+        # Monotonic seconds.
+        self._now = now
         self._access, self._buckets, self._total = access, buckets, total
         self._spares_loopback, self._log_only = spares_loopback, log_only
-        self._told = told
+        self._noted = noted
         self.over_rate = 0
 
-    def refusal(self, host: bytes) -> str | None:
-        """Return why one datagram from a packed address gets no answer, or None."""
-        return self._refusals_of_one(host, 1).get(0)
-
     def refusals(self, hosts: Sequence[Hashable], packed: Callable[[Hashable], bytes]) -> Mapping[int, str]:
-        """The same for a batch. `hosts` are where its datagrams came from, in order; `packed` makes addresses of them.
+        """Return which datagrams get no answer, and why, by their place in `hosts`.
 
-        Return the reasons, by place in the batch.
+        `hosts` are their sources' hosts in the order of arrival; `packed` returns a host's 4 or 16 bytes.
         """
-        if not hosts:
+        total = len(hosts)
+        if not total:
             return NOTHING_REFUSED
-        if hosts.count(hosts[0]) == len(hosts):  # the usual case, for a third of the price
-            return self._refusals_of_one(packed(hosts[0]), len(hosts))
+        # One source only is the usual case, at a third of the cost.
+        if hosts.count(hosts[0]) == total:
+            return self._refusals_of_one(packed(hosts[0]), total)
         now_s = self._now()
         keys: dict[Hashable, bytes] = {}
-        asked: dict[bytes, int] = {}  # who comes last in the batch is last here, as if they had come one by one
+        # The source that is last in the batch is last here too, as if the datagrams had come one by one.
+        asked: dict[bytes, int] = {}
         for host, count in reversed(Counter(reversed(hosts)).items()):
             key = keys[host] = self._key(packed(host))
             asked[key] = asked.pop(key, 0) + count
         left = {key: granted for key, count in asked.items() if (granted := self._granted(key, count, now_s)) < count}
-        refused = _latecomers(hosts, keys, left) if left else {}
-        passing = len(hosts) - len(refused)
+        refused = _beyond(hosts, keys, left) if left else {}
+        passing = total - len(refused)
         granted = self._granted_in_total(passing, now_s)
         if granted < passing:
-            places = [place for place in range(len(hosts)) if place not in refused]
+            places = [place for place in range(total) if place not in refused]
             refused |= dict.fromkeys(places[granted:], RATE_TOTAL_REASON)
         return refused
 
     def _refusals_of_one(self, host: bytes, count: int) -> Mapping[int, str]:
         now_s, key = self._now(), self._key(host)
         by_source = self._granted(key, count, now_s)
-        granted = self._granted_in_total(by_source, now_s)
+        granted = by_source if self._total is None else self._granted_in_total(by_source, now_s)
         if granted == count:
             return NOTHING_REFUSED
         in_total = dict.fromkeys(range(granted, by_source), RATE_TOTAL_REASON)
         return in_total | dict.fromkeys(range(by_source, count), _reason(key))
 
     def _key(self, host: bytes) -> bytes:
-        """Return the source whose bucket counts, DENIED or EXEMPT."""
+        """Return the source with its own bucket, or DENIED or EXEMPT."""
+        source = host
         if len(host) != IPV4_BYTES:
             host = plain_host(host)
+            source = source_of(host)
         if self._access is not None and not self._access.allows(host):
             return DENIED
         if self._buckets is None or (self._spares_loopback and is_loopback(host)):
             return EXEMPT
-        return source_of(host)
+        return source
 
     def _granted(self, key: bytes, count: int, now_s: float) -> int:
         if key == DENIED:
@@ -219,17 +227,17 @@ class Admission:
         return granted if granted == count else self._enforced(RATE_TOTAL_REASON, EXEMPT, count, granted)
 
     def _enforced(self, reason: str, source: bytes, count: int, granted: int) -> int:
-        """Return how many of `count` are answered where the rate grants fewer."""
+        """Return how many of `count` are answered where the rate grants only `granted`."""
         if not self._log_only:
             return granted
         self.over_rate += count - granted
-        if self._told is not None:
-            self._told(reason, source, count - granted)
+        if self._noted is not None:
+            self._noted(reason, source, count - granted)
         return count
 
 
-def _latecomers(hosts: Sequence[Hashable], keys: Mapping[Hashable, bytes], left: dict[bytes, int]) -> dict[int, str]:
-    """Return who gets no answer where of some sources only the first ones do: `left` says how many."""
+def _beyond(hosts: Sequence[Hashable], keys: Mapping[Hashable, bytes], left: dict[bytes, int]) -> dict[int, str]:
+    """Return the datagrams beyond the first ones of their sources. `left` holds how many of a source are answered."""
     refused: dict[int, str] = {}
     for place, host in enumerate(hosts):
         key = keys[host]

@@ -1,16 +1,16 @@
 """DatagramBatch: the fast path of UDP. One turn is one recvmmsg(2) and, if all goes well, one sendmmsg(2).
 
-    receive up to 64 ─► the protocol says which get no answer ─► the others go back, in runs between those
+    receive up to 64 ─► the protocol refuses some ─► the others go back, in runs between the refused
 
-Law: what `Datagram` promises, this keeps: an error that belongs to one datagram costs that one, every turn is bounded,
-and an answer leaves from the address that was asked. But answers are the datagrams themselves, sent from where they
-lie (see `mmsg.py`), so this serves one purpose only, sending back; and nothing in Python is done for each datagram.
+Law: this keeps what `Datagram` promises: an error that belongs to one datagram costs that one, every turn is bounded,
+and an answer leaves from the address that was asked. It does one thing only: it sends datagrams back, from the memory
+in which they arrived (see `mmsg.py`), without running Python for each.
 
-When the kernel's send buffer is full, what is left of the batch is held in its slots, and nothing more is received
-until it has gone: never more than 64 datagrams, which is all the room there is.
+When the kernel's send buffer is full, the rest of the batch is held in its slots, and nothing more is received until
+it has gone. So never more than 64 datagrams are held, which is all the room there is.
 
-What recvmmsg meets after its first datagram, Linux tells the next call, whichever that is: such an error may be counted
-as the first answer's, as one from ICMP may on the simple path.
+Linux reports an error that recvmmsg(2) meets after its first datagram to the next call, whichever that is. Such an
+error may be counted as the first answer's, as one from ICMP may on the plain path.
 """
 
 from __future__ import annotations
@@ -19,37 +19,52 @@ import socket
 import sys
 from collections import Counter
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+from reactor.datagram import Datagram, DatagramProtocol
+from reactor.fastpath.datagrams import NOTHING_REFUSED, Batch, Single
 from reactor.loop import READ, WRITE, Reactor
 from reactor.sockets.addresses import Address
 from reactor.sockets.errors import BROKEN_SOCKET, ONE_PEER, WOULD_BLOCK, errno_name
 from reactor.sockets.pktinfo import IP_PKTINFO, IPV6_RECVPKTINFO
 
-if TYPE_CHECKING:  # it brings ctypes, for which only those who serve UDP on Linux shall wait
+# mmsg imports ctypes, which only a process that serves UDP on Linux needs.
+if TYPE_CHECKING:
     from reactor.fastpath.mmsg import Receive, Send, Slots
 
-NOTHING_REFUSED: Mapping[int, str] = {}
-# Options with which the kernel puts something else before the address asked: time stamps (two forms of each on 32-bit
+# Options with which the kernel puts other data before the pktinfo: time stamps (two forms of each on 32-bit
 # machines), counts of losses, marks, and several datagrams in one (UDP_GRO). The numbers are Linux's.
 OTHER_CONTROL = [(socket.SOL_SOCKET, number) for number in (29, 35, 37, 40, 41, 63, 64, 65, 75)] + [(17, 104)]
 
 
-class BatchProtocol:
-    """What a DatagramBatch calls."""
+class BatchProtocol(DatagramProtocol):
+    """What a DatagramBatch calls. A Datagram takes it too: then each batch has one datagram."""
 
-    def batch_received(self, endpoint: DatagramBatch, slots: Slots, count: int) -> Mapping[int, str]:
-        """Called with 1 … 64 datagrams, in slots 0 … `count` - 1, which are the protocol's until it returns.
-
-        Return why some get no answer, by their slots' numbers. All others are sent back.
-        """
+    def batch_received(self, endpoint: Endpoint, batch: Batch, count: int) -> Mapping[int, str]:
+        """Called with 1 … 64 datagrams. Return why some get no answer, by their index. All others are sent back."""
         return NOTHING_REFUSED
 
-    def dropped(self, endpoint: DatagramBatch, reason: str, count: int, peer: Address | None) -> None:
+    def datagram_received(self, endpoint: Datagram, data: bytes, source: Address, path: bytes) -> None:
+        """Decide as over a batch, then send back or drop."""
+        refused = self.batch_received(endpoint, Single((data, source, path)), 1)
+        if refused:
+            endpoint.drop(refused[0], source)
+        else:
+            endpoint.send(data, source, path)
+
+    def dropped(self, endpoint: Endpoint, reason: str, peer: Address | None, count: int = 1) -> None:
         """Called when `count` more are counted in `drops`, one of them from or to `peer` (None: unknown). For logs."""
 
-    def endpoint_lost(self, endpoint: DatagramBatch, error: Exception | None) -> None:
+    def endpoint_lost(self, endpoint: Endpoint, error: Exception | None) -> None:
         """Called once, last. `error` is None after `close()`, else why the socket had to go."""
+
+
+class Calls(NamedTuple):
+    """The two system calls of a batch, as an observer is shown them."""
+
+    recvmmsg: Receive
+    sendmmsg: Send
+    lengths: memoryview  # of what lies in the slots
 
 
 class DatagramBatch:
@@ -60,8 +75,8 @@ class DatagramBatch:
     """
 
     __slots__ = (
-        "_batch", "_protocol", "_reactor", "_receive", "_runs", "_send", "_slots", "_socket", "address",
-        "bytes_received", "bytes_sent", "closed", "datagrams_received", "datagrams_sent", "drops", "fileno", "interest",
+        "_batch", "_reactor", "_receive", "_runs", "_send", "_socket", "address", "bytes_received", "bytes_sent",
+        "closed", "datagrams_received", "datagrams_sent", "drops", "fileno", "interest", "protocol", "slots",
     )  # fmt: skip
 
     def __init__(
@@ -73,28 +88,36 @@ class DatagramBatch:
         self.datagrams_sent = self.bytes_sent = 0
         self.drops: dict[str, int] = {}
         self._reactor, self._socket, self.fileno = reactor, sock, sock.fileno
-        self._protocol = protocol
-        self._slots = slots
-        self._receive, self._send = calls
-        self._batch = 0, 0  # datagrams and bytes that are in the slots
-        self._runs: list[tuple[int, int]] = []  # what is to be sent, last first: (slot, the slot after the last)
+        self.protocol, self.slots = protocol, slots
+        observed = reactor.observer.socket(self, Calls(*calls, slots.lengths))
+        self._receive, self._send = observed.recvmmsg, observed.sendmmsg
+        # Datagrams and bytes in the slots.
+        self._batch = 0, 0
+        # What is still to be sent, the last run first: (slot, the slot after the run).
+        self._runs: list[tuple[int, int]] = []
         reactor.register(self)
         reactor.set_interest(self, READ)
 
+    @property
+    def pending_bytes(self) -> int:
+        """The size of the answers that are held because the kernel's send buffer is full."""
+        return sum(sum(self.slots.lengths[first:end]) for first, end in self._runs)
+
     def drop(self, reason: str, count: int = 1, slot: int | None = None) -> None:
-        """Count datagrams that get no answer, and tell the protocol. One of them is in `slot`."""
+        """Count datagrams that get no answer, and call the protocol. One of them is in `slot`."""
+        self._reactor.tell("dropped", self, reason=reason, count=count, peer=None)
         self.drops[reason] = self.drops.get(reason, 0) + count
-        self._protocol.dropped(self, reason, count, None if slot is None else self._slots.source(slot))
+        self.protocol.dropped(self, reason, None if slot is None else self.slots.source(slot), count)
 
     def abort(self, error: Exception | None = None) -> None:
-        """Close at once, dropping what is held, and tell the protocol why. Harmless twice."""
+        """Close at once, drop what is held, and call the protocol with the reason. A second call does nothing."""
         if self.closed:
             return
         self.closed = True
         self._drop_held()
         self._reactor.unregister(self, error)
         self._socket.close()
-        self._reactor.call_soon(self._protocol.endpoint_lost, self, error)
+        self._reactor.call_soon(self.protocol.endpoint_lost, self, error)
 
     close = abort
 
@@ -112,7 +135,7 @@ class DatagramBatch:
         except OSError as error:
             self._after(error)
             return
-        size_bytes = sum(self._slots.lengths[:count])
+        size_bytes = sum(self.slots.lengths[:count])
         self.datagrams_received += count
         self.bytes_received += size_bytes
         self._batch = count, size_bytes
@@ -121,25 +144,26 @@ class DatagramBatch:
         if self.closed:
             self._drop_held()
             return
-        self._slots.turn_round(count)
+        self.slots.turn_round(count)
         self._answer()
 
     def _refused(self, count: int) -> Mapping[int, str]:
-        """Ask the protocol; count what it refuses, what was cut, and all of it if it raises."""
+        """Return what the protocol refuses, and what was truncated; if the protocol raises, all. Count the drops."""
         try:
-            refused = self._protocol.batch_received(self, self._slots, count)
+            refused = self.protocol.batch_received(self, self.slots, count)
         except Exception as error:
             self._reactor.callback_failed(error)
             refused = dict.fromkeys(range(count), "callback")
-        if self._batch[1] >= self._slots.slot_bytes and (truncated := self._slots.truncated(count)):
-            refused = {**refused, **dict.fromkeys(truncated, "truncated")}  # a slot that was too small is full
+        # A datagram that was truncated has filled its slot.
+        if self._batch[1] >= self.slots.slot_bytes and (truncated := self.slots.truncated(count)):
+            refused = {**refused, **dict.fromkeys(truncated, "truncated")}
         for reason, count in Counter(refused.values()).items():
             self.drop(reason, count, next(slot for slot in refused if refused[slot] == reason))
         return refused
 
     def _answer(self) -> None:
-        """Send run after run. After a datagram that fails, go on with the next; when the kernel is full, wait."""
-        runs, slots = self._runs, self._slots
+        """Send the runs. Skip a datagram that fails; when the kernel's send buffer is full, wait for WRITE."""
+        runs, slots = self._runs, self.slots
         while runs:
             first, end = runs.pop()
             try:
@@ -166,7 +190,7 @@ class DatagramBatch:
             self.drop("busy", end - first, first)
 
     def _after(self, error: OSError) -> None:
-        """As `Datagram` does: what one peer has caused is only counted, a broken socket goes, a shortage needs time."""
+        """Count an error of receiving. A broken socket is closed; after a shortage, the loop asks again later."""
         self.drop("receive_" + errno_name(error))
         if error.errno in BROKEN_SOCKET:
             self.abort(error)
@@ -174,17 +198,21 @@ class DatagramBatch:
             self._reactor.suspend(self)
 
 
+# Which one serves a socket makes no difference to a protocol.
+Endpoint = Datagram | DatagramBatch
+
+
 def runs_between(refused: list[int], count: int) -> list[tuple[int, int]]:
-    """Return the runs of slots that are left of `count` without the refused ones (ascending), the last run first."""
+    """Return the runs of slots among `count` that aren't refused, the last run first. `refused` ascends."""
     starts, ends = [0, *(slot + 1 for slot in refused)], [*refused, count]
     return [(start, end) for start, end in zip(reversed(starts), reversed(ends), strict=True) if start < end]
 
 
 def batch_on(reactor: Reactor, sock: Any, protocol: BatchProtocol) -> DatagramBatch | None:
-    """Return an endpoint on a bound socket, or None where there is no fast path: then `Datagram` serves it.
+    """Return an endpoint on a bound socket, or None where there is no fast path: then use `Datagram`.
 
-    A socket with calls of its own for batches is asked for them, a real one is given the C library's, if it has them.
-    One that carries IPv4 on IPv6, or tells more of a datagram than where it went to, stays on the simple path.
+    A socket that has `recvmmsg` and `sendmmsg` of its own is served by them, a real one by the C library's. A socket
+    that carries IPv4 over IPv6, or reports more about a datagram than where it was sent to, has no fast path.
     """
     if sys.platform != "linux" or not is_plain(sock):
         return None
@@ -199,7 +227,8 @@ def batch_on(reactor: Reactor, sock: Any, protocol: BatchProtocol) -> DatagramBa
             calls = slots.kernel_calls(sock.fileno())
         else:
             return None
-    except (ImportError, AttributeError, OSError):  # no ctypes, no such call, none allowed, no room for the slots
+    # No ctypes, no such call, a call that is forbidden, or no memory for the slots.
+    except (ImportError, AttributeError, OSError):
         return None
     return DatagramBatch(reactor, sock, protocol, slots, calls)
 
@@ -220,6 +249,7 @@ def is_plain(sock: Any) -> bool:
 def _option(sock: Any, level: int, name: int) -> int:
     try:
         value: int = sock.getsockopt(level, name)
-    except OSError:  # a kernel that has never heard of it doesn't do it
+    # An older kernel doesn't know every option, and so hasn't set it.
+    except OSError:
         return 0
     return value

@@ -1,16 +1,16 @@
-"""The memory of a batch: many datagrams in one system call, recvmmsg(2) and sendmmsg(2), which Python doesn't have.
+"""The memory of a batch: many datagrams in one system call, recvmmsg(2) and sendmmsg(2), which Python lacks.
 
-    header i ──► name i      who sent it, and so to whom the answer goes
+    header i ──► name i      the source, and so where the answer goes
              ├─► iovec i ──► payload i
-             └─► control i   which address was asked, and so from which the answer comes
+             └─► control i   the address that was asked, and so where the answer comes from
              length i, flags i
 
-Law: what recvmmsg has filled in is, but for two numbers, what sendmmsg needs; so one array of headers serves both, and
-no datagram is copied, nor touched one by one. The two are the same for a whole batch, each a strided assignment: the
-length that came goes where the kernel looks for the length to send (and back to full size before the next batch), and
-the interface in the control data becomes 0 (why: `control.py`). Who gets no answer isn't decided here.
+Law: what recvmmsg fills in is what sendmmsg needs, but for two numbers. So one array of headers serves both calls, and
+no datagram is copied or touched one by one. The two numbers change for a whole batch, each by a strided assignment:
+the length received goes where the kernel reads the length to send (and back to full size before the next batch), and
+the interface in the control data becomes 0 (why: `pktinfo.py`).
 
-A slot for each datagram holds the largest there is. Slots that nobody has filled cost address space, not memory.
+Each datagram has a slot that holds the largest one. Slots that were never filled cost address space, not memory.
 """
 
 from __future__ import annotations
@@ -19,23 +19,31 @@ import ctypes
 import mmap
 import socket
 import sys
-from collections.abc import Callable, Hashable, Sequence
-from typing import cast
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, cast
 
 from reactor.limits import DATAGRAM_BYTES, DATAGRAMS_PER_TURN
 from reactor.sockets.addresses import Address
 from reactor.sockets.errors import os_error
 from reactor.sockets.pktinfo import IPV4_INFO_BYTES, IPV6_INFO_BYTES, MSG_TRUNC
 
-# Slots a power of two apart share a few sets of the processor's caches, and push each other out.
+if TYPE_CHECKING:
+    from reactor.fastpath.datagrams import Screen, Suspect
+
+# Slots a power of two apart would share a few sets of the processor's caches, and evict each other.
 STAGGER_BYTES = 4096 + 576
 MSG_DONTWAIT: int = getattr(socket, "MSG_DONTWAIT", 0)
 IPV4_NAME_BYTES, IPV6_NAME_BYTES = 16, 28  # struct sockaddr_in, struct sockaddr_in6
 ZEROS = memoryview(bytes(4 * DATAGRAMS_PER_TURN)).cast("I")
 NOT_TRUNCATED = bytes(flags for flags in range(256) if not flags & MSG_TRUNC)
+NO_SUSPECTS: Sequence[Suspect] = ()
+# What an IPv6 address begins with, if it isn't multicast (ff00::/8).
+IPV6_UNICAST = bytes(range(255))
 
-Receive = Callable[[], int]  # → how many slots are filled; raises OSError
-Send = Callable[[int, int], int]  # first slot, how many → how many have gone; raises OSError if it is none
+# → slots filled. Raises OSError.
+Receive = Callable[[], int]
+# First slot, count → datagrams sent. Raises OSError if there are none.
+Send = Callable[[int, int], int]
 
 
 class Iovec(ctypes.Structure):
@@ -72,14 +80,13 @@ ROOM_AT = Iovec.bytes.offset + LOW_WORD
 
 
 class Slots:
-    """Room for one batch of an IPv4 or an IPv6 socket, with control data (`paths`) or without.
+    """Memory for one batch of an IPv4 or an IPv6 socket, with control data (`paths`) or without. A `Batch`.
 
-    `lengths[i]` is how many bytes came in slot i. `names` and `controls` are the arrays as the kernel writes them, for
-    policies that look at a whole batch at once; `source`, `path` and `payload` tell of one datagram.
+    `lengths[i]` is how many bytes were received in slot i. `names` and `controls` are arrays as the kernel writes them.
     """
 
     __slots__ = (
-        "_exported", "_full", "_hosts", "_interfaces", "_rooms", "answering", "asked", "control_bytes", "controls",
+        "_answering", "_asked", "_exported", "_full", "_hosts", "_interfaces", "_rooms", "control_bytes", "controls",
         "headers", "info_at", "iovecs", "is_ipv6", "lengths", "name_bytes", "names", "payloads", "slot_bytes",
         "stride_bytes",
     )  # fmt: skip
@@ -89,39 +96,65 @@ class Slots:
         self.slot_bytes, self.stride_bytes = DATAGRAM_BYTES, DATAGRAM_BYTES + STAGGER_BYTES
         self.name_bytes = IPV6_NAME_BYTES if is_ipv6 else IPV4_NAME_BYTES
         self.control_bytes = socket.CMSG_SPACE(_info_bytes(is_ipv6)) if paths else 0
-        self.info_at = socket.CMSG_LEN(0)  # where the pktinfo begins in a datagram's control data
+        # Where the pktinfo begins in a datagram's control data.
+        self.info_at = socket.CMSG_LEN(0)
         self.payloads = mmap.mmap(-1, DATAGRAMS_PER_TURN * self.stride_bytes)
         self.headers = bytearray(DATAGRAMS_PER_TURN * HEADER_BYTES)
         self.iovecs = bytearray(DATAGRAMS_PER_TURN * IOVEC_BYTES)
         self.names = bytearray(DATAGRAMS_PER_TURN * self.name_bytes)
         self.controls = bytearray(DATAGRAMS_PER_TURN * self.control_bytes)
-        self._exported = [_address_of(self.headers)]  # while they are held, no array can move
+        # While these are referenced, no array can move.
+        self._exported = [_address_of(self.headers)]
         self._lay_out()
         self.lengths = _column(self.headers, LENGTH_AT, HEADER_BYTES)
         self._rooms = _column(self.iovecs, ROOM_AT, IOVEC_BYTES)
         self._full = memoryview(self._rooms.tobytes()).cast("I")
-        host_at = range(8, 24, 4) if is_ipv6 else range(4, 8, 4)  # its words in a struct sockaddr_in6 or sockaddr_in
+        # An address's words in a struct sockaddr_in6 or sockaddr_in.
+        host_at = range(8, 24, 4) if is_ipv6 else range(4, 8, 4)
         self._hosts = [_column(self.names, at, self.name_bytes) for at in host_at]
         self._interfaces = _column(self.controls, self.info_at + (16 if is_ipv6 else 0), self.control_bytes)
-        self.answering = _column(self.controls, self.info_at + 4, self.control_bytes)  # these two mean something
-        self.asked = _column(self.controls, self.info_at + 8, self.control_bytes)  # in an IPv4 pktinfo only
+        # ipi_spec_dst and ipi_addr of struct in_pktinfo: not used on IPv6.
+        self._answering = _column(self.controls, self.info_at + 4, self.control_bytes)
+        self._asked = _column(self.controls, self.info_at + 8, self.control_bytes)
 
     def turn_round(self, count: int) -> None:
-        """Make answers of the first `count` datagrams, as they lie: to whom they came from, from where they went to."""
+        """Make answers of the first `count` datagrams where they lie: to their sources, from the addresses asked."""
         self._rooms[:count] = self.lengths[:count]
         if self.control_bytes:
             self._interfaces[:count] = ZEROS[:count]
-            if not self.is_ipv6:  # empty when the datagram was queued before `report_paths`
-                self.answering[:count] = self.asked[:count]
+            # ipi_spec_dst is empty when the datagram was queued before `report_paths`.
+            if not self.is_ipv6:
+                self._answering[:count] = self._asked[:count]
 
     def make_room(self, count: int) -> None:
-        """Give the first `count` slots their full size back."""
+        """Restore the full size of the first `count` slots."""
         self._rooms[:count] = self._full[:count]
 
     def truncated(self, count: int) -> list[int]:
         """Return those of the first `count` slots that were too small."""
         flags = self.headers[FLAGS_AT + LOW_BYTE : count * HEADER_BYTES : HEADER_BYTES]
-        return [i for i, byte in enumerate(flags) if byte & MSG_TRUNC] if flags.translate(None, NOT_TRUNCATED) else []
+        return _standing_out(flags, NOT_TRUNCATED) if flags.translate(None, NOT_TRUNCATED) else []
+
+    def suspects(self, count: int, screen: Screen) -> Sequence[Suspect]:
+        """Return those that `screen` doesn't clear or that may have been sent to many hosts.
+
+        Deleting the harmless bytes from a column leaves nothing in nearly every batch, at the cost of one C call.
+        """
+        names, record_bytes = self.names, self.name_bytes
+        end = count * record_bytes
+        found: set[int] = set()
+        for start, harmless in screen.columns[self.is_ipv6]:
+            column = names[start:end:record_bytes]
+            if column.translate(None, harmless):
+                found.update(_standing_out(column, harmless))
+        # A destination that may not be unicast: see `pktinfo.is_unicast`.
+        if self.control_bytes and self.is_ipv6:
+            column = self.controls[self.info_at : count * self.control_bytes : self.control_bytes]
+            if column.translate(None, IPV6_UNICAST):
+                found.update(_standing_out(column, IPV6_UNICAST))
+        elif self.control_bytes and (answering := self._answering[:count]) != (asked := self._asked[:count]):
+            found.update(i for i in range(count) if answering[i] != asked[i])
+        return [(i, self.source(i), self.path(i)) for i in found] if found else NO_SUSPECTS
 
     def source(self, index: int) -> Address:
         """Return the address that a datagram came from, as recvmsg(2) would in Python."""
@@ -132,19 +165,19 @@ class Slots:
         flow, scope_id = int.from_bytes(name[4:8], "big"), int.from_bytes(name[24:28], sys.byteorder)
         return socket.inet_ntop(socket.AF_INET6, name[8:24]), port, flow, scope_id
 
-    def hosts(self, count: int) -> Sequence[Hashable]:
-        """Return where the first `count` datagrams came from, in a form that is quick to make and to compare."""
+    def hosts(self, count: int) -> Sequence[Any]:
+        """Return the hosts of the first `count` sources, each as one 32-bit word or a tuple of four."""
         if not self.is_ipv6:
             return self._hosts[0][:count].tolist()
         return list(zip(*(words[:count].tolist() for words in self._hosts), strict=True))
 
-    def packed(self, host: Hashable) -> bytes:
+    def packed(self, host: Any) -> bytes:
         """Return the 4 or 16 bytes of an address that `hosts` has returned."""
         words = cast("tuple[int, ...]", host if self.is_ipv6 else (host,))
         return b"".join([word.to_bytes(4, sys.byteorder) for word in words])
 
     def path(self, index: int) -> bytes:
-        """Return a datagram's path, b"" where the kernel tells none."""
+        """Return a datagram's path, b"" on a socket that doesn't report it."""
         start = index * self.control_bytes + self.info_at
         return bytes(self.controls[start : start + _info_bytes(self.is_ipv6)]) if self.control_bytes else b""
 
@@ -156,8 +189,8 @@ class Slots:
     def kernel_calls(self, descriptor: int) -> tuple[Receive, Send]:
         """Return recvmmsg(2) and sendmmsg(2) for these slots.
 
-        Raise AttributeError if the C library lacks one, OSError if the kernel does, or if they are forbidden: both are
-        called once, for no datagram.
+        Raise AttributeError if the C library lacks one, OSError if the kernel lacks or forbids one. To find out, both
+        are called once with no datagram.
         """
         libc = ctypes.CDLL(None, use_errno=True)
         recvmmsg, sendmmsg, get_errno = libc.recvmmsg, libc.sendmmsg, ctypes.get_errno
@@ -183,7 +216,7 @@ class Slots:
         return receive, send
 
     def _lay_out(self) -> None:
-        """Tie each header to its name, payload and control data. Only lengths will change after this."""
+        """Point each header to its name, payload and control data. After this, only lengths change."""
         arrays = [_address_of(memory) for memory in (self.payloads, self.iovecs, self.names, self.controls)]
         self._exported += arrays
         payloads, iovecs, names, controls = map(ctypes.addressof, arrays)
@@ -196,16 +229,21 @@ class Slots:
             message.control, message.control_bytes = controls + i * self.control_bytes, self.control_bytes
 
 
+def _standing_out(column: bytearray, harmless: bytes) -> list[int]:
+    """Return the places of the bytes that aren't harmless."""
+    return [i for i, byte in enumerate(column) if byte not in harmless]
+
+
 def _info_bytes(is_ipv6: bool) -> int:
     return IPV6_INFO_BYTES if is_ipv6 else IPV4_INFO_BYTES
 
 
 def _address_of(memory: bytearray | mmap.mmap) -> ctypes.Array[ctypes.c_char]:
-    """Return an object at whose address `memory` lies, and that keeps it there."""
+    """Return an object at the address of `memory` that keeps it there."""
     return (ctypes.c_char * len(memory)).from_buffer(memory)
 
 
 def _column(memory: bytearray, at: int, stride_bytes: int) -> memoryview:
-    """Return one 32-bit number of each record: those at offset `at` in records of `stride_bytes`."""
+    """Return the 32-bit numbers at offset `at` of each record of `stride_bytes`."""
     words = memoryview(memory).cast("I")
     return words[at // 4 :: stride_bytes // 4] if stride_bytes else words

@@ -83,7 +83,7 @@ def is_unicast(path: bytes) -> bool:
     """
     if len(path) == IPV4_INFO_BYTES:
         answering, asked = path[4:8], path[8:12]
-        if answering == bytes(4):
-            return not 224 <= asked[0] <= 239 and asked != b"\xff\xff\xff\xff"
-        return answering == asked
+        if answering == asked:
+            return True
+        return answering == bytes(4) and not 224 <= asked[0] <= 239 and asked != b"\xff\xff\xff\xff"
     return path[:1] != b"\xff"

@@ -21,11 +21,13 @@ from hypothesis import strategies as st
 
 from echo7 import BindError, EchoServer
 from echo7.logs import report
+from echo7.policy.echo import DatagramEcho
 from echo7.policy.rate import Rate
 from echo7.policy.sources import BY_BIND, SourceLimits
 from echo7.sockets.binding import bind_all
 from reactor import READ, WRITE, Reactor, State, format_address
 from reactor.sockets.errors import os_error
+from tests.echo7.policy.carriers import deciding, one_by_one
 from tests.support.basics import PATIENCE_S, has_ipv6
 from tests.support.clients import drain, echo_and_close, fill, receive_exactly, receive_to_end
 from tests.support.echo import EchoByHand, EchoThread
@@ -807,22 +809,24 @@ def test_rates_that_are_only_logged_drop_nothing(plain: bool, caplog: pytest.Log
     assert any(text.startswith("over rate: rate_source of 127.0.0.66") for text in caplog.messages)
 
 
-@BOTH_PATHS
-def test_by_default_only_other_machines_have_a_rate(plain: bool) -> None:
+@pytest.mark.parametrize(("host", "most"), [("0.0.0.0", 20_000), ("127.0.0.1", None)])
+def test_by_default_only_other_machines_have_a_rate(
+    host: str, most: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Issue: "sources 127/8 and ::1 exempt unless asked for", and nothing of the kind on loopback binds."""
-    for host, admissions in {"0.0.0.0": 1, "127.0.0.1": 0}.items():
-        limits = SourceLimits(udp_rate=BY_BIND)
-        with at_hand([host], plain=plain, sources=limits) as echo:
-            assert len(echo.server._admissions) == admissions
-            for admission in echo.server._admissions:
-                assert admission._buckets is not None
-                assert [admission.refusals([b"\x7f\0\0\1"] * 64, bytes_of) for _ in range(400)] == [{}] * 400
-                refused = [len(admission.refusals([b"\x0a\0\0\1"] * 64, bytes_of)) for _ in range(400)]
-                assert sum(refused) == 400 * 64 - 20_000
+    made: list[DatagramEcho] = []
 
+    class Kept(DatagramEcho):
+        def __init__(self, *parts: Any) -> None:
+            super().__init__(*parts)
+            made.append(self)
 
-def bytes_of(host: Any) -> bytes:
-    return bytes(host)
+    monkeypatch.setattr("echo7.server.DatagramEcho", Kept)
+    with at_hand([host], sources=SourceLimits(udp_rate=BY_BIND)):
+        decide = deciding(made[0])
+        assert one_by_one(decide, [(("127.0.0.1", 40_000), b"")] * 25_000) == {}
+        refused = one_by_one(decide, [(("10.0.0.1", 40_000), b"")] * 25_000)
+        assert refused == ({} if most is None else dict.fromkeys(range(most, 25_000), "rate_source"))
 
 
 @BOTH_PATHS
@@ -899,7 +903,7 @@ def test_before_it_retires_it_answers_the_datagrams_that_it_holds(plain: bool, r
         call = "sendto" if plain else "sendmmsg"
         sockets.faults.always[call] = EAGAIN
         client.send(b"held")
-        turn_until(echo.reactor, lambda: any(endpoint.interest & WRITE for endpoint in echo.server._endpoints))
+        turn_until(echo.reactor, lambda: any(endpoint.interest & WRITE for endpoint in echo.server.handlers[1]))
         echo.server.retire(lambda: told.append("retired"))
         turn_idle(echo.reactor)
         assert told == []

@@ -1,4 +1,7 @@
-"""Datagram: nothing that one peer does, or the kernel says about one datagram, stops the service."""
+"""Datagram: nothing that one peer does, or the kernel says about one datagram, stops the service.
+
+What it promises alike with the fast path is in `fastpath/test_both_paths.py`.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,7 @@ from typing import Any
 import pytest
 
 from reactor import READ, WRITE, Datagram, Reactor, connect_udp, open_udp
-from reactor.limits import DATAGRAMS_PER_TURN, SHORTAGE_RETRY_S
+from reactor.limits import SHORTAGE_RETRY_S
 from reactor.sockets.errors import os_error
 from reactor.sockets.pktinfo import Control
 from tests.support.basics import PATIENCE_S, has_ipv6, open_descriptors
@@ -20,9 +23,6 @@ from tests.support.faults import EAGAIN, EINTR, FlakySockets
 from tests.support.loops import SELECTORS, DatagramRecorder, ManualClock, RecordingSelector, turn_idle, turn_until
 
 IPV6 = pytest.mark.skipif(not has_ipv6(), reason="this machine has no IPv6")
-ONE_DATAGRAM = [errno.ECONNREFUSED, errno.EHOSTUNREACH, errno.ENETUNREACH, errno.ENETDOWN, errno.EPERM, errno.EMSGSIZE]
-SHORTAGE = [errno.ENOBUFS, errno.ENOMEM, errno.EIO, 4321]
-BROKEN = [errno.EBADF, errno.EINVAL, errno.ENOTSOCK]
 
 
 class Post:
@@ -96,49 +96,6 @@ def test_a_datagram_is_handed_over_whole_with_its_source(every_post: Post) -> No
     assert (endpoint.datagrams_received, endpoint.bytes_received) == (3, 7)
     assert (endpoint.datagrams_sent, endpoint.bytes_sent) == (3, 7)
     assert endpoint.drops == {}
-
-
-def test_a_turn_takes_a_bounded_number_of_datagrams(every_post: Post) -> None:
-    """Promise 7: a flood (of empty ones, even) starves nobody."""
-    for _ in range(DATAGRAMS_PER_TURN + 5):
-        every_post.client.send(b"")
-    every_post.turn()
-    assert len(every_post.protocol.received) == DATAGRAMS_PER_TURN
-    every_post.turn()
-    assert len(every_post.protocol.received) == DATAGRAMS_PER_TURN + 5
-
-
-@pytest.mark.parametrize("size", [0, 1, 1472, 65_507])
-def test_every_size_passes(post: Post, size: int) -> None:
-    """65,507 bytes are the most that IPv4 carries."""
-    data = bytes(range(256)) * 256
-    post.client.send(data[:size])
-    turn_until(post.reactor, lambda: post.protocol.received)
-    assert post.receive() == [data[:size]]
-
-
-@pytest.mark.skipif(not has_ipv6(), reason="this machine has no IPv6")
-def test_the_largest_ipv6_datagram_passes() -> None:
-    """65,527 bytes."""
-    protocol = DatagramRecorder(echo=True)
-    with Reactor() as reactor, socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as client:
-        endpoint = open_udp(reactor, ("::1", 0), protocol)
-        client.connect(endpoint.address)
-        client.send(bytes(65_527))
-        turn_until(reactor, lambda: protocol.received)
-        client.settimeout(PATIENCE_S)
-        assert client.recv(1 << 17) == bytes(65_527)
-
-
-@pytest.mark.skipif(not hasattr(socket, "MSG_TRUNC"), reason="truncation can't be seen here")
-def test_a_truncated_datagram_is_counted_and_not_delivered(post: Post, monkeypatch: pytest.MonkeyPatch) -> None:
-    """ "Truncation shows only in MSG_TRUNC"; half a datagram is none."""
-    monkeypatch.setattr("reactor.datagram.DATAGRAM_BYTES", 20)
-    post.client.send(bytes(21))
-    post.client.send(bytes(20))
-    turn_until(post.reactor, lambda: post.protocol.received)
-    assert [len(data) for data, _, _ in post.protocol.received] == [20]
-    assert post.endpoint.drops == {"truncated": 1}
 
 
 @pytest.mark.parametrize("name", ["MSG_CTRUNC", "MSG_EOR", "MSG_ERRQUEUE"])
@@ -235,17 +192,6 @@ def test_the_caller_may_reuse_its_memory_after_send(post: Post) -> None:
 # ---------------------------------------------------------------- errors
 
 
-@pytest.mark.parametrize("code", ONE_DATAGRAM + SHORTAGE + BROKEN)
-def test_whatever_goes_wrong_with_sending_is_counted_and_service_goes_on(post: Post, code: int) -> None:
-    """Promise 14: "counted, dropped, service goes on". EINVAL is what a source port of 0 gives."""
-    post.faults.add(post.call, os_error(code))
-    post.client.send(b"lost")
-    turn_until(post.reactor, lambda: post.protocol.received)
-    assert post.endpoint.drops == {"send_" + errno.errorcode.get(code, str(code)): 1}
-    assert post.endpoint.datagrams_sent == 0
-    post.assert_serves()
-
-
 def test_send_tells_whether_the_kernel_took_it(post: Post) -> None:
     """ "Nothing is raised"."""
     post.faults.add("sendto", None, os_error(errno.EPERM))
@@ -254,41 +200,6 @@ def test_send_tells_whether_the_kernel_took_it(post: Post) -> None:
     assert post.endpoint.send(b"refused", destination) is False
     assert post.endpoint.send(bytes(70_000), destination) is False
     assert post.endpoint.drops == {"send_EPERM": 1, "send_EMSGSIZE": 1}
-
-
-@pytest.mark.parametrize("code", ONE_DATAGRAM)
-def test_an_error_that_an_earlier_datagram_caused_is_counted_and_receiving_goes_on(post: Post, code: int) -> None:
-    """udp(7): an ICMP error is handed to whoever calls next. The next datagram is taken in the same turn."""
-    post.faults.add("recvmsg", os_error(code), os_error(code))
-    post.client.send(b"abc")
-    post.turn()
-    assert [data for data, _, _ in post.protocol.received] == [b"abc"]
-    assert post.endpoint.drops == {"receive_" + errno.errorcode[code]: 2}
-    post.assert_serves()  # no time passes: it doesn't rest
-
-
-@pytest.mark.parametrize("error", [EAGAIN, EINTR])
-def test_spurious_readiness_is_no_error(post: Post, error: OSError) -> None:
-    """A datagram with a wrong checksum wakes us, and then isn't there (select(2), BUGS)."""
-    post.faults.add("recvmsg", error)
-    post.assert_serves()
-    assert post.endpoint.drops == {}
-
-
-@pytest.mark.parametrize("code", SHORTAGE)
-def test_a_shortage_at_receiving_pauses_and_recovers(post: Post, code: int) -> None:
-    """No spin: the socket stays readable, but is asked at most 20 times a second. An unknown errno is a shortage."""
-    post.faults.always["recvmsg"] = os_error(code)
-    post.client.send(b"waits")
-    for _ in range(1000):
-        post.clock.advance(0.001)
-        post.turn()
-    assert 1 <= post.faults.calls["recvmsg"] < 20
-    post.faults.always.clear()
-    post.clock.advance(SHORTAGE_RETRY_S)
-    post.turn(3)
-    assert [data for data, _, _ in post.protocol.received] == [b"waits"]
-    post.assert_serves()
 
 
 def test_an_endpoint_recovers_though_the_selector_is_out_of_memory_at_its_retry(post: Post) -> None:
@@ -313,18 +224,6 @@ def test_sending_works_during_a_shortage_at_receiving(post: Post) -> None:
     post.clock.advance(SHORTAGE_RETRY_S)
     post.turn(5)
     assert post.receive() == [b"held", b"abc"]
-
-
-@pytest.mark.parametrize("code", BROKEN)
-def test_a_broken_socket_ends_the_endpoint_and_tells_the_protocol(post: Post, code: int) -> None:
-    """ "`error` is … why the socket had to go"."""
-    post.faults.always["recvmsg"] = os_error(code)
-    post.client.send(b"abc")
-    post.turn(5)
-    assert post.endpoint.closed
-    assert [getattr(error, "errno", None) for error in post.protocol.lost] == [code]
-    assert post.endpoint not in post.reactor.handlers
-    assert post.faults.calls["recvmsg"] == 1
 
 
 def test_the_protocol_is_told_of_drops_with_their_peers(post: Post, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,7 +19,7 @@ from unittest import mock
 
 from echo7.policy.guard import RESPONDER_PORTS
 from echo7.policy.rate import Rate
-from echo7.policy.sources import EVERYBODY, SourceLimits
+from echo7.policy.sources import NO_LIMITS, SourceLimits
 from echo7.server import EchoServer
 from reactor import READ, WRITE, Connection, Datagram, Listener, Reactor, State
 from reactor.fastpath.batch import DatagramBatch
@@ -77,7 +77,7 @@ class Auditor(Watcher):
         self.requests = self.answers = 0
         self.began_s = network.clock()
         self.moved_s = network.clock()
-        self.limits, self.idle_timeout_s = EVERYBODY, math.inf
+        self.limits, self.idle_timeout_s = NO_LIMITS, math.inf
         self.server: EchoServer | None = None
         self.answered: collections.Counter[str] = collections.Counter()  # by source
 
@@ -191,7 +191,7 @@ class World:
         pipes: int = 0,
         plain: bool = False,
         idle_timeout_s: float | None = None,
-        sources: SourceLimits = EVERYBODY,
+        sources: SourceLimits = NO_LIMITS,
     ) -> None:
         self.network, self.max_connections = network, max_connections
         self.reactor = network.reactor(busy_poll_s=busy_poll_s)

@@ -16,7 +16,7 @@ V4, V6 = ipaddress.IPv4Network, ipaddress.IPv6Network
 
 
 def near(version: int) -> st.SearchStrategy[Any]:
-    """Addresses that have much in common, so that networks and sources meet."""
+    """Return addresses that share long prefixes, so that networks and sources meet."""
     if version == 4:
         return st.one_of(st.integers(0, 255).map(lambda n: ipaddress.ip_address(0x0A000000 + n)), st.ip_addresses(v=4))
     return st.one_of(
@@ -38,7 +38,7 @@ sources = both.flatmap(near)
 
 
 def expected(allow: list[Any], deny: list[Any], source: Any) -> bool:
-    """The law, word for word: the smallest network decides, of equal ones the denied."""
+    """Return what the law says: the smallest network decides, of equal ones the denied one."""
     verdicts = [(net.prefixlen, False) for net in deny if net.version == source.version and source in net]
     verdicts += [(net.prefixlen, True) for net in allow if net.version == source.version and source in net]
     if not verdicts:
@@ -53,7 +53,7 @@ def expected(allow: list[Any], deny: list[Any], source: Any) -> bool:
 @example([V4("10.0.0.0/8")], [V4("10.0.0.1/32")], ipaddress.ip_address("10.0.0.1"))
 @example([V4("0.0.0.0/0")], [], ipaddress.ip_address("2001:db8::1"))
 @example([], [V6("::/0")], ipaddress.ip_address("2001:db8::1"))
-def test_the_smallest_network_decides_and_of_equal_ones_the_denied(
+def test_the_smallest_network_decides_and_of_equal_ones_the_denied_one(
     allow: list[Any], deny: list[Any], source: Any
 ) -> None:
     access = Access(map(str, allow), map(str, deny))
@@ -63,7 +63,7 @@ def test_the_smallest_network_decides_and_of_equal_ones_the_denied(
 @given(some_networks, some_networks, near(4))
 @example([V4("10.0.0.0/24")], [V4("10.0.0.1/32")], ipaddress.ip_address("10.0.0.1"))
 def test_an_ipv4_source_is_the_same_over_ipv6(allow: list[Any], deny: list[Any], source: Any) -> None:
-    """RFC 4291 §2.5.5.2: ::ffff:192.0.2.1; and networks may be written so, too."""
+    """RFC 4291 §2.5.5.2: ::ffff:192.0.2.1; networks may be written so, too."""
     mapped = ipaddress.IPv6Address(b"\0" * 10 + b"\xff\xff" + source.packed)
 
     def written(net: Any) -> str:
@@ -76,12 +76,12 @@ def test_an_ipv4_source_is_the_same_over_ipv6(allow: list[Any], deny: list[Any],
 @pytest.mark.parametrize(
     "text", ["", "x", "10.0.0.1/8", "10.0.0.0/33", "2001:db8::/129", "10.0.0", "fe80::1%eth0/64", "1/2/3"]
 )
-def test_what_is_no_network_is_refused_in_one_line(text: str) -> None:
-    """`10.0.0.1/8` too: it may be meant as one host, or as sixteen million."""
+def test_an_invalid_network_is_refused_in_one_line(text: str) -> None:
+    """`10.0.0.1/8` too: it may mean one host, or sixteen million."""
     with pytest.raises(ValueError, match=r"^[^\n]*is not a network such as[^\n]*$"):
         Access([text])
 
 
-def test_nothing_said_is_everybody() -> None:
+def test_without_networks_every_source_is_allowed() -> None:
     assert Access().allows(bytes(4))
     assert Access().allows(bytes(16))

@@ -1,4 +1,4 @@
-"""The two policies: what is done with a byte, and with a datagram."""
+"""What is done with a byte, and with a datagram, over both carriers."""
 
 from __future__ import annotations
 
@@ -8,36 +8,22 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from echo7.policy.access import Access
 from echo7.policy.echo import DatagramEcho, StreamEcho
 from echo7.policy.guard import Guard
+from echo7.policy.rate import Bucket, Rate, SourceBuckets
+from echo7.policy.sources import DatagramGate
 from reactor import Connection, Datagram, Reactor
+from reactor.fastpath.batch import Endpoint
+from reactor.limits import DATAGRAMS_PER_TURN
+from tests.echo7.policy.carriers import LINUX, Arrival, deciding, one_by_one, refusal, slots_with
 from tests.support.clients import drain, receive_exactly, tcp_pair, whole_dribbled_trailing
 from tests.support.faults import Faults, FlakySocket, adopt_socket
-from tests.support.loops import turn_idle, turn_until
-
-OWN_PORT = 7007
-hosts = st.sampled_from(["127.0.0.1", "192.0.2.1", "224.0.0.1", "255.255.255.255", "::1", "ff02::1", "::"])
-source_ports = st.sampled_from([0, 7, 53, OWN_PORT, 40_000, 65_535])
-paths = st.sampled_from([b"", b"\1\0\0\0\x7f\0\0\1\x7f\0\0\1", b"\1\0\0\0\x7f\0\0\1\xe0\0\0\1"])
-
-
-class FakeEndpoint:
-    """Writes down what is sent and what is dropped."""
-
-    def __init__(self) -> None:
-        self.sent: list[tuple[bytes, Any, bytes]] = []
-        self.dropped: list[str] = []
-
-    def send(self, data: bytes, destination: Any, path: bytes = b"") -> bool:
-        self.sent.append((data, destination, path))
-        return True
-
-    def drop(self, reason: str, peer: Any = None) -> None:
-        self.dropped.append(reason)
+from tests.support.loops import ManualClock, turn_idle, turn_until
 
 
 class Told:
-    """What the server is told about its connections and endpoints."""
+    """Records what the echoes report to the server."""
 
     def __init__(self) -> None:
         self.made: list[Connection] = []
@@ -48,35 +34,6 @@ class Told:
 
     def something_lost(self, what: Any, error: Exception | None) -> None:
         self.lost.append((what, error))
-
-
-@given(st.binary(max_size=64), hosts, source_ports, paths)
-def test_a_datagram_gets_one_answer_with_its_data_or_is_counted_once(
-    data: bytes, host: str, port: int, path: bytes
-) -> None:
-    """RFC 862: "When a datagram is received, the data from it is sent back in an answering datagram"."""
-    guard, endpoint = Guard([OWN_PORT]), FakeEndpoint()
-    source = (host, port)
-    DatagramEcho(guard, Told().something_lost).datagram_received(cast(Datagram, endpoint), data, source, path)
-    reason = guard.refusal(source, path)
-    assert endpoint.dropped == ([] if reason is None else [reason])
-    assert endpoint.sent == ([(data, source, path)] if reason is None else [])
-
-
-def test_the_answer_goes_back_by_the_path_on_which_the_request_came() -> None:
-    """RFC 1122 §4.1.3.5: the answer comes from the address that was asked; the path says which."""
-    endpoint = FakeEndpoint()
-    path = bytes(4) + b"\x7f\0\0\5" * 2
-    echo = DatagramEcho(Guard(), Told().something_lost)
-    echo.datagram_received(cast(Datagram, endpoint), b"", ("127.0.0.1", 40_000), path)
-    assert endpoint.sent == [(b"", ("127.0.0.1", 40_000), path)]
-
-
-def test_the_server_is_told_of_a_lost_endpoint_and_why() -> None:
-    """Promise 16: a broken socket is noticed by whoever has to end the service."""
-    told, endpoint, error = Told(), cast(Datagram, FakeEndpoint()), OSError("broken")
-    DatagramEcho(Guard(), told.something_lost).endpoint_lost(endpoint, error)
-    assert told.lost == [(endpoint, error)]
 
 
 @pytest.mark.parametrize("pieces", list(whole_dribbled_trailing(b"a\0\xff\r\n and more")))
@@ -130,3 +87,103 @@ def test_short_writes_change_nothing(limits: list[int], data: bytes) -> None:
         client.sendall(data)
         turn_until(reactor, lambda: told.made[0].bytes_sent == len(data))
         assert receive_exactly(client, len(data)) == data
+
+
+# ---------------------------------------------------------------- UDP
+
+OWN_PORT = 7007
+HERE_V4, HERE_V6 = bytes([10, 0, 0, 1]), bytes([0xFD, *bytes(14), 1])
+hosts_v4 = st.sampled_from(
+    ["127.0.0.1", "10.0.0.1", "10.0.0.127", "10.0.0.128", "10.0.0.129", "224.0.0.1", "255.255.255.255"]
+)
+hosts_v6 = st.sampled_from(["::1", "::2", "2001:db8::1", "fd00::1", "fd00::2", "ff02::1", "::", "::ffff:10.0.0.128"])
+source_ports = st.sampled_from([0, 7, 53, OWN_PORT, 40_000, 40_001, 65_535])
+arrivals_v4 = st.tuples(
+    st.tuples(hosts_v4, source_ports),
+    st.sampled_from([HERE_V4, bytes(4), b"\xe0\0\0\1"]).map(
+        lambda answering: bytes([2, 0, 0, 0]) + answering + HERE_V4
+    ),
+)
+arrivals_v6 = st.tuples(
+    st.tuples(hosts_v6, source_ports, st.just(0), st.just(0)),
+    st.sampled_from([HERE_V6, b"\xff\2" + HERE_V6[2:]]).map(lambda asked: asked + bytes([2, 0, 0, 0])),
+)
+all_limits = st.tuples(
+    st.builds(Rate, st.just(1.0), st.integers(1, 9)), st.builds(Rate, st.just(1.0), st.integers(1, 99)), st.booleans()
+)
+
+
+def gate_with(limits: tuple[Rate, Rate, bool], clock: ManualClock) -> DatagramGate:
+    rate, total, spares_loopback = limits
+    return DatagramGate(
+        clock,
+        access=Access(deny=["10.0.0.128/25", "2001:db8::/48"]),
+        buckets=SourceBuckets(rate),
+        total=Bucket(total),
+        spares_loopback=spares_loopback,
+    )
+
+
+class FakeEndpoint:
+    """Records what is sent and what is dropped."""
+
+    def __init__(self) -> None:
+        self.sent: list[tuple[bytes, Any, bytes]] = []
+        self.dropped: list[str] = []
+
+    def send(self, data: bytes, destination: Any, path: bytes = b"") -> bool:
+        self.sent.append((data, destination, path))
+        return True
+
+    def drop(self, reason: str, peer: Any = None) -> None:
+        self.dropped.append(reason)
+
+
+@given(st.binary(max_size=64), arrivals_v4 | arrivals_v6)
+def test_a_datagram_gets_one_answer_with_its_data_or_is_counted_once(data: bytes, arrival: Arrival) -> None:
+    """RFC 862: "When a datagram is received, the data from it is sent back in an answering datagram".
+
+    RFC 1122 §4.1.3.5: the answer comes from the address that was asked; the path says which.
+    """
+    guard, endpoint = Guard([OWN_PORT]), FakeEndpoint()
+    DatagramEcho(guard, Told().something_lost).datagram_received(cast(Datagram, endpoint), data, *arrival)
+    reason = refusal(guard, *arrival)
+    assert endpoint.dropped == ([] if reason is None else [reason])
+    assert endpoint.sent == ([(data, *arrival)] if reason is None else [])
+
+
+@LINUX
+@given(st.sampled_from([arrivals_v4, arrivals_v6]), st.none() | all_limits, st.booleans(), st.data())
+def test_a_batch_is_decided_as_its_datagrams_would_be_one_by_one(
+    arrivals: st.SearchStrategy[Arrival], limits: Any, paths: bool, data: st.DataObject
+) -> None:
+    """By the guard and the limits together. A datagram that the guard refuses takes no token."""
+    clock = ManualClock()
+    batched, single = (
+        deciding(DatagramEcho(Guard({7}), Told().something_lost, limits and gate_with(limits, clock))) for _ in range(2)
+    )
+    for _ in range(data.draw(st.integers(1, 3))):
+        clock.advance(1.0)
+        batch = data.draw(st.lists(arrivals, min_size=1, max_size=DATAGRAMS_PER_TURN))
+        batch = [(source, path if paths else b"") for source, path in batch]
+        assert batched(slots_with(batch), len(batch)) == one_by_one(single, batch)
+
+
+@pytest.mark.parametrize("carrier", ["single", pytest.param("slots", marks=LINUX)])
+def test_what_the_guard_refuses_takes_no_token_from_its_source(carrier: str) -> None:
+    """Each reason stands in its place."""
+    decide = deciding(
+        DatagramEcho(Guard({7}), Told().something_lost, gate_with((Rate(1, 2), Rate(1, 9), False), ManualClock()))
+    )
+    batch: list[Arrival] = [(("10.0.0.1", port), b"") for port in (7, 40_000, 7, 40_001, 40_002)]
+    found = one_by_one(decide, batch) if carrier == "single" else decide(slots_with(batch), len(batch))
+    assert found == {0: "source_port_own", 2: "source_port_own", 4: "rate_source"}
+
+
+def test_the_server_is_told_of_a_lost_endpoint_and_why_and_drops_need_no_log() -> None:
+    """Promise 16: the server notices a broken socket."""
+    told, endpoint, error = Told(), cast(Endpoint, FakeEndpoint()), OSError("broken")
+    echo = DatagramEcho(Guard(), told.something_lost)
+    echo.dropped(endpoint, "reason", None, 3)
+    echo.endpoint_lost(endpoint, error)
+    assert told.lost == [(endpoint, error)]

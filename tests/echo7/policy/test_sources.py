@@ -1,4 +1,4 @@
-"""What one source may have, and that a batch gets the very decisions that its datagrams would get one by one."""
+"""What one source may have, and that a batch gets the decisions that its datagrams would get one by one."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from echo7.policy.access import Access
 from echo7.policy.rate import DEFAULT_UDP_RATE, Bucket, Rate, SourceBuckets
-from echo7.policy.sources import BY_BIND, Admission, Door, SourceLimits
+from echo7.policy.sources import BY_BIND, ConnectionGate, DatagramGate, SourceLimits
 from tests.support.loops import ManualClock
 
 
@@ -20,7 +20,7 @@ def packed(text: str) -> bytes:
     return ipaddress.ip_address(text).packed
 
 
-# Two /64s, ::1, IPv4, the same over IPv6, loopback, and somebody who is denied.
+# Two /64s, ::1, IPv4, the same over IPv6, loopback, and a source that is denied.
 HOSTS = [
     packed(text)
     for text in (
@@ -36,9 +36,9 @@ batches = st.lists(
 policies = st.tuples(st.none() | small_rates, st.none() | small_rates, st.booleans(), st.booleans(), st.booleans())
 
 
-def made_of(policy: tuple[Rate | None, Rate | None, bool, bool, bool], clock: Callable[[], float]) -> Admission:
+def made_of(policy: tuple[Rate | None, Rate | None, bool, bool, bool], clock: Callable[[], float]) -> DatagramGate:
     rate, total, denies, spares_loopback, log_only = policy
-    return Admission(
+    return DatagramGate(
         clock,
         access=Access(deny=DENY) if denies else None,
         buckets=rate and SourceBuckets(rate),
@@ -48,6 +48,15 @@ def made_of(policy: tuple[Rate | None, Rate | None, bool, bool, bool], clock: Ca
     )
 
 
+def bytes_of(host: Hashable) -> bytes:
+    assert isinstance(host, bytes)
+    return host
+
+
+def refusal(gate: DatagramGate, host: bytes) -> str | None:
+    return gate.refusals([host], bytes_of).get(0)
+
+
 @given(policies, batches)
 @example((Rate(1.0, 1), None, False, False, False), [(0, [HOSTS[7], HOSTS[8], HOSTS[7]])])  # two of one /64
 @example((Rate(1.0, 3), Rate(1.0, 4), True, True, False), [(0, HOSTS * 3), (64, HOSTS)])
@@ -55,27 +64,20 @@ def made_of(policy: tuple[Rate | None, Rate | None, bool, bool, bool], clock: Ca
 def test_a_batch_gets_the_decisions_that_its_datagrams_would_get_one_by_one(
     policy: Any, batches: list[tuple[int, list[bytes]]]
 ) -> None:
-    """Whoever measures with `--plain` measures the same policy."""
     clock = ManualClock()
     by_batch, one_by_one = made_of(policy, clock), made_of(policy, clock)
     for ticks, hosts in batches:
         clock.advance(ticks / 64)
-        expected = {place: why for place, host in enumerate(hosts) if (why := one_by_one.refusal(host)) is not None}
+        expected = {place: why for place, host in enumerate(hosts) if (why := refusal(one_by_one, host)) is not None}
         assert by_batch.refusals(hosts, bytes_of) == expected
         assert by_batch.over_rate == one_by_one.over_rate
 
 
-def bytes_of(host: Hashable) -> bytes:
-    assert isinstance(host, bytes)
-    return host
-
-
 def test_an_empty_batch_is_left_alone() -> None:
-    assert Admission(lambda: pytest.fail("nobody asked")).refusals([], bytes_of) == {}
+    assert DatagramGate(lambda: pytest.fail("it looked at the clock")).refusals([], bytes_of) == {}
 
 
-def test_one_look_for_each_source_of_a_batch() -> None:
-    """ "what is looked up is looked up once for each source in it"."""
+def test_each_source_of_a_batch_is_looked_up_once() -> None:
     looked: list[bytes] = []
 
     class Watched(SourceBuckets):
@@ -83,43 +85,43 @@ def test_one_look_for_each_source_of_a_batch() -> None:
             looked.append(source)
             return super().take(source, count, now_s)
 
-    admission = Admission(ManualClock(), buckets=Watched(Rate(1000, 1000)))
-    assert admission.refusals([HOSTS[0]] * 64, bytes_of) == {}
+    gate = DatagramGate(ManualClock(), buckets=Watched(Rate(1000, 1000)))
+    assert gate.refusals([HOSTS[0]] * 64, bytes_of) == {}
     assert looked == [HOSTS[0]]
-    assert admission.refusals([HOSTS[0], HOSTS[1]] * 32, bytes_of) == {}
+    assert gate.refusals([HOSTS[0], HOSTS[1]] * 32, bytes_of) == {}
     assert looked == [HOSTS[0], HOSTS[0], HOSTS[1]]
 
 
-def test_the_reasons_are_told_apart() -> None:
+def test_each_limit_has_a_reason_of_its_own() -> None:
     """Issue: "every drop has one counter"."""
-    admission = made_of((Rate(1.0, 2), Rate(1.0, 3), True, False, False), ManualClock())
+    gate = made_of((Rate(1.0, 2), Rate(1.0, 3), True, False, False), ManualClock())
     one, other, denied = HOSTS[0], HOSTS[1], packed("192.0.2.66")
     asked = [one, one, one, other, other, denied]
     expected = {2: "rate_source", 4: "rate_total", 5: "source_denied"}
-    assert admission.refusals(asked, bytes_of) == expected
+    assert gate.refusals(asked, bytes_of) == expected
 
 
-def test_loopback_is_spared_only_where_nobody_asked_for_a_rate() -> None:
+def test_loopback_is_spared_only_where_no_rate_is_configured() -> None:
     """Issue: "sources 127/8 and ::1 exempt unless asked for"."""
     for spares in (True, False):
-        admission = made_of((Rate(1.0, 1), None, False, spares, False), ManualClock())
+        gate = made_of((Rate(1.0, 1), None, False, spares, False), ManualClock())
         for host in map(packed, ("127.0.0.1", "::1")):
-            assert [admission.refusal(host) for _ in range(2)] == [None, None if spares else "rate_source"]
+            assert [refusal(gate, host) for _ in range(2)] == [None, None if spares else "rate_source"]
 
 
-def test_log_only_answers_everybody_and_tells_of_those_over_the_rate() -> None:
-    """Issue: "`--rate-log-only`"; who is denied is denied all the same."""
+def test_log_only_answers_what_is_over_a_rate_and_counts_it_but_a_denied_source_is_refused() -> None:
+    """Issue: "`--rate-log-only`"."""
     told: list[Any] = []
-    admission = Admission(
+    gate = DatagramGate(
         ManualClock(),
         access=Access(deny=DENY),
         buckets=SourceBuckets(Rate(1.0, 2)),
         total=Bucket(Rate(1.0, 3)),
         log_only=True,
-        told=lambda *arguments: told.append(arguments),
+        noted=lambda *arguments: told.append(arguments),
     )
-    assert admission.refusals([HOSTS[0]] * 5 + [packed("192.0.2.66")], bytes_of) == {5: "source_denied"}
-    assert admission.over_rate == 3 + 2
+    assert gate.refusals([HOSTS[0]] * 5 + [packed("192.0.2.66")], bytes_of) == {5: "source_denied"}
+    assert gate.over_rate == 3 + 2
     assert told == [("rate_source", HOSTS[0], 3), ("rate_total", b"", 2)]
 
 
@@ -127,34 +129,36 @@ def test_log_only_answers_everybody_and_tells_of_those_over_the_rate() -> None:
 
 
 @given(st.lists(st.tuples(st.sampled_from(HOSTS), st.booleans()), max_size=60), st.none() | st.integers(1, 4))
-def test_the_door_knows_those_who_are_inside_and_nobody_else(steps: list[tuple[bytes, bool]], most: int | None) -> None:
-    """Issue: "per-source caps"; a table of who is inside can't grow beyond those who are."""
-    door = Door()
+def test_the_gate_counts_open_connections_and_forgets_closed_ones(
+    steps: list[tuple[bytes, bool]], most: int | None
+) -> None:
+    """Issue: "per-source caps"; the table holds no more sources than have connections."""
+    gate = ConnectionGate()
     inside: list[bytes] = []
     for host, comes in steps:
         if comes:
-            cap_is_reached = door.refusal(host, most) is not None
-            source = door.enter(host)
+            cap_is_reached = gate.refusal(host, most) is not None
+            source = gate.enter(host)
             assert cap_is_reached == (most is not None and inside.count(source) >= most)
             if cap_is_reached:
-                door.leave(source)
+                gate.leave(source)
             else:
                 inside.append(source)
         elif inside:
-            door.leave(inside.pop(0))
-    assert door._inside == {source: inside.count(source) for source in inside}
+            gate.leave(inside.pop(0))
+        assert len(gate) == len(set(inside))
 
 
-def test_who_is_denied_is_denied_whatever_the_cap() -> None:
-    door = Door(Access(deny=DENY))
-    assert door.refusal(packed("192.0.2.66"), None) == "refused_denied"
-    assert door.refusal(packed("::ffff:192.0.2.66"), 1) == "refused_denied"
-    assert door.refusal(packed("192.0.2.1"), None) is None
-    door.enter(packed("192.0.2.1"))
-    assert door.refusal(packed("::ffff:192.0.2.1"), 1) == "refused_source_cap"
+def test_a_denied_source_has_no_connection_whatever_the_cap() -> None:
+    gate = ConnectionGate(Access(deny=DENY))
+    assert gate.refusal(packed("192.0.2.66"), None) == "refused_denied"
+    assert gate.refusal(packed("::ffff:192.0.2.66"), 1) == "refused_denied"
+    assert gate.refusal(packed("192.0.2.1"), None) is None
+    gate.enter(packed("192.0.2.1"))
+    assert gate.refusal(packed("::ffff:192.0.2.1"), 1) == "refused_source_cap"
 
 
-# ---------------------------------------------------------------- what holds where nothing is said
+# ---------------------------------------------------------------- defaults
 
 
 def test_by_default_the_library_limits_nothing() -> None:
@@ -179,15 +183,15 @@ def test_by_bind_a_source_may_have_ten_thousand_answers_a_second() -> None:
     assert limits.udp_rate_on(True) is None
 
 
-def test_what_is_said_holds_on_loopback_too() -> None:
+def test_configured_limits_hold_on_loopback_too() -> None:
     limits = SourceLimits(connections=3, udp_rate=Rate(1, 2))
     for on_loopback in (True, False):
         assert limits.connections_on(on_loopback, 100) == 3
         assert limits.udp_rate_on(on_loopback) == Rate(1, 2)
 
 
-def test_processes_share_what_is_meant_for_all_of_them() -> None:
-    """Rounded up; but one flow comes always to the same process, so a source's rate isn't divided."""
+def test_processes_share_the_limits_for_all_sources_together() -> None:
+    """Rounded up. A source's rate isn't divided: one flow always comes to the same process."""
     limits = SourceLimits(connections=10, udp_rate=Rate(100, 200), udp_rate_total=Rate(1000, 2001), deny=("::1",))
     assert limits.share(1) is limits
     assert limits.share(4) == limits._replace(connections=3, udp_rate_total=Rate(250, 501))

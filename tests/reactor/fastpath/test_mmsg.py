@@ -30,7 +30,7 @@ V6 = pytest.param(("::", "::1", "::1"), marks=pytest.mark.skipif(not has_ipv6(),
 
 
 class Post:
-    """A wildcard socket with slots, and a client connected to one of its addresses: it hears that one alone."""
+    """A wildcard socket with slots, and a client connected to one of its addresses, from which alone it receives."""
 
     def __init__(self, wildcard: str, host: str) -> None:
         self.server = bind_udp(socket, (wildcard, 0))
@@ -78,8 +78,8 @@ def test_slots_do_not_lie_a_power_of_two_apart() -> None:
     assert STAGGER_BYTES % 4096 != 0
 
 
-def test_a_batch_tells_what_came_from_whom_and_where_to(post: Post) -> None:
-    """The same as recvmsg(2) tells in Python, with a zero-length datagram among them."""
+def test_a_batch_has_the_payload_source_and_path_of_each_datagram(post: Post) -> None:
+    """The same as recvmsg(2) returns in Python, with a zero-length datagram among them."""
     assert post.ask(b"one", b"", b"three") == 3
     slots = post.slots
     assert list(slots.lengths[:3]) == [3, 0, 5]
@@ -92,8 +92,7 @@ def test_a_batch_tells_what_came_from_whom_and_where_to(post: Post) -> None:
     assert slots.truncated(3) == []
 
 
-def test_where_a_batch_came_from_can_be_had_at_once(post: Post) -> None:
-    """`hosts`: equal for datagrams of one address, whatever their ports; `packed`: that address."""
+def test_hosts_are_equal_for_datagrams_of_one_address_whatever_their_ports(post: Post) -> None:
     count = post.ask(b"one", b"two", b"three")
     hosts = post.slots.hosts(count)
     assert len(hosts) == count
@@ -103,7 +102,7 @@ def test_where_a_batch_came_from_can_be_had_at_once(post: Post) -> None:
 
 
 def test_turned_round_a_batch_goes_back_from_the_address_asked(post: Post) -> None:
-    """And from there alone: the client is connected. Its control data is what `reply_control` gives."""
+    """The client is connected, so it receives from there alone. The control data is what `reply_control` gives."""
     data = [b"one", b"", bytes(range(256)) * 255]
     assert post.ask(*data) == 3
     paths = [post.slots.path(i) for i in range(3)]
@@ -155,7 +154,7 @@ def test_the_largest_datagram_fits(family: str, most: int) -> None:
     post.close()
 
 
-def test_what_was_cut_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_truncated_datagrams_are_known(monkeypatch: pytest.MonkeyPatch) -> None:
     """By MSG_TRUNC alone."""
     monkeypatch.setattr("reactor.fastpath.mmsg.DATAGRAM_BYTES", 20)
     post = Post("0.0.0.0", "127.0.0.1")
@@ -165,12 +164,13 @@ def test_what_was_cut_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
     post.close()
 
 
-def test_what_goes_wrong_is_raised_as_by_any_socket(post: Post) -> None:
-    """Of the first datagram; otherwise the call tells how many went."""
+def test_an_error_of_the_first_datagram_is_raised_as_by_any_socket(post: Post) -> None:
+    """An error of a later one ends the call, which returns how many were sent."""
     with pytest.raises(BlockingIOError):
         post.receive()
     assert post.ask(b"one", b"two") == 2
-    post.slots.names[2:4] = bytes(2)  # port 0 can't be sent to
+    # Port 0 can't be sent to.
+    post.slots.names[2:4] = bytes(2)
     post.slots.turn_round(2)
     with pytest.raises(OSError, match="Invalid") as caught:
         post.send(0, 2)
@@ -196,8 +196,8 @@ def test_without_paths_there_is_no_control_data() -> None:
         assert client.recv(10) == b"x"
 
 
-def test_an_answer_to_what_was_queued_before_paths_were_asked_for_leaves_from_the_address_asked() -> None:
-    """The kernel then leaves `ipi_spec_dst` empty, and it is the one that it looks at when sending."""
+def test_an_answer_to_a_datagram_queued_before_paths_were_reported_leaves_from_the_address_asked() -> None:
+    """The kernel then leaves `ipi_spec_dst` empty, and that is what it reads when sending."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as server, socket.socket(type=socket.SOCK_DGRAM) as client:
         server.bind(("", 0))
         client.settimeout(PATIENCE_S)
@@ -221,7 +221,7 @@ def test_a_link_local_source_has_its_scope_and_a_flow_label_its_bytes() -> None:
     assert slots.source(1) == ("fe80::7", 4242, 0xBEEF, 3)
 
 
-def test_a_c_library_without_the_calls_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_c_library_without_the_calls_raises(monkeypatch: pytest.MonkeyPatch) -> None:
     """AttributeError, for `batch_on` to see."""
     lookups: list[Callable[..., Any]] = []
     monkeypatch.setattr("reactor.fastpath.mmsg.ctypes.CDLL", lambda *_, **__: lookups)

@@ -1,0 +1,80 @@
+"""One interface for datagrams, whether recvmsg(2) brings one or recvmmsg(2) brings 64.
+
+    Datagram      ─► Single ─────┐
+                                 ├─► BatchProtocol.batch_received ─► which get no answer, and why
+    DatagramBatch ─► mmsg.Slots ─┘
+
+Law: a protocol decides over a `Batch`, so its decisions can't depend on the call that brought the datagrams. Every
+datagram that it doesn't refuse is sent back unchanged to its source.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Protocol
+
+from reactor.buffer import Bytes
+from reactor.sockets.addresses import Address, pack_host
+
+NOTHING_REFUSED: Mapping[int, str] = {}
+EVERY_BYTE = bytes(range(256))
+# Where these lie in a struct sockaddr_in and a struct sockaddr_in6.
+PORT_AT, IPV4_ADDRESS_AT, IPV6_ADDRESS_AT = 2, 4, 8
+# Index, source, path (see `reactor.sockets.pktinfo`).
+Suspect = tuple[int, Address, bytes]
+
+
+class Screen:
+    """Clears most datagrams at once, a byte of their sources at a time, so that a policy looks closely at few.
+
+    `port`: suspicious high bytes of a source's port. `ipv4`, `ipv6`: suspicious bytes by their place in its address.
+    `columns`: is it IPv6? → offsets in a struct sockaddr, each with the bytes that clear a source there.
+    """
+
+    __slots__ = ("columns",)
+
+    def __init__(
+        self, port: Iterable[int], ipv4: Mapping[int, Iterable[int]], ipv6: Mapping[int, Iterable[int]]
+    ) -> None:
+        self.columns: dict[bool, list[tuple[int, bytes]]] = {}
+        for is_ipv6, start, places in ((False, IPV4_ADDRESS_AT, ipv4), (True, IPV6_ADDRESS_AT, ipv6)):
+            suspicious = {PORT_AT: port, **{start + place: values for place, values in places.items()}}
+            self.columns[is_ipv6] = [
+                (offset, EVERY_BYTE.translate(None, bytes(values))) for offset, values in suspicious.items()
+            ]
+
+
+class Batch(Protocol):
+    """Datagrams 0 … `count` - 1. They are the protocol's until `batch_received` returns."""
+
+    def suspects(self, count: int, screen: Screen) -> Iterable[Suspect]:
+        """Return at least those that `screen` doesn't clear or that may have been sent to many hosts."""
+
+    def payload(self, index: int) -> Bytes:
+        """Return a datagram's bytes."""
+
+    def hosts(self, count: int) -> Sequence[Any]:
+        """Return the hosts of the first `count` sources, in the form that is cheapest to make and to compare."""
+
+    def packed(self, host: Any) -> bytes:
+        """Return the 4 or 16 bytes of a host that `hosts` has returned."""
+
+
+class Single(tuple[Bytes, Address, bytes]):
+    """A batch of one: payload, source, path."""
+
+    __slots__ = ()
+
+    def suspects(self, count: int, screen: Screen) -> Iterable[Suspect]:
+        """Return the only one: a screen would cost more than it saves."""
+        return ((0, self[1], self[2]),)
+
+    def payload(self, index: int) -> Bytes:
+        """Return its bytes."""
+        return self[0]
+
+    def hosts(self, count: int) -> Sequence[Any]:
+        """Return its source's host."""
+        return self[1][:1]
+
+    packed = staticmethod(pack_host)
