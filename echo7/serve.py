@@ -9,46 +9,25 @@ Law: what makes no sense is refused before anything is bound; what was begun is 
 from __future__ import annotations
 
 import argparse
-import contextlib
-import logging
 import os
 import select
-import signal
-from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, NoReturn
+from collections.abc import Callable
+from typing import TYPE_CHECKING
 
-from echo7 import assembly
 from echo7.arguments import checked, metrics_address, number, seconds
-from echo7.logs import log, report
 from echo7.policy.ports import DEFAULT_PORTS, parse_ports
 from echo7.policy.rate import parse_rate
 from echo7.policy.sources import BY_BIND, SourceLimits
-from echo7.process import limits, restart
-from echo7.process import previous as elder
-from echo7.process.lifecycle import (
-    COUNTERS_SIGNALS,
-    ENDING_SIGNALS,
-    RESTART_SIGNALS,
-    Lifecycle,
-    StartError,
-    hold_signals,
-)
+from echo7.process import restart
+from echo7.process.service import serve
 from echo7.settings import Settings
 from echo7.sockets import reuseport
-from echo7.sockets.binding import ECHO_PORT, BindError
+from echo7.sockets.binding import ECHO_PORT
 from reactor.limits import BACKLOG
-from reactor.loop import Reactor
-from reactor.sockets.opening import Socket
 
 if TYPE_CHECKING:
-    from echo7.metrics.service import Metrics
     from echo7.process.privileges import Identity
-    from echo7.process.supervisor import Supervisor
-    from echo7.tracing import Tracing
 
-logger = logging.getLogger("echo7")
-
-SIGNALS = ENDING_SIGNALS + COUNTERS_SIGNALS + RESTART_SIGNALS + report.DUMP_SIGNALS
 WORKERS_LIMIT = 256  # many times the processors of any machine that needs no more than echo
 LEVELS = ("debug", "info", "warning", "error")
 EXAMPLES = """\
@@ -152,161 +131,6 @@ def _sources(options: argparse.Namespace) -> SourceLimits:
         log_only=options.rate_log_only,
         ports=options.refuse_source_ports,
     )
-
-
-def serve(config: Settings) -> int:
-    """Serve until a signal ends it; return the exit status."""
-    hold_signals()
-    log.ensure_standard_descriptors()
-    handler = log.set_up(config.log_level, config.log_format)
-    descriptors = limits.raise_descriptor_limit()
-    tracing = assembly.new_tracing(config)
-    try:
-        reactor = (
-            assembly.new_reactor(config, tracing) if config.workers == 1 else Reactor()
-        )  # a supervisor has no hurry
-    except OSError as error:  # EMFILE before we have begun
-        log.event(logger, logging.ERROR, "start_failed", f"cannot start: {error.strerror}; raise 'ulimit -n'")
-        return 1
-    with tracing or contextlib.nullcontext(), reactor:
-        service = new_service(reactor, config, handler, descriptors, tracing)
-        try:
-            service.start()
-        except (BindError, StartError) as error:
-            name = "bind_failed" if isinstance(error, BindError) else "start_failed"
-            log.event(logger, logging.ERROR, name, str(error))
-            return 1
-        service.run()
-        ignore(SIGNALS)  # what was to be done is done, and none shall spoil the exit status now
-        service.log_counters("stopped")
-        return service.status
-
-
-def new_service(
-    reactor: Reactor, config: Settings, handler: log.StderrHandler, descriptors: int, tracing: Tracing | None
-) -> Service | Supervisor:
-    """Return what serves in this process, or looks after those that do. Only who needs several waits for the import."""
-    if config.workers == 1:
-        return Service(reactor, config, handler, descriptors, tracing)
-    from echo7.process.supervisor import Supervisor
-
-    return Supervisor(reactor, config, handler, descriptors)
-
-
-def ignore(signums: Sequence[int]) -> None:
-    """Have the process take no notice of some signals."""
-    for signum in signums:
-        signal.signal(signum, signal.SIG_IGN)
-
-
-class Service:
-    """One run of `echo7 serve`: an EchoServer, the signals, and what is logged about them."""
-
-    def __init__(
-        self,
-        reactor: Reactor,
-        config: Settings,
-        handler: log.StderrHandler,
-        descriptors: int,
-        tracing: Tracing | None = None,
-    ) -> None:
-        self.status = 0
-        self._reactor = reactor
-        self._config = config
-        self._handler = handler
-        self._stopping = self._over = False
-        self._life = Lifecycle(reactor, config)
-        self._metrics: Metrics | None = None
-        self._tracing = tracing
-        self._server = assembly.new_server(config, descriptors, self._failed)
-
-    def start(self) -> None:
-        """Bind, drop what that needed, take the signals over, say where we serve. Raise BindError, StartError."""
-        [bound] = self._life.open()
-        if self._tracing is not None:
-            with self._life.outages_forgiven():
-                self._tracing.open()
-        self._server.start(self._reactor, bound)
-        if self._config.metrics is not None:
-            with self._life.outages_forgiven():
-                self._serve_metrics(self._config.metrics)
-        self._life.drop_privileges()
-        report.dump_on_signal(self._reactor)
-        self._life.take_signals(self._end, lambda: self.log_counters("counters"))
-        report.log_hints(bound.left_out, self._life.loopback_only)
-        report.log_addresses(self._server.addresses)
-        self._life.serving()
-
-    def _serve_metrics(self, where: tuple[str, int]) -> None:
-        from echo7.metrics.service import serve_metrics
-
-        self._metrics = serve_metrics(self._reactor, where, self._server, self._handler)
-
-    def run(self) -> None:
-        """Run until all is over. In an elder, this doesn't return."""
-        self._reactor.run()
-        while self._life.restart_due and not self._over:
-            self._life.restart(self._leaving)
-            self._reactor.run()
-
-    def log_counters(self, name: str) -> None:
-        """Log what has been done so far."""
-        report.log_counters(name, self._server.counters, self._handler.dropped)
-
-    @contextlib.contextmanager
-    def _leaving(self) -> Iterator[tuple[list[int], list[int]]]:
-        child = restart.Elder(self._reactor, self._be_elder)
-        try:
-            yield [child.pid], [child.leash.fileno()]
-        except BaseException:
-            child.dismiss()
-            raise
-
-    def _be_elder(self, start: Socket, leash: Socket) -> NoReturn:
-        """Be the child, to its end. What runs here belongs to another process than the rest of this class."""
-        status = 1
-        try:
-            if elder.prepare(self._reactor, self._config, start, self._let_go):
-                self._life.leave()
-                status = elder.run(self._reactor, self._server, self._config, leash)
-        except BaseException as error:  # it must not get into the parent's frames, whatever it is
-            logger.critical("the elder failed: %r", error, exc_info=error, extra={"event": "failed"})
-        finally:
-            for handler in logger.handlers:
-                handler.flush()
-            os._exit(status)
-
-    def _let_go(self) -> None:
-        """Leave to the new image what only one can have."""
-        if self._tracing is not None:
-            self._tracing.leave()
-        if self._metrics is not None:
-            self._metrics.close()
-
-    def _end(self, signum: int) -> None:
-        if self._stopping:
-            self.status = 128 + signum
-            self._server.abort()
-            self._life.aborting()
-            self._finish()
-            return
-        text = f"stopping on {signal.Signals(signum).name}: delivering for up to {self._config.drain_timeout_s:g} s"
-        log.event(logger, logging.INFO, "stopping", text, signal=signal.Signals(signum).name)
-        self._stop()
-
-    def _failed(self) -> None:
-        log.event(logger, logging.ERROR, "failed", "the last serving socket is broken: ending")
-        self.status = 1
-        self._stop()
-
-    def _stop(self) -> None:
-        self._stopping = True
-        self._life.stopping()
-        self._server.stop(lambda: self._life.when_alone(self._finish))
-
-    def _finish(self) -> None:
-        self._over = True
-        self._reactor.stop()
 
 
 def _add_what_to_serve(add: Callable[..., object]) -> None:

@@ -238,7 +238,7 @@ def as_before() -> Iterator[None]:
     loggers = [logging.getLogger(name) for name in ("reactor", "echo7")]
     before = [(logger.level, logger.handlers[:], logger.propagate) for logger in loggers]
     soft_and_hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    dispositions = {signum: signal.getsignal(signum) for signum in echo7.serve.SIGNALS}
+    dispositions = {signum: signal.getsignal(signum) for signum in echo7.process.service.SIGNALS}
     yield
     for signum, disposition in dispositions.items():
         signal.signal(signum, disposition)

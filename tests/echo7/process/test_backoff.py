@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from echo7.process.backoff import FIRST_DELAY_S, HEALTHY_AFTER_S, LONGEST_DELAY_S, STILLBIRTHS_LIMIT, BackOff
+from echo7.process.backoff import FAILED_STARTS_LIMIT, FIRST_DELAY_S, HEALTHY_AFTER_S, LONGEST_DELAY_S, BackOff
 from tests.support.loops import ManualClock
 
 
@@ -36,7 +36,7 @@ def test_who_has_lived_for_long_is_replaced_as_if_it_were_the_first() -> None:
 
 def test_ends_before_it_was_ready_make_it_hopeless_and_one_that_serves_gives_hope() -> None:
     backoff = BackOff(ManualClock())
-    for _ in range(STILLBIRTHS_LIMIT):
+    for _ in range(FAILED_STARTS_LIMIT):
         assert not backoff.hopeless
         backoff.started()
         backoff.ended()
@@ -44,7 +44,7 @@ def test_ends_before_it_was_ready_make_it_hopeless_and_one_that_serves_gives_hop
     backoff.started()
     backoff.ready()
     assert not backoff.hopeless
-    assert backoff.stillbirths == 0
+    assert backoff.failed_starts == 0
 
 
 @given(st.lists(st.tuples(st.floats(0, 100), st.booleans())))

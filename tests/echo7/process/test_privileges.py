@@ -13,13 +13,13 @@ from collections.abc import Callable
 
 import pytest
 
-from echo7.process import lifecycle, privileges
+from echo7.process import StartError, privileges
 from echo7.process.privileges import Identity, PrivilegeError, become, identity
-from reactor import Reactor
+from echo7.process.service import drop_privileges
 from reactor.sockets.errors import os_error
 from tests.echo7.test_cli import only_line, refused
 from tests.support.basics import PATIENCE_S, quiet_port
-from tests.support.daemon import EchoProcess, House, WorkersProcess, serve_config
+from tests.support.daemon import EchoProcess, House, WorkersProcess
 
 if os.name != "posix":
     pytest.skip("this system has no users to become", allow_module_level=True)
@@ -257,7 +257,7 @@ def test_a_system_without_prctl_does_without(monkeypatch: pytest.MonkeyPatch) ->
 def test_no_program_that_is_run_gains_anything() -> None:
     """In a child, as there is no way back from it."""
     program = """if True:
-        from echo7.process import lifecycle, privileges
+        from echo7.process import privileges
         privileges._gain_nothing_new()()
         print(open("/proc/self/status").read())
     """
@@ -275,10 +275,9 @@ def test_what_argparse_says_of_a_wrong_name_is_ours() -> None:
 
 
 def test_what_cannot_be_dropped_stops_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
-    with Reactor() as reactor:
-        life = lifecycle.Lifecycle(reactor, serve_config("--user", "4711:4712"))
-        Kernel(monkeypatch)
-        life.drop_privileges()
-        Kernel(monkeypatch, allowed=False)
-        with pytest.raises(lifecycle.StartError, match="cannot become 4711:4712"):
-            life.drop_privileges()
+    user = identity("4711:4712")
+    Kernel(monkeypatch)
+    drop_privileges(user, [])
+    Kernel(monkeypatch, allowed=False)
+    with pytest.raises(StartError, match="cannot become 4711:4712"):
+        drop_privileges(user, [])
