@@ -53,7 +53,7 @@ def callers(port: int, transport: str) -> Iterator[list[socket.socket]]:
 def patched(code: str, *arguments: str) -> list[str]:
     """A command that serves with something in it broken first."""
     program = (
-        "import os, signal, sys\nfrom echo7 import cli\nfrom echo7.process import supervisor, worker\n"
+        "import os, signal, sys\nfrom echo7 import cli\nfrom echo7.process import service, supervisor, worker\n"
         f"{code}\nsys.exit(cli.main(sys.argv[1:]))"
     )
     options = ["serve", *HOST, "--port", "0", "--workers", "2", "--log-format", "json", *arguments]
@@ -299,7 +299,7 @@ def test_at_a_second_signal_a_worker_that_hangs_is_killed() -> None:
 
 
 def test_a_worker_that_hangs_when_it_should_drain_is_killed_in_time() -> None:
-    with Patched("supervisor.DRAIN_GRACE_S = 0.5", "--drain-timeout", "0") as echo:
+    with Patched("service.DRAIN_GRACE_S = 0.5", "--drain-timeout", "0") as echo:
         echo.wait_until_ready()
         echo.halt(1)
         assert echo.finish() == 1, "that was no orderly end"
