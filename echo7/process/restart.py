@@ -12,6 +12,8 @@ import logging
 import os
 import signal
 from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import TYPE_CHECKING
 
 from echo7.logs import log
 from echo7.process.child import Child, how_it_ended
@@ -19,6 +21,9 @@ from echo7.process.handover import command
 from reactor.connection import Connection, StreamProtocol
 from reactor.loop import Reactor
 from reactor.sockets.opening import closed_on_error
+
+if TYPE_CHECKING:
+    from echo7.process.notify import Notifier
 
 # names the settings that can't change, for the child that checks
 CHECK = "ECHO7_CHECK"
@@ -42,6 +47,17 @@ def changed(before: str, fixed: Mapping[str, str]) -> str | None:
             words = f"{value or 'the default'} and is now {now or 'the default'}"
             return f"{option} was {words}: that needs a restart, SIGHUP can't change it"
     return None
+
+
+class NoNotifier:
+    """In place of a Notifier when nothing wants to be told."""
+
+    variables: Mapping[str, str] = MappingProxyType({})
+
+    def _say_nothing(self) -> None:
+        pass
+
+    ready = reloading = stopping = watch = close = _say_nothing
 
 
 class Check(StreamProtocol):
@@ -92,9 +108,8 @@ class Restart:
     A request during a check has the configuration checked again: what was read may have been half of a change.
     """
 
-    def __init__(self, reactor: Reactor, fixed: Mapping[str, str], tell: Callable[[str], object]) -> None:
-        """`fixed` can't change; `tell` is called with "reloading" when it begins, and "ready" if it is refused."""
-        self._reactor, self._fixed, self._tell = reactor, fixed, tell
+    def __init__(self, reactor: Reactor, fixed: Mapping[str, str], notifier: Notifier | NoNotifier) -> None:
+        self._reactor, self._fixed, self._notifier = reactor, fixed, notifier
         self._check: Check | None = None
         self._asked_again = self._cancelled = False
         self.due = False
@@ -112,7 +127,7 @@ class Restart:
             self._asked_again = True
             return
         log.event(logger, logging.INFO, "restarting", "restart requested (SIGHUP): checking configuration")
-        self._tell("reloading")
+        self._notifier.reloading()
         self._begin_check()
 
     def reap(self) -> None:
@@ -130,7 +145,7 @@ class Restart:
         """Log why this generation serves on."""
         self.due = False
         log.event(logger, logging.ERROR, "restart_refused", f"restart refused, still serving: {why}")
-        self._tell("ready")
+        self._notifier.ready()
 
     def _begin_check(self) -> None:
         try:

@@ -12,8 +12,7 @@ import functools
 import logging
 import os
 import signal
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from types import MappingProxyType
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING
 
 from echo7 import assembly
@@ -29,7 +28,7 @@ from echo7.process.child import (
     ignore,
     signals_held,
 )
-from echo7.process.restart import Restart
+from echo7.process.restart import NoNotifier, Restart
 from echo7.sockets.binding import BindError, Bound
 from reactor.fork import signals_waiting
 from reactor.loop import Reactor
@@ -95,8 +94,8 @@ class Service:
     ) -> None:
         self._reactor, self._settings = reactor, settings
         self._previous = previous.PreviousGenerations()
-        self._notifier: Notifier | Silence = Silence()
-        self._restart = Restart(reactor, settings.fixed(), self._tell)
+        self._notifier = _new_notifier(reactor)
+        self._restart = Restart(reactor, settings.fixed(), self._notifier)
         self._sets: list[Bound] = []
         self._stopping = self._work_done = self._over = False
         self._aborted_by = 0
@@ -113,9 +112,6 @@ class Service:
     def status(self) -> int:
         """The exit status."""
         return 128 + self._aborted_by if self._aborted_by else self.work.status
-
-    def _tell(self, what: str) -> None:
-        {"ready": self._notifier.ready, "reloading": self._notifier.reloading}[what]()
 
     # ---- start
 
@@ -151,13 +147,9 @@ class Service:
         }
         for signum, callback in callbacks.items():
             self._reactor.add_signal_handler(signum, callback)
-        if os.environ.get("NOTIFY_SOCKET"):
-            from echo7.process.notify import Notifier
-
-            self._notifier = Notifier(self._reactor)
-            if self._previous.watches:
-                # the generation before has said that it serves, so the watchdog is running
-                self._notifier.watch()
+        if self._previous.watches:
+            # the generation before has said that it serves, so the watchdog is running
+            self._notifier.watch()
         self._reap()
         # all of them: the generation before has held back every signal
         _mask("SIG_UNBLOCK")
@@ -316,15 +308,12 @@ class Single:
     dump = fork_due = reap = kill = _no_workers
 
 
-class Silence:
-    """The notifier when nothing wants to be told."""
+def _new_notifier(reactor: Reactor) -> Notifier | NoNotifier:
+    if not os.environ.get("NOTIFY_SOCKET"):
+        return NoNotifier()
+    from echo7.process.notify import Notifier
 
-    variables: Mapping[str, str] = MappingProxyType({})
-
-    def _say_nothing(self) -> None:
-        pass
-
-    ready = reloading = stopping = close = _say_nothing
+    return Notifier(reactor)
 
 
 def drop_privileges(user: Identity | None, sets: Iterable[Bound]) -> None:

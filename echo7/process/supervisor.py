@@ -14,7 +14,6 @@ import logging
 import os
 import signal
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from echo7.logs import log, report
@@ -34,47 +33,42 @@ if TYPE_CHECKING:
     from echo7.process.service import OptionalPart, Service
     from echo7.settings import Settings
 
-# for a worker that doesn't answer; then the counters that it told last count
+# for a worker that doesn't answer; then its last report counts
 ANSWER_PATIENCE_S = 1.0
 
 logger = logging.getLogger("echo7")
 
 
-@dataclass(slots=True, eq=False)
 class Slot:
-    """A place for one worker process, and the sockets that belong to the place."""
+    """A place for one worker process, the sockets that belong to the place, and the process in it, if there is one."""
 
-    number: int  # from 1
-    bound: Bound
-    backoff: BackOff
-    process: Process | None = None
-    restart: Timer | None = None
+    __slots__ = (
+        "backoff", "bound", "channel", "child", "counters", "live", "log_lines_dropped", "number", "ready", "restart",
+        "sockets",
+    )  # fmt: skip
 
-    @property
-    def sockets(self) -> list[Socket]:
-        """Every socket of the set."""
-        return self.bound.tcp + self.bound.udp
+    def __init__(self, number: int, bound: Bound, now: Callable[[], float]) -> None:
+        self.number, self.bound, self.backoff = number, bound, BackOff(now)
+        self.sockets = bound.tcp + bound.udp
+        self.child: Child
+        self.channel: Channel
+        self.restart: Timer | None = None
+        self.vacate()
 
-
-@dataclass(slots=True, eq=False)
-class Process:
-    """One worker process, as the supervisor knows it."""
-
-    slot: Slot
-    child: Child = field(init=False)
-    channel: Channel = field(init=False)
-    ready: bool = False
-    counters: Counters = field(default_factory=Counters)  # as told last
-    log_lines_dropped: int = 0
+    def vacate(self) -> None:
+        """Forget the process that was here."""
+        self.live = self.ready = False
+        # as reported last
+        self.counters, self.log_lines_dropped = Counters(), 0
 
     def __str__(self) -> str:
-        """Name it as the log does."""
-        return f"worker {self.slot.number} (pid {self.child.pid})"
+        """Name the process as the log does."""
+        return f"worker {self.number} (pid {self.child.pid})"
 
     @property
     def fields(self) -> dict[str, int]:
-        """Name it as JSON does."""
-        return {"worker": self.slot.number, "pid": self.child.pid}
+        """Name the process as JSON does."""
+        return {"worker": self.number, "pid": self.child.pid}
 
 
 class Supervisor:
@@ -94,10 +88,9 @@ class Supervisor:
         self._stopped: Callable[[], object] | None = None
         # of the processes that have ended
         self._past, self._past_dropped = Counters(), 0
-        self._round = 0
-        # the workers that haven't answered this round; None: no round is under way
-        self._awaited: set[Process] | None = None
-        self._asked_again = False
+        # those that have yet to answer in this round; None: no round is under way
+        self._awaited: set[Slot] | None = None
+        self._round, self._asked_again = 0, False
         self._metrics: WorkersMetrics | None = None
 
     def open(self, sets: Sequence[Bound], optional: OptionalPart) -> None:
@@ -108,7 +101,7 @@ class Supervisor:
             with optional():
                 self._metrics = WorkersMetrics(self._reactor, self._handler, self._health)
                 self._metrics.start(self._settings.metrics)
-        self._slots = [Slot(number, each, BackOff(self._reactor.now)) for number, each in enumerate(sets, 1)]
+        self._slots = [Slot(number, bound, self._reactor.now) for number, bound in enumerate(sets, 1)]
 
     def _health(self) -> str:
         return "" if self._stopped is None else "stopping"
@@ -117,12 +110,12 @@ class Supervisor:
         """Have every worker started when the loop returns."""
         self._due.extend(self._slots)
 
-    def _live(self) -> list[Process]:
-        return [slot.process for slot in self._slots if slot.process is not None]
+    def _live(self) -> list[Slot]:
+        return [slot for slot in self._slots if slot.live]
 
     def _order(self, what: str, **details: object) -> None:
-        for process in self._live():
-            process.channel.say(what, **details)
+        for slot in self._live():
+            slot.channel.say(what, **details)
 
     def dump(self) -> None:
         """Have each worker log what its loop has."""
@@ -142,15 +135,12 @@ class Supervisor:
             with theirs, closed_on_error(ours), signals_held() as mask:
                 pid = os.fork()
                 if pid == 0:  # pragma: no cover - in a child the measuring begins with the next call
-                    main = functools.partial(self._be_worker, slot, ours, theirs, mask)
-                    run_child(f"worker {slot.number}", main)
+                    run_child(f"worker {slot.number}", lambda: self._be_worker(slot, ours, theirs, mask))
         except OSError as error:
             self._try_again(slot, f"cannot start worker {slot.number}: {error.strerror}", {"worker": slot.number})
             return
-        process = slot.process = Process(slot)
-        process.child = Child(pid, functools.partial(self._ended, process), stream=True)
-        heard = functools.partial(self._heard, process)
-        process.channel = Channel(self._reactor, ours, heard, process.child.stream_ended)
+        slot.live, slot.child = True, Child(pid, functools.partial(self._ended, slot), stream=True)
+        slot.channel = Channel(self._reactor, ours, functools.partial(self._heard, slot), slot.child.stream_ended)
 
     def _be_worker(self, slot: Slot, parents: Socket, control: Socket, mask: set[int]) -> int:
         """Be the child. What runs here belongs to another process than the rest of this class."""
@@ -158,36 +148,33 @@ class Supervisor:
             disown(self._reactor)
             self._service.let_go()
             parents.close()
-            mine = slot.sockets
             for sock in [sock for other in self._slots for sock in other.sockets]:
                 # systemd's sockets are in every slot
-                if sock not in mine:
+                if sock not in slot.sockets:
                     sock.close()
             return worker.run(slot.number, self._settings, self._descriptors, slot.bound, control, mask)
         except OSError as error:
             log.event(logger, logging.ERROR, "start_failed", f"cannot start: {error.strerror}; raise 'ulimit -n'")
             return 1
 
-    def _heard(self, process: Process, message: Message) -> None:
+    def _heard(self, slot: Slot, message: Message) -> None:
         if message["say"] == "ready":
-            self._ready(process, message["addresses"])
+            self._ready(slot, message["addresses"])
             return
-        process.counters = Counters(**message["counters"])
-        process.log_lines_dropped = message["log_lines_dropped"]
+        slot.counters, slot.log_lines_dropped = Counters(**message["counters"]), message["log_lines_dropped"]
         if self._metrics is not None:
-            self._metrics.heard(process.slot.number, message["told"])
+            self._metrics.heard(slot.number, message["told"])
         if message["round"] == self._round:
-            self._answered(process)
+            self._answered(slot)
 
-    def _ready(self, process: Process, addresses: list[Any]) -> None:
-        process.ready = True
-        process.slot.backoff.ready()
-        live = self._live()
+    def _ready(self, slot: Slot, addresses: Sequence[Any]) -> None:
+        slot.ready = True
+        slot.backoff.ready()
         if self._announced:
-            log.event(logger, logging.INFO, "worker_ready", f"{process} serves", **process.fields)
-        elif sum(each.ready for each in live) == len(self._slots):
+            log.event(logger, logging.INFO, "worker_ready", f"{slot} serves", **slot.fields)
+        elif all(each.ready for each in self._slots):
             self._announced = True
-            pids = [each.child.pid for each in live]
+            pids = [each.child.pid for each in self._slots]
             text = f"{len(pids)} workers serve, pids {', '.join(map(str, pids))}"
             log.event(logger, logging.INFO, "workers", text, workers=len(pids), pids=pids)
             report.log_addresses(ServingAddress(*each) for each in addresses)
@@ -197,18 +184,17 @@ class Supervisor:
 
     def reap(self) -> None:
         """Look which workers have ended."""
-        for process in self._live():
-            process.child.reap()
+        for slot in self._live():
+            slot.child.reap()
 
-    def _ended(self, process: Process, exit_code: int) -> None:
-        slot = process.slot
-        slot.process = None
-        self._past = report.total([self._past, process.counters._replace(connections_open=0)])
-        self._past_dropped += process.log_lines_dropped
+    def _ended(self, slot: Slot, exit_code: int) -> None:
+        self._past = report.total([self._past, slot.counters._replace(connections_open=0)])
+        self._past_dropped += slot.log_lines_dropped
         if self._metrics is not None:
             self._metrics.ended(slot.number)
-        self._answered(process)
-        text, fields = f"{process} ended {how_it_ended(exit_code)}", process.fields | {"exit_code": exit_code}
+        text, fields = f"{slot} ended {how_it_ended(exit_code)}", slot.fields | {"exit_code": exit_code}
+        slot.vacate()
+        self._answered(slot)
         if self._stopped is None:
             self._try_again(slot, text, fields)
             return
@@ -255,10 +241,10 @@ class Supervisor:
 
     def kill(self) -> None:
         """Kill the workers that hang."""
-        for process in self._live():
-            if process.child.exit_code is None:
-                log.event(logger, logging.WARNING, "worker_killed", f"{process} hangs: killed", **process.fields)
-                process.child.send(signal.SIGKILL)
+        for slot in self._live():
+            if slot.child.exit_code is None:
+                log.event(logger, logging.WARNING, "worker_killed", f"{slot} hangs: killed", **slot.fields)
+                slot.child.send(signal.SIGKILL)
 
     def _check_over(self) -> None:
         if self._stopped is not None and not self._live():
@@ -268,14 +254,11 @@ class Supervisor:
     def left_behind(self) -> Iterator[tuple[list[int], list[int]]]:
         """Tell the workers that they are the previous generation; yield their pids, and our ends of their channels."""
         self._order("restart")
-        live = [process for process in self._live() if process.child.exit_code is None]
-        ended = [process.counters for process in self._live() if process.child.exit_code is not None]
+        ended = [slot.counters for slot in self._live() if slot.child.exit_code is not None]
         report.log_counters("ended_before", report.total([self._past, *ended]), self._past_dropped)
+        left = [slot for slot in self._live() if slot.child.exit_code is None]
         try:
-            yield (
-                [process.child.pid for process in live],
-                [process.channel.fileno() for process in live if process.child.stream_open],
-            )
+            yield [each.child.pid for each in left], [each.channel.fileno() for each in left if each.child.stream_open]
         except BaseException:
             self._order("stay")
             raise
@@ -284,9 +267,8 @@ class Supervisor:
 
     def log_counters(self, name: str) -> None:
         """Log what all workers together have done so far, including those that have ended."""
-        live = self._live()
-        dropped = self._past_dropped + self._handler.dropped + sum(process.log_lines_dropped for process in live)
-        report.log_counters(name, report.total([self._past, *(process.counters for process in live)]), dropped)
+        dropped = self._past_dropped + self._handler.dropped + sum(slot.log_lines_dropped for slot in self._slots)
+        report.log_counters(name, report.total([self._past, *(slot.counters for slot in self._slots)]), dropped)
 
     def ask_for_counters(self) -> None:
         """Begin a round, on SIGUSR1: ask every worker, and log the sum. During one, have another follow."""
@@ -300,9 +282,9 @@ class Supervisor:
         if not self._awaited:
             self._conclude(self._round)
 
-    def _answered(self, process: Process) -> None:
+    def _answered(self, slot: Slot) -> None:
         if self._awaited is not None:
-            self._awaited.discard(process)
+            self._awaited.discard(slot)
             if not self._awaited:
                 self._conclude(self._round)
 
