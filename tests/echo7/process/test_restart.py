@@ -542,7 +542,9 @@ def test_signals_that_came_before_the_exec_are_not_forgotten() -> None:
 @pytest.mark.parametrize("way", WAYS[:2], ids=" ".join)
 def test_request_before_it_serves_restarts_it_later(way: tuple[str, ...]) -> None:
     """Issue: "SIGHUP during startup before handlers are set must not kill the process"."""
-    code = "if not NEW and not CHECK: service.log.ensure_standard_descriptors = lambda: os.kill(os.getpid(), signal.SIGHUP)"
+    code = """if not NEW and not CHECK:
+        service.log.ensure_standard_descriptors = lambda: os.kill(os.getpid(), signal.SIGHUP)
+    """
     with Phoenix(*way, code=code) as echo:
         echo.next_line("restarted")
         assert echo.finish() == 0
