@@ -23,6 +23,7 @@ from echo7.sockets import reuseport
 from echo7.sockets.binding import bind_all
 from reactor import Reactor
 from tests.echo7.process.test_notify import Ear
+from tests.echo7.process.test_workers import udp_client
 from tests.echo7.sockets.test_activation import HAND_IN
 from tests.echo7.test_cli import fill_until_stuck, only_line
 from tests.support.basics import PATIENCE_S, PROJECT, until
@@ -87,13 +88,6 @@ class Phoenix(EchoProcess):
 
     def events(self) -> list[str]:
         return [line["event"] for line in self.lines]
-
-
-def udp_client(port: int) -> socket.socket:
-    client = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-    client.settimeout(PATIENCE_S)
-    client.connect(("127.0.0.1", port))
-    return client
 
 
 def ask(client: socket.socket, data: bytes = b"still there?") -> None:

@@ -161,7 +161,7 @@ def test_worker_is_over_when_it_is_reaped_and_its_channel_has_ended(
     killed: list[int] = []
     monkeypatch.setattr(os, "kill", lambda pid, signum: killed.append(pid))
     rig.supervisor.kill()
-    assert killed == [FIRST_PID + 1], "the number of one that is reaped may be somebody else's"
+    assert killed == [FIRST_PID + 1], "the number of one that is reaped may be another process's"
     rig.answer(0, 0, connections=9)
     rig.workers[0].sendall(b'{"say": "coun')  # cut short
     rig.workers[0].shutdown(socket.SHUT_RDWR)
