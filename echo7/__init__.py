@@ -13,9 +13,8 @@ Reading order: `echo` (what is done with a byte and with a datagram), `guard` an
 answer), `sources` (what one source may have) on `access` and `rate`, `batch` (all that for many datagrams at once),
 `idle`, `drops` and `quiet` (what is said about it), `binding` (names and addresses to sockets), `server` (all of it
 together), `cli` (which command), `arguments`, `configfile`, `serve` (options to exit status), `log` and `report`. Its
-beginning and end: `activation` (sockets from systemd), `privileges`, `notify` (what systemd is told), `handover`,
-`restart` (a fresh start without an outage), `elder`, `lifecycle` (all of that in its order). For several processes:
-`reuseport` (a set of sockets for each), `channel`, `worker`, `backoff`, `supervisor`. The judge of any echo server,
+beginning and end: `activation` (sockets from systemd), and the folder `process` (its README.md has the reading order).
+For several processes: `reuseport` (a set of sockets for each). The judge of any echo server,
 `check`: `judge`; what becomes of datagrams, `ping`: `probe`. `names` and `output` are for tools.
 """
 

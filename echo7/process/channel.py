@@ -31,7 +31,7 @@ Message = dict[str, Any]
 class Channel(StreamProtocol):
     """One end. Calls `heard(message)` for each line, and `lost()` once, last."""
 
-    __slots__ = ("_connection", "_heard", "_lost", "_unfinished", "fileno", "say_nothing_more")
+    __slots__ = ("_connection", "_heard", "_lost", "_unfinished", "fileno", "finish")
 
     def __init__(
         self, reactor: Reactor, sock: Socket, heard: Callable[[Message], object], lost: Callable[[], object]
@@ -43,7 +43,7 @@ class Channel(StreamProtocol):
         # the descriptor of this end, -1 when the stream has ended
         self.fileno = self._connection.fileno
         # sends what waits, then the end; `lost` is called when the other end has closed too
-        self.say_nothing_more = self._connection.close
+        self.finish = self._connection.close
 
     @property
     def pending_bytes(self) -> int:

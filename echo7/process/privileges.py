@@ -15,6 +15,8 @@ import os
 from collections.abc import Callable
 from typing import NamedTuple
 
+from echo7.process import StartError
+
 try:
     import grp
     import pwd
@@ -24,10 +26,6 @@ except ImportError:  # pragma: no cover - Windows has neither
 # prctl(2), Linux
 PR_SET_NO_NEW_PRIVS = 38
 SUPERUSER = 0
-
-
-class PrivilegeError(Exception):
-    """One line: what couldn't be dropped, why not, and what to do."""
 
 
 class Identity(NamedTuple):
@@ -53,7 +51,7 @@ def identity(text: str) -> Identity:
 
 
 def become(user: Identity) -> None:
-    """Drop root privileges permanently and become `user`. Raise PrivilegeError; then serve nothing.
+    """Drop root privileges permanently and become `user`. Raise StartError; then serve nothing.
 
     A process that is that user already, as after a restart, drops nothing but is checked all the same.
     """
@@ -66,7 +64,7 @@ def become(user: Identity) -> None:
             # last, as it takes away the right to the others; for root, it changes all three IDs (setuid(2))
             os.setuid(user.user_id)
         except OSError as error:
-            raise PrivilegeError(
+            raise StartError(
                 f"cannot become {user.name}: {error.strerror}; "
                 "--user needs root at the start: use sudo, or leave it out"
             ) from None
@@ -115,7 +113,7 @@ def _refuse_if_root_can_return(user: Identity) -> None:
             call(SUPERUSER)
         except OSError:
             continue
-        raise PrivilegeError(
+        raise StartError(
             f"as {user.name} this process could still become the {name} root again, so nothing is served: "
             "something keeps capabilities over a change of user ('capsh --print' shows the securebits); "
             "start without it"

@@ -17,17 +17,7 @@ from typing import TYPE_CHECKING
 
 from echo7 import assembly
 from echo7.logs import log, report
-from echo7.process import StartError, handover, is_root, limits, previous
-from echo7.process.child import (
-    ABORT_SIGNALS,
-    CHILD_SIGNALS,
-    COUNTERS_SIGNALS,
-    END_SIGNALS,
-    KILL_SIGNALS,
-    RESTART_SIGNALS,
-    ignore,
-    signals_held,
-)
+from echo7.process import StartError, child, handover, is_root, limits, previous
 from echo7.process.restart import NoNotifier, Restart
 from echo7.sockets.binding import BindError, Bound
 from reactor.fork import signals_waiting
@@ -41,7 +31,7 @@ if TYPE_CHECKING:
     from echo7.settings import Settings
     from echo7.tracing import Tracing
 
-SIGNALS = END_SIGNALS + COUNTERS_SIGNALS + RESTART_SIGNALS + report.DUMP_SIGNALS
+SIGNALS = child.END_SIGNALS + child.COUNTERS_SIGNALS + child.RESTART_SIGNALS + report.DUMP_SIGNALS
 # beyond the drain timeout, which every process keeps by itself: what is left then hangs, and is killed
 DRAIN_GRACE_S = 10.0
 ABORT_GRACE_S = 1.0
@@ -52,7 +42,7 @@ logger = logging.getLogger("echo7")
 
 def serve(settings: Settings) -> int:
     """Serve until a signal ends it; return the exit status."""
-    _mask("SIG_BLOCK", COUNTERS_SIGNALS + RESTART_SIGNALS + report.DUMP_SIGNALS)
+    _mask("SIG_BLOCK", child.COUNTERS_SIGNALS + child.RESTART_SIGNALS + report.DUMP_SIGNALS)
     log.ensure_standard_descriptors()
     handler = log.set_up(settings.log_level, settings.log_format)
     descriptors = limits.raise_descriptor_limit()
@@ -73,7 +63,7 @@ def serve(settings: Settings) -> int:
             return 1
         service.run()
         # the exit status is decided: a late signal must not change it
-        ignore(SIGNALS)
+        child.ignore(SIGNALS)
         service.work.log_counters("stopped")
         return service.status
 
@@ -140,10 +130,10 @@ class Service:
 
     def _take_signals(self) -> None:
         callbacks: dict[signal.Signals, Callable[[], object]] = {
-            **{signum: functools.partial(self._end, signum) for signum in END_SIGNALS},
-            **dict.fromkeys(COUNTERS_SIGNALS, self.work.ask_for_counters),
-            **dict.fromkeys(RESTART_SIGNALS, self._restart.ask),
-            **dict.fromkeys(CHILD_SIGNALS, self._reap),
+            **{signum: functools.partial(self._end, signum) for signum in child.END_SIGNALS},
+            **dict.fromkeys(child.COUNTERS_SIGNALS, self.work.ask_for_counters),
+            **dict.fromkeys(child.RESTART_SIGNALS, self._restart.ask),
+            **dict.fromkeys(child.CHILD_SIGNALS, self._reap),
         }
         for signum, callback in callbacks.items():
             self._reactor.add_signal_handler(signum, callback)
@@ -176,7 +166,7 @@ class Service:
     def become_next_generation(self) -> None:
         """Become the new program. Return if that fails; then nothing has changed."""
         try:
-            with signals_held():
+            with child.signals_held():
                 if signals_waiting(self._reactor):
                     # they come first, as exec(2) would forget them
                     self._reactor.call_soon(self._reactor.stop)
@@ -196,6 +186,8 @@ class Service:
     def let_go(self) -> None:
         """In a child of fork(2): close its copies of what is for the process in charge. Called by the work."""
         self._previous.release()
+        # they are its siblings: not to be sent any signal
+        self._previous = previous.PreviousGenerations()
         self._notifier.close()
 
     # ---- end
@@ -213,7 +205,7 @@ class Service:
     def _end(self, signum: signal.Signals) -> None:
         if self._stopping:
             self._aborted_by = signum
-            self._previous.send(*ABORT_SIGNALS)
+            self._previous.send(*child.ABORT_SIGNALS)
             self._reactor.call_later(ABORT_GRACE_S, self._kill)
             self.work.abort()
             return
@@ -222,7 +214,7 @@ class Service:
         self.stop()
 
     def _kill(self) -> None:
-        self._previous.send(*KILL_SIGNALS)
+        self._previous.send(*child.KILL_SIGNALS)
         self.work.kill()
 
     def _reap(self) -> None:
@@ -259,6 +251,7 @@ class Single:
         self._metrics: Metrics | None = None
         self._server = assembly.new_server(settings, descriptors, self._failed)
         self.stop, self.abort = self._server.stop, self._server.abort
+        self.ask_for_counters = functools.partial(self.log_counters, "counters")
 
     def open(self, sets: list[Bound], optional: OptionalPart) -> None:
         """Open everything that may need privileges. Raise BindError, StartError."""
@@ -280,10 +273,6 @@ class Single:
     def log_counters(self, name: str) -> None:
         """Log what has been done so far."""
         report.log_counters(name, self._server.counters, self._handler.dropped)
-
-    def ask_for_counters(self) -> None:
-        """Log the counters, on SIGUSR1."""
-        self.log_counters("counters")
 
     def left_behind(self) -> contextlib.AbstractContextManager[tuple[list[int], list[int]]]:
         """Fork the previous generation; the block gets its pid, and our end of its parent watch."""
@@ -322,10 +311,7 @@ def drop_privileges(user: Identity | None, sets: Iterable[Bound]) -> None:
         # imported only when --user is set
         from echo7.process import privileges
 
-        try:
-            privileges.become(user)
-        except privileges.PrivilegeError as error:
-            raise StartError(str(error)) from None
+        privileges.become(user)
     elif is_root() and any(map(_reaches_beyond, sets)):
         text = "serving other machines as root, which nothing needs once the port is bound; use --user nobody"
         log.event(logger, logging.WARNING, "serving_as_root", text)

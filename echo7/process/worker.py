@@ -110,7 +110,7 @@ class Worker:
             self._reactor.stop()
         else:
             # `_supervisor_gone` comes when the supervisor has read everything
-            self.channel.say_nothing_more()
+            self.channel.finish()
 
     def _supervisor_gone(self) -> None:
         self.channel = None

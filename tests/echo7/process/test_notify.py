@@ -115,9 +115,7 @@ def test_a_stuck_loop_says_nothing(ear: Ear) -> None:
     ],
     ids=str,
 )
-def test_notification_that_fails_costs_one_line(
-    ear: Ear, given: dict[str, str], why: str
-) -> None:
+def test_notification_that_fails_costs_one_line(ear: Ear, given: dict[str, str], why: str) -> None:
     with EchoProcess(*HOST, env={**environment(ear.address), **given}) as echo:
         assert echo.finish() == 0
         told = [line for line in echo.lines if line["event"] == "notify_failed"]

@@ -14,7 +14,7 @@ from collections.abc import Callable
 import pytest
 
 from echo7.process import StartError, privileges
-from echo7.process.privileges import Identity, PrivilegeError, become, identity
+from echo7.process.privileges import Identity, become, identity
 from echo7.process.service import drop_privileges
 from reactor.sockets.errors import os_error
 from tests.echo7.test_cli import only_line, refused
@@ -237,13 +237,13 @@ def test_after_a_restart_nothing_is_dropped_but_everything_is_checked(monkeypatc
 )
 def test_any_way_back_to_root_is_refused(monkeypatch: pytest.MonkeyPatch, call: str, name: str) -> None:
     Kernel(monkeypatch, returns=call)
-    with pytest.raises(PrivilegeError, match=f"as somebody this process could still become the {name} root again"):
+    with pytest.raises(StartError, match=f"as somebody this process could still become the {name} root again"):
         become(SOMEBODY)
 
 
 def test_process_without_the_right_to_drop_says_what_it_needs(monkeypatch: pytest.MonkeyPatch) -> None:
     Kernel(monkeypatch, allowed=False)
-    with pytest.raises(PrivilegeError, match="cannot become somebody: Operation not permitted; --user needs root"):
+    with pytest.raises(StartError, match="cannot become somebody: Operation not permitted; --user needs root"):
         become(SOMEBODY)
 
 
