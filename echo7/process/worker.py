@@ -37,7 +37,8 @@ def run(number: int, settings: Settings, descriptors: int, bound: Bound, control
         worker = Worker(reactor, settings, descriptors, handler)
         worker.start(bound, control)
         worker.drain.run(mask)
-        worker.log_if_unsupervised()
+        if worker.replaced:
+            worker.log_counters("drained")
         return worker.status
 
 
@@ -57,7 +58,8 @@ class Worker:
             self._tell = teller(reactor, self._server, handler)
         # None before the start, and when the supervisor has gone
         self.channel: Channel | None = None
-        self._finished = self._replaced = False
+        # replaced: by the worker of a new generation, so its channel's end means: retire
+        self._finished = self.replaced = False
 
     def start(self, bound: Bound, control: Socket) -> None:
         """Serve, and say so."""
@@ -80,17 +82,16 @@ class Worker:
         self.status = 1
         self.drain.stop()
 
-    def log_if_unsupervised(self) -> None:
-        """Log the counters if no supervisor does."""
-        if self._replaced:
-            report.log_counters("drained", self._server.counters, self._handler.dropped)
+    def log_counters(self, name: str) -> None:
+        """Log what it has done: no supervisor does."""
+        report.log_counters(name, self._server.counters, self._handler.dropped)
 
     def _heard(self, message: Message) -> None:
         what = message["say"]
         if what == "counters":
             self.report(message["round"])
         elif what in ("restart", "stay"):
-            self._replaced = what == "restart"
+            self.replaced = what == "restart"
         else:
             {"dump": self._dump, "drain": self.drain.stop, "abort": self.drain.abort}[what]()
 
@@ -116,7 +117,7 @@ class Worker:
         self.channel = None
         if self._finished:
             self._reactor.stop()
-        elif self._replaced:
+        elif self.replaced:
             self.drain.retire()
         else:
             log.event(logger, logging.WARNING, "supervisor_gone", "the supervisor has gone: finishing in order")

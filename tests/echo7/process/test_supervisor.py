@@ -116,7 +116,9 @@ def test_request_for_counters_during_a_round_has_one_more_round_follow(
     rig.answer(1, 2, connections=6)
     assert [line["connections"] for line in told(caplog, "counters")] == [7, 11]
     assert told(caplog, "counters")[-1]["log_lines_dropped"] == 1
+    rig.clock.advance(ANSWER_PATIENCE_S)
     assert rig.orders(0) == []
+    assert len(told(caplog, "counters")) == 2, "both rounds were over"
 
 
 def test_worker_that_does_not_answer_counts_with_its_last_report(rig: Rig, caplog: pytest.LogCaptureFixture) -> None:
