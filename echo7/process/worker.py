@@ -2,7 +2,7 @@
 
 Law: a worker drains once, whatever makes it: an order, the end of the supervisor (else nothing could stop it), or a
 TERM of its own. After a restart it belongs to the previous generation: the end of its channel means that the new
-workers serve, so it retires. Then it has nobody to report to, and logs its counters itself.
+workers serve, so it retires. Then no supervisor wants its counters, and it logs them itself.
 """
 
 from __future__ import annotations
