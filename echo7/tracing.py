@@ -12,7 +12,7 @@ import os
 from typing import TYPE_CHECKING, Self
 
 from echo7.logs import log
-from echo7.process.lifecycle import StartError, is_root
+from echo7.process import StartError, is_root
 from reactor.observe.narrate import Narrator
 from reactor.observe.perfetto import Perfetto
 from reactor.observe.sinks import JsonLines

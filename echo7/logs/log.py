@@ -39,13 +39,14 @@ def event(logger: logging.Logger, level: int, name: str, text: str, **fields: ob
     logger.log(level, "%s", text, extra={"event": name, "fields": fields})
 
 
-def set_up(level: str, form: str, worker: int | None = None, *, elder: bool = False) -> StderrHandler:
+def set_up(level: str, form: str, worker: int | None = None, *, previous: bool = False) -> StderrHandler:
     """Send what `reactor` and `echo7` log to stderr, as text or JSON. Return the handler, which counts its drops.
 
-    Several processes may write there; the lines of a `worker` say which one it is, and those of an `elder` that it is.
+    Several processes may write there; the lines of a `worker` say which one it is, and those of a `previous` generation
+    that it is one.
     """
     handler = StderrHandler()
-    handler.setFormatter(JsonFormatter(worker, elder) if form == "json" else TextFormatter(worker, elder))
+    handler.setFormatter(JsonFormatter(worker, previous) if form == "json" else TextFormatter(worker, previous))
     handler.addFilter(Repeats())
     for name in ("reactor", "echo7"):
         logger = logging.getLogger(name)
@@ -88,9 +89,10 @@ class Repeats(logging.Filter):
 class TextFormatter(logging.Formatter):
     """`2026-01-31T12:00:00Z info listening on tcp 127.0.0.1:7`."""
 
-    def __init__(self, worker: int | None = None, elder: bool = False) -> None:
+    def __init__(self, worker: int | None = None, previous: bool = False) -> None:
         super().__init__()
-        self._origin = f"elder {os.getpid()}: " if elder else "" if worker is None else f"worker {worker}: "
+        whose = "" if worker is None else f"worker {worker}: "
+        self._origin = f"previous generation {os.getpid()}: " if previous else whose
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the line, and the traceback if there is one."""
@@ -100,12 +102,12 @@ class TextFormatter(logging.Formatter):
 class JsonFormatter(logging.Formatter):
     """One JSON object a line: time, level, event, message, and the event's own fields; other processes' say whose."""
 
-    def __init__(self, worker: int | None = None, elder: bool = False) -> None:
+    def __init__(self, worker: int | None = None, previous: bool = False) -> None:
         super().__init__()
         import json  # whoever logs text doesn't wait for it; and now, as later there may be no descriptor to read it
 
         self._dumps = json.dumps
-        whose = {"elder": True} if elder else {} if worker is None else {"worker": worker}
+        whose = {"previous_generation": True} if previous else {} if worker is None else {"worker": worker}
         self._origin = whose and whose | {"pid": os.getpid()}
 
     def format(self, record: logging.LogRecord) -> str:

@@ -1,4 +1,17 @@
-"""One process's life, and many: signals, privileges, systemd, restart, workers.
+"""One process's life, and many: sockets, privileges, systemd, restart, workers. README.md here has the picture.
 
-Read `lifecycle` first. May import everything of `echo7` but the command line.
+May import everything of `echo7` but the command line.
 """
+
+from __future__ import annotations
+
+import os
+
+
+class StartError(Exception):
+    """One line: what can't be had, why not, and what to do."""
+
+
+def is_root() -> bool:
+    """Tell whether this process has root's rights."""
+    return hasattr(os, "geteuid") and os.geteuid() == 0

@@ -1,7 +1,7 @@
-"""When a worker that has ended is started again, and when that has no sense any more. Pure policy: no process, no time.
+"""When to start the next process in a worker's slot, and when to give up. Pure policy: no process, no time.
 
-Law: what fails for good isn't tried in a hurry: each wait is twice the one before, up to a limit. A worker that has
-lived for long failed for some other reason than the last one did, so its slot begins afresh.
+Law: each wait is twice the one before, up to a limit. A worker that has lived for long failed for another reason than
+the last one did, so the waits begin again.
 """
 
 from __future__ import annotations
@@ -10,41 +10,38 @@ from collections.abc import Callable
 
 FIRST_DELAY_S = 0.1
 LONGEST_DELAY_S = 10.0
-HEALTHY_AFTER_S = 30.0  # who has lived so long was well
-STILLBIRTHS_LIMIT = 5  # so many ends in a row before it was ready, in every slot: it will never be
+HEALTHY_AFTER_S = 30.0
+FAILED_STARTS_LIMIT = 5
 
 
 class BackOff:
-    """The history of one worker's slot, as far as it matters."""
+    """What matters of the history of one worker's slot."""
 
-    __slots__ = ("_clock", "_delay_s", "_served", "_started_s", "stillbirths")
+    __slots__ = ("_clock", "_delay_s", "_served", "_started_s", "failed_starts")
 
     def __init__(self, clock: Callable[[], float]) -> None:
-        self.stillbirths = 0  # ends in a row without a `ready` between them
-        self._clock = clock  # monotonic seconds
-        self._delay_s = FIRST_DELAY_S
-        self._started_s = 0.0
-        self._served = False
+        # ends in a row without a `ready` between them
+        self.failed_starts = 0
+        self._clock, self._delay_s = clock, FIRST_DELAY_S
+        self._started_s, self._served = 0.0, False
 
     @property
     def hopeless(self) -> bool:
         """Whether this slot alone would be given up."""
-        return self.stillbirths >= STILLBIRTHS_LIMIT
+        return self.failed_starts >= FAILED_STARTS_LIMIT
 
     def started(self) -> None:
-        """Note the start of a process. `ended` comes next, whatever happens."""
-        self._started_s = self._clock()
-        self._served = False
+        """Note the start of a process. `ended` must come next."""
+        self._started_s, self._served = self._clock(), False
 
     def ready(self) -> None:
         """Note that it serves."""
-        self._served = True
-        self.stillbirths = 0
+        self._served, self.failed_starts = True, 0
 
     def ended(self) -> float:
         """Return how many seconds to wait before the next start."""
         if not self._served:
-            self.stillbirths += 1
+            self.failed_starts += 1
         if self._clock() - self._started_s >= HEALTHY_AFTER_S:
             self._delay_s = FIRST_DELAY_S
         delay_s, self._delay_s = self._delay_s, min(2 * self._delay_s, LONGEST_DELAY_S)

@@ -1,15 +1,14 @@
-"""What supervisor and worker say to each other: one JSON object a line, over a socket pair (socketpair(2)).
+"""What supervisor and worker say to each other: one JSON object a line, over a socket pair.
 
-Law: neither waits for the other. Both ends are connections on their owners' loops, so nothing blocks. The end of the
-stream is a message too: the other process has gone, however that came about. What it had said before is read first; a
-line that it didn't finish is none.
+Law: neither waits for the other; each end is a connection on its owner's loop. The end of the stream is a message too:
+the other process has gone. What it said before is read first; an unfinished line is dropped.
 
     worker → supervisor   ready     addresses
-                          counters  counters, log_lines_dropped; and round, that of the question, 0 if unasked;
+                          counters  counters, log_lines_dropped; round: that of the question, 0 if unasked;
                                     with metrics also snapshot
     supervisor → worker   counters  round
-                          restart   it will be another program: when this stream ends, retire
-                          stay      no, it won't
+                          restart   another generation takes over: when this stream ends, retire
+                          stay      no, it doesn't
                           dump      log what your loop has
                           drain     finish in order
                           abort     finish at once
@@ -25,39 +24,35 @@ from reactor.connection import Connection, StreamProtocol
 from reactor.loop import Reactor
 from reactor.sockets.opening import Socket
 
-Message = dict[str, Any]  # `say` and what belongs to it
+# `say`, and what belongs to it
+Message = dict[str, Any]
 
 
 class Channel(StreamProtocol):
-    """One end: `heard(message)` for each line, `lost()` once, last."""
+    """One end. Calls `heard(message)` for each line, and `lost()` once, last."""
 
-    __slots__ = ("_connection", "_heard", "_lost", "_unfinished")
+    __slots__ = ("_connection", "_heard", "_lost", "_unfinished", "fileno", "finish")
 
     def __init__(
         self, reactor: Reactor, sock: Socket, heard: Callable[[Message], object], lost: Callable[[], object]
     ) -> None:
-        self._heard, self._lost = heard, lost
-        self._unfinished = b""
+        self._heard, self._lost, self._unfinished = heard, lost, b""
         sock.setblocking(False)
         self._connection = Connection(reactor, sock, self)
         self._connection.open()
+        # the descriptor of this end, -1 when the stream has ended
+        self.fileno = self._connection.fileno
+        # sends what waits, then the end; `lost` is called when the other end has closed too
+        self.finish = self._connection.close
 
     @property
-    def busy(self) -> bool:
-        """Whether the other end is behind with its reading."""
-        return self._connection.pending_bytes > 0
-
-    def fileno(self) -> int:
-        """Return the descriptor of this end, -1 when the stream has ended."""
-        return self._connection.fileno()
+    def pending_bytes(self) -> int:
+        """How far the other end is behind with its reading."""
+        return self._connection.pending_bytes
 
     def say(self, what: str, **details: object) -> None:
         """Send one message. Nothing happens when the other end has gone."""
         self._connection.write(json.dumps({"say": what} | details).encode() + b"\n")
-
-    def close(self) -> None:
-        """Send what waits, then the end; `lost` is called when the other end has closed too."""
-        self._connection.close()
 
     def data_received(self, connection: Connection, data: bytes) -> None:
         """Hand on each whole line."""

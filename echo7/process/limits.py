@@ -1,7 +1,7 @@
-"""How many descriptors the process may have, and so how many connections.
+"""How many descriptors a process may have, and so how many connections.
 
-Law: the soft limit is a default for programs that don't ask; a server asks. It is raised to the hard one at start, and
-what the service itself needs is kept back, so that a full house doesn't leave it without a descriptor.
+Law: the soft limit is a default for programs that don't ask for more; a server asks. It is raised to the hard limit at
+start, and some are kept back, so that a service with all its connections still has descriptors for itself.
 """
 
 from __future__ import annotations
@@ -17,9 +17,12 @@ try:
 except ImportError:  # Windows
     resource = None  # type: ignore[assignment]
 
-KEPT_BACK = 32  # for listeners, endpoints, the log, the waker, the selector, and a little room
-SELECT_DESCRIPTORS = 512  # FD_SETSIZE on Windows, the only platform whose default selector is select(2)
-WITHOUT_LIMIT = 1_000_000  # where the system says "unlimited"
+# for listeners, endpoints, the log, the waker, the selector, and a little room
+KEPT_BACK = 32
+# FD_SETSIZE on Windows, the only platform whose default selector is select(2)
+SELECT_DESCRIPTORS = 512
+# where the system says "unlimited"
+WITHOUT_LIMIT = 1_000_000
 
 
 def raise_descriptor_limit() -> int:
@@ -27,7 +30,8 @@ def raise_descriptor_limit() -> int:
     if resource is None:
         return SELECT_DESCRIPTORS
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    with contextlib.suppress(OSError, ValueError):  # macOS refuses to go to "unlimited"
+    # macOS refuses "unlimited"
+    with contextlib.suppress(OSError, ValueError):
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
         soft = hard
     limit = WITHOUT_LIMIT if soft == resource.RLIM_INFINITY else soft
@@ -41,5 +45,5 @@ def default_pipes(descriptors: int) -> int:
 
 
 def default_max_connections(descriptors: int, pipes: int = 0) -> int:
-    """Return how many connections leave the service the descriptors that it needs itself, and `pipes` theirs."""
+    """Return how many connections fit, with descriptors left for the service itself and for `pipes`."""
     return max(1, descriptors - KEPT_BACK - 2 * pipes)

@@ -1,10 +1,9 @@
-"""What systemd is told: that we serve, start afresh, end, and are alive (sd_notify(3)).
+"""Tell systemd that the service is ready, reloads, stops, and is alive (sd_notify(3)).
 
-Law: it is told by the loop and never holds it up. That we are alive is a timer's word, so a loop that is stuck says
-nothing. What finds no room waits for a moment; what can't be told at all costs one line, and the service goes on: it
-is there for its callers.
+Law: the loop tells it and never waits for it. A timer tells that the service is alive, so a stuck loop says nothing.
+A message that finds no room waits for a moment. If nothing can be told, one line says so, and the service goes on.
 
-The variables are for one process, so they are removed; `variables` keeps them for the image that may come after us.
+The variables are for one process, so they are removed; `variables` keeps them for the next generation.
 """
 
 from __future__ import annotations
@@ -24,14 +23,15 @@ from reactor.timers import Timer
 
 VARIABLES = ("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID")
 RETRY_S = 0.05
-MOST_WAITING = 8  # messages; systemd reads at once, or not at all
+# messages; systemd reads at once, or not at all
+MOST_WAITING = 8
 LONGEST_USEC = 2**63
 
 logger = logging.getLogger("echo7")
 
 
 class Notifier:
-    """A datagram socket to whoever started us."""
+    """A datagram socket to the service manager that started this process."""
 
     __slots__ = ("_address", "_complained", "_reactor", "_socket", "_timers", "_waiting", "_watchdog_s", "variables")
 
@@ -55,25 +55,25 @@ class Notifier:
             self._socket.setblocking(False)
 
     def ready(self) -> None:
-        """We serve (again)."""
+        """Tell that the service is ready (again)."""
         self._tell("READY=1")
         self.watch()
 
     def watch(self) -> None:
-        """From now on, tell that we are alive, if anybody wants to know."""
+        """From now on, tell that the loop is alive, if a watchdog was asked for."""
         if self._watchdog_s and "alive" not in self._timers:
             self._alive()
 
     def reloading(self) -> None:
-        """We are about to start afresh; `ready` comes next, whatever happens."""
+        """Tell that a restart begins. `ready` must come next."""
         self._tell(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}")
 
     def stopping(self) -> None:
-        """We end."""
+        """Tell that the service stops."""
         self._tell("STOPPING=1")
 
     def close(self) -> None:
-        """Say nothing more: somebody else has our place."""
+        """Say nothing more: another process speaks for the service now."""
         for timer in self._timers.values():
             timer.cancel()
         self._waiting.clear()
@@ -82,7 +82,7 @@ class Notifier:
             self._socket = None
 
     def _find_watchdog_s(self) -> float:
-        """Return how often to tell that we are alive, in seconds: twice in the time that systemd waits; 0 for never."""
+        """Return how often to tell that the loop is alive, in seconds: twice in the watchdog's time; 0 for never."""
         usec, pid = self.variables.get("WATCHDOG_USEC"), self.variables.get("WATCHDOG_PID")
         if usec is None or pid not in (None, str(os.getpid())):
             return 0.0
@@ -99,7 +99,8 @@ class Notifier:
 
     def _tell(self, message: str) -> None:
         self._waiting.append(message)
-        if len(self._waiting) == 1:  # else it will be tried again soon, and in order
+        # otherwise a retry is due, which keeps the order
+        if len(self._waiting) == 1:
             self._flush()
 
     def _flush(self) -> None:
@@ -113,12 +114,13 @@ class Notifier:
             except WOULD_BLOCK:
                 self._timers["retry"] = self._reactor.call_later(RETRY_S, self._flush)
                 return
-            except (OSError, ValueError) as error:  # ValueError: a NUL in the path
+            # ValueError: a NUL in the path
+            except (OSError, ValueError) as error:
                 self._complain(getattr(error, "strerror", None) or str(error))
             self._waiting.popleft()
 
     def _complain(self, why: str | None) -> None:
         if not self._complained:
             self._complained = True
-            text = f"cannot tell NOTIFY_SOCKET {self._address!r} how we are: {why}; serving all the same"
+            text = f"cannot notify {self._address!r} (NOTIFY_SOCKET): {why}; serving without it"
             log.event(logger, logging.WARNING, "notify_failed", f"{text}. Let systemd set it, or unset it")

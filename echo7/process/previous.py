@@ -1,90 +1,174 @@
-"""The process that goes on with the callers when the service has started afresh (see `restart`).
+"""The previous generation: the process that keeps serving open connections after a restart.
 
-Law: nobody notices. It has all that the old image had, on a loop of its own, and serves on: newcomers until the new
-image serves them, callers until they end. There is no deadline: who is echoed now may be for days. TERM makes it end in
-order within the drain timeout, as it would have then; QUIT at once. The new image passes both on when it ends itself.
+A single process forks it from itself just before exec(2). (With workers, the old workers are the previous generation.)
+It has everything that its parent had, on a loop of its own. It accepts until the new generation serves, which is when
+its parent watch ends: a socket pair whose other end the new generation closes then. It has no deadline, because a
+client may stay for days. TERM and QUIT end it (see `child.Drain`); the service passes both on when it stops itself.
 """
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import logging
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from echo7 import assembly
 from echo7.logs import log, report
-from echo7.process.restart import PREPARED
+from echo7.process.child import CHILD_SIGNALS, COUNTERS_SIGNALS, RESTART_SIGNALS, Child, Drain, how_it_ended, run_child
 from echo7.server import EchoServer
 from reactor.connection import Connection, StreamProtocol
+from reactor.sockets.factory import SocketFactory
 from reactor.loop import Reactor
 from reactor.sockets.opening import Socket
 
 if TYPE_CHECKING:
     from echo7.settings import Settings
 
+# the parent's loop stands still meanwhile; a thousand connections take milliseconds
+PREPARATION_PATIENCE_S = 10.0
+ANSWER_BYTES = 64 * 1024
+PREPARED, CANCEL = b"+", b"-"
+
 logger = logging.getLogger("echo7")
 
 
-def prepare(reactor: Reactor, config: Settings, start: Socket, let_go: Callable[[], object]) -> bool:
-    """Get ready and say so, changing nothing that is shared. Return whether the old image has gone, and all is ours.
+class RestartError(Exception):
+    """One line: why the old generation serves on."""
 
-    `let_go` closes this process's copies of what the new image binds anew.
+
+class PreviousGenerations:
+    """The children that serve what earlier generations had accepted, and our ends of their parent watches."""
+
+    def __init__(self) -> None:
+        self._children: dict[int, Child] = {}
+        self.watches: list[int] = []
+
+    @property
+    def pids(self) -> list[int]:
+        """The processes that haven't ended."""
+        return list(self._children)
+
+    def take_over(self, pids: Sequence[int], watches: Sequence[int]) -> None:
+        """Look after these, on behalf of the generation that forked them."""
+        for pid in pids:
+            self._children[pid] = Child(pid, functools.partial(self._ended, pid), stream=False)
+        for descriptor in watches:
+            os.set_inheritable(descriptor, False)
+            self.watches.append(descriptor)
+
+    def release(self) -> None:
+        """End their parent watches: they stop accepting."""
+        while self.watches:
+            os.close(self.watches.pop())
+
+    def reap(self) -> None:
+        """Forget those that have ended."""
+        for child in list(self._children.values()):
+            child.reap()
+
+    def send(self, *signums: int) -> None:
+        """Send signals to each."""
+        for child in self._children.values():
+            child.send(*signums)
+
+    def _ended(self, pid: int, exit_code: int) -> None:
+        del self._children[pid]
+        if exit_code:
+            text = f"previous generation {pid} ended {how_it_ended(exit_code)}: its connections are lost"
+            log.event(logger, logging.WARNING, "previous_ended", text, pid=pid, exit_code=exit_code)
+
+
+# ---- the parent forks it
+
+
+@contextlib.contextmanager
+def forked(sockets: SocketFactory, main: Callable[[Socket, Socket], int]) -> Iterator[tuple[list[int], list[int]]]:
+    """Fork the previous generation; inside the block it is prepared and waits for our exec(2). Signals must be held.
+
+    Yield its pid and our end of its parent watch. In the child, `main(start, watch)` is called. If the block raises,
+    the child ends, and has touched nothing. Raise OSError, RestartError.
+    """
+    with contextlib.ExitStack() as ours, contextlib.ExitStack() as theirs:
+        start, its_start = map(contextlib.ExitStack.enter_context, (ours, theirs), sockets.socketpair())
+        watch, its_watch = map(contextlib.ExitStack.enter_context, (ours, theirs), sockets.socketpair())
+        pid = os.fork()
+        if pid == 0:  # pragma: no cover - in a child the measuring begins with the next call
+            ours.close()
+            run_child("the previous generation", lambda: main(its_start, its_watch))
+        theirs.close()
+        try:
+            _expect_prepared(pid, start)
+            yield [pid], [watch.fileno()]
+        except BaseException:
+            # EPIPE: it has ended already
+            with contextlib.suppress(OSError):
+                start.send(CANCEL)
+            os.waitpid(pid, 0)
+            raise
+
+
+def _expect_prepared(pid: int, start: Socket) -> None:
+    start.settimeout(PREPARATION_PATIENCE_S)
+    try:
+        answer = start.recv(ANSWER_BYTES)
+    except OSError:
+        os.kill(pid, signal.SIGKILL)
+        answer = b"it doesn't answer"
+    if answer != PREPARED:
+        why = answer.decode(errors="replace") or "it has ended"
+        raise RestartError(f"the process for the open connections cannot serve on: {why}")
+
+
+# ---- the child serves on
+
+
+class ParentWatch(StreamProtocol):
+    """Calls `gone` when the other end closes: the new generation serves, or it has failed."""
+
+    __slots__ = ("_gone",)
+
+    def __init__(self, gone: Callable[[], object]) -> None:
+        self._gone = gone
+
+    def connection_lost(self, connection: Connection, error: Exception | None) -> None:
+        """Tell the owner."""
+        self._gone()
+
+
+def serve_on(
+    reactor: Reactor, server: EchoServer, settings: Settings, let_go: Callable[[], object], start: Socket, watch: Socket
+) -> int:
+    """Be the previous generation to its end; return the exit status. Called with signals held.
+
+    `let_go` closes this process's copies of what the new generation will open anew.
     """
     try:
-        reactor.reopen_after_fork(assembly.new_selector(config))
+        reactor.reopen_after_fork(assembly.new_selector(settings))
     except OSError as error:
         start.send((error.strerror or str(error)).encode())
-        return False
+        return 1
     let_go()
     start.send(PREPARED)
     with start:
-        return not start.recv(1)  # exec(2) has closed the other end
+        # exec(2) closes the other end; until then, nothing that is shared may change
+        if start.recv(1):
+            return 1
+    handler = log.set_up(settings.log_level, settings.log_format, previous=True)
 
+    def log_counters(name: str) -> None:
+        report.log_counters(name, server.counters, handler.dropped)
 
-class Elder(StreamProtocol):
-    """One run of such a process."""
-
-    def __init__(self, reactor: Reactor, server: EchoServer, handler: log.StderrHandler) -> None:
-        self._reactor, self._server, self._handler = reactor, server, handler
-        self._ending = False
-
-    def start(self, leash: Socket) -> None:
-        """Take the signals over, and wait for the new image."""
-        for signum in (signal.SIGINT, signal.SIGHUP):  # they are meant for the new image, ^C too
-            signal.signal(signum, signal.SIG_IGN)
-        self._reactor.add_signal_handler(signal.SIGTERM, self._end)
-        self._reactor.add_signal_handler(signal.SIGQUIT, self._abort)
-        self._reactor.add_signal_handler(signal.SIGUSR1, lambda: self.log_counters("counters"))
-        leash.setblocking(False)
-        Connection(self._reactor, leash, self).open()
-
-    def connection_lost(self, connection: Connection, error: Exception | None) -> None:
-        """The new image serves. (Or it has failed, and will be started by whoever looks after it.)"""
-        self._server.retire(self._reactor.stop)
-
-    def log_counters(self, name: str) -> None:
-        """Log what the old image has done, this process included."""
-        report.log_counters(name, self._server.counters, self._handler.dropped)
-
-    def _end(self) -> None:
-        if not self._ending:  # the second one is the same, as it came to all and was passed on
-            self._ending = True
-            self._server.stop(self._reactor.stop)
-
-    def _abort(self) -> None:
-        self._server.abort()
-        self._reactor.stop()
-
-
-def run(reactor: Reactor, server: EchoServer, config: Settings, leash: Socket) -> int:
-    """Serve to the end; return the exit status. Called with signals held."""
-    handler = log.set_up(config.log_level, config.log_format, elder=True)
-    elder = Elder(reactor, server, handler)
-    elder.start(leash)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, signal.valid_signals())
-    reactor.run()
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    elder.log_counters("drained")
+    for signum in [signal.SIGINT, *RESTART_SIGNALS, *CHILD_SIGNALS]:
+        reactor.remove_signal_handler(signum)
+    for signum in COUNTERS_SIGNALS:
+        reactor.add_signal_handler(signum, functools.partial(log_counters, "counters"))
+    drain = Drain(reactor, server, reactor.stop)
+    watch.setblocking(False)
+    Connection(reactor, watch, ParentWatch(drain.retire)).open()
+    drain.run(set())
+    log_counters("drained")
     return os.EX_OK

@@ -1,10 +1,10 @@
-"""From root to somebody who may do nothing, for good: what port 7 needed is over once it is bound.
+"""Drop root's privileges permanently, once the port is bound.
 
-Law: whoever can't be found is refused before anything is bound, and whoever could come back hasn't gone. So after the
-drop it is tried to become root again, and if that works, nothing is served. All groups go with the user: an echo
-needs none. And no program that is run from here gains any privilege by a set-user-ID bit (PR_SET_NO_NEW_PRIVS).
+Law: a user that doesn't exist is refused before anything is bound. A drop that could be undone is none: afterwards the
+process tries to become root again, and if that works, it serves nothing. All other groups are dropped too. No program
+that is run from here can gain privileges by a set-user-ID bit (PR_SET_NO_NEW_PRIVS).
 
-The capabilities need no call of their own: the kernel clears them when no user ID is 0 any more (capabilities(7)).
+The kernel clears the capabilities when no user ID is 0 any more (capabilities(7)).
 """
 
 from __future__ import annotations
@@ -15,22 +15,21 @@ import os
 from collections.abc import Callable
 from typing import NamedTuple
 
+from echo7.process import StartError
+
 try:
     import grp
     import pwd
 except ImportError:  # pragma: no cover - Windows has neither
     grp = pwd = None  # type: ignore[assignment]
 
-PR_SET_NO_NEW_PRIVS = 38  # prctl(2), Linux
+# prctl(2), Linux
+PR_SET_NO_NEW_PRIVS = 38
 SUPERUSER = 0
 
 
-class PrivilegeError(Exception):
-    """One line: what couldn't be dropped, why not, and what to do."""
-
-
 class Identity(NamedTuple):
-    """A user and the one group that he keeps."""
+    """A user, and the one group that is kept."""
 
     user_id: int
     group_id: int
@@ -40,40 +39,44 @@ class Identity(NamedTuple):
 def identity(text: str) -> Identity:
     """Look up `NAME[:GROUP]`, each a name or a number. Raise ArgumentTypeError."""
     if pwd is None:  # pragma: no cover - Windows
-        raise argparse.ArgumentTypeError("this system has no users to become; leave it out")
+        raise argparse.ArgumentTypeError("this system has no users to switch to; leave it out")
     name, colon, group = text.partition(":")
     user_id, own_group_id = _user(name)
     group_id = _group(group) if colon else own_group_id
     if group_id is None:
-        raise argparse.ArgumentTypeError(f"user {name} is in no list, so his group isn't known; give {name}:GROUP")
+        raise argparse.ArgumentTypeError(f"user {name} has no entry, so its group isn't known; give {name}:GROUP")
     if SUPERUSER in (user_id, group_id):
-        raise argparse.ArgumentTypeError(f"{text!r} has root's own rights; name somebody without, such as nobody")
+        raise argparse.ArgumentTypeError(f"{text!r} has root's own rights; name a user without them, such as nobody")
     return Identity(user_id, group_id, text)
 
 
-def become(who: Identity) -> None:
-    """Drop all other rights for good. Raise PrivilegeError; then serve nothing.
+def become(user: Identity) -> None:
+    """Drop root privileges permanently and become `user`. Raise StartError; then serve nothing.
 
-    Who is that user already, as after a fresh start, drops nothing, and is looked at all the same.
+    A process that is that user already, as after a restart, drops nothing but is checked all the same.
     """
-    gain_nothing_new = _gain_nothing_new()  # looked up while we may: he may be barred from where Python lives
-    if (os.getuid(), os.geteuid(), os.getgid(), os.getegid()) != (who.user_id,) * 2 + (who.group_id,) * 2:
+    # looked up now, as the user may be barred from where Python is installed
+    gain_nothing_new = no_new_privileges()
+    if (os.getuid(), os.geteuid(), os.getgid(), os.getegid()) != (user.user_id,) * 2 + (user.group_id,) * 2:
         try:
             os.setgroups([])
-            os.setgid(who.group_id)
-            os.setuid(who.user_id)  # last, as it takes the right to all this; of root, it changes all three (setuid(2))
+            os.setgid(user.group_id)
+            # last, as it takes away the right to the others; for root, it changes all three IDs (setuid(2))
+            os.setuid(user.user_id)
         except OSError as error:
-            raise PrivilegeError(
-                f"cannot become {who.name}: {error.strerror}; --user needs root at the start: use sudo, or leave it out"
+            raise StartError(
+                f"cannot become {user.name}: {error.strerror}; "
+                "--user needs root at the start: use sudo, or leave it out"
             ) from None
-    _refuse_if_it_can_come_back(who)
+    _refuse_if_root_can_return(user)
     gain_nothing_new()
 
 
 def _user(name: str) -> tuple[int, int | None]:
     try:
         found = pwd.getpwnam(name)
-    except (KeyError, ValueError):  # ValueError: a NUL in it
+    # ValueError: a NUL in it
+    except (KeyError, ValueError):
         number = _number(name)
         if number is None:
             raise argparse.ArgumentTypeError(
@@ -104,22 +107,25 @@ def _number(text: str) -> int | None:
     return int(text) if known else None
 
 
-def _refuse_if_it_can_come_back(who: Identity) -> None:
+def _refuse_if_root_can_return(user: Identity) -> None:
     for call, name in ((os.setuid, "user"), (os.seteuid, "user"), (os.setgid, "group"), (os.setegid, "group")):
         try:
             call(SUPERUSER)
         except OSError:
             continue
-        raise PrivilegeError(
-            f"as {who.name} we could still become the {name} root again, so nothing is served: something keeps "
-            "capabilities over a change of user ('capsh --print' shows the securebits); start without it"
+        raise StartError(
+            f"as {user.name} this process could still become the {name} root again, so nothing is served: "
+            "something keeps capabilities over a change of user ('capsh --print' shows the securebits); "
+            "start without it"
         )
 
 
-def _gain_nothing_new() -> Callable[[], object]:
+def no_new_privileges() -> Callable[[], object]:
+    """Return a function that sets PR_SET_NO_NEW_PRIVS. Where there is no prctl(2), it does nothing."""
     try:
         import ctypes
 
         return functools.partial(ctypes.CDLL(None).prctl, PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
-    except (ImportError, AttributeError, OSError):  # no ctypes, or a system without prctl: the drop holds without it
+    # no ctypes, or a system without prctl: the drop holds without it
+    except (ImportError, AttributeError, OSError):
         return int

@@ -1,11 +1,8 @@
-"""The process that serves nothing itself: it opens the sockets, starts the workers, and answers for them.
+"""The work of a service with workers: it starts them, replaces those that end, and answers for them.
 
-Law: the sockets outlive the workers. The supervisor opens all of them, before the first fork, and keeps them; each
-worker's slot has a set of its own, which every process that ever fills the slot inherits. So no caller who waits in the
-kernel's queue and no UDP peer is lost with a worker, only what that worker had taken in already.
-
-A worker is over when both are true, in whichever order: its process is reaped, and its channel has ended, with all that
-it had to say read. Forking is done in `run`, between two runs of the loop: a child never stands inside a callback.
+Law: the sockets outlive the workers. All are opened before the first fork, and each slot has a set of its own, which
+every process that ever fills the slot inherits. So a client that waits in the kernel's queue isn't lost with a worker,
+nor is a UDP peer; only what that worker had taken in already is.
 """
 
 from __future__ import annotations
@@ -16,16 +13,14 @@ import functools
 import logging
 import os
 import signal
-from collections.abc import Iterator
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, NoReturn
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
 
 from echo7.logs import log, report
 from echo7.process import worker
-from echo7.process.backoff import STILLBIRTHS_LIMIT, BackOff
+from echo7.process.backoff import FAILED_STARTS_LIMIT, BackOff
 from echo7.process.channel import Channel, Message
-from echo7.process.lifecycle import Lifecycle
-from echo7.process.signals import signals_held
+from echo7.process.child import Child, how_it_ended, run_child, signals_held
 from echo7.server import Counters, ServingAddress
 from echo7.sockets.binding import Bound
 from reactor.loop import Reactor
@@ -34,106 +29,103 @@ from reactor.timers import Timer
 
 if TYPE_CHECKING:
     from echo7.metrics.service import WorkersMetrics
+    from echo7.process.service import OptionalPart, Service
     from echo7.settings import Settings
 
-ANSWER_PATIENCE_S = 1.0  # for the counters of a worker that doesn't answer; then those that it told last count
-DRAIN_GRACE_S = 10.0  # beyond the drain timeout, which a worker keeps by itself: then it hangs, and is killed
-ABORT_GRACE_S = 1.0  # the same at a second signal
+# for a worker that doesn't answer; then its last report counts
+ANSWER_PATIENCE_S = 1.0
 
 logger = logging.getLogger("echo7")
 
 
-@dataclass(slots=True, eq=False)
 class Slot:
-    """A place for one worker process, and the sockets that belong to the place."""
+    """A place for one worker process, the sockets that belong to the place, and the process in it, if there is one."""
 
-    number: int  # from 1
-    bound: Bound
-    backoff: BackOff
-    process: Process | None = None
-    restart: Timer | None = None
+    __slots__ = (
+        "backoff", "bound", "channel", "child", "counters", "live", "log_lines_dropped", "number", "ready", "restart",
+        "sockets",
+    )  # fmt: skip
 
+    def __init__(self, number: int, bound: Bound, now: Callable[[], float]) -> None:
+        self.number, self.bound, self.backoff = number, bound, BackOff(now)
+        self.sockets = bound.tcp + bound.udp
+        self.child: Child
+        self.channel: Channel
+        self.restart: Timer | None = None
+        self.vacate()
 
-@dataclass(slots=True, eq=False)
-class Process:
-    """One worker process, as the supervisor knows it."""
-
-    slot: Slot
-    pid: int
-    channel: Channel = field(init=False)
-    told_all: bool = False  # its channel has ended
-    wait_status: int | None = None  # once it is reaped
-    ready: bool = False
-    counters: Counters = field(default_factory=Counters)  # as told last
-    log_lines_dropped: int = 0
+    def vacate(self) -> None:
+        """Forget the process that was here."""
+        self.live = self.ready = False
+        # as reported last
+        self.counters, self.log_lines_dropped = Counters(), 0
 
     def __str__(self) -> str:
-        """Name it as the log does."""
-        return f"worker {self.slot.number} (pid {self.pid})"
+        """Name the process as the log does."""
+        return f"worker {self.number} (pid {self.child.pid})"
 
-
-@dataclass(slots=True, eq=False)
-class Inquiry:
-    """One round of asking every worker for its counters."""
-
-    awaited: set[Process]  # who have yet to answer, or to end
-    patience: Timer = field(init=False)
+    @property
+    def fields(self) -> dict[str, int]:
+        """Name the process as JSON does."""
+        return {"worker": self.number, "pid": self.child.pid}
 
 
 class Supervisor:
-    """One run of `echo7 serve --workers N`."""
+    """Looks after the workers of `echo7 serve --workers N`."""
 
-    def __init__(self, reactor: Reactor, config: Settings, handler: log.StderrHandler, descriptors: int) -> None:
+    def __init__(
+        self, service: Service, reactor: Reactor, settings: Settings, handler: log.StderrHandler, descriptors: int
+    ) -> None:
         self.status = 0
-        self._life = Lifecycle(reactor, config)
-        self._reactor, self._config, self._handler, self._descriptors = reactor, config, handler, descriptors
+        self._service, self._reactor, self._settings = service, reactor, settings
+        self._handler, self._descriptors = handler, descriptors
         self._slots: list[Slot] = []
-        self._due: collections.deque[Slot] = collections.deque()  # to be started as soon as the loop has returned
-        self._announced = self._stopping = self._aborting = self._over = False
-        self._past: list[Counters] = [Counters()]  # the sum over the processes that have ended
-        self._past_dropped = 0
-        self._inquiries = 0
-        self._inquiry: Inquiry | None = None  # under way
-        self._asked_meanwhile = False
+        # to be started as soon as the loop has returned
+        self._due: collections.deque[Slot] = collections.deque()
+        self._announced = self._aborting = False
+        # set by `stop`
+        self._stopped: Callable[[], object] | None = None
+        # of the processes that have ended
+        self._past, self._past_dropped = Counters(), 0
+        # those that have yet to answer in this round; None: no round is under way
+        self._awaited: set[Slot] | None = None
+        self._round, self._asked_again = 0, False
         self._metrics: WorkersMetrics | None = None
 
+    def open(self, sets: Sequence[Bound], optional: OptionalPart) -> None:
+        """Open everything that may need privileges. Raise BindError."""
+        if self._settings.metrics is not None:
+            from echo7.metrics.service import WorkersMetrics
+
+            with optional():
+                self._metrics = WorkersMetrics(self._reactor, self._handler, self._health)
+                self._metrics.start(self._settings.metrics)
+        self._slots = [Slot(number, bound, self._reactor.now) for number, bound in enumerate(sets, 1)]
+
+    def _health(self) -> str:
+        return "" if self._stopped is None else "stopping"
+
     def start(self) -> None:
-        """Open every socket, drop what that needed, take the signals over. Raise BindError, StartError."""
-        sets = self._life.open()
-        if self._config.metrics is not None:
-            with self._life.outages_forgiven():
-                self._serve_metrics(self._config.metrics)
-        self._life.drop_privileges()
-        self._slots = [Slot(number, each, BackOff(self._reactor.now)) for number, each in enumerate(sets, 1)]
+        """Have every worker started when the loop returns."""
         self._due.extend(self._slots)
-        report.dump_on_signal(self._reactor, lambda: self._order("dump"))
-        self._life.take_signals(self._end, self._ask_for_counters, self._reap)
-        report.log_hints(sets[0].left_out, self._life.loopback_only)
 
-    def _serve_metrics(self, where: tuple[str, int]) -> None:
-        from echo7.metrics.service import WorkersMetrics
+    def _live(self) -> list[Slot]:
+        return [slot for slot in self._slots if slot.live]
 
-        self._metrics = WorkersMetrics(self._reactor, self._handler, lambda: "stopping" if self._stopping else "")
-        self._metrics.start(where)
+    def _order(self, what: str, **details: object) -> None:
+        for slot in self._live():
+            slot.channel.say(what, **details)
 
-    def run(self) -> None:
-        """Run until all is over. Returns in the supervisor only."""
-        while not self._over:
-            while self._due:
-                self._fork(self._due.popleft())
-            self._life.restart(self._leaving)
-            self._reactor.run()
+    def dump(self) -> None:
+        """Have each worker log what its loop has."""
+        self._order("dump")
 
-    def log_counters(self, name: str) -> None:
-        """Log what all workers together have done so far, those that have ended too."""
-        live = self._live()
-        dropped = self._past_dropped + self._handler.dropped + sum(process.log_lines_dropped for process in live)
-        report.log_counters(name, report.total([*self._past, *(process.counters for process in live)]), dropped)
+    # ---- a worker starts
 
-    def _live(self) -> list[Process]:
-        return [slot.process for slot in self._slots if slot.process is not None]
-
-    # ---- starting
+    def fork_due(self) -> None:
+        """Fork the workers that are due. Returns in the supervisor only."""
+        while self._due:
+            self._fork(self._due.popleft())
 
     def _fork(self, slot: Slot) -> None:
         slot.backoff.started()
@@ -142,98 +134,82 @@ class Supervisor:
             with theirs, closed_on_error(ours), signals_held() as mask:
                 pid = os.fork()
                 if pid == 0:  # pragma: no cover - in a child the measuring begins with the next call
-                    self._become_worker(slot, ours, theirs, mask)
+                    run_child(f"worker {slot.number}", lambda: self._be_worker(slot, ours, theirs, mask))
         except OSError as error:
-            self._try_again(slot, f"cannot start worker {slot.number}: {error.strerror}", worker=slot.number)
+            self._try_again(slot, f"cannot start worker {slot.number}: {error.strerror}", {"worker": slot.number})
             return
-        process = slot.process = Process(slot, pid)
-        heard, lost = functools.partial(self._heard, process), functools.partial(self._channel_lost, process)
-        process.channel = Channel(self._reactor, ours, heard, lost)
+        slot.live, slot.child = True, Child(pid, functools.partial(self._ended, slot), stream=True)
+        slot.channel = Channel(self._reactor, ours, functools.partial(self._heard, slot), slot.child.stream_ended)
 
-    def _become_worker(self, slot: Slot, parents: Socket, control: Socket, mask: set[int]) -> NoReturn:
-        """Be the child, to its end. What runs here belongs to another process than the rest of this module."""
-        status = 1
+    def _be_worker(self, slot: Slot, parents: Socket, control: Socket, mask: set[int]) -> int:
+        """Be the child. What runs here belongs to another process than the rest of this class."""
         try:
             self._reactor.abandon_after_fork()
-            self._life.disown()
+            self._service.let_go()
             parents.close()
-            mine = slot.bound.tcp + slot.bound.udp
-            for sock in [sock for other in self._slots for sock in other.bound.tcp + other.bound.udp]:
-                if sock not in mine:
+            for sock in [sock for other in self._slots for sock in other.sockets]:
+                # systemd's sockets are in every slot
+                if sock not in slot.sockets:
                     sock.close()
-            status = worker.run(slot.number, self._config, self._descriptors, slot.bound, control, mask)
-        except OSError as error:  # EMFILE before it has begun
+            return worker.run(slot.number, self._settings, self._descriptors, slot.bound, control, mask)
+        except OSError as error:
             log.event(logger, logging.ERROR, "start_failed", f"cannot start: {error.strerror}; raise 'ulimit -n'")
-        except BaseException as error:  # it must not get into the parent's frames, whatever it is
-            logger.critical("worker %d failed: %r", slot.number, error, exc_info=error, extra={"event": "failed"})
-        finally:
-            for handler in logger.handlers:
-                handler.flush()
-            os._exit(status)
+            return 1
 
-    def _heard(self, process: Process, message: Message) -> None:
-        if message["say"] == "counters":
-            process.counters = Counters(**message["counters"])
-            process.log_lines_dropped = message["log_lines_dropped"]
-            if self._metrics is not None:
-                self._metrics.heard(process.slot.number, message["snapshot"])
-            if message["round"] == self._inquiries:
-                self._answered(process)
+    def _heard(self, slot: Slot, message: Message) -> None:
+        if message["say"] == "ready":
+            self._ready(slot, message["addresses"])
             return
-        process.ready = True
-        process.slot.backoff.ready()
+        slot.counters, slot.log_lines_dropped = Counters(**message["counters"]), message["log_lines_dropped"]
+        if self._metrics is not None:
+            self._metrics.heard(slot.number, message["snapshot"])
+        if message["round"] == self._round:
+            self._answered(slot)
+
+    def _ready(self, slot: Slot, addresses: Sequence[Any]) -> None:
+        slot.ready = True
+        slot.backoff.ready()
         if self._announced:
-            fields = {"worker": process.slot.number, "pid": process.pid}
-            log.event(logger, logging.INFO, "worker_ready", f"{process} serves", **fields)
-        elif sum(each.ready for each in self._live()) == len(self._slots):
+            log.event(logger, logging.INFO, "worker_ready", f"{slot} serves", **slot.fields)
+        elif all(each.ready for each in self._slots):
             self._announced = True
-            pids = [each.pid for each in self._live()]
+            pids = [each.child.pid for each in self._slots]
             text = f"{len(pids)} workers serve, pids {', '.join(map(str, pids))}"
             log.event(logger, logging.INFO, "workers", text, workers=len(pids), pids=pids)
-            report.log_addresses(ServingAddress(*each) for each in message["addresses"])
-            self._life.serving()
+            report.log_addresses(ServingAddress(*each) for each in addresses)
+            self._service.serving()
 
-    # ---- ends of workers
+    # ---- a worker ends
 
-    def _reap(self) -> None:
-        for process in self._live():
-            if process.wait_status is None:
-                pid, wait_status = os.waitpid(process.pid, os.WNOHANG)
-                if pid:
-                    process.wait_status = wait_status
-                    self._check_ended(process)
+    def reap(self) -> None:
+        """Look which workers have ended."""
+        for slot in self._live():
+            slot.child.reap()
 
-    def _channel_lost(self, process: Process) -> None:
-        process.told_all = True
-        self._check_ended(process)
-
-    def _check_ended(self, process: Process) -> None:
-        if process.wait_status is None or not process.told_all:
-            return
-        slot, code = process.slot, os.waitstatus_to_exitcode(process.wait_status)
-        slot.process = None
-        self._past = [report.total([*self._past, process.counters._replace(connections_open=0)])]
-        self._past_dropped += process.log_lines_dropped
+    def _ended(self, slot: Slot, exit_code: int) -> None:
+        self._past = report.total([self._past, slot.counters._replace(connections_open=0)])
+        self._past_dropped += slot.log_lines_dropped
         if self._metrics is not None:
             self._metrics.ended(slot.number)
-        self._answered(process)
-        text, fields = f"{process} ended {_how(code)}", {"worker": slot.number, "pid": process.pid, "exit_code": code}
-        if not self._stopping:
-            self._try_again(slot, text, **fields)
+        text, fields = f"{slot} ended {how_it_ended(exit_code)}", slot.fields | {"exit_code": exit_code}
+        slot.vacate()
+        self._answered(slot)
+        if self._stopped is None:
+            self._try_again(slot, text, fields)
             return
-        if code and not self._aborting:
+        if exit_code and not self._aborting:
             self.status = 1
             log.event(logger, logging.WARNING, "worker_ended", text, **fields)
         self._check_over()
 
-    def _try_again(self, slot: Slot, text: str, **fields: object) -> None:
+    def _try_again(self, slot: Slot, text: str, fields: dict[str, int]) -> None:
         delay_s = slot.backoff.ended()
         if all(each.backoff.hopeless for each in self._slots):
             log.event(logger, logging.WARNING, "worker_ended", text, **fields)
-            text = f"every worker has ended {STILLBIRTHS_LIMIT} times in a row before it served: giving up"
+            text = f"every worker has ended {FAILED_STARTS_LIMIT} times in a row before it served: giving up"
             log.event(logger, logging.ERROR, "failed", text)
             self.status = 1
-            self._stop()
+            self._service.stop()
             return
         text += f"; the next one starts in {delay_s:g} s"
         log.event(logger, logging.WARNING, "worker_ended", text, restart_delay_s=delay_s, **fields)
@@ -245,97 +221,77 @@ class Supervisor:
 
     # ---- the end
 
-    def _end(self, signum: int) -> None:
-        if self._stopping:
-            self._aborting = True
-            self.status = 128 + signum
-            self._order("abort")
-            self._life.aborting()
-            self._reactor.call_later(ABORT_GRACE_S, self._kill)
-            return
-        name, timeout_s = signal.Signals(signum).name, self._config.drain_timeout_s
-        text = f"stopping on {name}: delivering for up to {timeout_s:g} s"
-        log.event(logger, logging.INFO, "stopping", text, signal=name)
-        self._stop()
-
-    def _stop(self) -> None:
-        self._stopping = True
-        self._life.stopping()
+    def stop(self, stopped: Callable[[], object]) -> None:
+        """Have the workers drain; call `stopped` when all have ended."""
+        self._stopped = stopped
         self._due.clear()
         for slot in self._slots:
-            slot.bound.close()  # or callers would be queued whom nobody will serve
+            # or the kernel would queue clients that nothing will serve
+            slot.bound.close()
             if slot.restart is not None:
                 slot.restart.cancel()
         self._order("drain")
-        self._reactor.call_later(self._config.drain_timeout_s + DRAIN_GRACE_S, self._kill)
         self._check_over()
 
-    def _order(self, what: str, **details: object) -> None:
-        for process in self._live():
-            process.channel.say(what, **details)
+    def abort(self) -> None:
+        """Have the workers end at once."""
+        self._aborting = True
+        self._order("abort")
 
-    def _kill(self) -> None:
-        for process in self._live():
-            if process.wait_status is None:  # else the number may be somebody else's by now
-                fields = {"worker": process.slot.number, "pid": process.pid}
-                log.event(logger, logging.WARNING, "worker_killed", f"{process} hangs: killed", **fields)
-                os.kill(process.pid, signal.SIGKILL)
+    def kill(self) -> None:
+        """Kill the workers that hang."""
+        for slot in self._live():
+            if slot.child.exit_code is None:
+                log.event(logger, logging.WARNING, "worker_killed", f"{slot} hangs: killed", **slot.fields)
+                slot.child.send(signal.SIGKILL)
 
     def _check_over(self) -> None:
-        if not self._live():
-            self._life.when_alone(self._finish)
-
-    def _finish(self) -> None:
-        self._over = True
-        self._reactor.stop()
+        if self._stopped is not None and not self._live():
+            self._stopped()
 
     @contextlib.contextmanager
-    def _leaving(self) -> Iterator[tuple[list[int], list[int]]]:
-        """The workers go on without us; the ends of their channels tell them from when on."""
+    def left_behind(self) -> Iterator[tuple[list[int], list[int]]]:
+        """Tell the workers that they are the previous generation; yield their pids, and our ends of their channels."""
         self._order("restart")
-        live = [process for process in self._live() if process.wait_status is None]
-        ended = [process.counters for process in self._live() if process.wait_status is not None]
-        report.log_counters("ended_before", report.total([*self._past, *ended]), self._past_dropped)
+        ended = [slot.counters for slot in self._live() if slot.child.exit_code is not None]
+        report.log_counters("ended_before", report.total([self._past, *ended]), self._past_dropped)
+        left = [slot for slot in self._live() if slot.child.exit_code is None]
         try:
-            yield (
-                [process.pid for process in live],
-                [process.channel.fileno() for process in live if not process.told_all],
-            )
+            yield [each.child.pid for each in left], [each.channel.fileno() for each in left if each.child.stream_open]
         except BaseException:
             self._order("stay")
             raise
 
     # ---- counters
 
-    def _ask_for_counters(self) -> None:
-        if self._inquiry is not None:
-            self._asked_meanwhile = True
+    def log_counters(self, name: str) -> None:
+        """Log what all workers together have done so far, including those that have ended."""
+        dropped = self._past_dropped + self._handler.dropped + sum(slot.log_lines_dropped for slot in self._slots)
+        report.log_counters(name, report.total([self._past, *(slot.counters for slot in self._slots)]), dropped)
+
+    def ask_for_counters(self) -> None:
+        """Begin a round, on SIGUSR1: ask every worker, and log the sum. During one, have another follow."""
+        if self._awaited is not None:
+            self._asked_again = True
             return
-        self._inquiries += 1
-        inquiry = self._inquiry = Inquiry(set(self._live()))
-        inquiry.patience = self._reactor.call_later(ANSWER_PATIENCE_S, self._conclude)
-        self._order("counters", round=self._inquiries)
-        self._check_complete(inquiry)
+        self._round += 1
+        self._awaited = set(self._live())
+        self._reactor.call_later(ANSWER_PATIENCE_S, self._conclude, self._round)
+        self._order("counters", round=self._round)
+        if not self._awaited:
+            self._conclude(self._round)
 
-    def _answered(self, process: Process) -> None:
-        if self._inquiry is not None:
-            self._inquiry.awaited.discard(process)
-            self._check_complete(self._inquiry)
+    def _answered(self, slot: Slot) -> None:
+        if self._awaited is not None:
+            self._awaited.discard(slot)
+            if not self._awaited:
+                self._conclude(self._round)
 
-    def _check_complete(self, inquiry: Inquiry) -> None:
-        if not inquiry.awaited:
-            inquiry.patience.cancel()
-            self._conclude()
-
-    def _conclude(self) -> None:
-        self._inquiry = None
+    def _conclude(self, of_round: int) -> None:
+        if self._awaited is None or of_round != self._round:
+            return
+        self._awaited = None
         self.log_counters("counters")
-        if self._asked_meanwhile:
-            self._asked_meanwhile = False
-            self._ask_for_counters()
-
-
-def _how(code: int) -> str:
-    """Put into words how a process has ended, as os.waitstatus_to_exitcode says it."""
-    names = {int(each): each.name for each in signal.Signals}  # the real-time ones have none
-    return f"with status {code}" if code >= 0 else f"by {names.get(-code, f'signal {-code}')}"
+        if self._asked_again:
+            self._asked_again = False
+            self.ask_for_counters()

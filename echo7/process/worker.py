@@ -1,25 +1,20 @@
-"""One worker process: an EchoServer on a loop of its own, with sockets from the supervisor and orders over a channel.
+"""A worker process: an EchoServer on its own loop, with sockets and orders from the supervisor.
 
-Law: a worker ends in order, once, whatever tells it to: the supervisor's order, the supervisor's end (else it would
-serve on with nobody to stop it), or SIGTERM sent to it. ^C and the end of a whole process group reach the supervisor
-too, so a worker takes no notice of SIGINT, nor of a SIGTERM after the first: what a second signal means, only the
-supervisor says.
-
-When the supervisor starts afresh, the worker is an elder (see `restart`): it serves on until the new workers do, which
-is when its channel ends, and then its callers to their own end. It has nobody to report to then, and logs for itself.
+Law: a worker drains once, whatever makes it: an order, the end of the supervisor (else nothing could stop it), or a
+TERM of its own. After a restart it belongs to the previous generation: the end of its channel means that the new
+workers serve, so it retires. Then no supervisor wants its counters, and it logs them itself.
 """
 
 from __future__ import annotations
 
-import functools
 import logging
-import signal
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from echo7 import assembly
 from echo7.logs import log, report
 from echo7.process.channel import Channel, Message
+from echo7.process.child import COUNTERS_SIGNALS, Drain, ignore
 from echo7.sockets.binding import Bound
 from reactor.loop import Reactor
 from reactor.sockets.opening import Socket
@@ -28,118 +23,105 @@ if TYPE_CHECKING:
     from echo7.metrics.snapshot import Snapshot
     from echo7.settings import Settings
 
-REPORT_INTERVAL_S = 1.0  # so old are the counters of a worker that crashes, at the most
+# the counters of a worker that crashes are no older than this
+REPORT_INTERVAL_S = 1.0
 
 logger = logging.getLogger("echo7")
 
 
-def run(number: int, config: Settings, descriptors: int, bound: Bound, control: Socket, mask: set[int]) -> int:
-    """Be worker `number` until it ends; return the exit status. Signals come in (`mask`) when it is ready for them."""
-    for signum in (signal.SIGINT, signal.SIGUSR1, signal.SIGHUP):
-        signal.signal(signum, signal.SIG_IGN)
-    handler = log.set_up(config.log_level, config.log_format, number)
-    with assembly.new_reactor(config) as reactor:
-        worker = Worker(reactor, config, descriptors, handler)
+def run(number: int, settings: Settings, descriptors: int, bound: Bound, control: Socket, mask: set[int]) -> int:
+    """Be worker `number` to its end; return the exit status. Signals are held until it is ready for `mask`."""
+    ignore(COUNTERS_SIGNALS)
+    handler = log.set_up(settings.log_level, settings.log_format, number)
+    with assembly.new_reactor(settings) as reactor:
+        worker = Worker(reactor, settings, descriptors, handler)
         worker.start(bound, control)
-        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-        reactor.run()
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # all is done, and none shall spoil the exit status now
-        worker.say_farewell()
+        worker.drain.run(mask)
+        if worker.replaced:
+            worker.log_counters("drained")
         return worker.status
 
 
 class Worker:
     """One run of a worker process."""
 
-    def __init__(self, reactor: Reactor, config: Settings, descriptors: int, handler: log.StderrHandler) -> None:
+    def __init__(self, reactor: Reactor, settings: Settings, descriptors: int, handler: log.StderrHandler) -> None:
         self.status = 0
-        self._reactor = reactor
-        self._handler = handler
-        self._server = assembly.new_server(config, descriptors, self._failed)
-        self._tell: Callable[[], Snapshot] | None = None  # None: nobody asks for more than the counters
-        if config.metrics is not None:
+        self._reactor, self._handler = reactor, handler
+        self._server = assembly.new_server(settings, descriptors, self.fail)
+        self.drain = Drain(reactor, self._server, self._drained, self._log_leaving)
+        # None: without metrics the counters are all that is asked for
+        self._tell: Callable[[], Snapshot] | None = None
+        if settings.metrics is not None:
             from echo7.metrics.snapshot import snapshot_maker
 
             self._tell = snapshot_maker(reactor, self._server, handler)
-        self._channel: Channel | None = None  # None before the start, and when the supervisor has gone
-        self._leaving = False
-        self._finished = False
-        self._left_behind = False  # the supervisor starts afresh, without this worker
+        # None before the start, and when the supervisor has gone
+        self.channel: Channel | None = None
+        # replaced: by the worker of a new generation, so its channel's end means: retire
+        self._finished = self.replaced = False
 
     def start(self, bound: Bound, control: Socket) -> None:
         """Serve, and say so."""
         self._server.start(self._reactor, bound)
-        self._reactor.add_signal_handler(signal.SIGTERM, self._asked_to_leave)
-        self._reactor.add_signal_handler(signal.SIGQUIT, self._abort)
         report.dump_on_signal(self._reactor)
-        self._channel = Channel(self._reactor, control, self._heard, self._supervisor_gone)
-        self._channel.say("ready", addresses=self._server.addresses)
+        self.channel = Channel(self._reactor, control, self._heard, self._supervisor_gone)
+        self.channel.say("ready", addresses=self._server.addresses)
         self._report_regularly()
 
-    def _heard(self, message: Message) -> None:
-        orders: dict[str, Callable[[], None]] = {
-            "counters": lambda: self._report(message["round"]),
-            "restart": functools.partial(self._leave_behind, True),
-            "stay": functools.partial(self._leave_behind, False),
-            "dump": lambda: report.log_dump(self._reactor),
-            "drain": self._leave,
-            "abort": self._abort,
-        }
-        orders[message["say"]]()
-
-    def say_farewell(self) -> None:
-        """Log what was done, if there is nobody else to do it."""
-        if self._left_behind:
-            report.log_counters("drained", self._server.counters, self._handler.dropped)
-
-    def _leave_behind(self, so: bool) -> None:
-        self._left_behind = so
-
-    def _report(self, question: int = 0) -> None:
-        if self._channel is not None:
+    def report(self, question: int = 0) -> None:
+        """Tell the supervisor the counters."""
+        if self.channel is not None:
             counters, dropped = self._server.counters._asdict(), self._handler.dropped
             more = {} if self._tell is None else {"snapshot": self._tell().as_message()}
-            self._channel.say("counters", round=question, counters=counters, log_lines_dropped=dropped, **more)
+            self.channel.say("counters", round=question, counters=counters, log_lines_dropped=dropped, **more)
 
-    def _report_regularly(self) -> None:
-        if self._channel is not None and not self._channel.busy:
-            self._report()
-        self._reactor.call_later(REPORT_INTERVAL_S, self._report_regularly)
-
-    def _leave(self) -> None:
-        if not self._leaving:
-            self._leaving = True
-            self._server.stop(self._all_done)
-
-    def _abort(self) -> None:
-        self._leave()
-        self._server.abort()
-
-    def _all_done(self) -> None:
-        self._finished = True
-        self._report()
-        if self._channel is None:
-            self._reactor.stop()
-        else:
-            self._channel.close()  # and when the supervisor has read it all, `_supervisor_gone`
-
-    def _supervisor_gone(self) -> None:
-        self._channel = None
-        if self._finished:
-            self._reactor.stop()
-            return
-        if self._left_behind:
-            self._server.retire(self._all_done)
-            return
-        log.event(logger, logging.WARNING, "supervisor_gone", "the supervisor has gone: finishing in order")
-        self._leave()
-
-    def _asked_to_leave(self) -> None:
-        if not self._leaving:
-            log.event(logger, logging.INFO, "leaving", "finishing on SIGTERM", signal="SIGTERM")
-        self._leave()
-
-    def _failed(self) -> None:
+    def fail(self) -> None:
+        """End with status 1: the last serving socket is broken."""
         log.event(logger, logging.ERROR, "failed", "the last serving socket is broken: ending")
         self.status = 1
-        self._leave()
+        self.drain.stop()
+
+    def log_counters(self, name: str) -> None:
+        """Log what it has done: no supervisor does."""
+        report.log_counters(name, self._server.counters, self._handler.dropped)
+
+    def _heard(self, message: Message) -> None:
+        what = message["say"]
+        if what == "counters":
+            self.report(message["round"])
+        elif what in ("restart", "stay"):
+            self.replaced = what == "restart"
+        else:
+            {"dump": self._dump, "drain": self.drain.stop, "abort": self.drain.abort}[what]()
+
+    def _dump(self) -> None:
+        report.log_dump(self._reactor)
+
+    def _report_regularly(self) -> None:
+        # a supervisor that doesn't read must not make a worker grow
+        if self.channel is not None and not self.channel.pending_bytes:
+            self.report()
+        self._reactor.call_later(REPORT_INTERVAL_S, self._report_regularly)
+
+    def _drained(self) -> None:
+        self._finished = True
+        self.report()
+        if self.channel is None:
+            self._reactor.stop()
+        else:
+            # `_supervisor_gone` comes when the supervisor has read everything
+            self.channel.finish()
+
+    def _supervisor_gone(self) -> None:
+        self.channel = None
+        if self._finished:
+            self._reactor.stop()
+        elif self.replaced:
+            self.drain.retire()
+        else:
+            log.event(logger, logging.WARNING, "supervisor_gone", "the supervisor has gone: finishing in order")
+            self.drain.stop()
+
+    def _log_leaving(self) -> None:
+        log.event(logger, logging.INFO, "leaving", "finishing on SIGTERM", signal="SIGTERM")

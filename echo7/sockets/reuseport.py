@@ -1,13 +1,12 @@
 """One set of sockets for each worker, all on the same addresses (SO_REUSEPORT, socket(7)).
 
-Law: the port is ours alone before it is shared. The first set is bound without SO_REUSEPORT, so that a port in use is
-refused whoever holds it, and gets the option afterwards; the others are bound with it. So a second daemon is refused at
-every moment, also one that shares its own ports. (Another program of the same user that asks for SO_REUSEPORT from the
-start is let in by the kernel.)
+Law: the first set is bound without SO_REUSEPORT, so that any port in use is refused, and gets the option afterwards;
+the others are bound with it. So a second daemon is refused at every moment, also one that shares its own ports.
+(Another program of the same user that asks for SO_REUSEPORT from the start is let in by the kernel.)
 
-The kernel chooses a caller's socket, and a UDP peer's, by a hash over the addresses and the number of sockets. All are
-made here, once, and stay open until the service ends, so the choice never changes: a peer's datagrams all reach the
-same worker's set, and callers wait in it while that worker is replaced.
+The kernel chooses a client's socket by a hash over the addresses and the number of sockets. All are made here, once,
+and stay open until the service ends, so the choice never changes: a client's datagrams all reach the same worker's
+set, and connections wait in it while that worker is replaced.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ AVAILABLE = sys.platform == "linux"
 def share(sockets: SocketFactory, first: Bound, count: int, backlog: int, buffer_bytes: int | None) -> list[Bound]:
     """Return `count` sets of sockets, `first` among them. Raise BindError; then all are closed, `first` too.
 
-    `first` listens already, and its callers wait. What may still fail here is a shortage, of descriptors or memory.
+    `first` listens already, and its clients wait. What may still fail here is a shortage, of descriptors or memory.
     """
     sets = [first, *(Bound() for _ in range(count - 1))]
     factory = _Sharing(sockets)

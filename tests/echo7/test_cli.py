@@ -23,8 +23,9 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 import echo7
-from echo7 import cli, serve
+from echo7 import cli
 from echo7.logs import log
+from echo7.process.service import Service
 from echo7.settings import OPTIONS
 from echo7.sockets.binding import bind_all
 from reactor import Reactor
@@ -398,7 +399,7 @@ def test_address_that_is_left_out_has_a_line_with_its_name(
     sockets.refused_families[socket.AF_INET6] = os_error(errno.EAFNOSUPPORT)
     config = serve_config("--port", "0", *hosts)
     with Reactor(sockets=sockets) as reactor:
-        serve.Service(reactor, config, log.StderrHandler(), 1024).start()
+        Service(reactor, config, log.StderrHandler(), 1024).start()
     events = [vars(record)["event"] for record in caplog.records]
     if events[0] == "serving_as_root":
         caplog.records.pop(0)

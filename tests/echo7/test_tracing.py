@@ -13,7 +13,7 @@ import sys
 import pytest
 
 from echo7 import assembly, cli
-from echo7.process.lifecycle import StartError, is_root
+from echo7.process import StartError, is_root
 from echo7.process.privileges import Identity
 from echo7.tracing import Tracing
 from reactor.loop import Reactor
@@ -190,7 +190,7 @@ def test_after_a_fresh_start_the_file_is_the_new_image_s(tmp_path: pathlib.Path)
             echo.restart()
             said = len(echo.lines)
             caller.sendall(b"still")
-            assert receive_exactly(caller, 5) == b"still", "of the elder"
+            assert receive_exactly(caller, 5) == b"still", "of the previous generation"
             talked = path.read_text()
             assert '"connection-2"' not in talked
         shutil.rmtree(path.parent)

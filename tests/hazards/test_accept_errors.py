@@ -21,8 +21,9 @@ from collections.abc import Iterator
 
 import pytest
 
+import echo7.assembly
 import echo7.cli
-import echo7.serve
+import echo7.process.service
 from echo7.server import EchoServer
 from reactor import Connection, Listener, Reactor
 from reactor.sockets.errors import os_error
@@ -238,7 +239,7 @@ def as_before() -> Iterator[None]:
     loggers = [logging.getLogger(name) for name in ("reactor", "echo7")]
     before = [(logger.level, logger.handlers[:], logger.propagate) for logger in loggers]
     soft_and_hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    dispositions = {signum: signal.getsignal(signum) for signum in echo7.serve.SIGNALS}
+    dispositions = {signum: signal.getsignal(signum) for signum in echo7.process.service.SIGNALS}
     yield
     for signum, disposition in dispositions.items():
         signal.signal(signum, disposition)
@@ -256,7 +257,7 @@ def test_the_process_ends_with_status_1_when_its_last_socket_breaks(
     """'Exit 1 if it was the last' (promise 16), through the whole command, with a line and no traceback."""
     sockets = CalledAtOnceSockets()
     sockets.faults.always["accept"] = os_error(code)
-    monkeypatch.setattr(echo7.serve, "Reactor", functools.partial(Reactor, sockets=sockets))
+    monkeypatch.setattr(echo7.assembly, "Reactor", functools.partial(Reactor, sockets=sockets))
     assert echo7.cli.main(["serve", "--host", "127.0.0.1", "--port", "0", "--no-udp"]) == 1
     log = capfd.readouterr().err
     assert "broken and closed: " + os.strerror(code) in log

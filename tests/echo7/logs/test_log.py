@@ -620,8 +620,8 @@ def test_where_stderr_is_the_journals_each_line_begins_with_its_priority(form: s
         process.terminate()
         heard += lines
     assert process.wait(PATIENCE_S) == 0
-    assert {line[:3] for line in heard if "cannot tell" in line} == {"<4>"}
-    assert {line[:3] for line in heard if "cannot tell" not in line} == {"<6>"}
+    assert {line[:3] for line in heard if "cannot notify" in line} == {"<4>"}
+    assert {line[:3] for line in heard if "cannot notify" not in line} == {"<6>"}
     if form == "json":
         assert json.loads(heard[0][3:])["event"] == "notify_failed"
 

@@ -24,7 +24,7 @@ from echo7.server import Counters
 from echo7.sockets.binding import NO_IPV6, BindError
 from echo7.sockets.reuseport import AVAILABLE
 from reactor import Reactor
-from reactor.observe.watch import WatchedReactor
+from reactor.observe.watch import Watch
 from reactor.sockets.errors import os_error
 from tests.echo7.process.test_restart import Phoenix
 from tests.support.basics import PATIENCE_S, quiet_port, until
@@ -62,8 +62,8 @@ def test_metrics_option_gives_a_watched_loop() -> None:
     config = serve_config("--metrics", "[::1]:9107")
     assert (config.metrics, config.slow_callback_s) == (("[::1]", 9107), None)
     with assembly.new_reactor(config) as loop:
-        assert isinstance(loop, WatchedReactor)
-        assert loop.watch.slow_s is None
+        assert isinstance(loop.observer, Watch)
+        assert loop.observer.slow_s is None
 
 
 def test_service_exposes_its_counters_and_its_health() -> None:

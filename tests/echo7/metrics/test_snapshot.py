@@ -9,7 +9,8 @@ import pathlib
 import echo7
 from echo7.metrics.snapshot import Gauges, Snapshot, gauges_of, snapshot_maker, total
 from echo7.server import EchoServer
-from reactor.observe.watch import TICK_S, WatchedReactor
+from reactor import Reactor
+from reactor.observe.watch import TICK_S, Watch
 from reactor.sockets.errors import os_error
 from tests.support.clients import connect_small
 from tests.support.echo import EchoByHand
@@ -23,7 +24,7 @@ class Handler:
 
 def test_snapshot_goes_through_a_channel_unchanged() -> None:
     clock = ManualClock()
-    with WatchedReactor(clock=clock, slow_s=0.5) as loop:
+    with Reactor(clock=clock, observer=Watch(0.5)) as loop:
         server = EchoServer(["127.0.0.1"], 0)
         server.start(loop)
         take = snapshot_maker(loop, server, Handler())  # type: ignore[arg-type]

@@ -32,7 +32,7 @@ def slots_for(is_ipv6: bool, paths: bool) -> Slots:
 
 def slots_with(arrivals: Sequence[Arrival]) -> Slots:
     """Return slots with datagrams of one family, written as the kernel does."""
-    from reactor.testing.batch import pack_name
+    from reactor.testing.kernel.batch import pack_name
 
     slots = slots_for(":" in arrivals[0][0][0], bool(arrivals[0][1]))
     for index, (source, path) in enumerate(arrivals):

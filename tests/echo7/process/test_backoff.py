@@ -6,11 +6,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from echo7.process.backoff import FIRST_DELAY_S, HEALTHY_AFTER_S, LONGEST_DELAY_S, STILLBIRTHS_LIMIT, BackOff
+from echo7.process.backoff import FAILED_STARTS_LIMIT, FIRST_DELAY_S, HEALTHY_AFTER_S, LONGEST_DELAY_S, BackOff
 from tests.support.loops import ManualClock
 
 
-def test_each_wait_is_twice_the_one_before_up_to_the_limit() -> None:
+def test_each_delay_doubles_up_to_the_limit() -> None:
     backoff = BackOff(ManualClock())
     delays = []
     for _ in range(10):
@@ -20,7 +20,7 @@ def test_each_wait_is_twice_the_one_before_up_to_the_limit() -> None:
     assert delays == pytest.approx([0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 6.4, 10, 10, 10])
 
 
-def test_who_has_lived_for_long_is_replaced_as_if_it_were_the_first() -> None:
+def test_worker_that_lived_for_long_is_replaced_after_the_first_delay() -> None:
     clock = ManualClock()
     backoff = BackOff(clock)
     for _ in range(5):
@@ -34,9 +34,9 @@ def test_who_has_lived_for_long_is_replaced_as_if_it_were_the_first() -> None:
     assert backoff.ended() == 2 * FIRST_DELAY_S
 
 
-def test_ends_before_it_was_ready_make_it_hopeless_and_one_that_serves_gives_hope() -> None:
+def test_slot_with_failed_starts_alone_is_hopeless_until_one_serves() -> None:
     backoff = BackOff(ManualClock())
-    for _ in range(STILLBIRTHS_LIMIT):
+    for _ in range(FAILED_STARTS_LIMIT):
         assert not backoff.hopeless
         backoff.started()
         backoff.ended()
@@ -44,11 +44,11 @@ def test_ends_before_it_was_ready_make_it_hopeless_and_one_that_serves_gives_hop
     backoff.started()
     backoff.ready()
     assert not backoff.hopeless
-    assert backoff.stillbirths == 0
+    assert backoff.failed_starts == 0
 
 
 @given(st.lists(st.tuples(st.floats(0, 100), st.booleans())))
-def test_whatever_happens_the_wait_is_within_its_bounds(lives: list[tuple[float, bool]]) -> None:
+def test_any_history_gives_a_delay_within_the_bounds(lives: list[tuple[float, bool]]) -> None:
     clock = ManualClock()
     backoff = BackOff(clock)
     for lived_s, was_ready in lives:

@@ -1,4 +1,4 @@
-"""What one image hands to the next: as text, and as sockets."""
+"""What one generation hands to the next: as text, and as sockets."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from echo7.process.handover import VARIABLE, Handover, prepared, received
-from echo7.process.restart import Elders, changed, described
+from echo7.process.previous import PreviousGenerations
+from echo7.process.restart import changed, described
 from echo7.sockets.activation import HandedIn
 from echo7.sockets.binding import BindError, Bound, bind_all
 
@@ -18,21 +19,21 @@ NUMBERS = st.lists(st.integers(0, 2**31)).map(tuple)
 
 
 @given(st.lists(st.tuples(st.integers(0, 2**31), st.integers(0, 256)), min_size=1).map(tuple), NUMBERS, NUMBERS)
-def test_what_is_handed_over_arrives(
-    sockets: tuple[tuple[int, int], ...], elders: tuple[int], leashes: tuple[int]
+def test_handover_through_environment_arrives_once(
+    sockets: tuple[tuple[int, int], ...], previous: tuple[int], watches: tuple[int]
 ) -> None:
-    given = Handover(os.getpid(), sockets, elders, leashes)
+    given = Handover(os.getpid(), sockets, previous, watches)
     environment = {VARIABLE: str(given), "HOME": "/"}
     assert received(environment) == given
     assert environment == {"HOME": "/"}, "no child may take it for its own"
     assert received(environment) is None
 
 
-def test_what_is_meant_for_another_process_is_not_ours() -> None:
+def test_handover_for_another_process_is_not_taken() -> None:
     assert received({VARIABLE: str(Handover(os.getppid(), ((3, 1),), (), ()))}) is None
 
 
-def test_each_worker_gets_its_own_set_again() -> None:
+def test_sockets_of_each_worker_come_back_as_its_set() -> None:
     before = [bind_all(socket, ["127.0.0.1"], 0) for _ in range(2)]
     ports = [[sock.getsockname() for sock in bound.tcp + bound.udp] for bound in before]
     given = prepared(before, [], [])
@@ -47,8 +48,8 @@ def test_each_worker_gets_its_own_set_again() -> None:
         bound.close()
 
 
-def test_what_came_from_systemd_stays_what_it_is() -> None:
-    """Callers who were queued before the first image came have inherited nothing from the listener."""
+def test_sockets_from_systemd_stay_shared_and_handed_in() -> None:
+    """Clients that were queued before the first generation came have inherited nothing from the listener."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         listener.listen()
@@ -61,26 +62,26 @@ def test_what_came_from_systemd_stays_what_it_is() -> None:
         after[0].close()
 
 
-def test_a_socket_that_broke_is_not_handed_on() -> None:
+def test_broken_socket_is_not_handed_over() -> None:
     bound = bind_all(socket, ["127.0.0.1"], 0)
     bound.tcp[0].close()
     assert len(prepared([bound], [], []).sockets) == 1
     bound.close()
 
 
-def test_a_number_of_workers_that_changed_meanwhile_is_refused() -> None:
+def test_changed_number_of_workers_is_refused() -> None:
     with pytest.raises(BindError, match="the number of workers has changed"):
         Handover(1, ((3, 1), (4, 2)), (), ()).sets(3)
 
 
-def test_what_is_no_socket_is_refused_by_number() -> None:
+def test_descriptor_that_is_no_socket_is_refused_by_number() -> None:
     number = os.open(os.devnull, os.O_RDONLY)
     with pytest.raises(BindError, match=f"descriptor {number} in ECHO7_HANDOVER is no socket"):
         Handover(1, ((number, 1),), (), ()).sets(1)
     os.close(number)
 
 
-def test_a_change_is_told_by_option_with_both_values() -> None:
+def test_changed_setting_is_named_with_both_values() -> None:
     before = {"--host": "", "--port": "7", "--user": ""}
     assert changed(described(before), before) is None
     assert changed("", before) is None, "there was nothing before"
@@ -93,7 +94,8 @@ def test_a_change_is_told_by_option_with_both_values() -> None:
     assert changed(described(before | {"--of-another-version": "1"}), before) is None
 
 
-def test_an_elder_that_is_no_child_of_ours_is_forgotten() -> None:
-    elders = Elders([os.getppid()])
-    elders.reap()
-    assert elders.pids == []
+def test_previous_generation_that_is_no_child_of_ours_is_forgotten() -> None:
+    generations = PreviousGenerations()
+    generations.take_over([os.getppid()], [])
+    generations.reap()
+    assert generations.pids == []

@@ -101,7 +101,7 @@ def test_no_more_descriptors_are_promised_than_the_selector_can_watch(monkeypatc
 
 @given(st.integers(0, 1 << 20))
 def test_the_default_keeps_back_what_the_service_itself_needs(descriptors: int) -> None:
-    """Law: What the service itself needs, and two for each pipe; but a service that takes nobody is none."""
+    """Law: What the service itself needs, and two for each pipe; but a service that takes no connection is none."""
     pipes = limits.default_pipes(descriptors)
     assert 0 <= 2 * pipes <= descriptors / 8
     assert limits.default_max_connections(descriptors) == max(1, descriptors - limits.KEPT_BACK)
@@ -122,8 +122,8 @@ def test_the_service_raises_its_own_limit_at_start() -> None:
     assert line.split()[3:5] == ["777", "777"]
 
 
-def test_a_full_house_by_default_still_has_descriptors_to_spare() -> None:
-    """At the default limit callers wait in the queue, nothing runs out, and who waits is served when one leaves."""
+def test_service_at_its_default_limit_still_has_descriptors_to_spare() -> None:
+    """At the default limit clients wait in the queue, nothing runs out, and the next is served when one leaves."""
     room = 8
     limit = limits.KEPT_BACK + room + 4  # at this limit there are two pipes
     with contextlib.ExitStack() as stack:

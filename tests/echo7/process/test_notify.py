@@ -75,7 +75,7 @@ def environment(address: str, **others: str) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("abstract", [False, True])
-def test_ready_comes_when_we_serve_and_stopping_when_we_end(tmp_path: pathlib.Path, abstract: bool) -> None:
+def test_ready_comes_when_it_serves_and_stopping_when_it_ends(tmp_path: pathlib.Path, abstract: bool) -> None:
     ear = Ear(f"@echo7-test-{os.getpid()}" if abstract else str(tmp_path / "notify"))
     with contextlib.closing(ear), EchoProcess(*HOST, env=environment(ear.address), wait=False) as echo:
         assert ear.hear() == "READY=1"
@@ -94,7 +94,7 @@ def test_with_workers_ready_comes_when_all_of_them_serve(ear: Ear) -> None:
 
 
 def test_a_stuck_loop_says_nothing(ear: Ear) -> None:
-    """That we are alive is the loop's own word, so systemd notices when it stands still."""
+    """The loop itself tells that it is alive, so systemd notices when it stands still."""
     with EchoProcess(*HOST, env=environment(ear.address, WATCHDOG_USEC="100000")) as echo:
         assert [ear.hear() for _ in range(4)] == ["READY=1", "WATCHDOG=1", "WATCHDOG=1", "WATCHDOG=1"]
         echo.process.send_signal(signal.SIGSTOP)
@@ -115,7 +115,7 @@ def test_a_stuck_loop_says_nothing(ear: Ear) -> None:
     ],
     ids=str,
 )
-def test_what_cannot_be_told_costs_one_line_and_the_service_goes_on(ear: Ear, given: dict[str, str], why: str) -> None:
+def test_notification_that_fails_costs_one_line(ear: Ear, given: dict[str, str], why: str) -> None:
     with EchoProcess(*HOST, env={**environment(ear.address), **given}) as echo:
         assert echo.finish() == 0
         told = [line for line in echo.lines if line["event"] == "notify_failed"]
@@ -135,7 +135,7 @@ def notifier(given: dict[str, str]) -> Iterator[tuple[Notifier, Reactor, ManualC
         made.close()
 
 
-def test_the_variables_are_removed_and_kept_for_the_next_image(ear: Ear) -> None:
+def test_variables_are_removed_and_kept_for_the_next_generation(ear: Ear) -> None:
     given = {"NOTIFY_SOCKET": ear.address, "WATCHDOG_USEC": "3000000", "WATCHDOG_PID": str(os.getpid()), "HOME": "/"}
     with notifier(given) as (made, _, _):
         assert given == {"HOME": "/"}
@@ -161,7 +161,7 @@ def test_a_sign_of_life_comes_twice_in_the_time_that_systemd_waits(ear: Ear) -> 
         assert ear.all() == ["READY=1"], "one timer is enough"
 
 
-def test_to_start_afresh_is_told_with_the_time(ear: Ear) -> None:
+def test_reloading_is_told_with_the_time(ear: Ear) -> None:
     """`Type=notify-reload` wants to know when it began, on CLOCK_MONOTONIC."""
     with notifier({"NOTIFY_SOCKET": ear.address}) as (made, _, _):
         before_usec = time.monotonic_ns() // 1000
@@ -172,14 +172,14 @@ def test_to_start_afresh_is_told_with_the_time(ear: Ear) -> None:
 
 
 @pytest.mark.parametrize("pid", ["1", "", "x"])
-def test_a_watchdog_for_another_process_is_not_ours(ear: Ear, pid: str) -> None:
+def test_watchdog_for_another_process_is_ignored(ear: Ear, pid: str) -> None:
     with notifier({"NOTIFY_SOCKET": ear.address, "WATCHDOG_USEC": "3000000", "WATCHDOG_PID": pid}) as (made, _, _):
         made.ready()
         assert ear.all() == ["READY=1"]
 
 
 @pytest.mark.parametrize("usec", ["", "0", "-1", "1.5", "²", "9" * 400, str(2**63)])
-def test_a_time_that_is_none_costs_one_line(ear: Ear, caplog: pytest.LogCaptureFixture, usec: str) -> None:
+def test_watchdog_time_that_is_no_number_costs_one_line(ear: Ear, caplog: pytest.LogCaptureFixture, usec: str) -> None:
     with notifier({"NOTIFY_SOCKET": ear.address, "WATCHDOG_USEC": usec}) as (made, _, _):
         made.ready()
         assert ear.all() == ["READY=1"]
@@ -187,7 +187,7 @@ def test_a_time_that_is_none_costs_one_line(ear: Ear, caplog: pytest.LogCaptureF
     assert "not a number of microseconds: let systemd set it, or unset it" in caplog.text
 
 
-def test_what_finds_no_room_waits_in_order_and_signs_of_life_do_not(ear: Ear) -> None:
+def test_messages_without_room_wait_in_order_and_signs_of_life_are_dropped(ear: Ear) -> None:
     """systemd may be behind with its reading: nothing blocks, and READY isn't lost."""
     with notifier({"NOTIFY_SOCKET": ear.address, "WATCHDOG_USEC": "3000000"}) as (made, reactor, clock):
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as other:
@@ -205,7 +205,7 @@ def test_what_finds_no_room_waits_in_order_and_signs_of_life_do_not(ear: Ear) ->
         assert [message.partition("\n")[0] for message in ear.all()] == ["RELOADING=1", "READY=1"]
 
 
-def test_who_is_never_heard_complains_once_and_tries_on(
+def test_notifier_without_a_listener_complains_once_and_tries_again(
     tmp_path: pathlib.Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     address = str(tmp_path / "late")
@@ -213,14 +213,14 @@ def test_who_is_never_heard_complains_once_and_tries_on(
         made.ready()
         made.reloading()
         assert len(caplog.records) == 1
-        assert "No such file or directory; serving all the same" in caplog.text
+        assert "No such file or directory; serving without it" in caplog.text
         with contextlib.closing(Ear(address)) as ear:
             made.ready()
             assert ear.all() == ["READY=1"]
 
 
 @pytest.mark.parametrize("address", ["/tmp/nu\0l", "/" + "x" * 200, "@" + "x" * 200])
-def test_an_address_that_can_be_none_costs_one_line(caplog: pytest.LogCaptureFixture, address: str) -> None:
+def test_address_that_makes_no_sense_costs_one_line(caplog: pytest.LogCaptureFixture, address: str) -> None:
     with notifier({"NOTIFY_SOCKET": address}) as (made, _, _):
         made.ready()
         made.stopping()
@@ -239,7 +239,7 @@ def test_without_a_descriptor_for_it_the_service_goes_on(
         made.ready()
         made.close()
         monkeypatch.undo()
-    assert "Too many open files; serving all the same" in caplog.text
+    assert "Too many open files; serving without it" in caplog.text
 
 
 def test_after_close_nothing_is_said(ear: Ear) -> None:

@@ -1,4 +1,4 @@
-"""`--user`: root binds, somebody who may do nothing serves. Real processes where we are root, the rules everywhere."""
+"""`--user`: root binds, a user without privileges serves. Real processes need root; the rules don't."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from collections.abc import Callable
 
 import pytest
 
-from echo7.process import lifecycle, privileges
-from echo7.process.privileges import Identity, PrivilegeError, become, identity
-from reactor import Reactor
+from echo7.process import StartError, privileges
+from echo7.process.privileges import Identity, become, identity
+from echo7.process.service import drop_privileges
 from reactor.sockets.errors import os_error
 from tests.echo7.test_cli import only_line, refused
 from tests.support.basics import PATIENCE_S, quiet_port
-from tests.support.daemon import EchoProcess, House, WorkersProcess, serve_config
+from tests.support.daemon import EchoProcess, House, WorkersProcess
 
 if os.name != "posix":
-    pytest.skip("this system has no users to become", allow_module_level=True)
+    pytest.skip("this system has no users to switch to", allow_module_level=True)
 
 NOBODY = 65_534
-ROOT_ONLY = pytest.mark.skipif(os.geteuid() != 0, reason="only root can be somebody else")
+ROOT_ONLY = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
 SETPRIV = pytest.mark.skipif(os.geteuid() != 0 or shutil.which("setpriv") is None, reason="needs root and setpriv(1)")
 
 
@@ -83,7 +83,7 @@ def test_every_worker_and_the_supervisor_are_powerless(house: House) -> None:
 
 
 @SETPRIV
-def test_who_could_come_back_serves_nothing(house: House) -> None:
+def test_drop_that_could_be_undone_serves_nothing(house: House) -> None:
     """With this bit the kernel lets all capabilities be kept over the change of user."""
     port = low_port()
     with EchoProcess(
@@ -91,7 +91,7 @@ def test_who_could_come_back_serves_nothing(house: House) -> None:
         prefix=["setpriv", "--securebits", "+no_setuid_fixup"],
     ) as echo:  # fmt: skip
         line = echo.next_line("start_failed")
-        assert "we could still become the user root again, so nothing is served" in line["message"]
+        assert "this process could still become the user root again, so nothing is served" in line["message"]
         assert echo.process.wait(PATIENCE_S) == 1
         assert "listening" not in {each["event"] for each in echo.lines}
 
@@ -113,7 +113,7 @@ def test_without_privilege_another_user_costs_one_line_and_status_1(house: House
 
 
 @SETPRIV
-def test_who_is_that_user_already_needs_no_privilege(house: House) -> None:
+def test_process_that_is_that_user_already_needs_no_privilege(house: House) -> None:
     prefix = ["setpriv", "--reuid=4711", "--regid=4711", "--clear-groups"]
     with EchoProcess("--host", "127.0.0.1", "--user", "4711:4711", house=house, prefix=prefix) as echo:
         assert_powerless(echo.process.pid, 4711, 4711)
@@ -134,9 +134,7 @@ def test_an_unprivileged_start_needs_nothing_but_a_port(house: House) -> None:
     [(["--host", "*"], 1), (["--host", "*", "--workers", "2"], 1), ([], 0), (["--host", "*", "--user", "nobody"], 0)],
     ids=str,
 )
-def test_root_that_serves_other_machines_is_told_the_remedy_once(
-    house: House, arguments: list[str], warned: int
-) -> None:
+def test_root_that_serves_other_machines_is_warned_once(house: House, arguments: list[str], warned: int) -> None:
     with EchoProcess(*arguments, house=house) as echo:
         assert echo.finish() == 0
         told = [line for line in echo.lines if line["event"] == "serving_as_root"]
@@ -154,19 +152,21 @@ def test_root_that_serves_other_machines_is_told_the_remedy_once(
         ("nobody:", "there is no group ''"),
         ("-1", "there is no user '-1'"),
         ("4294967295", "there is no user '4294967295'"),
-        ("4711", "user 4711 is in no list, so his group isn't known; give 4711:GROUP"),
-        ("root", "'root' has root's own rights; name somebody without"),
+        ("4711", "user 4711 has no entry, so its group isn't known; give 4711:GROUP"),
+        ("root", "'root' has root's own rights; name a user without them"),
         ("0", "'0' has root's own rights"),
         ("nobody:0", "'nobody:0' has root's own rights"),
         ("nobody:root", "'nobody:root' has root's own rights"),
     ],
 )
-def test_who_cannot_be_meant_is_refused_in_one_line(capsys: pytest.CaptureFixture[str], text: str, reason: str) -> None:
+def test_unknown_or_privileged_user_is_refused_in_one_line(
+    capsys: pytest.CaptureFixture[str], text: str, reason: str
+) -> None:
     assert f"argument --user: {reason}" in refused(capsys, f"--user={text}")
 
 
 def test_a_wrong_name_binds_nothing() -> None:
-    """The port is in use: who had bound first would have complained of that."""
+    """The port is in use: a service that bound first would have complained of that."""
     port = quiet_port()
     with socket.socket() as holder:
         holder.bind(("127.0.0.1", port))
@@ -201,7 +201,7 @@ class Kernel:
             monkeypatch.setattr(os, name, self.call(name))
         for name in ("getuid", "geteuid", "getgid", "getegid"):
             monkeypatch.setattr(os, name, lambda name=name: self.ids[name.removeprefix("get").removeprefix("e")])
-        monkeypatch.setattr(privileges, "_gain_nothing_new", lambda: lambda: self.calls.append("no_new_privs"))
+        monkeypatch.setattr(privileges, "no_new_privileges", lambda: lambda: self.calls.append("no_new_privs"))
 
     def call(self, name: str) -> Callable[[object], None]:
         def called(value: object) -> None:
@@ -218,13 +218,13 @@ SOMEBODY = Identity(4711, 4712, "somebody")
 TRIES = ["setuid 0", "seteuid 0", "setgid 0", "setegid 0"]
 
 
-def test_groups_go_first_and_the_user_last_and_then_it_is_tried_to_come_back(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_groups_are_dropped_first_and_the_user_last_and_then_root_is_tried(monkeypatch: pytest.MonkeyPatch) -> None:
     kernel = Kernel(monkeypatch)
     become(SOMEBODY)
     assert kernel.calls == ["setgroups []", "setgid 4712", "setuid 4711", *TRIES, "no_new_privs"]
 
 
-def test_after_a_fresh_start_nothing_is_left_to_drop_but_it_is_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_after_a_restart_nothing_is_dropped_but_everything_is_checked(monkeypatch: pytest.MonkeyPatch) -> None:
     kernel = Kernel(monkeypatch)
     become(SOMEBODY)
     kernel.calls.clear()
@@ -235,15 +235,15 @@ def test_after_a_fresh_start_nothing_is_left_to_drop_but_it_is_looked_at(monkeyp
 @pytest.mark.parametrize(
     ("call", "name"), [("setuid", "user"), ("seteuid", "user"), ("setgid", "group"), ("setegid", "group")]
 )
-def test_any_way_back_is_refused(monkeypatch: pytest.MonkeyPatch, call: str, name: str) -> None:
+def test_any_way_back_to_root_is_refused(monkeypatch: pytest.MonkeyPatch, call: str, name: str) -> None:
     Kernel(monkeypatch, returns=call)
-    with pytest.raises(PrivilegeError, match=f"as somebody we could still become the {name} root again"):
+    with pytest.raises(StartError, match=f"as somebody this process could still become the {name} root again"):
         become(SOMEBODY)
 
 
-def test_without_the_right_to_drop_it_says_who_has_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_process_without_the_right_to_drop_says_what_it_needs(monkeypatch: pytest.MonkeyPatch) -> None:
     Kernel(monkeypatch, allowed=False)
-    with pytest.raises(PrivilegeError, match="cannot become somebody: Operation not permitted; --user needs root"):
+    with pytest.raises(StartError, match="cannot become somebody: Operation not permitted; --user needs root"):
         become(SOMEBODY)
 
 
@@ -251,14 +251,14 @@ def test_a_system_without_prctl_does_without(monkeypatch: pytest.MonkeyPatch) ->
     import ctypes
 
     monkeypatch.setattr(ctypes, "CDLL", lambda name: object())
-    assert privileges._gain_nothing_new()() == 0
+    assert privileges.no_new_privileges()() == 0
 
 
 def test_no_program_that_is_run_gains_anything() -> None:
     """In a child, as there is no way back from it."""
     program = """if True:
-        from echo7.process import lifecycle, privileges
-        privileges._gain_nothing_new()()
+        from echo7.process import privileges
+        privileges.no_new_privileges()()
         print(open("/proc/self/status").read())
     """
     import sys
@@ -269,16 +269,15 @@ def test_no_program_that_is_run_gains_anything() -> None:
     assert "NoNewPrivs:\t1" in done.stdout
 
 
-def test_what_argparse_says_of_a_wrong_name_is_ours() -> None:
+def test_wrong_name_is_an_argument_error_of_ours() -> None:
     with pytest.raises(argparse.ArgumentTypeError, match="there is no user 'x y'"):
         identity("x y")
 
 
-def test_what_cannot_be_dropped_stops_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
-    with Reactor() as reactor:
-        life = lifecycle.Lifecycle(reactor, serve_config("--user", "4711:4712"))
-        Kernel(monkeypatch)
-        life.drop_privileges()
-        Kernel(monkeypatch, allowed=False)
-        with pytest.raises(lifecycle.StartError, match="cannot become 4711:4712"):
-            life.drop_privileges()
+def test_drop_that_fails_stops_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    user = identity("4711:4712")
+    Kernel(monkeypatch)
+    drop_privileges(user, [])
+    Kernel(monkeypatch, allowed=False)
+    with pytest.raises(StartError, match="cannot become 4711:4712"):
+        drop_privileges(user, [])

@@ -1,4 +1,4 @@
-"""Supervisor, Worker and Channel alone, without any process: the other end of each channel is in the test's hands."""
+"""Supervisor, Worker and Channel without any process: the test holds the other end of each channel."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ import pytest
 
 from echo7.logs import log
 from echo7.logs.report import total
-from echo7.process import supervisor
-from echo7.process.channel import Channel
-from echo7.process.supervisor import ANSWER_PATIENCE_S, Supervisor
+from echo7.process.child import how_it_ended
+from echo7.process.service import Service
+from echo7.process.supervisor import ANSWER_PATIENCE_S
 from echo7.process.worker import REPORT_INTERVAL_S, Worker
 from echo7.server import Counters
 from echo7.sockets import reuseport
@@ -25,7 +25,7 @@ from reactor import Reactor
 from reactor.sockets.opening import Socket
 from tests.support.basics import PATIENCE_S
 from tests.support.daemon import serve_config
-from tests.support.loops import ManualClock, turn_idle, turn_until
+from tests.support.loops import ManualClock, turn_idle
 
 pytestmark = pytest.mark.skipif(not reuseport.AVAILABLE, reason="Linux alone balances")
 FIRST_PID = 1_000_000_000  # no process has it: pid_max is four millions
@@ -52,10 +52,10 @@ class Rig:
         self.clock, pairs = ManualClock(), Pairs()
         self.reactor = Reactor(clock=self.clock, sockets=pairs)
         pairs.seconds.pop().close()  # the waker's
-        self.supervisor = Supervisor(self.reactor, CONFIG, log.StderrHandler(), 1024)
-        self.supervisor.start()
-        while self.supervisor._due:
-            self.supervisor._fork(self.supervisor._due.popleft())
+        service = Service(self.reactor, CONFIG, log.StderrHandler(), 1024)
+        service.start()
+        self.supervisor = service.work
+        self.supervisor.fork_due()
         self.workers = pairs.seconds
         self.heard: list[bytes] = [b"", b""]
         for worker in self.workers:
@@ -87,8 +87,7 @@ def rig(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> It
     made = Rig()
     with made.reactor:
         yield made
-    for slot in made.supervisor._slots:
-        slot.bound.close()
+    made.supervisor.stop(int)
     for worker in made.workers:
         worker.close()
 
@@ -101,12 +100,12 @@ def told(caplog: pytest.LogCaptureFixture, event: str) -> list[dict[str, Any]]:
 # ---------------------------------------------------------------- the supervisor
 
 
-def test_a_question_while_another_is_under_way_is_asked_when_that_is_answered(
+def test_request_for_counters_during_a_round_has_one_more_round_follow(
     rig: Rig, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """However many come meanwhile: signals are remembered once."""
+    """However many requests come: signals are remembered once."""
     for _ in range(3):
-        rig.supervisor._ask_for_counters()
+        rig.supervisor.ask_for_counters()
     assert [rig.orders(index) for index in (0, 1)] == [[{"say": "counters", "round": 1}]] * 2
     rig.answer(0, 1, connections=3)
     assert told(caplog, "counters") == []
@@ -117,14 +116,14 @@ def test_a_question_while_another_is_under_way_is_asked_when_that_is_answered(
     rig.answer(1, 2, connections=6)
     assert [line["connections"] for line in told(caplog, "counters")] == [7, 11]
     assert told(caplog, "counters")[-1]["log_lines_dropped"] == 1
+    rig.clock.advance(ANSWER_PATIENCE_S)
     assert rig.orders(0) == []
+    assert len(told(caplog, "counters")) == 2, "both rounds were over"
 
 
-def test_a_worker_that_does_not_answer_counts_with_what_it_told_last(
-    rig: Rig, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_worker_that_does_not_answer_counts_with_its_last_report(rig: Rig, caplog: pytest.LogCaptureFixture) -> None:
     rig.answer(1, 0, connections=2)  # unasked, as every second
-    rig.supervisor._ask_for_counters()
+    rig.supervisor.ask_for_counters()
     rig.answer(0, 1, connections=3)
     rig.answer(1, 0, connections=4)
     assert told(caplog, "counters") == [], "that wasn't the answer"
@@ -135,12 +134,12 @@ def test_a_worker_that_does_not_answer_counts_with_what_it_told_last(
     assert len(told(caplog, "counters")) == 1, "too late"
 
 
-def test_without_any_worker_there_is_nobody_to_wait_for(
+def test_request_for_counters_without_workers_is_answered_at_once(
     rig: Rig, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rig.answer(0, 0, connections=3)
     die(rig, monkeypatch, signal.SIGKILL)
-    rig.supervisor._ask_for_counters()
+    rig.supervisor.ask_for_counters()
     assert [line["connections"] for line in told(caplog, "counters")] == [3]
 
 
@@ -150,21 +149,21 @@ def die(rig: Rig, monkeypatch: pytest.MonkeyPatch, wait_status: int) -> None:
         worker.shutdown(socket.SHUT_RDWR)
     turn_idle(rig.reactor)
     monkeypatch.setattr(os, "waitpid", lambda pid, options: (pid, wait_status))
-    rig.supervisor._reap()
+    rig.supervisor.reap()
 
 
-def test_a_worker_is_over_when_it_is_reaped_and_has_told_all(
+def test_worker_is_over_when_it_is_reaped_and_its_channel_has_ended(
     rig: Rig, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """SIGCHLD may come before its last words have been read."""
     monkeypatch.setattr(os, "waitpid", lambda pid, options: (pid, 0) if pid == FIRST_PID else (0, 0))
     for _ in range(2):
-        rig.supervisor._reap()
+        rig.supervisor.reap()
     assert told(caplog, "worker_ended") == []
     killed: list[int] = []
     monkeypatch.setattr(os, "kill", lambda pid, signum: killed.append(pid))
-    rig.supervisor._kill()
-    assert killed == [FIRST_PID + 1], "the number of one that is reaped may be somebody else's"
+    rig.supervisor.kill()
+    assert killed == [FIRST_PID + 1], "the number of one that is reaped may be another process's"
     rig.answer(0, 0, connections=9)
     rig.workers[0].sendall(b'{"say": "coun')  # cut short
     rig.workers[0].shutdown(socket.SHUT_RDWR)
@@ -177,11 +176,11 @@ def test_a_worker_is_over_when_it_is_reaped_and_has_told_all(
 @pytest.mark.parametrize(
     ("code", "words"), [(0, "with status 0"), (3, "with status 3"), (-9, "by SIGKILL"), (-40, "by signal 40")]
 )
-def test_how_a_process_ended_is_said_in_words(code: int, words: str) -> None:
-    assert supervisor._how(code) == words
+def test_exit_code_is_put_into_words(code: int, words: str) -> None:
+    assert how_it_ended(code) == words
 
 
-def test_counters_are_added_up_with_their_drops() -> None:
+def test_total_adds_up_counters_and_drops() -> None:
     one = Counters(connections=1, tcp_bytes_sent=2, drops={"truncated": 1, "busy": 2})
     other = Counters(connections=10, udp_bytes_sent=3, drops={"busy": 1, "accept_EMFILE": 1})
     assert total([one, other]) == Counters(
@@ -221,7 +220,7 @@ class WorkerRig:
         return message
 
 
-def test_a_worker_tells_its_counters_every_second() -> None:
+def test_worker_reports_its_counters_every_second() -> None:
     """So that no more than a second of them is lost with it."""
     with WorkerRig() as rig:
         for _ in range(3):
@@ -232,24 +231,24 @@ def test_a_worker_tells_its_counters_every_second() -> None:
             assert Counters(**message["counters"]) == Counters()
 
 
-def test_a_supervisor_that_stands_still_is_not_told_more_and_more() -> None:
+def test_supervisor_that_stands_still_gets_no_more_reports() -> None:
     """What waits for it is bounded, or a worker would grow."""
     with WorkerRig() as rig:
-        channel = rig.worker._channel
-        assert isinstance(channel, Channel)
-        while not channel.busy:
-            rig.worker._report()
-        waiting_bytes = channel._connection.pending_bytes
+        channel = rig.worker.channel
+        assert channel is not None
+        while not channel.pending_bytes:
+            rig.worker.report()
+        pending_bytes = channel.pending_bytes
         for _ in range(3):
             rig.clock.advance(REPORT_INTERVAL_S)
             rig.reactor.turn()
-        assert channel._connection.pending_bytes == waiting_bytes
+        assert channel.pending_bytes == pending_bytes
 
 
-def test_a_worker_whose_last_socket_breaks_ends_with_status_1() -> None:
+def test_worker_whose_last_socket_breaks_ends_with_status_1() -> None:
     with WorkerRig() as rig:
-        rig.worker._failed()
-        turn_until(rig.reactor, lambda: rig.worker._finished)
+        rig.worker.fail()
+        turn_idle(rig.reactor)
         assert rig.next()["say"] == "counters"
         assert rig.lines.readline() == b""
         rig.supervisor.shutdown(socket.SHUT_WR)

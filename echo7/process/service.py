@@ -1,0 +1,329 @@
+"""One generation of a service, from its sockets to its exit status. README.md here has the picture.
+
+Law: the order is everything. First what needs privileges, then they are dropped, and only then is anything served;
+that it serves is said when it is so. No signal is lost: what comes before there is a handler is held back. Forking and
+exec(2) are done between two runs of the loop, never in a callback.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import logging
+import os
+import signal
+from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING
+
+from echo7 import assembly
+from echo7.logs import log, report
+from echo7.process import StartError, child, handover, is_root, limits, previous
+from echo7.process.restart import NoNotifier, Restart
+from echo7.sockets.binding import BindError, Bound
+from reactor.loop import Reactor
+
+if TYPE_CHECKING:
+    from echo7.metrics.service import Metrics
+    from echo7.process.notify import Notifier
+    from echo7.process.privileges import Identity
+    from echo7.process.supervisor import Supervisor
+    from echo7.settings import Settings
+    from echo7.tracing import Tracing
+
+SIGNALS = child.END_SIGNALS + child.COUNTERS_SIGNALS + child.RESTART_SIGNALS + report.DUMP_SIGNALS
+# beyond the drain timeout, which every process keeps by itself: what is left then hangs, and is killed
+DRAIN_GRACE_S = 10.0
+ABORT_GRACE_S = 1.0
+OptionalPart = Callable[[], contextlib.AbstractContextManager[None]]
+
+logger = logging.getLogger("echo7")
+
+
+def serve(settings: Settings) -> int:
+    """Serve until a signal ends it; return the exit status."""
+    _mask("SIG_BLOCK", child.COUNTERS_SIGNALS + child.RESTART_SIGNALS + report.DUMP_SIGNALS)
+    log.ensure_standard_descriptors()
+    handler = log.set_up(settings.log_level, settings.log_format)
+    descriptors = limits.raise_descriptor_limit()
+    tracing = assembly.new_tracing(settings)
+    try:
+        # a supervisor carries no traffic: the plain loop will do
+        reactor = assembly.new_reactor(settings, tracing) if settings.workers == 1 else Reactor()
+    except OSError as error:
+        log.event(logger, logging.ERROR, "start_failed", f"cannot start: {error.strerror}; raise 'ulimit -n'")
+        return 1
+    with tracing or contextlib.nullcontext(), reactor:
+        service = Service(reactor, settings, handler, descriptors, tracing)
+        try:
+            service.start()
+        except (BindError, StartError) as error:
+            name = "bind_failed" if isinstance(error, BindError) else "start_failed"
+            log.event(logger, logging.ERROR, name, str(error))
+            return 1
+        service.run()
+        # the exit status is decided: a late signal must not change it
+        child.ignore(SIGNALS)
+        service.work.log_counters("stopped")
+        return service.status
+
+
+class Service:
+    """The process in charge: it has the pid that others know, and answers for everything.
+
+    `Single` or `Supervisor` does the work: serving in this process, or in workers.
+    """
+
+    def __init__(
+        self,
+        reactor: Reactor,
+        settings: Settings,
+        handler: log.StderrHandler,
+        descriptors: int,
+        tracing: Tracing | None = None,
+    ) -> None:
+        self._reactor, self._settings = reactor, settings
+        self._previous = previous.PreviousGenerations()
+        self._notifier = _new_notifier(reactor)
+        self._restart = Restart(reactor, settings.fixed(), self._notifier)
+        self._sets: list[Bound] = []
+        self._stopping = self._work_done = self._over = False
+        self._aborted_by = 0
+        self.work: Single | Supervisor
+        if settings.workers == 1:
+            self.work = Single(self, reactor, settings, handler, descriptors, tracing)
+        else:
+            # imported only when there are workers
+            from echo7.process.supervisor import Supervisor
+
+            self.work = Supervisor(self, reactor, settings, handler, descriptors)
+
+    @property
+    def status(self) -> int:
+        """The exit status."""
+        return 128 + self._aborted_by if self._aborted_by else self.work.status
+
+    # ---- start
+
+    def start(self) -> None:
+        """Open the sockets, drop the privileges that they needed, take the signals. Raise BindError, StartError."""
+        before = handover.received()
+        if before is not None:
+            self._previous.take_over(before.previous, before.watches)
+        self._sets, bound_here = handover.open_sockets(self._settings, self._reactor.sockets, before)
+        self.work.open(self._sets, self._optional)
+        drop_privileges(self._settings.user, self._sets)
+        report.dump_on_signal(self._reactor, self.work.dump)
+        self._take_signals()
+        report.log_hints(self._sets[0].left_out, bound_here and not self._settings.hosts)
+        self.work.start()
+
+    @contextlib.contextmanager
+    def _optional(self) -> Iterator[None]:
+        """After a restart, optional parts (such as metrics) may fail without stopping the service."""
+        try:
+            yield
+        except (BindError, StartError) as error:
+            if not self._previous.watches:
+                raise
+            log.event(logger, logging.ERROR, "left_out", f"{error}; serving without it")
+
+    def _take_signals(self) -> None:
+        callbacks: dict[signal.Signals, Callable[[], object]] = {
+            **{signum: functools.partial(self._end, signum) for signum in child.END_SIGNALS},
+            **dict.fromkeys(child.COUNTERS_SIGNALS, self.work.ask_for_counters),
+            **dict.fromkeys(child.RESTART_SIGNALS, self._restart.ask),
+            **dict.fromkeys(child.CHILD_SIGNALS, self._reap),
+        }
+        for signum, callback in callbacks.items():
+            self._reactor.add_signal_handler(signum, callback)
+        if self._previous.watches:
+            # the generation before has said that it serves, so the watchdog is running
+            self._notifier.watch()
+        self._reap()
+        # all of them: the generation before has held back every signal
+        _mask("SIG_UNBLOCK")
+
+    def serving(self) -> None:
+        """Say that it serves, and have the previous generation stop accepting. Called by the work."""
+        self._notifier.ready()
+        if self._previous.watches:
+            pids = self._previous.pids
+            text = f"restarted; open connections are served to their end by {', '.join(map(str, pids))}"
+            log.event(logger, logging.INFO, "restarted", text, previous=pids)
+        self._previous.release()
+
+    # ---- run
+
+    def run(self) -> None:
+        """Run until all is over. In a child, this doesn't return."""
+        while not self._over:
+            self.work.fork_due()
+            if self._restart.due:
+                self.become_next_generation()
+            self._reactor.run()
+
+    def become_next_generation(self) -> None:
+        """Become the new program. Return if that fails; then nothing has changed."""
+        try:
+            with child.signals_held():
+                if self._reactor.snapshot().signals_pending:
+                    # they come first, as exec(2) would forget them
+                    self._reactor.call_soon(self._reactor.stop)
+                    return
+                with self.work.left_behind() as (pids, watches):
+                    for handler in logger.handlers:
+                        handler.flush()
+                    before = self._previous
+                    given = handover.prepared(self._sets, [*before.pids, *pids], [*before.watches, *watches])
+                    handover.become(given, self._notifier.variables)
+        except OSError as error:
+            why = f"cannot start the new program: {error.strerror}; free what it needs, and send SIGHUP again"
+            self._restart.refuse(why)
+        except previous.RestartError as error:
+            self._restart.refuse(str(error))
+
+    def let_go(self) -> None:
+        """In a child of fork(2): close its copies of what is for the process in charge. Called by the work."""
+        self._previous.release()
+        # they are its siblings: not to be sent any signal
+        self._previous = previous.PreviousGenerations()
+        self._notifier.close()
+
+    # ---- end
+
+    def stop(self) -> None:
+        """End in order, previous generations too. Called by the work when it can't go on."""
+        self._stopping = True
+        self._restart.cancel()
+        self._notifier.stopping()
+        self._previous.release()
+        self._previous.send(signal.SIGTERM)
+        self._reactor.call_later(self._settings.drain_timeout_s + DRAIN_GRACE_S, self._kill)
+        self.work.stop(self._work_stopped)
+
+    def _end(self, signum: signal.Signals) -> None:
+        if self._stopping:
+            self._aborted_by = signum
+            self._previous.send(*child.ABORT_SIGNALS)
+            self._reactor.call_later(ABORT_GRACE_S, self._kill)
+            self.work.abort()
+            return
+        text = f"stopping on {signum.name}: delivering for up to {self._settings.drain_timeout_s:g} s"
+        log.event(logger, logging.INFO, "stopping", text, signal=signum.name)
+        self.stop()
+
+    def _kill(self) -> None:
+        self._previous.send(*child.KILL_SIGNALS)
+        self.work.kill()
+
+    def _reap(self) -> None:
+        self._restart.reap()
+        self._previous.reap()
+        self.work.reap()
+        self._check_over()
+
+    def _work_stopped(self) -> None:
+        self._work_done = True
+        self._check_over()
+
+    def _check_over(self) -> None:
+        if self._work_done and not self._previous.pids:
+            self._over = True
+            self._reactor.stop()
+
+
+class Single:
+    """The work of a service without workers: an EchoServer in this very process."""
+
+    def __init__(
+        self,
+        service: Service,
+        reactor: Reactor,
+        settings: Settings,
+        handler: log.StderrHandler,
+        descriptors: int,
+        tracing: Tracing | None,
+    ) -> None:
+        self.status = 0
+        self._service, self._reactor, self._settings, self._handler = service, reactor, settings, handler
+        self._tracing = tracing
+        self._metrics: Metrics | None = None
+        self._server = assembly.new_server(settings, descriptors, self._failed)
+        self.stop, self.abort = self._server.stop, self._server.abort
+        self.ask_for_counters = functools.partial(self.log_counters, "counters")
+
+    def open(self, sets: list[Bound], optional: OptionalPart) -> None:
+        """Open everything that may need privileges. Raise BindError, StartError."""
+        if self._tracing is not None:
+            with optional():
+                self._tracing.open()
+        self._server.start(self._reactor, sets[0])
+        if self._settings.metrics is not None:
+            from echo7.metrics.service import serve_metrics
+
+            with optional():
+                self._metrics = serve_metrics(self._reactor, self._settings.metrics, self._server, self._handler)
+
+    def start(self) -> None:
+        """Say where it serves."""
+        report.log_addresses(self._server.addresses)
+        self._service.serving()
+
+    def log_counters(self, name: str) -> None:
+        """Log what has been done so far."""
+        report.log_counters(name, self._server.counters, self._handler.dropped)
+
+    def left_behind(self) -> contextlib.AbstractContextManager[tuple[list[int], list[int]]]:
+        """Fork the previous generation; the block gets its pid, and our end of its parent watch."""
+        main = functools.partial(previous.serve_on, self._reactor, self._server, self._settings, self._let_go)
+        return previous.forked(self._reactor.sockets, main)
+
+    def _let_go(self) -> None:
+        self._service.let_go()
+        if self._tracing is not None:
+            self._tracing.leave()
+        if self._metrics is not None:
+            self._metrics.close()
+
+    def _failed(self) -> None:
+        log.event(logger, logging.ERROR, "failed", "the last serving socket is broken: ending")
+        self.status = 1
+        self._service.stop()
+
+    def _no_workers(self) -> None:
+        """Do nothing: this is for workers, and there are none."""
+
+    dump = fork_due = reap = kill = _no_workers
+
+
+def _new_notifier(reactor: Reactor) -> Notifier | NoNotifier:
+    if not os.environ.get("NOTIFY_SOCKET"):
+        return NoNotifier()
+    from echo7.process.notify import Notifier
+
+    return Notifier(reactor)
+
+
+def drop_privileges(user: Identity | None, sets: Iterable[Bound]) -> None:
+    """Become `user` permanently; without one, warn if root serves other machines. Raise StartError: serve nothing."""
+    if user is not None:
+        # imported only when --user is set
+        from echo7.process import privileges
+
+        privileges.become(user)
+    elif is_root() and any(map(_reaches_beyond, sets)):
+        text = "serving other machines as root, which nothing needs once the port is bound; use --user nobody"
+        log.event(logger, logging.WARNING, "serving_as_root", text)
+
+
+def _reaches_beyond(bound: Bound) -> bool:
+    """Tell whether other machines can reach one of these sockets."""
+    hosts = [str(sock.getsockname()[0]) for sock in bound.tcp + bound.udp]
+    return not all(host.startswith("127.") or host == "::1" for host in hosts)
+
+
+def _mask(how: str, signums: Iterable[int] | None = None) -> None:
+    """Hold signals back, or let them through; None means all there are."""
+    # Windows has no signal masks
+    if hasattr(signal, "pthread_sigmask"):  # pragma: no branch
+        signal.pthread_sigmask(getattr(signal, how), signal.valid_signals() if signums is None else signums)
