@@ -6,28 +6,21 @@
               ▼
     Connection: receive ─► protocol.data_received ─► write ─► SendBuffer ─► flush ─► socket
 
-Read it in this order: `protocol` (what a user implements), `loop` (one turn), `timers`, `buffer`, `connection` (THE
-chapter), `listener`, `connector`, `datagram`, `signals`. Beside them: `limits` (every bound on one screen), `seams`
-(where a simulated world can come in), `sockets` (what sockets are asked for, and what their errors mean), `control`
-(the small print of UDP), `verbs` (with which a user starts), `fork` (what a child process must let go of),
-`commandline` (a mistake costs one line). In rooms of their own, fast paths that the simple one can do without: `batch`
-and `mmsg` (UDP, many datagrams a call), `splice` (bulk TCP, nothing copied), `busypoll` (looking instead of sleeping);
-and rooms for those who look inside: `dump` (all that a loop has, as a table), `watch` (who holds it up), `describe`
-(what things are called), `trace` and `standins` (everything that a loop does, event by event), `sinks`, `perfetto` and
-`narrate` (what becomes of the events).
+Read in this order: `doors` (what may come in from outside), `loop` (one turn), `timers`, `buffer`, `connection` (THE
+chapter), `listener`, `connector`, `datagram`, `signals`, `limits`. Start to write with `verbs`.
 
-`README.md` in this folder is the guide. Three folders: `testing` (a simulated world), `lessons` (the loop from nothing,
-in thirteen programs), `player` (a trace, step by step).
+The rooms beside them: `sockets` (below the loop), `fastpath` (what Linux makes faster), `observe` (traces, snapshots,
+slow callbacks), `testing` (a simulated world), `lessons` (the loop from nothing), `player` (a trace, step by step),
+`console` (what commands share). `README.md` in this folder is the guide.
 """
 
 from reactor.connection import Connection, State, StreamProtocol
 from reactor.connector import Connector
 from reactor.datagram import Datagram, DatagramProtocol
-from reactor.doors import Handler
-from reactor.fastpath.batch import BatchProtocol, DatagramBatch, batch_on
+from reactor.doors import Handler, Observer, Transport
 from reactor.limits import Limits
 from reactor.listener import Listener
-from reactor.loop import READ, WRITE, Reactor
+from reactor.loop import READ, WRITE, Reactor, Snapshot
 from reactor.sockets.addresses import Address, format_address
 from reactor.sockets.factory import SignalSource, SocketFactory
 from reactor.sockets.opening import bind_tcp, bind_udp
@@ -39,22 +32,22 @@ __all__ = [
     "READ",
     "WRITE",
     "Address",
-    "BatchProtocol",
     "Connection",
     "Connector",
     "Datagram",
-    "DatagramBatch",
     "DatagramProtocol",
     "Handler",
     "Limits",
     "Listener",
+    "Observer",
     "Reactor",
     "SignalSource",
+    "Snapshot",
     "SocketFactory",
     "State",
     "StreamProtocol",
     "Timer",
-    "batch_on",
+    "Transport",
     "bind_tcp",
     "bind_udp",
     "connect_tcp",
