@@ -142,12 +142,12 @@ def test_what_is_missing_costs_one_line(
 
 
 def test_a_server_isnt_asked_for_more_than_it_can(capsys: pytest.CaptureFixture[str]) -> None:
-    reason = command._too_many(BY_NAME["threads"], chosen(["idle-19k"])[0], 1_000_000)
+    reason = command.why_left_out(BY_NAME["threads"], chosen(["idle-19k"])[0], 1_000_000)
     assert reason == "19,000 connections aren't asked of it: a thread for each connection"
-    assert command._too_many(BY_NAME["echo7"], chosen(["idle-19k"])[0], 1_000_000) is None
-    assert "raise 'ulimit -Hn'" in str(command._too_many(BY_NAME["echo7"], chosen(["idle-19k"])[0], 1024))
-    assert command._too_many(BY_NAME["threads"], chosen(["timers-cancel"])[0], 1024) is None
-    assert command._too_many(BY_NAME["threads"], chosen(["udp-64"])[0], 1024) is None
+    assert command.why_left_out(BY_NAME["echo7"], chosen(["idle-19k"])[0], 1_000_000) is None
+    assert "raise 'ulimit -Hn'" in str(command.why_left_out(BY_NAME["echo7"], chosen(["idle-19k"])[0], 1024))
+    assert command.why_left_out(BY_NAME["threads"], chosen(["timers-cancel"])[0], 1024) is None
+    assert command.why_left_out(BY_NAME["threads"], chosen(["udp-64"])[0], 1024) is None
 
 
 def test_a_program_that_isnt_valid_is_told_in_one_line(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:

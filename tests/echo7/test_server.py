@@ -861,7 +861,7 @@ def test_one_that_retires_serves_its_callers_to_their_end_and_nobody_else() -> N
     told: list[str] = []
     with at_hand() as echo, contextlib.ExitStack() as stack:
         first, second = echo.connect(), echo.connect()
-        others = [stack.enter_context(socket.socket(fileno=os.dup(h.fileno()))) for h in echo.server._listeners]
+        others = [stack.enter_context(socket.socket(fileno=os.dup(h.fileno()))) for h in echo.server.handlers[0]]
         echo.server.retire(lambda: told.append("retired"))
         echo.server.retire()
         assert echo.server.addresses == []
@@ -899,7 +899,7 @@ def test_before_it_retires_it_answers_the_datagrams_that_it_holds(udp_batch: boo
         call = "sendmmsg" if udp_batch else "sendto"
         sockets.faults.always[call] = EAGAIN
         client.send(b"held")
-        turn_until(echo.reactor, lambda: any(endpoint.interest & WRITE for endpoint in echo.server._endpoints))
+        turn_until(echo.reactor, lambda: any(endpoint.interest & WRITE for endpoint in echo.server.handlers[1]))
         echo.server.retire(lambda: told.append("retired"))
         turn_idle(echo.reactor)
         assert told == []

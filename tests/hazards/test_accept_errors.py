@@ -21,6 +21,7 @@ from collections.abc import Iterator
 
 import pytest
 
+import echo7.assembly
 import echo7.cli
 import echo7.serve
 from echo7.server import EchoServer
@@ -234,18 +235,13 @@ class CalledAtOnceSockets(FlakySockets):
 
 @pytest.fixture
 def as_before() -> Iterator[None]:
-    """Put back what `echo7 serve` changes in its process."""
-    loggers = [logging.getLogger(name) for name in ("reactor", "echo7")]
-    before = [(logger.level, logger.handlers[:], logger.propagate) for logger in loggers]
+    """Put back what `echo7 serve` changes in its process, beside its loggers."""
     soft_and_hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     dispositions = {signum: signal.getsignal(signum) for signum in echo7.serve.SIGNALS}
     yield
     for signum, disposition in dispositions.items():
         signal.signal(signum, disposition)
     resource.setrlimit(resource.RLIMIT_NOFILE, soft_and_hard)
-    for logger, (level, handlers, propagate) in zip(loggers, before, strict=True):
-        logger.setLevel(level)
-        logger.handlers[:], logger.propagate = handlers, propagate
 
 
 @pytest.mark.usefixtures("as_before")
@@ -256,7 +252,7 @@ def test_the_process_ends_with_status_1_when_its_last_socket_breaks(
     """'Exit 1 if it was the last' (promise 16), through the whole command, with a line and no traceback."""
     sockets = CalledAtOnceSockets()
     sockets.faults.always["accept"] = os_error(code)
-    monkeypatch.setattr(echo7.serve, "Reactor", functools.partial(Reactor, sockets=sockets))
+    monkeypatch.setattr(echo7.assembly, "Reactor", functools.partial(Reactor, sockets=sockets))
     assert echo7.cli.main(["serve", "--host", "127.0.0.1", "--port", "0", "--no-udp"]) == 1
     log = capfd.readouterr().err
     assert "broken and closed: " + os.strerror(code) in log

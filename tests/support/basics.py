@@ -9,13 +9,8 @@ import random
 import socket
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING
 
 from echo7.sockets.binding import BindError, bind_all
-
-if TYPE_CHECKING:
-    pass
-
 
 PROJECT = pathlib.Path(__file__).resolve().parent.parent.parent
 

@@ -6,10 +6,7 @@ import contextlib
 import socket
 import threading
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    pass
 from tests.support.basics import PATIENCE_S
 
 

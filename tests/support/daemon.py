@@ -14,15 +14,12 @@ import sys
 import tempfile
 import threading
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple, Self
+from typing import Any, NamedTuple, Self
 
 import pytest
 
 from echo7 import cli, serve
 from echo7.settings import Settings
-
-if TYPE_CHECKING:
-    pass
 from tests.support.basics import PATIENCE_S, PROJECT, until
 
 

@@ -4,14 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING
 
 from reactor.lessons.promises import Promise, Verdict, judge
 from reactor.lessons.subject import Program
-
-if TYPE_CHECKING:
-    pass
-
 
 JUDGES = 8  # lessons' programs that are judged at the same time
 

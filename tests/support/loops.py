@@ -10,16 +10,13 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any, Self, TypeGuard
+from typing import Any, Self, TypeGuard
 
 from reactor import Connection, DatagramProtocol, Handler, Listener, Reactor, StreamProtocol
 from reactor.datagram import Datagram
 from reactor.fastpath.batch import DatagramBatch
 from reactor.fastpath.epoll import LeanEpollSelector
 from reactor.limits import DEFAULT_LIMITS, Limits
-
-if TYPE_CHECKING:
-    pass
 from tests.support.basics import PATIENCE_S
 from tests.support.clients import tcp_pair
 from tests.support.faults import Faults, adopt_socket

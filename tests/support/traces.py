@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    pass
+from typing import Any
 
 
 def trace_file(*events: tuple[str, str, dict[str, Any]], **header: Any) -> bytes:

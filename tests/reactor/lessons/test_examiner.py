@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import itertools
 import json
+import os
 import pathlib
 import signal
 import socket
@@ -45,24 +46,23 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(subject, "END_S", 0.2)
 
 
-def is_gone(it: Subject) -> bool:
-    return it._process.poll() is not None
-
-
 def order_until_it_fails(it: Subject) -> None:
     while True:
         it.order("usage", "usage")
 
 
-@pytest.mark.parametrize(("source", "end_s"), [("while True: pass", PATIENCE_S), (HOLDS_EVERYTHING_UP, 0.2)])
+@pytest.mark.parametrize(
+    ("source", "end_s", "end"),
+    [("while True: pass", PATIENCE_S, "exit status 0"), (HOLDS_EVERYTHING_UP, 0.2, "killed by SIGKILL")],
+)
 def test_an_import_that_does_not_end_is_ended(
-    source: str, end_s: float, write: Write, monkeypatch: pytest.MonkeyPatch
+    source: str, end_s: float, end: str, write: Write, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(subject, "END_S", end_s)
     it = Subject(write(source), 1.0, 4, start_s=0.3)
     with pytest.raises(Unusable, match=r"it was still being loaded after 0\.3 s: `serve` must be all that runs"), it:
         pass
-    assert is_gone(it)
+    assert it.status() == end
 
 
 @pytest.mark.usefixtures("impatient")
@@ -72,7 +72,7 @@ def test_a_server_that_lets_nobody_have_a_turn_is_ended(write: Write) -> None:
         it.tcp()
         with pytest.raises(Broken, match=r"for 0\.3 s its other threads had no turn"):
             order_until_it_fails(it)
-    assert is_gone(it)
+    assert it.status() == "killed by SIGKILL"
 
 
 @pytest.mark.parametrize(
@@ -172,17 +172,27 @@ def test_an_order_that_cannot_be_seen_is_not_guessed(write: Write) -> None:
     assert judge(promise, write(source)).kept is None
 
 
+RESETS_THE_WIRE = """
+import os, socket, struct
+
+def serve(listener):
+    kept = []
+    for number in range(3, 20):
+        try:
+            sock = socket.socket(fileno=number)
+            kept.append(sock)
+            sock.getpeername()
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        except OSError:
+            pass
+    os._exit(4)
+"""
+
+
 def test_a_wire_that_breaks_is_an_end(write: Write) -> None:
-    class Torn:
-        def readline(self) -> str:
-            raise ConnectionResetError
-
-        def close(self) -> None: ...
-
-    with Subject(write("def serve(listener): pass"), 1.0, 4) as it:
-        it._lines.close()
-        it._lines = Torn()  # type: ignore[assignment]
-        assert it._read() == {}
+    with Subject(write(RESETS_THE_WIRE), 1.0, 4) as it:
+        with pytest.raises(Broken, match="the server has ended: exit status 4"):
+            order_until_it_fails(it)
 
 
 def test_memory_that_cannot_be_seen_is_not_guessed(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -256,7 +266,7 @@ def test_two_signals_at_once_end_a_server_as_one_does(lesson: Lesson) -> None:
         sent = clients.push(client, clients.pattern(checks.UNREAD_BYTES), other)
         clients.settle(other)  # all of it has been received
         for signum in (signal.SIGSTOP, signal.SIGTERM, signal.SIGINT, signal.SIGCONT):
-            it._process.send_signal(signum)
+            os.kill(it.pid, signum)
         assert len(clients.pull(client)[0]) == sent
         it.hang_up()
         assert it.outcome() == "`serve` returned"
