@@ -198,11 +198,12 @@ def private(path: pathlib.Path) -> Iterator[tuple[int, str]]:
     tree = ast.parse(path.read_text())
     own = set(own_names(tree)) | PUBLIC_IN_SPITE
     for node in ast.walk(tree):
+        line: int = getattr(node, "lineno", 0)
         names: list[str] = []
         if isinstance(node, ast.Attribute) and not is_self(node.value):
             names = [node.attr]
             if node.attr == "__class__" and isinstance(node.ctx, ast.Store):
-                yield node.lineno, ast.unparse(node)
+                yield line, ast.unparse(node)
         elif isinstance(node, ast.ImportFrom):
             names = [alias.name for alias in node.names]
         elif isinstance(node, ast.Call) and len(node.args) > 1 and isinstance(node.args[1], ast.Constant):
@@ -210,7 +211,7 @@ def private(path: pathlib.Path) -> Iterator[tuple[int, str]]:
             names = [str(node.args[1].value)] if by_name else []
         for name in names:
             if name.startswith("_") and not name.startswith("__") and name not in own:
-                yield node.lineno, ast.unparse(node)
+                yield line, ast.unparse(node)
 
 
 def own_names(tree: ast.Module) -> Iterator[str]:

@@ -22,6 +22,7 @@ NAMESPACE = pytest.mark.skipif(not may_be_alone(), reason="no network namespace 
 MOST_BYTES = 190
 
 
+@pytest.mark.long
 @NAMESPACE
 def test_our_entry_is_within_190_bytes_and_scores_times_1() -> None:
     """Issue: "our own golfed Python entry (≤ 190 bytes at ×1: TCP and UDP, every byte kept, no echo library)"."""
@@ -104,6 +105,7 @@ def test_a_server_that_nobody_knows_costs_one_line(
     assert said in capsys.readouterr().err
 
 
+@pytest.mark.long
 @NAMESPACE
 def test_echo7_passes_as_the_known_servers_are_judged(capsys: pytest.CaptureFixture[str]) -> None:
     """On a wildcard, asked at another of the machine's addresses: the row of README's table that has no "no"."""

@@ -55,7 +55,10 @@ def refused(capsys: pytest.CaptureFixture[str], *words: str) -> str:
     return str(line)
 
 
-def test_a_tiny_run_shows_and_writes_everything(tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_tiny_run_shows_and_writes_everything(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("benchmarks.measure.FAIR_S", 0.2)
     names = ["pingpong-1k", "bulk-1", "udp-512", "fairness", "cold-start"]
     path = tmp_path / "found.json"
     assert command.main([*names, *TINY, "--peers", "asyncio,c-epoll", "--json", str(path)]) == 0

@@ -20,7 +20,6 @@ from hypothesis import strategies as st
 
 from echo7.server import EchoServer
 from reactor import Connection, Reactor
-from reactor.fastpath.splice import Splice
 from reactor.limits import ACCEPTS_PER_TURN, DATAGRAMS_PER_TURN
 from tests.support.basics import PATIENCE_S
 from tests.support.clients import drain
@@ -65,9 +64,7 @@ def turn_with_hogs(reactor: Reactor, hogs: list[Hog]) -> None:
     before = [hog.connection.bytes_received for hog in hogs]
     turn_idle(reactor, 1)
     for hog, received in zip(hogs, before, strict=True):
-        limits = hog.connection.limits
-        share_bytes = limits.bound_bytes if isinstance(hog.connection._pending, Splice) else limits.receive_bytes
-        assert hog.connection.bytes_received - received <= share_bytes
+        assert hog.connection.bytes_received - received <= hog.connection.limits.bound_bytes
 
 
 def assert_ping_is_answered(reactor: Reactor, connection: Connection, client: socket.socket, hogs: list[Hog]) -> None:

@@ -40,8 +40,10 @@ def quiet_port(hosts: Sequence[str] = ("127.0.0.1",)) -> int:
     A client that calls one before anybody serves it might else be given the same number, and be its own peer
     (RFC 9293 §3.5, simultaneous open).
     """
-    # Not the common generator: hypothesis seeds that, and two runs side by side would choose alike.
-    for port in random.SystemRandom().sample(range(20_000, 32_000), 100):
+    # Not the common generator: hypothesis seeds that, and two runs side by side would choose alike. Processes of one
+    # run choose from different ports: one that is free now may else be another's before it is used.
+    first = 20_000 + 1_000 * (int(os.environ.get("PYTEST_XDIST_WORKER", "gw0")[2:]) % 12)
+    for port in random.SystemRandom().sample(range(first, first + 1_000), 100):
         with contextlib.suppress(BindError):
             bind_all(socket, hosts, port).close()
             return port

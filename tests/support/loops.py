@@ -128,6 +128,7 @@ def server_side(reactor: Reactor, client: socket.socket) -> Connection:
                     return True
         return False
 
+    turn_idle(reactor, 1)  # it is the last one then, as a rule, and is found at once
     turn_until(reactor, look)
     return found[0]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import pathlib
 import subprocess
@@ -10,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from reactor.connection import Connection
+from reactor import Limits, listen_tcp
 from reactor.player import remake
 from reactor.player.gallery import NAMES, bundled
 from reactor.player.page import page
@@ -152,7 +153,8 @@ def heard_by_the_talker(monkeypatch: pytest.MonkeyPatch) -> tuple[bytes, bool]:
 
 def test_without_lingering_the_same_peer_would_lose_a_part_of_the_answer(monkeypatch: pytest.MonkeyPatch) -> None:
     assert heard_by_the_talker(monkeypatch) == (REFUSAL, False)
-    monkeypatch.setattr(Connection, "_linger", Connection._tear_down)
+    hasty = functools.partial(listen_tcp, limits=Limits(linger_timeout_s=0.0))
+    monkeypatch.setattr("reactor.player.scenarios.listen_tcp", hasty)
     heard, lost = heard_by_the_talker(monkeypatch)
     assert lost
     assert len(heard) < len(REFUSAL)
