@@ -207,7 +207,8 @@ def private(path: pathlib.Path) -> Iterator[tuple[int, str]]:
         elif isinstance(node, ast.ImportFrom):
             names = [alias.name for alias in node.names]
         elif isinstance(node, ast.Call) and len(node.args) > 1 and isinstance(node.args[1], ast.Constant):
-            by_name = ast.unparse(node.func).rpartition(".")[2] in {"getattr", "setattr", "delattr", "hasattr"}
+            function = getattr(node.func, "id", getattr(node.func, "attr", ""))
+            by_name = function in {"getattr", "setattr", "delattr", "hasattr"}
             names = [str(node.args[1].value)] if by_name else []
         for name in names:
             if name.startswith("_") and not name.startswith("__") and name not in own:

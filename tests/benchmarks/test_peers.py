@@ -64,7 +64,7 @@ def test_datagrams_come_back_over_udp(name: str) -> None:
 
 
 @pytest.mark.parametrize("folder", [None, "", "/", "/no/such"])
-def test_without_another_version_there_is_none(folder: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_another_version_there_is_no_such_server(folder: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(BEFORE) if folder is None else monkeypatch.setenv(BEFORE, folder)
     assert "ECHO7_BEFORE names no folder with another version; git worktree add" in str(
         missing(BY_NAME["echo7-before"])

@@ -90,7 +90,7 @@ def service() -> Iterator[Service]:
 
 
 @pytest.mark.parametrize("code", ONE_CALLER, ids=name_of)
-def test_an_error_of_one_caller_is_skipped_and_the_next_is_served_at_once(service: Service, code: int) -> None:
+def test_accept_error_of_one_client_is_skipped_and_the_next_is_accepted(service: Service, code: int) -> None:
     """'Those of one caller are skipped' (promise 16): in the very same turn, and the clock hasn't moved."""
     service.faults.add("accept", os_error(code), os_error(code))
     with service.caller() as client:
@@ -102,9 +102,7 @@ def test_an_error_of_one_caller_is_skipped_and_the_next_is_served_at_once(servic
 
 
 @pytest.mark.parametrize("code", NOT_AN_ERROR, ids=name_of)
-def test_a_caller_who_isnt_there_after_all_is_no_error(
-    service: Service, code: int, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_accept_that_finds_no_client_is_no_error(service: Service, code: int, caplog: pytest.LogCaptureFixture) -> None:
     """EAGAIN and EINTR mean 'later': nothing is counted or logged, and later comes."""
     service.faults.add("accept", os_error(code))
     with service.caller() as client:
@@ -114,7 +112,7 @@ def test_a_caller_who_isnt_there_after_all_is_no_error(
 
 
 @pytest.mark.parametrize("code", SHORTAGES, ids=name_of)
-def test_a_shortage_pauses_the_listener_and_passes(
+def test_shortage_pauses_the_listener_until_it_is_over(
     service: Service, code: int, caplog: pytest.LogCaptureFixture
 ) -> None:
     """'Those of resources pause the listener' (promise 16): no call of accept before a moment has passed."""
@@ -135,7 +133,7 @@ def test_a_shortage_pauses_the_listener_and_passes(
 
 
 @pytest.mark.parametrize("code", SHORTAGES, ids=name_of)
-def test_a_shortage_in_the_middle_of_a_queue_loses_nobody(service: Service, code: int) -> None:
+def test_shortage_in_the_middle_of_a_queue_loses_no_client(service: Service, code: int) -> None:
     """Who was accepted before it is served; who comes after it waits."""
     service.faults.add("accept", None, os_error(code))
     with service.caller() as first, service.caller() as second:
@@ -151,7 +149,7 @@ def errors_logged(caplog: pytest.LogCaptureFixture) -> list[str]:
 
 
 @pytest.mark.parametrize("code", BROKEN, ids=name_of)
-def test_a_broken_listener_is_closed_with_one_line(
+def test_broken_listener_is_closed_with_one_log_line(
     service: Service, code: int, caplog: pytest.LogCaptureFixture
 ) -> None:
     """'EBADF, EINVAL, ENOTSOCK close it with one line' (promise 16), and the last socket's end is reported once."""
@@ -171,7 +169,7 @@ def test_a_broken_listener_is_closed_with_one_line(
 
 
 @pytest.mark.parametrize("code", BROKEN, ids=name_of)
-def test_a_broken_listener_does_not_end_what_else_is_served(code: int) -> None:
+def test_broken_listener_leaves_other_sockets_serving(code: int) -> None:
     """'Exit 1 if it was the last': with UDP and a second listener still there, it wasn't."""
     service = Service(hosts=("127.0.0.1", "127.0.0.2"), udp=True)
     with service.reactor, socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asking:
@@ -195,7 +193,7 @@ def test_a_broken_listener_does_not_end_what_else_is_served(code: int) -> None:
 
 
 @pytest.mark.parametrize("selector_class", SELECTORS)
-def test_a_listener_that_somebody_else_has_shut_down_is_closed(
+def test_listener_shut_down_from_outside_is_closed(
     selector_class: type[selectors.BaseSelector], caplog: pytest.LogCaptureFixture
 ) -> None:
     """For real: another process that shares the socket shuts it down; accept(2) then says EINVAL for ever."""
@@ -246,7 +244,7 @@ def as_before() -> Iterator[None]:
 
 @pytest.mark.usefixtures("as_before")
 @pytest.mark.parametrize("code", BROKEN, ids=name_of)
-def test_the_process_ends_with_status_1_when_its_last_socket_breaks(
+def test_last_socket_breaks_and_process_exits_with_status_1(
     code: int, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """'Exit 1 if it was the last' (promise 16), through the whole command, with a line and no traceback."""

@@ -62,7 +62,7 @@ def crowded() -> Iterator[tuple[EchoProcess, list[socket.socket]]]:
         yield daemon, callers
 
 
-def test_with_no_descriptor_left_callers_wait_and_are_served_when_some_go() -> None:
+def test_without_descriptors_clients_wait_until_others_leave() -> None:
     """'At the limit, the listener pauses and retries, and recovers when descriptors free up' (promise 15)."""
     with crowded() as (daemon, callers):
         for client in callers[:5]:
@@ -79,7 +79,7 @@ def test_with_no_descriptor_left_callers_wait_and_are_served_when_some_go() -> N
 
 
 @pytest.mark.skipif(not shutil.which("strace"), reason="counts system calls with strace")
-def test_with_no_descriptor_left_accept_is_called_a_few_times_a_second(tmp_path: pathlib.Path) -> None:
+def test_without_descriptors_accept_is_tried_a_few_times_a_second(tmp_path: pathlib.Path) -> None:
     """'No spin: fewer than 20 accept calls a second' (promise 15), counted from outside the process."""
     trace = tmp_path / "trace"
     with crowded() as (daemon, _):
@@ -99,7 +99,7 @@ def test_with_no_descriptor_left_accept_is_called_a_few_times_a_second(tmp_path:
         assert 1 <= accepts < MOST_ACCEPTS_PER_S * WATCH_S
 
 
-def test_a_listener_in_want_tries_seldom_and_says_so_once(caplog: pytest.LogCaptureFixture) -> None:
+def test_listener_without_descriptors_retries_seldom_and_logs_once(caplog: pytest.LogCaptureFixture) -> None:
     """The same by the loop's own clock, moved on a millisecond at a time for two seconds; and 'few log lines'."""
     clock, sockets = ManualClock(), FlakySockets()
     with Reactor(clock=clock, sockets=sockets) as reactor:
@@ -119,7 +119,7 @@ def test_a_listener_in_want_tries_seldom_and_says_so_once(caplog: pytest.LogCapt
             assert client.recv(8) == b"at last"
 
 
-def test_the_soft_limit_is_raised_to_the_hard_one() -> None:
+def test_soft_descriptor_limit_is_raised_to_the_hard_one() -> None:
     """'Raise the soft limit to the hard one at start' (promise 15): a soft limit of 40 doesn't keep 100 callers out."""
     with contextlib.ExitStack() as stack:
         daemon = stack.enter_context(EchoProcess(*LOCAL, preexec_fn=limit_descriptors(40, 200)))
@@ -131,7 +131,7 @@ def test_the_soft_limit_is_raised_to_the_hard_one() -> None:
         assert daemon.lines[-1]["drops"] == {}
 
 
-def test_with_the_default_limits_the_process_keeps_some_descriptors_back() -> None:
+def test_default_limits_keep_some_descriptors_in_reserve() -> None:
     """A full house is not a shortage: by default, callers wait before the last descriptor is gone."""
     with contextlib.ExitStack() as stack:
         daemon = stack.enter_context(EchoProcess(*LOCAL, preexec_fn=limit_descriptors(LIMIT, LIMIT)))

@@ -79,7 +79,7 @@ def assert_ping_is_answered(reactor: Reactor, connection: Connection, client: so
 
 
 @given(hogs_before=st.integers(0, 6), hogs_after=st.integers(1, 6), turns_between=st.integers(0, 3))
-def test_endless_senders_starve_no_ping(hogs_before: int, hogs_after: int, turns_between: int) -> None:
+def test_endless_senders_do_not_delay_a_ping(hogs_before: int, hogs_after: int, turns_between: int) -> None:
     """'A hog starves nobody: a ping beside it is answered within two turns of its arrival' (promise 7)."""
     with serving(selectors.DefaultSelector) as (reactor, _, port):
         hogs = [Hog(reactor, port) for _ in range(hogs_before)]
@@ -95,7 +95,7 @@ def test_endless_senders_starve_no_ping(hogs_before: int, hogs_after: int, turns
 
 
 @pytest.mark.parametrize("selector_class", SELECTORS)
-def test_a_crowd_of_hogs_starves_no_ping(selector_class: type[selectors.BaseSelector]) -> None:
+def test_sixty_endless_senders_do_not_delay_a_ping(selector_class: type[selectors.BaseSelector]) -> None:
     """The batch holds every ready handler, so the ping isn't left out of it, however many hogs there are."""
     with serving(selector_class) as (reactor, _, port):
         hogs = [Hog(reactor, port) for _ in range(60)]
@@ -113,7 +113,7 @@ def flood(sock: socket.socket, data: bytes) -> None:
 
 
 @pytest.mark.parametrize("data", [b"", b"x", bytes(1400)], ids=["empty", "one byte", "full"])
-def test_a_flood_of_datagrams_starves_neither_stream_nor_datagram(data: bytes) -> None:
+def test_datagram_flood_delays_neither_stream_nor_datagram(data: bytes) -> None:
     """A zero-length datagram is a datagram like any other: it counts against the turn's share (promise 7)."""
     with serving(selectors.DefaultSelector, "127.0.0.1", "127.0.0.2") as (reactor, server, port):
         with (
@@ -140,7 +140,7 @@ def test_a_flood_of_datagrams_starves_neither_stream_nor_datagram(data: bytes) -
                 assert neighbour.recv(5) == b"pong"
 
 
-def test_a_rush_of_callers_starves_no_ping() -> None:
+def test_rush_of_new_clients_does_not_delay_a_ping() -> None:
     """A listener takes at most its share of callers in a turn; those who are in are served meanwhile."""
     with serving(selectors.DefaultSelector) as (reactor, server, port):
         with socket.create_connection(("127.0.0.1", port), PATIENCE_S) as client, contextlib.ExitStack() as rush:

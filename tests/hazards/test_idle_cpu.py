@@ -168,7 +168,7 @@ KINDS = [
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
 @pytest.mark.parametrize("selector_class", SELECTORS)
-def test_a_connection_with_nothing_to_do_is_never_ready(
+def test_connection_with_nothing_to_do_is_never_ready(
     selector_class: type[selectors.BaseSelector], kind: Callable[[Stage, int], None]
 ) -> None:
     """When all that can be done is done, the kernel reports nothing any more: 'no idle CPU' (promise 9)."""
@@ -196,7 +196,7 @@ def descriptors(count: int) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
-def test_a_thousand_idle_connections_cost_no_select_calls() -> None:
+def test_thousand_idle_connections_cost_no_select_calls() -> None:
     """'With 1,000 connections that are half-closed, reset or stuck, select calls in a quiet second are near zero.'"""
     selector = CountingSelector()
     with descriptors(2 * MANY + 200), Reactor(selector=selector) as reactor:

@@ -70,7 +70,7 @@ def test_names_are_refused_without_being_looked_up(
 
 
 @pytest.mark.parametrize("address", [("fe80::1%nosuch0", 7), ("::1%", 7), ("127.0.0.1", 70_000)], ids=str)
-def test_an_address_that_only_the_socket_call_finds_wrong_leaves_nothing_behind(
+def test_address_refused_by_the_socket_call_leaves_nothing_open(
     address: tuple[str, int], no_look_ups: Callable[[], None]
 ) -> None:
     """A scope that no interface has, a port that isn't one: raised or told to `failed`, but only one of the two."""
@@ -90,7 +90,7 @@ def test_an_address_that_only_the_socket_call_finds_wrong_leaves_nothing_behind(
         assert list(reactor.handlers) == handlers_before
 
 
-def test_names_are_looked_up_before_the_loop_runs_and_never_again(no_look_ups: Callable[[], None]) -> None:
+def test_names_are_looked_up_only_before_the_loop_runs(no_look_ups: Callable[[], None]) -> None:
     """'Names are resolved before the loop runs' (promise 22): a server on a name looks none up while it serves."""
     with Reactor() as reactor:
         server = EchoServer(("localhost",), 0)
@@ -139,7 +139,7 @@ def test_every_socket_on_the_loop_is_non_blocking(hosts: tuple[str, ...]) -> Non
 
 
 @pytest.mark.skipif(not os.path.isdir("/proc/self/fdinfo"), reason="reads /proc/PID/fdinfo")
-def test_the_daemon_has_no_blocking_socket_at_all() -> None:
+def test_daemon_has_no_blocking_socket() -> None:
     """The same from outside, for every descriptor of the real process that is a socket."""
     with EchoProcess() as daemon, daemon.connect() as one, daemon.connect() as other:
         for client in (one, other):

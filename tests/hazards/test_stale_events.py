@@ -132,7 +132,7 @@ def expected_receivers(order: Iterable[int], kills: dict[int, Sequence[int]]) ->
 
 @pytest.mark.parametrize("by_reset", [False, True], ids=["data", "reset"])
 @pytest.mark.parametrize("selector_class", SELECTORS)
-def test_of_two_that_would_end_each_other_only_the_first_acts(
+def test_of_two_handlers_that_close_each_other_only_the_first_acts(
     selector_class: type[selectors.BaseSelector], by_reset: bool
 ) -> None:
     """'A handler that closes another in the same batch, with the number reused at once, does no harm' (promise 8)."""
@@ -154,7 +154,7 @@ def test_of_two_that_would_end_each_other_only_the_first_acts(
 
 
 @given(data=st.data(), selector_class=st.sampled_from(SELECTORS), size=st.integers(2, 6))
-def test_whoever_ends_whom_in_whatever_order_newcomers_are_unharmed(
+def test_handlers_closing_each_other_in_any_order_leave_new_ones_alone(
     data: st.DataObject, selector_class: type[selectors.BaseSelector], size: int
 ) -> None:
     """Any order of the batch, anybody ending anybody (itself too): as if each event had come alone."""
@@ -205,7 +205,7 @@ class Bell:
 
 
 @pytest.mark.parametrize("selector_class", SELECTORS)
-def test_neither_the_closed_handler_nor_its_successor_hears_the_stale_event(
+def test_stale_event_reaches_neither_the_closed_handler_nor_its_successor(
     selector_class: type[selectors.BaseSelector],
 ) -> None:
     """A Connection shrugs off an event that isn't for it; this one wouldn't. The loop itself must not deliver it."""
@@ -266,7 +266,7 @@ class NoLowerNumber:
 
 @pytest.mark.parametrize("reset_too", [False, True], ids=["data", "reset"])
 @pytest.mark.parametrize("selector_class", SELECTORS)
-def test_a_caller_who_is_accepted_under_a_number_just_freed_is_echoed(
+def test_client_accepted_under_a_number_just_freed_is_echoed(
     selector_class: type[selectors.BaseSelector], reset_too: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
     """End to end: in one batch a callback ends an echo connection, the listener accepts, the dead one's event comes."""

@@ -162,9 +162,7 @@ def assert_injected(faults: tuple[str, ...], trace: pathlib.Path) -> None:
 
 
 @pytest.mark.parametrize("faults", FAULTS, ids=" ".join)
-def test_the_real_daemon_loses_no_byte_whatever_the_kernel_says(
-    faults: tuple[str, ...], tmp_path: pathlib.Path
-) -> None:
+def test_daemon_loses_no_byte_when_system_calls_fail(faults: tuple[str, ...], tmp_path: pathlib.Path) -> None:
     """Promises 1, 15 and 16 with the real process: 64 MiB come back unchanged, callers are served meanwhile, exit 0."""
     trace = tmp_path / "trace"
     sent: list[str] = []
@@ -202,15 +200,13 @@ def test_the_real_daemon_loses_no_byte_whatever_the_kernel_says(
         f"{EPOLL}:error=EINTR:when=2+3",
     ],
 )
-def test_the_real_daemon_answers_every_datagram_whatever_the_kernel_says(fault: str, tmp_path: pathlib.Path) -> None:
+def test_daemon_answers_every_datagram_when_system_calls_fail(fault: str, tmp_path: pathlib.Path) -> None:
     """Promise 11 with the real process: "try again" is not "no", so that nothing is dropped, nor sent twice."""
     assert answers_under(fault, tmp_path / "trace", {}) == list(range(1, DATAGRAMS + 1))
 
 
 @pytest.mark.parametrize("code", ["ENOBUFS", "EPERM"])
-def test_the_real_daemon_drops_the_datagrams_that_the_kernel_refuses_and_no_other(
-    code: str, tmp_path: pathlib.Path
-) -> None:
+def test_daemon_drops_only_the_datagrams_that_the_kernel_refuses(code: str, tmp_path: pathlib.Path) -> None:
     """Promise 14 with the real process: "counted, dropped, service goes on", exactly as often as it happened."""
     fault = f"sendto:error={code}:when=5+5"
     answered = answers_under(fault, tmp_path / "trace", {f"send_{code}": DATAGRAMS // 5})
@@ -241,7 +237,7 @@ def answers_under(fault: str, trace: pathlib.Path, drops: dict[str, int]) -> lis
 
 
 @pytest.mark.parametrize("code", ["EBADF", "EINVAL", "ENOTSOCK"])
-def test_the_real_daemon_ends_with_status_1_when_its_last_socket_breaks(code: str, tmp_path: pathlib.Path) -> None:
+def test_daemon_exits_with_status_1_when_its_last_socket_breaks(code: str, tmp_path: pathlib.Path) -> None:
     """'Close it with one line (exit 1 if it was the last)' (promise 16)."""
     with traced((f"accept4:error={code}",), tmp_path / "trace", "--no-udp") as daemon:
         with contextlib.suppress(ConnectionResetError), socket.socket() as caller:
@@ -252,7 +248,7 @@ def test_the_real_daemon_ends_with_status_1_when_its_last_socket_breaks(code: st
 
 
 @pytest.mark.parametrize("code", ["EBADF", "EINVAL", "ENOTSOCK"])
-def test_the_real_daemon_serves_udp_on_when_its_listener_breaks(code: str, tmp_path: pathlib.Path) -> None:
+def test_daemon_goes_on_with_udp_when_its_listener_breaks(code: str, tmp_path: pathlib.Path) -> None:
     """The same when it wasn't the last: UDP goes on, and the end is an orderly one."""
     with traced((f"accept4:error={code}",), tmp_path / "trace") as daemon:
         with contextlib.suppress(ConnectionResetError), socket.socket() as caller:

@@ -231,7 +231,7 @@ def tap_there(hosts: TwoHosts) -> Iterator[Tap]:
 
 
 @pytest.mark.parametrize("way_back", ["1", "2"])
-def test_each_address_answers_for_itself_by_whatever_way_leads_back(way_back: str) -> None:
+def test_each_address_answers_for_itself_on_any_route(way_back: str) -> None:
     """RFC 1122 §4.1.3.5: "the response SHOULD use as its source the specific-destination address of the request".
 
     Promise 12 on a machine with several addresses on several links, where the answer may leave by another link than
@@ -248,7 +248,7 @@ def test_each_address_answers_for_itself_by_whatever_way_leads_back(way_back: st
     on_two_hosts(body)
 
 
-def test_the_same_link_local_address_on_two_links_answers_on_the_link_that_was_used() -> None:
+def test_link_local_address_on_two_links_answers_on_the_link_used() -> None:
     """Promise 12, RFC 4007 §6: a link-local address means something within its link only."""
 
     def body(hosts: TwoHosts, echo: EchoByHand) -> None:
@@ -293,7 +293,7 @@ def call_to_many(hosts: TwoHosts, group: str, port: int) -> socket.socket:
         ("ff02::1", "destination_multicast"),
     ],
 )
-def test_a_call_to_many_gets_no_answer(group: str, reason: str) -> None:
+def test_broadcast_or_multicast_request_gets_no_answer(group: str, reason: str) -> None:
     """Promise 13, RFC 1122 §3.2.1.3: a thousand machines that answer one datagram are a flood. From another host."""
 
     def body(hosts: TwoHosts, echo: EchoByHand) -> None:
@@ -336,7 +336,7 @@ def play(echo: EchoByHand, responder: NaiveResponder) -> None:
 
 
 @pytest.mark.parametrize(("port", "reason"), [(7, "responder"), (19, "responder"), (None, "own"), (0, "zero")])
-def test_a_datagram_forged_in_a_responders_name_starts_no_loop(port: int | None, reason: str) -> None:
+def test_forged_responder_source_starts_no_loop(port: int | None, reason: str) -> None:
     """Promise 13 (CVE-1999-0103, CVE-2024-2169): a responder on another host is sent nothing. None: our own port."""
 
     def body(hosts: TwoHosts, echo: EchoByHand) -> None:
@@ -353,7 +353,7 @@ def test_a_datagram_forged_in_a_responders_name_starts_no_loop(port: int | None,
 
 
 @pytest.mark.parametrize("port", [7, 19, None])
-def test_a_responder_that_was_deceived_in_our_name_answers_once_and_no_more(port: int | None) -> None:
+def test_responder_deceived_by_our_forged_address_answers_once(port: int | None) -> None:
     """Promise 13, the other way round: the forgery goes to the responder, and its answer comes to us."""
 
     def body(hosts: TwoHosts, echo: EchoByHand) -> None:
@@ -372,7 +372,7 @@ def test_a_responder_that_was_deceived_in_our_name_answers_once_and_no_more(port
 
 @pytest.mark.parametrize("source", [HERE, "10.2.2.1", "10.9.9.9"])
 @pytest.mark.parametrize("port", [7, None])
-def test_a_datagram_forged_in_our_own_name_starts_no_loop(source: str, port: int | None) -> None:
+def test_forged_source_of_our_own_starts_no_loop(source: str, port: int | None) -> None:
     """Promise 13: from the link, with one of our own addresses as its source, which kernels may be told to let in."""
 
     def body(hosts: TwoHosts, echo: EchoByHand) -> None:
@@ -388,7 +388,7 @@ def test_a_datagram_forged_in_our_own_name_starts_no_loop(source: str, port: int
 
 @pytest.mark.parametrize("deceived", ["here", "there"])
 @pytest.mark.parametrize("other_port", [7, None])
-def test_two_of_our_servers_on_two_hosts_cannot_be_set_on_each_other(deceived: str, other_port: int | None) -> None:
+def test_two_echo_servers_cannot_be_made_to_answer_each_other(deceived: str, other_port: int | None) -> None:
     """Promise 13: "Two of our servers on one port number, or with either on a refused port": at most two, ever."""
 
     def body(hosts: TwoHosts, echo: EchoByHand) -> None:
@@ -412,7 +412,7 @@ def test_two_of_our_servers_on_two_hosts_cannot_be_set_on_each_other(deceived: s
     on_two_hosts(body)
 
 
-def test_a_forged_source_that_is_the_links_broadcast_address_gets_no_answer() -> None:
+def test_forged_link_broadcast_source_gets_no_answer() -> None:
     """Promise 13: an answer to 10.1.1.255 would reach all of them. Only the kernel knows, and it is asked to refuse."""
 
     def body(hosts: TwoHosts, echo: EchoByHand) -> None:

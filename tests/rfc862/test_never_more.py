@@ -73,7 +73,7 @@ class LedgerSockets(FlakySockets):
     plans=st.lists(st.lists(st.binary(min_size=1, max_size=3000), max_size=6), min_size=1, max_size=4),
     sends=st.lists(st.none() | st.integers(1, 100) | st.sampled_from([EAGAIN, EINTR]), max_size=30),
 )
-def test_at_every_system_call_no_more_has_gone_out_than_came_in(
+def test_at_every_system_call_no_more_is_sent_than_received(
     plans: list[list[bytes]], sends: list[int | OSError | None]
 ) -> None:
     """Promise 2: "Never has more been sent than received, at any moment, on any connection"; several talk at once."""
@@ -89,7 +89,7 @@ def test_at_every_system_call_no_more_has_gone_out_than_came_in(
     assert not sockets.overdrawn
 
 
-def test_in_bulk_the_caller_never_counts_more_than_it_sent() -> None:
+def test_bulk_client_never_receives_more_than_it_sent() -> None:
     """Promise 2 seen from outside: each piece that comes back is what was sent at that very place of the stream."""
     sockets = LedgerSockets()
     data = b"".join(number.to_bytes(4, "big") for number in range(500_000))

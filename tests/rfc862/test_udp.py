@@ -117,7 +117,7 @@ def test_capped_kernel_buffers_still_carry_the_largest_datagram(buffer_bytes: in
         assert client.recv(ROOM_BYTES) == data
 
 
-def test_several_callers_get_their_own_answers(echo: EchoThread) -> None:
+def test_several_clients_get_their_own_answers(echo: EchoThread) -> None:
     """RFC 862: the answer goes to where the datagram came from, whoever else is asking."""
     with contextlib.ExitStack() as stack:
         clients = [stack.enter_context(echo.udp("127.0.0.1")) for _ in range(8)]
@@ -133,7 +133,7 @@ def test_several_callers_get_their_own_answers(echo: EchoThread) -> None:
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.0.0.5", "127.200.3.4", pytest.param("::1", marks=needs_ipv6)])
-def test_the_answer_comes_from_the_address_that_was_asked(echo: EchoThread, host: str) -> None:
+def test_answer_comes_from_the_address_asked(echo: EchoThread, host: str) -> None:
     """RFC 1122 §4.1.3.5: "the response SHOULD use as its source the specific-destination address of the request".
 
     Promise 12. The client is connected, so its kernel throws away what comes from anywhere else.
@@ -144,7 +144,7 @@ def test_the_answer_comes_from_the_address_that_was_asked(echo: EchoThread, host
         assert (data, source[:2]) == (b"who is there?", (host, echo.port))
 
 
-def test_a_machine_with_several_addresses_answers_from_the_one_asked() -> None:
+def test_machine_with_several_addresses_answers_from_the_one_asked() -> None:
     """Promise 12 beyond 127/8: several addresses of both families, one of them link-local with its scope."""
 
     def body() -> None:
@@ -165,7 +165,7 @@ def test_a_machine_with_several_addresses_answers_from_the_one_asked() -> None:
 
 
 @pytest.mark.parametrize("port", sorted({7, 13, 17, 19, 37, 53, 69, 123} | RESPONDER_PORTS.keys()))
-def test_a_known_responder_gets_no_answer(port: int) -> None:
+def test_known_responder_port_gets_no_answer(port: int) -> None:
     """Promise 13: one datagram that claims to come from a responder would go to and fro for ever (CVE-1999-0103)."""
     with EchoByHand(("*",)) as echo, socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as responder:
         try:
@@ -179,7 +179,7 @@ def test_a_known_responder_gets_no_answer(port: int) -> None:
 
 
 @pytest.mark.parametrize("port", [8, 12, 1024, 7007, 65_535])
-def test_any_other_port_gets_its_answer(port: int) -> None:
+def test_any_other_source_port_is_answered(port: int) -> None:
     """RFC 862 makes no exceptions: only those that promise 13 names are refused."""
     with EchoByHand(("*",)) as echo, socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
         client.setblocking(False)
@@ -205,9 +205,7 @@ def test_any_other_port_gets_its_answer(port: int) -> None:
     ],
     ids=str,
 )
-def test_a_forged_source_that_is_no_single_host_gets_no_answer(
-    served: str, source: tuple[str, int], reason: str
-) -> None:
+def test_forged_source_that_is_no_single_host_gets_no_answer(served: str, source: tuple[str, int], reason: str) -> None:
     """Promise 13, and RFC 1122 §3.2.1.3: such an address "MUST NOT be used as a source address". Port 0 is nobody's."""
     with EchoByHand((served,)) as echo:
         forge(udp_over_ipv4(source, ("127.0.0.1", echo.port), b"forged"))
@@ -266,7 +264,7 @@ def test_sources_that_only_look_like_multicast_are_answered(source: tuple[Any, .
 # ---------------------------------------------------------------- to whom no answer goes: other echo servers
 
 
-def test_our_own_port_as_the_source_gets_no_answer() -> None:
+def test_source_port_of_our_own_gets_no_answer() -> None:
     """Promise 13: whoever uses our port number is taken for another of our kind."""
     with EchoByHand() as echo, socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as twin:
         twin.bind(("127.0.0.2", echo.port))
@@ -344,7 +342,7 @@ def test_a_datagram_sent_to_a_multicast_group_gets_no_answer() -> None:
 
 
 @pytest.mark.parametrize("host", ["127.255.255.255", "239.8.6.2"])
-def test_a_server_bound_to_an_address_of_many_answers_nobody(host: str) -> None:
+def test_server_bound_to_a_group_address_answers_nothing(host: str) -> None:
     """Promise 13: bound to a broadcast or multicast address, each datagram was sent to one. Refusing it is fine."""
     try:
         server = EchoByHand((host,))
@@ -381,7 +379,7 @@ TWO_INTERFACES = [
         ("ff02::1", "destination_multicast"),
     ],
 )
-def test_on_a_real_interface_no_datagram_for_many_is_answered(group: str, reason: str) -> None:
+def test_on_a_real_interface_no_group_request_is_answered(group: str, reason: str) -> None:
     """Promise 13 with a subnet's broadcast, all hosts, and all IPv6 nodes, which every machine listens to unasked."""
 
     def body() -> None:
@@ -417,7 +415,7 @@ def test_a_second_daemon_on_the_port_is_refused(served: str) -> None:
 
 @pytest.mark.parametrize("option", ["SO_REUSEADDR", "SO_REUSEPORT"])
 @pytest.mark.parametrize("served", ["127.0.0.1", "*"])
-def test_a_thief_that_sets_reuse_on_its_own_is_refused(served: str, option: str) -> None:
+def test_second_server_that_sets_reuse_is_refused(served: str, option: str) -> None:
     """Promise 13: "never SO_REUSEADDR on UDP": both sides must set it to share a port, and we don't (socket(7))."""
     with EchoByHand((served,), tcp=False) as echo, socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as thief:
         thief.setsockopt(socket.SOL_SOCKET, getattr(socket, option), 1)
@@ -434,9 +432,7 @@ def test_a_thief_that_sets_reuse_on_its_own_is_refused(served: str, option: str)
     "name", ["EPERM", "ENOBUFS", "EMSGSIZE", "ENETUNREACH", "ECONNREFUSED", "EHOSTUNREACH", "EINVAL"]
 )
 @pytest.mark.parametrize(("served", "call"), [("127.0.0.1", "sendto"), ("*", "sendmsg")])
-def test_an_answer_that_cannot_be_sent_is_counted_and_dropped(
-    served: str, call: str, name: str, udp_batch: bool
-) -> None:
+def test_answer_that_cannot_be_sent_is_counted_and_dropped(served: str, call: str, name: str, udp_batch: bool) -> None:
     """Promise 14: "counted, dropped, service goes on", and the very next datagram is answered."""
     sockets = FlakySockets()
     with EchoByHand((served,), reactor_options={"sockets": sockets}) as echo, echo.udp() as client:
@@ -449,7 +445,7 @@ def test_an_answer_that_cannot_be_sent_is_counted_and_dropped(
 
 
 @pytest.mark.parametrize("name", ["ECONNREFUSED", "EPERM", "ENETUNREACH", "EMSGSIZE", "ENOBUFS", "ENOMEM"])
-def test_a_receive_that_fails_is_counted_and_the_service_goes_on(name: str, udp_batch: bool) -> None:
+def test_failed_receive_is_counted_and_the_service_goes_on(name: str, udp_batch: bool) -> None:
     """Promise 14: an error that ICMP or memory has caused is nobody's end; after a shortage there is a pause."""
     sockets, clock = FlakySockets(), ManualClock()
     with EchoByHand(reactor_options={"sockets": sockets, "clock": clock}) as echo, echo.udp() as client:
@@ -462,7 +458,7 @@ def test_a_receive_that_fails_is_counted_and_the_service_goes_on(name: str, udp_
 
 
 @pytest.mark.parametrize("error", [EAGAIN, EINTR], ids=["EAGAIN", "EINTR"])
-def test_spurious_readiness_is_no_trouble(error: OSError, udp_batch: bool) -> None:
+def test_spurious_readiness_is_ignored(error: OSError, udp_batch: bool) -> None:
     """Promise 14. select(2): a socket may be reported ready "and nevertheless a subsequent read blocks"."""
     sockets = FlakySockets()
     with EchoByHand(reactor_options={"sockets": sockets}) as echo, echo.udp() as client:
@@ -473,7 +469,7 @@ def test_spurious_readiness_is_no_trouble(error: OSError, udp_batch: bool) -> No
         assert sockets.faults.calls[call] >= 3
 
 
-def test_a_datagram_with_a_wrong_checksum_is_no_trouble() -> None:
+def test_datagram_with_a_wrong_checksum_is_dropped_by_the_kernel() -> None:
     """Promise 14 with the real thing: the socket is ready, and the kernel then finds nothing fit to be read."""
     with EchoByHand() as echo:
         forge(udp_over_ipv4(("127.0.0.1", 5000), ("127.0.0.1", echo.port), b"damaged", checksum=0x1234))
@@ -482,7 +478,7 @@ def test_a_datagram_with_a_wrong_checksum_is_no_trouble() -> None:
 
 
 @given(blocked=st.integers(1, 6), count=st.integers(1, 20))
-def test_a_full_send_buffer_delays_answers_and_loses_none(udp_batch: bool, blocked: int, count: int) -> None:
+def test_full_send_buffer_delays_answers_and_loses_none(udp_batch: bool, blocked: int, count: int) -> None:
     """Promise 11 when sendto(2) says EAGAIN: what doesn't fit is held, and no more is received until it has gone."""
     sockets = FlakySockets()
     with EchoByHand(reactor_options={"sockets": sockets}) as echo, echo.udp() as client:
@@ -493,7 +489,7 @@ def test_a_full_send_buffer_delays_answers_and_loses_none(udp_batch: bool, block
         assert echo.server.counters.drops == {}
 
 
-def test_a_caller_that_has_gone_is_no_trouble() -> None:
+def test_client_that_has_gone_does_not_disturb_others() -> None:
     """Promise 14: its host answers with an ICMP error (ECONNREFUSED), which must not end the service for others."""
     with EchoByHand() as echo:
         for _ in range(PINGS):

@@ -28,7 +28,7 @@ def serve_config(*arguments: str) -> Settings:
     return serve.configure(cli.parse(["serve", *arguments]))
 
 
-class House(NamedTuple):
+class Installation(NamedTuple):
     """Where the code is, and the Python that runs it."""
 
     python: str
@@ -36,7 +36,7 @@ class House(NamedTuple):
 
 
 @contextlib.contextmanager
-def open_house() -> Iterator[House]:
+def readable_copy() -> Iterator[Installation]:
     """A copy of the packages that every user may read, and such a Python. Skips the test where there is none."""
     if os.name != "posix" or os.geteuid() != 0:
         pytest.skip("only root can be somebody else")
@@ -49,7 +49,7 @@ def open_house() -> Iterator[House]:
         os.chmod(folder, 0o755)
         for package in ("reactor", "echo7"):
             shutil.copytree(PROJECT / package, pathlib.Path(folder, package))
-        yield House(python, pathlib.Path(folder))
+        yield Installation(python, pathlib.Path(folder))
 
 
 def _nobody_runs(python: str) -> bool:
@@ -72,12 +72,12 @@ class EchoProcess:
         port: int = 0,
         wait: bool = True,
         prefix: Sequence[str] = (),
-        house: House | None = None,
+        installation: Installation | None = None,
         **popen: Any,
     ) -> None:
         self.lines: list[dict[str, Any]] = []
         self._wait = wait
-        python, folder = house or House(sys.executable, PROJECT)
+        python, folder = installation or Installation(sys.executable, PROJECT)
         command = [python, "-m", "echo7", "serve", "--port", str(port), "--log-format", "json", *arguments]
         self.process = subprocess.Popen([*prefix, *command], cwd=folder, stderr=subprocess.PIPE, text=True, **popen)
 

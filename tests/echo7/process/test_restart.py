@@ -28,7 +28,7 @@ from tests.echo7.sockets.test_activation import HAND_IN
 from tests.echo7.test_cli import fill_until_stuck, only_line
 from tests.support.basics import PATIENCE_S, PROJECT, until
 from tests.support.clients import connect_small, receive_exactly, receive_to_end
-from tests.support.daemon import EchoProcess, House, serve_config
+from tests.support.daemon import EchoProcess, Installation, serve_config
 from tests.support.echo import EchoByHand
 from tests.support.loops import turn_until
 
@@ -194,8 +194,8 @@ def test_ten_restarts_under_callers_who_never_pause(way: tuple[str, ...]) -> Non
 
 @LINUX
 @pytest.mark.parametrize("workers", ["1", "2"])
-def test_ten_restarts_of_who_has_dropped_root(house: House, workers: str) -> None:
-    with Phoenix("--user", "nobody", "--workers", workers, house=house) as echo:
+def test_ten_restarts_of_who_has_dropped_root(installation: Installation, workers: str) -> None:
+    with Phoenix("--user", "nobody", "--workers", workers, installation=installation) as echo:
         restart_often(echo, 3)
 
 
@@ -375,7 +375,7 @@ def test_a_program_that_is_gone_leaves_the_service_untouched(tmp_path: pathlib.P
         pytest.skip("echo7 is installed here too, so that it isn't gone when its folder is")
     for package in ("reactor", "echo7"):
         os.symlink(PROJECT / package, tmp_path / package)
-    with Phoenix(house=House(sys.executable, tmp_path)) as echo:
+    with Phoenix(installation=Installation(sys.executable, tmp_path)) as echo:
         os.unlink(tmp_path / "echo7")
         assert "No module named echo7" in echo.refuses()
         os.symlink(PROJECT / "echo7", tmp_path / "echo7")
