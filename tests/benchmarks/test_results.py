@@ -32,7 +32,7 @@ def test_summary_is_the_median_of_ratios() -> None:
     assert results.spread("go", "per_second") == Spread(30, 10, 40)
 
 
-def test_median_of_nothing_is_an_error() -> None:
+def test_without_figures_there_is_no_median() -> None:
     assert spread_of([]) is None
     assert rounds(echo7=[1.0]).spread("echo7", "unknown") is None
     assert rounds(echo7=[1.0]).ratio("nobody", "per_second") is None
