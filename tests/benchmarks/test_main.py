@@ -61,7 +61,7 @@ def test_short_run_prints_and_writes_every_figure(
     monkeypatch.setattr("benchmarks.measure.FAIR_S", 0.2)
     names = ["pingpong-1k", "bulk-1", "udp-512", "fairness", "cold-start"]
     path = tmp_path / "found.json"
-    assert command.main([*names, *TINY, "--peers", "asyncio,c-epoll", "--json", str(path)]) == 0
+    assert command.main([*names, *TINY, "--peers", "c-epoll", "--json", str(path)]) == 0
     out, err = capsys.readouterr()
     found = json.loads(path.read_text())
     assert "failed" not in out
@@ -70,19 +70,19 @@ def test_short_run_prints_and_writes_every_figure(
         assert f"{name}: round 1/1: c-epoll" in err
         check_record(found["workloads"][name])
     assert found["machine"]["python"] == ".".join(map(str, sys.version_info[:3]))
-    assert set(found["versions"]) == {"echo7", "asyncio", "c-epoll"}
+    assert set(found["versions"]) == {"echo7", "c-epoll"}
     assert found["settings"] == {"rounds": 1, "seconds": 0.1}
     assert found["skipped"] == []
 
 
 def check_record(found: dict[str, Any]) -> None:
-    assert set(found["rounds"]) == {"echo7", "asyncio", "c-epoll"}
+    assert set(found["rounds"]) == {"echo7", "c-epoll"}
     key = next(iter(found["figures"]))
     for name, rounds in found["rounds"].items():
         [figures] = rounds
         assert figures[key] >= 0
         assert found["summary"][name][key]["median"] == figures[key]
-    assert set(found["ratios"]) == {"asyncio", "c-epoll"}
+    assert set(found["ratios"]) == {"c-epoll"}
     assert found["failed"] == {}
 
 
