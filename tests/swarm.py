@@ -1,7 +1,7 @@
 """`python -m tests.swarm --seeds N [--jobs J] [--first SEED]`: the real EchoServer in N bad worlds.
 
 Law: a run counts only if it could have failed. Each seed is a world with a random mix of faults and a random crowd of
-callers; `tests/simulation/world.py` says what is checked at each system call, `tests/simulation/test_teeth.py` shows
+clients; `tests/simulation/world.py` says what is checked at each system call, `tests/simulation/test_teeth.py` shows
 that planted bugs are found. The first failure is made small, told with the seed and the script that repeat it, and ends
 the run with exit status 1.
 """

@@ -20,4 +20,4 @@ def test_well_behaved_client_sees_no_error_during_a_flood() -> None:
     report: Report = in_own_namespace(lambda forging: flood(SECONDS, forging))
     print(report)
     assert not report.violations
-    assert len(report.pings_s) > SECONDS  # and he was there all the time
+    assert len(report.pings_s) > SECONDS  # it was there all the time

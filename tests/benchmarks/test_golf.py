@@ -1,4 +1,4 @@
-"""Golf and the table of known servers: nobody gets a score, or a line, without having been judged alone."""
+"""Golf and the table of known servers: each program is judged alone before it gets a score or a line."""
 
 from __future__ import annotations
 

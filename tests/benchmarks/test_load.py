@@ -31,7 +31,7 @@ def honest(client: socket.socket, data: bytes) -> bool:
 
 @contextlib.contextmanager
 def stream_server(answer: Answer) -> Iterator[int]:
-    """An echo with a thread for each connection, whose answers are the test's. Yields its port."""
+    """An echo with a thread for each connection, and answers made by the test. Yields its port."""
     with socket.create_server(("127.0.0.1", quiet_port()), backlog=512) as listener:
 
         def serve(client: socket.socket) -> None:

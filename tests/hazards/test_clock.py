@@ -172,7 +172,7 @@ def test_zero_delay_timer_that_rearms_leaves_io_its_turn(
 
 @pytest.fixture
 def talking() -> Iterator[tuple[Reactor, RecordingSelector, socket.socket]]:
-    """A loop whose time-outs are recorded, with no timer at all, and a client that can wake it."""
+    """A loop with recorded time-outs, no timer at all, and a client that can wake it."""
     selector = RecordingSelector()
     with Reactor(selector=selector) as reactor:
         recorder = Recorder()

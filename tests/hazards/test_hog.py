@@ -1,11 +1,11 @@
 """The hog.
 
-A naive server reads a ready socket until it is empty. A caller that sends faster than the server reads never lets it
+A naive server reads a ready socket until it is empty. A client that sends faster than the server reads never lets it
 become empty, and everybody else waits for ever. The same happens with a datagram socket that is flooded (empty
 datagrams are the cheapest: they cost the sender nothing and look like "no data" to the reader), and with a listener
 that accepts until its queue is empty.
 
-What prevents it: one receive per readiness, and a bounded number of datagrams and callers per turn (laws 7 and 11). So
+What prevents it: one receive per readiness, and a bounded number of datagrams and clients per turn (laws 7 and 11). So
 nothing here needs a clock: a ping that has arrived is answered within two turns, whatever the hogs do.
 """
 
@@ -31,7 +31,7 @@ PIECES = 4
 
 
 class Hog:
-    """A caller that always has more to send, and takes what comes back."""
+    """A client that always has more to send, and takes what comes back."""
 
     def __init__(self, reactor: Reactor, port: int) -> None:
         self.sock = socket.create_connection(("127.0.0.1", port), PATIENCE_S)
@@ -141,7 +141,7 @@ def test_datagram_flood_delays_neither_stream_nor_datagram(data: bytes) -> None:
 
 
 def test_rush_of_new_clients_does_not_delay_a_ping() -> None:
-    """A listener takes at most its share of callers in a turn; those who are in are served meanwhile."""
+    """A listener accepts at most its share in a turn; open connections are served meanwhile."""
     with serving(selectors.DefaultSelector) as (reactor, server, port):
         with socket.create_connection(("127.0.0.1", port), PATIENCE_S) as client, contextlib.ExitStack() as rush:
             connection = server_side(reactor, client)

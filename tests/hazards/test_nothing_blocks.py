@@ -1,7 +1,7 @@
 """The call that blocks.
 
 One blocking call on the loop holds up everybody: a name that is looked up in `connect` while the DNS server is slow (30
-seconds), or one accepted socket that somebody forgot to make non-blocking, on which `send` waits for one caller who
+seconds), or one accepted socket that was left blocking, on which `send` waits for one client who
 doesn't read.
 
 What prevents it: verbs take numeric addresses only, names are looked up before the loop runs, and every socket on the
@@ -43,7 +43,7 @@ def open_endpoint(reactor: Reactor, host: str) -> object:
 
 @pytest.fixture
 def no_look_ups(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
-    """Return a function after whose call every look-up of a name fails the test."""
+    """Return a function; once it is called, every look-up of a name fails the test."""
 
     def forbidden(*args: object, **options: object) -> None:
         pytest.fail(f"a name was looked up while the loop ran: {args}")
@@ -151,5 +151,5 @@ def test_daemon_has_no_blocking_socket() -> None:
             if os.readlink(descriptor).startswith("socket:"):
                 info = (process / "fdinfo" / descriptor.name).read_text()
                 flags[descriptor.name] = int(info.partition("flags:")[2].split()[0], 8)
-        assert len(flags) >= 6, "two ends of the wake-up pair, a listener, an endpoint, two callers"
+        assert len(flags) >= 6, "two ends of the wake-up pair, a listener, an endpoint, two clients"
         assert [name for name, value in flags.items() if not value & O_NONBLOCK] == []

@@ -1,10 +1,10 @@
 """The callback that raises.
 
-A user's code has a bug. A naive loop lets the exception out of its `run`, and one caller who knows how to cause it ends
-the service for all; or it swallows the exception and leaves a connection that nobody serves any more; or it logs it
+A user's code has a bug. A naive loop lets the exception out of its `run`, and one client who knows how to cause it ends
+the service for all; or it swallows the exception and leaves a connection that is never served again; or it logs it
 anew at every turn, as the socket is still ready.
 
-What prevents it: the exception costs the handler whose callback raised, is logged once with its traceback, and the loop
+What prevents it: the exception closes the handler of that callback, is logged once with its traceback, and the loop
 goes on (law 9).
 """
 
@@ -68,7 +68,7 @@ class Buggy(Recorder):
 
 
 class Neighbour:
-    """Somebody else's connection on the same loop, which has nothing to do with it."""
+    """Another connection on the same loop, which has nothing to do with it."""
 
     def __init__(self, reactor: Reactor) -> None:
         self.reactor = reactor
@@ -95,8 +95,8 @@ def reactor() -> Iterator[Reactor]:
 
 @pytest.fixture
 def neighbour(reactor: Reactor) -> Iterator[Neighbour]:
-    with contextlib.closing(Neighbour(reactor)) as somebody:
-        yield somebody
+    with contextlib.closing(Neighbour(reactor)) as made:
+        yield made
 
 
 def tracebacks(caplog: pytest.LogCaptureFixture) -> list[BaseException | None]:
@@ -157,7 +157,7 @@ def test_raising_callback_closes_only_its_connection(
 def test_next_client_of_a_raising_protocol_is_accepted(
     reactor: Reactor, callback: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The listener isn't the connection's: the next caller gets its own chance, and its own traceback."""
+    """The listener isn't the connection's: the next client gets its own chance, and its own traceback."""
     protocols: list[Buggy] = []
 
     def factory() -> Buggy:
@@ -196,7 +196,7 @@ def test_raising_callback_of_an_outgoing_connection_closes_only_that(
 def test_raising_protocol_factory_costs_only_its_client(
     reactor: Reactor, neighbour: Neighbour, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """There is no protocol yet to tell: the caller is let go, the socket closed, the listener goes on."""
+    """There is no protocol yet to tell: the client is let go, the socket closed, the listener goes on."""
     protocols = [Recorder(echo=True)]
 
     def factory() -> StreamProtocol:
@@ -339,7 +339,7 @@ class UnprintableError(Exception):
 def test_exception_that_cannot_be_printed_does_not_end_the_loop(
     reactor: Reactor, neighbour: Neighbour, formatter: logging.Formatter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The service's own log handler meets an exception whose `repr` raises: 'the service goes on' holds there too."""
+    """The service's log handler meets an exception that can't be printed: 'the service goes on' holds there too."""
     handler = StderrHandler()
     handler.setFormatter(formatter)
     logger = logging.getLogger("reactor")

@@ -85,7 +85,7 @@ def play(step: str, peer: Peer, reactor: Reactor, close: Callable[[], None]) -> 
 @needs_list_of_descriptors
 @given(lives=st.lists(st.lists(st.sampled_from(STEPS), max_size=8), min_size=1, max_size=4), keep_open=st.booleans())
 def test_reset_at_any_moment_ends_only_that_connection(lives: list[list[str]], keep_open: bool) -> None:
-    """Whatever it has done before: `connection_lost` once, no descriptor left, and the next caller is served."""
+    """Whatever it has done before: `connection_lost` once, no descriptor left, and the next client is served."""
     descriptors_before = open_descriptors()
     with Reactor() as reactor:
         protocols: list[Recorder] = []

@@ -115,7 +115,7 @@ def test_full_wake_up_socket_loses_no_call_from_a_thread() -> None:
             worker.join(PATIENCE_S)
         turn_until(reactor, lambda: len(called) == threads * calls, turns=100)
         for thread in range(threads):
-            assert [number for who, number in called if who == thread] == list(range(calls))
+            assert [number for caller, number in called if caller == thread] == list(range(calls))
         reactor.call_soon_threadsafe(called.append, (0, -1))
         turn_until(reactor, lambda: called[-1] == (0, -1), turns=100)
 
@@ -141,7 +141,7 @@ def test_daemon_echoes_through_a_signal_storm_and_stops() -> None:
     """
     with EchoProcess("--host", "127.0.0.1") as daemon:
         assert daemon.process.stderr is not None
-        reader = threading.Thread(target=daemon.process.stderr.read)  # a log that nobody reads is another story
+        reader = threading.Thread(target=daemon.process.stderr.read)  # so that its log never fills the pipe
         reader.start()
         client = daemon.connect()
         with storm(daemon.process.pid, SMALL_STORM):

@@ -91,7 +91,7 @@ def test_socket_buffer_caps_the_kernels_memory(buffer_bytes: int) -> None:
 
 
 def test_socket_buffer_caps_what_a_stuck_client_can_send() -> None:
-    """Promise 5: what one stuck caller has got rid of is its own buffers, our bound, and the capped kernel buffers."""
+    """Promise 5: what one stuck client has got rid of is its own buffers, our bound, and the capped kernel buffers."""
     with EchoByHand(socket_buffer_bytes=SMALL_BYTES) as echo:
         client = connect_small(("127.0.0.1", echo.port), SMALL_BYTES)
         client.setblocking(False)

@@ -69,7 +69,7 @@ class NoIPv6Address(FlakySocket):
 
 
 class NoIPv6(FlakySockets):
-    """A machine whose kernel has no IPv6 at all, or has it with no address configured."""
+    """A machine with no IPv6 in its kernel, or with no IPv6 address."""
 
     def __init__(self, how: str) -> None:
         super().__init__()
@@ -105,7 +105,7 @@ def test_an_interface_without_ipv6_is_served_over_ipv4() -> None:
 
 
 def test_ipv6_asked_for_by_name_is_not_left_out() -> None:
-    """Who asks for ::1 alone is told, instead of being served nothing."""
+    """Asking for ::1 alone is an error there: nothing could be served."""
     sockets = NoIPv6("EAFNOSUPPORT")
     with Reactor(sockets=sockets) as reactor, pytest.raises(BindError, match="no such address family"):
         EchoServer(("::1",), 0).start(reactor)
@@ -211,7 +211,7 @@ def test_server_on_inherited_sockets_stops_in_order(caplog: pytest.LogCaptureFix
 
 
 def inherited_queue(family: socket.AddressFamily) -> socket.socket:
-    """A UDP wildcard socket that somebody else has bound, and that doesn't yet report where datagrams were sent to."""
+    """A UDP wildcard socket bound by another program, which doesn't yet report where datagrams were sent to."""
     sock = socket.socket(family, socket.SOCK_DGRAM)
     sock.setblocking(False)
     if family == socket.AF_INET6:

@@ -90,7 +90,7 @@ def test_any_bytes_in_any_chunks_come_back(echo: EchoThread, chunks: list[bytes]
 
 @given(data=st.data(), count=st.integers(2, 5))
 def test_interleaved_connections_get_their_own_bytes_only(echo: EchoThread, data: st.DataObject, count: int) -> None:
-    """Promise 1 for several callers at once: any interleaving, and each half-closes whenever it likes."""
+    """Promise 1 for several clients at once: any interleaving, and each half-closes whenever it likes."""
     steps = data.draw(st.lists(st.tuples(st.integers(0, count - 1), chunk | st.none()), max_size=25))
     clients = [echo.connect() for _ in range(count)]
     finished: set[int] = set()
@@ -208,12 +208,12 @@ def test_half_close_is_answered_with_all_data_then_fin(echo: EchoThread) -> None
 
 
 def test_half_close_without_data_is_answered_with_fin(echo: EchoThread) -> None:
-    """A caller that has nothing to say is answered with nothing, and an orderly end."""
+    """A client that has nothing to say is answered with nothing, and an orderly end."""
     assert echo_and_close(echo.connect(), b"") == b""
 
 
 def test_half_close_behind_full_buffers_loses_nothing() -> None:
-    """Promise 4, "all the data, then FIN": the FIN waits behind megabytes, and nobody reads until all is stuck."""
+    """Promise 4, "all the data, then FIN": the FIN waits behind megabytes; nothing is read until all is stuck."""
     data = b"".join(number.to_bytes(4, "big") for number in range(1_000_000))
     with (
         EchoThread(socket_buffer_bytes=SMALL_BYTES) as echo,
@@ -235,7 +235,7 @@ def stuck_client(echo: EchoByHand) -> tuple[socket.socket, bytes]:
 
 
 def test_stop_delivers_what_was_read_without_a_reset() -> None:
-    """Promise 4: "No RST destroys data in flight", though the caller's further data lies unread in our kernel.
+    """Promise 4: "No RST destroys data in flight", though the client's further data lies unread in our kernel.
 
     close(2) would answer that with a reset, which throws away what has yet to arrive (RFC 1122 §4.2.2.13).
     """
@@ -248,7 +248,7 @@ def test_stop_delivers_what_was_read_without_a_reset() -> None:
             echo.server.stop(lambda: stopped.append(True))
             turn_idle(echo.reactor)
             assert echo.receive_to_end(client) == sent[:count]
-            assert not stopped, "the caller hasn't ended yet"
+            assert not stopped, "the client hasn't ended yet"
             echo.send(client, b"said into the void")
             turn_idle(echo.reactor)
             assert client.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == 0

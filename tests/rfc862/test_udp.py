@@ -113,7 +113,7 @@ def test_capped_kernel_buffers_still_carry_the_largest_datagram(buffer_bytes: in
 
 
 def test_several_clients_get_their_own_answers(echo: EchoThread) -> None:
-    """RFC 862: the answer goes to where the datagram came from, whoever else is asking."""
+    """RFC 862: the answer goes to where the datagram came from, with several clients asking."""
     with contextlib.ExitStack() as stack:
         clients = [stack.enter_context(echo.udp("127.0.0.1")) for _ in range(8)]
         for round_number in range(5):
@@ -134,9 +134,9 @@ def test_answer_comes_from_the_address_asked(echo: EchoThread, host: str) -> Non
     Promise 12. The client is connected, so its kernel throws away what comes from anywhere else.
     """
     with echo.udp(host) as client:
-        client.send(b"who is there?")
+        client.send(b"anything there?")
         data, source = client.recvfrom(ROOM_BYTES)
-        assert (data, source[:2]) == (b"who is there?", (host, echo.port))
+        assert (data, source[:2]) == (b"anything there?", (host, echo.port))
 
 
 def test_machine_with_several_addresses_answers_from_the_one_asked() -> None:
@@ -211,7 +211,7 @@ def test_forged_source_that_is_no_single_host_gets_no_answer(served: str, source
 
 
 class NoEndpoint:
-    """Stands for an endpoint where the kernel lets no such datagram in: it counts, and sends to nobody."""
+    """Stands for an endpoint where the kernel lets no such datagram in: it counts, and sends nothing."""
 
     def __init__(self) -> None:
         self.sent: list[Any] = []
@@ -260,7 +260,7 @@ def test_sources_that_only_look_like_multicast_are_answered(source: tuple[Any, .
 
 
 def test_source_port_of_our_own_gets_no_answer() -> None:
-    """Promise 13: whoever uses our port number is taken for another of our kind."""
+    """Promise 13: a source with our port number is taken for another echo server."""
     with EchoByHand() as echo, socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as twin:
         twin.bind(("127.0.0.2", echo.port))
         twin.sendto(b"hello, me", ("127.0.0.1", echo.port))
@@ -324,7 +324,7 @@ def join(sock: socket.socket, group: str) -> None:
 
 
 def test_a_datagram_sent_to_a_multicast_group_gets_no_answer() -> None:
-    """Promise 13, on a server whose machine has joined a group."""
+    """Promise 13, on a machine that has joined a group."""
     with EchoByHand(("0.0.0.0",)) as echo, socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
         endpoint = next(h for h in echo.reactor.handlers if is_endpoint(h))
         with kernel_socket(endpoint) as sock:

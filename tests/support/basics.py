@@ -1,4 +1,4 @@
-"""What every test may need: where the project is, how long to be patient, free ports."""
+"""What every test may need: the project's folder, time-outs, free ports."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def until(condition: Callable[[], object]) -> None:
 def quiet_port(hosts: Sequence[str] = ("127.0.0.1",)) -> int:
     """A port that is free for TCP and UDP, and that no client gets by chance from the kernel.
 
-    A client that calls one before anybody serves it might else be given the same number, and be its own peer
+    A client that connects before anything serves there might else be given the same number, and be its own peer
     (RFC 9293 §3.5, simultaneous open).
     """
     # Not the common generator: hypothesis seeds that, and two runs side by side would choose alike. Processes of one

@@ -26,7 +26,7 @@ def without_capabilities(*names: str) -> list[str]:
 
 
 def udp_over_ipv4(source: tuple[str, int], destination: tuple[str, int], data: bytes, checksum: int = 0) -> bytes:
-    """Return an IPv4 packet with a UDP datagram from any source at all (RFC 791, RFC 768). Checksum 0: none."""
+    """Return an IPv4 packet with a UDP datagram from any source (RFC 791, RFC 768). Checksum 0: none."""
     addresses = socket.inet_aton(source[0]) + socket.inet_aton(destination[0])
     header = struct.pack("!BBHHHBBH", 0x45, 0, 0, 0, 0, 64, socket.IPPROTO_UDP, 0)
     return header + addresses + struct.pack("!HHHH", source[1], destination[1], 8 + len(data), checksum) + data

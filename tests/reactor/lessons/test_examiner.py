@@ -234,8 +234,8 @@ def test_bytes_in_place_of_the_end_are_reported() -> None:
     with ours:
         theirs.sendall(b"more")
         theirs.close()
-        with pytest.raises(Broken, match="somebody got 4 bytes, and then the end, instead of an orderly end"):
-            clients.expect_end(ours, "somebody")
+        with pytest.raises(Broken, match="a client got 4 bytes, and then the end, instead of an orderly end"):
+            clients.expect_end(ours, "a client")
 
 
 def test_answer_that_ends_too_early_is_reported() -> None:

@@ -143,7 +143,7 @@ def test_only_the_first_result_of_a_future_counts() -> None:
     future = step13_await.Future()
     future.resolve("first")
     future.resolve("second")
-    with pytest.raises(StopIteration, match="first"):  # and whoever awaits it then doesn't wait
+    with pytest.raises(StopIteration, match="first"):  # a coroutine that awaits it now doesn't wait
         future.__await__().send(None)
 
 

@@ -1,6 +1,6 @@
-"""The page in a real browser: it shows what the trace says, goes where it is told, and can be used by everybody.
+"""The page in a real browser: it shows what the trace says, goes where it is told, and everyone can use it.
 
-What it shall show is found out here in Python, from the trace alone, and compared at every event.
+What it should show is computed here in Python, from the trace alone, and compared at every event.
 """
 
 from __future__ import annotations
@@ -657,7 +657,7 @@ def test_what_is_received_in_lingering_is_said_to_be_thrown_away_and_why(shared:
 def test_a_stale_event_says_whose_its_descriptors_number_is_now(shared: Any) -> None:
     said = sentences(shared, "stale-event", "stale")
     assert said[0].endswith("and it is skipped. Its descriptor's number, 7, is connector-1's now.")
-    assert said[1].endswith("and it is skipped.")  # nobody has that of this one yet
+    assert said[1].endswith("and it is skipped.")  # that number is still free
 
 
 def test_lines_of_another_version_are_said_to_be_off(shared: Any, open_page: Open) -> None:
