@@ -1,4 +1,4 @@
-"""Serve, echo, stop; take a lesson, have it judged, see the gallery: as a newcomer would. Argument: the Python.
+"""Serve, echo, stop; take a lesson, check an exercise, see the gallery: what a new user tries. Argument: the Python.
 
 All of it with the standard library alone (`python3 -S`).
 """

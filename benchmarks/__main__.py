@@ -56,7 +56,7 @@ def _run(options: argparse.Namespace, workloads: list[Workload], servers: list[S
     for workload in workloads:
         able = [s for s in servers if set(workload.kinds) & s.commands.keys()]
         able = [
-            s for s in able if not _skip(skipped, f"{workload.name}: {s.name}", _too_many(s, workload, descriptors))
+            s for s in able if not _skip(skipped, f"{workload.name}: {s.name}", why_left_out(s, workload, descriptors))
         ]
         if able:
             results[workload.name] = _rounds(workload, able, options)
@@ -103,7 +103,8 @@ def _skip(skipped: list[str], name: str, reason: str | None) -> bool:
     return True
 
 
-def _too_many(server: Server, workload: Workload, descriptors: int) -> str | None:
+def why_left_out(server: Server, workload: Workload, descriptors: int) -> str | None:
+    """Say why a server can't be measured by a workload, with so many descriptors; None if it can."""
     if "udp" in workload.kinds:
         return None  # one socket serves all
     if workload.mode != "cold-start" and "timers" not in workload.kinds:

@@ -13,7 +13,6 @@ import pytest
 from hypothesis import HealthCheck, Phase, settings
 
 from echo7.server import EchoServer
-from tests.support.daemon import House, open_house
 
 QUIET = [HealthCheck.too_slow, HealthCheck.function_scoped_fixture]  # real sockets take their time
 settings.register_profile("dev", max_examples=25, deadline=None, suppress_health_check=QUIET)
@@ -51,10 +50,3 @@ def plain(request: pytest.FixtureRequest) -> Iterator[bool]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(defaults, "plain", request.param)
         yield request.param
-
-
-@pytest.fixture(scope="session")
-def house() -> Iterator[House]:
-    """The code where every user may read it."""
-    with open_house() as made:
-        yield made

@@ -1,9 +1,9 @@
-"""Flood: a minute of abuse from all sides, and one honest caller in the midst of it.
+"""Flood: a minute of abuse from all sides, and one well-behaved client in the midst of it.
 
     python3 -m tests.flood [--seconds 60] [-- MORE OPTIONS OF ECHO7 SERVE]
 
 Starts `echo7 serve` and, in processes of their own, one abuser of each kind, all of them at once, from addresses that
-aren't the honest caller's:
+aren't the well-behaved client's:
 
     syn         SYN from forged sources, and never another packet          (root only: raw sockets)
     vanish      connects, sends a little, and is never heard of again
@@ -15,13 +15,14 @@ aren't the honest caller's:
     forged      datagrams from a million forged sources                    (root only: raw sockets)
 
 As root all of it happens in a network namespace of its own, in which forged packets have nowhere to go; else on
-loopback, without the two. The honest caller sends 64 bytes twenty times a second over one connection, calls anew each
-second, and sends a datagram beside each ping.
+loopback, without the two. The well-behaved client sends 64 bytes twenty times a second over one connection, connects
+anew each second, and sends a datagram beside each ping.
 
-Violations, each of which makes the exit status 1: an error, a wrong byte or ten silent seconds of the honest caller; a
-datagram that isn't answered within a second when the flood is over, or one lost of the hundred after that; memory or
-descriptors beyond what the limits allow; a line of level `error`; an exit status other than 0. How long his pings take
-and how many of his datagrams are lost meanwhile is told, and is no violation: the kernel's buffers are everybody's.
+Violations, each of which makes the exit status 1: an error, a wrong byte or ten silent seconds of the well-behaved
+client; a datagram that isn't answered within a second when the flood is over, or one lost of the hundred after that;
+memory or descriptors beyond what the limits allow; a line of level `error`; an exit status other than 0. The times of
+its pings and the number of its lost datagrams are reported, and are no violation: all clients share the kernel's
+buffers.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ from tests.support.root import new_network_namespace, run_ip, udp_over_ipv4
 HONEST, HERE = "127.0.0.1", "127.0.0.1"
 PING_BYTES, PING_INTERVAL_S = 64, 0.05
 PINGS_PER_CALL = 20
-PATIENCE_S = 10.0  # of the honest caller
+PATIENCE_S = 10.0  # of the well-behaved client
 RECOVERY_S = 1.0  # the first answer over UDP when the flood is over
 FAREWELL_PINGS = 100
 FORGED_SOURCES = 1_000_000
@@ -67,7 +68,7 @@ def abuser(function: Callable[[str, int, float], None]) -> Callable[[str, int, f
     return function
 
 
-# ---------------------------------------------------------------- those who abuse
+# ---------------------------------------------------------------- the abusers
 
 
 def connected(source: str, port: int) -> socket.socket:
@@ -84,7 +85,7 @@ def connected(source: str, port: int) -> socket.socket:
 
 @contextlib.contextmanager
 def whatever_happens() -> Iterator[None]:
-    """An abuser has no right to complain; he waits a moment, so that he isn't busy with failing."""
+    """Ignore an abuser's errors, and wait a moment, so that it doesn't spin."""
     try:
         yield
     except OSError:
@@ -136,7 +137,7 @@ def vanish(source: str, port: int, ends_s: float) -> None:
             held.append(connected(source, port))
             held[-1].send(b"and then nothing")
         if len(held) > ABUSER_CONNECTIONS:
-            held.pop(0).detach()  # the descriptor stays open, and nobody holds it
+            held.pop(0).detach()  # the descriptor stays open without an owner
             time.sleep(0.1)
 
 
@@ -198,7 +199,7 @@ def loud(source: str, port: int, ends_s: float) -> None:
     shouting(source, port, ends_s, lambda: random.randrange(9000), 0.005)
 
 
-# ---------------------------------------------------------------- the one who doesn't
+# ---------------------------------------------------------------- the well-behaved client
 
 
 @dataclass
@@ -266,13 +267,13 @@ class Honest:
             while len(received) < PING_BYTES:
                 piece = self._tcp.recv(PING_BYTES)
                 if not piece:
-                    raise ConnectionError("an end that nobody asked for")
+                    raise ConnectionError("an unexpected end")
                 received += piece
             report.pings_s.append(time.monotonic() - began_s)
             if received != data:
                 raise ValueError("other bytes came back")
         except (OSError, ValueError) as error:
-            report.violations.append(f"the honest caller: {error!r} after {len(report.pings_s)} pings")
+            report.violations.append(f"the well-behaved client: {error!r} after {len(report.pings_s)} pings")
             self._tcp = None
         report.datagrams_lost += not self._is_answered(data, PING_INTERVAL_S)
 

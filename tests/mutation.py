@@ -29,7 +29,7 @@ from typing import Any
 
 PROJECT = pathlib.Path(__file__).resolve().parent.parent
 TESTS = {  # module → its tests, quickest first
-    "echo7/guard.py": "tests/echo7/test_guard.py",
+    "echo7/policy/guard.py": "tests/echo7/policy/test_guard.py",
     "reactor/listener.py": "tests/reactor/test_listener.py",
     "reactor/datagram.py": "tests/reactor/test_datagram.py",
     "reactor/buffer.py": "tests/reactor/test_buffer.py",

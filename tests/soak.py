@@ -2,18 +2,18 @@
 
     python3 -m tests.soak [--minutes 10] [--connections 50] [--seed N]
 
-Starts `echo7 serve` and keeps so many callers busy at once, each in a role of its own: talkers (random bytes of random
-sizes, half-close, FIN), breakers (the same, ended by RST at a random moment), slow readers, idlers, and hoarders (who
+Starts `echo7 serve` and keeps so many clients busy at once, each in a role of its own: talkers (random bytes of random
+sizes, half-close, FIN), breakers (the same, ended by RST at a random moment), slow readers, idlers, and hoarders (they
 write and don't read until the end). Some of what they send is urgent. Beside them, UDP datagrams of 0 to 65,507 bytes,
 and SIGUSR1. Each byte that comes back is compared.
 
 Violations, each of which makes the exit status 1:
 
-- a byte that is wrong, missing, too much or too soon; a datagram changed or answered twice; a caller refused or reset;
-- memory: resident at the end more than the allowance above what it was at 10 % of the time. By promise each caller may
+- a byte that is wrong, missing, too much or too soon; a datagram changed or answered twice; a client refused or reset;
+- memory: resident at the end more than the allowance above what it was at 10 % of the time. By promise each client may
   have 131,072 bytes in the process at one moment and none at another; 1 MiB is the allocator's grain. What grows with
-  the number of calls (50 callers make 150,000 in ten minutes) doesn't fit into that: 60 bytes for each would show;
-- descriptors not back at their first number once all callers have gone; a line of level `error`; more bytes sent than
+  the number of calls (50 clients make 150,000 in ten minutes) doesn't fit into that: 60 bytes for each would show;
+- descriptors not back at their first number once all clients have gone; a line of level `error`; more bytes sent than
   received, by the daemon's own count; an exit status other than 0 on SIGTERM.
 
 Datagrams may be lost: that is counted, and is no violation. Standard library only; Linux only (proc(5)). The load runs
@@ -47,8 +47,8 @@ from typing import Any
 PROJECT = pathlib.Path(__file__).resolve().parent.parent
 SERVE = (sys.executable, "-m", "echo7")
 READ, WRITE = selectors.EVENT_READ, selectors.EVENT_WRITE
-DESCRIPTORS_PATIENCE_S = 6.0  # no connection outlasts its caller by more than `Limits.linger_timeout_s`, 5 s
-PATIENCE_S = 60.0  # how long a caller may go without progress, and how long the last ones may take
+DESCRIPTORS_PATIENCE_S = 6.0  # no connection outlasts its client by more than `Limits.linger_timeout_s`, 5 s
+PATIENCE_S = 60.0  # how long a client may go without progress, and how long the last ones may take
 END_PATIENCE_S = 20.0  # SIGTERM to exit: the daemon's drain timeout is 5 s
 RESET_ON_CLOSE = b"\x01\x00\x00\x00\x00\x00\x00\x00"  # struct linger, socket(7)
 LOOK_AT_MOST_EVERY_S = 2.0
@@ -58,7 +58,7 @@ GRAIN_BYTES = 1 << 20
 MOST_STREAM_BYTES = 24 << 20  # more than the kernel holds for a hoarder, so that the daemon has to hold its share too
 MOST_DATAGRAM_BYTES = 65_507
 BURST_BYTES = 80_000  # so that a burst fits into the kernel's buffers, as a rule
-URGENT_SHARE = 0.1  # of the sends of a caller who is urgent at all
+URGENT_SHARE = 0.1  # of the sends of a client that sends urgent bytes at all
 VIOLATIONS_SHOWN = 20
 
 
@@ -212,7 +212,7 @@ class Loop:
 
 
 class Watched:
-    """A non-blocking socket on the loop, whose `on_event` is called while it isn't closed."""
+    """A non-blocking socket on the loop; its `on_event` is called while it isn't closed."""
 
     def __init__(self, loop: Loop, sock: socket.socket) -> None:
         sock.setblocking(False)
@@ -246,12 +246,12 @@ class Watched:
             self.on_event(mask)
 
 
-# ---------------------------------------------------------------- TCP callers
+# ---------------------------------------------------------------- TCP clients
 
 
 @dataclass
 class Plan:
-    """What one caller is going to do."""
+    """What one client is going to do."""
 
     role: str
     size_bytes: int
@@ -271,40 +271,40 @@ def any_size(rng: random.Random, most_bytes: int) -> int:
 
 
 def talker(rng: random.Random) -> Plan:
-    """Make one who sends, half-closes, and reads to the end."""
+    """Make one that sends, half-closes, and reads to the end."""
     size_bytes = any_size(rng, 1 << 20)
     piece_bytes = size_bytes // 500 + 1 + any_size(rng, 1 << 17)  # a million sends of a byte each would take too long
     return Plan("talker", size_bytes, piece_bytes, urgent=rng.random() < 0.1)
 
 
 def breaker(rng: random.Random) -> Plan:
-    """Make one who resets the connection at any moment, from the first to when all is done."""
+    """Make one that resets the connection at a random moment, from the first to the last."""
     size_bytes = any_size(rng, 1 << 20)
     return Plan("breaker", size_bytes, reset_at_bytes=rng.randrange(2 * size_bytes + 1), urgent=rng.random() < 0.1)
 
 
 def slow_reader(rng: random.Random) -> Plan:
-    """Make one whose answers pile up, first in the kernel, then in the daemon."""
+    """Make one that reads slowly: its answers pile up, first in the kernel, then in the daemon."""
     return Plan("slow reader", any_size(rng, 1 << 20), read_bytes=8192, read_pause_s=0.01, receive_buffer_bytes=16_384)
 
 
 def idler(rng: random.Random) -> Plan:
-    """Make one who says nothing for long."""
+    """Make one that says nothing for long."""
     return Plan("idler", any_size(rng, 4096), starts_after_s=rng.uniform(0, 30))
 
 
 def hoarder(rng: random.Random) -> Plan:
-    """Make one who writes as much as goes in, and reads nothing until later."""
+    """Make one that writes as much as goes in, and reads nothing until later."""
     return Plan("hoarder", MOST_STREAM_BYTES, reads_after_s=rng.uniform(0, 30), receive_buffer_bytes=65_536)
 
 
 ROLES = (talker, breaker, slow_reader, idler, talker, hoarder, talker, breaker, idler, talker)
 
 
-class Caller(Watched):
+class Client(Watched):
     """One TCP connection that carries out a plan, and compares what comes back. `done` is called at its end."""
 
-    def __init__(self, soak: Soak, plan: Plan, address: tuple[str, int], done: Callable[[Caller], None]) -> None:
+    def __init__(self, soak: Soak, plan: Plan, address: tuple[str, int], done: Callable[[Client], None]) -> None:
         super().__init__(soak.loop, socket.socket(socket.AF_INET6 if ":" in address[0] else socket.AF_INET))
         self._soak, self._plan, self._done = soak, plan, done
         self._offset = soak.rng.randrange(len(soak.bytes) - plan.size_bytes + 1)
@@ -460,7 +460,7 @@ class Asker(Watched):
                 try:
                     data = self.sock.recv(1 << 17)
                 except ConnectionRefusedError:
-                    self._soak.tally.violations.append("a datagram was refused: nobody is listening")
+                    self._soak.tally.violations.append("a datagram was refused: nothing is listening")
                     return
                 self._check(data)
 
@@ -547,15 +547,15 @@ class Soak:
         return time.monotonic() - self._began_s
 
     def _call(self, seat: int) -> None:
-        """Keep a seat busy: one caller after another, with a short pause between two."""
+        """Keep a seat busy: one client after another, with a short pause between two."""
 
-        def done(caller: Caller) -> None:
-            self._busy.discard(caller)
+        def done(client: Client) -> None:
+            self._busy.discard(client)
             self.loop.later(self.rng.uniform(0, 0.2), lambda: self._call(seat))
 
         if not self.over:
             address = self.rng.choice(self._daemon.addresses("tcp"))
-            self._busy.add(Caller(self, ROLES[seat % len(ROLES)](self.rng), address, done))
+            self._busy.add(Client(self, ROLES[seat % len(ROLES)](self.rng), address, done))
 
     def _ask(self, number: int) -> None:
         def done(asker: Asker) -> None:
@@ -600,13 +600,13 @@ class Soak:
 
     def _let_all_finish(self) -> None:
         for client in tuple(self._busy):
-            if isinstance(client, Caller):
+            if isinstance(client, Client):
                 client.hurry()
         deadline_s = time.monotonic() + PATIENCE_S
         while self._busy and time.monotonic() < deadline_s and self._daemon.process.poll() is None:
             self.loop.turn()
         if self._busy:
-            text = f"{len(self._busy)} callers haven't got all that was theirs within {PATIENCE_S:g} s of the end"
+            text = f"{len(self._busy)} clients haven't got all that was theirs within {PATIENCE_S:g} s of the end"
             self.tally.violations.append(text)
         for client in tuple(self._busy):
             client.close()
@@ -646,7 +646,7 @@ def report(soak: Soak, status: int | None) -> None:
     rows = {
         "duration": f"{soak.duration_s:.0f} s",
         "connections made": f"{tally.connections:,}",
-        "of them reset by the caller": f"{tally.resets:,}",
+        "of them reset by the client": f"{tally.resets:,}",
         "urgent bytes sent": f"{tally.urgent:,}",
         "bytes echoed and compared": f"{tally.echoed_bytes:,}",
         "datagrams sent": f"{tally.datagrams:,}",
@@ -661,7 +661,7 @@ def report(soak: Soak, status: int | None) -> None:
     }
     if sys.stderr.isatty():
         print("\r\x1b[K", end="", file=sys.stderr, flush=True)  # the progress
-    print(f"| soak, {soak._options.connections} callers at once, seed {soak._options.seed} | |\n|---|---|")
+    print(f"| soak, {soak._options.connections} clients at once, seed {soak._options.seed} | |\n|---|---|")
     for name, value in rows.items():
         print(f"| {name} | {value} |")
     for violation in tally.violations[:VIOLATIONS_SHOWN]:
@@ -684,7 +684,7 @@ def main(arguments: Sequence[str] | None = None, serve: Sequence[str] = SERVE) -
 
 
 def _raise_descriptor_limit() -> None:
-    """Allow as many callers as the system does."""
+    """Allow as many clients as the system does."""
     import resource  # Windows has none
 
     most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
@@ -694,7 +694,7 @@ def _raise_descriptor_limit() -> None:
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python3 -m tests.soak", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--minutes", type=float, default=10.0)
-    parser.add_argument("--connections", type=int, default=50, metavar="N", help="callers at once (default: 50)")
+    parser.add_argument("--connections", type=int, default=50, metavar="N", help="clients at once (default: 50)")
     parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(1 << 32))
     options = parser.parse_args(arguments)
     if not (0 < options.minutes < math.inf and options.connections > 0):

@@ -15,9 +15,9 @@ pytestmark = [
 SECONDS = 8.0
 
 
-def test_an_honest_caller_in_the_midst_of_a_flood_sees_no_error() -> None:
+def test_well_behaved_client_sees_no_error_during_a_flood() -> None:
     """Issue: "a 20 Hz honest TCP client sees zero errors and UDP recovers at once afterwards"."""
     report: Report = in_own_namespace(lambda forging: flood(SECONDS, forging))
     print(report)
     assert not report.violations
-    assert len(report.pings_s) > SECONDS  # and he was there all the time
+    assert len(report.pings_s) > SECONDS  # it was there all the time

@@ -98,7 +98,7 @@ def test_a_students_protocol_is_tested_in_fifteen_lines(capsys: pytest.CaptureFi
 
 
 def test_the_bug_in_the_guide_is_found_with_the_words_that_it_shows() -> None:
-    """The seed, the script and the calls: whoever reads the guide sees the same when he runs it."""
+    """Running the guide's example prints the seed, the script and the calls that the guide shows."""
     bug = python_block(GUIDE, "splitlines")
     code = python_block(GUIDE, "def scenario")
     right = code[code.index("class Shout") : code.index("def scenario")]

@@ -83,7 +83,7 @@ TOLD = {
 }
 
 
-def test_three_seconds_of_mixed_load_leave_no_trace(capsys: pytest.CaptureFixture[str]) -> None:
+def test_three_seconds_of_mixed_load_leave_nothing_behind(capsys: pytest.CaptureFixture[str]) -> None:
     """Every promise at once, as far as it shows in a few seconds; `python3 -m tests.soak` takes ten minutes."""
     assert soak.main(SHORT) == 0, capsys.readouterr().out
     table = capsys.readouterr().out
@@ -92,7 +92,7 @@ def test_three_seconds_of_mixed_load_leave_no_trace(capsys: pytest.CaptureFixtur
 
 
 @pytest.mark.parametrize("illness", ILLNESSES)
-def test_each_illness_is_told(illness: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_each_fault_is_reported(illness: str, capsys: pytest.CaptureFixture[str]) -> None:
     """A soak that can't fail proves nothing."""
     assert soak.main(SHORT, (sys.executable, "-c", PATCHED % ILLNESSES[illness])) == 1
     assert TOLD.get(illness, illness) in capsys.readouterr().out.partition("violation: ")[2]

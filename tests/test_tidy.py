@@ -1,10 +1,13 @@
-"""The laws of the house that a program can check."""
+"""The rules of the house that a program can check. The tables say what may be; the tests below read the code."""
 
 from __future__ import annotations
 
 import ast
 import pathlib
-from collections.abc import Iterator
+import re
+import sys
+from collections import Counter
+from collections.abc import Iterator, Mapping
 
 import pytest
 
@@ -13,136 +16,247 @@ from reactor.lessons.staircase import LESSONS
 from tests.support.basics import PROJECT
 
 PACKAGES = ("reactor", "echo7")
+OURS = (*PACKAGES, "tests", "benchmarks")
+
+# Rooms, and what each may import beside itself. A name stands for a folder, or for one module. A module that has a row
+# of its own follows that one, and so does a folder inside of a room; else it belongs to the room. What no row allows is
+# forbidden: reactor knows nothing of echo7, and neither of `tests` or `benchmarks`.
+CORE = {"reactor", "reactor.sockets"}
+SEEN_BY_ECHO7 = CORE | {"reactor.__init__", "reactor.fastpath", "reactor.observe", "reactor.console"}
+MAY_IMPORT: Mapping[str, set[str]] = {
+    "reactor.__init__": {*CORE, "reactor.fastpath"},  # the front door of all that a user imports
+    "reactor": {"reactor.sockets"},
+    "reactor.sockets": {"reactor.doors", "reactor.limits"},
+    "reactor.console": set(),
+    "reactor.fastpath": CORE,
+    "reactor.observe": CORE,
+    "reactor.testing": {*CORE, "reactor.fastpath", "reactor.observe"},
+    "reactor.player": {*CORE, "reactor.console", "reactor.observe", "reactor.testing"},
+    "reactor.lessons": {*CORE, "reactor.__init__", "reactor.console", "reactor.observe"},
+    "echo7": {
+        *SEEN_BY_ECHO7, "echo7.policy", "echo7.sockets", "echo7.process", "echo7.logs", "echo7.metrics",
+        "echo7.probe", "echo7.checker",
+    },
+    "echo7.policy": {*CORE, "reactor.fastpath"},
+    "echo7.sockets": {*CORE, "echo7.policy"},
+    "echo7.logs": {*CORE, "reactor.observe", "echo7.policy", "echo7.server"},
+    "echo7.metrics": {
+        *SEEN_BY_ECHO7, "echo7.__init__", "echo7.server", "echo7.logs", "echo7.probe", "echo7.sockets"
+    },
+    "echo7.process": {
+        *SEEN_BY_ECHO7, "echo7.settings", "echo7.assembly", "echo7.server", "echo7.tracing",
+        "echo7.policy", "echo7.sockets", "echo7.logs", "echo7.metrics",
+    },
+    "echo7.checker": {*SEEN_BY_ECHO7, "echo7.__init__", "echo7.arguments", "echo7.sockets"},
+    "echo7.probe": {
+        *SEEN_BY_ECHO7, "echo7.__init__", "echo7.arguments", "echo7.logs", "echo7.metrics", "echo7.process.limits",
+        "echo7.sockets",
+    },
+}  # fmt: skip
+
+# Patterns (pathlib's) of files that decide and compute only.
+PURE = (
+    "reactor/timers.py",
+    "reactor/buffer.py",
+    "reactor/limits.py",
+    "reactor/player/tracefile.py",
+    "echo7/logs/quiet.py",
+    "echo7/policy/*.py",
+    *(
+        f"echo7/probe/**/{name}.py"
+        for name in "words payload histogram tally ledger plan roles paths text document nagios".split()
+    ),
+)
+OPERATING_SYSTEM = {"socket", "selectors", "select", "os", "signal", "threading", "time"}
+
+# Folder or module → what it may import beside the standard library. Serving imports none of these (test_cold_start).
+EXTRAS = {
+    "reactor.testing": {"hypothesis"},
+    "echo7.metrics": {"h11", "prometheus_client"},
+    "echo7.probe.report.prometheus": {"prometheus_client"},
+}
+
 CHAPTERS = "loop timers buffer connection listener connector datagram signals".split()
 SIMPLE_PATH = ["doors", *CHAPTERS, "limits"]
 SIMPLE_PATH_LINES = 1100
 LONGEST_FUNCTION_LINES = 60
 USUAL_FUNCTION_LINES = 25
-PURE = (
-    "reactor/timers.py",
-    "reactor/buffer.py",
-    "reactor/protocol.py",
-    "reactor/limits.py",
-    "reactor/player/tracefile.py",
-    "echo7/guard.py",
-    "echo7/echo.py",
-    "echo7/batch.py",
-    "echo7/access.py",
-    "echo7/ports.py",
-    "echo7/quiet.py",
-    "echo7/rate.py",
-    "echo7/sources.py",
-    "echo7/idle.py",
-    "echo7/probe/measure/words.py",
-    "echo7/probe/measure/payload.py",
-    "echo7/probe/measure/histogram.py",
-    "echo7/probe/measure/tally.py",
-    "echo7/probe/measure/ledger.py",
-    "echo7/probe/plan.py",
-    "echo7/probe/roles.py",
-    "echo7/probe/measure/paths.py",
-    "echo7/probe/report/text.py",
-    "echo7/probe/report/document.py",
-    "echo7/probe/report/nagios.py",
-)
-OPERATING_SYSTEM = {"socket", "selectors", "select", "os", "signal", "threading", "time"}
+MOST_MODULES_IN_A_FOLDER = 15
+LARGEST_IMPORT_RING = 3
+MOST_PRIVATE_ACCESSES = {"reactor": 0, "echo7": 0, "tests": 20}
+# Of the standard library: documented in spite of the underscore, or the only way in (argparse's list of options).
+PUBLIC_IN_SPITE = {"_asdict", "_replace", "_fields", "_make", "_exit", "_getframe", "_value_", "_actions"}
 
 
-def modules() -> list[pathlib.Path]:
-    return [path for package in PACKAGES for path in sorted((PROJECT / package).rglob("*.py"))]
-
-
-def parse(path: pathlib.Path) -> ast.Module:
-    return ast.parse(path.read_text())
-
-
-def imported(path: pathlib.Path) -> set[str]:
-    """The modules that a file imports, as dotted names; `from x import y` counts as x and as x.y."""
-    names: set[str] = set()
-    for node in ast.walk(parse(path)):
-        if isinstance(node, ast.Import):
-            names |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            names |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
-    return names
-
-
-def functions() -> Iterator[tuple[str, int]]:
-    for path in modules():
-        for node in ast.walk(parse(path)):
-            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-                assert node.end_lineno is not None
-                yield f"{path.relative_to(PROJECT)}:{node.lineno} {node.name}", node.end_lineno - node.lineno + 1
+def files(*roots: str) -> list[pathlib.Path]:
+    return [path for root in roots for path in sorted((PROJECT / root).rglob("*.py"))]
 
 
 def dotted(path: pathlib.Path) -> str:
-    return ".".join(path.relative_to(PROJECT).with_suffix("").parts).removesuffix(".__init__")
+    return ".".join(path.relative_to(PROJECT).with_suffix("").parts)
 
 
-@pytest.mark.parametrize("path", [p for p in modules() if p.parts[-2] == "reactor"], ids=lambda p: p.name)
-def test_reactor_never_imports_echo7(path: pathlib.Path) -> None:
-    assert not {name for name in imported(path) if name.split(".")[0] == "echo7"}
+TREES = {dotted(path): ast.parse(path.read_text()) for path in files(*PACKAGES)}
+FOLDERS = {name.rpartition(".")[0] for name in TREES}
 
 
-@pytest.mark.parametrize("name", PURE)
-def test_pure_modules_import_nothing_that_touches_the_operating_system(name: str) -> None:
-    assert not imported(PROJECT / name) & OPERATING_SYSTEM
+def imported(tree: ast.AST) -> set[str]:
+    """The modules that a tree imports, as dotted names; `from x import y` counts as x.y if that is a module, else x."""
+    names: set[str] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            inside = {f"{node.module}.{alias.name}" for alias in node.names}
+            names |= (inside & TREES.keys()) | ({node.module} if inside - TREES.keys() else set())
+    return {f"{name}.__init__" if name in FOLDERS else name for name in names}
 
 
-@pytest.mark.parametrize("path", modules(), ids=lambda p: f"{p.parts[-2]}-{p.name}")
-def test_serving_needs_the_standard_library_alone(path: pathlib.Path) -> None:
-    import sys
-
-    roots = {name.split(".")[0] for name in imported(path)} - {*PACKAGES, "__future__"}
-    if path.parent.name == "testing":  # serving doesn't need it; who hands in hypothesis's data has hypothesis
-        roots -= {"hypothesis"}
-    # an extra, imported only when it is asked for (see test_cold_start)
-    if path.parent.name == "metrics" or path.name == "prometheus.py":
-        roots -= {"h11", "prometheus_client"}
-    assert roots <= sys.stdlib_module_names
+IMPORTS = {name: imported(tree) for name, tree in TREES.items()}
 
 
-def test_no_function_is_longer_than_the_limit() -> None:
-    assert not [(name, lines) for name, lines in functions() if lines > LONGEST_FUNCTION_LINES]
+def room_of(name: str) -> str:
+    """The row of MAY_IMPORT that a module follows: its own, its folder's, or that of a folder above."""
+    while name not in MAY_IMPORT:
+        name = name.rpartition(".")[0]
+    return name
 
 
-def test_most_functions_fit_into_the_head() -> None:
-    lengths = [lines for _, lines in functions()]
-    assert sum(lines <= USUAL_FUNCTION_LINES for lines in lengths) >= 0.9 * len(lengths)
+@pytest.mark.parametrize("row", MAY_IMPORT)
+def test_folder_imports_only_what_its_row_allows(row: str) -> None:
+    inside = [name for name in TREES if room_of(name) == row]
+    assert inside, "no module follows this row"
+    allowed = MAY_IMPORT[row] | {row.removesuffix(".__init__")}
+    found = [(name, other) for name in inside for other in sorted(IMPORTS[name]) if other.split(".")[0] in OURS]
+    assert not [(name, other) for name, other in found if other not in TREES or not {other, room_of(other)} & allowed]
 
 
-def test_the_simple_path_can_be_read_in_an_evening() -> None:
-    lines = sum(len((PROJECT / "reactor" / f"{name}.py").read_text().splitlines()) for name in CHAPTERS)
-    assert lines <= SIMPLE_PATH_LINES
+def test_every_room_has_a_row() -> None:
+    assert {".".join(name.split(".")[:2]) for name in TREES if name.count(".") > 1} <= MAY_IMPORT.keys()
+
+
+@pytest.mark.parametrize("pattern", PURE)
+def test_pure_modules_import_nothing_that_touches_the_operating_system(pattern: str) -> None:
+    found = [dotted(path) for path in PROJECT.glob(pattern)]
+    assert found, "no file is called that"
+    assert not [name for name in found if IMPORTS[name] & OPERATING_SYSTEM]
+
+
+def test_serving_needs_only_the_standard_library() -> None:
+    for name, modules in IMPORTS.items():
+        extras = {extra for place, found in EXTRAS.items() if name.startswith(place) for extra in found}
+        roots = {module.split(".")[0] for module in modules}
+        assert not roots - sys.stdlib_module_names - {*PACKAGES} - extras, name
 
 
 def test_no_module_is_dead() -> None:
     """Every module is reached by imports from the packages' front doors, or is that of a command."""
-    by_name = {dotted(path): path for path in modules()}
     reached: set[str] = set()
     waiting = ["reactor", "reactor.testing", "echo7", "echo7.__main__"] + [module for module, _ in COMMANDS.values()]
     waiting += ["reactor.player.__main__", "reactor.player.remake"]
     waiting += ["reactor.lessons.__main__"] + [lesson.program.name for lesson in LESSONS]
     while waiting:
         name = waiting.pop()
-        if name in by_name and name not in reached:
+        name = f"{name}.__init__" if name in FOLDERS else name
+        if name in TREES and name not in reached:
             reached.add(name)
-            waiting += [*imported(by_name[name]), name.rpartition(".")[0]]  # a module brings its package
-    assert set(by_name) == reached
+            waiting += [*IMPORTS[name], name.rpartition(".")[0]]  # a module brings its package
+    assert TREES.keys() == reached
 
 
-def test_imports_go_round_in_no_circle() -> None:
-    """Read bottom up, every module uses only what the reader has already seen (types apart)."""
-    graph = {dotted(path): _runtime_imports(path) for path in modules()}
-    done: set[str] = set()
-    while ready := [name for name in graph if name not in done and graph[name] & graph.keys() <= done | {name}]:
-        done |= set(ready)
-    assert not graph.keys() - done
+def test_import_rings_are_small() -> None:
+    """A ring: files of which each imports each other one, directly or not. Imports for types alone count too."""
+    graph = {name: IMPORTS[name] & TREES.keys() for name in TREES if not name.endswith(".__init__")}
+    reach = {name: reachable(graph, name) for name in graph}
+    rings = {frozenset(other for other in reach[name] if name in reach[other]) for name in graph if name in reach[name]}
+    assert not [sorted(ring) for ring in rings if len(ring) > LARGEST_IMPORT_RING]
 
 
-def _runtime_imports(path: pathlib.Path) -> set[str]:
-    names: set[str] = set()
-    for node in parse(path).body:  # what stands under `if TYPE_CHECKING` isn't in the body itself
-        if isinstance(node, ast.ImportFrom) and node.module:
-            names.add(node.module)
-    return names
+def test_modules_can_be_read_bottom_up() -> None:
+    """No ring at all among the imports made while a module is loaded: each uses only what the reader has seen."""
+    graph = {}
+    for name, tree in TREES.items():
+        at_the_top = [node for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom)]
+        graph[name] = imported(ast.Module(list(at_the_top), [])) & TREES.keys()
+    assert not [name for name in graph if name in reachable(graph, name)]
+
+
+def reachable(graph: Mapping[str, set[str]], start: str) -> set[str]:
+    found: set[str] = set()
+    waiting = [*graph[start]]
+    while waiting:
+        name = waiting.pop()
+        if name in graph and name not in found:
+            found.add(name)
+            waiting += graph[name]
+    return found
+
+
+@pytest.mark.parametrize("root", MOST_PRIVATE_ACCESSES)
+def test_private_names_stay_in_their_modules(root: str) -> None:
+    found = [f"{path.relative_to(PROJECT)}:{line} {code}" for path in files(root) for line, code in private(path)]
+    assert len(found) <= MOST_PRIVATE_ACCESSES[root], "\n".join(found)
+
+
+def private(path: pathlib.Path) -> Iterator[tuple[int, str]]:
+    """Yield line and code where a file uses a private name that isn't its own, or swaps a class."""
+    tree = ast.parse(path.read_text())
+    own = set(own_names(tree)) | PUBLIC_IN_SPITE
+    for node in ast.walk(tree):
+        line: int = getattr(node, "lineno", 0)
+        names: list[str] = []
+        if isinstance(node, ast.Attribute) and not is_self(node.value):
+            names = [node.attr]
+            if node.attr == "__class__" and isinstance(node.ctx, ast.Store):
+                yield line, ast.unparse(node)
+        elif isinstance(node, ast.ImportFrom):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.Call) and len(node.args) > 1 and isinstance(node.args[1], ast.Constant):
+            function = getattr(node.func, "id", getattr(node.func, "attr", ""))
+            by_name = function in {"getattr", "setattr", "delattr", "hasattr"}
+            names = [str(node.args[1].value)] if by_name else []
+        for name in names:
+            if name.startswith("_") and not name.startswith("__") and name not in own:
+                yield line, ast.unparse(node)
+
+
+def own_names(tree: ast.Module) -> Iterator[str]:
+    """Yield the names that a file defines: functions, classes, what is assigned to, and attributes of `self`."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            yield node.name
+        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            yield node.id
+        elif isinstance(node, ast.Attribute) and is_self(node.value):
+            yield node.attr
+
+
+def is_self(node: ast.expr) -> bool:
+    return isinstance(node, ast.Name) and node.id in {"self", "cls"}
+
+
+def test_folders_hold_few_modules() -> None:
+    counts = Counter(path.parent for path in files(*PACKAGES) if not re.match(r"step\d", path.name))
+    assert not {str(folder): count for folder, count in counts.items() if count > MOST_MODULES_IN_A_FOLDER}
+
+
+def test_no_function_is_longer_than_the_limit() -> None:
+    assert not [(name, lines) for name, lines in functions() if lines > LONGEST_FUNCTION_LINES]
+
+
+def test_most_functions_are_short() -> None:
+    lengths = [lines for _, lines in functions()]
+    assert sum(lines <= USUAL_FUNCTION_LINES for lines in lengths) >= 0.9 * len(lengths)
+
+
+def functions() -> Iterator[tuple[str, int]]:
+    for module, tree in TREES.items():
+        for node in ast.walk(tree):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                assert node.end_lineno is not None
+                yield f"{module}:{node.lineno} {node.name}", node.end_lineno - node.lineno + 1
+
+
+def test_the_simple_path_can_be_read_in_an_evening() -> None:
+    lines = sum(len((PROJECT / "reactor" / f"{name}.py").read_text().splitlines()) for name in CHAPTERS)
+    assert lines <= SIMPLE_PATH_LINES

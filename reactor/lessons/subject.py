@@ -60,7 +60,7 @@ class Subject:
 
     __slots__ = (
         "_addresses", "_arguments", "_clients", "_lines", "_process", "_program", "_start_s", "_started",
-        "_terminated", "_told", "_wire", "wants",
+        "_terminated", "_told", "_wire", "pid", "wants",
     )  # fmt: skip
 
     def __init__(self, program: Program, idle_s: float, most: int, start_s: float = START_S) -> None:
@@ -80,6 +80,7 @@ class Subject:
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
             )
+            self.pid = self._process.pid
             self._wire, _address = door.accept()
         self._wire.settimeout(self._start_s)
         self._lines = self._wire.makefile()

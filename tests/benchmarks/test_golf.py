@@ -1,4 +1,4 @@
-"""Golf and the table of known servers: nobody gets a score, or a line, without having been judged alone."""
+"""Golf and the table of known servers: each program is judged alone before it gets a score or a line."""
 
 from __future__ import annotations
 
@@ -22,8 +22,9 @@ NAMESPACE = pytest.mark.skipif(not may_be_alone(), reason="no network namespace 
 MOST_BYTES = 190
 
 
+@pytest.mark.long
 @NAMESPACE
-def test_our_entry_is_within_190_bytes_and_scores_times_1() -> None:
+def test_our_golf_entry_is_within_190_bytes_and_scores_times_1() -> None:
     """Issue: "our own golfed Python entry (≤ 190 bytes at ×1: TCP and UDP, every byte kept, no echo library)"."""
     card = golf.card(alone.namespace(), golf.ENTRIES / "ours.py")
     assert card.multiplier == "×1"
@@ -32,7 +33,7 @@ def test_our_entry_is_within_190_bytes_and_scores_times_1() -> None:
 
 
 @NAMESPACE
-def test_a_program_that_serves_nothing_is_not_judged_and_says_why(tmp_path: pathlib.Path) -> None:
+def test_program_that_serves_nothing_is_not_scored(tmp_path: pathlib.Path) -> None:
     program = tmp_path / "broken.py"
     program.write_text("raise SystemExit('a bug of mine')")
     card = golf.card(alone.namespace(), program)
@@ -41,7 +42,7 @@ def test_a_program_that_serves_nothing_is_not_judged_and_says_why(tmp_path: path
 
 
 @NAMESPACE
-def test_half_a_server_is_doubled(tmp_path: pathlib.Path) -> None:
+def test_udp_only_program_scores_double(tmp_path: pathlib.Path) -> None:
     program = tmp_path / "udp.py"
     program.write_text("from socket import*\nu=socket(2,2)\nu.bind(('',7))\nwhile 1:u.sendto(*u.recvfrom(9**6))")
     card = golf.card(alone.namespace(), program)
@@ -50,7 +51,7 @@ def test_half_a_server_is_doubled(tmp_path: pathlib.Path) -> None:
     assert "only UDP works" in card.remarks
 
 
-def test_the_table_has_the_best_first_and_the_worthless_last() -> None:
+def test_table_is_sorted_from_best_to_worthless() -> None:
     cards = [
         golf.Card("worthless.py", 10, "ω", None, "it doesn't echo"),
         golf.Card("long.py", 300, "×1", 300, ""),
@@ -74,7 +75,7 @@ def test_what_cannot_be_run_costs_one_line(file: str, said: str, capsys: pytest.
     assert captured.err.count("\n") == 1
 
 
-def test_without_a_namespace_and_without_root_it_is_said_why(
+def test_without_namespace_and_root_one_line_says_why(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(alone, "NAMESPACES", (("false",), ("no-such-program",)))
@@ -95,17 +96,16 @@ def test_root_without_namespaces_uses_its_own_loopback(monkeypatch: pytest.Monke
 @pytest.mark.parametrize(
     ("arguments", "said"), [(["nobody"], "there is no server 'nobody'"), (["--program", "xinetd"], "has no '='")]
 )
-def test_a_server_that_nobody_knows_costs_one_line(
-    arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_unknown_server_costs_one_line(arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as end:
         judged.main(arguments)
     assert end.value.code == 2
     assert said in capsys.readouterr().err
 
 
+@pytest.mark.long
 @NAMESPACE
-def test_echo7_passes_as_the_known_servers_are_judged(capsys: pytest.CaptureFixture[str]) -> None:
+def test_echo7_passes_every_case_in_the_table_of_servers(capsys: pytest.CaptureFixture[str]) -> None:
     """On a wildcard, asked at another of the machine's addresses: the row of README's table that has no "no"."""
     assert judged.main(["echo7"]) == 0
     row = capsys.readouterr().out.splitlines()[2]
@@ -125,7 +125,7 @@ def test_what_is_not_installed_is_left_out_with_a_line(capsys: pytest.CaptureFix
     assert list(judged.judge_all((), [], {})) == []
 
 
-def test_the_row_of_a_server_counts_what_it_passes_and_names_what_it_does_not() -> None:
+def test_row_counts_passes_and_names_failures() -> None:
     def finding(case: str, verdict: str, required: bool = True) -> dict[str, Any]:
         return {"case": case, "verdict": verdict, "required": required, "transport": case[:3]}
 

@@ -1,14 +1,16 @@
-"""Every peer that can be had here is an echo server: what it is measured at is the whole work."""
+"""Every peer that is installed here is a whole echo server, so that figures compare the same work."""
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import socket
 import sys
+from collections.abc import Iterator
 
 import pytest
 
-from benchmarks.process import started
+from benchmarks.process import Running, started
 from benchmarks.servers import BEFORE, BY_NAME, SERVERS, missing
 from tests.support.basics import PATIENCE_S, PROJECT
 from tests.support.clients import receive_exactly
@@ -21,8 +23,8 @@ SURE_OF_HALF_CLOSE = {"echo7", "c-epoll", "go", "go-copy", "node", "threads"}
 
 
 @pytest.fixture(autouse=True)
-def nothing_was_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What was before is what is now."""
+def same_version_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The version before, which is a peer, is this one."""
     monkeypatch.setenv(BEFORE, str(PROJECT))
 
 
@@ -30,12 +32,18 @@ def ids(kind: str) -> list[str]:
     return [server.name for server in SERVERS if kind in server.commands]
 
 
+@contextlib.contextmanager
+def running_peer(name: str, kind: str) -> Iterator[Running]:
+    """Start a server of the table, or skip the test where it can't be had."""
+    if reason := missing(BY_NAME[name]):
+        pytest.skip(reason)
+    with started(BY_NAME[name], kind, "127.0.0.1") as running:
+        yield running
+
+
 @pytest.mark.parametrize("name", ids("tcp"))
 def test_a_block_comes_back_over_tcp(name: str) -> None:
-    [server] = [server for server in SERVERS if server.name == name]
-    if reason := missing(server):
-        pytest.skip(reason)
-    with started(server, "tcp", "127.0.0.1") as running:
+    with running_peer(name, "tcp") as running:
         with socket.create_connection(("127.0.0.1", running.port), PATIENCE_S) as client:
             for at in range(0, len(BLOCK), 65_536):
                 client.sendall(BLOCK[at : at + 65_536])
@@ -51,10 +59,7 @@ def test_a_block_comes_back_over_tcp(name: str) -> None:
 
 @pytest.mark.parametrize("name", ids("udp"))
 def test_datagrams_come_back_over_udp(name: str) -> None:
-    [server] = [server for server in SERVERS if server.name == name]
-    if reason := missing(server):
-        pytest.skip(reason)
-    with started(server, "udp", "127.0.0.1") as running:
+    with running_peer(name, "udp") as running:
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
             client.settimeout(PATIENCE_S)
             client.connect(("127.0.0.1", running.port))
@@ -64,7 +69,7 @@ def test_datagrams_come_back_over_udp(name: str) -> None:
 
 
 @pytest.mark.parametrize("folder", [None, "", "/", "/no/such"])
-def test_without_another_version_there_is_none(folder: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_another_version_there_is_no_such_server(folder: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(BEFORE) if folder is None else monkeypatch.setenv(BEFORE, folder)
     assert "ECHO7_BEFORE names no folder with another version; git worktree add" in str(
         missing(BY_NAME["echo7-before"])

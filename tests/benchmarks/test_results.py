@@ -26,20 +26,20 @@ def test_a_ratio_is_taken_within_each_round() -> None:
     assert results.ratio("asyncio", "per_second") == Spread(2, 2, 2)
 
 
-def test_the_median_of_ratios_is_no_ratio_of_medians() -> None:
+def test_summary_is_the_median_of_ratios() -> None:
     results = rounds(echo7=[10, 20, 90], go=[10, 40, 30])
     assert results.ratio("go", "per_second") == Spread(1, 0.5, 3)
     assert results.spread("go", "per_second") == Spread(30, 10, 40)
 
 
-def test_of_nothing_there_is_no_median() -> None:
+def test_without_figures_there_is_no_median() -> None:
     assert spread_of([]) is None
     assert rounds(echo7=[1.0]).spread("echo7", "unknown") is None
     assert rounds(echo7=[1.0]).ratio("nobody", "per_second") is None
     assert rounds(echo7=[1.0], go=[0.5]).ratio("go", "unknown") is None
 
 
-def test_a_server_that_failed_once_has_no_figure() -> None:
+def test_server_that_failed_once_has_no_figure() -> None:
     results = rounds(echo7=[100, 100], go=[50])
     results.fail("go", "load: a byte was changed")
     assert results.spread("go", "per_second") is None

@@ -865,7 +865,7 @@ def test_one_that_retires_serves_its_callers_to_their_end_and_nobody_else() -> N
     told: list[str] = []
     with at_hand() as echo, contextlib.ExitStack() as stack:
         first, second = echo.connect(), echo.connect()
-        others = [stack.enter_context(socket.socket(fileno=os.dup(h.fileno()))) for h in echo.server._listeners]
+        others = [stack.enter_context(socket.socket(fileno=os.dup(h.fileno()))) for h in echo.server.handlers[0]]
         echo.server.retire(lambda: told.append("retired"))
         echo.server.retire()
         assert echo.server.addresses == []

@@ -150,11 +150,8 @@ def test_the_file_is_that_of_who_will_begin_it_anew(tmp_path: pathlib.Path) -> N
     assert (found.st_uid, found.st_gid, found.st_mode & 0o777) == (4711, 4712, 0o600)
 
 
-def test_nobody_is_observed_unasked() -> None:
-    config = serve_config()
-    assert assembly.new_tracing(config) is None
-    with assembly.new_reactor(config) as loop:
-        assert loop._trace is None
+def test_without_trace_and_narrate_nothing_observes_the_loop() -> None:
+    assert assembly.new_tracing(serve_config()) is None
 
 
 @pytest.mark.parametrize("option", [[], ["--slow-callback", "20"]])

@@ -1,11 +1,11 @@
 """The errors of accept(2).
 
-accept(2) fails for many reasons that have nothing to do with the service: the caller has hung up again, a firewall
+accept(2) fails for many reasons that have nothing to do with the service: the client has hung up again, a firewall
 objects, the network behind one packet is down (Linux hands pending network errors of the new connection to accept), or
 the system is short of something. A naive server ends on the first error that it hadn't thought of; a slightly better
 one ignores them all and spins for ever on a listening socket that is really broken.
 
-What prevents it: each errno is one of three kinds (laws 7 and 10). One caller's: skip it and take the next at once. A
+What prevents it: each errno is one of three kinds (laws 7 and 10). One client's: skip it and take the next at once. A
 shortage: pause, then try again. The socket's own: close it, say so in one line, and if it was the last, end with 1.
 """
 
@@ -53,7 +53,7 @@ def name_of(code: int) -> str:
 
 
 class Service:
-    """An EchoServer whose accepts fail as told, on a loop turned by hand, and whether it has reported its end."""
+    """An EchoServer with scripted accept errors, on a loop turned by hand. `failed` says that it reported its end."""
 
     def __init__(self, *, hosts: tuple[str, ...] = ("127.0.0.1",), udp: bool = False) -> None:
         self.clock, self.sockets = ManualClock(), FlakySockets()
@@ -68,7 +68,7 @@ class Service:
     def _failed(self) -> None:
         self.failures += 1
 
-    def caller(self) -> socket.socket:
+    def client(self) -> socket.socket:
         """Return a client that waits in the kernel's queue, having sent its ping."""
         client = socket.create_connection(self.address, PATIENCE_S)
         client.sendall(b"ping")
@@ -90,10 +90,10 @@ def service() -> Iterator[Service]:
 
 
 @pytest.mark.parametrize("code", ONE_CALLER, ids=name_of)
-def test_an_error_of_one_caller_is_skipped_and_the_next_is_served_at_once(service: Service, code: int) -> None:
-    """'Those of one caller are skipped' (promise 16): in the very same turn, and the clock hasn't moved."""
+def test_accept_error_of_one_client_is_skipped_and_the_next_is_accepted(service: Service, code: int) -> None:
+    """'Those of one client are skipped' (promise 16): in the very same turn, and the clock hasn't moved."""
     service.faults.add("accept", os_error(code), os_error(code))
-    with service.caller() as client:
+    with service.client() as client:
         turn_idle(service.reactor, 1)
         assert service.server.counters.connections == 1
         assert service.server.counters.drops == {"accept_" + name_of(code): 2}
@@ -102,24 +102,22 @@ def test_an_error_of_one_caller_is_skipped_and_the_next_is_served_at_once(servic
 
 
 @pytest.mark.parametrize("code", NOT_AN_ERROR, ids=name_of)
-def test_a_caller_who_isnt_there_after_all_is_no_error(
-    service: Service, code: int, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_accept_that_finds_no_client_is_no_error(service: Service, code: int, caplog: pytest.LogCaptureFixture) -> None:
     """EAGAIN and EINTR mean 'later': nothing is counted or logged, and later comes."""
     service.faults.add("accept", os_error(code))
-    with service.caller() as client:
+    with service.client() as client:
         service.assert_echoes(client)
     assert service.server.counters.drops == {}
     assert caplog.records == []
 
 
 @pytest.mark.parametrize("code", SHORTAGES, ids=name_of)
-def test_a_shortage_pauses_the_listener_and_passes(
+def test_shortage_pauses_the_listener_until_it_is_over(
     service: Service, code: int, caplog: pytest.LogCaptureFixture
 ) -> None:
     """'Those of resources pause the listener' (promise 16): no call of accept before a moment has passed."""
     service.faults.always["accept"] = os_error(code)
-    with service.caller() as client:
+    with service.client() as client:
         turn_idle(service.reactor, 100)
         assert service.faults.calls["accept"] == 1
         assert len(caplog.records) == 1
@@ -135,10 +133,10 @@ def test_a_shortage_pauses_the_listener_and_passes(
 
 
 @pytest.mark.parametrize("code", SHORTAGES, ids=name_of)
-def test_a_shortage_in_the_middle_of_a_queue_loses_nobody(service: Service, code: int) -> None:
-    """Who was accepted before it is served; who comes after it waits."""
+def test_shortage_in_the_middle_of_a_queue_loses_no_client(service: Service, code: int) -> None:
+    """Clients accepted before the shortage are served; those after it wait."""
     service.faults.add("accept", None, os_error(code))
-    with service.caller() as first, service.caller() as second:
+    with service.client() as first, service.client() as second:
         turn_idle(service.reactor, 3)
         assert service.server.counters.connections == 1
         assert receive_exactly(first, 4) == b"ping"
@@ -151,14 +149,14 @@ def errors_logged(caplog: pytest.LogCaptureFixture) -> list[str]:
 
 
 @pytest.mark.parametrize("code", BROKEN, ids=name_of)
-def test_a_broken_listener_is_closed_with_one_line(
+def test_broken_listener_is_closed_with_one_log_line(
     service: Service, code: int, caplog: pytest.LogCaptureFixture
 ) -> None:
     """'EBADF, EINVAL, ENOTSOCK close it with one line' (promise 16), and the last socket's end is reported once."""
-    with service.caller() as first:
+    with service.client() as first:
         service.assert_echoes(first)
         service.faults.always["accept"] = os_error(code)
-        with service.caller():
+        with service.client():
             turn_until(service.reactor, lambda: service.failures)
         turn_idle(service.reactor)
         assert service.faults.calls["accept"] <= 3
@@ -171,12 +169,12 @@ def test_a_broken_listener_is_closed_with_one_line(
 
 
 @pytest.mark.parametrize("code", BROKEN, ids=name_of)
-def test_a_broken_listener_does_not_end_what_else_is_served(code: int) -> None:
+def test_broken_listener_leaves_other_sockets_serving(code: int) -> None:
     """'Exit 1 if it was the last': with UDP and a second listener still there, it wasn't."""
     service = Service(hosts=("127.0.0.1", "127.0.0.2"), udp=True)
     with service.reactor, socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asking:
         service.faults.add("accept", os_error(code))
-        with service.caller():
+        with service.client():
             turn_until(service.reactor, lambda: service.listener.closed)
         turn_idle(service.reactor)
         assert service.failures == 0
@@ -195,7 +193,7 @@ def test_a_broken_listener_does_not_end_what_else_is_served(code: int) -> None:
 
 
 @pytest.mark.parametrize("selector_class", SELECTORS)
-def test_a_listener_that_somebody_else_has_shut_down_is_closed(
+def test_listener_shut_down_from_outside_is_closed(
     selector_class: type[selectors.BaseSelector], caplog: pytest.LogCaptureFixture
 ) -> None:
     """For real: another process that shares the socket shuts it down; accept(2) then says EINVAL for ever."""
@@ -214,15 +212,15 @@ def test_a_listener_that_somebody_else_has_shut_down_is_closed(
 
 
 class CalledAtOnce(FlakySocket):
-    """A socket that has its first caller as soon as it listens."""
+    """A socket that has its first client as soon as it listens."""
 
     def listen(self, *args: int) -> None:
         super().listen(*args)
-        self.caller = socket.create_connection(self.getsockname(), PATIENCE_S)
+        self.client = socket.create_connection(self.getsockname(), PATIENCE_S)
 
     def close(self) -> None:
-        if hasattr(self, "caller"):
-            self.caller.close()
+        if hasattr(self, "client"):
+            self.client.close()
         super().close()
 
 
@@ -235,23 +233,18 @@ class CalledAtOnceSockets(FlakySockets):
 
 @pytest.fixture
 def as_before() -> Iterator[None]:
-    """Put back what `echo7 serve` changes in its process."""
-    loggers = [logging.getLogger(name) for name in ("reactor", "echo7")]
-    before = [(logger.level, logger.handlers[:], logger.propagate) for logger in loggers]
+    """Put back what `echo7 serve` changes in its process, beside its loggers."""
     soft_and_hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     dispositions = {signum: signal.getsignal(signum) for signum in echo7.process.service.SIGNALS}
     yield
     for signum, disposition in dispositions.items():
         signal.signal(signum, disposition)
     resource.setrlimit(resource.RLIMIT_NOFILE, soft_and_hard)
-    for logger, (level, handlers, propagate) in zip(loggers, before, strict=True):
-        logger.setLevel(level)
-        logger.handlers[:], logger.propagate = handlers, propagate
 
 
 @pytest.mark.usefixtures("as_before")
 @pytest.mark.parametrize("code", BROKEN, ids=name_of)
-def test_the_process_ends_with_status_1_when_its_last_socket_breaks(
+def test_last_socket_breaks_and_process_exits_with_status_1(
     code: int, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """'Exit 1 if it was the last' (promise 16), through the whole command, with a line and no traceback."""

@@ -63,14 +63,14 @@ sys.exit(main(["serve", "--host", "127.0.0.1", "--port", "0", "--no-udp"]))
 """
 
 
-def test_wall_clock_jumps_move_no_timer() -> None:
+def test_wall_clock_jump_moves_no_timer() -> None:
     """'Wall-clock jumps change nothing' (promise 18): timers fire in their order, and one an hour away doesn't."""
     command = [sys.executable, "-c", WALL_CLOCK_JUMPS + TIMERS]
     done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, timeout=PATIENCE_S, check=True)
     assert done.stdout == "[0.01, 0.02, 0.03]\n"
 
 
-def test_the_daemon_serves_and_ends_in_order_while_the_wall_clock_jumps() -> None:
+def test_daemon_serves_and_stops_while_wall_clock_jumps() -> None:
     """End to end: the log's times make no sense, and nothing else is changed."""
     command = [sys.executable, "-c", WALL_CLOCK_JUMPS + DAEMON]
     with contextlib.ExitStack() as stack:
@@ -114,7 +114,7 @@ def test_timers_fire_in_order_never_early_and_never_when_cancelled(
             assert fired == expected
 
 
-def test_a_timer_may_cancel_one_that_is_due_with_it() -> None:
+def test_timer_may_cancel_another_due_at_the_same_time() -> None:
     """Both were taken out before either was called; the second one still doesn't fire."""
     fired: list[str] = []
     timers: list[Timer] = []
@@ -149,7 +149,7 @@ class Rearming:
 
 @pytest.mark.parametrize("as_timer", [True, False], ids=["timer", "call"])
 @pytest.mark.parametrize("selector_class", SELECTORS)
-def test_work_that_rearms_itself_with_no_delay_starves_no_io(
+def test_zero_delay_timer_that_rearms_leaves_io_its_turn(
     selector_class: type[selectors.BaseSelector], as_timer: bool
 ) -> None:
     """'A zero-delay timer that re-arms itself doesn't starve I/O' (promise 18): it runs once a turn, echoes go on."""
@@ -172,7 +172,7 @@ def test_work_that_rearms_itself_with_no_delay_starves_no_io(
 
 @pytest.fixture
 def talking() -> Iterator[tuple[Reactor, RecordingSelector, socket.socket]]:
-    """A loop whose time-outs are recorded, with no timer at all, and a client that can wake it."""
+    """A loop with recorded time-outs, no timer at all, and a client that can wake it."""
     selector = RecordingSelector()
     with Reactor(selector=selector) as reactor:
         recorder = Recorder()
@@ -184,7 +184,7 @@ def talking() -> Iterator[tuple[Reactor, RecordingSelector, socket.socket]]:
 
 
 @pytest.mark.parametrize("ending", ["fires", "is cancelled"])
-def test_the_last_timer_may_go_and_leave_none(
+def test_last_timer_fires_and_leaves_none(
     talking: tuple[Reactor, RecordingSelector, socket.socket], ending: str
 ) -> None:
     """'The last timer may fire and leave none' (promise 18): then the loop sleeps until something happens."""
@@ -203,7 +203,7 @@ def test_the_last_timer_may_go_and_leave_none(
     assert selector.timeouts == [None]
 
 
-def test_after_a_long_sleep_every_timer_fires_once() -> None:
+def test_after_a_long_sleep_each_timer_fires_once() -> None:
     """A machine that was suspended for a day: what was due is done once, in order, not once per missed moment."""
     clock = ManualClock()
     fired: list[str] = []
@@ -220,7 +220,7 @@ def test_after_a_long_sleep_every_timer_fires_once() -> None:
     assert fired == ["tick", "once"]
 
 
-def test_a_clock_that_stands_still_holds_up_timers_only() -> None:
+def test_clock_that_stands_still_delays_only_timers() -> None:
     """Nothing is due, and I/O goes on."""
     fired: list[str] = []
     with Reactor(clock=ManualClock()) as reactor:
@@ -235,7 +235,7 @@ def test_a_clock_that_stands_still_holds_up_timers_only() -> None:
 
 
 @pytest.mark.parametrize("selector_class", SELECTORS)
-def test_a_timer_a_thousand_years_away_is_no_overflow(selector_class: type[selectors.BaseSelector]) -> None:
+def test_timer_due_in_a_thousand_years_does_not_overflow(selector_class: type[selectors.BaseSelector]) -> None:
     """poll(2) and epoll_wait(2) count milliseconds in an int: 24 days. The loop sleeps a day at the most."""
     selector = RecordingSelector(selector_class())
     recorder = Recorder()

@@ -1,8 +1,8 @@
-"""The log line that went to a caller.
+"""The log line that went to a client.
 
 A service is started with stderr closed (`2>&-`, a careless supervisor). The lowest free descriptor number is 2, so the
-next socket that is made gets it. From then on every log line, and every traceback, is written into some caller's
-connection, and what that caller sends is read by nobody who expects it.
+next socket that is made gets it. From then on every log line, and every traceback, is written into some client's
+connection, and what that client sends is taken for something else.
 
 What prevents it: before anything else, the missing standard descriptors are filled with /dev/null (promise 21).
 """
@@ -62,16 +62,16 @@ def wait_for_answer(daemon: subprocess.Popen[bytes], port: int) -> None:
 
 
 @pytest.mark.parametrize("closed", [(2,), (1, 2), (0, 1, 2)], ids=str)
-def test_with_stderr_closed_no_log_line_reaches_a_caller(closed: tuple[int, ...]) -> None:
-    """'A closed stderr never blocks or ends the service' (promise 21), and callers get what they sent and no more."""
+def test_with_stderr_closed_no_log_line_reaches_a_client(closed: tuple[int, ...]) -> None:
+    """'A closed stderr never blocks or ends the service' (promise 21), and clients get what they sent and no more."""
     with silent_daemon(closed) as (daemon, port):
         descriptors = pathlib.Path("/proc", str(daemon.pid), "fd")
         assert [os.readlink(descriptors / str(number)) for number in closed] == [os.devnull] * len(closed)
-        callers = [socket.create_connection(("127.0.0.1", port), PATIENCE_S) for _ in range(5)]
+        clients = [socket.create_connection(("127.0.0.1", port), PATIENCE_S) for _ in range(5)]
         for _ in range(3):
             daemon.send_signal(signal.SIGUSR1)  # there would be something to log
-        reset(callers.pop())
-        for number, caller in enumerate(callers):
-            assert echo_and_close(caller, b"caller %d" % number) == b"caller %d" % number
+        reset(clients.pop())
+        for number, client in enumerate(clients):
+            assert echo_and_close(client, b"client %d" % number) == b"client %d" % number
         daemon.send_signal(signal.SIGTERM)
         assert daemon.wait(PATIENCE_S) == 0

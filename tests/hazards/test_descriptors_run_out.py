@@ -1,11 +1,11 @@
 """The service that has run out of descriptors.
 
-With every descriptor in use, accept(2) fails with EMFILE and the caller stays in the kernel's queue, so the listening
+With every descriptor in use, accept(2) fails with EMFILE and the client stays in the kernel's queue, so the listening
 socket stays readable. A naive server tries again at once, fails again, logs it, and so burns a core and fills the disk
 with one line a hundred thousand times, just when it is busiest; or it takes the error for fatal and ends.
 
 What prevents it: the soft limit is raised to the hard one at start; at the limit, the listener stops watching for a
-moment, says so once, and tries again (laws 7 and 10). The callers wait in the queue and are served in the end.
+moment, says so once, and tries again (laws 7 and 10). The clients wait in the queue and are served in the end.
 """
 
 import contextlib
@@ -34,7 +34,7 @@ resource = pytest.importorskip("resource")
 
 MOST_ACCEPTS_PER_S = 20
 LIMIT = 48
-CALLERS = 70
+CLIENTS = 70
 WATCH_S = 1.0
 LOCAL = ("--host", "127.0.0.1", "--drain-timeout", "0")
 
@@ -52,34 +52,34 @@ def ask(client: socket.socket, data: bytes) -> None:
 
 @contextlib.contextmanager
 def crowded() -> Iterator[tuple[EchoProcess, list[socket.socket]]]:
-    """A daemon that has run out of descriptors, and its callers: the first are served, the last wait."""
+    """A daemon that has run out of descriptors, and its clients: the first are served, the last wait."""
     with contextlib.ExitStack() as stack:
         daemon = stack.enter_context(
             EchoProcess(*LOCAL, "--max-connections", "1000", preexec_fn=limit_descriptors(LIMIT, LIMIT))
         )
-        callers = [stack.enter_context(daemon.connect()) for _ in range(CALLERS)]
-        assert "waits, callers queue" in daemon.next_line("accept_waits")["message"]
-        yield daemon, callers
+        clients = [stack.enter_context(daemon.connect()) for _ in range(CLIENTS)]
+        daemon.next_line("accept_waits")
+        yield daemon, clients
 
 
-def test_with_no_descriptor_left_callers_wait_and_are_served_when_some_go() -> None:
+def test_without_descriptors_clients_wait_until_others_leave() -> None:
     """'At the limit, the listener pauses and retries, and recovers when descriptors free up' (promise 15)."""
-    with crowded() as (daemon, callers):
-        for client in callers[:5]:
-            ask(client, b"those who are in go on")
-        for number, client in enumerate(callers):
-            client.sendall(b"caller %d" % number)
-        for client in callers[: CALLERS // 2]:
+    with crowded() as (daemon, clients):
+        for client in clients[:5]:
+            ask(client, b"open connections go on")
+        for number, client in enumerate(clients):
+            client.sendall(b"client %d" % number)
+        for client in clients[: CLIENTS // 2]:
             client.shutdown(socket.SHUT_WR)
-        for number, client in enumerate(callers):
-            expected = b"caller %d" % number
+        for number, client in enumerate(clients):
+            expected = b"client %d" % number
             assert receive_exactly(client, len(expected)) == expected
         assert daemon.finish() == 0
-        assert sum("callers queue" in line["message"] for line in daemon.lines) == 1, "'few log lines'"
+        assert sum(line["event"] == "accept_waits" for line in daemon.lines) == 1, "'few log lines'"
 
 
 @pytest.mark.skipif(not shutil.which("strace"), reason="counts system calls with strace")
-def test_with_no_descriptor_left_accept_is_called_a_few_times_a_second(tmp_path: pathlib.Path) -> None:
+def test_without_descriptors_accept_is_tried_a_few_times_a_second(tmp_path: pathlib.Path) -> None:
     """'No spin: fewer than 20 accept calls a second' (promise 15), counted from outside the process."""
     trace = tmp_path / "trace"
     with crowded() as (daemon, _):
@@ -99,7 +99,7 @@ def test_with_no_descriptor_left_accept_is_called_a_few_times_a_second(tmp_path:
         assert 1 <= accepts < MOST_ACCEPTS_PER_S * WATCH_S
 
 
-def test_a_listener_in_want_tries_seldom_and_says_so_once(caplog: pytest.LogCaptureFixture) -> None:
+def test_listener_without_descriptors_retries_seldom_and_logs_once(caplog: pytest.LogCaptureFixture) -> None:
     """The same by the loop's own clock, moved on a millisecond at a time for two seconds; and 'few log lines'."""
     clock, sockets = ManualClock(), FlakySockets()
     with Reactor(clock=clock, sockets=sockets) as reactor:
@@ -119,24 +119,24 @@ def test_a_listener_in_want_tries_seldom_and_says_so_once(caplog: pytest.LogCapt
             assert client.recv(8) == b"at last"
 
 
-def test_the_soft_limit_is_raised_to_the_hard_one() -> None:
-    """'Raise the soft limit to the hard one at start' (promise 15): a soft limit of 40 doesn't keep 100 callers out."""
+def test_soft_descriptor_limit_is_raised_to_the_hard_one() -> None:
+    """'Raise the soft limit to the hard one at start' (promise 15): a soft limit of 40 doesn't keep 100 clients out."""
     with contextlib.ExitStack() as stack:
         daemon = stack.enter_context(EchoProcess(*LOCAL, preexec_fn=limit_descriptors(40, 200)))
-        callers = [stack.enter_context(daemon.connect()) for _ in range(100)]
-        for client in callers:
+        clients = [stack.enter_context(daemon.connect()) for _ in range(100)]
+        for client in clients:
             ask(client, b"room for all")
         assert daemon.finish() == 0
         assert daemon.lines[-1]["connections"] >= 100
         assert daemon.lines[-1]["drops"] == {}
 
 
-def test_with_the_default_limits_the_process_keeps_some_descriptors_back() -> None:
-    """A full house is not a shortage: by default, callers wait before the last descriptor is gone."""
+def test_default_limits_keep_some_descriptors_in_reserve() -> None:
+    """A full house is not a shortage: by default, clients wait before the last descriptor is gone."""
     with contextlib.ExitStack() as stack:
         daemon = stack.enter_context(EchoProcess(*LOCAL, preexec_fn=limit_descriptors(LIMIT, LIMIT)))
-        callers = [stack.enter_context(daemon.connect()) for _ in range(CALLERS)]
-        for number, client in enumerate(callers):
+        clients = [stack.enter_context(daemon.connect()) for _ in range(CLIENTS)]
+        for number, client in enumerate(clients):
             ask(client, b"one after another")
             client.shutdown(socket.SHUT_WR)
             assert client.recv(1) == b""

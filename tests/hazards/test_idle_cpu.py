@@ -3,7 +3,7 @@
 poll and epoll are level-triggered and report a hang-up or an error whether it was asked for or not. A naive server
 leaves a connection registered though it has nothing to do with it: one that is half-closed stays readable for ever, one
 that was reset stays in error for ever, a stuck one is asked for room that it has but won't use. `select` then returns
-at once, each time, with an event that nobody acts upon.
+at once, each time, with an event that no handler acts upon.
 
 What prevents it: interest is computed from the state, and a handler that wants nothing is unregistered (law 2).
 """
@@ -68,7 +68,7 @@ class Stage:
         self.echo.start(reactor)
         self.echo_port = self.echo.addresses[0].port
 
-    def caller(self, port: int) -> tuple[socket.socket, Connection]:
+    def client(self, port: int) -> tuple[socket.socket, Connection]:
         """Return a client with small buffers, non-blocking, and the connection that serves it."""
         client = socket.socket()
         for option in (socket.SO_RCVBUF, socket.SO_SNDBUF):
@@ -104,7 +104,7 @@ def half_closed(stage: Stage, count: int) -> None:
     recorder = Recorder(keep_open_on_eof=True)
     port = stage.port_of(lambda: recorder)
     for _ in range(count):
-        stage.caller(port)[0].shutdown(socket.SHUT_WR)
+        stage.client(port)[0].shutdown(socket.SHUT_WR)
     turn_until(stage.reactor, lambda: recorder.events.count(("eof",)) == count)
 
 
@@ -120,7 +120,7 @@ def reset_while_paused(stage: Stage, count: int) -> None:
     """The protocol has paused its reading, and the peer resets."""
     port = stage.port_of(Paused)
     for _ in range(count):
-        client, _ = stage.caller(port)
+        client, _ = stage.client(port)
         client.send(b"never read")
         reset(client)
 
@@ -132,20 +132,20 @@ def holds_more(connection: Connection, count: int) -> bool:
 def stuck(stage: Stage, count: int) -> None:
     """The peer sends until nothing more goes in, and reads nothing."""
     for _ in range(count):
-        client, connection = stage.caller(stage.echo_port)
+        client, connection = stage.client(stage.echo_port)
         stage.stuff(client, functools.partial(holds_more, connection, LIMITS.high_water_bytes))
 
 
 def stuck_then_half_closed(stage: Stage, count: int) -> None:
     """The peer has sent all and a FIN, and reads nothing: what is left to deliver can't go."""
     for _ in range(count):
-        client, connection = stage.caller(stage.echo_port)
+        client, connection = stage.client(stage.echo_port)
         stage.stuff(client, functools.partial(holds_more, connection, 0))
         client.shutdown(socket.SHUT_WR)
 
 
 def stuck_then_reset(stage: Stage, count: int) -> None:
-    """The peer was stuck, and is gone: there is somebody to forget, once."""
+    """The peer was stuck, and has gone: one connection to forget."""
     first = len(stage.clients)
     stuck(stage, count)
     for client in stage.clients[first:]:
@@ -156,7 +156,7 @@ def lingering(stage: Stage, count: int) -> None:
     """We have ended, and the peer doesn't: for an hour, as far as the linger deadline goes."""
     port = stage.port_of(Closing)
     for _ in range(count):
-        client, _ = stage.caller(port)
+        client, _ = stage.client(port)
         client.send(b"still here")
 
 
@@ -168,7 +168,7 @@ KINDS = [
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
 @pytest.mark.parametrize("selector_class", SELECTORS)
-def test_a_connection_with_nothing_to_do_is_never_ready(
+def test_connection_with_nothing_to_do_is_never_ready(
     selector_class: type[selectors.BaseSelector], kind: Callable[[Stage, int], None]
 ) -> None:
     """When all that can be done is done, the kernel reports nothing any more: 'no idle CPU' (promise 9)."""
@@ -179,7 +179,7 @@ def test_a_connection_with_nothing_to_do_is_never_ready(
         selector.batches.clear()
         turn_idle(reactor, TURNS)
         ready = [batch for batch in selector.batches if batch]
-        assert len(ready) <= STRAGGLERS, "something stays ready, and nobody acts upon it"
+        assert len(ready) <= STRAGGLERS, "something stays ready, and no handler acts upon it"
 
 
 @contextlib.contextmanager
@@ -196,7 +196,7 @@ def descriptors(count: int) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
-def test_a_thousand_idle_connections_cost_no_select_calls() -> None:
+def test_thousand_idle_connections_cost_no_select_calls() -> None:
     """'With 1,000 connections that are half-closed, reset or stuck, select calls in a quiet second are near zero.'"""
     selector = CountingSelector()
     with descriptors(2 * MANY + 200), Reactor(selector=selector) as reactor:

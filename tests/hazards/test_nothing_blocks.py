@@ -1,7 +1,7 @@
 """The call that blocks.
 
 One blocking call on the loop holds up everybody: a name that is looked up in `connect` while the DNS server is slow (30
-seconds), or one accepted socket that somebody forgot to make non-blocking, on which `send` waits for one caller who
+seconds), or one accepted socket that was left blocking, on which `send` waits for one client who
 doesn't read.
 
 What prevents it: verbs take numeric addresses only, names are looked up before the loop runs, and every socket on the
@@ -43,7 +43,7 @@ def open_endpoint(reactor: Reactor, host: str) -> object:
 
 @pytest.fixture
 def no_look_ups(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
-    """Return a function after whose call every look-up of a name fails the test."""
+    """Return a function; once it is called, every look-up of a name fails the test."""
 
     def forbidden(*args: object, **options: object) -> None:
         pytest.fail(f"a name was looked up while the loop ran: {args}")
@@ -70,7 +70,7 @@ def test_names_are_refused_without_being_looked_up(
 
 
 @pytest.mark.parametrize("address", [("fe80::1%nosuch0", 7), ("::1%", 7), ("127.0.0.1", 70_000)], ids=str)
-def test_an_address_that_only_the_socket_call_finds_wrong_leaves_nothing_behind(
+def test_address_refused_by_the_socket_call_leaves_nothing_open(
     address: tuple[str, int], no_look_ups: Callable[[], None]
 ) -> None:
     """A scope that no interface has, a port that isn't one: raised or told to `failed`, but only one of the two."""
@@ -90,7 +90,7 @@ def test_an_address_that_only_the_socket_call_finds_wrong_leaves_nothing_behind(
         assert list(reactor.handlers) == handlers_before
 
 
-def test_names_are_looked_up_before_the_loop_runs_and_never_again(no_look_ups: Callable[[], None]) -> None:
+def test_names_are_looked_up_only_before_the_loop_runs(no_look_ups: Callable[[], None]) -> None:
     """'Names are resolved before the loop runs' (promise 22): a server on a name looks none up while it serves."""
     with Reactor() as reactor:
         server = EchoServer(("localhost",), 0)
@@ -139,7 +139,7 @@ def test_every_socket_on_the_loop_is_non_blocking(hosts: tuple[str, ...]) -> Non
 
 
 @pytest.mark.skipif(not os.path.isdir("/proc/self/fdinfo"), reason="reads /proc/PID/fdinfo")
-def test_the_daemon_has_no_blocking_socket_at_all() -> None:
+def test_daemon_has_no_blocking_socket() -> None:
     """The same from outside, for every descriptor of the real process that is a socket."""
     with EchoProcess() as daemon, daemon.connect() as one, daemon.connect() as other:
         for client in (one, other):
@@ -151,5 +151,5 @@ def test_the_daemon_has_no_blocking_socket_at_all() -> None:
             if os.readlink(descriptor).startswith("socket:"):
                 info = (process / "fdinfo" / descriptor.name).read_text()
                 flags[descriptor.name] = int(info.partition("flags:")[2].split()[0], 8)
-        assert len(flags) >= 6, "two ends of the wake-up pair, a listener, an endpoint, two callers"
+        assert len(flags) >= 6, "two ends of the wake-up pair, a listener, an endpoint, two clients"
         assert [name for name, value in flags.items() if not value & O_NONBLOCK] == []

@@ -1,10 +1,10 @@
 """The callback that raises.
 
-A user's code has a bug. A naive loop lets the exception out of its `run`, and one caller who knows how to cause it ends
-the service for all; or it swallows the exception and leaves a connection that nobody serves any more; or it logs it
+A user's code has a bug. A naive loop lets the exception out of its `run`, and one client who knows how to cause it ends
+the service for all; or it swallows the exception and leaves a connection that is never served again; or it logs it
 anew at every turn, as the socket is still ready.
 
-What prevents it: the exception costs the handler whose callback raised, is logged once with its traceback, and the loop
+What prevents it: the exception closes the handler of that callback, is logged once with its traceback, and the loop
 goes on (law 9).
 """
 
@@ -68,7 +68,7 @@ class Buggy(Recorder):
 
 
 class Neighbour:
-    """Somebody else's connection on the same loop, which has nothing to do with it."""
+    """Another connection on the same loop, which has nothing to do with it."""
 
     def __init__(self, reactor: Reactor) -> None:
         self.reactor = reactor
@@ -95,8 +95,8 @@ def reactor() -> Iterator[Reactor]:
 
 @pytest.fixture
 def neighbour(reactor: Reactor) -> Iterator[Neighbour]:
-    with contextlib.closing(Neighbour(reactor)) as somebody:
-        yield somebody
+    with contextlib.closing(Neighbour(reactor)) as made:
+        yield made
 
 
 def tracebacks(caplog: pytest.LogCaptureFixture) -> list[BaseException | None]:
@@ -132,7 +132,7 @@ CALLBACKS = ["connection_made", "data_received", "drained", "eof_received", "con
 
 
 @pytest.mark.parametrize("callback", CALLBACKS)
-def test_a_callback_that_raises_takes_down_its_own_connection_only(
+def test_raising_callback_closes_only_its_connection(
     reactor: Reactor, neighbour: Neighbour, callback: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     """'A callback that raises takes down its own connection only, with one traceback logged' (promise 17)."""
@@ -154,10 +154,10 @@ def test_a_callback_that_raises_takes_down_its_own_connection_only(
 
 
 @pytest.mark.parametrize("callback", CALLBACKS)
-def test_the_next_caller_of_a_buggy_protocol_is_accepted_all_the_same(
+def test_next_client_of_a_raising_protocol_is_accepted(
     reactor: Reactor, callback: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The listener isn't the connection's: the next caller gets its own chance, and its own traceback."""
+    """The listener isn't the connection's: the next client gets its own chance, and its own traceback."""
     protocols: list[Buggy] = []
 
     def factory() -> Buggy:
@@ -177,7 +177,7 @@ def test_the_next_caller_of_a_buggy_protocol_is_accepted_all_the_same(
 
 
 @pytest.mark.parametrize("callback", ["connection_made", "data_received"])
-def test_a_client_s_callback_that_raises_takes_down_that_client_only(
+def test_raising_callback_of_an_outgoing_connection_closes_only_that(
     reactor: Reactor, neighbour: Neighbour, callback: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The same for connections that we have made."""
@@ -193,10 +193,10 @@ def test_a_client_s_callback_that_raises_takes_down_that_client_only(
     assert_logged_once(caplog, callback)
 
 
-def test_a_factory_that_raises_costs_its_caller_only(
+def test_raising_protocol_factory_costs_only_its_client(
     reactor: Reactor, neighbour: Neighbour, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """There is no protocol yet to tell: the caller is let go, the socket closed, the listener goes on."""
+    """There is no protocol yet to tell: the client is let go, the socket closed, the listener goes on."""
     protocols = [Recorder(echo=True)]
 
     def factory() -> StreamProtocol:
@@ -228,7 +228,7 @@ class BuggyDatagram(DatagramProtocol):
         raise BugError("endpoint_lost")
 
 
-def test_a_datagram_whose_callback_raises_is_dropped_alone(
+def test_raising_datagram_callback_drops_only_that_datagram(
     reactor: Reactor, neighbour: Neighbour, caplog: pytest.LogCaptureFixture
 ) -> None:
     """One endpoint serves every peer, so it isn't closed for what one datagram has caused: counted, dropped, on."""
@@ -282,7 +282,7 @@ WAYS = [by_timer, by_call_soon, by_call_from_a_thread, by_signal, by_failed_conn
 
 
 @pytest.mark.parametrize("way", WAYS, ids=lambda way: way.__name__)
-def test_a_callback_of_the_loop_that_raises_ends_nothing(
+def test_raising_loop_callback_ends_nothing(
     reactor: Reactor, neighbour: Neighbour, way: Callable[[Reactor], None], caplog: pytest.LogCaptureFixture
 ) -> None:
     """Timers, calls and signals belong to no connection: their exception is logged, and the loop goes on."""
@@ -297,7 +297,7 @@ def test_a_callback_of_the_loop_that_raises_ends_nothing(
     assert_logged_once(caplog, "loop")
 
 
-def test_the_others_of_the_same_turn_are_called_all_the_same(
+def test_raising_callback_leaves_the_rest_of_its_turn_to_run(
     reactor: Reactor, caplog: pytest.LogCaptureFixture
 ) -> None:
     """An exception in the middle of the due timers or the queued calls doesn't lose those behind it."""
@@ -312,7 +312,7 @@ def test_the_others_of_the_same_turn_are_called_all_the_same(
     assert len(tracebacks(caplog)) == 6
 
 
-def test_every_protocol_hears_the_end_though_the_first_one_raises(caplog: pytest.LogCaptureFixture) -> None:
+def test_every_protocol_hears_the_end_although_the_first_raises(caplog: pytest.LogCaptureFixture) -> None:
     """`Reactor.close` tells everybody, whatever they make of it."""
     protocols = [Buggy("connection_lost"), Buggy("connection_lost"), Buggy("")]
     with Reactor() as reactor:
@@ -336,10 +336,10 @@ class UnprintableError(Exception):
 
 
 @pytest.mark.parametrize("formatter", [TextFormatter(), JsonFormatter()], ids=["text", "json"])
-def test_an_exception_that_cannot_be_printed_does_not_end_the_loop(
+def test_exception_that_cannot_be_printed_does_not_end_the_loop(
     reactor: Reactor, neighbour: Neighbour, formatter: logging.Formatter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The service's own log handler meets an exception whose `repr` raises: 'the service goes on' holds there too."""
+    """The service's log handler meets an exception that can't be printed: 'the service goes on' holds there too."""
     handler = StderrHandler()
     handler.setFormatter(formatter)
     logger = logging.getLogger("reactor")

@@ -84,8 +84,8 @@ def play(step: str, peer: Peer, reactor: Reactor, close: Callable[[], None]) -> 
 
 @needs_list_of_descriptors
 @given(lives=st.lists(st.lists(st.sampled_from(STEPS), max_size=8), min_size=1, max_size=4), keep_open=st.booleans())
-def test_a_peer_may_reset_at_any_moment(lives: list[list[str]], keep_open: bool) -> None:
-    """Whatever it has done before: `connection_lost` once, no descriptor left, and the next caller is served."""
+def test_reset_at_any_moment_ends_only_that_connection(lives: list[list[str]], keep_open: bool) -> None:
+    """Whatever it has done before: `connection_lost` once, no descriptor left, and the next client is served."""
     descriptors_before = open_descriptors()
     with Reactor() as reactor:
         protocols: list[Recorder] = []
@@ -125,7 +125,7 @@ def test_a_peer_may_reset_at_any_moment(lives: list[list[str]], keep_open: bool)
 
 @needs_list_of_descriptors
 @given(lives=st.lists(st.lists(st.sampled_from(STEPS[:6]), max_size=6), min_size=1, max_size=4))
-def test_the_echo_server_forgets_every_peer_that_resets(lives: list[list[str]]) -> None:
+def test_echo_server_forgets_clients_that_reset(lives: list[list[str]]) -> None:
     """End to end through EchoServer, with the peers' lives mingled: it counts each once, and is empty in the end."""
     with Reactor() as reactor:
         server = EchoServer(("127.0.0.1",), 0, drain_timeout_s=3600.0)
@@ -197,7 +197,7 @@ MOMENTS = [
 
 
 @pytest.mark.parametrize("moment", MOMENTS, ids=lambda moment: moment.__name__)
-def test_the_named_moments_of_a_reset(moment: Callable[[Reactor, Peer], None]) -> None:
+def test_reset_at_named_moments_ends_only_that_connection(moment: Callable[[Reactor, Peer], None]) -> None:
     """The five that the promise names, each for certain, with a neighbour that goes on."""
     with Reactor() as reactor:
         server = EchoServer(("127.0.0.1",), 0, drain_timeout_s=3600.0)

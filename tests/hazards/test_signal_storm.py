@@ -67,7 +67,7 @@ class Signals:
         self.counts[signum] += 1
 
 
-def test_a_signal_is_not_lost_in_a_storm_of_others() -> None:
+def test_signal_is_not_lost_in_a_storm_of_others() -> None:
     """'Signals are not lost under a storm of 10^5 other signals' (promise 19): SIGTERM once, and each of the others."""
     with Reactor() as reactor:
         signals = Signals(reactor, signal.SIGUSR1, signal.SIGWINCH, signal.SIGTERM, signal.SIGUSR2)
@@ -80,7 +80,7 @@ def test_a_signal_is_not_lost_in_a_storm_of_others() -> None:
         assert 1 <= signals.counts[signal.SIGWINCH] <= STORM
 
 
-def test_a_full_wake_up_socket_loses_no_signal(capfd: pytest.CaptureFixture[str]) -> None:
+def test_full_wake_up_socket_loses_no_signal(capfd: pytest.CaptureFixture[str]) -> None:
     """'The wake-up socket overflowing is harmless' (promise 19): signals that come when it is full are found too."""
     with Reactor() as reactor:
         signals = Signals(reactor, signal.SIGUSR1, signal.SIGWINCH, signal.SIGTERM)
@@ -98,7 +98,7 @@ def test_a_full_wake_up_socket_loses_no_signal(capfd: pytest.CaptureFixture[str]
     assert capfd.readouterr().err == ""
 
 
-def test_a_full_wake_up_socket_loses_no_call_from_a_thread() -> None:
+def test_full_wake_up_socket_loses_no_call_from_a_thread() -> None:
     """Calls handed in from other threads all come, in the order of each thread, however many wake-ups were lost."""
     called: list[tuple[int, int]] = []
     threads, calls = 4, 5_000
@@ -115,7 +115,7 @@ def test_a_full_wake_up_socket_loses_no_call_from_a_thread() -> None:
             worker.join(PATIENCE_S)
         turn_until(reactor, lambda: len(called) == threads * calls, turns=100)
         for thread in range(threads):
-            assert [number for who, number in called if who == thread] == list(range(calls))
+            assert [number for caller, number in called if caller == thread] == list(range(calls))
         reactor.call_soon_threadsafe(called.append, (0, -1))
         turn_until(reactor, lambda: called[-1] == (0, -1), turns=100)
 
@@ -134,14 +134,14 @@ def echo_until_the_end(client: socket.socket) -> int:
     return echoed
 
 
-def test_the_daemon_echoes_through_a_storm_and_ends_in_order() -> None:
+def test_daemon_echoes_through_a_signal_storm_and_stops() -> None:
     """End to end: SIGUSR1 logs the counters, SIGWINCH is nothing, and SIGTERM in their midst ends it.
 
     The storm goes on until the process has gone, and the exit status is that of an orderly end all the same.
     """
     with EchoProcess("--host", "127.0.0.1") as daemon:
         assert daemon.process.stderr is not None
-        reader = threading.Thread(target=daemon.process.stderr.read)  # a log that nobody reads is another story
+        reader = threading.Thread(target=daemon.process.stderr.read)  # so that its log never fills the pipe
         reader.start()
         client = daemon.connect()
         with storm(daemon.process.pid, SMALL_STORM):

@@ -2,8 +2,8 @@
 
 `select` returns a batch. The first handler of the batch closes a second one that is in it too. The kernel gives the
 freed descriptor number to the next socket that is made, perhaps by a third handler of the same batch. A naive server
-that looks its connections up by number now hands the second one's event to the newcomer: it reads from it, writes
-another caller's bytes to it, or closes it because "it" was reset.
+that looks its connections up by number now hands the second one's event to the successor: it reads from it, writes
+another client's bytes to it, or closes it because "it" was reset.
 
 What prevents it: the selector's `data` is the handler itself, one that was closed is skipped, and nothing is ever
 looked up by number (law 1). So a new handler can't be taken for the old one that had its number.
@@ -36,7 +36,7 @@ from tests.support.loops import (
 
 
 class OrderedSelector(RecordingSelector):
-    """Another selector whose batches come in the order of `rank(handler)`, as no kernel promises any."""
+    """A selector that orders each batch by `rank(handler)`; kernels promise no order."""
 
     def __init__(self, inner: selectors.BaseSelector) -> None:
         super().__init__(inner)
@@ -46,7 +46,7 @@ class OrderedSelector(RecordingSelector):
         return sorted(super().select(timeout), key=lambda event: self.rank(event[0].data))
 
 
-class Newcomer:
+class Successor:
     """A connected pair that waits to be put on the loop under a number that has just been freed."""
 
     def __init__(self) -> None:
@@ -75,7 +75,7 @@ class Newcomer:
 
 
 class Victim(Recorder):
-    """A connection that, when it hears something, ends others and gives their numbers to newcomers."""
+    """A connection that, when it hears something, ends others and gives their numbers to successors."""
 
     def __init__(self, scene: "Scene", number: int) -> None:
         super().__init__()
@@ -91,36 +91,36 @@ class Victim(Recorder):
 
 
 class Scene:
-    """Some victims, all with an event in the same batch, and who of them ends whom."""
+    """Some victims, all with an event in the same batch, and a table of which closes which."""
 
     def __init__(self, reactor: Reactor, size: int, kills: dict[int, Sequence[int]]) -> None:
         self.reactor = reactor
         self.kills = kills
-        self.newcomers: list[Newcomer] = []
-        self.spare = [Newcomer() for _ in range(size)]
+        self.successors: list[Successor] = []
+        self.spare = [Successor() for _ in range(size)]
         self.victims = [Victim(self, number) for number in range(size)]
         for victim in self.victims:
             victim.connection.open()
 
     def kill(self, number: int) -> None:
-        """End one and put a newcomer in its place at once."""
+        """End one and put a successor in its place at once."""
         connection = self.victims[number].connection
         if not connection.closed:
             descriptor = connection.fileno()
             connection.abort()
-            newcomer = self.spare.pop()
-            newcomer.take(self.reactor, descriptor)
-            self.newcomers.append(newcomer)
+            successor = self.spare.pop()
+            successor.take(self.reactor, descriptor)
+            self.successors.append(successor)
 
     def close(self) -> None:
-        for pair in [*self.spare, *self.newcomers]:
+        for pair in [*self.spare, *self.successors]:
             pair.close()
         for victim in self.victims:
             victim.far.close()
 
 
 def expected_receivers(order: Iterable[int], kills: dict[int, Sequence[int]]) -> set[int]:
-    """The naive model: go through the batch in order, leaving out who has been ended before."""
+    """The naive model: go through the batch in order, leaving out those that were closed before."""
     dead: set[int] = set()
     receivers: set[int] = set()
     for number in order:
@@ -132,7 +132,7 @@ def expected_receivers(order: Iterable[int], kills: dict[int, Sequence[int]]) ->
 
 @pytest.mark.parametrize("by_reset", [False, True], ids=["data", "reset"])
 @pytest.mark.parametrize("selector_class", SELECTORS)
-def test_of_two_that_would_end_each_other_only_the_first_acts(
+def test_of_two_handlers_that_close_each_other_only_the_first_acts(
     selector_class: type[selectors.BaseSelector], by_reset: bool
 ) -> None:
     """'A handler that closes another in the same batch, with the number reused at once, does no harm' (promise 8)."""
@@ -146,15 +146,15 @@ def test_of_two_that_would_end_each_other_only_the_first_acts(
         turn_idle(reactor, 1)
         heard = [victim.number for victim in scene.victims[:2] if victim.received]
         assert len(heard) == 1, "the second one was closed before its turn came"
-        assert len(scene.newcomers) == 2
+        assert len(scene.successors) == 2
         turn_idle(reactor)
-        for newcomer in scene.newcomers:
-            newcomer.assert_unharmed(reactor)
+        for successor in scene.successors:
+            successor.assert_unharmed(reactor)
         scene.close()
 
 
 @given(data=st.data(), selector_class=st.sampled_from(SELECTORS), size=st.integers(2, 6))
-def test_whoever_ends_whom_in_whatever_order_newcomers_are_unharmed(
+def test_handlers_closing_each_other_in_any_order_leave_new_ones_alone(
     data: st.DataObject, selector_class: type[selectors.BaseSelector], size: int
 ) -> None:
     """Any order of the batch, anybody ending anybody (itself too): as if each event had come alone."""
@@ -175,8 +175,8 @@ def test_whoever_ends_whom_in_whatever_order_newcomers_are_unharmed(
         ended = {target for number in receivers for target in kills.get(number, ())}
         for victim in scene.victims:
             assert victim.kinds().count("lost") == (victim.number in ended)
-        for newcomer in scene.newcomers:
-            newcomer.assert_unharmed(reactor)
+        for successor in scene.successors:
+            successor.assert_unharmed(reactor)
         scene.close()
 
 
@@ -205,7 +205,7 @@ class Bell:
 
 
 @pytest.mark.parametrize("selector_class", SELECTORS)
-def test_neither_the_closed_handler_nor_its_successor_hears_the_stale_event(
+def test_stale_event_reaches_neither_the_closed_handler_nor_its_successor(
     selector_class: type[selectors.BaseSelector],
 ) -> None:
     """A Connection shrugs off an event that isn't for it; this one wouldn't. The loop itself must not deliver it."""
@@ -266,7 +266,7 @@ class NoLowerNumber:
 
 @pytest.mark.parametrize("reset_too", [False, True], ids=["data", "reset"])
 @pytest.mark.parametrize("selector_class", SELECTORS)
-def test_a_caller_who_is_accepted_under_a_number_just_freed_is_echoed(
+def test_client_accepted_under_a_number_just_freed_is_echoed(
     selector_class: type[selectors.BaseSelector], reset_too: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
     """End to end: in one batch a callback ends an echo connection, the listener accepts, the dead one's event comes."""
@@ -291,7 +291,7 @@ def test_a_caller_who_is_accepted_under_a_number_just_freed_is_echoed(
             reset(victim)
         control.sendall(b"!")
         wait_readable(controlling)
-        newcomer = socket.create_connection(("127.0.0.1", port), PATIENCE_S)
+        successor = socket.create_connection(("127.0.0.1", port), PATIENCE_S)
         for handler in [h for h in reactor.handlers if isinstance(h, Listener) and h.address[1] == port]:
             wait_readable(handler)
         plugs = NoLowerNumber(freed)
@@ -299,13 +299,13 @@ def test_a_caller_who_is_accepted_under_a_number_just_freed_is_echoed(
         plugs.give_back()
 
         assert doomed.closed
-        served = server_side(reactor, newcomer)
+        served = server_side(reactor, successor)
         assert served.fileno() == freed, "the number was to be reused in the same batch"
         assert served.bytes_received == 0
-        newcomer.sendall(b"for me")
+        successor.sendall(b"for me")
         turn_until(reactor, lambda: served.bytes_sent == 6)
-        assert receive_exactly(newcomer, 6) == b"for me"
+        assert receive_exactly(successor, 6) == b"for me"
         assert server.counters.connections_open == 1
         assert [record for record in caplog.records if record.levelno >= logging.ERROR] == []
-        for sock in (control, victim, newcomer):
+        for sock in (control, victim, successor):
             sock.close()

@@ -30,7 +30,7 @@ from tests.support.clients import receive_exactly
 
 PAYLOAD_BYTES = 64 << 20
 PIECE_BYTES = 1 << 20
-CALLERS = 12
+CLIENTS = 12
 EPOLL = "?epoll_wait,epoll_pwait"  # which of the two is called depends on the C library, and on the machine
 FAULTS: list[tuple[str, ...]] = [
     ("sendto:error=EAGAIN:when=3+7",),
@@ -142,14 +142,14 @@ def receive_payload(sock: socket.socket, digests: list[str]) -> None:
 
 
 def call_many(port: int) -> None:
-    """Each caller is served, one after another connecting while all before are still there."""
+    """Each client is served, one after another connecting while all before are still there."""
     with contextlib.ExitStack() as stack:
-        callers = []
-        for number in range(CALLERS):
-            caller = stack.enter_context(socket.create_connection(("127.0.0.1", port), PATIENCE_S))
-            callers.append(caller)
-            caller.sendall(b"caller %2d" % number)
-            assert receive_exactly(caller, 9) == b"caller %2d" % number
+        clients = []
+        for number in range(CLIENTS):
+            client = stack.enter_context(socket.create_connection(("127.0.0.1", port), PATIENCE_S))
+            clients.append(client)
+            client.sendall(b"client %2d" % number)
+            assert receive_exactly(client, 9) == b"client %2d" % number
 
 
 def assert_injected(faults: tuple[str, ...], trace: pathlib.Path) -> None:
@@ -162,10 +162,8 @@ def assert_injected(faults: tuple[str, ...], trace: pathlib.Path) -> None:
 
 
 @pytest.mark.parametrize("faults", FAULTS, ids=" ".join)
-def test_the_real_daemon_loses_no_byte_whatever_the_kernel_says(
-    faults: tuple[str, ...], tmp_path: pathlib.Path
-) -> None:
-    """Promises 1, 15 and 16 with the real process: 64 MiB come back unchanged, callers are served meanwhile, exit 0."""
+def test_daemon_loses_no_byte_when_system_calls_fail(faults: tuple[str, ...], tmp_path: pathlib.Path) -> None:
+    """Promises 1, 15 and 16 with the real process: 64 MiB come back unchanged, clients are served meanwhile, exit 0."""
     trace = tmp_path / "trace"
     sent: list[str] = []
     received: list[str] = []
@@ -184,8 +182,8 @@ def test_the_real_daemon_loses_no_byte_whatever_the_kernel_says(
         assert daemon.finish() == 0
     assert_injected(faults, trace)
     last = daemon.lines[-1]
-    assert last["connections"] == CALLERS + 1
-    assert last["tcp_bytes_sent"] == last["tcp_bytes_received"] == PAYLOAD_BYTES + CALLERS * len(b"caller 00")
+    assert last["connections"] == CLIENTS + 1
+    assert last["tcp_bytes_sent"] == last["tcp_bytes_received"] == PAYLOAD_BYTES + CLIENTS * len(b"client 00")
 
 
 @pytest.mark.parametrize(
@@ -202,15 +200,13 @@ def test_the_real_daemon_loses_no_byte_whatever_the_kernel_says(
         f"{EPOLL}:error=EINTR:when=2+3",
     ],
 )
-def test_the_real_daemon_answers_every_datagram_whatever_the_kernel_says(fault: str, tmp_path: pathlib.Path) -> None:
+def test_daemon_answers_every_datagram_when_system_calls_fail(fault: str, tmp_path: pathlib.Path) -> None:
     """Promise 11 with the real process: "try again" is not "no", so that nothing is dropped, nor sent twice."""
     assert answers_under(fault, tmp_path / "trace", {}) == list(range(1, DATAGRAMS + 1))
 
 
 @pytest.mark.parametrize("code", ["ENOBUFS", "EPERM"])
-def test_the_real_daemon_drops_the_datagrams_that_the_kernel_refuses_and_no_other(
-    code: str, tmp_path: pathlib.Path
-) -> None:
+def test_daemon_drops_only_the_datagrams_that_the_kernel_refuses(code: str, tmp_path: pathlib.Path) -> None:
     """Promise 14 with the real process: "counted, dropped, service goes on", exactly as often as it happened."""
     fault = f"sendto:error={code}:when=5+5"
     answered = answers_under(fault, tmp_path / "trace", {f"send_{code}": DATAGRAMS // 5})
@@ -241,24 +237,24 @@ def answers_under(fault: str, trace: pathlib.Path, drops: dict[str, int]) -> lis
 
 
 @pytest.mark.parametrize("code", ["EBADF", "EINVAL", "ENOTSOCK"])
-def test_the_real_daemon_ends_with_status_1_when_its_last_socket_breaks(code: str, tmp_path: pathlib.Path) -> None:
+def test_daemon_exits_with_status_1_when_its_last_socket_breaks(code: str, tmp_path: pathlib.Path) -> None:
     """'Close it with one line (exit 1 if it was the last)' (promise 16)."""
     with traced((f"accept4:error={code}",), tmp_path / "trace", "--no-udp") as daemon:
-        with contextlib.suppress(ConnectionResetError), socket.socket() as caller:
-            caller.settimeout(PATIENCE_S)
-            caller.connect(("127.0.0.1", daemon.port))
-            assert caller.recv(1) == b""
+        with contextlib.suppress(ConnectionResetError), socket.socket() as client:
+            client.settimeout(PATIENCE_S)
+            client.connect(("127.0.0.1", daemon.port))
+            assert client.recv(1) == b""
         assert daemon.process.wait(PATIENCE_S) == 1
 
 
 @pytest.mark.parametrize("code", ["EBADF", "EINVAL", "ENOTSOCK"])
-def test_the_real_daemon_serves_udp_on_when_its_listener_breaks(code: str, tmp_path: pathlib.Path) -> None:
+def test_daemon_goes_on_with_udp_when_its_listener_breaks(code: str, tmp_path: pathlib.Path) -> None:
     """The same when it wasn't the last: UDP goes on, and the end is an orderly one."""
     with traced((f"accept4:error={code}",), tmp_path / "trace") as daemon:
-        with contextlib.suppress(ConnectionResetError), socket.socket() as caller:
-            caller.settimeout(PATIENCE_S)
-            caller.connect(("127.0.0.1", daemon.port))
-            assert caller.recv(1) == b""
+        with contextlib.suppress(ConnectionResetError), socket.socket() as client:
+            client.settimeout(PATIENCE_S)
+            client.connect(("127.0.0.1", daemon.port))
+            assert client.recv(1) == b""
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asker:
             asker.settimeout(PATIENCE_S)
             asker.connect(("127.0.0.1", daemon.port))

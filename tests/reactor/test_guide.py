@@ -33,6 +33,7 @@ from tests.support.loops import (
     LoopThread,
     ManualClock,
     Recorder,
+    RecordingSelector,
     Stage,
     connections_of,
     turn_idle,
@@ -475,7 +476,10 @@ def test_chargen_does_nothing_for_a_reader_that_has_left(end: Callable[[socket.s
         end(client)
         turn_until(served.reactor, lambda: connection.state is not State.OPEN)
         turn_idle(served.reactor)
-        assert not served.reactor._calls
+        done: list[str] = []
+        served.reactor.call_later(0.01, lambda: done.append("slept"))
+        served.reactor.turn()
+        assert done, "the turn didn't sleep: a call was waiting"
 
 
 # ---------------------------------------------------------------- chat
@@ -591,12 +595,12 @@ def test_the_answer_is_whole_in_however_many_pieces_it_comes(
     faults.add("recv", *received)
     faults.add("send", *sent)
     before = open_descriptors()
-    asking = Reactor(sockets=FlakySockets(faults), clock=ManualClock(1000.0))
+    selector = RecordingSelector()
+    asking = Reactor(selector=selector, sockets=FlakySockets(faults), clock=ManualClock(1000.0))
     assert loaded_ask(asking)(("127.0.0.1", echo.port), question, 5.0) == question
     echo.wait_for(lambda: not connections_of(echo.reactor))
     assert open_descriptors() == before
-    deadlines_s = [timer.deadline_s for _, _, timer in asking._timers.heap if timer.callback == asking.stop]
-    assert deadlines_s == [1005.0]  # still to come: nobody has waited for it
+    assert selector.timeouts[-1] == 5.0  # the deadline is still to come: nothing has waited for it
 
 
 def test_nobody_listens_is_told() -> None:

@@ -27,7 +27,7 @@ def test_the_documented_bound_is_128_kib() -> None:
 
 
 @pytest.mark.parametrize("buffer_bytes", [None, SMALL_BYTES, 300_000])
-def test_a_peer_that_never_reads_is_paused_at_the_bound(buffer_bytes: int | None) -> None:
+def test_client_that_never_reads_is_paused_at_the_bound(buffer_bytes: int | None) -> None:
     """Promise 5: "costs bounded memory […], its reading is paused"; and when it reads after all, it gets every byte."""
     with EchoByHand(socket_buffer_bytes=buffer_bytes) as echo, echo.connect() as client:
         connection = echo.connections[0]
@@ -41,7 +41,7 @@ def test_a_peer_that_never_reads_is_paused_at_the_bound(buffer_bytes: int | None
         assert echo.receive_to_end(client) == b""
 
 
-def test_others_are_served_beside_a_peer_that_never_reads() -> None:
+def test_others_are_served_beside_a_client_that_never_reads() -> None:
     """Promise 5: "and others are not slowed": nothing of theirs waits for the one that is stuck."""
     with EchoByHand(socket_buffer_bytes=SMALL_BYTES) as echo, echo.connect() as hog, echo.connect() as client:
         stuck = echo.connections[0]
@@ -56,7 +56,7 @@ def test_others_are_served_beside_a_peer_that_never_reads() -> None:
 
 
 @given(reads=st.lists(st.integers(1, 200_000), max_size=12))
-def test_the_bound_holds_for_a_peer_that_reads_now_and_then(reads: list[int]) -> None:
+def test_bound_holds_for_a_client_that_reads_now_and_then(reads: list[int]) -> None:
     """Promise 5 at every moment: pausing and going on in any rhythm, nothing is lost and the bound isn't passed."""
     with EchoByHand(socket_buffer_bytes=SMALL_BYTES, udp=False) as echo:
         client = connect_small(("127.0.0.1", echo.port), SMALL_BYTES)
@@ -90,8 +90,8 @@ def test_socket_buffer_caps_the_kernels_memory(buffer_bytes: int) -> None:
                     assert size_bytes <= max(2 * buffer_bytes, 4608), "4608 is the least that Linux gives"
 
 
-def test_socket_buffer_caps_what_a_stuck_peer_can_put_into_the_kernel() -> None:
-    """Promise 5: what one stuck caller has got rid of is its own buffers, our bound, and the capped kernel buffers."""
+def test_socket_buffer_caps_what_a_stuck_client_can_send() -> None:
+    """Promise 5: what one stuck client has got rid of is its own buffers, our bound, and the capped kernel buffers."""
     with EchoByHand(socket_buffer_bytes=SMALL_BYTES) as echo:
         client = connect_small(("127.0.0.1", echo.port), SMALL_BYTES)
         client.setblocking(False)

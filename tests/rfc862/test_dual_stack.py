@@ -69,7 +69,7 @@ class NoIPv6Address(FlakySocket):
 
 
 class NoIPv6(FlakySockets):
-    """A machine whose kernel has no IPv6 at all, or has it with no address configured."""
+    """A machine with no IPv6 in its kernel, or with no IPv6 address."""
 
     def __init__(self, how: str) -> None:
         super().__init__()
@@ -104,8 +104,8 @@ def test_an_interface_without_ipv6_is_served_over_ipv4() -> None:
     in_network_namespace(["addr flush dev lo", "addr add 127.0.0.1/8 dev lo"], body)
 
 
-def test_ipv6_that_was_asked_for_by_name_is_not_left_out() -> None:
-    """Who asks for ::1 alone is told, instead of being served nothing."""
+def test_ipv6_asked_for_by_name_is_not_left_out() -> None:
+    """Asking for ::1 alone is an error there: nothing could be served."""
     sockets = NoIPv6("EAFNOSUPPORT")
     with Reactor(sockets=sockets) as reactor, pytest.raises(BindError, match="no such address family"):
         EchoServer(("::1",), 0).start(reactor)
@@ -138,7 +138,7 @@ def drops_after_an_ordinary_datagram(echo: EchoByHand) -> Mapping[str, int]:
 
 @needs_ipv6
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.0.0.5", "::1"])
-def test_an_inherited_dual_stack_socket_answers_from_the_address_asked(host: str) -> None:
+def test_inherited_dual_stack_socket_answers_from_the_address_asked(host: str) -> None:
     """Promises 20 ("v4-mapped addresses are handled on inherited ones") and 12: the clients are connected ones."""
     with EchoByHand(bound=inherited()) as echo:
         exchange(echo, host)
@@ -146,7 +146,7 @@ def test_an_inherited_dual_stack_socket_answers_from_the_address_asked(host: str
 
 
 @needs_ipv6
-def test_an_inherited_dual_stack_socket_does_not_answer_a_broadcast() -> None:
+def test_inherited_dual_stack_socket_does_not_answer_a_broadcast() -> None:
     """Promises 13 and 20: only IP_PKTINFO knows a v4-mapped broadcast; IPV6_PKTINFO shows an ordinary address."""
     with EchoByHand(bound=inherited()) as echo, socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
         client.setblocking(False)
@@ -158,7 +158,7 @@ def test_an_inherited_dual_stack_socket_does_not_answer_a_broadcast() -> None:
 
 
 @needs_ipv6
-def test_an_inherited_dual_stack_socket_does_not_answer_a_multicast() -> None:
+def test_inherited_dual_stack_socket_does_not_answer_a_multicast() -> None:
     """Promises 13 and 20: 224.0.0.0/4 is multicast, also as ::ffff:e000:0/100."""
     loopback = socket.inet_aton("127.0.0.1")
     bound = inherited()
@@ -186,9 +186,7 @@ def test_an_inherited_dual_stack_socket_does_not_answer_a_multicast() -> None:
     ],
     ids=str,
 )
-def test_an_inherited_dual_stack_socket_is_guarded_against_v4_mapped_sources(
-    source: tuple[str, int], reason: str
-) -> None:
+def test_inherited_dual_stack_socket_refuses_v4_mapped_responders(source: tuple[str, int], reason: str) -> None:
     """Promises 13 and 20: a forged source is refused in its v4-mapped form too."""
     with EchoByHand(bound=inherited()) as echo:
         forge(udp_over_ipv4(source, ("127.0.0.1", echo.port), b"forged"))
@@ -196,7 +194,7 @@ def test_an_inherited_dual_stack_socket_is_guarded_against_v4_mapped_sources(
 
 
 @needs_ipv6
-def test_stopping_a_server_on_inherited_sockets_ends_in_order(caplog: pytest.LogCaptureFixture) -> None:
+def test_server_on_inherited_sockets_stops_in_order(caplog: pytest.LogCaptureFixture) -> None:
     """Promise 4 holds there too, and nothing is logged as broken."""
     stopped: list[bool] = []
     with caplog.at_level(logging.ERROR), EchoByHand(bound=inherited()) as echo:
@@ -213,7 +211,7 @@ def test_stopping_a_server_on_inherited_sockets_ends_in_order(caplog: pytest.Log
 
 
 def inherited_queue(family: socket.AddressFamily) -> socket.socket:
-    """A UDP wildcard socket that somebody else has bound, and that doesn't yet report where datagrams were sent to."""
+    """A UDP wildcard socket bound by another program, which doesn't yet report where datagrams were sent to."""
     sock = socket.socket(family, socket.SOCK_DGRAM)
     sock.setblocking(False)
     if family == socket.AF_INET6:
@@ -231,7 +229,7 @@ FAMILIES = [socket.AF_INET, pytest.param(socket.AF_INET6, marks=needs_ipv6)]
 @pytest.mark.parametrize(
     ("asked", "answered"), [("127.0.0.1", True), ("127.0.0.5", True), ("127.255.255.255", False), ("239.8.6.2", False)]
 )
-def test_datagrams_that_were_waiting_before_the_start_are_judged_like_any_other(
+def test_datagrams_from_before_the_start_are_treated_like_any_other(
     family: socket.AddressFamily, asked: str, answered: bool
 ) -> None:
     """Promises 12 and 13 for what a parent's socket has queued: the kernel then knows less about each datagram."""

@@ -1,4 +1,4 @@
-"""RFC 862 between hosts: the server on one machine, its callers on another, and real links between the two.
+"""RFC 862 between hosts: the server on one machine, its clients on another, and real links between the two.
 
 On loopback everything is near and every route leads home. Here are two network namespaces with two veth links: the
 kernel resolves neighbours, looks routes up, and knows broadcast addresses, as between two computers. Nothing leaves
@@ -25,7 +25,7 @@ from tests.support.loops import is_endpoint, kernel_socket, turn_idle, turn_unti
 from tests.support.root import in_network_namespace, new_network_namespace, run_ip, udp_over_ipv4, wait_for_network
 
 HERE = "10.1.1.1"  # the server's machine, on the link `one`
-THERE = "10.1.1.2"  # the callers' machine, on the same link
+THERE = "10.1.1.2"  # the clients' machine, on the same link
 HERE_ADDRESSES = [  # fd77:9::9 and 10.9.9.9 are on no link at all
     "10.1.1.1",
     "10.1.1.77",
@@ -60,7 +60,7 @@ THERE_COMMANDS = [
     "route add 10.9.9.9/32 via 10.1.1.1",
     "-6 route add fd77:9::9/128 via fd77:1::1",
 ]
-# The way back to the callers' inner addresses: to ….1 by the link `one`, to ….2 by the link `two`.
+# The way back to the clients' inner addresses: to ….1 by the link `one`, to ….2 by the link `two`.
 HERE_ROUTES = [
     "route add 10.5.5.1/32 via 10.1.1.2",
     "route add 10.5.5.2/32 via 10.2.2.2",
@@ -69,9 +69,9 @@ HERE_ROUTES = [
 ]
 SETTINGS = {
     "ipv4/conf/{}/rp_filter": "0",  # let in what takes another way than the answer will
-    "ipv4/conf/{}/arp_ignore": "1",  # on one link nobody answers for an address that isn't on it
-    "ipv4/conf/{}/arp_announce": "2",  # nor asks in the name of such an address, from which its neighbour would learn
-    "ipv4/conf/{}/accept_local": "1",  # let in forgeries of our own address: the kernel shall not save us
+    "ipv4/conf/{}/arp_ignore": "1",  # answer on a link only for addresses of that link
+    "ipv4/conf/{}/arp_announce": "2",  # ask in the name of those only: the neighbour learns from questions
+    "ipv4/conf/{}/accept_local": "1",  # let in forgeries of our own address: the kernel must not save us
 }
 pytestmark = pytest.mark.usefixtures("plain")
 PACKET_OUTGOING = 4  # packet(7)
@@ -96,7 +96,7 @@ class Namespace:
 
 
 class TwoHosts:
-    """The server's machine, where the test runs, and the callers' machine. A socket stays where it was made."""
+    """The server's machine, where the test runs, and the clients' machine. A socket stays where it was made."""
 
     def __init__(self) -> None:
         self._here = Namespace()
@@ -118,14 +118,14 @@ class TwoHosts:
 
     @contextlib.contextmanager
     def there(self) -> Iterator[None]:
-        """What is done in this block is done on the callers' machine."""
+        """What is done in this block is done on the clients' machine."""
         self._there.enter()
         try:
             yield
         finally:
             self._here.enter()
 
-    def caller(self, source: tuple[Any, ...] | None, destination: tuple[Any, ...]) -> socket.socket:
+    def client(self, source: tuple[Any, ...] | None, destination: tuple[Any, ...]) -> socket.socket:
         """Return a UDP client there, connected: its kernel throws away what comes from any other address."""
         with self.there():
             sock = socket.socket(socket.AF_INET6 if ":" in destination[0] else socket.AF_INET, socket.SOCK_DGRAM)
@@ -188,14 +188,14 @@ def on_two_hosts(body: Callable[[TwoHosts, EchoByHand], object]) -> None:
     in_network_namespace([], run)
 
 
-def exchange(echo: EchoByHand, caller: socket.socket, data: bytes) -> None:
-    with caller:
-        caller.send(data)
-        assert echo.answer(caller) == data
+def exchange(echo: EchoByHand, client: socket.socket, data: bytes) -> None:
+    with client:
+        client.send(data)
+        assert echo.answer(client) == data
 
 
 class Tap:
-    """Sees every UDP datagram that arrives on a machine, whoever it is for."""
+    """Sees every UDP datagram that arrives on a machine, for any address."""
 
     def __init__(self) -> None:
         self._sock = raw_socket(socket.AF_PACKET, socket.SOCK_DGRAM, socket.htons(EVERY_PROTOCOL))
@@ -231,7 +231,7 @@ def tap_there(hosts: TwoHosts) -> Iterator[Tap]:
 
 
 @pytest.mark.parametrize("way_back", ["1", "2"])
-def test_each_address_answers_for_itself_by_whatever_way_leads_back(way_back: str) -> None:
+def test_each_address_answers_for_itself_on_any_route(way_back: str) -> None:
     """RFC 1122 §4.1.3.5: "the response SHOULD use as its source the specific-destination address of the request".
 
     Promise 12 on a machine with several addresses on several links, where the answer may leave by another link than
@@ -241,21 +241,21 @@ def test_each_address_answers_for_itself_by_whatever_way_leads_back(way_back: st
     def body(hosts: TwoHosts, echo: EchoByHand) -> None:
         for asked in HERE_ADDRESSES:
             inner = f"fd55::{way_back}" if ":" in asked else f"10.5.5.{way_back}"
-            for data in (b"who is there?", b"in many fragments " * 1000):
-                exchange(echo, hosts.caller((inner, 0), (asked, echo.port)), data)
+            for data in (b"anything there?", b"in many fragments " * 1000):
+                exchange(echo, hosts.client((inner, 0), (asked, echo.port)), data)
         assert echo.server.counters.drops == {}
 
     on_two_hosts(body)
 
 
-def test_the_same_link_local_address_on_two_links_answers_on_the_link_that_was_used() -> None:
+def test_link_local_address_on_two_links_answers_on_the_link_used() -> None:
     """Promise 12, RFC 4007 §6: a link-local address means something within its link only."""
 
     def body(hosts: TwoHosts, echo: EchoByHand) -> None:
         for link in ("one", "two"):
             with hosts.there():
                 scope = socket.if_nametoindex(link)
-            exchange(echo, hosts.caller(("fe80::2", 0, 0, scope), ("fe80::1", echo.port, 0, scope)), link.encode())
+            exchange(echo, hosts.client(("fe80::2", 0, 0, scope), ("fe80::1", echo.port, 0, scope)), link.encode())
         assert echo.server.counters.drops == {}
 
     on_two_hosts(body)
@@ -293,14 +293,14 @@ def call_to_many(hosts: TwoHosts, group: str, port: int) -> socket.socket:
         ("ff02::1", "destination_multicast"),
     ],
 )
-def test_a_call_to_many_gets_no_answer(group: str, reason: str) -> None:
+def test_broadcast_or_multicast_request_gets_no_answer(group: str, reason: str) -> None:
     """Promise 13, RFC 1122 §3.2.1.3: a thousand machines that answer one datagram are a flood. From another host."""
 
     def body(hosts: TwoHosts, echo: EchoByHand) -> None:
         join(echo, "239.8.6.2")
         with tap_there(hosts) as tap, call_to_many(hosts, group, echo.port):
             turn_until(echo.reactor, lambda: echo.server.counters.datagrams_received)
-            exchange(echo, hosts.caller(None, ("fd77:1::1" if ":" in group else HERE, echo.port)), b"ordinary")
+            exchange(echo, hosts.client(None, ("fd77:1::1" if ":" in group else HERE, echo.port)), b"ordinary")
             assert len([source for source, _ in tap.ports() if source == echo.port]) == 1
             assert echo.server.counters.drops == {reason: 1}
 
@@ -336,7 +336,7 @@ def play(echo: EchoByHand, responder: NaiveResponder) -> None:
 
 
 @pytest.mark.parametrize(("port", "reason"), [(7, "responder"), (19, "responder"), (None, "own"), (0, "zero")])
-def test_a_datagram_forged_in_a_responders_name_starts_no_loop(port: int | None, reason: str) -> None:
+def test_forged_responder_source_starts_no_loop(port: int | None, reason: str) -> None:
     """Promise 13 (CVE-1999-0103, CVE-2024-2169): a responder on another host is sent nothing. None: our own port."""
 
     def body(hosts: TwoHosts, echo: EchoByHand) -> None:
@@ -353,7 +353,7 @@ def test_a_datagram_forged_in_a_responders_name_starts_no_loop(port: int | None,
 
 
 @pytest.mark.parametrize("port", [7, 19, None])
-def test_a_responder_that_was_deceived_in_our_name_answers_once_and_no_more(port: int | None) -> None:
+def test_responder_deceived_by_our_forged_address_answers_once(port: int | None) -> None:
     """Promise 13, the other way round: the forgery goes to the responder, and its answer comes to us."""
 
     def body(hosts: TwoHosts, echo: EchoByHand) -> None:
@@ -372,7 +372,7 @@ def test_a_responder_that_was_deceived_in_our_name_answers_once_and_no_more(port
 
 @pytest.mark.parametrize("source", [HERE, "10.2.2.1", "10.9.9.9"])
 @pytest.mark.parametrize("port", [7, None])
-def test_a_datagram_forged_in_our_own_name_starts_no_loop(source: str, port: int | None) -> None:
+def test_forged_source_of_our_own_starts_no_loop(source: str, port: int | None) -> None:
     """Promise 13: from the link, with one of our own addresses as its source, which kernels may be told to let in."""
 
     def body(hosts: TwoHosts, echo: EchoByHand) -> None:
@@ -388,7 +388,7 @@ def test_a_datagram_forged_in_our_own_name_starts_no_loop(source: str, port: int
 
 @pytest.mark.parametrize("deceived", ["here", "there"])
 @pytest.mark.parametrize("other_port", [7, None])
-def test_two_of_our_servers_on_two_hosts_cannot_be_set_on_each_other(deceived: str, other_port: int | None) -> None:
+def test_two_echo_servers_cannot_be_made_to_answer_each_other(deceived: str, other_port: int | None) -> None:
     """Promise 13: "Two of our servers on one port number, or with either on a refused port": at most two, ever."""
 
     def body(hosts: TwoHosts, echo: EchoByHand) -> None:
@@ -412,13 +412,13 @@ def test_two_of_our_servers_on_two_hosts_cannot_be_set_on_each_other(deceived: s
     on_two_hosts(body)
 
 
-def test_a_forged_source_that_is_the_links_broadcast_address_gets_no_answer() -> None:
+def test_forged_link_broadcast_source_gets_no_answer() -> None:
     """Promise 13: an answer to 10.1.1.255 would reach all of them. Only the kernel knows, and it is asked to refuse."""
 
     def body(hosts: TwoHosts, echo: EchoByHand) -> None:
         with tap_there(hosts) as tap:
             hosts.forge_there(("10.1.1.255", 5000), (HERE, echo.port), b"go!")
-            exchange(echo, hosts.caller(None, (HERE, echo.port)), b"ordinary")
+            exchange(echo, hosts.client(None, (HERE, echo.port)), b"ordinary")
             assert len(tap.ports()) == 1
             assert echo.server.counters.datagrams_sent == 1
 

@@ -73,7 +73,7 @@ class LedgerSockets(FlakySockets):
     plans=st.lists(st.lists(st.binary(min_size=1, max_size=3000), max_size=6), min_size=1, max_size=4),
     sends=st.lists(st.none() | st.integers(1, 100) | st.sampled_from([EAGAIN, EINTR]), max_size=30),
 )
-def test_at_every_system_call_no_more_has_gone_out_than_came_in(
+def test_at_every_system_call_no_more_is_sent_than_received(
     plans: list[list[bytes]], sends: list[int | OSError | None]
 ) -> None:
     """Promise 2: "Never has more been sent than received, at any moment, on any connection"; several talk at once."""
@@ -89,7 +89,7 @@ def test_at_every_system_call_no_more_has_gone_out_than_came_in(
     assert not sockets.overdrawn
 
 
-def test_in_bulk_the_caller_never_counts_more_than_it_sent() -> None:
+def test_bulk_client_never_receives_more_than_it_sent() -> None:
     """Promise 2 seen from outside: each piece that comes back is what was sent at that very place of the stream."""
     sockets = LedgerSockets()
     data = b"".join(number.to_bytes(4, "big") for number in range(500_000))
@@ -108,7 +108,7 @@ def test_in_bulk_the_caller_never_counts_more_than_it_sent() -> None:
 
 
 def test_nothing_is_sent_before_anything_is_received() -> None:
-    """RFC 862: only "data received is sent back". No greeting, no byte, for as long as the caller says nothing."""
+    """RFC 862: only "data received is sent back". No greeting, no byte, for as long as the client says nothing."""
     sockets = LedgerSockets()
     with EchoByHand(reactor_options={"sockets": sockets}) as echo:
         clients = [echo.connect() for _ in range(5)]
@@ -158,7 +158,7 @@ def test_counters_agree_at_every_moment_under_load() -> None:
 
 
 @dataclass
-class Caller:
+class Client:
     """A client, and all that it knows."""
 
     socket: socket.socket
@@ -175,43 +175,43 @@ class Caller:
 
 
 class EchoMachine(RuleBasedStateMachine):
-    """Callers come, talk, read, half-close in any order, system calls fail, and the loop turns when it does."""
+    """Clients come, talk, read, half-close in any order, system calls fail, and the loop turns when it does."""
 
-    callers: list[Caller]
+    clients: list[Client]
 
     @initialize(selector=st.sampled_from(SELECTORS))
     def start(self, selector: type[selectors.BaseSelector]) -> None:
         self.sockets = LedgerSockets()
         options = {"selector": selector(), "sockets": self.sockets}
         self.echo = EchoByHand(reactor_options=options, socket_buffer_bytes=16_384, udp=False)
-        self.callers = []
+        self.clients = []
 
-    def talkers(self) -> list[Caller]:
-        return [caller for caller in self.callers if not caller.half_closed]
+    def talkers(self) -> list[Client]:
+        return [client for client in self.clients if not client.half_closed]
 
-    @precondition(lambda self: len(self.callers) < MOST_CLIENTS)
+    @precondition(lambda self: len(self.clients) < MOST_CLIENTS)
     @rule()
     def connect(self) -> None:
-        self.callers.append(Caller(self.echo.connect()))
+        self.clients.append(Client(self.echo.connect()))
 
     @precondition(lambda self: self.talkers())
     @rule(which=st.integers(0), piece=st.binary(min_size=1, max_size=300), times=st.integers(1, 300))
     def send(self, which: int, piece: bytes, times: int) -> None:
-        caller, data = self.talkers()[which % len(self.talkers())], piece * times
+        client, data = self.talkers()[which % len(self.talkers())], piece * times
         with contextlib.suppress(BlockingIOError):
-            caller.sent += data[: caller.socket.send(data)]
+            client.sent += data[: client.socket.send(data)]
 
     @precondition(lambda self: self.talkers())
     @rule(which=st.integers(0))
     def half_close(self, which: int) -> None:
-        caller = self.talkers()[which % len(self.talkers())]
-        caller.socket.shutdown(socket.SHUT_WR)
-        caller.half_closed = True
+        client = self.talkers()[which % len(self.talkers())]
+        client.socket.shutdown(socket.SHUT_WR)
+        client.half_closed = True
 
-    @precondition(lambda self: self.callers)
+    @precondition(lambda self: self.clients)
     @rule(which=st.integers(0), count=st.integers(1, 100_000))
     def read(self, which: int, count: int) -> None:
-        self.callers[which % len(self.callers)].read(count)
+        self.clients[which % len(self.clients)].read(count)
 
     @rule(
         call=st.sampled_from(["recv", "send"]),
@@ -233,28 +233,28 @@ class EchoMachine(RuleBasedStateMachine):
 
     @invariant()
     def every_caller_has_a_prefix_of_what_it_sent(self) -> None:
-        for caller in self.callers:
-            assert caller.sent.startswith(caller.received)
+        for client in self.clients:
+            assert client.sent.startswith(client.received)
         counters = self.echo.server.counters
-        assert sum(len(caller.received) for caller in self.callers) <= counters.tcp_bytes_sent
-        assert counters.tcp_bytes_sent <= counters.tcp_bytes_received <= sum(len(c.sent) for c in self.callers)
+        assert sum(len(client.received) for client in self.clients) <= counters.tcp_bytes_sent
+        assert counters.tcp_bytes_sent <= counters.tcp_bytes_received <= sum(len(c.sent) for c in self.clients)
 
     @invariant()
     def nobody_sees_the_end_before_having_said_it(self) -> None:
-        for caller in self.callers:
-            assert not caller.ended or (caller.half_closed and caller.received == caller.sent)
+        for client in self.clients:
+            assert not client.ended or (client.half_closed and client.received == client.sent)
 
     def teardown(self) -> None:
         if not hasattr(self, "echo"):
             return
         with self.echo:
-            for caller in self.callers:
-                with caller.socket as sock:
-                    if not caller.half_closed:
+            for client in self.clients:
+                with client.socket as sock:
+                    if not client.half_closed:
                         sock.shutdown(socket.SHUT_WR)
-                    if not caller.ended:
-                        caller.received += self.echo.receive_to_end(sock)
-                    assert caller.received == caller.sent
+                    if not client.ended:
+                        client.received += self.echo.receive_to_end(sock)
+                    assert client.received == client.sent
                     assert drain(sock) == b""
 
 

@@ -67,7 +67,7 @@ def echo(path: None) -> Iterator[EchoThread]:
 
 
 @pytest.mark.parametrize("data", AWKWARD.values(), ids=AWKWARD)
-def test_no_byte_value_means_anything_to_the_service(echo: EchoThread, data: bytes) -> None:
+def test_every_byte_value_comes_back(echo: EchoThread, data: bytes) -> None:
     """ "any data received is sent back": whole, byte by byte, and with the last byte on its own."""
     for pieces in whole_dribbled_trailing(data):
         with echo.connect() as client:
@@ -90,7 +90,7 @@ def test_any_bytes_in_any_chunks_come_back(echo: EchoThread, chunks: list[bytes]
 
 @given(data=st.data(), count=st.integers(2, 5))
 def test_interleaved_connections_get_their_own_bytes_only(echo: EchoThread, data: st.DataObject, count: int) -> None:
-    """Promise 1 for several callers at once: any interleaving, and each half-closes whenever it likes."""
+    """Promise 1 for several clients at once: any interleaving, and each half-closes whenever it likes."""
     steps = data.draw(st.lists(st.tuples(st.integers(0, count - 1), chunk | st.none()), max_size=25))
     clients = [echo.connect() for _ in range(count)]
     finished: set[int] = set()
@@ -124,7 +124,7 @@ def test_megabytes_come_back(echo: EchoThread) -> None:
     receives=faults_script,
     sends=faults_script,
 )
-def test_every_byte_comes_back_whatever_the_system_calls_do(
+def test_every_byte_comes_back_when_system_calls_fail(
     selector: type[selectors.BaseSelector],
     chunks: list[bytes],
     accepts: list[OSError],
@@ -148,7 +148,7 @@ def test_every_byte_comes_back_whatever_the_system_calls_do(
 
 @pytest.mark.parametrize("code", [errno.ENOBUFS, errno.ENOMEM], ids=["ENOBUFS", "ENOMEM"])
 @pytest.mark.parametrize("call", ["recv", "send"])
-def test_a_kernel_out_of_memory_delays_bytes_and_loses_none(call: str, code: int) -> None:
+def test_kernel_out_of_memory_delays_bytes_and_loses_none(call: str, code: int) -> None:
     """Promise 1, when send(2) or recv(2) says that there is no memory just now: that isn't the peer's fault."""
     faults, clock = Faults(), ManualClock()
     faults.add(call, os_error(code), 3, os_error(code))
@@ -197,7 +197,7 @@ def test_urgent_bytes_anywhere_lose_nothing(
 # ---------------------------------------------------------------- half-close, and the end
 
 
-def test_half_close_gives_all_the_data_then_fin(echo: EchoThread) -> None:
+def test_half_close_is_answered_with_all_data_then_fin(echo: EchoThread) -> None:
     """Promise 4, and RFC 9293 §3.6: after CLOSE "one may continue to receive until told the other side has closed"."""
     with echo.connect() as client:
         client.sendall(b"all of this")
@@ -207,13 +207,13 @@ def test_half_close_gives_all_the_data_then_fin(echo: EchoThread) -> None:
         assert client.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == 0
 
 
-def test_half_close_without_any_data_gives_fin(echo: EchoThread) -> None:
-    """A caller that has nothing to say is answered with nothing, and an orderly end."""
+def test_half_close_without_data_is_answered_with_fin(echo: EchoThread) -> None:
+    """A client that has nothing to say is answered with nothing, and an orderly end."""
     assert echo_and_close(echo.connect(), b"") == b""
 
 
-def test_half_close_behind_a_full_pipe_loses_nothing() -> None:
-    """Promise 4, "all the data, then FIN": the FIN waits behind megabytes, and nobody reads until all is stuck."""
+def test_half_close_behind_full_buffers_loses_nothing() -> None:
+    """Promise 4, "all the data, then FIN": the FIN waits behind megabytes; nothing is read until all is stuck."""
     data = b"".join(number.to_bytes(4, "big") for number in range(1_000_000))
     with (
         EchoThread(socket_buffer_bytes=SMALL_BYTES) as echo,
@@ -234,8 +234,8 @@ def stuck_client(echo: EchoByHand) -> tuple[socket.socket, bytes]:
     return client, echo.fill(client, echo.connections[0])
 
 
-def test_stopping_delivers_what_was_read_and_no_reset_destroys_it() -> None:
-    """Promise 4: "No RST destroys data in flight", though the caller's further data lies unread in our kernel.
+def test_stop_delivers_what_was_read_without_a_reset() -> None:
+    """Promise 4: "No RST destroys data in flight", though the client's further data lies unread in our kernel.
 
     close(2) would answer that with a reset, which throws away what has yet to arrive (RFC 1122 §4.2.2.13).
     """
@@ -248,7 +248,7 @@ def test_stopping_delivers_what_was_read_and_no_reset_destroys_it() -> None:
             echo.server.stop(lambda: stopped.append(True))
             turn_idle(echo.reactor)
             assert echo.receive_to_end(client) == sent[:count]
-            assert not stopped, "the caller hasn't ended yet"
+            assert not stopped, "the client hasn't ended yet"
             echo.send(client, b"said into the void")
             turn_idle(echo.reactor)
             assert client.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == 0
@@ -256,7 +256,7 @@ def test_stopping_delivers_what_was_read_and_no_reset_destroys_it() -> None:
 
 
 @given(chunks=st.lists(chunk, max_size=8), turns=st.integers(0, 12))
-def test_a_stop_at_any_moment_ends_in_fin_behind_all_that_was_read(chunks: list[bytes], turns: int) -> None:
+def test_stop_at_any_moment_sends_all_that_was_read_then_fin(chunks: list[bytes], turns: int) -> None:
     """Promise 4 and the issue: "deliver every byte that the process has read […], FIN, linger to EOF"."""
     with EchoByHand(udp=False) as echo, echo.connect() as client:
         connection, sent = echo.connections[0], b"".join(chunks)
@@ -273,7 +273,7 @@ def test_a_stop_at_any_moment_ends_in_fin_behind_all_that_was_read(chunks: list[
 # ---------------------------------------------------------------- no idle timeout
 
 
-def test_a_caller_may_be_silent_for_a_day() -> None:
+def test_client_silent_for_a_day_is_kept() -> None:
     """RFC 862: "This continues until the calling user terminates the connection". Promise 10: no idle timeout."""
     clock = ManualClock()
     with EchoByHand(reactor_options={"clock": clock}) as echo, echo.connect() as client:
@@ -285,7 +285,7 @@ def test_a_caller_may_be_silent_for_a_day() -> None:
             assert len(echo.connections) == 1
 
 
-def test_a_caller_that_does_not_read_for_a_day_still_gets_everything() -> None:
+def test_client_that_does_not_read_for_a_day_gets_everything() -> None:
     """Promise 10: nothing "kills a live peer that doesn't read", also not while its echo is pending."""
     clock = ManualClock()
     with EchoByHand(reactor_options={"clock": clock}, socket_buffer_bytes=SMALL_BYTES) as echo:

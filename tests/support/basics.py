@@ -1,4 +1,4 @@
-"""What every test may need: where the project is, how long to be patient, free ports."""
+"""What every test may need: the project's folder, time-outs, free ports."""
 
 from __future__ import annotations
 
@@ -9,13 +9,8 @@ import random
 import socket
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING
 
 from echo7.sockets.binding import BindError, bind_all
-
-if TYPE_CHECKING:
-    pass
-
 
 PROJECT = pathlib.Path(__file__).resolve().parent.parent.parent
 
@@ -42,11 +37,13 @@ def until(condition: Callable[[], object]) -> None:
 def quiet_port(hosts: Sequence[str] = ("127.0.0.1",)) -> int:
     """A port that is free for TCP and UDP, and that no client gets by chance from the kernel.
 
-    A client that calls one before anybody serves it might else be given the same number, and be its own peer
+    A client that connects before anything serves there might else be given the same number, and be its own peer
     (RFC 9293 §3.5, simultaneous open).
     """
-    # Not the common generator: hypothesis seeds that, and two runs side by side would choose alike.
-    for port in random.SystemRandom().sample(range(20_000, 32_000), 100):
+    # Not the common generator: hypothesis seeds that, and two runs side by side would choose alike. Processes of one
+    # run choose from different ports: one that is free now may else be another's before it is used.
+    first = 20_000 + 1_000 * (int(os.environ.get("PYTEST_XDIST_WORKER", "gw0")[2:]) % 12)
+    for port in random.SystemRandom().sample(range(first, first + 1_000), 100):
         with contextlib.suppress(BindError):
             bind_all(socket, hosts, port).close()
             return port

@@ -6,10 +6,7 @@ import contextlib
 import socket
 import threading
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    pass
 from tests.support.basics import PATIENCE_S
 
 
@@ -32,7 +29,7 @@ def receive_to_end(sock: socket.socket) -> bytes:
 
 
 def send_in_background(sock: socket.socket, data: bytes, then: Callable[[], object] = int) -> threading.Thread:
-    """Send everything from a thread, so that the caller can read meanwhile; then call `then`."""
+    """Send everything from a thread, so that the test can read meanwhile; then call `then`."""
 
     def run() -> None:
         with contextlib.suppress(OSError):  # the reading side will show what went wrong
@@ -105,7 +102,7 @@ def whole_dribbled_trailing(data: bytes) -> Iterator[list[bytes]]:
 
 
 def connect_small(address: tuple[str, int], buffer_bytes: int | None) -> socket.socket:
-    """Return a connected TCP client whose kernel buffers are no larger than asked (None: as the system has them)."""
+    """Return a connected TCP client with kernel buffers of at most `buffer_bytes` (None: the system's)."""
     sock = socket.socket(socket.AF_INET6 if ":" in address[0] else socket.AF_INET)
     sock.settimeout(PATIENCE_S)
     if buffer_bytes is not None:  # before connecting: the window is agreed on in the handshake

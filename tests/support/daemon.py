@@ -14,24 +14,21 @@ import sys
 import tempfile
 import threading
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple, Self
+from typing import Any, NamedTuple, Self
 
 import pytest
 
 from echo7 import cli, serve
 from echo7.settings import Settings
-
-if TYPE_CHECKING:
-    pass
 from tests.support.basics import PATIENCE_S, PROJECT, until
 
 
 def serve_config(*arguments: str) -> Settings:
-    """What `echo7 serve` makes of its arguments. Raise SystemExit(2) as it does."""
+    """Return the settings that `echo7 serve` reads from these arguments. Raise SystemExit(2) as it does."""
     return serve.configure(cli.parse(["serve", *arguments]))
 
 
-class House(NamedTuple):
+class Installation(NamedTuple):
     """Where the code is, and the Python that runs it."""
 
     python: str
@@ -39,23 +36,23 @@ class House(NamedTuple):
 
 
 @contextlib.contextmanager
-def open_house() -> Iterator[House]:
-    """A copy of the packages that every user may read, and such a Python. Skips the test where there is none."""
+def readable_copy() -> Iterator[Installation]:
+    """Copy the packages to where every user may read them, and find a Python for every user. Else skip the test."""
     if os.name != "posix" or os.geteuid() != 0:
-        pytest.skip("only root can be somebody else")
+        pytest.skip("only root can become another user")
     for python in (sys.executable, "/usr/bin/python3", "/usr/local/bin/python3"):
-        if _nobody_runs(python):
+        if _any_user_runs(python):
             break
     else:
-        pytest.skip("no Python of 3.11 or later here that everybody may run")
+        pytest.skip("no Python of 3.11 or later here that every user may run")
     with tempfile.TemporaryDirectory() as folder:
         os.chmod(folder, 0o755)
         for package in ("reactor", "echo7"):
             shutil.copytree(PROJECT / package, pathlib.Path(folder, package))
-        yield House(python, pathlib.Path(folder))
+        yield Installation(python, pathlib.Path(folder))
 
 
-def _nobody_runs(python: str) -> bool:
+def _any_user_runs(python: str) -> bool:
     code = "import sys, json, ctypes; sys.exit(sys.version_info < (3, 11))"
     with contextlib.suppress(OSError):
         done = subprocess.run([python, "-c", code], user=65534, group=65534, capture_output=True, cwd="/", check=False)
@@ -75,12 +72,12 @@ class EchoProcess:
         port: int = 0,
         wait: bool = True,
         prefix: Sequence[str] = (),
-        house: House | None = None,
+        installation: Installation | None = None,
         **popen: Any,
     ) -> None:
         self.lines: list[dict[str, Any]] = []
         self._wait = wait
-        python, folder = house or House(sys.executable, PROJECT)
+        python, folder = installation or Installation(sys.executable, PROJECT)
         command = [python, "-m", "echo7", "serve", "--port", str(port), "--log-format", "json", *arguments]
         self.process = subprocess.Popen([*prefix, *command], cwd=folder, stderr=subprocess.PIPE, text=True, **popen)
 
@@ -130,7 +127,7 @@ class EchoProcess:
             self.lines.append(line)
             if line["event"] == event:
                 return line
-        raise AssertionError(f"the process ended ({self.process.wait()}) without {event!r}; it said {self.lines}")
+        raise AssertionError(f"the process ended ({self.process.wait()}) without {event!r}; its log: {self.lines}")
 
     def finish(self, signum: int = signal.SIGTERM) -> int:
         """Send a signal, read the log to its end, and return the exit status."""
@@ -141,7 +138,7 @@ class EchoProcess:
         return self.process.wait(PATIENCE_S)
 
     def _parsed(self, text: str) -> dict[str, Any]:
-        """A line of the log. Whatever else is said there fails the test; a traceback is told whole."""
+        """Parse a line of the log. Anything else on stderr fails the test; a traceback is shown whole."""
         said = [text]
         while said[-1].startswith(("Traceback", " ")):
             assert self.process.stderr is not None
@@ -162,7 +159,7 @@ class WorkersProcess(EchoProcess):
         super().__init__("--workers", str(count), *arguments, **options)
 
     def __exit__(self, *exception: object) -> None:
-        """Kill the supervisor; its workers notice, and go. They have its stderr, so that tells when they have gone."""
+        """Kill the supervisor, and wait for its workers to end: they share its stderr, which ends with the last one."""
         if self.process.poll() is None:
             self.process.kill()
             assert self.process.stderr is not None
@@ -190,7 +187,7 @@ class WorkersProcess(EchoProcess):
         return found
 
     def halt(self, number: int) -> int:
-        """Stop a worker (SIGSTOP), and return its pid when it stands still."""
+        """Stop a worker (SIGSTOP), wait until it has stopped, and return its pid."""
         pid = self.pids[number]
         os.kill(pid, signal.SIGSTOP)
         until(lambda: pathlib.Path("/proc", str(pid), "stat").read_text().rpartition(")")[2].split()[0] == "T")

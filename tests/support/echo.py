@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import socket
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 
@@ -14,9 +14,6 @@ from echo7.server import EchoServer
 from echo7.sockets.binding import Bound
 from reactor import READ, Connection, Reactor
 from reactor.fastpath import splice
-
-if TYPE_CHECKING:
-    pass
 from tests.support.basics import PATIENCE_S
 from tests.support.clients import connect_small, drain, fill
 from tests.support.loops import LoopThread, connections_of, turn_until

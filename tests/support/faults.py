@@ -1,4 +1,4 @@
-"""Real sockets whose system calls fail by script."""
+"""Real sockets with scripted failures of their system calls."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ EINTR = os_error(errno.EINTR)
 
 
 class FlakySocket(socket.socket):
-    """A real socket whose system calls first ask a `Faults` script."""
+    """A real socket. Each system call first asks a `Faults` script."""
 
     faults: Faults
 
@@ -120,7 +120,7 @@ class FlakySockets:
 
 
 class FlakyPipe(splice.KernelPipe):
-    """What goes wrong with recv and send of a FlakySocket goes wrong with splice too."""
+    """A pipe that fails as the script says for recv and send of its FlakySocket."""
 
     def fill(self, sock: Socket, most_bytes: int) -> int:
         try:

@@ -1,28 +1,24 @@
-"""Judging the programs of the lessons."""
+"""The programs of the lessons, checked by their promises."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING
 
 from reactor.lessons.promises import Promise, Verdict, judge
 from reactor.lessons.subject import Program
 
-if TYPE_CHECKING:
-    pass
+AT_ONCE = 8  # most of a check is waiting
+TRIES = 3
 
 
-JUDGES = 8  # lessons' programs that are judged at the same time
-
-
-def judge_together(pairs: Iterable[tuple[Promise, Program]]) -> list[Verdict]:
-    """Judge programs by promises, several at a time; those that this machine was too busy for once more, alone."""
+def check_together(pairs: Iterable[tuple[Promise, Program]]) -> list[Verdict]:
+    """Check programs by promises, several at a time; those that this machine was too busy for again, alone."""
     every = list(pairs)
-    with ThreadPoolExecutor(JUDGES) as pool:
+    with ThreadPoolExecutor(AT_ONCE) as pool:
         verdicts = list(pool.map(lambda pair: judge(*pair), every))
     for i, pair in enumerate(every):
-        for _ in range(3):
+        for _ in range(TRIES):
             if verdicts[i].kept is None:
                 verdicts[i] = judge(*pair)
     return verdicts

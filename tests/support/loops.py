@@ -10,16 +10,13 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any, Self, TypeGuard
+from typing import Any, Self, TypeGuard
 
 from reactor import Connection, DatagramProtocol, Handler, Listener, Reactor, StreamProtocol
 from reactor.datagram import Datagram
 from reactor.fastpath.batch import DatagramBatch
 from reactor.fastpath.epoll import LeanEpollSelector
 from reactor.limits import DEFAULT_LIMITS, Limits
-
-if TYPE_CHECKING:
-    pass
 from tests.support.basics import PATIENCE_S
 from tests.support.clients import tcp_pair
 from tests.support.faults import Faults, adopt_socket
@@ -60,7 +57,7 @@ def is_endpoint(handler: Handler) -> TypeGuard[Datagram | DatagramBatch]:
 
 
 class Recorder(StreamProtocol):
-    """A protocol that writes down what happens to its connections, and does nothing (or echoes)."""
+    """A protocol that records what happens to its connections, and does nothing (or echoes)."""
 
     def __init__(self, echo: bool = False, keep_open_on_eof: bool = False) -> None:
         self.echo = echo
@@ -99,7 +96,7 @@ class Recorder(StreamProtocol):
 
 
 class DatagramRecorder(DatagramProtocol):
-    """A UDP protocol that writes down what comes, and answers if asked to."""
+    """A UDP protocol that records what comes, and echoes if `echo`."""
 
     def __init__(self, echo: bool = False) -> None:
         self.echo = echo
@@ -122,7 +119,7 @@ def server_side(reactor: Reactor, client: socket.socket) -> Connection:
 
     def look() -> bool:
         for handler in reversed(reactor.handlers):
-            with contextlib.suppress(OSError):  # one whose peer has gone
+            with contextlib.suppress(OSError):  # its peer has gone
                 if isinstance(handler, Connection) and both_ends == (
                     handler.socket.getsockname(),
                     handler.socket.getpeername(),
@@ -131,6 +128,7 @@ def server_side(reactor: Reactor, client: socket.socket) -> Connection:
                     return True
         return False
 
+    turn_idle(reactor, 1)  # it is the last one then, as a rule, and is found at once
     turn_until(reactor, look)
     return found[0]
 
@@ -154,7 +152,7 @@ class CountingSelector(selectors.DefaultSelector):
 
 
 class ManualClock:
-    """A monotonic clock that moves only when told to."""
+    """A monotonic clock that moves only by `advance`."""
 
     def __init__(self, now_s: float = 1000.0) -> None:
         self.now_s = now_s
@@ -229,7 +227,7 @@ def kernel_socket(handler: Handler) -> Iterator[socket.socket]:
 
 
 class RecordingSelector(selectors.BaseSelector):
-    """Another selector, and what was asked of it. Each entry of `failures` makes one change of interest fail."""
+    """Records calls of another selector. Each entry of `failures` makes one change of interest fail."""
 
     def __init__(
         self, inner: selectors.BaseSelector | None = None, on_select: Callable[[], object] | None = None
@@ -270,7 +268,7 @@ class RecordingSelector(selectors.BaseSelector):
 
 
 class Stage:
-    """One Connection on a loop turned by hand, `peer` at its other end, and every seam in the test's hands."""
+    """One Connection on a loop turned by hand, `peer` at its other end; the test has its clock, selector and faults."""
 
     def __init__(
         self,

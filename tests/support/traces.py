@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    pass
+from typing import Any
 
 
 def trace_file(*events: tuple[str, str, dict[str, Any]], **header: Any) -> bytes:
-    """Return a trace of these events, each (kind, who, fields): numbered, each a millisecond after the one before."""
+    """Return a trace of these events, each (kind, handler, fields): numbered, and a millisecond apart."""
     lines: list[dict[str, Any]] = [{"trace": "reactor", "format": 1, "title": "", "about": "", "sources": {}} | header]
     turn = 0
-    for n, (kind, who, fields) in enumerate(events):
+    for n, (kind, handler, fields) in enumerate(events):
         turn += kind == "turn"
-        lines.append({"n": n, "turn": turn, "t": n / 1000, "kind": kind, "who": who, "at": ""} | fields)
+        lines.append({"n": n, "turn": turn, "t": n / 1000, "kind": kind, "who": handler, "at": ""} | fields)
     return b"".join(json.dumps(line).encode() + b"\n" for line in lines)

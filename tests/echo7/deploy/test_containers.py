@@ -18,7 +18,7 @@ from echo7.settings import Settings
 from tests.echo7.deploy.units import DEPLOY
 from tests.support.basics import PROJECT
 from tests.support.clients import echo_and_close
-from tests.support.daemon import EchoProcess, House, serve_config
+from tests.support.daemon import EchoProcess, Installation, serve_config
 
 CONTAINERFILE = DEPLOY / "Containerfile"
 INSTRUCTIONS = "ARG CMD COPY ENTRYPOINT EXPOSE FROM RUN STOPSIGNAL USER WORKDIR".split()
@@ -76,7 +76,7 @@ def test_copied_files_are_enough_to_serve(tmp_path: pathlib.Path, monkeypatch: p
     for folder in removed:
         shutil.rmtree(tmp_path / folder)
     assert compileall.compile_dir(tmp_path, quiet=1)
-    with EchoProcess("--host", "127.0.0.1", house=House(sys.executable, tmp_path)) as echo:
+    with EchoProcess("--host", "127.0.0.1", installation=Installation(sys.executable, tmp_path)) as echo:
         assert echo_and_close(echo.connect(), b"contained") == b"contained"
         assert echo.finish() == 0
 

@@ -20,7 +20,7 @@ import pytest
 
 from tests.echo7.deploy.units import DEPLOY, OWN_SOCKETS, need_systemd
 from tests.support.basics import PATIENCE_S, PROJECT
-from tests.support.daemon import House, open_house
+from tests.support.daemon import Installation, readable_copy
 
 SYSTEMD = pathlib.Path("/lib/systemd/systemd")
 MOST_S = 120
@@ -28,7 +28,7 @@ BEGUN, ENDED = "systemd runs", "all is well"
 
 MACHINE = r"""
 set -e
-folder=$1 cgroup=$2 python=$3 house=$4 deploy=$5
+folder=$1 cgroup=$2 python=$3 installation=$4 deploy=$5
 echo $$ >"$cgroup/cgroup.procs"
 mount --make-rprivate /
 mount -t tmpfs tmpfs "$folder"
@@ -37,7 +37,7 @@ mount -t overlay overlay -o "lowerdir=/,upperdir=$folder/upper,workdir=$folder/w
 root=$folder/root
 mkdir -p "$root/opt/echo7/bin"
 ln -sf "$python" "$root/opt/echo7/bin/python3"
-cp -r "$house/reactor" "$house/echo7" "$root/opt/echo7"
+cp -r "$installation/reactor" "$installation/echo7" "$root/opt/echo7"
 rm -rf "$root"/etc/systemd/system/* "$root"/usr/lib/systemd/system/*.wants "$root"/lib/systemd/system/*.wants
 : >"$root/etc/fstab"
 cp "$deploy/echo7.toml" "$root/etc"
@@ -187,11 +187,11 @@ def cgroup() -> Iterator[pathlib.Path]:
 
 
 @pytest.fixture
-def house() -> Iterator[House]:
+def installation() -> Iterator[Installation]:
     if sys.platform != "linux" or os.geteuid() != 0 or shutil.which("unshare") is None or not SYSTEMD.exists():
         pytest.skip("needs root, unshare(1) and systemd")
     need_systemd()
-    with open_house() as found:
+    with readable_copy() as found:
         if found.python.startswith(("/home", "/root", "/tmp")):
             pytest.skip("Python lives where the unit can't see it")
         yield found
@@ -199,11 +199,11 @@ def house() -> Iterator[House]:
 
 @pytest.mark.long
 def test_under_systemd_it_serves_reloads_is_watched_and_ends(
-    house: House, cgroup: pathlib.Path, tmp_path: pathlib.Path
+    installation: Installation, cgroup: pathlib.Path, tmp_path: pathlib.Path
 ) -> None:
     (tmp_path / "machine").mkdir()
     command = ["unshare", "--mount", "sh", "-c", MACHINE, "sh", str(tmp_path / "machine"), str(cgroup)]
-    command += [house.python, str(house.folder), str(DEPLOY), str(SYSTEMD)]
+    command += [installation.python, str(installation.folder), str(DEPLOY), str(SYSTEMD)]
     trial = f"OWN_SOCKETS = {OWN_SOCKETS.read_text()!r}\n{TRIAL}"
     done = subprocess.run(
         command, input=trial, capture_output=True, text=True, timeout=MOST_S, check=False, cwd=PROJECT

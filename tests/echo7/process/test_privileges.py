@@ -19,7 +19,7 @@ from echo7.process.service import drop_privileges
 from reactor.sockets.errors import os_error
 from tests.echo7.test_cli import only_line, refused
 from tests.support.basics import PATIENCE_S, quiet_port
-from tests.support.daemon import EchoProcess, House, WorkersProcess
+from tests.support.daemon import EchoProcess, Installation, WorkersProcess
 
 if os.name != "posix":
     pytest.skip("this system has no users to switch to", allow_module_level=True)
@@ -60,9 +60,9 @@ def low_port() -> int:
 # ---------------------------------------------------------------- the real thing
 
 
-def test_root_binds_a_low_port_and_nobody_serves_it(house: House) -> None:
+def test_root_binds_a_low_port_and_nobody_serves_it(installation: Installation) -> None:
     port = low_port()
-    with EchoProcess("--host", "127.0.0.1", "--user", "nobody", port=port, house=house) as echo:
+    with EchoProcess("--host", "127.0.0.1", "--user", "nobody", port=port, installation=installation) as echo:
         assert_powerless(echo.process.pid)
         with echo.connect() as client:
             client.sendall(b"hello")
@@ -70,24 +70,24 @@ def test_root_binds_a_low_port_and_nobody_serves_it(house: House) -> None:
         assert echo.finish() == 0
 
 
-def test_a_group_may_be_named_and_a_number_needs_no_entry(house: House) -> None:
-    with EchoProcess("--host", "127.0.0.1", "--user", "4711:4712", house=house) as echo:
+def test_a_group_may_be_named_and_a_number_needs_no_entry(installation: Installation) -> None:
+    with EchoProcess("--host", "127.0.0.1", "--user", "4711:4712", installation=installation) as echo:
         assert_powerless(echo.process.pid, 4711, 4712)
 
 
-def test_every_worker_and_the_supervisor_are_powerless(house: House) -> None:
-    with WorkersProcess("--host", "127.0.0.1", "--user", "nobody", house=house) as echo:
+def test_every_worker_and_the_supervisor_are_powerless(installation: Installation) -> None:
+    with WorkersProcess("--host", "127.0.0.1", "--user", "nobody", installation=installation) as echo:
         for pid in (echo.process.pid, *echo.pids.values()):
             assert_powerless(pid)
         assert echo.finish() == 0
 
 
 @SETPRIV
-def test_drop_that_could_be_undone_serves_nothing(house: House) -> None:
+def test_drop_that_could_be_undone_serves_nothing(installation: Installation) -> None:
     """With this bit the kernel lets all capabilities be kept over the change of user."""
     port = low_port()
     with EchoProcess(
-        "--host", "127.0.0.1", "--user", "nobody", port=port, house=house, wait=False,
+        "--host", "127.0.0.1", "--user", "nobody", port=port, installation=installation, wait=False,
         prefix=["setpriv", "--securebits", "+no_setuid_fixup"],
     ) as echo:  # fmt: skip
         line = echo.next_line("start_failed")
@@ -97,11 +97,11 @@ def test_drop_that_could_be_undone_serves_nothing(house: House) -> None:
 
 
 @SETPRIV
-def test_without_privilege_another_user_costs_one_line_and_status_1(house: House) -> None:
+def test_without_privilege_another_user_costs_one_line_and_status_1(installation: Installation) -> None:
     with EchoProcess(
         "--user",
         "nobody",
-        house=house,
+        installation=installation,
         wait=False,
         prefix=["setpriv", "--reuid=4711", "--regid=4711", "--clear-groups"],
     ) as echo:
@@ -113,17 +113,17 @@ def test_without_privilege_another_user_costs_one_line_and_status_1(house: House
 
 
 @SETPRIV
-def test_process_that_is_that_user_already_needs_no_privilege(house: House) -> None:
+def test_process_that_is_that_user_already_needs_no_privilege(installation: Installation) -> None:
     prefix = ["setpriv", "--reuid=4711", "--regid=4711", "--clear-groups"]
-    with EchoProcess("--host", "127.0.0.1", "--user", "4711:4711", house=house, prefix=prefix) as echo:
+    with EchoProcess("--host", "127.0.0.1", "--user", "4711:4711", installation=installation, prefix=prefix) as echo:
         assert_powerless(echo.process.pid, 4711, 4711)
         assert echo.finish() == 0
 
 
 @SETPRIV
-def test_an_unprivileged_start_needs_nothing_but_a_port(house: House) -> None:
+def test_an_unprivileged_start_needs_nothing_but_a_port(installation: Installation) -> None:
     prefix = ["setpriv", "--reuid=4711", "--regid=4711", "--clear-groups", "--bounding-set=-all"]
-    with EchoProcess("--host", "*", house=house, prefix=prefix) as echo:
+    with EchoProcess("--host", "*", installation=installation, prefix=prefix) as echo:
         assert {line["event"] for line in echo.lines} == {"listening"}
         assert echo.finish() == 0
 
@@ -134,8 +134,8 @@ def test_an_unprivileged_start_needs_nothing_but_a_port(house: House) -> None:
     [(["--host", "*"], 1), (["--host", "*", "--workers", "2"], 1), ([], 0), (["--host", "*", "--user", "nobody"], 0)],
     ids=str,
 )
-def test_root_that_serves_other_machines_is_warned_once(house: House, arguments: list[str], warned: int) -> None:
-    with EchoProcess(*arguments, house=house) as echo:
+def test_root_that_serves_other_machines_is_warned_once(installation: Installation, arguments: list[str], warned: int) -> None:
+    with EchoProcess(*arguments, installation=installation) as echo:
         assert echo.finish() == 0
         told = [line for line in echo.lines if line["event"] == "serving_as_root"]
         assert [line["level"] for line in told] == ["warning"] * warned

@@ -28,7 +28,7 @@ from tests.echo7.sockets.test_activation import HAND_IN
 from tests.echo7.test_cli import fill_until_stuck, only_line
 from tests.support.basics import PATIENCE_S, PROJECT, until
 from tests.support.clients import connect_small, receive_exactly, receive_to_end
-from tests.support.daemon import EchoProcess, House
+from tests.support.daemon import EchoProcess, Installation
 from tests.support.echo import EchoByHand
 from tests.support.loops import turn_until
 
@@ -187,8 +187,8 @@ def test_restarts_under_clients_that_never_pause_fail_none(way: tuple[str, ...])
 
 @LINUX
 @pytest.mark.parametrize("workers", ["1", "2"])
-def test_restarts_after_root_was_dropped_fail_no_client(house: House, workers: str) -> None:
-    with Phoenix("--user", "nobody", "--workers", workers, house=house) as echo:
+def test_restarts_after_root_was_dropped_fail_no_client(installation: Installation, workers: str) -> None:
+    with Phoenix("--user", "nobody", "--workers", workers, installation=installation) as echo:
         restart_often(echo, 2)
 
 
@@ -351,7 +351,7 @@ def test_program_that_is_gone_leaves_the_service_untouched(tmp_path: pathlib.Pat
         pytest.skip("echo7 is installed here too, so that it isn't gone when its folder is")
     for package in ("reactor", "echo7"):
         os.symlink(PROJECT / package, tmp_path / package)
-    with Phoenix(house=House(sys.executable, tmp_path)) as echo:
+    with Phoenix(installation=Installation(sys.executable, tmp_path)) as echo:
         os.unlink(tmp_path / "echo7")
         assert "No module named echo7" in echo.refuses()
         os.symlink(PROJECT / "echo7", tmp_path / "echo7")

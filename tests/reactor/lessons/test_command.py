@@ -56,7 +56,7 @@ def test_without_arguments_all_lessons_are_listed(capsys: pytest.CaptureFixture[
     assert listed == [(str(lesson.number), lesson.title) for lesson in LESSONS]
 
 
-def test_any_stream_may_take_stdouts_place(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_output_goes_to_any_stream_in_place_of_stdout(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stdout", io.StringIO())
     assert command.main([]) == 0
     assert isinstance(sys.stdout, io.StringIO)
@@ -122,7 +122,7 @@ def test_check_says_which_promises_a_students_program_breaks(
     assert said.endswith("0 of 1 kept, 1 broken\n")
 
 
-def test_check_is_content_when_all_is_kept(capsys: pytest.CaptureFixture[str]) -> None:
+def test_check_exits_with_status_0_when_all_is_kept(capsys: pytest.CaptureFixture[str]) -> None:
     assert command.main(["1", "--check", LESSONS[0].program.path]) == 0
     assert capsys.readouterr().out.endswith("1 of 1 kept, 0 broken\n")
 
@@ -150,7 +150,7 @@ def test_check_says_what_could_not_be_measured_and_which_arguments_are_missing(
         (None, "No such file or directory"),
     ],
 )
-def test_a_file_that_cannot_be_judged_costs_one_line(
+def test_file_that_cannot_be_checked_costs_one_line(
     source: str | None, why: str, tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     mine = tmp_path / "mine.py"
@@ -213,7 +213,7 @@ def test_flood_says_what_it_sent_and_read(
     assert ("press Enter here" in said) == typing
 
 
-def test_flood_tells_a_reset_and_a_silence(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_flood_reports_a_reset_and_a_silence(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(flood, "QUIET_S", 0.05)
     with socket.create_server(("127.0.0.1", 0)) as server:
         lines = flood.flood(server.getsockname()[1], 1000)
@@ -231,7 +231,7 @@ def test_flood_tells_a_reset_and_a_silence(monkeypatch: pytest.MonkeyPatch) -> N
             assert flood.send_all_that_is_taken(client, 1 << 30) < 1 << 30
 
 
-def test_flood_where_nobody_serves_costs_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+def test_flood_without_a_server_costs_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
     assert command.main(["--flood", "--port", str(port)]) == 1
@@ -288,7 +288,7 @@ def test_a_port_that_is_taken_costs_one_line_and_status_1() -> None:
     assert said.count(b"\n") == 1
 
 
-def test_a_reader_who_has_had_enough_gets_no_traceback() -> None:
+def test_closed_stdout_gives_no_traceback() -> None:
     reader, writer = os.pipe()
     os.close(reader)
     with os.fdopen(writer, "wb") as nobody:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import itertools
 import json
+import os
 import pathlib
 import signal
 import socket
@@ -20,7 +21,7 @@ from reactor.lessons.promises import PROMISES, judge
 from reactor.lessons.staircase import LESSONS, Lesson
 from reactor.lessons.subject import Broken, NotMeasured, Program, Subject, Unusable
 from tests.support.basics import PATIENCE_S
-from tests.support.lessons import judge_together
+from tests.support.lessons import check_together
 
 HOLDS_EVERYTHING_UP = "sum(range(10**13))"  # in C: no other thread has a turn
 Write = Callable[[str], Program]
@@ -45,34 +46,33 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(subject, "END_S", 0.2)
 
 
-def is_gone(it: Subject) -> bool:
-    return it._process.poll() is not None
-
-
 def order_until_it_fails(it: Subject) -> None:
     while True:
         it.order("usage", "usage")
 
 
-@pytest.mark.parametrize(("source", "end_s"), [("while True: pass", PATIENCE_S), (HOLDS_EVERYTHING_UP, 0.2)])
-def test_an_import_that_does_not_end_is_ended(
-    source: str, end_s: float, write: Write, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("source", "end_s", "end"),
+    [("while True: pass", PATIENCE_S, "exit status 0"), (HOLDS_EVERYTHING_UP, 0.2, "killed by SIGKILL")],
+)
+def test_endless_import_is_killed(
+    source: str, end_s: float, end: str, write: Write, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(subject, "END_S", end_s)
     it = Subject(write(source), 1.0, 4, start_s=0.3)
     with pytest.raises(Unusable, match=r"it was still being loaded after 0\.3 s: `serve` must be all that runs"), it:
         pass
-    assert is_gone(it)
+    assert it.status() == end
 
 
 @pytest.mark.usefixtures("impatient")
-def test_a_server_that_lets_nobody_have_a_turn_is_ended(write: Write) -> None:
+def test_server_that_holds_the_interpreter_is_killed(write: Write) -> None:
     with Subject(write(f"def serve(listener): {HOLDS_EVERYTHING_UP}"), 1.0, 4) as it:
         it.go()
         it.tcp()
         with pytest.raises(Broken, match=r"for 0\.3 s its other threads had no turn"):
             order_until_it_fails(it)
-    assert is_gone(it)
+    assert it.status() == "killed by SIGKILL"
 
 
 @pytest.mark.parametrize(
@@ -83,21 +83,21 @@ def test_a_server_that_lets_nobody_have_a_turn_is_ended(write: Write) -> None:
         ("0", "`serve` returned"),
     ],
 )
-def test_the_end_of_a_server_is_told(body: str, end: str, write: Write) -> None:
+def test_end_of_a_server_is_reported_once(body: str, end: str, write: Write) -> None:
     with Subject(write(f"def serve(listener): {body}"), 1.0, 4) as it:
         with pytest.raises(Broken, match=f"the server has ended: {end}"):
             order_until_it_fails(it)
         assert it.obituary() == ""  # it has been told
 
 
-def test_a_signal_that_ends_it_is_named(write: Write) -> None:
+def test_signal_that_ends_a_server_is_named(write: Write) -> None:
     with Subject(write("def serve(listener):\n    while True: listener.accept()"), 1.0, 4) as it:
         it.tcp()
         it.terminate()
         assert it.outcome() == "killed by SIGTERM"
 
 
-def test_a_server_that_does_not_listen_is_said_so(write: Write) -> None:
+def test_server_that_does_not_listen_is_reported(write: Write) -> None:
     with Subject(write("def serve(listener):\n    listener.close()\n    while True: pass"), 1.0, 4) as it:
         while True:
             try:
@@ -109,20 +109,20 @@ def test_a_server_that_does_not_listen_is_said_so(write: Write) -> None:
                 continue
 
 
-def test_where_there_is_no_sigterm_that_is_said(monkeypatch: pytest.MonkeyPatch, write: Write) -> None:
+def test_without_sigterm_the_promise_is_not_measured(monkeypatch: pytest.MonkeyPatch, write: Write) -> None:
     monkeypatch.setattr(sys, "platform", "win32")
     by_name = {promise.name: promise for promise in PROMISES}
     verdict = judge(by_name["orderly-end"], LESSONS[10].program)
     assert (verdict.kept, verdict.measured) == (None, "this system has no SIGTERM to send")
 
 
-def test_where_descriptors_cannot_be_limited_that_is_said(monkeypatch: pytest.MonkeyPatch, write: Write) -> None:
+def test_without_descriptor_limits_the_promise_is_not_measured(monkeypatch: pytest.MonkeyPatch, write: Write) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with Subject(write("def serve(listener): pass"), 1.0, 4) as it, pytest.raises(NotMeasured, match="no limit"):
         checks.descriptors_run_out(it)
 
 
-def test_a_machine_too_busy_to_talk_in_time_is_said_so(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_busy_machine_makes_the_promise_not_measured(monkeypatch: pytest.MonkeyPatch) -> None:
     def held_up(client: socket.socket, data: bytes = b"") -> None:
         raise Broken("the server closed the connection after 0 of 4 bytes")
 
@@ -148,44 +148,54 @@ def serve(listener):
 
 
 @pytest.mark.skipif(not pathlib.Path("/proc/self/stat").exists(), reason="child processes can't be counted here")
-def test_a_process_for_each_client_is_no_better_than_a_thread(write: Write) -> None:
+def test_process_for_each_client_breaks_no_thread_each(write: Write) -> None:
     promise = next(promise for promise in PROMISES if promise.name == "no-thread-each")
     verdict = judge(promise, write(PROCESS_EACH))
     assert (verdict.kept, verdict.measured) == (False, "40 more clients, and 41 child processes")
 
 
-def test_where_there_is_no_proc_no_child_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_proc_no_child_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("os.path.isdir", lambda path: False)
     assert host.children() == 0
 
 
-def test_where_naps_cannot_be_seen_that_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_context_switch_counts_the_check_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     order = Subject.order
     monkeypatch.setattr(Subject, "order", lambda it, *what: order(it, *what) | {"naps": None})
     with Subject(LESSONS[3].program, 30.0, 1) as it:
         assert "can't be seen here" in checks.idle_is_free(it)
 
 
-def test_an_order_that_cannot_be_seen_is_not_guessed(write: Write) -> None:
+def test_unseen_order_of_answers_is_not_guessed(write: Write) -> None:
     promise = next(promise for promise in PROMISES if promise.name == "fairness")
     source = LESSONS[9].source.replace("self.sock.send(", "__import__('os').write(self.sock.fileno(), ")
     assert judge(promise, write(source)).kept is None
 
 
-def test_a_wire_that_breaks_is_an_end(write: Write) -> None:
-    class Torn:
-        def readline(self) -> str:
-            raise ConnectionResetError
+RESETS_THE_WIRE = """
+import os, socket, struct
 
-        def close(self) -> None: ...
+def serve(listener):
+    kept = []
+    for number in range(3, 20):
+        try:
+            sock = socket.socket(fileno=number)
+            kept.append(sock)
+            sock.getpeername()
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        except OSError:
+            pass
+    os._exit(4)
+"""
 
-    with Subject(write("def serve(listener): pass"), 1.0, 4) as it:
-        it._lines.close()
-        it._lines = Torn()  # type: ignore[assignment]
-        assert it._read() == {}
+
+def test_wire_that_is_reset_counts_as_the_end_of_the_server(write: Write) -> None:
+    with Subject(write(RESETS_THE_WIRE), 1.0, 4) as it:
+        with pytest.raises(Broken, match="the server has ended: exit status 4"):
+            order_until_it_fails(it)
 
 
-def test_memory_that_cannot_be_seen_is_not_guessed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unseen_memory_is_not_guessed(monkeypatch: pytest.MonkeyPatch) -> None:
     def refused(*_: Any) -> None:
         raise FileNotFoundError
 
@@ -207,11 +217,11 @@ def test_memory_that_cannot_be_seen_is_not_guessed(monkeypatch: pytest.MonkeyPat
         (len, 1, 1),
     ],
 )
-def test_a_serve_is_given_what_it_takes(serve: Callable[..., object], count: int, required: int) -> None:
+def test_serve_gets_as_many_arguments_as_it_takes(serve: Callable[..., object], count: int, required: int) -> None:
     assert (host.count_arguments(serve), host.count_required(serve)) == (count, required)
 
 
-def test_two_clients_of_a_dialogue_are_not_taken_for_each_other() -> None:
+def test_question_of_another_client_is_reported() -> None:
     ours, theirs = socket.socketpair()
     with ours, theirs:
         theirs.sendall(b"town? ")
@@ -219,16 +229,16 @@ def test_two_clients_of_a_dialogue_are_not_taken_for_each_other() -> None:
             clients.hear(ours, b"name? ")
 
 
-def test_an_end_that_is_none_is_told() -> None:
+def test_bytes_in_place_of_the_end_are_reported() -> None:
     ours, theirs = socket.socketpair()
     with ours:
         theirs.sendall(b"more")
         theirs.close()
-        with pytest.raises(Broken, match="somebody got 4 bytes, and then the end, instead of an orderly end"):
-            clients.expect_end(ours, "somebody")
+        with pytest.raises(Broken, match="a client got 4 bytes, and then the end, instead of an orderly end"):
+            clients.expect_end(ours, "a client")
 
 
-def test_an_answer_that_ends_too_early_is_told() -> None:
+def test_answer_that_ends_too_early_is_reported() -> None:
     ours, theirs = socket.socketpair()
     with ours, theirs:
         theirs.sendall(b"pi")
@@ -238,7 +248,7 @@ def test_an_answer_that_ends_too_early_is_told() -> None:
 
 
 @pytest.mark.parametrize("lesson", LESSONS[10:], ids=lambda lesson: lesson.stem)
-def test_a_server_without_clients_ends_at_once(lesson: Lesson) -> None:
+def test_server_without_clients_stops_at_once(lesson: Lesson) -> None:
     with Subject(lesson.program, 1.0, 4) as it:
         while it.order("call", "called")["how"] != "there":  # until it runs, and has taken the signal over
             pass
@@ -248,7 +258,7 @@ def test_a_server_without_clients_ends_at_once(lesson: Lesson) -> None:
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no signals to send")
 @pytest.mark.parametrize("lesson", LESSONS[10:], ids=lambda lesson: lesson.stem)
-def test_two_signals_at_once_end_a_server_as_one_does(lesson: Lesson) -> None:
+def test_two_signals_at_once_stop_a_server_like_one(lesson: Lesson) -> None:
     with Subject(lesson.program, 30.0, 4) as it:
         while it.order("call", "called")["how"] != "there":
             pass
@@ -256,18 +266,18 @@ def test_two_signals_at_once_end_a_server_as_one_does(lesson: Lesson) -> None:
         sent = clients.push(client, clients.pattern(checks.UNREAD_BYTES), other)
         clients.settle(other)  # all of it has been received
         for signum in (signal.SIGSTOP, signal.SIGTERM, signal.SIGINT, signal.SIGCONT):
-            it._process.send_signal(signum)
+            os.kill(it.pid, signum)
         assert len(clients.pull(client)[0]) == sent
         it.hang_up()
         assert it.outcome() == "`serve` returned"
 
 
-def test_a_serve_that_needs_a_handler_gets_one_that_echoes(write: Write) -> None:
+def test_serve_that_needs_a_handler_gets_an_echo(write: Write) -> None:
     source = LESSONS[12].source.replace("handler: Handler = echo", "handler: Handler")
     assert "handler: Handler,\n" in source
     program = write(source)
     tried = [promise for promise in PROMISES if promise.name in {"echo", "half-close", "dialogue"}]
-    assert all(verdict.kept for verdict in judge_together((promise, program) for promise in tried))
+    assert all(verdict.kept for verdict in check_together((promise, program) for promise in tried))
 
 
 def test_the_task_says_that_write_and_sleep_are_awaited() -> None:
@@ -275,7 +285,7 @@ def test_the_task_says_that_write_and_sleep_are_awaited() -> None:
     assert "await stream.sleep(" in LESSONS[12].task
 
 
-def test_what_the_host_says_is_json_a_line_each() -> None:
+def test_host_messages_are_json_lines() -> None:
     ours, theirs = socket.socketpair()
     with ours, theirs:
         host.Host(theirs, 1.0, 4).tell("ready", why="it is")

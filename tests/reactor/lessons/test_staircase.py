@@ -21,7 +21,7 @@ from reactor.lessons.tour import HOUSE, TOUR, law
 from reactor.limits import DEFAULT_LIMITS
 from tests.support.basics import PATIENCE_S, PROJECT
 from tests.support.clients import receive_to_end, send_in_background
-from tests.support.lessons import judge_together
+from tests.support.lessons import check_together
 from tests.support.loops import LoopThread
 from tests.test_tidy import SIMPLE_PATH
 
@@ -35,18 +35,20 @@ SENT = bytes(range(256)) * 8192
 def verdicts() -> dict[tuple[int, str], Verdict]:
     """What is found when each lesson's program is judged by its own promises and by those that come next."""
     pairs = [(lesson, p) for lesson in LESSONS for p in PROMISES if p.since <= lesson.number + 1]
-    found = judge_together((promise, lesson.program) for lesson, promise in pairs)
+    found = check_together((promise, lesson.program) for lesson, promise in pairs)
     return {(lesson.number, p.name): verdict for (lesson, p), verdict in zip(pairs, found, strict=True)}
 
 
 @pytest.mark.parametrize("number", NUMBERS)
-def test_a_lessons_program_keeps_every_promise_so_far(number: int, verdicts: dict[tuple[int, str], Verdict]) -> None:
+def test_lesson_keeps_every_promise_so_far(number: int, verdicts: dict[tuple[int, str], Verdict]) -> None:
     found = [verdicts[number, promise.name] for promise in asked(number)]
     assert not [(verdict.promise.name, verdict.measured) for verdict in found if not verdict.kept]
 
 
 @pytest.mark.parametrize("number", NUMBERS[:-1])
-def test_it_breaks_each_promise_that_the_next_one_adds(number: int, verdicts: dict[tuple[int, str], Verdict]) -> None:
+def test_lesson_breaks_each_promise_that_the_next_one_adds(
+    number: int, verdicts: dict[tuple[int, str], Verdict]
+) -> None:
     found = [verdicts[number, promise.name] for promise in added(number + 1)]
     assert found
     assert not [(verdict.promise.name, verdict.measured) for verdict in found if verdict.kept is not False]
@@ -141,11 +143,11 @@ def test_only_the_first_result_of_a_future_counts() -> None:
     future = step13_await.Future()
     future.resolve("first")
     future.resolve("second")
-    with pytest.raises(StopIteration, match="first"):  # and whoever awaits it then doesn't wait
+    with pytest.raises(StopIteration, match="first"):  # a coroutine that awaits it now doesn't wait
         future.__await__().send(None)
 
 
-def test_a_coroutine_that_does_not_read_holds_its_client_back() -> None:
+def test_coroutine_that_does_not_read_stops_its_client() -> None:
     go_on = step13_await.Future()
     streams: list[step13_await.Stream] = []
 

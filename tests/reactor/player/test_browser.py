@@ -1,6 +1,6 @@
-"""The page in a real browser: it shows what the trace says, goes where it is told, and can be used by everybody.
+"""The page in a real browser: it shows what the trace says, goes where it is told, and everyone can use it.
 
-What it shall show is found out here in Python, from the trace alone, and compared at every event.
+What it should show is computed here in Python, from the trace alone, and compared at every event.
 """
 
 from __future__ import annotations
@@ -239,7 +239,7 @@ def test_every_event_has_a_sentence_and_its_own_line_of_source(
             assert wrong not in seen["sentence"]
 
 
-def test_there_are_words_for_every_kind_that_a_loop_tells(shared: Any) -> None:
+def test_every_kind_of_event_has_words(shared: Any) -> None:
     assert set(shared.evaluate("[...SENTENCES.keys()]")) == {*narrate.SENTENCES, "ended"}
 
 
@@ -542,7 +542,7 @@ def test_the_theme_can_be_chosen_by_hand(open_page: Open) -> None:
     until(page, "document.documentElement.dataset.theme === 'light'")
 
 
-def test_who_wants_no_motion_gets_none(open_page: Open) -> None:
+def test_reduced_motion_is_respected(open_page: Open) -> None:
     moving = "[...document.querySelectorAll('*')].filter((e) => getComputedStyle(e).transitionDuration !== '0s').length"
     page = open_page([GALLERY["backpressure"]])
     assert page.evaluate(moving) > 0
@@ -552,7 +552,7 @@ def test_who_wants_no_motion_gets_none(open_page: Open) -> None:
     assert page.evaluate("document.getAnimations().length") == 0
 
 
-def test_no_screen_is_too_narrow(open_page: Open) -> None:
+def test_page_fits_narrow_screens(open_page: Open) -> None:
     page = open_page(bundled())
     for width in (320, 360, 720, 1024, 1920):
         page.set_viewport_size({"width": width, "height": 740})
@@ -657,7 +657,7 @@ def test_what_is_received_in_lingering_is_said_to_be_thrown_away_and_why(shared:
 def test_a_stale_event_says_whose_its_descriptors_number_is_now(shared: Any) -> None:
     said = sentences(shared, "stale-event", "stale")
     assert said[0].endswith("and it is skipped. Its descriptor's number, 7, is connector-1's now.")
-    assert said[1].endswith("and it is skipped.")  # nobody has that of this one yet
+    assert said[1].endswith("and it is skipped.")  # that number is still free
 
 
 def test_lines_of_another_version_are_said_to_be_off(shared: Any, open_page: Open) -> None:
@@ -670,7 +670,7 @@ def test_lines_of_another_version_are_said_to_be_off(shared: Any, open_page: Ope
     )
 
 
-def test_of_a_thousand_handlers_those_are_shown_that_matter(open_page: Open) -> None:
+def test_with_a_thousand_handlers_the_busy_ones_are_shown(open_page: Open) -> None:
     moves: list[Move] = [TURN]
     for number in range(1000):
         fields = {"what": "Connection", "fd": number, "protocol": "", "where": "", "high_water_bytes": 9}

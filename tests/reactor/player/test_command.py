@@ -56,14 +56,14 @@ def is_page(path: pathlib.Path) -> bool:
     return MADE_BY_US in path.read_text(encoding="utf-8")
 
 
-def test_the_page_is_beside_the_trace(folder: pathlib.Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_page_is_written_beside_the_trace(folder: pathlib.Path, capsys: pytest.CaptureFixture[str]) -> None:
     (folder / "below").mkdir()
     (folder / "run.jsonl").rename(folder / "below" / "run.jsonl")
     assert said(capsys, "below/run.jsonl") == f"the page is in {pathlib.Path('below/run.html')}\n"
     assert is_page(folder / "below" / "run.html")
 
 
-def test_or_where_it_shall_be(folder: pathlib.Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_page_is_written_where_output_says(folder: pathlib.Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert said(capsys, "run.jsonl", "-o", "other.html") == "the page is in other.html\n"
     assert is_page(folder / "other.html")
 
@@ -99,7 +99,7 @@ def test_open_shows_it_in_the_browser(
     assert opened == [(folder / "run.html").resolve().as_uri()]
 
 
-def test_where_there_is_no_browser_it_says_what_to_do(
+def test_without_a_browser_open_says_what_to_do(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("webbrowser.open", lambda address: False)
@@ -110,14 +110,14 @@ def test_where_there_is_no_browser_it_says_what_to_do(
 # ---------------------------------------------------------------- files that are there already
 
 
-def test_a_page_of_ours_is_made_anew(folder: pathlib.Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_page_of_ours_is_overwritten(folder: pathlib.Path, capsys: pytest.CaptureFixture[str]) -> None:
     said(capsys, "run.jsonl")
     (folder / "run.html").write_bytes((folder / "run.html").read_bytes()[:300])
     said(capsys, "run.jsonl")
     assert (folder / "run.html").read_text(encoding="utf-8").endswith("</html>\n")
 
 
-def test_anything_else_is_not_unless_by_force(folder: pathlib.Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_other_file_is_overwritten_only_with_force(folder: pathlib.Path, capsys: pytest.CaptureFixture[str]) -> None:
     (folder / "run.html").write_bytes(NOT_OURS)
     assert "run.html: it is there already, and no page of the player" in said(capsys, "run.jsonl", status=1)
     assert (folder / "run.html").read_bytes() == NOT_OURS
@@ -140,7 +140,7 @@ def test_a_page_has_the_permissions_of_any_new_file(folder: pathlib.Path, capsys
     assert (folder / "run.html").stat().st_mode & 0o777 == 0o640
 
 
-def test_a_link_stays_one(folder: pathlib.Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_symbolic_link_stays_one(folder: pathlib.Path, capsys: pytest.CaptureFixture[str]) -> None:
     (folder / "link.html").symlink_to("real.html")
     said(capsys, "run.jsonl", "-o", "link.html")
     assert (folder / "link.html").is_symlink()
@@ -182,7 +182,7 @@ def test_a_device_is_written_as_it_is(capsys: pytest.CaptureFixture[str]) -> Non
         (["letter.txt"], "letter.txt: it can't be played: line 1 isn't JSON"),
     ],
 )
-def test_what_fails_is_said_in_one_line(
+def test_failure_costs_one_line(
     folder: pathlib.Path, capsys: pytest.CaptureFixture[str], arguments: list[str], why: str
 ) -> None:
     (folder / "letter.txt").write_bytes(NOT_OURS)
@@ -190,7 +190,7 @@ def test_what_fails_is_said_in_one_line(
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read anything")
-def test_a_trace_that_may_not_be_read(folder: pathlib.Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_unreadable_trace_costs_one_line(folder: pathlib.Path, capsys: pytest.CaptureFixture[str]) -> None:
     (folder / "run.jsonl").chmod(0)
     assert "it can't be read: Permission denied" in said(capsys, "run.jsonl", status=1)
 
@@ -205,7 +205,7 @@ def test_a_trace_that_may_not_be_read(folder: pathlib.Path, capsys: pytest.Captu
         (["run.jsonl", "--gall"], "unrecognized arguments: --gall"),
     ],
 )
-def test_what_cannot_be_meant_is_a_usage_error(
+def test_contradictory_arguments_are_a_usage_error(
     capsys: pytest.CaptureFixture[str], arguments: list[str], why: str
 ) -> None:
     with pytest.raises(SystemExit) as ended:
@@ -215,7 +215,7 @@ def test_what_cannot_be_meant_is_a_usage_error(
     assert why in line
 
 
-def test_a_trace_of_a_killed_process_is_played_and_it_is_said(
+def test_trace_of_a_killed_process_is_played_with_a_note(
     folder: pathlib.Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tracefile, "MOST_EVENTS", 1)

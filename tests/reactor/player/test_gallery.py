@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import pathlib
 import subprocess
@@ -10,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from reactor.connection import Connection
+from reactor import Limits, listen_tcp
 from reactor.player import remake
 from reactor.player.gallery import NAMES, bundled
 from reactor.player.page import page
@@ -150,15 +151,16 @@ def heard_by_the_talker(monkeypatch: pytest.MonkeyPatch) -> tuple[bytes, bool]:
     return bytes(talkers[0].received), talkers[0].lost
 
 
-def test_without_lingering_the_same_peer_would_lose_a_part_of_the_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_lingering_the_same_peer_loses_part_of_the_answer(monkeypatch: pytest.MonkeyPatch) -> None:
     assert heard_by_the_talker(monkeypatch) == (REFUSAL, False)
-    monkeypatch.setattr(Connection, "_linger", Connection._tear_down)
+    hasty = functools.partial(listen_tcp, limits=Limits(linger_timeout_s=0.0))
+    monkeypatch.setattr("reactor.player.scenarios.listen_tcp", hasty)
     heard, lost = heard_by_the_talker(monkeypatch)
     assert lost
     assert len(heard) < len(REFUSAL)
 
 
-def test_emfile_rests_the_listener_and_serves_who_is_there() -> None:
+def test_emfile_suspends_the_listener_and_open_connections_are_served() -> None:
     first, *_ = moments("emfile", "error")
     assert first["errno"] == "EMFILE"
     rests = [event for event in moments("emfile", "interest") if event["resting"]]
@@ -177,7 +179,7 @@ def test_a_ping_is_answered_in_its_turn_and_a_hog_gets_one_receive_a_turn() -> N
     assert set(pings) <= set(hogs)
 
 
-def test_a_stale_event_is_of_a_number_that_somebody_else_has_by_then() -> None:
+def test_stale_event_has_a_number_that_a_new_handler_has_taken() -> None:
     adopted = {event["who"]: event["fd"] for event in moments("stale-event", "adopted")}
     stale = [event["who"] for event in moments("stale-event", "stale")]
     assert stale == ["connection-2", "connection-3"]

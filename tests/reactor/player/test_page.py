@@ -65,7 +65,7 @@ def test_nothing_in_the_page_asks_for_anything_outside_of_it() -> None:
     assert not re.findall(r"@import|url\(|\bfetch\(|XMLHttpRequest|\bimport\(|WebSocket|innerHTML|\beval\(", content)
 
 
-def test_its_policy_lets_in_the_style_and_the_script_that_are_there_and_nothing_else() -> None:
+def test_content_policy_allows_only_the_style_and_script_of_the_page() -> None:
     elements = Elements(page([one_event()]))
     (policy,) = [attributes["content"] for tag, attributes in elements.tags if "http-equiv" in attributes]
     assert policy is not None
@@ -100,7 +100,7 @@ def test_the_sources_are_those_that_the_events_name() -> None:
     assert sources == {name: (PROJECT / "reactor" / name).read_text() for name in ("buffer.py", "loop.py")}
 
 
-def test_so_are_those_of_the_lines_that_called() -> None:
+def test_sources_include_the_calling_lines() -> None:
     trace = parsed(trace_file(("resumed", "c", {"at": "loop.py:98", "via": ["timers.py:3"]})))
     assert data_of(page([trace]))["sources"].keys() == {"loop.py", "timers.py"}
 
@@ -109,7 +109,7 @@ def test_so_are_those_of_the_lines_that_called() -> None:
     "", "nothing.py:1", "../pyproject.toml:1", "../echo7/cli.py:3", "/etc/passwd:1", "C:\\x.py:1", "README.md:3",
     "testing:1", "loop.py\0:1", "loop.py", "testing/../loop.py:1", EVIL,
 ])  # fmt: skip
-def test_no_file_but_a_source_of_ours_gets_into_the_page(at: str) -> None:
+def test_page_contains_no_file_but_our_sources(at: str) -> None:
     assert data_of(page([one_event(at)]))["sources"] == {}
 
 
@@ -131,5 +131,5 @@ def test_the_title_is_the_traces_or_its_files_name() -> None:
     assert "<title>Gallery – " in page([one_event(), one_event()])
 
 
-def test_a_page_says_in_its_first_lines_who_has_made_it() -> None:
+def test_page_names_its_generator_in_its_first_lines() -> None:
     assert page([one_event()]).startswith(f"<!DOCTYPE html>\n{MADE_BY_US}\n")

@@ -56,7 +56,7 @@ def test_a_trace_whose_last_line_is_broken_off_is_played_as_far_as_it_is_whole(m
     assert [event["kind"] for event in trace.events] == ["turn"]
 
 
-def test_what_is_too_much_is_counted_and_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_excess_events_are_counted_and_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tracefile, "MOST_EVENTS", 2)
     trace = parse(trace_file(TURN, SENT, SENT, TURN, SENT)[:-1])
     assert (len(trace.events), trace.left_out, trace.cut_short) == (2, 2, True)
@@ -99,7 +99,7 @@ def test_what_is_too_much_is_counted_and_left_out(monkeypatch: pytest.MonkeyPatc
     ],
     ids=lambda value: None if isinstance(value, bytes) else value[:30],
 )
-def test_what_is_no_trace_is_refused_with_the_line_and_the_reason(content: bytes, why: str) -> None:
+def test_malformed_trace_is_refused_with_line_and_reason(content: bytes, why: str) -> None:
     if why:
         assert why in refusal(content)
     else:
@@ -138,7 +138,7 @@ json_values = st.recursive(
 
 
 @given(st.sampled_from(sorted(FIELDS)), st.data())
-def test_whatever_the_fields_are_the_page_gets_what_it_may_rely_on(kind: str, data: st.DataObject) -> None:
+def test_random_fields_give_the_page_complete_events(kind: str, data: st.DataObject) -> None:
     fields = {name: data.draw(json_values) for name in FIELDS[kind]}
     try:
         (event,) = parse(with_event(kind=kind, **fields)).events
