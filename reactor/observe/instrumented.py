@@ -53,12 +53,16 @@ def peer_name(peer: Any) -> str:
 
 
 class Dispatched:
-    """Stands for a handler in the selector, and tells when the loop calls it or skips it."""
+    """Stands for a handler in the selector, and tells when the loop calls it or skips it. All else is the handler's."""
 
     __slots__ = ("_trace", "observed_handler")
 
     def __init__(self, trace: Telling, handler: Handler) -> None:
         self._trace, self.observed_handler = trace, handler
+
+    def __getattr__(self, name: str) -> Any:
+        """Return what the handler has by that name."""
+        return getattr(self.observed_handler, name)
 
     @property
     def closed(self) -> bool:
@@ -72,10 +76,6 @@ class Dispatched:
         """Tell, and hand on."""
         self._trace.tell("dispatch", self.observed_handler, mask=mask_name(mask))
         self.observed_handler.on_event(mask)
-
-    def abort(self, error: Exception | None = None) -> None:
-        """Hand on."""
-        self.observed_handler.abort(error)
 
 
 class InstrumentedSelector(WrappedSelector):
@@ -145,14 +145,14 @@ class InstrumentedSocket:
         call, told = getattr(self._sock, name), TOLD.get(name)
         return call if told is None else functools.partial(told, self, call)
 
-    def accept(self, call: Callable[[], tuple[Any, Any]]) -> tuple[Any, Any]:
+    def _accept(self, call: Callable[[], tuple[Any, Any]]) -> tuple[Any, Any]:
         """Tell of accept(2)."""
         with self._told("accept") as tell:
             sock, peer = call()
             tell("accepted", peer=peer_name(peer))
         return sock, peer
 
-    def recv(self, call: Callable[[int], Any], size_bytes: int) -> Any:
+    def _recv(self, call: Callable[[int], Any], size_bytes: int) -> Any:
         """Tell of a stream's recv(2)."""
         with self._told("recv") as tell, self._pending_told():
             data = call(size_bytes)
@@ -162,36 +162,36 @@ class InstrumentedSocket:
                 tell("eof")
         return data
 
-    def send(self, call: Callable[[Any], int], data: Any) -> int:
+    def _send(self, call: Callable[[Any], int], data: Any) -> int:
         """Tell of send(2)."""
         if isinstance(self._handler, Connection):
             with self._pending_told():
                 return self._sent(len(data), lambda: call(data))
         return self._sent(len(data), lambda: call(data), peer="")
 
-    def sendto(self, call: Callable[..., int], data: Bytes, destination: Address) -> int:
+    def _sendto(self, call: Callable[..., int], data: Bytes, destination: Address) -> int:
         """Tell of sendto(2)."""
         return self._sent(len(data), lambda: call(data, destination), peer=peer_name(destination))
 
-    def sendmsg(self, call: Callable[..., int], buffers: tuple[Bytes], control: Any, flags: int, to: Any) -> int:
+    def _sendmsg(self, call: Callable[..., int], buffers: tuple[Bytes], control: Any, flags: int, to: Any) -> int:
         """Tell of sendmsg(2)."""
         return self._sent(len(buffers[0]), lambda: call(buffers, control, flags, to), peer=peer_name(to))
 
-    def receive(self, call: Callable[..., Any], size_bytes: int, *room_bytes: int) -> Any:
+    def _receive(self, call: Callable[..., Any], size_bytes: int, *room_bytes: int) -> Any:
         """Tell of recvmsg(2) and recvfrom(2)."""
         with self._told("recv") as tell:
             received = call(size_bytes, *room_bytes)
             tell("received", bytes=len(received[0]), asked=size_bytes, peer=peer_name(received[-1]))
         return received
 
-    def recvmmsg(self, call: Callable[[], int]) -> int:
+    def _recvmmsg(self, call: Callable[[], int]) -> int:
         """Tell of recvmmsg(2)."""
         with self._told("recv") as tell:
             count = call()
             tell("received", bytes=sum(self._sock.lengths[:count]), asked=None, datagrams=count)
         return count
 
-    def sendmmsg(self, call: Callable[[int, int], int], first: int, count: int) -> int:
+    def _sendmmsg(self, call: Callable[[int, int], int], first: int, count: int) -> int:
         """Tell of sendmmsg(2)."""
         lengths = self._sock.lengths
         offered = sum(lengths[first : first + count])
@@ -234,15 +234,15 @@ def _tell(trace: Telling, handler: Handler, kind: str, **facts: Any) -> None:
 
 
 TOLD: dict[str, Callable[..., Any]] = {
-    "accept": InstrumentedSocket.accept,
-    "recv": InstrumentedSocket.recv,
-    "recvfrom": InstrumentedSocket.receive,
-    "recvmmsg": InstrumentedSocket.recvmmsg,
-    "recvmsg": InstrumentedSocket.receive,
-    "send": InstrumentedSocket.send,
-    "sendmmsg": InstrumentedSocket.sendmmsg,
-    "sendmsg": InstrumentedSocket.sendmsg,
-    "sendto": InstrumentedSocket.sendto,
+    "accept": InstrumentedSocket._accept,
+    "recv": InstrumentedSocket._recv,
+    "recvfrom": InstrumentedSocket._receive,
+    "recvmmsg": InstrumentedSocket._recvmmsg,
+    "recvmsg": InstrumentedSocket._receive,
+    "send": InstrumentedSocket._send,
+    "sendmmsg": InstrumentedSocket._sendmmsg,
+    "sendmsg": InstrumentedSocket._sendmsg,
+    "sendto": InstrumentedSocket._sendto,
 }
 
 
