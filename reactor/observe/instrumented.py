@@ -55,10 +55,11 @@ def peer_name(peer: Any) -> str:
 class Dispatched:
     """Stands for a handler in the selector, and tells when the loop calls it or skips it. All else is the handler's."""
 
-    __slots__ = ("_trace", "observed_handler")
+    __slots__ = ("_trace", "mask", "observed_handler")
 
     def __init__(self, trace: Telling, handler: Handler) -> None:
         self._trace, self.observed_handler = trace, handler
+        self.mask = 0  # for what it was found ready last
 
     def __getattr__(self, name: str) -> Any:
         """Return what the handler has by that name."""
@@ -69,7 +70,7 @@ class Dispatched:
         """Whether the handler was closed earlier in the same batch."""
         closed = self.observed_handler.closed
         if closed:
-            self._trace.tell("stale", self.observed_handler)
+            self._trace.tell("stale", self.observed_handler, mask=mask_name(self.mask))
         return closed
 
     def on_event(self, mask: int) -> None:
@@ -84,13 +85,11 @@ class InstrumentedSelector(WrappedSelector):
     def __init__(self, trace: Telling, inner: selectors.BaseSelector) -> None:
         super().__init__(inner)
         self._trace = trace
-        self._handlers: dict[int, Handler] = {}  # by descriptor
 
     def register(self, fileobj: Any, events: int, data: Any = None) -> selectors.SelectorKey:
         """Hand on, and tell."""
         with self._refusals(data, "register"):
             key = self.inner.register(fileobj, events, Dispatched(self._trace, data))
-        self._handlers[key.fd] = data
         self._trace.tell("interest", data, before="", after=mask_name(events), resting=False)
         return key
 
@@ -106,7 +105,7 @@ class InstrumentedSelector(WrappedSelector):
     def unregister(self, fileobj: Any) -> selectors.SelectorKey:
         """Hand on, and tell. A handler that is taken out with an interest left is suspended."""
         key = self.inner.unregister(fileobj)
-        handler = self._handlers.pop(key.fd)
+        handler = key.data.observed_handler
         resting = bool(handler.interest)
         self._trace.tell("interest", handler, before=mask_name(key.events), after="", resting=resting)
         return key
@@ -116,8 +115,12 @@ class InstrumentedSelector(WrappedSelector):
         if not self._trace.begin_turn(timeout):
             return self.inner.select(timeout)
         ready = self.inner.select(timeout)
+        found: list[tuple[Handler, int]] = []
         # A copy is gone through: the list itself may be one that measures while the loop goes through it.
-        self._trace.end_select([(self._handlers[key.fd], mask) for key, mask in ready[:]])
+        for key, mask in ready[:]:
+            key.data.mask = mask
+            found.append((key.data.observed_handler, mask))
+        self._trace.end_select(found)
         return ready
 
     @contextlib.contextmanager
