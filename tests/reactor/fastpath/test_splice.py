@@ -123,7 +123,7 @@ def rig() -> Iterator[Rig]:
 
 
 def is_spliced(connection: Connection) -> bool:
-    return isinstance(connection._pending, room.Splice)
+    return connection in SPLICED and not SPLICED[connection].done
 
 
 def test_a_full_receive_makes_bulk_and_a_small_one_does_not(rig: Rig) -> None:

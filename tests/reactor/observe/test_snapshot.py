@@ -85,11 +85,11 @@ def test_a_datagram_that_is_held_counts_as_pending() -> None:
     network = SimulatedNetwork(1)
     with network.reactor() as loop:
         open_udp(loop, ("10.0.0.1", 7), DatagramRecorder(echo=True))
-        assert row(dump(loop), "Datagram")[3:5] == ["0", "0"], "nothing is pending"
+        assert row(dump(loop), "Datagram")[3:5] == ["0", "0"]
         network.udp_peer(port=5000).send(b"123", ("10.0.0.1", 7))
         network.plan("sendmsg", "EAGAIN")
         turn_idle(loop, 3)
-        assert row(dump(loop), "Datagram")[3:6] == ["3", "3", "0"]
+        assert row(dump(loop), "Datagram")[3:5] == ["3", "3"]
 
 
 def test_a_batch_of_datagrams_that_is_held_counts_as_pending() -> None:

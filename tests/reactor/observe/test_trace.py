@@ -30,6 +30,7 @@ from reactor import (
     listen_tcp,
     open_udp,
 )
+from reactor.doors import Observer
 from reactor.fastpath.batch import DatagramBatch
 from reactor.fastpath.busypoll import BusyPollSelector
 from reactor.observe.trace import FILES, REMEMBERED_TURNS, Event, Trace, words
@@ -729,7 +730,7 @@ def test_a_subclass_is_traced_like_its_base() -> None:
         mine.open()
         mine.abort()
         theirs.close()
-    assert [event.kind for event in events if event.who == "mine-1"] == ["adopted", "interest", "interest", "closed"]
+    assert [event.kind for event in events if event.who == "mine-1"] == ["adopted", "interest", "state", "interest", "closed"]
 
 
 def test_a_connection_without_a_bound_has_a_mark_that_json_can_write() -> None:
@@ -760,7 +761,7 @@ def test_a_selector_without_room_is_told() -> None:
 
 
 def test_a_watch_counts_no_more_slow_callbacks_around_a_trace() -> None:
-    def slow_callbacks(inner: Trace | None) -> int:
+    def slow_callbacks(inner: Observer) -> int:
         network, watch = SimulatedNetwork(1), Watch(0.0, inner)
         loop = Reactor(
             selector=network.selector(), clock=network.clock, sockets=network, signals=network.signals, observer=watch
@@ -771,7 +772,7 @@ def test_a_watch_counts_no_more_slow_callbacks_around_a_trace() -> None:
         network.run(loop)
         return watch.slow_callbacks
 
-    assert slow_callbacks(Trace(lambda event: None)) == slow_callbacks(None) > 0
+    assert slow_callbacks(Trace(lambda event: None)) == slow_callbacks(Observer()) > 0
 
 
 def test_a_loop_whose_trace_has_ended_goes_on() -> None:

@@ -47,7 +47,7 @@ class Watched:
     def __init__(
         self, takes_s: float = 0.0, slow_s: float | None = SLOW_S, inner: Observer | None = None, **options: Any
     ) -> None:
-        self.clock, self.watch = ManualClock(), Watch(slow_s, inner)
+        self.clock, self.watch = ManualClock(), Watch(slow_s, inner or Observer())
         self.loop = Reactor(clock=self.clock, observer=self.watch, **options)
         ours, self.peer = tcp_pair()
         self.connection = Connection(self.loop, adopt_socket(ours, Faults()), Sleeper(self.clock, takes_s))
@@ -140,6 +140,22 @@ def test_a_callback_that_raises_is_named_too(caplog: pytest.LogCaptureFixture) -
         watched.loop.turn()
     [warning] = warnings(caplog)
     assert "test_a_callback_that_raises_is_named_too.<locals>.stumble blocked" in warning
+
+
+class Proxy:
+    def __getattr__(self, name: str) -> object:
+        raise RuntimeError("nothing is known of me")
+
+    def __call__(self) -> None:
+        """Be called."""
+
+
+def test_a_callback_that_cannot_be_asked_is_named_by_its_class(caplog: pytest.LogCaptureFixture) -> None:
+    """Law: what a program may do without an observer it may do with one."""
+    with Watched(slow_s=0.0) as watched:
+        watched.loop.call_soon(Proxy())
+        watched.loop.turn()
+    assert "slow callback: Proxy blocked the loop for 0.0 ms" in warnings(caplog)
 
 
 def test_a_slow_callback_inside_another_is_charged_alone(caplog: pytest.LogCaptureFixture) -> None:
