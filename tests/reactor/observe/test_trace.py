@@ -730,7 +730,13 @@ def test_a_subclass_is_traced_like_its_base() -> None:
         mine.open()
         mine.abort()
         theirs.close()
-    assert [event.kind for event in events if event.who == "mine-1"] == ["adopted", "interest", "state", "interest", "closed"]
+    assert [event.kind for event in events if event.who == "mine-1"] == [
+        "adopted",
+        "interest",
+        "state",
+        "interest",
+        "closed",
+    ]
 
 
 def test_a_connection_without_a_bound_has_a_mark_that_json_can_write() -> None:

@@ -27,6 +27,7 @@ from tests.support.basics import PROJECT
 AGAIN = "what the loop does, or its lines, have changed: python -m reactor.player.remake"
 PATHS = {name: path for path, name in FILES.items()}
 
+
 def without_python(header: str) -> dict[str, Any]:
     return {name: value for name, value in json.loads(header).items() if name not in ("python", "version")}
 
