@@ -25,7 +25,7 @@ TOUR: tuple[Stop, ...] = (
     Stop(
         "doors.py",
         "new: your servers made their own selector and read their own clock",
-        "The selector, the clock, the network, signals and an observer come in from outside, so a test can bring others.",
+        "Selector, clock, network, signals and observer come in from outside, so a test can bring others.",
     ),
     Stop(
         "loop.py",
@@ -46,7 +46,8 @@ TOUR: tuple[Stop, ...] = (
     Stop(
         "connection.py",
         "lessons 5, 6, 7 and 10; `StreamProtocol` is lesson 12's `Echo`",
-        "In lessons 4 to 11 the service and the connection were one class. Here you write the service alone. Five states instead of three: HALF_CLOSED, as our side may finish first too, and LINGERING, so that no reset "
+        "In lessons 4 to 11 the service and the connection were one class. Here you write the service alone. "
+        "Five states instead of three: HALF_CLOSED, as our side may finish first too, and LINGERING, so that no reset "
         "destroys the last answers. A protocol may pause reading, and learns when all has drained.",
     ),
     Stop(
