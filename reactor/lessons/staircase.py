@@ -169,7 +169,7 @@ LESSONS: tuple[Lesson, ...] = (
         "press Ctrl-C there: the server goes on.",
         "Deliver all that waits after the client's FIN, then close. And let no client's reset end the service.",
         (
-            Place("connection.py", "State", "the table has five rows there: see its module's docstring"),
+            Place("connection.py", "Connection._enter", "the table has five rows: see the module's docstring"),
             Place("connection.py", "Connection._advance", "what follows when all is delivered"),
         ),
         see=("Half-close",),
