@@ -149,7 +149,7 @@ def test_draining_has_no_deadline() -> None:
 
 @on_every_selector
 def test_half_close_sends_fin_and_reads_on_to_the_peers(selector_class: SelectorClass) -> None:
-    """OPEN → HALF_CLOSED: a caller says that it has said all, and still gets every answer."""
+    """OPEN → HALF_CLOSED: a client has sent all, and still gets every answer."""
     with Stage(selector_class=selector_class) as stage:
         stage.connection.write(b"the question")
         stage.connection.half_close()
@@ -197,7 +197,7 @@ def test_close_after_half_close_lingers_without_a_second_fin() -> None:
         stage.faults.always["shutdown"] = os_error(errno.ENOTCONN)
         stage.connection.close()
         assert state_of(stage) is State.LINGERING
-        stage.peer.sendall(b"nobody listens")
+        stage.peer.sendall(b"into the void")
         stage.idle()
         assert stage.protocol.received == b""
         stage.clock.advance(3.1)
@@ -396,7 +396,7 @@ def test_keep_open_on_eof_goes_on_writing_until_close(selector_class: SelectorCl
 
 @on_every_selector
 def test_a_kept_open_connection_whose_peer_resets_does_not_spin(selector_class: SelectorClass) -> None:
-    """Promise 9. The kernel reports HUP and ERR for as long as somebody watches; the next write tells."""
+    """Promise 9. The kernel reports HUP and ERR for as long as it is watched; the next write tells."""
     with Stage(Recorder(keep_open_on_eof=True), selector_class) as stage:
         stage.peer.shutdown(socket.SHUT_WR)
         stage.until(lambda: ("eof",) in stage.protocol.events)
@@ -601,7 +601,7 @@ def test_a_reset_of_a_paused_connection_shows_when_it_is_resumed() -> None:
 
 @on_every_selector
 def test_a_connection_paused_in_the_same_batch_is_not_read_any_more(selector_class: SelectorClass) -> None:
-    """ "What isn't wanted any more, since the batch was made, isn't done": whoever comes first pauses the other."""
+    """ "What isn't wanted any more, since the batch was made, isn't done": the first pauses the other."""
 
     class PausesTheOther(Recorder):
         def data_received(self, connection: Connection, data: bytes) -> None:
@@ -933,7 +933,7 @@ class Carrier(SendBuffer):
 
 
 class ConnectionMachine(RuleBasedStateMachine):
-    """Whatever is done by us, the peer, the kernel and the clock: no byte is lost, changed, reordered or invented."""
+    """Whatever we, the peer, the kernel and the clock do: no byte is lost, changed, reordered or invented."""
 
     @initialize(selector_class=st.sampled_from(SELECTORS), keep_open=st.booleans())
     def begin(self, selector_class: SelectorClass, keep_open: bool) -> None:

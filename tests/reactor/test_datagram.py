@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import selectors
 import socket
@@ -16,7 +17,7 @@ from reactor.limits import DATAGRAMS_PER_TURN, SHORTAGE_RETRY_S
 from reactor.sockets.errors import os_error
 from reactor.sockets.pktinfo import Control
 from tests.support.basics import PATIENCE_S, has_ipv6, open_descriptors
-from tests.support.faults import EAGAIN, EINTR, FlakySockets
+from tests.support.faults import EAGAIN, EINTR, FlakySocket, FlakySockets
 from tests.support.loops import SELECTORS, DatagramRecorder, ManualClock, RecordingSelector, turn_idle, turn_until
 
 IPV6 = pytest.mark.skipif(not has_ipv6(), reason="this machine has no IPv6")
@@ -141,19 +142,20 @@ def test_a_truncated_datagram_is_counted_and_not_delivered(post: Post, monkeypat
     assert post.endpoint.drops == {"truncated": 1}
 
 
+@pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0"])
 @pytest.mark.parametrize("name", ["MSG_CTRUNC", "MSG_EOR", "MSG_ERRQUEUE"])
-def test_what_else_the_kernel_says_about_a_datagram_costs_nobody_an_answer(post: Post, name: str) -> None:
+def test_other_flags_of_a_datagram_do_not_drop_it(monkeypatch: pytest.MonkeyPatch, host: str, name: str) -> None:
     """Of recvmsg(2)'s flags, MSG_TRUNC alone means that data is missing."""
-    flag = getattr(socket, name, 0)
-    receive = post.endpoint._receive
+    flag, receive = getattr(socket, name, 0), FlakySocket.recvmsg
 
-    def receive_flagged(size: int) -> tuple[bytes, Control, int, Any]:
-        data, control, flags, source = receive(size)
+    def receive_flagged(self: FlakySocket, *sizes: int) -> tuple[bytes, Control, int, Any]:
+        data, control, flags, source = receive(self, *sizes)
         return data, control, flags | flag, source
 
-    post.endpoint._receive = receive_flagged
-    post.assert_serves()
-    assert post.endpoint.drops == {}
+    monkeypatch.setattr(FlakySocket, "recvmsg", receive_flagged)
+    with contextlib.contextmanager(open_post)(Post(host)) as post:
+        post.assert_serves()
+        assert post.endpoint.drops == {}
 
 
 def test_the_kernel_is_asked_for_no_more_once_it_has_said_that_nothing_waits(post: Post) -> None:

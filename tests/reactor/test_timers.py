@@ -22,7 +22,7 @@ def live_in(timers: Timers) -> int:
 
 
 class TimersMachine(RuleBasedStateMachine):
-    """The model is a list of (deadline, number) that is sorted whenever somebody asks."""
+    """The model is a list of (deadline, number) that is sorted for every question."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -147,7 +147,7 @@ def test_the_sleep_is_never_negative_nor_longer_than_the_system_can_count() -> N
 
 
 def test_a_timer_knows_its_deadline() -> None:
-    """Whoever holds one may ask how long it has still to go."""
+    """Its owner may ask how long it has still to go."""
     assert Timers().add(2.5, int).deadline_s == 2.5
 
 

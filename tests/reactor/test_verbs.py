@@ -21,7 +21,7 @@ def test_the_default_bound_of_a_connection_is_128_kib() -> None:
 
 @pytest.mark.parametrize("step", ["socket", "bind", "listen"])
 def test_a_listen_that_fails_at_any_step_leaves_nothing(step: str) -> None:
-    """ "Whoever makes a socket closes it if the next step fails"."""
+    """ "A socket is closed if the next step fails"."""
     sockets = FlakySockets()
     with Reactor(sockets=sockets) as reactor:
         before = open_descriptors()
@@ -54,7 +54,7 @@ def test_an_open_udp_that_fails_at_any_step_leaves_nothing(step: str) -> None:
     ids=["listen_tcp", "open_udp"],
 )
 def test_a_selector_that_refuses_for_a_while_only_delays(use: Callable[[Reactor, DatagramRecorder], object]) -> None:
-    """The last step is epoll_ctl(2), which may say ENOSPC. It is tried again by the loop, not left to the caller."""
+    """The last step is epoll_ctl(2), which may say ENOSPC. It is tried again by the loop, not left to the program."""
     selector, clock = RecordingSelector(), ManualClock()
     with Reactor(selector=selector, clock=clock) as reactor:
         selector.failures.append(os_error(errno.ENOSPC))
@@ -74,7 +74,7 @@ VERBS: list[Callable[[Reactor], object]] = [
 
 @pytest.mark.parametrize("verb", VERBS, ids=["listen_tcp", "connect_tcp", "open_udp"])
 def test_a_closed_reactor_takes_nothing_in_and_no_descriptor_is_left(verb: Callable[[Reactor], object]) -> None:
-    """`adopt`: "Raise RuntimeError when that has begun"; nobody would ever close the socket."""
+    """`register`: "Raise RuntimeError when that has begun"; nothing would ever close the socket."""
     reactor = Reactor()
     reactor.close()
     before = open_descriptors()
