@@ -1,4 +1,7 @@
-"""Datagram: nothing that one peer does, or the kernel says about one datagram, stops the service."""
+"""Datagram: nothing that one peer does, or the kernel says about one datagram, stops the service.
+
+What it promises alike with the fast path is in `fastpath/test_both_paths.py`.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,7 @@ from typing import Any
 import pytest
 
 from reactor import READ, WRITE, Datagram, Reactor, connect_udp, open_udp
-from reactor.limits import DATAGRAMS_PER_TURN, SHORTAGE_RETRY_S
+from reactor.limits import SHORTAGE_RETRY_S
 from reactor.sockets.errors import os_error
 from reactor.sockets.pktinfo import Control
 from tests.support.basics import PATIENCE_S, has_ipv6, open_descriptors
@@ -21,13 +24,10 @@ from tests.support.faults import EAGAIN, EINTR, FlakySocket, FlakySockets
 from tests.support.loops import SELECTORS, DatagramRecorder, ManualClock, RecordingSelector, turn_idle, turn_until
 
 IPV6 = pytest.mark.skipif(not has_ipv6(), reason="this machine has no IPv6")
-ONE_DATAGRAM = [errno.ECONNREFUSED, errno.EHOSTUNREACH, errno.ENETUNREACH, errno.ENETDOWN, errno.EPERM, errno.EMSGSIZE]
-SHORTAGE = [errno.ENOBUFS, errno.ENOMEM, errno.EIO, 4321]
-BROKEN = [errno.EBADF, errno.EINVAL, errno.ENOTSOCK]
 
 
 class Post:
-    """An endpoint on loopback and a client connected to it, every seam in the test's hands."""
+    """An endpoint on loopback and a client connected to it, every door in the test's hands."""
 
     def __init__(
         self, host: str = "127.0.0.1", selector_class: type[selectors.BaseSelector] = selectors.DefaultSelector
@@ -97,49 +97,6 @@ def test_a_datagram_is_handed_over_whole_with_its_source(every_post: Post) -> No
     assert (endpoint.datagrams_received, endpoint.bytes_received) == (3, 7)
     assert (endpoint.datagrams_sent, endpoint.bytes_sent) == (3, 7)
     assert endpoint.drops == {}
-
-
-def test_a_turn_takes_a_bounded_number_of_datagrams(every_post: Post) -> None:
-    """Promise 7: a flood (of empty ones, even) starves nobody."""
-    for _ in range(DATAGRAMS_PER_TURN + 5):
-        every_post.client.send(b"")
-    every_post.turn()
-    assert len(every_post.protocol.received) == DATAGRAMS_PER_TURN
-    every_post.turn()
-    assert len(every_post.protocol.received) == DATAGRAMS_PER_TURN + 5
-
-
-@pytest.mark.parametrize("size", [0, 1, 1472, 65_507])
-def test_every_size_passes(post: Post, size: int) -> None:
-    """65,507 bytes are the most that IPv4 carries."""
-    data = bytes(range(256)) * 256
-    post.client.send(data[:size])
-    turn_until(post.reactor, lambda: post.protocol.received)
-    assert post.receive() == [data[:size]]
-
-
-@pytest.mark.skipif(not has_ipv6(), reason="this machine has no IPv6")
-def test_the_largest_ipv6_datagram_passes() -> None:
-    """65,527 bytes."""
-    protocol = DatagramRecorder(echo=True)
-    with Reactor() as reactor, socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as client:
-        endpoint = open_udp(reactor, ("::1", 0), protocol)
-        client.connect(endpoint.address)
-        client.send(bytes(65_527))
-        turn_until(reactor, lambda: protocol.received)
-        client.settimeout(PATIENCE_S)
-        assert client.recv(1 << 17) == bytes(65_527)
-
-
-@pytest.mark.skipif(not hasattr(socket, "MSG_TRUNC"), reason="truncation can't be seen here")
-def test_a_truncated_datagram_is_counted_and_not_delivered(post: Post, monkeypatch: pytest.MonkeyPatch) -> None:
-    """ "Truncation shows only in MSG_TRUNC"; half a datagram is none."""
-    monkeypatch.setattr("reactor.datagram.DATAGRAM_BYTES", 20)
-    post.client.send(bytes(21))
-    post.client.send(bytes(20))
-    turn_until(post.reactor, lambda: post.protocol.received)
-    assert [len(data) for data, _, _ in post.protocol.received] == [20]
-    assert post.endpoint.drops == {"truncated": 1}
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0"])
@@ -225,7 +182,7 @@ def test_while_one_is_held_further_ones_are_dropped_as_busy(post: Post) -> None:
 
 
 def test_the_caller_may_reuse_its_memory_after_send(post: Post) -> None:
-    """As with a stream's `write`: what is held must not change when the caller's buffer does."""
+    """As with a stream's `write`: what is held must not change when the program's buffer does."""
     post.faults.add("sendto", EAGAIN)
     memory = bytearray(b"before")
     assert post.endpoint.send(memoryview(memory), post.client.getsockname())
@@ -237,17 +194,6 @@ def test_the_caller_may_reuse_its_memory_after_send(post: Post) -> None:
 # ---------------------------------------------------------------- errors
 
 
-@pytest.mark.parametrize("code", ONE_DATAGRAM + SHORTAGE + BROKEN)
-def test_whatever_goes_wrong_with_sending_is_counted_and_service_goes_on(post: Post, code: int) -> None:
-    """Promise 14: "counted, dropped, service goes on". EINVAL is what a source port of 0 gives."""
-    post.faults.add(post.call, os_error(code))
-    post.client.send(b"lost")
-    turn_until(post.reactor, lambda: post.protocol.received)
-    assert post.endpoint.drops == {"send_" + errno.errorcode.get(code, str(code)): 1}
-    assert post.endpoint.datagrams_sent == 0
-    post.assert_serves()
-
-
 def test_send_tells_whether_the_kernel_took_it(post: Post) -> None:
     """ "Nothing is raised"."""
     post.faults.add("sendto", None, os_error(errno.EPERM))
@@ -256,41 +202,6 @@ def test_send_tells_whether_the_kernel_took_it(post: Post) -> None:
     assert post.endpoint.send(b"refused", destination) is False
     assert post.endpoint.send(bytes(70_000), destination) is False
     assert post.endpoint.drops == {"send_EPERM": 1, "send_EMSGSIZE": 1}
-
-
-@pytest.mark.parametrize("code", ONE_DATAGRAM)
-def test_an_error_that_an_earlier_datagram_caused_is_counted_and_receiving_goes_on(post: Post, code: int) -> None:
-    """udp(7): an ICMP error is handed to whoever calls next. The next datagram is taken in the same turn."""
-    post.faults.add("recvmsg", os_error(code), os_error(code))
-    post.client.send(b"abc")
-    post.turn()
-    assert [data for data, _, _ in post.protocol.received] == [b"abc"]
-    assert post.endpoint.drops == {"receive_" + errno.errorcode[code]: 2}
-    post.assert_serves()  # no time passes: it doesn't rest
-
-
-@pytest.mark.parametrize("error", [EAGAIN, EINTR])
-def test_spurious_readiness_is_no_error(post: Post, error: OSError) -> None:
-    """A datagram with a wrong checksum wakes us, and then isn't there (select(2), BUGS)."""
-    post.faults.add("recvmsg", error)
-    post.assert_serves()
-    assert post.endpoint.drops == {}
-
-
-@pytest.mark.parametrize("code", SHORTAGE)
-def test_a_shortage_at_receiving_pauses_and_recovers(post: Post, code: int) -> None:
-    """No spin: the socket stays readable, but is asked at most 20 times a second. An unknown errno is a shortage."""
-    post.faults.always["recvmsg"] = os_error(code)
-    post.client.send(b"waits")
-    for _ in range(1000):
-        post.clock.advance(0.001)
-        post.turn()
-    assert 1 <= post.faults.calls["recvmsg"] < 20
-    post.faults.always.clear()
-    post.clock.advance(SHORTAGE_RETRY_S)
-    post.turn(3)
-    assert [data for data, _, _ in post.protocol.received] == [b"waits"]
-    post.assert_serves()
 
 
 def test_an_endpoint_recovers_though_the_selector_is_out_of_memory_at_its_retry(post: Post) -> None:
@@ -317,20 +228,8 @@ def test_sending_works_during_a_shortage_at_receiving(post: Post) -> None:
     assert post.receive() == [b"held", b"abc"]
 
 
-@pytest.mark.parametrize("code", BROKEN)
-def test_a_broken_socket_ends_the_endpoint_and_tells_the_protocol(post: Post, code: int) -> None:
-    """ "`error` is … why the socket had to go"."""
-    post.faults.always["recvmsg"] = os_error(code)
-    post.client.send(b"abc")
-    post.turn(5)
-    assert post.endpoint.closed
-    assert [getattr(error, "errno", None) for error in post.protocol.lost] == [code]
-    assert post.endpoint not in post.reactor.handlers
-    assert post.faults.calls["recvmsg"] == 1
-
-
 def test_the_protocol_is_told_of_drops_with_their_peers(post: Post, monkeypatch: pytest.MonkeyPatch) -> None:
-    """`dropped`: "from or to `peer`", and None for what nobody knows."""
+    """`dropped`: "from or to `peer`", and None where it is unknown."""
     told: list[tuple[str, Any]] = []
     monkeypatch.setattr(post.protocol, "dropped", lambda _, reason, peer: told.append((reason, peer)), raising=False)
     me = post.client.getsockname()
@@ -432,7 +331,7 @@ def test_close_during_a_shortage_leaves_no_timer(post: Post) -> None:
 # ---------------------------------------------------------------- with one peer
 
 
-class Caller(DatagramRecorder):
+class Client(DatagramRecorder):
     """Keeps the errors too."""
 
     def __init__(self) -> None:
@@ -449,14 +348,14 @@ def test_an_endpoint_with_a_peer_sends_to_it_and_hears_nobody_else(host: str) ->
     with Reactor() as reactor:
         other = open_udp(reactor, (host, 0), DatagramRecorder())
         server = open_udp(reactor, (host, 0), DatagramRecorder(echo=True))
-        caller = Caller()
-        endpoint = connect_udp(reactor, server.address, caller)
+        client = Client()
+        endpoint = connect_udp(reactor, server.address, client)
         other.send(b"from a stranger", endpoint.address)
         assert endpoint.send(b"hello")
-        turn_until(reactor, lambda: caller.received)
+        turn_until(reactor, lambda: client.received)
         turn_idle(reactor)
-        assert [data for data, *_ in caller.received] == [b"hello"]
-        assert caller.errors == []
+        assert [data for data, *_ in client.received] == [b"hello"]
+        assert client.errors == []
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="what ICMP says is told differently elsewhere")
@@ -465,20 +364,20 @@ def test_an_endpoint_with_a_peer_is_told_that_nobody_is_there() -> None:
     with Reactor() as reactor:
         gone = open_udp(reactor, ("127.0.0.1", 0), DatagramRecorder())
         gone.close()
-        caller = Caller()
-        endpoint = connect_udp(reactor, gone.address, caller)
+        client = Client()
+        endpoint = connect_udp(reactor, gone.address, client)
         endpoint.send(b"anybody?")
-        turn_until(reactor, lambda: caller.errors)
-        assert caller.errors[0].errno == errno.ECONNREFUSED
+        turn_until(reactor, lambda: client.errors)
+        assert client.errors[0].errno == errno.ECONNREFUSED
         assert endpoint.drops == {"receive_ECONNREFUSED": 1}
 
 
 def test_what_the_kernel_says_to_a_send_is_told_to_the_protocol() -> None:
     with Reactor() as reactor:
-        caller = Caller()
-        endpoint = open_udp(reactor, ("127.0.0.1", 0), caller)
+        client = Client()
+        endpoint = open_udp(reactor, ("127.0.0.1", 0), client)
         assert not endpoint.send(bytes(70_000), endpoint.address)
-        assert caller.errors[0].errno == errno.EMSGSIZE
+        assert client.errors[0].errno == errno.EMSGSIZE
         assert not endpoint.closed
 
 
