@@ -271,26 +271,3 @@ def test_waking_a_closed_loop_is_harmless() -> None:
     reactor = Reactor()
     reactor.close()
     reactor.call_soon_threadsafe(int)
-
-
-def test_a_callback_that_was_removed_meanwhile_is_not_called() -> None:
-    """The signal has come and its call is queued; what was removed before its turn stays removed."""
-    called: list[str] = []
-    with Reactor() as reactor:
-        reactor.add_signal_handler(signal.SIGUSR2, lambda: called.append("removed"))
-        reactor.call_soon(reactor.remove_signal_handler, signal.SIGUSR2)
-        signal.raise_signal(signal.SIGUSR2)
-        turn_idle(reactor)
-    assert called == []
-
-
-def test_a_handler_that_other_code_has_set_since_is_left_alone() -> None:
-    """What `echo7 serve` does at its end, so that a late signal can't spoil the exit status."""
-    before = signal.getsignal(signal.SIGUSR2)
-    try:
-        with Reactor() as reactor:
-            reactor.add_signal_handler(signal.SIGUSR2, lambda: None)
-            signal.signal(signal.SIGUSR2, signal.SIG_IGN)
-        assert signal.getsignal(signal.SIGUSR2) == signal.SIG_IGN
-    finally:
-        signal.signal(signal.SIGUSR2, before)
