@@ -21,8 +21,8 @@ from echo7.logs import log, report
 from echo7.process.child import CHILD_SIGNALS, COUNTERS_SIGNALS, RESTART_SIGNALS, Child, Drain, how_it_ended, run_child
 from echo7.server import EchoServer
 from reactor.connection import Connection, StreamProtocol
-from reactor.sockets.factory import SocketFactory
 from reactor.loop import Reactor
+from reactor.sockets.factory import SocketFactory
 from reactor.sockets.opening import Socket
 
 if TYPE_CHECKING:

@@ -1,6 +1,6 @@
 """What the student sees: the staircase, a lesson with its demonstration, and the verdicts on a program of one's own.
 
-Law: what is shown has just been measured. Lines come as soon as they are known, so that nobody waits before an empty
+Law: what is shown has just been measured. Lines come as soon as they are known, so no reader waits before an empty
 screen, and none is wider than a terminal.
 """
 
@@ -162,9 +162,9 @@ def arguments_taken(program: Program) -> int:
 
 
 def tour() -> Iterator[str]:
-    """Yield the nine files, and one byte's trip through them."""
+    """Yield the ten files, and one byte's trip through them."""
     yield ""
-    yield "The nine files of reactor, in reading order"
+    yield "The ten files of reactor, in reading order"
     for stop in TOUR:
         yield ""
         yield f"  {stop.file} ({stop.met})"
@@ -177,8 +177,8 @@ def places(which: Iterable[Place], source: str = "") -> Iterator[str]:
     for place in which:
         text = (HOUSE / place.file).read_text(encoding="utf-8") if place.file else source
         where = f"{place.file or 'line'}{':' if place.file else ' '}{line_of(text, place.name)}"
-        line = f"  {where:<19}{place.name:<27} {place.why}"
-        yield from [line] if len(line) <= columns() else [line[: -len(place.why)].rstrip(), " " * 21 + place.why]
+        line = f"  {where:<20} {place.name:<26} {place.why}"
+        yield from [line] if len(line) <= columns() else [line[: -len(place.why)].rstrip(), " " * 23 + place.why]
 
 
 def explanation(lesson: Lesson) -> Iterator[str]:

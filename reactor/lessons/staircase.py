@@ -85,7 +85,7 @@ LESSONS: tuple[Lesson, ...] = (
         (Place("", "serve", "three calls, and each may sleep"),),
         "Connect two clients. Say something with the second: no answer, until the first has left.",
         "Write `serve(listener)`: accept a client, send back all that it sends, close when it has finished, go on.",
-        (Place("protocol.py", "StreamProtocol", "what is left for you to write when a loop does the rest"),),
+        (Place("connection.py", "StreamProtocol", "what is left for you to write when a loop does the rest"),),
     ),
     Lesson(
         2,
@@ -103,10 +103,10 @@ LESSONS: tuple[Lesson, ...] = (
         3,
         "step03_busy",
         TCP,
-        (Place("", "serve", "nobody sleeps anywhere: that is its virtue, and its vice"),),
-        "Connect nobody, and look at `top`: it takes all of a processor.",
+        (Place("", "serve", "no call sleeps: that is its virtue, and its vice"),),
+        "Look at `top`, with no client connected: it takes all of a processor.",
         "One thread for all clients. Don't let any call sleep: `setblocking(False)`, and go round.",
-        (Place("sockets.py", "bind_tcp", "sockets don't block from the moment when they are made"),),
+        (Place("sockets/opening.py", "bind_tcp", "sockets don't block from the moment when they are made"),),
     ),
     Lesson(
         4,
@@ -169,7 +169,7 @@ LESSONS: tuple[Lesson, ...] = (
         "press Ctrl-C there: the server goes on.",
         "Deliver all that waits after the client's FIN, then close. And let no client's reset end the service.",
         (
-            Place("connection.py", "State", "the table has five rows there: see its module's docstring"),
+            Place("connection.py", "Connection._enter", "the table has five rows: see the module's docstring"),
             Place("connection.py", "Connection._advance", "what follows when all is delivered"),
         ),
         see=("Half-close",),
@@ -214,11 +214,11 @@ LESSONS: tuple[Lesson, ...] = (
             Place("", "Loop.pop_due", "all that is due comes out before any of it is called"),
         ),
         "Press Ctrl-C, or send SIGTERM, while --flood has yet to read: it gets a reset, and next to nothing before.",
-        "Let nobody wait for a client that never pauses. Bound every piece of work, and trust in the next turn.",
+        "Let no client wait for one that never pauses. Bound every piece of work, and trust in the next turn.",
         (
             Place("connection.py", "Connection.on_event", "receive once, flush once"),
             Place("timers.py", "Timers.pop_due", "why a timer can't starve the sockets"),
-            Place("listener.py", "Listener.on_event", "so many callers in a turn"),
+            Place("listener.py", "Listener.on_event", "so many clients in a turn"),
         ),
         see=("A hog and a ping",),
     ),
@@ -254,8 +254,8 @@ LESSONS: tuple[Lesson, ...] = (
         "Go on when `accept` raises EMFILE, when a call raises, and when a client still talks while you close. "
         "With `reactor`, or with your own loop of lesson 11.",
         (
-            Place("listener.py", "Listener._wait", "no descriptors: rest, and let the callers queue"),
-            Place("loop.py", "Reactor.guard", "around every callback"),
+            Place("listener.py", "Listener._goes_on_after", "no descriptors: wait, and let the clients queue"),
+            Place("loop.py", "Reactor._guard", "around every callback"),
             Place("connection.py", "Connection._linger", "why closing isn't the end"),
         ),
         see=("No descriptor left", "A stale event avoided"),
@@ -275,7 +275,7 @@ LESSONS: tuple[Lesson, ...] = (
         '`await stream.write(data)` and `await stream.sleep(delay_s)`. `read` returns b"" at the end. '
         "All three are `async def`. As in lesson 11, let the high-water mark be 64 KiB at least.",
         (
-            Place("protocol.py", "StreamProtocol", "the callbacks on which coroutines stand"),
+            Place("connection.py", "StreamProtocol", "the callbacks on which coroutines stand"),
             Place("loop.py", "Reactor.call_soon", "what sends a task on, so that no task runs inside another"),
         ),
         GREETER,

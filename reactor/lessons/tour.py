@@ -1,4 +1,4 @@
-"""The tour of lesson 12: the nine files of `reactor`'s path, in reading order, and where you have met them.
+"""The tour of lesson 12: the ten files of `reactor`'s path, in reading order, and where you have met them.
 
 Law: each file's own law is quoted from the file, never repeated here.
 """
@@ -23,9 +23,9 @@ class Stop(NamedTuple):
 
 TOUR: tuple[Stop, ...] = (
     Stop(
-        "protocol.py",
-        "lesson 12: `Echo` and `EchoDatagrams`",
-        "In lessons 4 to 11 the service and the connection were one class. Here you write the service alone.",
+        "doors.py",
+        "new: your servers made their own selector and read their own clock",
+        "Selector, clock, network, signals and observer come in from outside, so a test can bring others.",
     ),
     Stop(
         "loop.py",
@@ -45,19 +45,20 @@ TOUR: tuple[Stop, ...] = (
     ),
     Stop(
         "connection.py",
-        "lessons 5, 6, 7 and 10",
+        "lessons 5, 6, 7 and 10; `StreamProtocol` is lesson 12's `Echo`",
+        "In lessons 4 to 11 the service and the connection were one class. Here you write the service alone. "
         "Five states instead of three: HALF_CLOSED, as our side may finish first too, and LINGERING, so that no reset "
-        "destroys the last answers. A protocol may pause reading, and is told when all has drained.",
+        "destroys the last answers. A protocol may pause reading, and learns when all has drained.",
     ),
     Stop(
         "listener.py",
         "`accept` in lessons 4 to 11",
-        "Knows what each error of accept(2) means: of one caller (skip it), of a system that is out of something "
-        "(rest, callers queue), of the socket itself (tell, and close). Lesson 11 died of the second.",
+        "Knows what each error of accept(2) means: of one client (skip it), of a system that is out of something "
+        "(wait, while clients queue), of the socket itself (report it, and close). Lesson 11 died of the second.",
     ),
     Stop(
         "connector.py",
-        "new: your servers never called anybody",
+        "new: your servers never connected",
         "Connecting blocks as well. It is one more readiness: writable means that it has succeeded or failed.",
     ),
     Stop(
@@ -70,6 +71,11 @@ TOUR: tuple[Stop, ...] = (
         "signals.py",
         "lesson 11's socket pair",
         "A storm of signals is remembered once for each kind and fills nothing; what was set before is put back.",
+    ),
+    Stop(
+        "limits.py",
+        "lesson 6's high-water mark, lesson 10's bounds",
+        "Every bound on one screen, with its unit in its name.",
     ),
 )
 

@@ -13,10 +13,18 @@ from typing import Any
 from reactor.connection import Connection
 from reactor.doors import Handler
 from reactor.sockets.addresses import format_address
+from reactor.timers import Timer
 
 
 def callback_name(callback: Callable[..., Any]) -> str:
-    """Return where a callback is defined, as `echo7.server.EchoServer._give_up`."""
+    """Return where a callback is defined, as `echo7.server.EchoServer.stop`; its class where it can't be asked."""
+    try:
+        return _defined_as(callback)
+    except Exception:
+        return type(callback).__name__
+
+
+def _defined_as(callback: Callable[..., Any]) -> str:
     while isinstance(callback, functools.partial):
         callback = callback.func
     name = getattr(callback, "__qualname__", None) or type(callback).__qualname__
@@ -25,6 +33,12 @@ def callback_name(callback: Callable[..., Any]) -> str:
     if owner is not None and not isinstance(owner, type | types.ModuleType) and "<locals>" not in name:
         module, name = type(owner).__module__, f"{type(owner).__qualname__}.{name.rpartition('.')[2]}"
     return f"{module}.{name}" if module else name
+
+
+def timer_of(callback: Callable[..., Any]) -> Timer | None:
+    """Return the timer whose `fire` this is, None for any other callback. Asks no object that might fail."""
+    owner = callback.__self__ if type(callback) is types.MethodType else None
+    return owner if isinstance(owner, Timer) else None
 
 
 def handler_name(handler: Handler) -> str:

@@ -53,29 +53,30 @@ def peer_name(peer: Any) -> str:
 
 
 class Dispatched:
-    """Stands for a handler in the selector, and tells when the loop calls it or skips it."""
+    """Stands for a handler in the selector, and tells when the loop calls it or skips it. All else is the handler's."""
 
-    __slots__ = ("_trace", "observed_handler")
+    __slots__ = ("_trace", "mask", "observed_handler")
 
     def __init__(self, trace: Telling, handler: Handler) -> None:
         self._trace, self.observed_handler = trace, handler
+        self.mask = 0  # for what it was found ready last
+
+    def __getattr__(self, name: str) -> Any:
+        """Return what the handler has by that name."""
+        return getattr(self.observed_handler, name)
 
     @property
     def closed(self) -> bool:
         """Whether the handler was closed earlier in the same batch."""
         closed = self.observed_handler.closed
         if closed:
-            self._trace.tell("stale", self.observed_handler)
+            self._trace.tell("stale", self.observed_handler, mask=mask_name(self.mask))
         return closed
 
     def on_event(self, mask: int) -> None:
         """Tell, and hand on."""
         self._trace.tell("dispatch", self.observed_handler, mask=mask_name(mask))
         self.observed_handler.on_event(mask)
-
-    def abort(self, error: Exception | None = None) -> None:
-        """Hand on."""
-        self.observed_handler.abort(error)
 
 
 class InstrumentedSelector(WrappedSelector):
@@ -84,13 +85,11 @@ class InstrumentedSelector(WrappedSelector):
     def __init__(self, trace: Telling, inner: selectors.BaseSelector) -> None:
         super().__init__(inner)
         self._trace = trace
-        self._handlers: dict[int, Handler] = {}  # by descriptor
 
     def register(self, fileobj: Any, events: int, data: Any = None) -> selectors.SelectorKey:
         """Hand on, and tell."""
         with self._refusals(data, "register"):
             key = self.inner.register(fileobj, events, Dispatched(self._trace, data))
-        self._handlers[key.fd] = data
         self._trace.tell("interest", data, before="", after=mask_name(events), resting=False)
         return key
 
@@ -106,7 +105,7 @@ class InstrumentedSelector(WrappedSelector):
     def unregister(self, fileobj: Any) -> selectors.SelectorKey:
         """Hand on, and tell. A handler that is taken out with an interest left is suspended."""
         key = self.inner.unregister(fileobj)
-        handler = self._handlers.pop(key.fd)
+        handler = key.data.observed_handler
         resting = bool(handler.interest)
         self._trace.tell("interest", handler, before=mask_name(key.events), after="", resting=resting)
         return key
@@ -116,8 +115,12 @@ class InstrumentedSelector(WrappedSelector):
         if not self._trace.begin_turn(timeout):
             return self.inner.select(timeout)
         ready = self.inner.select(timeout)
+        found: list[tuple[Handler, int]] = []
         # A copy is gone through: the list itself may be one that measures while the loop goes through it.
-        self._trace.end_select([(self._handlers[key.fd], mask) for key, mask in ready[:]])
+        for key, mask in ready[:]:
+            key.data.mask = mask
+            found.append((key.data.observed_handler, mask))
+        self._trace.end_select(found)
         return ready
 
     @contextlib.contextmanager
@@ -145,14 +148,14 @@ class InstrumentedSocket:
         call, told = getattr(self._sock, name), TOLD.get(name)
         return call if told is None else functools.partial(told, self, call)
 
-    def accept(self, call: Callable[[], tuple[Any, Any]]) -> tuple[Any, Any]:
+    def _accept(self, call: Callable[[], tuple[Any, Any]]) -> tuple[Any, Any]:
         """Tell of accept(2)."""
         with self._told("accept") as tell:
             sock, peer = call()
             tell("accepted", peer=peer_name(peer))
         return sock, peer
 
-    def recv(self, call: Callable[[int], Any], size_bytes: int) -> Any:
+    def _recv(self, call: Callable[[int], Any], size_bytes: int) -> Any:
         """Tell of a stream's recv(2)."""
         with self._told("recv") as tell, self._pending_told():
             data = call(size_bytes)
@@ -162,36 +165,36 @@ class InstrumentedSocket:
                 tell("eof")
         return data
 
-    def send(self, call: Callable[[Any], int], data: Any) -> int:
+    def _send(self, call: Callable[[Any], int], data: Any) -> int:
         """Tell of send(2)."""
         if isinstance(self._handler, Connection):
             with self._pending_told():
                 return self._sent(len(data), lambda: call(data))
         return self._sent(len(data), lambda: call(data), peer="")
 
-    def sendto(self, call: Callable[..., int], data: Bytes, destination: Address) -> int:
+    def _sendto(self, call: Callable[..., int], data: Bytes, destination: Address) -> int:
         """Tell of sendto(2)."""
         return self._sent(len(data), lambda: call(data, destination), peer=peer_name(destination))
 
-    def sendmsg(self, call: Callable[..., int], buffers: tuple[Bytes], control: Any, flags: int, to: Any) -> int:
+    def _sendmsg(self, call: Callable[..., int], buffers: tuple[Bytes], control: Any, flags: int, to: Any) -> int:
         """Tell of sendmsg(2)."""
         return self._sent(len(buffers[0]), lambda: call(buffers, control, flags, to), peer=peer_name(to))
 
-    def receive(self, call: Callable[..., Any], size_bytes: int, *room_bytes: int) -> Any:
+    def _receive(self, call: Callable[..., Any], size_bytes: int, *room_bytes: int) -> Any:
         """Tell of recvmsg(2) and recvfrom(2)."""
         with self._told("recv") as tell:
             received = call(size_bytes, *room_bytes)
             tell("received", bytes=len(received[0]), asked=size_bytes, peer=peer_name(received[-1]))
         return received
 
-    def recvmmsg(self, call: Callable[[], int]) -> int:
+    def _recvmmsg(self, call: Callable[[], int]) -> int:
         """Tell of recvmmsg(2)."""
         with self._told("recv") as tell:
             count = call()
             tell("received", bytes=sum(self._sock.lengths[:count]), asked=None, datagrams=count)
         return count
 
-    def sendmmsg(self, call: Callable[[int, int], int], first: int, count: int) -> int:
+    def _sendmmsg(self, call: Callable[[int, int], int], first: int, count: int) -> int:
         """Tell of sendmmsg(2)."""
         lengths = self._sock.lengths
         offered = sum(lengths[first : first + count])
@@ -234,15 +237,15 @@ def _tell(trace: Telling, handler: Handler, kind: str, **facts: Any) -> None:
 
 
 TOLD: dict[str, Callable[..., Any]] = {
-    "accept": InstrumentedSocket.accept,
-    "recv": InstrumentedSocket.recv,
-    "recvfrom": InstrumentedSocket.receive,
-    "recvmmsg": InstrumentedSocket.recvmmsg,
-    "recvmsg": InstrumentedSocket.receive,
-    "send": InstrumentedSocket.send,
-    "sendmmsg": InstrumentedSocket.sendmmsg,
-    "sendmsg": InstrumentedSocket.sendmsg,
-    "sendto": InstrumentedSocket.sendto,
+    "accept": InstrumentedSocket._accept,
+    "recv": InstrumentedSocket._recv,
+    "recvfrom": InstrumentedSocket._receive,
+    "recvmmsg": InstrumentedSocket._recvmmsg,
+    "recvmsg": InstrumentedSocket._receive,
+    "send": InstrumentedSocket._send,
+    "sendmmsg": InstrumentedSocket._sendmmsg,
+    "sendmsg": InstrumentedSocket._sendmsg,
+    "sendto": InstrumentedSocket._sendto,
 }
 
 

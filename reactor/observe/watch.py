@@ -23,9 +23,9 @@ from typing import Any
 from reactor.buffer import Bytes, SendBuffer
 from reactor.doors import NOTHING_OBSERVED, Handler, Observer
 from reactor.loop import Reactor
-from reactor.observe.describe import callback_name, handler_name
+from reactor.observe.describe import callback_name, handler_name, timer_of
 from reactor.sockets.wrapped_selector import Ready, WrappedSelector
-from reactor.timers import Callback, Timer, Timers
+from reactor.timers import Callback, Timers
 
 BOUNDS_S = tuple(round(step * 10.0**power, 6) for power in range(-5, 1) for step in (1.0, 2.5, 5.0))  # 10 µs … 5 s
 SLOW_QUIET_S = 1.0  # between two log lines about slow callbacks
@@ -94,8 +94,8 @@ class Watch(Observer):
         inner = self._inner.guard(guard)
 
         def timed(callback: Callback, *args: object, owner: Handler | None = None) -> None:
-            timer, real, begun = getattr(callback, "__self__", None), callback, self.begin()
-            if isinstance(timer, Timer) and timer.callback is not None:
+            timer, real, begun = timer_of(callback), callback, self.begin()
+            if timer is not None and timer.callback is not None:
                 real = timer.callback
                 self.lags.add(max(0.0, begun[0] - timer.deadline_s))
             inner(callback, *args, owner=owner)

@@ -18,7 +18,7 @@ from echo7.process.privileges import Identity
 from echo7.tracing import Tracing
 from reactor.loop import Reactor
 from reactor.observe.trace import Trace
-from reactor.observe.watch import WatchedReactor
+from reactor.observe.watch import Watch
 from tests.echo7.process.test_restart import Phoenix
 from tests.echo7.test_cli import only_line
 from tests.support.basics import PATIENCE_S
@@ -30,12 +30,12 @@ HOST = ("--host", "127.0.0.1")
 
 def talk(echo: EchoProcess) -> None:
     """Have a few bytes echoed over each transport."""
-    with echo.connect() as caller, socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asker:
-        caller.sendall(b"hello")
-        assert receive_exactly(caller, 5) == b"hello"
-        asker.settimeout(PATIENCE_S)
-        asker.sendto(b"hi", ("127.0.0.1", echo.port))
-        assert asker.recv(100) == b"hi"
+    with echo.connect() as client, socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as peer:
+        client.sendall(b"hello")
+        assert receive_exactly(client, 5) == b"hello"
+        peer.settimeout(PATIENCE_S)
+        peer.sendto(b"hi", ("127.0.0.1", echo.port))
+        assert peer.recv(100) == b"hi"
 
 
 @pytest.mark.parametrize("more", [(), ("--plain", "--slow-callback", "1000")])
@@ -64,7 +64,7 @@ def test_a_name_that_ends_in_json_is_for_perfetto(tmp_path: pathlib.Path) -> Non
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="nobody owns files there")
-def test_a_file_is_given_to_the_user_and_a_device_stays_who_it_was_s(
+def test_a_file_is_given_to_the_user_and_a_device_keeps_its_owner(
     tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     given: list[tuple[object, ...]] = []
@@ -86,14 +86,14 @@ def test_the_loop_tells_in_plain_words_what_it_does() -> None:
     assert any("The kernel takes all 6 bytes from connection-1" in text for text in said)
 
 
-def test_who_was_killed_has_told_all_but_his_last_turn(tmp_path: pathlib.Path) -> None:
+def test_a_killed_process_leaves_all_but_its_last_turn(tmp_path: pathlib.Path) -> None:
     path = tmp_path / "trace.jsonl"
     with EchoProcess(*HOST, "--no-udp", "--trace", str(path)) as echo:
-        with echo.connect() as caller:
-            caller.sendall(b"hello")
-            assert receive_exactly(caller, 5) == b"hello"
-            caller.sendall(b"again")
-            assert receive_exactly(caller, 5) == b"again"
+        with echo.connect() as client:
+            client.sendall(b"hello")
+            assert receive_exactly(client, 5) == b"hello"
+            client.sendall(b"again")
+            assert receive_exactly(client, 5) == b"again"
         echo.process.kill()
         echo.process.wait(PATIENCE_S)
     events = [json.loads(line) for line in path.read_text().splitlines()][1:]
@@ -150,18 +150,21 @@ def test_the_file_is_that_of_who_will_begin_it_anew(tmp_path: pathlib.Path) -> N
     assert (found.st_uid, found.st_gid, found.st_mode & 0o777) == (4711, 4712, 0o600)
 
 
-def test_without_trace_and_narrate_nothing_observes_the_loop() -> None:
-    assert assembly.new_tracing(serve_config()) is None
+def test_a_loop_is_not_traced_unless_asked() -> None:
+    config = serve_config()
+    assert assembly.new_tracing(config) is None
+    with assembly.new_reactor(config) as loop:
+        assert not isinstance(loop.observer, Trace)
 
 
 @pytest.mark.parametrize("option", [[], ["--slow-callback", "20"]])
-def test_a_watched_loop_can_be_observed_too(option: list[str], tmp_path: pathlib.Path) -> None:
+def test_a_watched_loop_can_be_traced_too(option: list[str], tmp_path: pathlib.Path) -> None:
     config = serve_config("--trace", str(tmp_path / "trace.jsonl"), *option)
     tracing = assembly.new_tracing(config)
     assert tracing is not None
     with tracing, assembly.new_reactor(config, tracing) as loop:
         tracing.open()
-        assert type(loop) is (WatchedReactor if option else Reactor)
+        assert type(loop.observer) is (Watch if option else Trace)
     assert '"waker-1"' in (tmp_path / "trace.jsonl").read_text()
 
 
@@ -179,15 +182,15 @@ def test_a_child_of_a_narrator_says_nothing(caplog: pytest.LogCaptureFixture) ->
 
 @pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="this system has no SIGHUP")
 def test_after_a_fresh_start_the_file_is_the_new_image_s(tmp_path: pathlib.Path) -> None:
-    """The old one goes on with its callers, and writes no more; if there's no file to be had, it is served without."""
+    """The old one goes on with its clients, and writes no more; if there's no file to be had, it is served without."""
     path = tmp_path / "folder" / "trace.jsonl"
     path.parent.mkdir()
     with Phoenix("--narrate", "--trace", str(path)) as echo:
-        with echo.connect() as caller:
+        with echo.connect() as client:
             echo.restart()
             said = len(echo.lines)
-            caller.sendall(b"still")
-            assert receive_exactly(caller, 5) == b"still", "of the previous generation"
+            client.sendall(b"still")
+            assert receive_exactly(client, 5) == b"still", "of the previous generation"
             talked = path.read_text()
             assert '"connection-2"' not in talked
         shutil.rmtree(path.parent)

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from reactor import READ, WRITE, Connection, Limits, Reactor, State
+from reactor.buffer import SendBuffer
 from reactor.limits import SEND_RETRY_S
 from reactor.sockets.errors import os_error
 from tests.support.basics import open_descriptors
@@ -148,7 +149,7 @@ def test_draining_has_no_deadline() -> None:
 
 @on_every_selector
 def test_half_close_sends_fin_and_reads_on_to_the_peers(selector_class: SelectorClass) -> None:
-    """OPEN → HALF_CLOSED: a caller says that it has said all, and still gets every answer."""
+    """OPEN → HALF_CLOSED: a client has sent all, and still gets every answer."""
     with Stage(selector_class=selector_class) as stage:
         stage.connection.write(b"the question")
         stage.connection.half_close()
@@ -196,7 +197,7 @@ def test_close_after_half_close_lingers_without_a_second_fin() -> None:
         stage.faults.always["shutdown"] = os_error(errno.ENOTCONN)
         stage.connection.close()
         assert state_of(stage) is State.LINGERING
-        stage.peer.sendall(b"nobody listens")
+        stage.peer.sendall(b"into the void")
         stage.idle()
         assert stage.protocol.received == b""
         stage.clock.advance(3.1)
@@ -395,7 +396,7 @@ def test_keep_open_on_eof_goes_on_writing_until_close(selector_class: SelectorCl
 
 @on_every_selector
 def test_a_kept_open_connection_whose_peer_resets_does_not_spin(selector_class: SelectorClass) -> None:
-    """Promise 9. The kernel reports HUP and ERR for as long as somebody watches; the next write tells."""
+    """Promise 9. The kernel reports HUP and ERR for as long as it is watched; the next write tells."""
     with Stage(Recorder(keep_open_on_eof=True), selector_class) as stage:
         stage.peer.shutdown(socket.SHUT_WR)
         stage.until(lambda: ("eof",) in stage.protocol.events)
@@ -600,7 +601,7 @@ def test_a_reset_of_a_paused_connection_shows_when_it_is_resumed() -> None:
 
 @on_every_selector
 def test_a_connection_paused_in_the_same_batch_is_not_read_any_more(selector_class: SelectorClass) -> None:
-    """ "What isn't wanted any more, since the batch was made, isn't done": whoever comes first pauses the other."""
+    """ "What isn't wanted any more, since the batch was made, isn't done": the first pauses the other."""
 
     class PausesTheOther(Recorder):
         def data_received(self, connection: Connection, data: bytes) -> None:
@@ -921,15 +922,26 @@ PIECES = st.binary(min_size=1, max_size=400)
 MISHAPS = st.sampled_from([EAGAIN, EINTR, os_error(errno.ENOBUFS), os_error(errno.ENOMEM), 1, 7])
 
 
+class Carrier(SendBuffer):
+    """The smallest transport: the connection's socket, and a buffer that the connection doesn't know."""
+
+    __slots__ = ("recv", "send")
+
+    def __init__(self, sock: socket.socket) -> None:
+        super().__init__()
+        self.recv, self.send = sock.recv, sock.send
+
+
 class ConnectionMachine(RuleBasedStateMachine):
-    """Whatever is done by us, the peer, the kernel and the clock: no byte is lost, changed, reordered or invented."""
+    """Whatever we, the peer, the kernel and the clock do: no byte is lost, changed, reordered or invented."""
 
     @initialize(selector_class=st.sampled_from(SELECTORS), keep_open=st.booleans())
     def begin(self, selector_class: SelectorClass, keep_open: bool) -> None:
         self.stage = Stage(Recorder(keep_open_on_eof=keep_open), selector_class, SMALL).__enter__()
         self.connection = self.stage.connection
         self.written, self.seen, self.sent = bytearray(), bytearray(), bytearray()
-        self.peer_has_shut = self.aborted = False
+        self.peer_has_shut = self.aborted = self.paused = False
+        self.carrier: Carrier | None = None
 
     @rule(data=PIECES)
     def write(self, data: bytes) -> None:
@@ -951,11 +963,26 @@ class ConnectionMachine(RuleBasedStateMachine):
 
     @rule()
     def pause(self) -> None:
+        self.paused = True
         self.connection.pause_reading()
 
     @rule()
     def resume(self) -> None:
+        self.paused = False
         self.connection.resume_reading()
+
+    @precondition(lambda self: not (self.connection.closed or self.connection.pending_bytes))
+    @rule()
+    def go_over_to_a_transport(self) -> None:
+        self.carrier = Carrier(self.connection.socket)
+        self.connection.use_transport(self.carrier)
+
+    @precondition(lambda self: self.carrier and not self.connection.closed)
+    @rule()
+    def go_back_to_the_socket(self) -> None:
+        assert self.carrier is not None
+        self.connection.use_socket(bytes(self.carrier.peek()))
+        self.carrier = None
 
     @rule()
     def close(self) -> None:
@@ -989,9 +1016,12 @@ class ConnectionMachine(RuleBasedStateMachine):
 
     @invariant()
     def interest_is_what_the_state_wants_and_what_the_selector_watches(self) -> None:
-        assert self.connection.interest == self.connection._wanted()
-        resting = self.connection in self.stage.reactor._resting
-        assert watched(self.stage) == (0 if resting else self.connection.interest)
+        connection, state, waiting = self.connection, self.connection.state, self.connection.pending_bytes
+        held_back = self.paused or "eof" in self.stage.protocol.kinds() or waiting > SMALL.high_water_bytes
+        reads = state is State.LINGERING or (state in (State.OPEN, State.HALF_CLOSED) and not held_back)
+        assert connection.interest == (READ if reads else 0) | (WRITE if waiting else 0)
+        suspended = connection in self.stage.reactor.snapshot().suspended
+        assert watched(self.stage) == (0 if suspended else connection.interest)
 
     @invariant()
     def no_byte_leaves_before_the_kernel_has_taken_it(self) -> None:

@@ -31,7 +31,7 @@ class CallerSocket(socket.socket):
         return self.code or super().connect_ex(address)
 
 
-class Caller:
+class Client:
     """A loop with a clock in the test's hands, and what became of an attempt."""
 
     def __init__(self, selector_class: type[selectors.BaseSelector] = selectors.DefaultSelector) -> None:
@@ -58,10 +58,10 @@ class Caller:
 
 
 @pytest.fixture(params=SELECTORS, ids=lambda selector_class: str(selector_class.__name__))
-def caller(request: pytest.FixtureRequest) -> Iterator[Caller]:
+def client(request: pytest.FixtureRequest) -> Iterator[Client]:
     """One per selector class; whatever happens, nothing stays open."""
     before = open_descriptors()
-    made = Caller(request.param)
+    made = Client(request.param)
     with made.reactor:
         yield made
     assert open_descriptors() == before
@@ -76,20 +76,20 @@ def server() -> Iterator[socket.socket]:
 
 
 def free_port() -> int:
-    """A port on which nobody listens."""
+    """A port without a listener."""
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))
         port: int = sock.getsockname()[1]
         return port
 
 
-def test_a_connection_is_made_through_the_loop(caller: Caller, server: socket.socket) -> None:
+def test_a_connection_is_made_through_the_loop(client: Client, server: socket.socket) -> None:
     """ "Give the connection to `protocol`": it can be written to at once, and has the limits asked for."""
     limits = Limits(receive_bytes=3)
-    connect_tcp(caller.reactor, server.getsockname(), caller.protocol, caller.errors.append, limits=limits)
-    assert caller.outcomes() == 0
-    turn_until(caller.reactor, caller.outcomes)
-    (connection,) = caller.protocol.connections
+    connect_tcp(client.reactor, server.getsockname(), client.protocol, client.errors.append, limits=limits)
+    assert client.outcomes() == 0
+    turn_until(client.reactor, client.outcomes)
+    (connection,) = client.protocol.connections
     accepted, _ = server.accept()
     with accepted:
         accepted.settimeout(PATIENCE_S)
@@ -98,133 +98,133 @@ def test_a_connection_is_made_through_the_loop(caller: Caller, server: socket.so
     assert connection.limits is limits
 
 
-def test_once_connected_the_deadline_is_forgotten(caller: Caller, server: socket.socket) -> None:
+def test_once_connected_the_deadline_is_forgotten(client: Client, server: socket.socket) -> None:
     """Ten thousand connects a second mustn't leave a hundred thousand timers behind."""
-    connect_tcp(caller.reactor, server.getsockname(), caller.protocol, caller.errors.append, timeout_s=5.0)
-    caller.reactor.turn()  # blocks until it is connected
+    connect_tcp(client.reactor, server.getsockname(), client.protocol, client.errors.append, timeout_s=5.0)
+    client.reactor.turn()  # blocks until it is connected
     accepted, _ = server.accept()
     accepted.send(b"x")
-    caller.reactor.turn()
+    client.reactor.turn()
     accepted.close()
-    assert caller.protocol.received == b"x"
-    assert caller.selector.timeouts == [5.0, None]
+    assert client.protocol.received == b"x"
+    assert client.selector.timeouts == [5.0, None]
 
 
 def test_a_connection_that_cannot_be_watched_is_lost_and_not_failed(
-    caller: Caller, server: socket.socket, caplog: pytest.LogCaptureFixture
+    client: Client, server: socket.socket, caplog: pytest.LogCaptureFixture
 ) -> None:
     """epoll_ctl(2), EPERM, say: it was made, so `connection_lost` tells, and nothing stays open."""
-    connect_tcp(caller.reactor, server.getsockname(), caller.protocol, caller.errors.append)
-    caller.selector.failures.append(os_error(errno.EPERM))
-    turn_until(caller.reactor, lambda: "lost" in caller.protocol.kinds())
-    assert (caller.protocol.kinds(), caller.errors) == (["made", "lost"], [])
+    connect_tcp(client.reactor, server.getsockname(), client.protocol, client.errors.append)
+    client.selector.failures.append(os_error(errno.EPERM))
+    turn_until(client.reactor, lambda: "lost" in client.protocol.kinds())
+    assert (client.protocol.kinds(), client.errors) == (["made", "lost"], [])
     assert len(caplog.records) == 1
 
 
-def test_a_refused_connection_is_told_through_the_loop(caller: Caller) -> None:
+def test_a_refused_connection_is_told_through_the_loop(client: Client) -> None:
     """The error is what connect(2) would raise."""
-    connector = connect_tcp(caller.reactor, ("127.0.0.1", free_port()), caller.protocol, caller.errors.append)
-    assert caller.outcomes() == 0
-    turn_until(caller.reactor, caller.outcomes)
-    assert [type(error) for error in caller.errors] == [ConnectionRefusedError]
+    connector = connect_tcp(client.reactor, ("127.0.0.1", free_port()), client.protocol, client.errors.append)
+    assert client.outcomes() == 0
+    turn_until(client.reactor, client.outcomes)
+    assert [type(error) for error in client.errors] == [ConnectionRefusedError]
     assert connector.closed
-    assert connector not in caller.reactor.handlers
+    assert connector not in client.reactor.handlers
 
 
-def test_an_error_that_is_known_at_once_still_comes_through_the_loop(caller: Caller) -> None:
+def test_an_error_that_is_known_at_once_still_comes_through_the_loop(client: Client) -> None:
     """Law: "never inside the call that asked for it"."""
-    caller.code = errno.ENETUNREACH
-    connect_tcp(caller.reactor, ("127.0.0.1", 9), caller.protocol, caller.errors.append)
-    assert caller.outcomes() == 0
-    turn_idle(caller.reactor)
-    assert [error.errno for error in caller.errors] == [errno.ENETUNREACH]
+    client.code = errno.ENETUNREACH
+    connect_tcp(client.reactor, ("127.0.0.1", 9), client.protocol, client.errors.append)
+    assert client.outcomes() == 0
+    turn_idle(client.reactor)
+    assert [error.errno for error in client.errors] == [errno.ENETUNREACH]
 
 
 @pytest.mark.parametrize("code", [errno.EINPROGRESS, errno.EINTR])
-def test_a_connect_under_way_is_no_error(caller: Caller, server: socket.socket, code: int) -> None:
+def test_a_connect_under_way_is_no_error(client: Client, server: socket.socket, code: int) -> None:
     """connect(2): after EINTR, too, "the connection will be established asynchronously"."""
-    connect_tcp(caller.reactor, server.getsockname(), caller.protocol, caller.errors.append)
-    turn_until(caller.reactor, caller.outcomes)
-    assert caller.errors == []
+    connect_tcp(client.reactor, server.getsockname(), client.protocol, client.errors.append)
+    turn_until(client.reactor, client.outcomes)
+    assert client.errors == []
 
 
-def test_silence_ends_at_the_deadline_and_not_before(caller: Caller) -> None:
+def test_silence_ends_at_the_deadline_and_not_before(client: Client) -> None:
     """ "ETIMEDOUT after `timeout_s`"."""
     with silent_address() as address:
-        connect_tcp(caller.reactor, address, caller.protocol, caller.errors.append, timeout_s=5.0)
-        caller.clock.advance(4.9)
-        turn_idle(caller.reactor)
-        assert caller.outcomes() == 0
-        caller.clock.advance(0.2)
-        turn_idle(caller.reactor)
-    assert [error.errno for error in caller.errors] == [errno.ETIMEDOUT]
-    assert isinstance(caller.errors[0], TimeoutError)
-    assert caller.protocol.connections == []
+        connect_tcp(client.reactor, address, client.protocol, client.errors.append, timeout_s=5.0)
+        client.clock.advance(4.9)
+        turn_idle(client.reactor)
+        assert client.outcomes() == 0
+        client.clock.advance(0.2)
+        turn_idle(client.reactor)
+    assert [error.errno for error in client.errors] == [errno.ETIMEDOUT]
+    assert isinstance(client.errors[0], TimeoutError)
+    assert client.protocol.connections == []
 
 
 def test_a_connection_that_comes_with_its_deadline_is_made_and_nothing_else_is_told(
-    caller: Caller, server: socket.socket
+    client: Client, server: socket.socket
 ) -> None:
     """Law: "exactly one of two things happens"; what is ready goes before what is due."""
-    connect_tcp(caller.reactor, server.getsockname(), caller.protocol, caller.errors.append, timeout_s=5.0)
+    connect_tcp(client.reactor, server.getsockname(), client.protocol, client.errors.append, timeout_s=5.0)
     accepted, _ = server.accept()
-    caller.clock.advance(60.0)
-    turn_idle(caller.reactor)
+    client.clock.advance(60.0)
+    turn_idle(client.reactor)
     accepted.close()
-    assert (len(caller.protocol.connections), caller.errors) == (1, [])
+    assert (len(client.protocol.connections), client.errors) == (1, [])
 
 
-def test_a_connect_that_meets_itself_is_refused(caller: Caller) -> None:
-    """A port of this machine on which nobody listens may be picked as the source port: then it would echo itself."""
-    caller.meets_itself = True
-    connect_tcp(caller.reactor, ("127.0.0.1", free_port()), caller.protocol, caller.errors.append)
-    turn_until(caller.reactor, caller.outcomes)
-    assert [type(error) for error in caller.errors] == [ConnectionRefusedError]
-    assert caller.protocol.connections == []
+def test_a_connect_that_meets_itself_is_refused(client: Client) -> None:
+    """A port of this machine without a listener may be picked as the source port: then it would echo itself."""
+    client.meets_itself = True
+    connect_tcp(client.reactor, ("127.0.0.1", free_port()), client.protocol, client.errors.append)
+    turn_until(client.reactor, client.outcomes)
+    assert [type(error) for error in client.errors] == [ConnectionRefusedError]
+    assert client.protocol.connections == []
 
 
-def test_abort_is_silent(caller: Caller) -> None:
+def test_abort_is_silent(client: Client) -> None:
     """ "Give up: close without a word". Twice is harmless."""
     with silent_address() as address:
-        connector = connect_tcp(caller.reactor, address, caller.protocol, caller.errors.append, timeout_s=5.0)
+        connector = connect_tcp(client.reactor, address, client.protocol, client.errors.append, timeout_s=5.0)
         connector.abort()
         connector.abort()
-        caller.clock.advance(60.0)
-        turn_idle(caller.reactor)
-    assert caller.outcomes() == 0
-    assert connector not in caller.reactor.handlers
+        client.clock.advance(60.0)
+        turn_idle(client.reactor)
+    assert client.outcomes() == 0
+    assert connector not in client.reactor.handlers
 
 
-def test_abort_silences_an_error_that_is_already_under_way(caller: Caller) -> None:
-    """Known at once, queued on the loop, and then nobody wants to hear it any more."""
-    caller.code = errno.ENETUNREACH
-    connect_tcp(caller.reactor, ("127.0.0.1", 9), caller.protocol, caller.errors.append).abort()
-    turn_idle(caller.reactor)
-    assert caller.outcomes() == 0
+def test_abort_silences_an_error_that_is_already_under_way(client: Client) -> None:
+    """Known at once, queued on the loop, and not wanted any more."""
+    client.code = errno.ENETUNREACH
+    connect_tcp(client.reactor, ("127.0.0.1", 9), client.protocol, client.errors.append).abort()
+    turn_idle(client.reactor)
+    assert client.outcomes() == 0
 
 
-def test_abort_because_of_an_oserror_tells_it_through_the_loop(caller: Caller) -> None:
+def test_abort_because_of_an_oserror_tells_it_through_the_loop(client: Client) -> None:
     """ "Unless it is because of an OSError, which is told"; never inside the call."""
     with silent_address() as address:
-        connector = connect_tcp(caller.reactor, address, caller.protocol, caller.errors.append)
+        connector = connect_tcp(client.reactor, address, client.protocol, client.errors.append)
         reason = os_error(errno.ENETDOWN)
         connector.abort(reason)
-        assert caller.outcomes() == 0
-        turn_idle(caller.reactor)
-    assert caller.errors == [reason]
+        assert client.outcomes() == 0
+        turn_idle(client.reactor)
+    assert client.errors == [reason]
 
 
-def test_abort_after_success_leaves_the_connection_alone(caller: Caller, server: socket.socket) -> None:
+def test_abort_after_success_leaves_the_connection_alone(client: Client, server: socket.socket) -> None:
     """The socket has another owner then."""
-    connector = connect_tcp(caller.reactor, server.getsockname(), caller.protocol, caller.errors.append)
-    turn_until(caller.reactor, caller.outcomes)
+    connector = connect_tcp(client.reactor, server.getsockname(), client.protocol, client.errors.append)
+    turn_until(client.reactor, client.outcomes)
     connector.abort()
-    assert not caller.protocol.connections[0].closed
-    assert caller.protocol.connections[0].socket.getpeername() == server.getsockname()
+    assert not client.protocol.connections[0].closed
+    assert client.protocol.connections[0].socket.getpeername() == server.getsockname()
 
 
 def test_a_protocol_that_raises_in_connection_made_is_not_told_that_it_failed(
-    caller: Caller, server: socket.socket, caplog: pytest.LogCaptureFixture
+    client: Client, server: socket.socket, caplog: pytest.LogCaptureFixture
 ) -> None:
     """It was connected; `connection_lost` tells the rest. One traceback."""
 
@@ -234,35 +234,35 @@ def test_a_protocol_that_raises_in_connection_made_is_not_told_that_it_failed(
             raise RuntimeError("not ready")
 
     bad = Bad()
-    connect_tcp(caller.reactor, server.getsockname(), bad, caller.errors.append)
-    turn_until(caller.reactor, lambda: "lost" in bad.kinds())
-    assert caller.errors == []
+    connect_tcp(client.reactor, server.getsockname(), bad, client.errors.append)
+    turn_until(client.reactor, lambda: "lost" in bad.kinds())
+    assert client.errors == []
     assert [bool(record.exc_info) for record in caplog.records] == [True]
 
 
 @pytest.mark.parametrize("host", ["localhost", "example.org", ""])
-def test_a_name_is_refused(caller: Caller, host: str) -> None:
+def test_a_name_is_refused(client: Client, host: str) -> None:
     """Promise 22: "`connect_tcp` takes numeric addresses"."""
     with pytest.raises(ValueError, match="numeric"):
-        connect_tcp(caller.reactor, (host, 7), caller.protocol, caller.errors.append)
+        connect_tcp(client.reactor, (host, 7), client.protocol, client.errors.append)
 
 
 @pytest.mark.parametrize("timeout_s", [float("nan"), float("inf")])
-def test_a_timeout_that_is_no_time_is_refused_and_leaves_nothing(caller: Caller, timeout_s: float) -> None:
+def test_a_timeout_that_is_no_time_is_refused_and_leaves_nothing(client: Client, timeout_s: float) -> None:
     """ "Raise ValueError for … a time-out that is no time"."""
     before = open_descriptors()
     with pytest.raises(ValueError, match="finite"):
-        connect_tcp(caller.reactor, ("127.0.0.1", 9), caller.protocol, caller.errors.append, timeout_s=timeout_s)
+        connect_tcp(client.reactor, ("127.0.0.1", 9), client.protocol, client.errors.append, timeout_s=timeout_s)
     assert open_descriptors() == before
-    assert len(caller.reactor.handlers) == 1  # the waker
+    assert len(client.reactor.handlers) == 1  # the waker
 
 
-def assert_nothing_is_left(caller: Caller) -> None:
+def assert_nothing_is_left(client: Client) -> None:
     """The call has raised; that is one answer, and there must not be another."""
-    caller.clock.advance(60.0)
-    turn_idle(caller.reactor)
-    assert caller.outcomes() == 0
-    assert len(caller.reactor.handlers) == 1  # the waker
+    client.clock.advance(60.0)
+    turn_idle(client.reactor)
+    assert client.outcomes() == 0
+    assert len(client.reactor.handlers) == 1  # the waker
 
 
 @pytest.mark.parametrize(
@@ -271,26 +271,26 @@ def assert_nothing_is_left(caller: Caller) -> None:
     ids=["port", "scope"],
 )
 def test_a_connect_that_raises_leaves_nothing_behind(
-    caller: Caller, address: tuple[str, int], error: type[Exception]
+    client: Client, address: tuple[str, int], error: type[Exception]
 ) -> None:
     """An address that Python itself refuses: `failed` mustn't be called as well, ten seconds later."""
     with pytest.raises(error):
-        connect_tcp(caller.reactor, address, caller.protocol, caller.errors.append)
-    assert_nothing_is_left(caller)
+        connect_tcp(client.reactor, address, client.protocol, client.errors.append)
+    assert_nothing_is_left(client)
 
 
-def test_a_selector_that_refuses_for_a_while_only_delays(caller: Caller, server: socket.socket) -> None:
+def test_a_selector_that_refuses_for_a_while_only_delays(client: Client, server: socket.socket) -> None:
     """epoll_ctl(2), ENOSPC: the attempt goes on when there is room again, and has one outcome like any other."""
-    caller.selector.failures.append(os_error(errno.ENOSPC))
-    connect_tcp(caller.reactor, server.getsockname(), caller.protocol, caller.errors.append)
-    turn_idle(caller.reactor)
-    assert caller.outcomes() == 0
-    caller.clock.advance(SHORTAGE_RETRY_S)
-    turn_idle(caller.reactor)
-    caller.clock.advance(60.0)
-    turn_idle(caller.reactor)
-    assert caller.protocol.kinds() == ["made"]
-    assert caller.errors == []
+    client.selector.failures.append(os_error(errno.ENOSPC))
+    connect_tcp(client.reactor, server.getsockname(), client.protocol, client.errors.append)
+    turn_idle(client.reactor)
+    assert client.outcomes() == 0
+    client.clock.advance(SHORTAGE_RETRY_S)
+    turn_idle(client.reactor)
+    client.clock.advance(60.0)
+    turn_idle(client.reactor)
+    assert client.protocol.kinds() == ["made"]
+    assert client.errors == []
 
 
 def test_no_socket_to_be_had_is_raised_at_once() -> None:

@@ -5,6 +5,7 @@ What it promises alike with the fast path is in `fastpath/test_both_paths.py`.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import selectors
 import socket
@@ -19,14 +20,14 @@ from reactor.limits import SHORTAGE_RETRY_S
 from reactor.sockets.errors import os_error
 from reactor.sockets.pktinfo import Control
 from tests.support.basics import PATIENCE_S, has_ipv6, open_descriptors
-from tests.support.faults import EAGAIN, EINTR, FlakySockets
+from tests.support.faults import EAGAIN, EINTR, FlakySocket, FlakySockets
 from tests.support.loops import SELECTORS, DatagramRecorder, ManualClock, RecordingSelector, turn_idle, turn_until
 
 IPV6 = pytest.mark.skipif(not has_ipv6(), reason="this machine has no IPv6")
 
 
 class Post:
-    """An endpoint on loopback and a client connected to it, every seam in the test's hands."""
+    """An endpoint on loopback and a client connected to it, every door in the test's hands."""
 
     def __init__(
         self, host: str = "127.0.0.1", selector_class: type[selectors.BaseSelector] = selectors.DefaultSelector
@@ -98,19 +99,20 @@ def test_a_datagram_is_handed_over_whole_with_its_source(every_post: Post) -> No
     assert endpoint.drops == {}
 
 
+@pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0"])
 @pytest.mark.parametrize("name", ["MSG_CTRUNC", "MSG_EOR", "MSG_ERRQUEUE"])
-def test_what_else_the_kernel_says_about_a_datagram_costs_nobody_an_answer(post: Post, name: str) -> None:
+def test_other_flags_of_a_datagram_do_not_drop_it(monkeypatch: pytest.MonkeyPatch, host: str, name: str) -> None:
     """Of recvmsg(2)'s flags, MSG_TRUNC alone means that data is missing."""
-    flag = getattr(socket, name, 0)
-    receive = post.endpoint._receive
+    flag, receive = getattr(socket, name, 0), FlakySocket.recvmsg
 
-    def receive_flagged(size: int) -> tuple[bytes, Control, int, Any]:
-        data, control, flags, source = receive(size)
+    def receive_flagged(self: FlakySocket, *sizes: int) -> tuple[bytes, Control, int, Any]:
+        data, control, flags, source = receive(self, *sizes)
         return data, control, flags | flag, source
 
-    post.endpoint._receive = receive_flagged
-    post.assert_serves()
-    assert post.endpoint.drops == {}
+    monkeypatch.setattr(FlakySocket, "recvmsg", receive_flagged)
+    with contextlib.contextmanager(open_post)(Post(host)) as post:
+        post.assert_serves()
+        assert post.endpoint.drops == {}
 
 
 def test_the_kernel_is_asked_for_no_more_once_it_has_said_that_nothing_waits(post: Post) -> None:
@@ -180,7 +182,7 @@ def test_while_one_is_held_further_ones_are_dropped_as_busy(post: Post) -> None:
 
 
 def test_the_caller_may_reuse_its_memory_after_send(post: Post) -> None:
-    """As with a stream's `write`: what is held must not change when the caller's buffer does."""
+    """As with a stream's `write`: what is held must not change when the program's buffer does."""
     post.faults.add("sendto", EAGAIN)
     memory = bytearray(b"before")
     assert post.endpoint.send(memoryview(memory), post.client.getsockname())
@@ -227,7 +229,7 @@ def test_sending_works_during_a_shortage_at_receiving(post: Post) -> None:
 
 
 def test_the_protocol_is_told_of_drops_with_their_peers(post: Post, monkeypatch: pytest.MonkeyPatch) -> None:
-    """`dropped`: "from or to `peer`", and None for what nobody knows."""
+    """`dropped`: "from or to `peer`", and None where it is unknown."""
     told: list[tuple[str, Any]] = []
     monkeypatch.setattr(post.protocol, "dropped", lambda _, reason, peer: told.append((reason, peer)), raising=False)
     me = post.client.getsockname()
@@ -329,7 +331,7 @@ def test_close_during_a_shortage_leaves_no_timer(post: Post) -> None:
 # ---------------------------------------------------------------- with one peer
 
 
-class Caller(DatagramRecorder):
+class Client(DatagramRecorder):
     """Keeps the errors too."""
 
     def __init__(self) -> None:
@@ -346,14 +348,14 @@ def test_an_endpoint_with_a_peer_sends_to_it_and_hears_nobody_else(host: str) ->
     with Reactor() as reactor:
         other = open_udp(reactor, (host, 0), DatagramRecorder())
         server = open_udp(reactor, (host, 0), DatagramRecorder(echo=True))
-        caller = Caller()
-        endpoint = connect_udp(reactor, server.address, caller)
+        client = Client()
+        endpoint = connect_udp(reactor, server.address, client)
         other.send(b"from a stranger", endpoint.address)
         assert endpoint.send(b"hello")
-        turn_until(reactor, lambda: caller.received)
+        turn_until(reactor, lambda: client.received)
         turn_idle(reactor)
-        assert [data for data, *_ in caller.received] == [b"hello"]
-        assert caller.errors == []
+        assert [data for data, *_ in client.received] == [b"hello"]
+        assert client.errors == []
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="what ICMP says is told differently elsewhere")
@@ -362,20 +364,20 @@ def test_an_endpoint_with_a_peer_is_told_that_nobody_is_there() -> None:
     with Reactor() as reactor:
         gone = open_udp(reactor, ("127.0.0.1", 0), DatagramRecorder())
         gone.close()
-        caller = Caller()
-        endpoint = connect_udp(reactor, gone.address, caller)
+        client = Client()
+        endpoint = connect_udp(reactor, gone.address, client)
         endpoint.send(b"anybody?")
-        turn_until(reactor, lambda: caller.errors)
-        assert caller.errors[0].errno == errno.ECONNREFUSED
+        turn_until(reactor, lambda: client.errors)
+        assert client.errors[0].errno == errno.ECONNREFUSED
         assert endpoint.drops == {"receive_ECONNREFUSED": 1}
 
 
 def test_what_the_kernel_says_to_a_send_is_told_to_the_protocol() -> None:
     with Reactor() as reactor:
-        caller = Caller()
-        endpoint = open_udp(reactor, ("127.0.0.1", 0), caller)
+        client = Client()
+        endpoint = open_udp(reactor, ("127.0.0.1", 0), client)
         assert not endpoint.send(bytes(70_000), endpoint.address)
-        assert caller.errors[0].errno == errno.EMSGSIZE
+        assert client.errors[0].errno == errno.EMSGSIZE
         assert not endpoint.closed
 
 

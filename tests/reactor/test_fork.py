@@ -1,4 +1,4 @@
-"""A child lets go of its parent's loop, and the parent notices nothing of it."""
+"""A child abandons or reopens its parent's loop, and the parent notices nothing of it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import os
 import selectors
 import signal
 import socket
-import threading
 import traceback
 import warnings
 from collections.abc import Callable
@@ -15,10 +14,14 @@ from collections.abc import Callable
 import pytest
 
 from reactor import READ, Connection, Reactor, listen_tcp, open_udp
+from reactor.doors import Observer
+from reactor.observe.trace import Event, Trace
+from reactor.observe.watch import Watch
+from reactor.signals import Waker
 from reactor.sockets.errors import os_error
 from tests.support.basics import PATIENCE_S
 from tests.support.clients import tcp_pair
-from tests.support.loops import SELECTORS, DatagramRecorder, Recorder, turn_idle, turn_until
+from tests.support.loops import SELECTORS, DatagramRecorder, Recorder, RecordingSelector, turn_idle, turn_until
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork(2)")
 
@@ -54,7 +57,7 @@ def test_after_the_child_has_gone_the_parents_loop_still_reports_every_socket(
         endpoint = open_udp(reactor, ("127.0.0.1", 0), udp)
         with socket.create_connection(address, PATIENCE_S) as client:
             turn_until(reactor, lambda: tcp.connections)
-            in_a_child(lambda: disown(reactor))
+            in_a_child(reactor.abandon_after_fork)
             client.sendall(b"before")
             turn_until(reactor, lambda: tcp.received == b"before")
             assert client.recv(10) == b"before", "neither was it reset"
@@ -81,9 +84,8 @@ def test_the_child_can_have_a_loop_of_its_own_and_holds_nothing_of_its_parents()
             turn_until(reactor, lambda: protocol.connections)
 
             def child() -> None:
-                before = [handler for handler in reactor.handlers if handler is not reactor._waker]
-                with signals_held():
-                    disown(reactor)
+                before = [handler for handler in reactor.handlers if not isinstance(handler, Waker)]
+                reactor.abandon_after_fork()
                 assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
                 assert signal.set_wakeup_fd(-1) == -1
                 devices = {os.stat(handler.fileno()).st_rdev for handler in before}
@@ -101,62 +103,40 @@ def test_the_child_can_have_a_loop_of_its_own_and_holds_nothing_of_its_parents()
             assert all(handler.interest == READ for handler in reactor.handlers)
 
 
-def test_signals_are_held_back_and_come_in_afterwards() -> None:
-    """Else one might find the child with its parent's handlers, or none."""
-    came: list[int] = []
-    before = signal.signal(signal.SIGUSR1, lambda signum, frame: came.append(signum))
-    try:
-        with signals_held() as mask:
-            signal.pthread_kill(threading.get_ident(), signal.SIGUSR1)  # another test's thread might take it else
-            assert came == []
-            assert signal.SIGUSR1 not in mask
-        assert came == [signal.SIGUSR1]
-    finally:
-        signal.signal(signal.SIGUSR1, before)
-
-
-def test_the_mask_comes_back_as_it_was() -> None:
-    """A service may have been started with signals blocked, and means it."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR2])
-    try:
-        with signals_held() as mask:
-            assert mask == {*before, signal.SIGUSR2}
-        assert signal.pthread_sigmask(signal.SIG_BLOCK, []) == mask
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-# ---------------------------------------------------------------- taking over
+# ---------------------------------------------------------------- the child goes on with the loop
 
 
 @pytest.mark.parametrize("selector_class", SELECTORS)
-def test_whoever_takes_over_watches_all_that_was_watched(selector_class: type[selectors.BaseSelector]) -> None:
-    """Without a fork: the parent's selector is another one, and is asked nothing any more."""
-    with Reactor() as reactor:
-        protocol = Recorder(echo=True)
-        ours, peer = tcp_pair()
-        with peer:
-            connection = Connection(reactor, ours, protocol)
+@pytest.mark.parametrize(
+    "observer", [Observer, lambda: Trace(id), lambda: Watch(0.0, Trace(id))], ids=["plain", "traced", "watched"]
+)
+def test_a_reopened_loop_watches_all_that_was_watched(
+    selector_class: type[selectors.BaseSelector], observer: Callable[[], Observer]
+) -> None:
+    """Without a fork: the inherited selector is closed, and asked nothing any more. A loop is reopened again, too."""
+    inherited, protocol = RecordingSelector(), Recorder(echo=True)
+    pairs = [tcp_pair() for _ in range(2)]
+    with Reactor(selector=inherited, observer=observer()) as reactor:
+        connections = [Connection(reactor, ours, protocol) for ours, _ in pairs]
+        for connection in connections:
             connection.open()
-            idle, other = tcp_pair()
-            with other:
-                resting = Connection(reactor, idle, protocol)
-                resting.open()
-                reactor.suspend(resting, 0.0)
-                before = reactor._selector
-                take_over(reactor, selector_class(), busy_poll_s=0.0001)
-                assert not before.get_map(), "closed"
-                for client in (peer, other):
-                    client.sendall(b"hello")
-                    client.settimeout(PATIENCE_S)
-                turn_until(reactor, lambda: protocol.received == b"hellohello")
-                assert [client.recv(10) for client in (peer, other)] == [b"hello"] * 2
-                connection.abort()
-                resting.abort()
+        reactor.suspend(connections[1], 0.0)
+        for number in (1, 2):
+            reactor.reopen_after_fork(selector_class())
+            assert not inherited.get_map(), "closed"
+            for _, client in pairs:
+                client.sendall(b"hello")
+                client.settimeout(PATIENCE_S)
+            turn_until(reactor, lambda: len(protocol.received) >= 10 * number)  # noqa: B023 - called at once
+            assert [client.recv(10) for _, client in pairs] == [b"hello"] * 2
+        for connection in connections:
+            connection.abort()
+    for _, client in pairs:
+        client.close()
 
 
-def test_a_selector_that_was_not_inherited_is_no_trouble(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A kqueue isn't, and its number may be another's by now."""
+def test_a_selector_that_was_not_inherited_is_not_closed_twice() -> None:
+    """A kqueue isn't inherited, and its number may be another's by now."""
 
     class Gone(selectors.DefaultSelector):
         def close(self) -> None:
@@ -164,18 +144,45 @@ def test_a_selector_that_was_not_inherited_is_no_trouble(monkeypatch: pytest.Mon
             raise os_error(errno.EBADF)
 
     with Reactor(selector=Gone()) as reactor:
-        take_over(reactor, selectors.DefaultSelector())
+        reactor.reopen_after_fork(selectors.DefaultSelector())
         turn_idle(reactor)
 
 
-def test_a_signal_that_nobody_has_looked_at_waits() -> None:
+# ---------------------------------------------------------------- observers and signals
+
+
+@pytest.mark.parametrize("watched", [False, True])
+@pytest.mark.parametrize(
+    "part", [Reactor.abandon_after_fork, lambda loop: loop.reopen_after_fork(selectors.DefaultSelector())]
+)
+def test_after_a_fork_only_the_parent_is_told(part: Callable[[Reactor], object], watched: bool) -> None:
+    """The trace's file is the parent's too."""
+    events: list[Event] = []
+    trace = Trace(events.append)
+    with Reactor(observer=Watch(inner=trace) if watched else trace) as loop:
+        loop.call_later(60, int)
+
+        def child() -> None:
+            part(loop)
+            before = len(events)
+            loop.call_later(0, int)
+            loop.call_soon(int)
+            if not loop.closed:
+                loop.turn()
+            assert len(events) == before
+
+        in_a_child(child)
+        before = len(events)
+        turn_idle(loop, 1)
+        assert len(events) > before
+
+
+def test_a_signal_is_pending_until_the_loop_has_looked() -> None:
+    """exec(2) would forget it."""
     with Reactor() as reactor:
         reactor.add_signal_handler(signal.SIGUSR1, int)
-        with signals_held():
-            assert not signals_waiting(reactor)
+        assert not reactor.snapshot().signals_pending
         signal.raise_signal(signal.SIGUSR1)
-        with signals_held():
-            assert signals_waiting(reactor)
+        assert reactor.snapshot().signals_pending
         turn_idle(reactor)
-        with signals_held():
-            assert not signals_waiting(reactor)
+        assert not reactor.snapshot().signals_pending

@@ -1,4 +1,4 @@
-"""Listener: a bounded number of callers per turn, and every errno of accept(2)."""
+"""Listener: a bounded number of clients per turn, and every errno of accept(2)."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class Door:
         self.clients: list[socket.socket] = []
 
     def call(self, count: int = 1) -> socket.socket:
-        """Have callers wait in the kernel's queue; return the last one."""
+        """Have clients wait in the kernel's queue; return the last one."""
         for _ in range(count):
             self.clients.append(socket.create_connection(self.listener.address, PATIENCE_S))
         return self.clients[-1]
@@ -91,7 +91,7 @@ def every_door(request: pytest.FixtureRequest) -> Iterator[Door]:
 
 
 def assert_serves(door: Door) -> None:
-    """A new caller gets an echo."""
+    """A new client gets an echo."""
     client = door.call()
     client.send(b"ping")
     turn_until(door.reactor, lambda: door.protocol.received.endswith(b"ping"))
@@ -123,7 +123,7 @@ def test_accepted_connections_do_not_block_and_have_the_listeners_limits() -> No
 
 
 def test_pause_and_resume(every_door: Door) -> None:
-    """ "Take no more callers until `resume`; they wait in the kernel's queue"; the loop sleeps meanwhile."""
+    """ "Take no more clients until `resume`; they wait in the kernel's queue"; the loop sleeps meanwhile."""
     every_door.listener.pause()
     every_door.call(2)
     every_door.turn(5)
@@ -168,7 +168,7 @@ def test_a_listener_closed_in_the_middle_of_a_batch_accepts_no_more(door: Door) 
 
 
 def test_the_kernel_is_asked_for_no_more_once_it_has_said_that_nobody_waits(door: Door) -> None:
-    """ "Accept until the queue is empty": one caller costs two calls of accept(2), not a whole turn's share."""
+    """ "Accept until the queue is empty": one client costs two calls of accept(2), not a whole turn's share."""
     door.call()
     door.turn()
     assert len(door.served) == 1
@@ -177,7 +177,7 @@ def test_the_kernel_is_asked_for_no_more_once_it_has_said_that_nobody_waits(door
 
 @pytest.mark.parametrize("error", [EAGAIN, EINTR])
 def test_readiness_without_a_caller_is_no_error(door: Door, error: OSError) -> None:
-    """The caller may have gone again before we came."""
+    """The client may have gone again before we came."""
     door.faults.add("accept", error)
     assert_serves(door)
     assert door.listener.errors == {}
@@ -185,7 +185,7 @@ def test_readiness_without_a_caller_is_no_error(door: Door, error: OSError) -> N
 
 @pytest.mark.parametrize("code", ONE_CALLER, ids=errno.errorcode.get)
 def test_an_error_of_one_caller_is_skipped(door: Door, code: int, caplog: pytest.LogCaptureFixture) -> None:
-    """Promise 16: "those of one caller are skipped": counted, and the next one is served in the same turn."""
+    """Promise 16: "those of one client are skipped": counted, and the next one is served in the same turn."""
     door.faults.add("accept", os_error(code), os_error(code))
     door.call()
     door.turn()
@@ -234,7 +234,7 @@ def test_a_shortage_is_logged_once_in_each_quiet_while(door: Door, caplog: pytes
 
 
 def test_a_shortage_in_the_middle_of_a_batch_keeps_those_already_in(door: Door) -> None:
-    """The descriptors may run out at any caller."""
+    """The descriptors may run out at any client."""
     door.faults.add("accept", None, None, os_error(errno.EMFILE))
     door.call(4)
     door.turn(5)
@@ -255,7 +255,7 @@ def test_resume_during_a_shortage_does_not_cut_it_short(door: Door) -> None:
 
 
 def test_a_pause_outlasts_a_shortage(door: Door) -> None:
-    """The retry timer mustn't open a door that somebody has shut."""
+    """The retry timer mustn't open a listener that was paused."""
     door.faults.add("accept", os_error(errno.EMFILE))
     door.call()
     door.turn()
@@ -310,7 +310,7 @@ def test_a_broken_socket_of_which_nobody_wants_to_be_told_closes_the_listener_al
 
 
 def test_a_factory_that_raises_costs_its_caller_only(door: Door, caplog: pytest.LogCaptureFixture) -> None:
-    """Promise 17: the caller's connection is closed, one traceback logged, and the others of the batch are served."""
+    """Promise 17: the client's connection is closed, one traceback logged, and the others of the batch are served."""
     mistake = ZeroDivisionError("no protocol today")
     outcomes: list[Any] = [door.protocol, mistake, door.protocol]
 
@@ -368,7 +368,7 @@ def test_a_protocol_that_raises_in_connection_made_costs_its_connection_only(
 
 
 def test_a_caller_that_cannot_be_watched_is_lost_alone(door: Door, caplog: pytest.LogCaptureFixture) -> None:
-    """epoll_ctl(2), EPERM, say: a connection that nobody watches would stay for ever."""
+    """epoll_ctl(2), EPERM, say: a connection that isn't watched would stay for ever."""
     door.selector.failures.append(os_error(errno.EPERM))
     client = door.call()
     door.turn(3)

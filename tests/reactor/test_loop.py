@@ -200,7 +200,7 @@ def test_call_at_fires_when_the_injected_clock_has_reached_the_deadline(rig: Rig
 
 
 def test_wall_clock_jumps_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Promise 18. The wall clock leaps by years, forwards and backwards, whenever anybody looks."""
+    """Promise 18. The wall clock leaps by years, forwards and backwards, with every look."""
     dice = random.Random(7)
     monkeypatch.setattr(time, "time", lambda: dice.uniform(-1e9, 1e10))
     fired: list[str] = []
@@ -389,8 +389,8 @@ def test_interest_is_consistent_when_the_selector_refuses(rig: Rig, before: int)
     assert set(handler.masks) == {READ}
 
 
-def test_a_handler_that_rests_is_not_watched_and_comes_back_by_itself(rig: Rig) -> None:
-    """`rest` is for a socket that is ready, and that nobody can use: only time can help. Twice is as good as once."""
+def test_a_suspended_handler_is_not_watched_and_comes_back_by_itself(rig: Rig) -> None:
+    """`suspend` is for a socket that is ready and of no use: only time can help. The first call counts."""
     handler = rig.handler()
     rig.reactor.suspend(handler, 10.0)
     rig.reactor.suspend(handler, 99.0)
@@ -403,8 +403,8 @@ def test_a_handler_that_rests_is_not_watched_and_comes_back_by_itself(rig: Rig) 
     assert watched(rig, handler) == READ
 
 
-def test_a_handler_that_rests_can_be_closed_and_leaves_no_timer(rig: Rig, caplog: pytest.LogCaptureFixture) -> None:
-    """Or its number would be watched again, for whoever has it by then."""
+def test_a_suspended_handler_can_be_closed_and_leaves_no_timer(rig: Rig, caplog: pytest.LogCaptureFixture) -> None:
+    """Or its number would be watched again, for another handler that has it by then."""
     handler = rig.handler()
     rig.reactor.suspend(handler)
     handler.abort()

@@ -3,7 +3,6 @@
 import math
 
 import pytest
-from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, rule
 
@@ -22,7 +21,7 @@ def live_in(timers: Timers) -> int:
 
 
 class TimersMachine(RuleBasedStateMachine):
-    """The model is a list of (deadline, number) that is sorted whenever somebody asks."""
+    """The model is a list of (deadline, number) that is sorted for every question."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -79,18 +78,6 @@ class TimersMachine(RuleBasedStateMachine):
 TestTimersAreASortedList = TimersMachine.TestCase
 
 
-@given(st.lists(DEADLINES_S))
-def test_timers_fire_by_deadline_and_equal_ones_in_the_order_in_which_they_were_set(deadlines: list[float]) -> None:
-    """ "Equal deadlines fire in the order in which they were set"."""
-    timers = Timers()
-    fired: list[int] = []
-    for number, deadline_s in enumerate(deadlines):
-        timers.add(deadline_s, fired.append, (number,))
-    for timer in timers.pop_due(math.inf):
-        timer.fire()
-    assert fired == sorted(range(len(deadlines)), key=lambda number: deadlines[number])
-
-
 @pytest.mark.parametrize("deadline_s", [math.nan, math.inf, -math.inf])
 def test_a_deadline_that_is_no_time_is_refused(deadline_s: float) -> None:
     """NaN compares with nothing: one in the heap would disorder it for all."""
@@ -144,23 +131,6 @@ def test_the_sleep_is_never_negative_nor_longer_than_the_system_can_count() -> N
     timers.add(365 * 86_400.0, int)
     assert timers.sleep_s(0.0) == LONGEST_SLEEP_S
     assert timers.sleep_s(400 * 86_400.0) == 0.0
-
-
-def test_a_timer_knows_its_deadline() -> None:
-    """Whoever holds one may ask how long it has still to go."""
-    assert Timers().add(2.5, int).deadline_s == 2.5
-
-
-def test_a_timer_cancelled_by_another_that_is_due_at_the_same_time_does_not_fire() -> None:
-    """Both have been taken out of the heap already when the first one runs."""
-    timers = Timers()
-    fired: list[str] = []
-    timers.add(1.0, lambda: victim.cancel())
-    victim = timers.add(1.0, fired.append, ("victim",))
-    for timer in timers.pop_due(1.0):
-        timer.fire()
-    assert fired == []
-    assert live_in(timers) == 0
 
 
 @pytest.mark.parametrize("fire", [True, False])

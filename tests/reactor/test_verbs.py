@@ -19,78 +19,56 @@ def test_the_default_bound_of_a_connection_is_128_kib() -> None:
     assert Limits().bound_bytes <= 128 * 1024
 
 
-@pytest.mark.parametrize("step", ["socket", "bind", "listen"])
-def test_a_listen_that_fails_at_any_step_leaves_nothing(step: str) -> None:
-    """ "Whoever makes a socket closes it if the next step fails"."""
+Verb = Callable[[Reactor, str], object]
+LISTEN: Verb = lambda reactor, host: listen_tcp(reactor, (host, 0), Recorder)  # noqa: E731
+UDP: Verb = lambda reactor, host: open_udp(reactor, (host, 0), DatagramRecorder())  # noqa: E731
+CONNECT: Verb = lambda reactor, host: connect_tcp(reactor, (host, 9), Recorder(), lambda error: None)  # noqa: E731
+
+
+@pytest.mark.parametrize(
+    ("verb", "step"), [(LISTEN, "socket"), (LISTEN, "bind"), (LISTEN, "listen"), (UDP, "socket"), (UDP, "bind")]
+)
+def test_a_verb_that_fails_at_any_step_leaves_nothing(verb: Verb, step: str) -> None:
     sockets = FlakySockets()
     with Reactor(sockets=sockets) as reactor:
         before = open_descriptors()
         sockets.faults.add(step, os_error(errno.EADDRINUSE))
         with pytest.raises(OSError, match="in use"):
-            listen_tcp(reactor, ("127.0.0.1", 0), Recorder)
+            verb(reactor, "127.0.0.1")
         assert open_descriptors() == before
         assert len(reactor.handlers) == 1  # the waker
 
 
-@pytest.mark.parametrize("step", ["socket", "bind"])
-def test_an_open_udp_that_fails_at_any_step_leaves_nothing(step: str) -> None:
-    """The same."""
-    sockets = FlakySockets()
-    with Reactor(sockets=sockets) as reactor:
-        before = open_descriptors()
-        sockets.faults.add(step, os_error(errno.EADDRINUSE))
-        with pytest.raises(OSError, match="in use"):
-            open_udp(reactor, ("127.0.0.1", 0), DatagramRecorder())
-        assert open_descriptors() == before
-        assert len(reactor.handlers) == 1
-
-
-@pytest.mark.parametrize(
-    "use",
-    [
-        lambda reactor, datagrams: listen_tcp(reactor, ("127.0.0.1", 0), Recorder),
-        lambda reactor, datagrams: open_udp(reactor, ("127.0.0.1", 0), datagrams),
-    ],
-    ids=["listen_tcp", "open_udp"],
-)
-def test_a_selector_that_refuses_for_a_while_only_delays(use: Callable[[Reactor, DatagramRecorder], object]) -> None:
-    """The last step is epoll_ctl(2), which may say ENOSPC. It is tried again by the loop, not left to the caller."""
+@pytest.mark.parametrize("verb", [LISTEN, UDP])
+def test_a_selector_that_refuses_for_a_while_only_delays(verb: Verb) -> None:
+    """The last step is epoll_ctl(2), which may say ENOSPC. It is tried again by the loop, not left to the program."""
     selector, clock = RecordingSelector(), ManualClock()
     with Reactor(selector=selector, clock=clock) as reactor:
         selector.failures.append(os_error(errno.ENOSPC))
-        use(reactor, DatagramRecorder())
+        verb(reactor, "127.0.0.1")
         assert len(selector.get_map()) == 1
         clock.advance(SHORTAGE_RETRY_S)
         turn_idle(reactor)
         assert len(selector.get_map()) == len(reactor.handlers) == 2
 
 
-VERBS: list[Callable[[Reactor], object]] = [
-    lambda reactor: listen_tcp(reactor, ("127.0.0.1", 0), Recorder),
-    lambda reactor: connect_tcp(reactor, ("127.0.0.1", 9), Recorder(), lambda error: None),
-    lambda reactor: open_udp(reactor, ("127.0.0.1", 0), DatagramRecorder()),
-]
-
-
-@pytest.mark.parametrize("verb", VERBS, ids=["listen_tcp", "connect_tcp", "open_udp"])
-def test_a_closed_reactor_takes_nothing_in_and_no_descriptor_is_left(verb: Callable[[Reactor], object]) -> None:
-    """`adopt`: "Raise RuntimeError when that has begun"; nobody would ever close the socket."""
+@pytest.mark.parametrize("verb", [LISTEN, CONNECT, UDP])
+def test_a_closed_reactor_takes_nothing_in_and_no_descriptor_is_left(verb: Verb) -> None:
+    """`register`: "Raise RuntimeError when that has begun"; nothing would ever close the socket."""
     reactor = Reactor()
     reactor.close()
     before = open_descriptors()
     with pytest.raises(RuntimeError, match="closed"):
-        verb(reactor)
+        verb(reactor, "127.0.0.1")
     assert open_descriptors() == before
     assert not reactor.handlers
 
 
-def test_names_are_refused() -> None:
+@pytest.mark.parametrize("verb", [LISTEN, UDP])
+def test_a_name_is_refused(verb: Verb) -> None:
     """Promise 22: "names are resolved before the loop runs or in a thread"."""
-    with Reactor() as reactor:
-        with pytest.raises(ValueError, match="numeric"):
-            listen_tcp(reactor, ("localhost", 0), Recorder)
-        with pytest.raises(ValueError, match="numeric"):
-            open_udp(reactor, ("localhost", 0), DatagramRecorder())
+    with Reactor() as reactor, pytest.raises(ValueError, match="numeric"):
+        verb(reactor, "localhost")
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="addresses are shared differently there")

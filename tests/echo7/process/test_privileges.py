@@ -134,7 +134,9 @@ def test_an_unprivileged_start_needs_nothing_but_a_port(installation: Installati
     [(["--host", "*"], 1), (["--host", "*", "--workers", "2"], 1), ([], 0), (["--host", "*", "--user", "nobody"], 0)],
     ids=str,
 )
-def test_root_that_serves_other_machines_is_warned_once(installation: Installation, arguments: list[str], warned: int) -> None:
+def test_root_that_serves_other_machines_is_warned_once(
+    installation: Installation, arguments: list[str], warned: int
+) -> None:
     with EchoProcess(*arguments, installation=installation) as echo:
         assert echo.finish() == 0
         told = [line for line in echo.lines if line["event"] == "serving_as_root"]

@@ -2,40 +2,44 @@
 
 from __future__ import annotations
 
+import collections
 import math
 import selectors
+import time
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from reactor import READ, Reactor
-from reactor.fastpath.busypoll import BusyPoll, busy_select
+from reactor.fastpath.busypoll import BusyPollSelector
+from reactor.observe.trace import Event, Trace
 from reactor.testing import SimulatedNetwork
 from tests.support.clients import receive_exactly
 from tests.support.echo import EchoThread
-from tests.support.loops import CountingSelector, ManualClock
+from tests.support.loops import SELECTORS, CountingSelector, ManualClock
 
 BUSY_S = 0.001
 POLL_S = 0.0001  # what one look takes here
-KEY = selectors.SelectorKey(0, 0, READ, "somebody")
+KEY = selectors.SelectorKey(0, 0, READ, "a handler")
 
 
-class Events:
-    """A `select` on a clock of its own: events come at given times, a look takes a while, a sleep lasts as it must."""
+class Events(selectors.DefaultSelector):
+    """A selector on a clock of its own: events come at given times, a look takes a while, a sleep lasts as it must."""
 
     def __init__(self, at_s: list[float]) -> None:
+        super().__init__()
         self.clock = ManualClock(0.0)
         self.at_s = sorted(at_s)
         self.calls: list[float | None] = []
 
-    def select(self, timeout_s: float | None) -> list[tuple[selectors.SelectorKey, int]]:
-        self.calls.append(timeout_s)
+    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
+        self.calls.append(timeout)
         now_s = self.clock.now_s + POLL_S
-        if timeout_s != 0 and not (self.at_s and self.at_s[0] <= now_s):
-            if timeout_s is None and not self.at_s:
+        if timeout != 0 and not (self.at_s and self.at_s[0] <= now_s):
+            if timeout is None and not self.at_s:
                 raise AssertionError("sleeps for ever")
-            wake_s = math.inf if timeout_s is None else now_s + timeout_s
+            wake_s = math.inf if timeout is None else now_s + timeout
             now_s = min([wake_s, *self.at_s])
         self.clock.now_s = now_s
         if self.at_s and self.at_s[0] <= now_s:
@@ -44,27 +48,21 @@ class Events:
         return []
 
 
-def test_off_is_the_selectors_own_select() -> None:
-    """Nothing is paid for what isn't asked for."""
-    select = Events([]).select
-    assert busy_select(select, ManualClock(), 0.0) == select
+@pytest.mark.parametrize("busy_poll_s", [0.0, -1.0, math.inf, math.nan])
+def test_a_time_that_is_not_positive_or_not_finite_is_refused(busy_poll_s: float) -> None:
+    with pytest.raises(ValueError, match="busy_poll_s must be a positive number of seconds"):
+        BusyPollSelector(Events([]), ManualClock(), busy_poll_s)
 
 
-@pytest.mark.parametrize("busy_poll_s", [-1.0, math.inf, math.nan])
-def test_a_time_that_is_none_is_refused(busy_poll_s: float) -> None:
-    with pytest.raises(ValueError, match="busy_poll_s must be a number of seconds"):
-        Reactor(busy_poll_s=busy_poll_s)
-
-
-def test_nothing_has_happened_yet_so_the_first_wait_sleeps() -> None:
+def test_before_any_activity_the_first_wait_sleeps() -> None:
     events = Events([5.0])
-    assert BusyPoll(events.select, events.clock, BUSY_S).select(None)
+    assert BusyPollSelector(events, events.clock, BUSY_S).select(None)
     assert events.calls == [0, None]
 
 
 def test_after_activity_it_looks_without_sleeping_until_the_time_is_over_and_then_sleeps() -> None:
     events = Events([0.0, 9.0])
-    poll = BusyPoll(events.select, events.clock, BUSY_S)
+    poll = BusyPollSelector(events, events.clock, BUSY_S)
     assert poll.select(None)
     events.calls.clear()
     assert poll.select(None)
@@ -73,9 +71,9 @@ def test_after_activity_it_looks_without_sleeping_until_the_time_is_over_and_the
     assert set(events.calls[:-1]) == {0}
 
 
-def test_what_comes_while_it_polls_needs_no_wake_up() -> None:
+def test_an_event_while_it_polls_needs_no_wake_up() -> None:
     events = Events([0.0, 0.0005])
-    poll = BusyPoll(events.select, events.clock, BUSY_S)
+    poll = BusyPollSelector(events, events.clock, BUSY_S)
     assert poll.select(None)
     assert poll.select(None)
     assert set(events.calls) == {0}
@@ -84,16 +82,16 @@ def test_what_comes_while_it_polls_needs_no_wake_up() -> None:
 def test_a_timer_that_is_due_is_no_activity() -> None:
     """A server whose only business is a timer sleeps between its ticks."""
     events = Events([])
-    poll = BusyPoll(events.select, events.clock, BUSY_S)
+    poll = BusyPollSelector(events, events.clock, BUSY_S)
     for _ in range(5):
         events.calls.clear()
         assert poll.select(1.0) == []
         assert events.calls == [0, pytest.approx(1.0, abs=2 * POLL_S)]
 
 
-def test_who_must_not_wait_looks_once() -> None:
+def test_without_time_to_wait_it_looks_once() -> None:
     events = Events([0.0])
-    poll = BusyPoll(events.select, events.clock, BUSY_S)
+    poll = BusyPollSelector(events, events.clock, BUSY_S)
     assert poll.select(0.0)
     events.calls.clear()
     assert poll.select(0.0) == poll.select(-1.0) == []
@@ -107,7 +105,7 @@ def test_who_must_not_wait_looks_once() -> None:
 def test_no_event_is_missed_and_no_deadline(at_s: list[float], timeouts_s: list[float]) -> None:
     """Each call ends with an event or when its time is over, a few looks late at the most; none ends early."""
     events = Events(at_s)
-    poll = BusyPoll(events.select, events.clock, BUSY_S)
+    poll = BusyPollSelector(events, events.clock, BUSY_S)
     seen = 0
     for timeout_s in timeouts_s:
         before_s = events.clock.now_s
@@ -120,17 +118,27 @@ def test_no_event_is_missed_and_no_deadline(at_s: list[float], timeouts_s: list[
     assert seen + len(events.at_s) == len(at_s)
 
 
-def test_every_byte_comes_back() -> None:
-    with EchoThread(reactor_options={"busy_poll_s": 0.02}) as echo, echo.connect() as client:
-        for number in range(200):
+def busy_polling(inner: selectors.BaseSelector, busy_poll_s: float) -> BusyPollSelector:
+    return BusyPollSelector(inner, time.monotonic, busy_poll_s)
+
+
+@pytest.mark.parametrize("selector_class", SELECTORS)
+def test_a_traced_and_busy_polling_loop_echoes_every_byte(selector_class: type[selectors.BaseSelector]) -> None:
+    """The trace is around the polling: a turn is told once, however often the kernel is asked."""
+    events: list[Event] = []
+    options = {"selector": busy_polling(selector_class(), 0.02), "observer": Trace(events.append)}
+    with EchoThread(reactor_options=options) as echo, echo.connect() as client:
+        for number in range(100):
             client.sendall(b"%d" % number)
             assert receive_exactly(client, len(b"%d" % number)) == b"%d" % number
+    kinds = collections.Counter(event.kind for event in events)
+    assert kinds["turn"] == kinds["select"] >= kinds["received"] == kinds["sent"] >= 100
 
 
-def test_when_nobody_calls_any_more_the_loop_sleeps() -> None:
+def test_when_activity_ends_the_loop_sleeps() -> None:
     """On the real kernel: polling ends by itself, so an idle server takes no processor."""
     selector = CountingSelector()
-    with Reactor(selector=selector, busy_poll_s=0.002) as reactor:
+    with Reactor(selector=busy_polling(selector, 0.002)) as reactor:
         reactor.call_soon_threadsafe(int)  # activity: the waker's descriptor is readable
         selects: list[int] = []
         reactor.call_later(0.2, lambda: selects.append(selector.selects))

@@ -67,7 +67,7 @@ class Twin:
 
 
 @given(st.lists(step, max_size=30))
-def test_any_order_of_calls_gives_the_same_answers(steps: list[tuple[str, int, int]]) -> None:
+def test_any_order_of_calls_gives_the_answers_of_the_standard_selector(steps: list[tuple[str, int, int]]) -> None:
     twins = [Twin(selectors.EpollSelector()), Twin(LeanEpollSelector())]
     told = [[twin.do(*each) for each in [*steps, ("select", 0, 0)]] for twin in twins]
     for twin in twins:
@@ -76,7 +76,7 @@ def test_any_order_of_calls_gives_the_same_answers(steps: list[tuple[str, int, i
 
 
 def test_a_descriptor_whose_copy_is_still_open_is_not_told_of() -> None:
-    """epoll(7), question 6: it watches the open file, not the number; who has unregistered shall hear no more."""
+    """epoll(7), question 6: it watches the open file, not the number; an unregistered one gets no more events."""
     ours, peer = socket.socketpair()
     selector = LeanEpollSelector()
     selector.register(ours, READ, "it")
@@ -90,7 +90,7 @@ def test_a_descriptor_whose_copy_is_still_open_is_not_told_of() -> None:
     selector.close()
 
 
-def test_a_batch_is_bounded_and_nobody_is_left_out() -> None:
+def test_a_batch_is_bounded_and_all_get_their_turn() -> None:
     selector, pairs = LeanEpollSelector(), [socket.socketpair() for _ in range(EVENTS_PER_BATCH // 4)]
     owners = [os.dup(ours.fileno()) for ours, _ in pairs for _ in range(5)]
     for number in owners:
@@ -129,7 +129,7 @@ def test_it_says_its_own_descriptor_and_can_be_closed_twice() -> None:
 
 
 def test_a_modify_that_the_kernel_refuses_leaves_nothing_watched() -> None:
-    """As `selectors` does: then nobody knows what is watched, so nothing is."""
+    """As `selectors` does: then it is unknown what is watched, so nothing is."""
     for selector in (selectors.EpollSelector(), LeanEpollSelector()):
         ours, peer = socket.socketpair()
         number = ours.fileno()

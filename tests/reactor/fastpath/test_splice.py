@@ -1,4 +1,4 @@
-"""Splice: who gets a pipe, and that a connection can always have its own parts back."""
+"""Splice: which connections get a pipe, and that each can go back to its socket at any moment."""
 
 from __future__ import annotations
 
@@ -6,10 +6,12 @@ import errno
 import os
 import socket
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 
 from reactor import Connection, Limits, Reactor, StreamProtocol
+from reactor.doors import Handler, Observer
 from reactor.fastpath import splice as room
 from reactor.fastpath.splice import COPIES_AFTER_TROUBLE, SMALL_MOVES, KernelPipe, Pipe, Splicer, pipes_on
 from reactor.sockets.errors import os_error
@@ -60,12 +62,24 @@ class CountedPipe(KernelPipe):
         CountedPipe.opened -= 1
 
 
+TRANSPORTS: dict[Handler, object] = {}
+
+
+class Transports(Observer):
+    """Notes what each connection receives and sends through: its socket, or a pipe."""
+
+    def socket(self, handler: Handler, sock: Any) -> Any:
+        TRANSPORTS[handler] = sock
+        return sock
+
+
 class Rig:
     """A loop, a splicer, and echoing connections."""
 
     def __init__(self, new_pipe: Callable[[], Pipe] = CountedPipe, most_pipes: int = 2) -> None:
         CountedPipe.made = CountedPipe.opened = 0
-        self.reactor = Reactor()
+        TRANSPORTS.clear()
+        self.reactor = Reactor(observer=Transports())
         self.splicer = Splicer(new_pipe, most_pipes=most_pipes)
         self.protocol = Echo(self.splicer)
         self.clients: list[socket.socket] = []
@@ -123,7 +137,7 @@ def rig() -> Iterator[Rig]:
 
 
 def is_spliced(connection: Connection) -> bool:
-    return isinstance(connection._pending, room.Splice)
+    return isinstance(TRANSPORTS[connection], room.Splice)
 
 
 def test_a_full_receive_makes_bulk_and_a_small_one_does_not(rig: Rig) -> None:
@@ -138,7 +152,7 @@ def test_a_full_receive_makes_bulk_and_a_small_one_does_not(rig: Rig) -> None:
 
 
 def test_when_no_more_bulk_comes_the_pipe_is_given_back(rig: Rig) -> None:
-    """Law: "put back whenever anything else than more bulk comes along"."""
+    """Law: it "goes back to its socket when anything else comes"."""
     connection, client = rig.spliced()
     for _ in range(SMALL_MOVES + 1):
         assert is_spliced(connection)
@@ -181,7 +195,7 @@ def test_a_peer_that_never_reads_stops_itself_at_the_documented_bound(rig: Rig) 
     assert rig.receive(client, len(sent)) == sent
 
 
-def test_what_somebody_else_writes_comes_after_what_is_in_the_pipe(rig: Rig) -> None:
+def test_other_bytes_are_sent_after_those_in_the_pipe(rig: Rig) -> None:
     connection, client = rig.spliced()
     sent = stuff(rig, connection, client)
     place = connection.bytes_received
@@ -192,7 +206,7 @@ def test_what_somebody_else_writes_comes_after_what_is_in_the_pipe(rig: Rig) -> 
     assert rig.receive(client, len(sent) + 8) == b"an aside".join(asked)
 
 
-def test_what_somebody_else_writes_to_an_empty_pipe_goes_at_once(rig: Rig) -> None:
+def test_other_bytes_beside_an_empty_pipe_are_sent_at_once(rig: Rig) -> None:
     connection, client = rig.spliced()
     connection.write(b"unasked")
     assert not is_spliced(connection)
@@ -222,7 +236,7 @@ def test_a_reset_closes_the_pipe(rig: Rig) -> None:
     assert CountedPipe.opened == 0
 
 
-def test_the_one_that_rests_gives_its_pipe_to_the_one_that_does_not(rig: Rig) -> None:
+def test_an_idle_connection_loses_its_pipe_to_a_busy_one(rig: Rig) -> None:
     """`most_pipes` is 2. Asked for a third, the splicer looks at the oldest, and takes it back if nothing has come."""
     first, first_client = rig.spliced()
     second, _ = rig.spliced()
@@ -234,12 +248,12 @@ def test_the_one_that_rests_gives_its_pipe_to_the_one_that_does_not(rig: Rig) ->
     assert not is_spliced(third)
     rig.echo(third_client, PIECE)  # the first: something has come
     assert not is_spliced(third)
-    rig.echo(third_client, PIECE)  # the second: it rests
+    rig.echo(third_client, PIECE)  # the second: nothing has come
     assert [is_spliced(connection) for connection in (first, second, third)] == [True, False, True]
     assert CountedPipe.opened == 2
 
 
-def test_the_place_of_one_that_has_given_up_is_free(rig: Rig) -> None:
+def test_the_pipe_of_a_connection_that_copies_again_is_free(rig: Rig) -> None:
     for _ in range(2):
         connection, _ = rig.spliced()
         connection.write(b"unasked")
@@ -248,7 +262,7 @@ def test_the_place_of_one_that_has_given_up_is_free(rig: Rig) -> None:
     assert CountedPipe.opened == 1
 
 
-def test_the_place_of_one_that_is_closed_but_not_yet_told_so_is_free(rig: Rig) -> None:
+def test_the_pipe_of_a_connection_just_closed_is_free(rig: Rig) -> None:
     for _ in range(2):
         rig.spliced()
     waiting, client = rig.connection()
@@ -261,7 +275,7 @@ def test_the_place_of_one_that_is_closed_but_not_yet_told_so_is_free(rig: Rig) -
     assert is_spliced(waiting)
 
 
-def test_a_connection_with_bytes_pending_or_that_is_over_gets_none(rig: Rig) -> None:
+def test_a_connection_with_bytes_pending_or_closed_gets_no_pipe(rig: Rig) -> None:
     connection, client = rig.connection()
     stuff(rig, connection, client)
     before = CountedPipe.made

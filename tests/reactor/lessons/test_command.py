@@ -99,14 +99,14 @@ def test_no_line_is_wider_than_the_screen(
     assert not [line for line in capsys.readouterr().out.splitlines() if len(line) > 80]
 
 
-def test_lesson_12_tells_one_trip_and_visits_the_nine_files(
+def test_lesson_12_tells_one_trip_and_visits_the_ten_files(
     judged: list[tuple[str, str]], capsys: pytest.CaptureFixture[str]
 ) -> None:
     command.main(["12"])
     said = " ".join(capsys.readouterr().out.split())
     assert all(f"{stop.file} ({stop.met}) Law" in said for stop in TOUR)
     assert "connection-1 receives 5 bytes" in said
-    assert "raised" not in said.partition("told by Reactor")[2].partition("The nine files")[0]
+    assert "raised" not in said.partition("told by Reactor")[2].partition("The ten files")[0]
 
 
 def test_check_says_which_promises_a_students_program_breaks(
@@ -288,7 +288,7 @@ def test_a_port_that_is_taken_costs_one_line_and_status_1() -> None:
     assert said.count(b"\n") == 1
 
 
-def test_closed_stdout_gives_no_traceback() -> None:
+def test_a_closed_pipe_gives_no_traceback() -> None:
     reader, writer = os.pipe()
     os.close(reader)
     with os.fdopen(writer, "wb") as nobody:

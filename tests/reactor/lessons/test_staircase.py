@@ -23,8 +23,9 @@ from tests.support.basics import PATIENCE_S, PROJECT
 from tests.support.clients import receive_to_end, send_in_background
 from tests.support.lessons import check_together
 from tests.support.loops import LoopThread
-from tests.test_tidy import SIMPLE_PATH
 
+READING_ORDER = "doors loop timers buffer connection listener connector datagram signals limits".split()
+BESIDE_THE_PATH = {"__init__.py", "verbs.py"}
 NUMBERS = [lesson.number for lesson in LESSONS]
 READ_ON_A_SCREEN_OR_TWO = {11: 240, 13: 220}  # the longest; all others:
 LINES = 170
@@ -143,7 +144,7 @@ def test_only_the_first_result_of_a_future_counts() -> None:
     future = step13_await.Future()
     future.resolve("first")
     future.resolve("second")
-    with pytest.raises(StopIteration, match="first"):  # a coroutine that awaits it now doesn't wait
+    with pytest.raises(StopIteration, match="first"):  # an await on it doesn't wait
         future.__await__().send(None)
 
 
@@ -169,8 +170,9 @@ def test_coroutine_that_does_not_read_stops_its_client() -> None:
         sending.join(PATIENCE_S)
 
 
-def test_the_tour_visits_the_nine_files_of_the_simple_path() -> None:
-    assert {stop.file for stop in TOUR} == {f"{name}.py" for name in SIMPLE_PATH}
+def test_the_tour_visits_the_files_of_the_core_in_reading_order() -> None:
+    assert [stop.file for stop in TOUR] == [f"{name}.py" for name in READING_ORDER]
+    assert {stop.file for stop in TOUR} == {file.name for file in HOUSE.glob("*.py")} - BESIDE_THE_PATH
     assert all(law(stop.file).startswith("Law") for stop in TOUR)
 
 

@@ -1,4 +1,4 @@
-"""Every event has a sentence, and nobody is flooded with them."""
+"""Every event has a sentence, and the terminal isn't flooded with them."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def test_an_event_is_said_in_plain_words(kind: str, who: str, fields: dict[str, 
     assert sentence(Event(0, 1, 0.0, kind, who, "", (), fields)) == said
 
 
-def test_whatever_happens_has_a_sentence() -> None:
+def test_every_event_of_bad_worlds_has_a_sentence() -> None:
     """In bad worlds, whose events have all the fields that there are."""
     seen = collections.Counter[str]()
     for seed in range(30):
@@ -128,7 +128,7 @@ def test_a_time_is_said_as_people_say_it(seconds: float, said: str) -> None:
     assert lasting(seconds) == said
 
 
-def test_a_narrator_does_not_talk_too_much() -> None:
+def test_many_events_are_counted_instead_of_said() -> None:
     """Issue: "a narrator in plain words for the terminal, rate-limited"."""
     said: list[str] = []
     narrator = Narrator(said.append, per_s=10)
@@ -139,6 +139,6 @@ def test_a_narrator_does_not_talk_too_much() -> None:
     narrator(event._replace(at_s=100.15))
     assert said[BURST:] == ["… 100 things more, too quick to be told", said[0]]
     narrator(event._replace(at_s=100.1))
-    assert len(said) == BURST + 2, "a clock that goes back gives nobody more"
+    assert len(said) == BURST + 2, "a clock that goes back gives no more"
     narrator(event._replace(at_s=1000.0))
     assert len(said) == BURST + 4

@@ -82,7 +82,7 @@ def test_slices_nest_and_time_goes_on(seed: int) -> None:
 
 
 def test_a_file_that_was_cut_is_what_the_format_allows() -> None:
-    """The JSON Array Format may lack its closing bracket: who is killed leaves a trace that opens."""
+    """The JSON Array Format may lack its closing bracket: a killed process leaves a trace that opens."""
     file = Kept()
     sink = Perfetto(file)
     events = run_of(3)
@@ -94,7 +94,7 @@ def test_a_file_that_was_cut_is_what_the_format_allows() -> None:
     check(json.loads(text.rstrip(",\n") + "]"))
 
 
-def test_it_has_a_greatest_length(tmp_path: pathlib.Path) -> None:
+def test_a_long_trace_is_cut_at_its_greatest_length(tmp_path: pathlib.Path) -> None:
     data = written(run_of(3), most_bytes=5000)
     assert len(data) <= 5100
     check(json.loads(data))

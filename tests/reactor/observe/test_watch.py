@@ -1,4 +1,4 @@
-"""Whoever holds the loop up is named; how long turns work and how late timers are is counted; others pay nothing."""
+"""Slow callbacks are named; the work of turns and the lateness of timers are counted; the loop does what it did."""
 
 from __future__ import annotations
 
@@ -6,18 +6,26 @@ import functools
 import logging
 import selectors
 import socket
+import time
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from reactor import READ, Connection, Reactor, StreamProtocol, format_address, listen_tcp
-from reactor.observe.watch import BOUNDS_S, SLOW_QUIET_S, TICK_S, Spread, WatchedReactor, WatchedSelector
+from reactor.buffer import SendBuffer
+from reactor.doors import Observer
+from reactor.fastpath.busypoll import BusyPollSelector
+from reactor.observe.describe import callback_name, handler_name
+from reactor.observe.trace import Event, Trace
+from reactor.observe.watch import BOUNDS_S, SLOW_QUIET_S, TICK_S, Spread, Watch
+from reactor.timers import Timers
 from tests.support.clients import tcp_pair
 from tests.support.faults import Faults, adopt_socket
 from tests.support.loops import SELECTORS, ManualClock, turn_until, wait_readable
 
 SLOW_S = 0.1
+ADVANCE = callback_name(ManualClock().advance)
 
 
 class Sleeper(StreamProtocol):
@@ -34,11 +42,13 @@ class Sleeper(StreamProtocol):
 
 
 class Watched:
-    """A watched loop with a clock that only moves when somebody takes time, and a connection on it."""
+    """A watched loop with a clock that only a callback moves, and a connection on it."""
 
-    def __init__(self, takes_s: float = 0.0, slow_s: float | None = SLOW_S, **options: Any) -> None:
-        self.clock = ManualClock()
-        self.loop = WatchedReactor(clock=self.clock, slow_s=slow_s, **options)
+    def __init__(
+        self, takes_s: float = 0.0, slow_s: float | None = SLOW_S, inner: Observer | None = None, **options: Any
+    ) -> None:
+        self.clock, self.watch = ManualClock(), Watch(slow_s, inner or Observer())
+        self.loop = Reactor(clock=self.clock, observer=self.watch, **options)
         ours, self.peer = tcp_pair()
         self.connection = Connection(self.loop, adopt_socket(ours, Faults()), Sleeper(self.clock, takes_s))
         self.connection.open()
@@ -69,25 +79,25 @@ def test_a_slow_handler_is_named_with_its_protocol_and_peer(caplog: pytest.LogCa
         watched.send()
         watched.loop.call_soon(int)
         watched.loop.turn()  # it has ended when the selector is asked for the next one
-        who = f"Connection of Sleeper, {format_address(watched.peer.getsockname())}"
-        assert warnings(caplog) == [f"a slow callback held everybody up for 250.0 ms: {who}"]
+        name = f"Connection of Sleeper, {format_address(watched.peer.getsockname())}"
+        assert warnings(caplog) == [f"slow callback: {name} blocked the loop for 250.0 ms"]
         [record] = caplog.records
         assert record.levelno == logging.WARNING
-        assert record.__dict__["fields"] == {"callback": who, "seconds": 0.25}
-        assert watched.loop.watch.slow_callbacks == 1
+        assert record.__dict__["fields"] == {"callback": name, "seconds": 0.25}
+        assert watched.watch.slow_callbacks == 1
 
 
-def test_a_quick_one_isnt_and_the_limit_itself_is_slow(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_callback_is_slow_from_the_limit_on(caplog: pytest.LogCaptureFixture) -> None:
     for takes_s, slow in ((SLOW_S * 0.999, 0), (SLOW_S, 1)):
         caplog.clear()
         with Watched() as watched:
             watched.loop.call_soon(watched.clock.advance, takes_s)
             watched.clock.now_s = 0.0  # small numbers, or the difference is rounded
             watched.loop.turn()
-            assert len(warnings(caplog)) == watched.loop.watch.slow_callbacks == slow
+            assert len(warnings(caplog)) == watched.watch.slow_callbacks == slow
 
 
-def test_of_a_batch_only_the_slow_ones_are_charged_each_with_its_own(caplog: pytest.LogCaptureFixture) -> None:
+def test_in_a_batch_each_slow_handler_is_counted(caplog: pytest.LogCaptureFixture) -> None:
     with Watched(takes_s=0.25) as watched:
         protocols = [Sleeper(watched.clock, takes_s) for takes_s in (0.05, 0.5, 0.05)]
         peers = []
@@ -101,8 +111,7 @@ def test_of_a_batch_only_the_slow_ones_are_charged_each_with_its_own(caplog: pyt
             wait_readable(handler)  # type: ignore[arg-type]
         watched.loop.call_soon(int)
         watched.loop.turn()
-        assert watched.loop.watch.slow_callbacks == 2
-        assert watched.loop.watch._blamed_s == 0.75
+        assert watched.watch.slow_callbacks == 2
         for peer in peers:
             peer.close()
 
@@ -116,8 +125,8 @@ def test_a_slow_timer_and_a_slow_call_are_named_after_their_callbacks(caplog: py
         loop.call_soon(clock.advance, 3.0)
         loop.turn()
     assert warnings(caplog) == [
-        "a slow callback held everybody up for 2000.0 ms: tests.support.ManualClock.advance",
-        "a slow callback held everybody up for 3000.0 ms: tests.support.ManualClock.advance",
+        f"slow callback: {ADVANCE} blocked the loop for 2000.0 ms",
+        f"slow callback: {ADVANCE} blocked the loop for 3000.0 ms",
     ]
 
 
@@ -130,10 +139,26 @@ def test_a_callback_that_raises_is_named_too(caplog: pytest.LogCaptureFixture) -
         watched.loop.call_soon(stumble, watched.clock)
         watched.loop.turn()
     [warning] = warnings(caplog)
-    assert warning.endswith("test_a_callback_that_raises_is_named_too.<locals>.stumble")
+    assert "test_a_callback_that_raises_is_named_too.<locals>.stumble blocked" in warning
 
 
-def test_each_is_charged_with_its_own_time(caplog: pytest.LogCaptureFixture) -> None:
+class Proxy:
+    def __getattr__(self, name: str) -> object:
+        raise RuntimeError("nothing is known of me")
+
+    def __call__(self) -> None:
+        """Be called."""
+
+
+def test_a_callback_that_cannot_be_asked_is_named_by_its_class(caplog: pytest.LogCaptureFixture) -> None:
+    """Law: what a program may do without an observer it may do with one."""
+    with Reactor(observer=Watch(0.0)) as loop:
+        loop.call_soon(Proxy())
+        loop.turn()
+    assert [warning.partition(" blocked")[0] for warning in warnings(caplog)] == ["slow callback: Proxy"]
+
+
+def test_a_slow_callback_inside_another_is_charged_alone(caplog: pytest.LogCaptureFixture) -> None:
     """A listener calls `connection_made` inside its own turn: it isn't slow because that is."""
 
     class Slow(StreamProtocol):
@@ -141,18 +166,18 @@ def test_each_is_charged_with_its_own_time(caplog: pytest.LogCaptureFixture) -> 
             clock.advance(5.0)
 
     clock = ManualClock()
-    with WatchedReactor(clock=clock, slow_s=SLOW_S) as loop:
+    with Reactor(clock=clock, observer=Watch(SLOW_S)) as loop:
         listener = listen_tcp(loop, ("127.0.0.1", 0), Slow)
         with socket.create_connection(listener.address[:2]):
             turn_until(loop, lambda: clock.now_s > 1000.0)
             loop.call_soon(int)
             loop.turn()
-    assert [warning.rpartition(": ")[2] for warning in warnings(caplog)] == [
-        "tests.reactor.observe.test_watch.test_each_is_charged_with_its_own_time.<locals>.Slow.connection_made"
+    assert warnings(caplog) == [
+        f"slow callback: {callback_name(Slow().connection_made)} blocked the loop for 5000.0 ms"
     ]
 
 
-def test_the_log_isnt_flooded_and_what_isnt_said_is_counted(caplog: pytest.LogCaptureFixture) -> None:
+def test_many_slow_callbacks_cost_one_line_a_second_and_all_are_counted(caplog: pytest.LogCaptureFixture) -> None:
     """House: every log line that others can cause has a bound."""
     with Watched() as watched:
         for _ in range(4):
@@ -161,16 +186,15 @@ def test_the_log_isnt_flooded_and_what_isnt_said_is_counted(caplog: pytest.LogCa
         assert len(warnings(caplog)) == 1
         watched.loop.call_soon(watched.clock.advance, SLOW_QUIET_S * 0.3)
         watched.loop.turn()
-        assert warnings(caplog)[1].endswith("ManualClock.advance; 3 more since the last such line")
-        assert watched.loop.watch.slow_callbacks == 5
+        assert warnings(caplog)[1].endswith("300.0 ms; 3 more since the last such line")
+        assert watched.watch.slow_callbacks == 5
 
 
-def test_a_limit_of_none_says_nothing_and_gives_out_what_the_selector_gave(caplog: pytest.LogCaptureFixture) -> None:
+def test_without_a_limit_no_callback_is_slow(caplog: pytest.LogCaptureFixture) -> None:
     with Watched(takes_s=9.0, slow_s=None) as watched:
         watched.send()
-        assert type(watched.loop._selector.select(0)) is list
         assert not warnings(caplog)
-        assert watched.loop.watch.slow_callbacks == 0
+        assert watched.watch.slow_callbacks == 0
 
 
 # ---------------------------------------------------------------- turns and lags
@@ -185,15 +209,15 @@ def test_a_turns_work_is_counted_without_its_sleep() -> None:
             clock.advance(7.0)
             return super().select(0)
 
-    with WatchedReactor(selector=Sleepy(), clock=clock) as loop:
+    watch = Watch()
+    with Reactor(selector=Sleepy(), clock=clock, observer=watch) as loop:
         for takes_s in (0.5, 2.0, 0.0):
             loop.call_soon(clock.advance, takes_s)
             loop.turn()
-        turns = loop.watch.turns
-        assert (sum(turns.counts), turns.total_s) == (2, 2.5), "the third one isn't over"
+        assert (sum(watch.turns.counts), watch.turns.total_s) == (2, 2.5), "the third one isn't over"
 
 
-def test_how_late_timers_fire_is_counted_and_a_cancelled_one_isnt() -> None:
+def test_a_cancelled_timer_has_no_lateness() -> None:
     with Watched(slow_s=None) as watched:
         loop, clock = watched.loop, watched.clock
         second = loop.call_later(0.5, int)
@@ -201,27 +225,28 @@ def test_how_late_timers_fire_is_counted_and_a_cancelled_one_isnt() -> None:
         clock.advance(1.5)
         loop.turn()
         assert first.callback is None
-        lags = loop.watch.lags
+        lags = watched.watch.lags
         assert (sum(lags.counts), lags.total_s) == (1, 1.5)
 
 
-def test_a_tick_measures_lateness_when_nobody_else_has_timers() -> None:
+def test_a_tick_measures_lateness_where_there_are_no_other_timers() -> None:
     with Watched(slow_s=None) as watched:
-        watched.loop.tick()
+        watched.watch.tick()
         for late_s in (0.0, 0.5):
             watched.clock.advance(TICK_S + late_s)
             watched.loop.turn()
-        assert (sum(watched.loop.watch.lags.counts), watched.loop.watch.lags.total_s) == (2, 0.5)
+        assert (sum(watched.watch.lags.counts), watched.watch.lags.total_s) == (2, 0.5)
 
 
 def test_busy_polling_is_no_work() -> None:
-    """Inside of the watch: else every look would count as a turn."""
-    with Watched(slow_s=None, busy_poll_s=0.001) as watched:
+    """It goes on inside of the watch: else every look would count as a turn."""
+    selector = BusyPollSelector(selectors.DefaultSelector(), time.monotonic, 0.001)
+    with Watched(slow_s=None, selector=selector) as watched:
         watched.send()
-        before = sum(watched.loop.watch.turns.counts)
+        before = sum(watched.watch.turns.counts)
         watched.loop.call_soon(int)
         watched.loop.turn()
-        assert sum(watched.loop.watch.turns.counts) == before + 1
+        assert sum(watched.watch.turns.counts) == before + 1
 
 
 @pytest.mark.parametrize("seconds", [BOUNDS_S[3], BOUNDS_S[3] * 1.0001, 0.0, 1e9])
@@ -234,25 +259,87 @@ def test_a_bound_belongs_to_what_is_below_it(seconds: float) -> None:
     assert spread.total_s == seconds
 
 
-# ---------------------------------------------------------------- the seam
+# ---------------------------------------------------------------- the doors
 
 
 @pytest.mark.parametrize("selector_class", SELECTORS)
-def test_a_watched_loop_does_what_any_loop_does(selector_class: Callable[[], selectors.BaseSelector]) -> None:
-    with Watched(selector=selector_class()) as watched:
-        assert isinstance(watched.loop._selector, WatchedSelector)
+@pytest.mark.parametrize("slow_s", [None, SLOW_S])
+@pytest.mark.parametrize("traced", [False, True])
+def test_a_watched_loop_does_what_any_loop_does(
+    selector_class: Callable[[], selectors.BaseSelector], slow_s: float | None, traced: bool
+) -> None:
+    events: list[Event] = []
+    selector = selector_class()
+    with Watched(selector=selector, slow_s=slow_s, inner=Trace(events.append) if traced else None) as watched:
         watched.connection.pause_reading()
-        assert len(watched.loop._selector.get_map()) == 1
+        assert len(selector.get_map()) == 1
         watched.connection.resume_reading()
         watched.send()
         watched.loop.set_interest(watched.connection, READ | selectors.EVENT_WRITE)
         watched.loop.set_interest(watched.connection, READ)
         watched.send()
         assert watched.connection.bytes_received == 2
+    assert [event.fields["bytes"] for event in events if event.kind == "received"] == [1, 1] * traced
 
 
-def test_whoever_doesnt_ask_pays_nothing() -> None:
-    """The selector's own `select` is what the loop calls, and `guard` is its own."""
-    with Reactor() as loop:
-        assert loop._select == loop._selector.select
-        assert type(loop).guard is Reactor.guard
+def test_a_watch_around_a_trace_names_the_handler_and_both_are_told(caplog: pytest.LogCaptureFixture) -> None:
+    """The trace puts something of its own into the selector; the log line tells of the handler."""
+    events: list[Event] = []
+    with Watched(takes_s=0.25, inner=Trace(events.append)) as watched:
+        watched.send()
+        watched.loop.call_later(0.0, watched.clock.advance, SLOW_QUIET_S)
+        watched.loop.turn()
+        name = handler_name(watched.connection)
+        assert warnings(caplog) == [
+            f"slow callback: {name} blocked the loop for 250.0 ms",
+            f"slow callback: {ADVANCE} blocked the loop for 1000.0 ms",
+        ]
+        assert watched.watch.slow_callbacks == 2
+    kinds = [event.kind for event in events]
+    assert {"dispatch", "received", "timer_fired"} <= set(kinds)
+    assert sum(watched.watch.turns.counts) == kinds.count("turn") - 1, "the last one isn't over"
+    assert sum(watched.watch.lags.counts) == kinds.count("timer_fired")
+
+
+class Asked(Observer):
+    """Notes which doors were asked."""
+
+    def __init__(self) -> None:
+        self.doors: list[str] = []
+
+    def __getattribute__(self, name: str) -> Any:
+        if not name.startswith("_") and name not in ("doors", "tell"):
+            self.doors.append(name)
+        return super().__getattribute__(name)
+
+
+@pytest.mark.parametrize("watched", [False, True])
+def test_an_observer_is_asked_at_construction_and_then_told(watched: bool) -> None:
+    """Once for each part: so that a loop pays for what it observes when it is made, not with every message."""
+    asked = Asked()
+    with Reactor(observer=Watch(SLOW_S, asked) if watched else asked) as loop:
+        assert sorted(asked.doors) == ["attach", "guard", "selector", "timers"]
+        asked.doors.clear()
+        ours, peer = tcp_pair()
+        connection = Connection(loop, adopt_socket(ours, Faults()), StreamProtocol())
+        connection.open()
+        assert asked.doors == ["socket"]
+        peer.send(b"x")
+        loop.call_later(0.0, int)
+        turn_until(loop, lambda: connection.bytes_received)
+        connection.write(b"x")
+        assert asked.doors == ["socket"], "a buffer only when something must wait"
+        connection.use_socket(b"")
+        assert asked.doors == ["socket", "socket", "buffer"]
+        peer.close()
+
+
+def test_an_observer_that_overrides_nothing_changes_nothing() -> None:
+    """The parts that it hands out are those that a loop has without it."""
+    plain, observer = selectors.DefaultSelector(), Observer()
+    assert observer.selector(plain) is plain
+    assert observer.guard(print) is print
+    assert observer.socket(None, plain) is plain  # type: ignore[arg-type]
+    assert type(observer.timers()) is Timers
+    assert type(observer.buffer(None, b"")) is SendBuffer  # type: ignore[arg-type]
+    plain.close()

@@ -106,7 +106,7 @@ def test_a_scope_without_an_interface_is_written_by_its_number() -> None:
 
 
 def test_an_errno_has_one_meaning_only() -> None:
-    """What a caller did, what the system is out of, and what breaks the socket exclude each other."""
+    """What a client did, what the system is out of, and what breaks the socket exclude each other."""
     assert not ONE_PEER & BROKEN_SOCKET
     assert not ONE_PEER & OUT_OF_MEMORY
     assert not BROKEN_SOCKET & OUT_OF_MEMORY
@@ -218,7 +218,7 @@ def test_a_client_has_what_a_stream_needs() -> None:
 
 @linux_only
 def test_where_the_system_lacks_an_option_of_keepalive_the_others_are_set(monkeypatch: pytest.MonkeyPatch) -> None:
-    """ "The names differ by platform": a missing one keeps nobody from connecting."""
+    """ "The names differ by platform": a missing one keeps no client from connecting."""
     monkeypatch.delattr(socket, "TCP_KEEPINTVL")
     with new_client(socket, ("127.0.0.1", 7)) as sock:
         assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
