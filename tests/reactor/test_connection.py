@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from hypothesis import example, given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
@@ -930,6 +931,35 @@ class Carrier(SendBuffer):
     def __init__(self, sock: socket.socket) -> None:
         super().__init__()
         self.recv, self.send = sock.recv, sock.send
+
+
+@given(
+    steps=st.lists(st.sampled_from([b"ab", b"some more", "transport", "socket", "turn"]), min_size=8, max_size=40),
+    sends=st.lists(st.sampled_from([EAGAIN, 1, 7]), min_size=8, max_size=40),
+)
+@example(steps=["transport", b"abc", "socket", b"d"], sends=[1])
+def test_bytes_stay_in_order_whenever_the_transport_changes(
+    steps: list[bytes | str], sends: list[OSError | int]
+) -> None:
+    """`use_transport` and `use_socket`, against what a plain connection sends: all that is written, in its order."""
+    with Stage(limits=SMALL) as stage:
+        stage.faults.add("send", *sends)
+        connection, carrier, written = stage.connection, None, bytearray()
+        for step in steps:
+            if isinstance(step, bytes):
+                written += step
+                connection.write(step)
+            elif step == "turn":
+                turn_idle(stage.reactor, 1)
+            elif step == "transport" and not connection.pending_bytes:
+                carrier = Carrier(connection.socket)
+                connection.use_transport(carrier)
+            elif step == "socket" and carrier is not None:
+                connection.use_socket(bytes(carrier.peek()))
+                carrier = None
+            assert connection.bytes_sent + connection.pending_bytes == len(written)
+        turn_idle(stage.reactor, len(sends) + 2)
+        assert drain(stage.peer) == written
 
 
 class ConnectionMachine(RuleBasedStateMachine):
