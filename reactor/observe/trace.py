@@ -26,7 +26,7 @@ from typing import Any, NamedTuple, cast
 from reactor.buffer import Bytes, SendBuffer
 from reactor.doors import Handler, Observer
 from reactor.loop import Reactor
-from reactor.observe.describe import callback_name, place, protocol_name
+from reactor.observe.describe import callback_name, place, protocol_name, timer_of
 from reactor.observe.instrumented import (
     InstrumentedBuffer,
     InstrumentedSelector,
@@ -35,7 +35,7 @@ from reactor.observe.instrumented import (
     mask_name,
     peer_name,
 )
-from reactor.timers import Arguments, Callback, Timer, Timers
+from reactor.timers import Arguments, Callback, Timers
 
 FOLDER = os.path.dirname(os.path.dirname(__file__))
 SHOWN = "loop timers buffer connection listener connector datagram signals verbs fastpath/batch fastpath/splice".split()
@@ -115,8 +115,8 @@ class Trace(Observer):
         """Return a guard that tells of a timer before it fires."""
 
         def told(callback: Callback, *args: object, owner: Handler | None = None) -> None:
-            timer = getattr(callback, "__self__", None)
-            if isinstance(timer, Timer) and callback == timer.fire:
+            timer = timer_of(callback)
+            if timer is not None:
                 self.tell("timer_fired", timer)
             guard(callback, *args, owner=owner)
 
