@@ -185,7 +185,7 @@ class EchoServer:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 0)
             rate = self._sources.udp_rate_on(_is_on_loopback(sock))
             gate = self._new_gate(rate and buckets.setdefault(rate, SourceBuckets(rate)), total)
-            echo = DatagramEcho(guard, self._endpoint_lost, gate, self._drop_log)
+            echo = DatagramEcho(guard, self._endpoint_lost, gate, self._datagrams_dropped)
             batched = None if self._plain else batch_on(reactor, sock, echo)
             endpoints.append(batched or Datagram(reactor, sock, echo))
         return endpoints
@@ -369,6 +369,9 @@ class EchoServer:
 
     def _listener_lost(self, listener: Listener, error: OSError) -> None:
         self._check_serving()
+
+    def _datagrams_dropped(self, reason: str, peer: Address | None, count: int) -> None:
+        self._drop_log.note(reason, partial(describe_peer, peer), count)
 
     def _endpoint_lost(self, endpoint: Endpoint, error: Exception | None) -> None:
         if error is not None:  # None: closed by `stop`, or with the reactor

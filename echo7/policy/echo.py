@@ -7,9 +7,7 @@ datagram gets one answering datagram with the data received. Nothing is added, c
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from functools import partial
 
-from echo7.logs.drops import DropLog, describe_peer
 from echo7.policy.guard import Guard
 from echo7.policy.sources import DatagramGate
 from reactor.connection import Connection, StreamProtocol
@@ -51,10 +49,14 @@ class StreamEcho(StreamProtocol):
         self._lost(connection, error)
 
 
+Dropped = Callable[[str, Address | None, int], None]
+
+
 class DatagramEcho(BatchProtocol):
     """UDP: sends each datagram back to its source, unless the guard or the limits of its source refuse it.
 
-    `lost(endpoint, error)` is called when an endpoint has closed.
+    `lost(endpoint, error)` is called when an endpoint has closed, `dropped(reason, peer, count)` for datagrams without
+    an answer; `peer` is the source of one of them, None if it is unknown.
     """
 
     def __init__(
@@ -62,12 +64,12 @@ class DatagramEcho(BatchProtocol):
         guard: Guard,
         lost: Callable[[Endpoint, Exception | None], None],
         gate: DatagramGate | None = None,
-        drop_log: DropLog | None = None,
+        dropped: Dropped | None = None,
     ) -> None:
         self._guarded = guard.refusals
         self._lost = lost
         self._gate = gate
-        self._drop_log = drop_log
+        self._dropped = dropped
 
     def batch_received(self, endpoint: Endpoint, batch: Batch, count: int) -> Mapping[int, str]:
         """Return which datagrams get no answer, and why. One that the guard refuses takes no token of its source."""
@@ -82,9 +84,9 @@ class DatagramEcho(BatchProtocol):
         return {**refused, **{passing[place]: reason for place, reason in more.items()}}
 
     def dropped(self, endpoint: Endpoint, reason: str, peer: Address | None, count: int = 1) -> None:
-        """Log it."""
-        if self._drop_log is not None:
-            self._drop_log.note(reason, partial(describe_peer, peer), count)
+        """Pass it on."""
+        if self._dropped is not None:
+            self._dropped(reason, peer, count)
 
     def endpoint_lost(self, endpoint: Endpoint, error: Exception | None) -> None:
         """Tell the server."""

@@ -117,8 +117,8 @@ ENDS = {
     "half_close_taken_for_the_end": edit(CONNECTION + "_end_of_stream", "self._eof = True", "return self._tear_down()"),
     "closed_before_it_is_unregistered": edit(
         CONNECTION + "_tear_down",
-        "    self._reactor.release(self)\n    self.socket.close()",
-        "    self.socket.close()\n    self._reactor.release(self)",
+        "    self._reactor.unregister(self, error)\n    self.socket.close()",
+        "    self.socket.close()\n    self._reactor.unregister(self, error)",
     ),
     "descriptor_leaked_after_an_error": edit(
         CONNECTION + "_tear_down", "self.socket.close()", "error or self.socket.close()"
@@ -137,9 +137,11 @@ ENDS = {
         "(self.state is OPEN or self.state is HALF_CLOSED) and not (self._eof or self._paused)",
         "not self._eof",
     ),
-    "no_rest_when_memory_runs_out": edit(CONNECTION + "_is_fatal", "self._reactor.rest(self, SEND_RETRY_S)", "pass"),
-    "rest_of_no_time": edit(REACTOR + "rest", "call_later(pause_s,", "call_later(0.0,"),
-    "rest_without_an_end": edit(REACTOR + "rest", "pause_s, self._watch_again, handler", "pause_s, int"),
+    "no_pause_when_memory_runs_out": edit(
+        CONNECTION + "_is_fatal", "self._reactor.suspend(self, SEND_RETRY_S)", "pass"
+    ),
+    "suspended_for_no_time": edit(REACTOR + "suspend", "call_later(pause_s,", "call_later(0.0,"),
+    "suspended_for_ever": edit(REACTOR + "suspend", "pause_s, self._watch_again, handler", "pause_s, int"),
     "dead_peers_never_found": edit(STREAM_OPTIONS, "SO_KEEPALIVE, 1", "SO_KEEPALIVE, 0"),
 }
 
@@ -147,9 +149,9 @@ SIGNALS = {
     "signal_looked_for_before_its_byte_is_taken": edit(
         "reactor.signals:Waker.on_event",
         "    with contextlib.suppress",
-        "    noted = tuple(self._pending)\n    with contextlib.suppress",
+        "    noted = tuple(self.pending)\n    with contextlib.suppress",
     )
-    + edit("reactor.signals:Waker.on_event", "in tuple(self._pending)", "in noted")
+    + edit("reactor.signals:Waker.on_event", "in tuple(self.pending)", "in noted")
 }
 
 SERVICE = {
@@ -160,7 +162,7 @@ SERVICE = {
     "counters_forget_bytes": edit(
         SERVER + "_connection_lost", "_bytes_sent += connection.bytes_sent", "_bytes_sent += 0"
     ),
-    "no_rest_when_descriptors_run_out": edit(LISTENER + "_wait", "self._reactor.rest(self)", "pass"),
+    "no_pause_when_descriptors_run_out": edit(LISTENER + "_goes_on_after", "self._reactor.suspend(self)", "pass"),
     "one_client_s_error_ends_the_listener": edit(LISTENER + "_goes_on_after", "in BROKEN_SOCKET:", "in ONE_PEER:"),
     "accepting_never_resumed": edit(LISTENER + "resume", "self._paused = False", "self._paused = True"),
 }
@@ -182,10 +184,10 @@ DATAGRAMS = {
     ),
     "held_answer_dropped_and_counted": edit(DATAGRAM + "on_event", "self.send(*held)", "self.datagrams_sent += 1"),
     "endpoint_deaf_after_a_shortage": edit(
-        DATAGRAM + "_goes_on_after", "self._reactor.rest(self)", "self._reactor.set_interest(self, 0)"
+        DATAGRAM + "_goes_on_after", "self._reactor.suspend(self)", "self._reactor.set_interest(self, 0)"
     ),
     "datagram_cut_to_512_bytes": edit(DATAGRAM + "send", "sendmsg((data,)", "sendmsg((data[:512],)"),
-    "no_guard": edit("echo7.policy.guard:Guard.refusal", "reason = self", "return None\n    reason = self"),
+    "no_guard": edit("echo7.policy.guard:Guard.refusals", "refused[index] = reason", "pass"),
     "one_send_error_ends_the_endpoint": edit(
         DATAGRAM + "send", "errno_name(error), destination)", "errno_name(error), destination)\n        self.abort()"
     ),
@@ -215,18 +217,15 @@ BATCHES = {
     "one_send_error_ends_the_batch": edit(
         BATCH + "_answer", "errno_name(error), 1, first)", "errno_name(error), 1, first)\n            self.abort()"
     ),
-    "no_rest_for_a_batch_when_memory_runs_out": edit(BATCH + "_after", "self._reactor.rest(self)", "pass"),
-    "no_guard_for_a_batch": edit(
-        "echo7.policy.batch:BatchEcho.batch_received", "self._unanswerable(slots, count)", "{}"
-    ),
+    "no_pause_for_a_batch_when_memory_runs_out": edit(BATCH + "_after", "self._reactor.suspend(self)", "pass"),
 }
 
 PIPES = {
     "bytes_in_the_pipe_forgotten": edit(
-        SPLICE + "give_back", "SendBuffer()\n", "SendBuffer()\n    self._in_pipe_bytes = 0\n"
+        SPLICE + "give_back", "bytearray()\n", "bytearray()\n    self._in_pipe_bytes = 0\n"
     ),
     "empty_splice_taken_for_the_end": edit(
-        SPLICE + "receive",
+        SPLICE + "recv",
         "    if not count:\n",
         "    pipe = self._socket.incoming\n"
         "    if connection.state is OPEN and not count and pipe.mark is not None and pipe.mark == pipe.received:\n"
@@ -234,7 +233,7 @@ PIPES = {
         "    if not count:\n",
     ),
     "pipe_filled_while_lingering": edit(
-        SPLICE + "receive", "if connection.state is OPEN and self._small_moves < SMALL_MOVES:", "if True:"
+        SPLICE + "recv", "if connection.state is OPEN and self._small_moves < SMALL_MOVES:", "if True:"
     ),
     "pipe_given_while_bytes_are_pending": edit(
         "reactor.fastpath.splice:Splicer.consider", "if connection.pending_bytes or", "if"
@@ -246,11 +245,15 @@ PIPES = {
 }
 
 LIMITS = {
-    "cap_lets_one_more_in": edit("echo7.policy.sources:Door.refusal", ">= most", "> most"),
-    "door_forgets_departures": edit("echo7.policy.sources:Door.leave", "    left =", "    return\n    left ="),
+    "cap_lets_one_more_in": edit("echo7.policy.sources:ConnectionGate.refusal", ">= most", "> most"),
+    "door_forgets_departures": edit(
+        "echo7.policy.sources:ConnectionGate.leave", "    left =", "    return\n    left ="
+    ),
     "bucket_without_a_bottom": edit("echo7.policy.rate:SourceBuckets.take", "return granted", "return count"),
     "rate_counts_batches_in_place_of_datagrams": edit(
-        "echo7.policy.sources:Admission._refusals_of_one", "range(by_source, count)", "range(by_source, by_source + 1)"
+        "echo7.policy.sources:DatagramGate._refusals_of_one",
+        "range(by_source, count)",
+        "range(by_source, by_source + 1)",
     ),
     "idle_timeout_too_early": edit("echo7.policy.idle:IdleWatch.__init__", "timeout_s * (1 - ROUNDING)", "25.0"),
 }
