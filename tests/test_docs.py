@@ -80,5 +80,7 @@ def test_command_that_fails_is_noticed() -> None:
 
 def test_dead_link_and_dead_heading_are_found(tmp_path: pathlib.Path) -> None:
     page = tmp_path / "page.md"
-    page.write_text("# A heading, `here`\n[1](#a-heading-here) [2](#gone) [3](page.md) [4](other.md) [5](https://x.y)\n")
+    page.write_text(
+        "# A heading, `here`\n[1](#a-heading-here) [2](#gone) [3](page.md) [4](other.md) [5](https://x.y)\n"
+    )
     assert pages.dead_links(page) == ["#gone", "other.md"]

@@ -1,6 +1,6 @@
 """Pages of documentation: their code blocks, run as a reader would run them, and their links.
 
-A block fenced as ```console is a terminal: `$ ` begins a command, `> ` continues it, all else is what it prints. A block
+A block fenced as ```console is a terminal: `$ ` begins a command, `> ` continues it, and other lines are its output. A block
 fenced as ```python is a program. An HTML comment on the line above a block says what is special about it:
 
     <!-- not run: needs root -->         can't be tried anywhere; the reason follows the colon
