@@ -1,7 +1,7 @@
 """Pages of documentation: their code blocks, run as a reader would run them, and their links.
 
-A block fenced as ```console is a terminal: `$ ` begins a command, `> ` continues it, and other lines are its output. A block
-fenced as ```python is a program. An HTML comment on the line above a block says what is special about it:
+A block fenced as ```console is a terminal: `$ ` begins a command, `> ` continues it, and other lines are its output. A
+block fenced as ```python is a program. An HTML comment on the line above a block says what is special about it:
 
     <!-- not run: needs root -->         can't be tried anywhere; the reason follows the colon
     <!-- file: shout.py -->              the reader saves this as shout.py
@@ -152,7 +152,7 @@ class Running:
 
 
 class Reader:
-    """A reader who tries a page, in a folder and with ports of its own."""
+    """A reader of a page: tries its blocks in a folder and with ports of its own."""
 
     def __init__(self, folder: pathlib.Path) -> None:
         self._folder = folder
