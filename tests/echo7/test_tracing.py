@@ -105,7 +105,7 @@ def test_a_file_that_cannot_be_written_is_told_before_anything_is_served(tmp_pat
     for where, why in {
         "no/such": "No such file or directory",
         ".": "Is a directory",
-        "mine": "it is there already, and is no trace: remove it first",
+        "mine": "the file exists and isn't a trace: remove it first",
     }.items():
         with EchoProcess(*HOST, "--trace", str(tmp_path / where), wait=False) as echo:
             assert echo.process.stderr is not None

@@ -82,7 +82,7 @@ def test_a_trace_has_a_greatest_length_and_says_so(tmp_path: pathlib.Path, caplo
     assert path.stat().st_size < 2700
     assert {line["kind"] for line in lines(path)[1:-1]} == {"eof"}
     assert lines(path)[-1]["kind"] == "ended"
-    assert caplog.messages == [f"the trace {path} is as long as it may be, and ends here"]
+    assert caplog.messages == [f"trace ended: {path} has reached its size limit"]
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full here")
@@ -91,7 +91,7 @@ def test_a_full_disk_ends_the_trace_and_nothing_else(caplog: pytest.LogCaptureFi
     with Reactor(observer=Trace(sink)) as loop:
         turn_idle(loop)
     sink.close()
-    assert caplog.messages == ["the trace /dev/full can't be written, and ends here: No space left on device"]
+    assert caplog.messages == ["trace ended: can't write /dev/full: No space left on device"]
     assert caplog.records[0].levelno == logging.ERROR
 
 
@@ -129,7 +129,7 @@ def test_a_file_is_begun_anew_and_is_for_its_owner_alone(tmp_path: pathlib.Path)
 def test_a_file_that_is_no_trace_is_left_alone(tmp_path: pathlib.Path) -> None:
     path = tmp_path / "mine.txt"
     path.write_text("years of work")
-    with pytest.raises(OSError, match="is no trace: remove it first"):
+    with pytest.raises(OSError, match="isn't a trace: remove it first"):
         JsonLines.open(str(path))
     assert path.read_text() == "years of work"
 
@@ -148,7 +148,7 @@ def test_a_reader_that_is_too_slow_ends_the_trace(caplog: pytest.LogCaptureFixtu
     sink = JsonLines(Full())  # type: ignore[arg-type]
     sink(TURN)
     sink(TURN)
-    assert caplog.messages == ["the trace terminal can't be written, and ends here: its reader is too slow"]
+    assert caplog.messages == ["trace ended: can't write terminal: its reader is too slow"]
 
 
 def test_a_file_with_a_buffer_of_its_own_is_emptied_too(tmp_path: pathlib.Path) -> None:
@@ -164,7 +164,7 @@ def test_a_pipe_is_refused(tmp_path: pathlib.Path) -> None:
     os.mkfifo(path)
     reader = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
     try:
-        with pytest.raises(OSError, match="it is no file"):
+        with pytest.raises(OSError, match="isn't a regular file"):
             open_file(str(path))
     finally:
         os.close(reader)

@@ -548,7 +548,7 @@ def test_a_trace_whose_callback_raises_is_logged_and_ends(caplog: pytest.LogCapt
         loop.run()
     assert len(told) == 6
     [record] = [record for record in caplog.records if record.levelno >= logging.ERROR]
-    assert "the observer raised ValueError('enough'); it is told no more" in record.getMessage()
+    assert "observer raised ValueError('enough'); the trace ends" in record.getMessage()
     with pytest.raises(AssertionError, match="observer raised"):
         simulate(lambda network: network.reactor(observer=lambda event: divmod(1, 0)), seeds=1, shrinking_s=0)
 

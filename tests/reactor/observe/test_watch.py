@@ -302,15 +302,21 @@ def test_a_watch_around_a_trace_names_the_handler_and_both_are_told(caplog: pyte
 
 
 class Asked(Observer):
-    """Notes which doors were asked."""
+    """Records which of its methods are called, except `tell`."""
 
     def __init__(self) -> None:
         self.doors: list[str] = []
 
     def __getattribute__(self, name: str) -> Any:
-        if not name.startswith("_") and name not in ("doors", "tell"):
+        method = super().__getattribute__(name)
+        if name.startswith("_") or name in ("doors", "tell"):
+            return method
+
+        def recorded(*args: Any) -> Any:
             self.doors.append(name)
-        return super().__getattribute__(name)
+            return method(*args)
+
+        return recorded
 
 
 @pytest.mark.parametrize("watched", [False, True])
