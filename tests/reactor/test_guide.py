@@ -111,7 +111,7 @@ def defined(node: ast.stmt) -> set[str]:
 def index() -> dict[str, list[tuple[str, list[str]]]]:
     """Each concept of the index, and the files it is in, with the names there."""
     found: dict[str, list[tuple[str, list[str]]]] = {}
-    for concept, _, where, _ in rows(section("Index")):
+    for concept, _, where, _ in rows(section("Words")):
         places = found[concept] = []
         for name in MARK.findall(where):
             if name.endswith(".py"):
@@ -141,7 +141,7 @@ def test_the_index_is_in_alphabetical_order_and_has_what_people_look_for() -> No
 
 
 def test_lessons_in_the_index_are_numbers_of_lessons() -> None:
-    lessons = {cells[3] for cells in rows(section("Index"))}
+    lessons = {cells[3] for cells in rows(section("Words"))}
     assert lessons <= {"", *map(str, range(1, LESSONS + 1))}
 
 
