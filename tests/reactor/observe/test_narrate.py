@@ -56,7 +56,10 @@ from tests.support.basics import PROJECT
         ("blocked", "a-1", {"call": "send"}, "The kernel takes nothing from a-1: its own send buffer is full"),
         ("error", "a-1", {"call": "recv", "errno": "EIO", "text": "Bad"}, "a-1: recv(2) fails with EIO: Bad"),
         ("interest", "a-1", {"after": "RW", "resting": False}, "a-1 is watched for READ and WRITE"),
-        ("interest", "a-1", {"after": "", "resting": True}, "a-1 is suspended for a while: descriptors or memory are short"),
+        (
+            "interest", "a-1", {"after": "", "resting": True},
+            "a-1 is suspended for a while: descriptors or memory are short",
+        ),
         ("buffer", "a-1", {"before": 0, "after": 7}, "a-1 has 7 bytes pending, before 0"),
         (
             "state", "a-1", {"before": "DRAINING", "after": "LINGERING"},
