@@ -23,9 +23,9 @@ MEANING = {
     "CLOSED": "",
 }
 BLOCKED = {
-    "send": "The kernel takes nothing from {who}: its own send buffer is full",
-    "recv": "{who} finds nothing to receive",
-    "accept": "{who} finds no client in the kernel's queue",
+    "send": "The kernel takes nothing from {name}: its own send buffer is full",
+    "recv": "{name} finds nothing to receive",
+    "accept": "{name} finds no client in the kernel's queue",
 }
 
 Fields = dict[str, Any]
@@ -75,7 +75,7 @@ def lasting(seconds: float) -> str:
     return f"{seconds * 1e3:.3g} ms"
 
 
-def _turn(who: str, fields: Fields) -> str:
+def _turn(name: str, fields: Fields) -> str:
     sleep_s: float | None = fields["sleep_s"]
     if sleep_s is None:
         return "The loop sleeps until something is ready"
@@ -85,7 +85,7 @@ def _turn(who: str, fields: Fields) -> str:
     return f"The loop polls without sleeping: {why}"
 
 
-def _select(who: str, fields: Fields) -> str:
+def _select(name: str, fields: Fields) -> str:
     if not fields["ready"]:
         return "Select returns: nothing is ready"
     named = [f"{name} is {READINESS[mask]}" for name, mask in fields["ready"][:MOST_NAMED]]
@@ -93,43 +93,43 @@ def _select(who: str, fields: Fields) -> str:
     return "Select returns: " + ", ".join(named) + (f", and {others:,} more" if others else "")
 
 
-def _adopted(who: str, fields: Fields) -> str:
+def _adopted(name: str, fields: Fields) -> str:
     protocol, where = fields["protocol"], fields["where"]
-    return f"{who} is registered: {protocol and f'{protocol}, '}{where and f'{where}, '}descriptor {fields['fd']}"
+    return f"{name} is registered: {protocol and f'{protocol}, '}{where and f'{where}, '}descriptor {fields['fd']}"
 
 
-def _received(who: str, fields: Fields) -> str:
+def _received(name: str, fields: Fields) -> str:
     peer, datagrams = fields.get("peer"), fields.get("datagrams")
     number = f" in {count(datagrams, 'datagram')}" if datagrams is not None else ""
-    return f"{who} receives {count(fields['bytes'], 'byte')}{number}" + (f" from {peer}" if peer else "")
+    return f"{name} receives {count(fields['bytes'], 'byte')}{number}" + (f" from {peer}" if peer else "")
 
 
-def _sent(who: str, fields: Fields) -> str:
+def _sent(name: str, fields: Fields) -> str:
     sent, offered, to = fields["bytes"], fields["offered"], f" to {fields['peer']}" if fields.get("peer") else ""
     if sent < offered:
-        return f"The kernel takes {sent:,} of {count(offered, 'byte')} from {who}{to}: {offered - sent:,} stay pending"
-    return f"The kernel takes {'all ' * (sent > 1)}{count(sent, 'byte')} from {who}{to}"
+        return f"The kernel takes {sent:,} of {count(offered, 'byte')} from {name}{to}: {offered - sent:,} stay pending"
+    return f"The kernel takes {'all ' * (sent > 1)}{count(sent, 'byte')} from {name}{to}"
 
 
-def _interest(who: str, fields: Fields) -> str:
+def _interest(name: str, fields: Fields) -> str:
     if fields["resting"]:
-        return f"{who} is suspended for a while: descriptors or memory are short"
-    return f"{who} is watched for {WATCHED[fields['after']]}"
+        return f"{name} is suspended for a while: descriptors or memory are short"
+    return f"{name} is watched for {WATCHED[fields['after']]}"
 
 
-def _closed(who: str, fields: Fields) -> str:
-    return f"{who} is closed" + (f": {fields['error']}" if fields["error"] else "")
+def _closed(name: str, fields: Fields) -> str:
+    return f"{name} is closed" + (f": {fields['error']}" if fields["error"] else "")
 
 
-def _timer_set(who: str, fields: Fields) -> str:
-    return f"{who} is set: {_callback(fields)} in {lasting(fields['delay_s'])}"
+def _timer_set(name: str, fields: Fields) -> str:
+    return f"{name} is set: {_callback(fields)} in {lasting(fields['delay_s'])}"
 
 
-def _timer_fired(who: str, fields: Fields) -> str:
-    return f"{who} fires, {lasting(fields['lag_s'])} late: {_callback(fields)}"
+def _timer_fired(name: str, fields: Fields) -> str:
+    return f"{name} fires, {lasting(fields['lag_s'])} late: {_callback(fields)}"
 
 
-def _call(who: str, fields: Fields) -> str:
+def _call(name: str, fields: Fields) -> str:
     error = f", with error {fields['error']}" if fields["error"] else ""
     return f"A queued call runs: {_callback(fields)}{error}"
 
@@ -139,40 +139,40 @@ def _callback(fields: Fields) -> str:
     return name + (f" of {fields['owner']}" if fields["owner"] else "")
 
 
-def _raised(who: str, fields: Fields) -> str:
+def _raised(name: str, fields: Fields) -> str:
     closed = f"{fields['owner']} is closed, " if fields["owner"] else ""
     return f"A callback raised {fields['error']}: {closed}the loop goes on"
 
 
-def _dropped(who: str, fields: Fields) -> str:
+def _dropped(name: str, fields: Fields) -> str:
     source = f" from or to {fields['peer']}" if fields["peer"] else ""
-    return f"{who} drops {count(fields['count'], 'datagram')}{source}: {fields['reason']}"
+    return f"{name} drops {count(fields['count'], 'datagram')}{source}: {fields['reason']}"
 
 
 SENTENCES: dict[str, Callable[[str, Fields], str]] = {
     "turn": _turn,
     "select": _select,
-    "dispatch": lambda who, fields: f"{who} is called: it is {READINESS[fields['mask']]}",
-    "stale": lambda who, fields: f"{who} was closed earlier in this batch: its stale event is skipped",
+    "dispatch": lambda name, fields: f"{name} is called: it is {READINESS[fields['mask']]}",
+    "stale": lambda name, fields: f"{name} was closed earlier in this batch: its stale event is skipped",
     "adopted": _adopted,
-    "accepted": lambda who, fields: f"{who} accepts a client{fields['peer'] and ', ' + fields['peer']}",
+    "accepted": lambda name, fields: f"{name} accepts a client{fields['peer'] and ', ' + fields['peer']}",
     "received": _received,
-    "eof": lambda who, fields: f"{who} receives the peer's FIN: the peer sends no more",
+    "eof": lambda name, fields: f"{name} receives the peer's FIN: the peer sends no more",
     "sent": _sent,
-    "blocked": lambda who, fields: BLOCKED[fields["call"]].format(who=who),
-    "error": lambda who, fields: f"{who}: {fields['call']}(2) fails with {fields['errno']}: {fields['text']}",
+    "blocked": lambda name, fields: BLOCKED[fields["call"]].format(name=name),
+    "error": lambda name, fields: f"{name}: {fields['call']}(2) fails with {fields['errno']}: {fields['text']}",
     "interest": _interest,
-    "buffer": lambda who, fields: f"{who} has {count(fields['after'], 'byte')} pending, before {fields['before']:,}",
-    "state": lambda who, fields: f"{who} goes from {fields['before']} to {fields['after']}{MEANING[fields['after']]}",
-    "paused": lambda who, fields: f"{who} pauses reading",
-    "resumed": lambda who, fields: f"{who} resumes reading",
+    "buffer": lambda name, fields: f"{name} has {count(fields['after'], 'byte')} pending, before {fields['before']:,}",
+    "state": lambda name, fields: f"{name} goes from {fields['before']} to {fields['after']}{MEANING[fields['after']]}",
+    "paused": lambda name, fields: f"{name} pauses reading",
+    "resumed": lambda name, fields: f"{name} resumes reading",
     "closed": _closed,
     "timer_set": _timer_set,
     "timer_fired": _timer_fired,
-    "timer_cancelled": lambda who, fields: f"{who} is cancelled: {_callback(fields)}",
+    "timer_cancelled": lambda name, fields: f"{name} is cancelled: {_callback(fields)}",
     "call": _call,
     "raised": _raised,
     "dropped": _dropped,
-    "ended": lambda who, fields: f"The trace ends: {fields['reason']}",
-    "fault": lambda who, fields: f"The simulation injects a fault: {fields['fault']}",
+    "ended": lambda name, fields: f"The trace ends: {fields['reason']}",
+    "fault": lambda name, fields: f"The simulation injects a fault: {fields['fault']}",
 }

@@ -72,17 +72,17 @@ class Perfetto(TraceFile):
         self._emit("B", phase, at_us, LOOP, args={"turn": event.turn, **_arguments(event)})
 
     def _handler(self, event: Event, at_us: float) -> None:
-        who, fields = event.who, event.fields
+        label, fields = event.who, event.fields
         if event.kind == "adopted":
             self._last_track += 1
-            track = self._tracks[who] = self._last_track
-            self._meta("thread_name", track, f"{who} {fields['where']}".rstrip())
-            self._emit("B", f"{who} {fields['protocol']}".rstrip(), at_us, track, args=_arguments(event))
+            track = self._tracks[label] = self._last_track
+            self._meta("thread_name", track, f"{label} {fields['where']}".rstrip())
+            self._emit("B", f"{label} {fields['protocol']}".rstrip(), at_us, track, args=_arguments(event))
         elif event.kind == "dispatch":
-            self._called = self._tracks.get(who, LOOP)  # a handler that was never registered has none
+            self._called = self._tracks.get(label, LOOP)  # a handler that was never registered has none
             self._emit("B", f"on_event({fields['mask']})", at_us, self._called, args=_arguments(event))
         elif event.kind == "buffer":
-            self._emit("C", f"{who} buffer", at_us, LOOP, args={"bytes": fields["after"]})
+            self._emit("C", f"{label} buffer", at_us, LOOP, args={"bytes": fields["after"]})
         elif event.kind == "timer_fired":
             self._emit("C", "timer lag", at_us, LOOP, args={"ms": round(fields["lag_s"] * 1e3, 3)})
 
@@ -91,11 +91,11 @@ class Perfetto(TraceFile):
             self._emit("E", "on_event", at_us, self._called)
             self._called = None
 
-    def _close_track(self, who: str, at_us: float) -> None:
-        track = self._tracks.pop(who)
+    def _close_track(self, label: str, at_us: float) -> None:
+        track = self._tracks.pop(label)
         if self._called == track:
             self._end_call(at_us)
-        self._emit("E", who, at_us, track)
+        self._emit("E", label, at_us, track)
 
     def _meta(self, name: str, track: int, value: str) -> None:
         self._emit("M", name, 0, track, args={"name": value})

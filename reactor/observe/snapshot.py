@@ -16,7 +16,7 @@ from reactor.observe.describe import callback_name, place, protocol_name
 
 MOST_ROWS = 200
 HANDLER_ROWS, TIMER_ROWS, CALL_ROWS = 140, 40, 15  # plus summary, head, and a row per kind that is cut off
-HEAD = ("what", "fd", "watched", "state", "pending", "received", "sent", "whose")
+HEAD = ("what", "fd", "watched", "state", "pending", "received", "sent", "where")
 NUMBERS = {1, 4, 5, 6}  # columns aligned to the right
 
 
@@ -51,7 +51,7 @@ def _left(pending: dict[Handler, int], shown: Iterable[Handler]) -> int:
 
 def _row(handler: Handler, suspended: bool, pending: int) -> tuple[str, ...]:
     watched = ("r" if handler.interest & READ else "") + ("w" if handler.interest & WRITE else "") or "-"
-    whose = ", ".join(part for part in (place(handler), protocol_name(handler)) if part)
+    where = ", ".join(part for part in (place(handler), protocol_name(handler)) if part)
     return (
         type(handler).__name__,
         str(handler.fileno()),
@@ -59,7 +59,7 @@ def _row(handler: Handler, suspended: bool, pending: int) -> tuple[str, ...]:
         handler.state.name if isinstance(handler, Connection) else "",
         f"{pending:,}" if pending else "",
         *(f"{getattr(handler, name):,}" if hasattr(handler, name) else "" for name in ("bytes_received", "bytes_sent")),
-        whose,
+        where,
     )
 
 

@@ -82,7 +82,7 @@ def test_the_loop_tells_in_plain_words_what_it_does() -> None:
     with EchoProcess(*HOST, "--no-udp", "--narrate") as echo:
         assert echo.finish() == 0
         said = [line["message"] for line in echo.lines if line["event"] == "narration"]
-    assert said[0].startswith("turn 0: waker-1 is new, on descriptor ")
+    assert said[0].startswith("turn 0: waker-1 is registered: descriptor ")
     assert any("The kernel takes all 6 bytes from connection-1" in text for text in said)
 
 

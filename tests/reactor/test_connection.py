@@ -378,7 +378,7 @@ def test_half_closing_peer_gets_every_byte_and_then_our_fin(selector_class: Sele
 
 @on_every_selector
 def test_connection_kept_open_after_eof_writes_until_close(selector_class: SelectorClass) -> None:
-    """`eof_received`: "Return True to keep the connection open for writing until `close()`".."""
+    """`eof_received`: "Return True to keep the connection open for writing until `close()`"."""
     with Stage(Recorder(keep_open_on_eof=True), selector_class) as stage:
         stage.peer.shutdown(socket.SHUT_WR)
         stage.until(lambda: ("eof",) in stage.protocol.events)

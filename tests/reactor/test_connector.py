@@ -19,7 +19,7 @@ from tests.support.faults import FlakySockets
 from tests.support.loops import SELECTORS, ManualClock, Recorder, RecordingSelector, turn_idle, turn_until
 
 
-class CallerSocket(socket.socket):
+class ClientSocket(socket.socket):
     """A socket that can fail in connect(2), or bind itself to its destination first."""
 
     code = 0
@@ -44,7 +44,7 @@ class Client:
 
     def socket(self, family: int, type: int) -> Socket:
         """Be the factory, too."""
-        sock = CallerSocket(family, type)
+        sock = ClientSocket(family, type)
         sock.code, sock.meets_itself = self.code, self.meets_itself
         return sock
 

@@ -136,7 +136,8 @@ def test_the_words_are_sorted_and_complete() -> None:
     assert concepts == sorted(concepts, key=str.casefold)
     words = "readiness interest level-triggered partial write buffer backpressure high-water mark half-close lingering"
     words += " RST EMFILE timer heap cancel starvation fairness wake-up signals thread-safe call stale event clock"
-    words += " seams simulation truncated datagram EAGAIN state machine teardown dispatch fork"
+    words += " door simulation truncated datagram EAGAIN state machine teardown dispatch fork"
+    words += " handler turn edge-triggered drain generation observer sink snapshot suspend register"
     assert not [word for word in words.split() if word not in " ".join(concepts)]
 
 

@@ -39,7 +39,7 @@ def test_handlers_interest_buffers_and_timers_are_in_one_table() -> None:
         pending = f"{connection.pending_bytes:,}"
         summary, head, *_ = table.splitlines()
         assert summary == f"3 handlers, {pending} bytes pending, 1 timers, 1 calls"
-        assert head.split() == ["what", "fd", "watched", "state", "pending", "received", "sent", "whose"]
+        assert head.split() == ["what", "fd", "watched", "state", "pending", "received", "sent", "where"]
         assert row(table, "Waker")[1:] == [str(next(iter(echo.reactor.handlers)).fileno()), "r"]
         assert row(table, "Listener")[2:] == ["r", format_address(("127.0.0.1", echo.port))]
         peer = format_address(client.getsockname())
