@@ -54,7 +54,7 @@ class Datagram:
         self._receive = receiver(self._socket)
         self._held: tuple[bytes, Address | None, bytes] | None = None  # for a full send buffer
         reactor.register(self)
-        self._update_interest()
+        reactor.set_interest(self, READ)
 
     def send(self, data: Bytes, destination: Address | None = None, path: bytes = b"") -> bool:
         """Send one datagram from the address in `path`. Return False if it was dropped and counted in `drops`.
@@ -74,7 +74,7 @@ class Datagram:
         except WOULD_BLOCK:
             self._held = (bytes(data), destination, path)  # a copy: the sender may reuse its memory
             self._reactor.tell("buffer", self, before=0, after=len(data))
-            self._update_interest()
+            self._reactor.set_interest(self, WRITE)
             return True
         except OSError as error:
             self.drop("send_" + errno_name(error), destination)
@@ -114,7 +114,8 @@ class Datagram:
             held, self._held = self._held, None
             self._reactor.tell("buffer", self, before=len(held[0]), after=0)
             self.send(*held)
-            self._update_interest()
+            if self._held is None and not self.closed:
+                self._reactor.set_interest(self, READ)
             return
         for _ in range(DATAGRAMS_PER_TURN):
             if not self.interest & READ:
@@ -150,6 +151,3 @@ class Datagram:
         else:
             self._reactor.guard(self.protocol.error_received, self, error)
         return error.errno in ONE_PEER
-
-    def _update_interest(self) -> None:
-        self._reactor.set_interest(self, READ if self._held is None else WRITE)

@@ -32,7 +32,7 @@ class Listener:
     """
 
     __slots__ = (
-        "_factory", "_limits", "_lost", "_paused", "_quiet_until_s", "_reactor", "_socket",
+        "_factory", "_limits", "_lost", "_quiet_until_s", "_reactor", "_socket",
         "address", "closed", "errors", "fileno", "interest",
     )  # fmt: skip
 
@@ -44,19 +44,18 @@ class Listener:
         self.errors: dict[str, int] = {}
         self._reactor, self._socket, self.fileno = reactor, reactor.observer.socket(self, sock), sock.fileno
         self._factory, self._limits, self._lost = factory, limits, lost
-        self._paused, self._quiet_until_s = False, -math.inf
+        self._quiet_until_s = -math.inf
         reactor.register(self)
-        self._update_interest()
+        reactor.set_interest(self, READ)
 
     def pause(self) -> None:
         """Stop accepting until `resume`, also within a batch. Clients wait in the kernel's queue."""
-        self._paused = True
-        self._update_interest()
+        self._reactor.set_interest(self, 0)
 
     def resume(self) -> None:
         """Undo `pause`."""
-        self._paused = False
-        self._update_interest()
+        if not self.closed:
+            self._reactor.set_interest(self, READ)
 
     def abort(self, error: Exception | None = None) -> None:
         """Close. The kernel resets the clients in its queue. A second call does nothing."""
@@ -108,6 +107,3 @@ class Listener:
                 text = f"listener {format_address(self.address)} is suspended, clients queue: {error.strerror}"
                 logger.warning(text, extra={"event": "accept_waits"})
         return error.errno in ONE_PEER
-
-    def _update_interest(self) -> None:
-        self._reactor.set_interest(self, 0 if self.closed or self._paused else READ)

@@ -120,7 +120,7 @@ class DatagramBatch:
         """Send what is held, or receive one batch and send it back."""
         if self._runs:
             self._answer()
-            if not self._runs:
+            if not self._runs and not self.closed:
                 self._reactor.set_interest(self, READ)
             return
         try:
@@ -170,6 +170,10 @@ class DatagramBatch:
             except OSError as error:
                 self.drop("send_" + errno_name(error), 1, first)
                 first += 1
+                if self.closed:  # by `dropped`: the descriptor may be another's now
+                    if first < end:
+                        self.drop("busy", end - first, first)
+                    return
             else:
                 self.datagrams_sent += sent
                 whole = sent == self._batch[0]

@@ -169,6 +169,17 @@ def test_held_datagram_that_fails_is_counted(post: Post) -> None:
     post.assert_serves()
 
 
+def test_held_datagram_whose_error_closes_the_endpoint_raises_nothing(
+    post: Post, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Story: the endpoint asked for READ on its closed socket."""
+    monkeypatch.setattr(post.protocol, "error_received", lambda endpoint, error: endpoint.close())
+    post.faults.add(post.call, EAGAIN, os_error(errno.EPERM))
+    post.client.send(b"lost")
+    turn_until(post.reactor, lambda: post.endpoint.closed)
+    assert (post.endpoint.interest, caplog.records) == (0, [])
+
+
 def test_second_send_while_one_is_held_is_dropped_as_busy(post: Post) -> None:
     """Memory is bounded: one datagram is held, not a queue."""
     post.faults.add("sendto", EAGAIN)

@@ -119,6 +119,24 @@ def test_the_last_datagram_may_fail(post: Post) -> None:
     post.assert_serves()
 
 
+@pytest.mark.parametrize("held", [False, True])
+def test_close_inside_dropped_sends_nothing_more(
+    held: bool, post: Post, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The descriptor's number may belong to another file then."""
+
+    def close(endpoint: Endpoint, reason: str, peer: object, count: int = 1) -> None:
+        endpoint.close()
+
+    monkeypatch.setattr(post.refuser, "dropped", close)
+    post.faults.add("sendmmsg", 1, *([EAGAIN] if held else []), os_error(errno.EPERM))
+    post.send(b"1", b"lost", b"2", b"3")
+    post.turn()
+    assert post.endpoint.drops == {"send_EPERM": 1, "busy": 2}
+    assert (post.endpoint.interest, caplog.records) == (0, [])
+    assert post.receive() == [b"1"]
+
+
 def test_callback_that_raises_costs_only_its_batch(caplog: pytest.LogCaptureFixture) -> None:
     """One traceback is logged, each datagram counted, and the next batch served."""
 
