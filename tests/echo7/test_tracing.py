@@ -82,7 +82,7 @@ def test_the_loop_tells_in_plain_words_what_it_does() -> None:
     with EchoProcess(*HOST, "--no-udp", "--narrate") as echo:
         assert echo.finish() == 0
         said = [line["message"] for line in echo.lines if line["event"] == "narration"]
-    assert said[0].startswith("turn 0: waker-1 is new, on descriptor ")
+    assert said[0].startswith("turn 0: waker-1 is registered: descriptor ")
     assert any("The kernel takes all 6 bytes from connection-1" in text for text in said)
 
 
@@ -105,7 +105,7 @@ def test_a_file_that_cannot_be_written_is_told_before_anything_is_served(tmp_pat
     for where, why in {
         "no/such": "No such file or directory",
         ".": "Is a directory",
-        "mine": "it is there already, and is no trace: remove it first",
+        "mine": "the file exists and isn't a trace: remove it first",
     }.items():
         with EchoProcess(*HOST, "--trace", str(tmp_path / where), wait=False) as echo:
             assert echo.process.stderr is not None

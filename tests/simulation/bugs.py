@@ -158,13 +158,13 @@ SERVICE = {
     "pending_bytes_lost_at_the_end": edit(SERVER + "stop", "connection.close()", "connection.abort()"),
     "stop_takes_a_minute": edit(SERVER + "stop", "call_later(self._drain_timeout_s,", "call_later(60.0,"),
     "stop_never_ends": edit(SERVER + "_check_stopped", "if self._leaving and", "if False and"),
-    "max_connections_ignored": edit(LISTENER + "pause", "self._paused = True", "self._paused = False"),
+    "max_connections_ignored": edit(LISTENER + "pause", "set_interest(self, 0)", "set_interest(self, READ)"),
     "counters_forget_bytes": edit(
         SERVER + "_connection_lost", "_bytes_sent += connection.bytes_sent", "_bytes_sent += 0"
     ),
     "no_pause_when_descriptors_run_out": edit(LISTENER + "_goes_on_after", "self._reactor.suspend(self)", "pass"),
     "one_client_s_error_ends_the_listener": edit(LISTENER + "_goes_on_after", "in BROKEN_SOCKET:", "in ONE_PEER:"),
-    "accepting_never_resumed": edit(LISTENER + "resume", "self._paused = False", "self._paused = True"),
+    "accepting_never_resumed": edit(LISTENER + "resume", "set_interest(self, READ)", "set_interest(self, 0)"),
 }
 
 DATAGRAMS = {

@@ -65,13 +65,13 @@ def test_a_file_that_is_no_trace_is_neither_overwritten_nor_removed(tmp_path: pa
     precious, second = tmp_path / "run.jsonl", tmp_path / "run-2.jsonl"
     precious.write_text("mine\n")
     for make in (lambda path: simulate(calm, trace=path), lambda path: SimulatedNetwork(1, trace=path)):
-        with pytest.raises(OSError, match="it is there already, and is no trace"):
+        with pytest.raises(OSError, match="the file exists and isn't a trace"):
             make(str(precious))
         assert precious.read_text() == "mine\n"
     precious.rename(second)
     network = SimulatedNetwork(1, trace=str(precious))
     network.reactor()
-    with pytest.raises(OSError, match="it is there already, and is no trace"):
+    with pytest.raises(OSError, match="the file exists and isn't a trace"):
         network.reactor()
     assert second.read_text() == "mine\n"
 
