@@ -22,19 +22,20 @@ from reactor.doors import NOTHING_OBSERVED
 from reactor.fastpath.busypoll import BusyPollSelector
 from reactor.loop import Reactor
 from reactor.observe.trace import EventSink, Trace
-from reactor.sockets.addresses import Address
+from reactor.sockets.addresses import Address, family_of
 from reactor.sockets.opening import Socket, closed_on_error
 from reactor.testing.chance import Chance, Fault, source_apart, source_of
 from reactor.testing.clock import SimulatedClock
 from reactor.testing.kernel.datagram import DatagramSocket
+from reactor.testing.kernel.endpoint import SimulatedSocket
 from reactor.testing.kernel.link import join
 from reactor.testing.kernel.pipe import SplicePipe
-from reactor.testing.kernel.ports import Descriptors, Endpoint, Ports
+from reactor.testing.kernel.ports import Descriptors, Ports
 from reactor.testing.kernel.routing import Routing
 from reactor.testing.kernel.selector import Quiet, SimulatedSelector
 from reactor.testing.kernel.signals import SimulatedSignals
 from reactor.testing.kernel.stream import StreamSocket
-from reactor.testing.peers import DatagramPeer, Peer, PeerServer, datagram_outside, stream_outside
+from reactor.testing.peers import PEER_HOSTS, DatagramPeer, Peer, PeerServer, outside
 from reactor.testing.recording import Recording
 from reactor.testing.turns import POLLS, Turns
 from reactor.testing.wire import Wire
@@ -47,10 +48,10 @@ SHORTAGES = ("EMFILE", "ENFILE", "ENOBUFS", "ENOMEM", "ENOSPC")
 class Watcher:
     """Is called for what the program under test does. Subclass it to check something after every step."""
 
-    def call(self, name: str, sock: Endpoint, data: bytes) -> None:
+    def call(self, name: str, sock: SimulatedSocket, data: bytes) -> None:
         """Handle a call on a stream: `accept`, `recv` and `send` with the bytes moved, `eof`, `fin`."""
 
-    def datagram(self, name: str, sock: Endpoint, data: bytes, peer: Address, local: str) -> None:
+    def datagram(self, name: str, sock: SimulatedSocket, data: bytes, peer: Address, local: str) -> None:
         """Handle a `request` that was received, or an `answer` that is sent; `local` is this machine's address."""
 
     def select(self, timeout_s: float | None) -> None:
@@ -180,13 +181,13 @@ class SimulatedNetwork:
 
     def peer(self, address: Address, *, source: str = "") -> Peer:
         """Return a peer that connects to `address`, from the host `source`."""
-        sock = stream_outside(self, address[0], source)
+        sock = outside(StreamSocket, self, source or PEER_HOSTS[family_of(address)])
         sock.connect_ex(address)
         return self.add_peer(Peer(sock))
 
     def peer_server(self, address: Address, answer: Callable[[Peer, bytes], object] | None = None) -> PeerServer:
         """Return a peer that listens on `address`, and calls `answer(client, data)` for what each client sends."""
-        sock = stream_outside(self, address[0], address[0], address[1])
+        sock = outside(StreamSocket, self, address[0], address[1])
         sock.listen()
         server = PeerServer(sock, answer, self.add_peer)
         self.peers.append(server)
@@ -194,7 +195,7 @@ class SimulatedNetwork:
 
     def udp_peer(self, *, source: str = "192.0.2.1", port: int = 0) -> DatagramPeer:
         """Return a peer that sends and receives datagrams."""
-        peer = DatagramPeer(datagram_outside(self, source, port))
+        peer = DatagramPeer(outside(DatagramSocket, self, source, port))
         self.peers.append(peer)
         return peer
 
@@ -279,22 +280,21 @@ class SimulatedNetwork:
         """Record that something has changed: a loop that turns because of it doesn't spin."""
         self._turns.changes += 1
 
-    def observe(self, name: str, sock: Endpoint, data: bytes) -> None:
-        """Report a call on a stream to the watchers."""
+    def observe(
+        self, name: str, sock: SimulatedSocket, data: bytes, peer: Address | None = None, local: str = ""
+    ) -> None:
+        """Report a call on a stream, or a datagram with its addresses, to the journal and the watchers."""
         self.changed()
-        if sock.faulty:
-            if self.journal is not None:
-                self.journal.append(f"    {name}({sock.number}): {len(data)} bytes")
-            for watcher in self.watchers:
-                watcher.call(name, sock, data)
-
-    def observe_datagram(self, name: str, sock: Endpoint, data: bytes, peer: Address, local: str) -> None:
-        """Report a datagram to the watchers."""
-        self.changed()
+        if not sock.faulty:
+            return
         if self.journal is not None:
-            self.journal.append(f"    {name}({sock.number}): {len(data)} bytes, peer {peer}, local {local}")
+            about = "" if peer is None else f", peer {peer}, local {local}"
+            self.journal.append(f"    {name}({sock.number}): {len(data)} bytes{about}")
         for watcher in self.watchers:
-            watcher.datagram(name, sock, data, peer, local)
+            if peer is None:
+                watcher.call(name, sock, data)
+            else:
+                watcher.datagram(name, sock, data, peer, local)
 
     def about_to_close(self, number: int) -> None:
         """Report a descriptor that is closed while a selector watches it: its next owner would get its events."""

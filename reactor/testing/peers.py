@@ -10,6 +10,7 @@ import collections
 import random
 import socket
 from collections.abc import Callable
+from typing import TypeVar
 
 from reactor.sockets.addresses import Address, family_of
 from reactor.sockets.opening import RESET_ON_CLOSE
@@ -19,6 +20,7 @@ from reactor.testing.kernel.link import CONNECTED, CONNECTING, Link
 from reactor.testing.kernel.stream import StreamSocket
 from reactor.testing.world import World
 
+S = TypeVar("S", StreamSocket, DatagramSocket)
 EAGER_BYTES = 65_536
 PEER_HOSTS: dict[int, str] = {socket.AF_INET: "192.0.2.1", socket.AF_INET6: "2001:db8::1"}
 
@@ -38,7 +40,7 @@ class Peer:
 
     def __init__(self, sock: StreamSocket) -> None:
         self.socket = sock
-        self.link: Link[StreamSocket] | None = sock.link
+        self.link: Link | None = sock.link
         self.received, self.sent = bytearray(), bytearray()
         self.eof = False
         self.error: OSError | None = None
@@ -227,20 +229,11 @@ class DatagramPeer:
         self.socket.close()
 
 
-def stream_outside(world: World, destination: str, source: str = "", port: int = 0) -> StreamSocket:
-    """Return a TCP socket outside the program, bound to `source`, or to a peer's usual host."""
-    family = family_of((destination,))
-    sock = StreamSocket(world, family, False)
+def outside(kind: type[S], world: World, host: str, port: int = 0) -> S:
+    """Return a socket outside the program, bound to `host`."""
+    sock = kind(world, family_of((host,)), False)
     sock.setblocking(False)
-    sock.bind((source or PEER_HOSTS[family], port))
-    return sock
-
-
-def datagram_outside(world: World, source: str, port: int) -> DatagramSocket:
-    """Return a UDP socket outside the program."""
-    sock = DatagramSocket(world, family_of((source,)), False)
-    sock.setblocking(False)
-    sock.bind((source, port))
+    sock.bind((host, port))
     return sock
 
 

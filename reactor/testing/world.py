@@ -6,14 +6,17 @@ makes them. No file below it imports it.
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from reactor.sockets.addresses import Address
 from reactor.testing.chance import Chance, Fault
 from reactor.testing.clock import SimulatedClock
-from reactor.testing.kernel.ports import Descriptors, Endpoint, Ports
+from reactor.testing.kernel.ports import Descriptors, Ports
 from reactor.testing.kernel.routing import Routing
 from reactor.testing.wire import Wire
+
+if TYPE_CHECKING:
+    from reactor.testing.kernel.endpoint import SimulatedSocket
 
 
 class World(Protocol):
@@ -40,11 +43,10 @@ class World(Protocol):
     def changed(self) -> None:
         """Record that something has changed: a loop that turns because of it doesn't spin."""
 
-    def observe(self, name: str, sock: Endpoint, data: bytes) -> None:
-        """Report a call on a stream."""
-
-    def observe_datagram(self, name: str, sock: Endpoint, data: bytes, peer: Address, local: str) -> None:
-        """Report a datagram."""
+    def observe(
+        self, name: str, sock: SimulatedSocket, data: bytes, peer: Address | None = None, local: str = ""
+    ) -> None:
+        """Report a call on a stream, or a datagram with its addresses, to those who watch."""
 
     def about_to_close(self, number: int) -> None:
         """Check that no selector watches a descriptor that is being closed."""

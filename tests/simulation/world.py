@@ -27,7 +27,7 @@ from reactor.limits import DEFAULT_LIMITS, Limits
 from reactor.sockets.addresses import Address
 from reactor.testing import DatagramPeer, Peer, SimulatedNetwork, Watcher, pieces
 from reactor.testing.kernel.datagram import DatagramSocket
-from reactor.testing.kernel.ports import Endpoint
+from reactor.testing.kernel.endpoint import SimulatedSocket
 from reactor.testing.kernel.stream import StreamSocket
 
 PORT = 7
@@ -44,7 +44,7 @@ USR1, TERM = 10, 15  # their numbers on Linux; no real signal is sent
 class Ledger:
     """One connection of the server: the bytes it received, and how many of them it has sent back."""
 
-    def __init__(self, sock: Endpoint) -> None:
+    def __init__(self, sock: SimulatedSocket) -> None:
         self.sock = sock
         self.received = bytearray()
         self.sent_bytes = 0
@@ -53,7 +53,7 @@ class Ledger:
         self.owed_bytes: int | None = None  # fixed by our FIN: bytes that come while we linger are thrown away
 
 
-def host_of(sock: Endpoint) -> str:
+def host_of(sock: SimulatedSocket) -> str:
     """Return the source of a connection."""
     return str(sock.remote[0]) if sock.remote is not None else ""
 
@@ -72,7 +72,7 @@ class Auditor(Watcher):
     def __init__(self, network: SimulatedNetwork, reactor: Reactor, max_connections: int | None) -> None:
         self.network, self.reactor, self.max_connections = network, reactor, max_connections
         self.selector = network.selectors[-1]
-        self.ledgers: dict[Endpoint, Ledger] = {}
+        self.ledgers: dict[SimulatedSocket, Ledger] = {}
         self.unanswered: collections.Counter[tuple[Address, bytes, str]] = collections.Counter()
         self.requests = self.answers = 0
         self.began_s = network.clock()
@@ -81,7 +81,7 @@ class Auditor(Watcher):
         self.server: EchoServer | None = None
         self.answered: collections.Counter[str] = collections.Counter()  # by source
 
-    def call(self, name: str, sock: Endpoint, data: bytes) -> None:
+    def call(self, name: str, sock: SimulatedSocket, data: bytes) -> None:
         self.moved_s = self.network.clock()
         if name == "accept":
             self.ledgers[sock] = Ledger(sock)
@@ -103,7 +103,7 @@ class Auditor(Watcher):
             elif ledger.received[at : at + len(data)] != data:
                 self.found(f"changed bytes at {at}")
 
-    def datagram(self, name: str, sock: Endpoint, data: bytes, peer: Address, local: str) -> None:
+    def datagram(self, name: str, sock: SimulatedSocket, data: bytes, peer: Address, local: str) -> None:
         key = (peer, data, local)
         if name == "request":
             self.requests += 1
@@ -142,7 +142,7 @@ class Auditor(Watcher):
     def _inside_from(self, host: str) -> int:
         """Count the connections of one source, with those that the server doesn't yet know to be lost."""
         connections = self.server.handlers[2] if self.server is not None else []
-        return sum(host_of(cast(Endpoint, connection.socket)) == host for connection in connections)
+        return sum(host_of(cast(SimulatedSocket, connection.socket)) == host for connection in connections)
 
     def _check_caps(self) -> None:
         most = self.limits.connections
@@ -151,10 +151,10 @@ class Auditor(Watcher):
             if held and max(held.values()) > most:
                 self.found(f"{held} connections, one source may have {most}")
 
-    def _held(self) -> Iterator[Endpoint]:
+    def _held(self) -> Iterator[SimulatedSocket]:
         for handler in self.reactor.handlers:
             if isinstance(handler, Connection):
-                yield cast(Endpoint, handler.socket)
+                yield cast(SimulatedSocket, handler.socket)
 
     def _check_rate(self, host: str) -> None:
         rate = self.limits.udp_rate
@@ -169,7 +169,7 @@ class Auditor(Watcher):
             self.found(f"interest is {connection.interest}, the state says {interest_of(connection)}")
         if connection.pending_bytes > connection.limits.bound_bytes:
             self.found(f"{connection.pending_bytes} bytes are pending")
-        ledger = self.ledgers[cast(Endpoint, connection.socket)]
+        ledger = self.ledgers[cast(SimulatedSocket, connection.socket)]
         owed_bytes = len(ledger.received) if ledger.owed_bytes is None else ledger.owed_bytes
         if ledger.sent_bytes + connection.pending_bytes != owed_bytes:
             self.found(f"{len(ledger.received)} bytes came, {ledger.sent_bytes} went, {connection.pending_bytes} wait")

@@ -105,7 +105,7 @@ class DatagramSocket(SimulatedSocket):
         self._bind_for(destination)
         source, interface = self._source(control, destination)
         if self.inside:
-            self.world.observe_datagram("answer", self, data, destination, str(source[0]))
+            self.world.observe("answer", self, data, destination, str(source[0]))
         self._carry(data, source, destination, interface)
         return len(data)
 
@@ -203,7 +203,7 @@ class DatagramSocket(SimulatedSocket):
             raise self.would_block()
         packet = self._next(self.enter("recvmsg"))
         if self.inside:
-            self.world.observe_datagram("request", self, packet.data, packet.source, packet.asked)
+            self.world.observe("request", self, packet.data, packet.source, packet.asked)
         cut = MSG_TRUNC if len(packet.data) > size else 0
         return packet.data[:size], self._control(packet) if control_bytes else [], cut, packet.source
 

@@ -11,10 +11,12 @@ import collections
 import errno
 import functools
 import socket
-from typing import Any, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING
 
-from reactor.testing.kernel.ports import Endpoint
 from reactor.testing.world import World
+
+if TYPE_CHECKING:
+    from reactor.testing.kernel.stream import StreamSocket
 
 RETRANSMIT_S = 924.0  # how long Linux resends what is not acknowledged (tcp(7), tcp_retries2)
 FRESH, LISTENING, CONNECTING, CONNECTED, DEAD = "fresh", "listening", "connecting", "connected", "dead"
@@ -47,53 +49,16 @@ class Pipe:
         return self.send_bytes - len(self.waiting)
 
 
-class End(Endpoint, Protocol):
-    """What a link needs of a socket at one of its ends."""
-
-    closed: bool
-    state: str
-    outgoing: Pipe | None
-
-    @property
-    def host(self) -> str:
-        """The address at which this end lives."""
-
-    @property
-    def leaves_the_machine(self) -> bool:
-        """Whether what is sent goes over a network."""
-
-    def getsockopt(self, level: int, name: int) -> int:
-        """Return an option."""
-
-    def established(self, link: Any, outgoing: Pipe, incoming: Pipe) -> None:
-        """Become an end of a connection."""
-
-    def look_for_urgent(self) -> None:
-        """Handle an urgent byte that may have arrived."""
-
-    def die(self, code: int) -> None:
-        """End the connection with this SO_ERROR."""
-
-    def error_of_reset(self, code: int) -> int:
-        """Return the SO_ERROR by which a RST is reported."""
-
-    def patience_s(self) -> float | None:
-        """Return how long this end waits for a silent one."""
-
-
-E = TypeVar("E", bound=End)
-
-
-class Link(Generic[E]):
+class Link:
     """Two connected sockets: client and server. `fate` says what ended the connection, if that wasn't two FINs."""
 
     __slots__ = ("_reset_code", "_silent", "_world", "broken_by", "cut", "ends", "fate", "reset_s")
 
-    def __init__(self, world: World, client: E, server: E) -> None:
+    def __init__(self, world: World, client: StreamSocket, server: StreamSocket) -> None:
         self._world = world
         self.ends = (client, server)
         self.fate = ""
-        self.broken_by: E | None = None  # the end that sent RST, and when it did
+        self.broken_by: StreamSocket | None = None  # the end that sent RST, and when it did
         self.reset_s = 0.0
         self.cut = False  # one end has vanished
         self._silent = 0  # how many silences there were
@@ -105,11 +70,11 @@ class Link(Generic[E]):
         one, other = self.ends
         return not self.cut and self._world.wire.is_open(one.host, other.host)
 
-    def other(self, end: E) -> E:
+    def other(self, end: StreamSocket) -> StreamSocket:
         """Return the other end."""
         return self.ends[end is self.ends[0]]
 
-    def push(self, end: E) -> None:
+    def push(self, end: StreamSocket) -> None:
         """Send from `end` what the other's window has room for."""
         pipe = end.outgoing
         if pipe is None or end.state == DEAD or not (pipe.waiting or pipe.fin):
@@ -129,7 +94,7 @@ class Link(Generic[E]):
             pipe.flight.append(b"")
             self._send(end, pipe)
 
-    def _send(self, end: E, pipe: Pipe) -> None:
+    def _send(self, end: StreamSocket, pipe: Pipe) -> None:
         world = self._world
         fault = world.chance.draw("segment") if end.leaves_the_machine else None
         delay_s = world.latency_s if end.leaves_the_machine else 0.0
@@ -140,7 +105,7 @@ class Link(Generic[E]):
         else:
             self._land(end, pipe)
 
-    def _land(self, end: E, pipe: Pipe) -> None:
+    def _land(self, end: StreamSocket, pipe: Pipe) -> None:
         """Take the first segment off the wire."""
         if not self.is_open:
             self._world.wire.when_healed(lambda: self._land(end, pipe))
@@ -162,7 +127,7 @@ class Link(Generic[E]):
                 end.die(end.error_of_reset(errno.ECONNRESET))
         self._world.changed()
 
-    def reset(self, by: E, fate: str, code: int = errno.ECONNRESET) -> None:
+    def reset(self, by: StreamSocket, fate: str, code: int = errno.ECONNRESET) -> None:
         """`by` sends RST behind what is on the wire; what is still in either kernel's send buffer is destroyed."""
         if not self.fate:
             self.fate, self.broken_by, self.reset_s = fate, by, self._world.clock()
@@ -180,23 +145,23 @@ class Link(Generic[E]):
             if patience_s is not None:
                 self._world.wire.call_later(patience_s, functools.partial(self._give_up, end, self._silent))
 
-    def _give_up(self, end: E, silence: int) -> None:
+    def _give_up(self, end: StreamSocket, silence: int) -> None:
         if not self.is_open and silence == self._silent and end.state == CONNECTED:
             self.fate = self.fate or "timed out"
             end.die(errno.ETIMEDOUT)
             self._world.wire.when_healed(lambda: self._probe(self.other(end)))
 
-    def _probe(self, end: E) -> None:
+    def _probe(self, end: StreamSocket) -> None:
         """Reset an end when its keepalive probes find that the other one has given up."""
         patience_s = end.patience_s()
         if patience_s is not None:
             self._world.wire.call_later(patience_s, lambda: end.die(end.error_of_reset(errno.ECONNRESET)))
 
 
-def join(world: World, client: E, server: E) -> Link[E]:
+def join(world: World, client: StreamSocket, server: StreamSocket) -> Link:
     """Connect two sockets, each with the buffers that its options say."""
 
-    def pipe(sender: End, receiver: End) -> Pipe:
+    def pipe(sender: StreamSocket, receiver: StreamSocket) -> Pipe:
         send_bytes = sender.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF)
         return Pipe(send_bytes, receiver.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF))
 

@@ -10,7 +10,7 @@ from typing import cast
 
 from reactor.sockets.errors import WOULD_BLOCK
 from reactor.sockets.opening import Socket
-from reactor.testing.kernel.ports import Endpoint
+from reactor.testing.kernel.endpoint import SimulatedSocket
 from reactor.testing.kernel.stream import StreamSocket
 from reactor.testing.world import World
 
@@ -30,7 +30,7 @@ class SplicePipe:
             if fault is not None:
                 raise world.inject(fault).error()
             for _ in range(2):
-                self._numbers.append(world.descriptors.take(cast(Endpoint, self)))
+                self._numbers.append(world.descriptors.take(cast(SimulatedSocket, self)))
         except OSError:
             self.close()
             raise

@@ -9,29 +9,17 @@ from __future__ import annotations
 import errno
 import heapq
 import socket
-from typing import Protocol
+from typing import TYPE_CHECKING
 
 from reactor.sockets.addresses import Address
 from reactor.sockets.errors import os_error
 from reactor.testing.kernel.routing import Routing
 
+if TYPE_CHECKING:
+    from reactor.testing.kernel.endpoint import SimulatedSocket
+
 FIRST_DESCRIPTOR = 3  # 0, 1 and 2 are taken in every process
 EPHEMERAL = (32_768, 60_999)  # ip(7), ip_local_port_range
-
-
-class Endpoint(Protocol):
-    """A simulated socket as these tables and watchers know it."""
-
-    family: socket.AddressFamily
-    type: socket.SocketKind
-    inside: bool  # it belongs to the program under test, not to a peer
-    faulty: bool  # its calls may fail
-    number: int  # its descriptor
-    local: Address | None
-    remote: Address | None
-
-    def poll(self) -> int:
-        """Return the bits of poll(2)."""
 
 
 class Descriptors:
@@ -41,7 +29,7 @@ class Descriptors:
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
-        self.open: dict[int, Endpoint] = {}
+        self.open: dict[int, SimulatedSocket] = {}
         self._free: list[int] = []
         self._next = FIRST_DESCRIPTOR
 
@@ -50,7 +38,7 @@ class Descriptors:
         """Whether there is no number left."""
         return len(self.open) + FIRST_DESCRIPTOR >= self.limit
 
-    def take(self, owner: Endpoint) -> int:
+    def take(self, owner: SimulatedSocket) -> int:
         """Return the lowest free number. Raise EMFILE when there is none."""
         if self.is_full:
             raise os_error(errno.EMFILE)
@@ -75,10 +63,10 @@ class Ports:
 
     def __init__(self, routing: Routing) -> None:
         self._routing = routing
-        self._bound: dict[tuple[int, int], dict[str, Endpoint]] = {}  # (type, port) → host → socket
+        self._bound: dict[tuple[int, int], dict[str, SimulatedSocket]] = {}  # (type, port) → host → socket
         self._next = EPHEMERAL[0]
 
-    def bind(self, sock: Endpoint, address: Address) -> Address:
+    def bind(self, sock: SimulatedSocket, address: Address) -> Address:
         """Take (host, port) for a socket, port 0 for any, and return it in full. Raise as bind(2) does."""
         host, port, *rest = self._routing.canonical(sock.family, address)
         if sock.inside and not (self._routing.is_local(host) or self._routing.is_wildcard(host)):
@@ -89,14 +77,14 @@ class Ports:
         self._bound.setdefault((sock.type, port), {})[host] = sock
         return (host, port, *rest)
 
-    def release(self, sock: Endpoint) -> None:
+    def release(self, sock: SimulatedSocket) -> None:
         """Free the port of a socket."""
         if sock.local is not None:
             hosts = self._bound.get((sock.type, sock.local[1]), {})
             if hosts.get(sock.local[0]) is sock:
                 del hosts[sock.local[0]]
 
-    def find(self, kind: int, family: int, host: str, port: int) -> Endpoint | None:
+    def find(self, kind: int, family: int, host: str, port: int) -> SimulatedSocket | None:
         """Return the socket that gets what is sent to (host, port): one bound to it, else one bound to the wildcard."""
         hosts = self._bound.get((kind, port), {})
         if host in hosts:
@@ -104,7 +92,7 @@ class Ports:
         wildcard = hosts.get(str(self._routing.any_address(family)[0]))
         return wildcard if wildcard is not None and self._routing.is_local(host) else None
 
-    def listeners_to_all(self, port: int) -> list[Endpoint]:
+    def listeners_to_all(self, port: int) -> list[SimulatedSocket]:
         """Return the sockets that an IPv4 broadcast reaches."""
         hosts = self._bound.get((socket.SOCK_DGRAM, port), {})
         everywhere = self._routing.any_address(socket.AF_INET)[0]
@@ -114,7 +102,7 @@ class Ports:
         """Tell whether there is a machine at `host`."""
         return self._routing.is_local(host) or any(host in hosts for hosts in self._bound.values())
 
-    def _taken(self, sock: Endpoint, host: str, port: int) -> bool:
+    def _taken(self, sock: SimulatedSocket, host: str, port: int) -> bool:
         hosts = self._bound.get((sock.type, port), {})
         for other_host, other in hosts.items():
             if other.family == sock.family:
@@ -123,7 +111,7 @@ class Ports:
                     return True
         return False
 
-    def _ephemeral(self, sock: Endpoint, host: str) -> int:
+    def _ephemeral(self, sock: SimulatedSocket, host: str) -> int:
         first, last = EPHEMERAL
         for _ in range(last - first + 1):
             port, self._next = self._next, self._next + 1 if self._next < last else first

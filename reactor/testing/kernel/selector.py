@@ -9,11 +9,13 @@ from __future__ import annotations
 import math
 import selectors
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from reactor.testing.chance import Fault
 from reactor.testing.kernel.endpoint import POLLERR, POLLHUP, POLLIN, POLLOUT
-from reactor.testing.world import World
+
+if TYPE_CHECKING:
+    from reactor.testing.network import SimulatedNetwork
 
 READ, WRITE = selectors.EVENT_READ, selectors.EVENT_WRITE
 Ready = list[tuple[selectors.SelectorKey, int]]
@@ -23,27 +25,11 @@ class Quiet(Exception):
     """The run is over: the loop would sleep for ever, or `run` was to end here."""
 
 
-class MovingWorld(World, Protocol):
-    """A world that goes on while the loop waits."""
-
-    def about_to_select(self, timeout_s: float | None) -> None:
-        """Begin a turn of the loop. Raise Quiet if the run is to end."""
-
-    def move_peers(self) -> bool:
-        """Let every peer act; return whether any did."""
-
-    def go_on(self, until_s: float | None) -> bool:
-        """Let the world go on; return false when it is time to wake. Raise Quiet when nothing more will happen."""
-
-    def looked(self, found: bool, timeout_s: float | None) -> None:
-        """Record whether anything was ready at the end of a select."""
-
-
 class SimulatedSelector(selectors.BaseSelector):
     """To be handed to `Reactor(selector=…)`."""
 
-    def __init__(self, world: MovingWorld) -> None:
-        self._world = world
+    def __init__(self, network: SimulatedNetwork) -> None:
+        self._world = network
         self._keys: dict[int, selectors.SelectorKey] = {}
 
     def register(self, fileobj: Any, events: int, data: Any = None) -> selectors.SelectorKey:

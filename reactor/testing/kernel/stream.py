@@ -14,16 +14,7 @@ from reactor.sockets.addresses import Address
 from reactor.sockets.errors import os_error
 from reactor.sockets.opening import RESET_ON_CLOSE
 from reactor.testing.chance import ONE_PEER, Fault
-from reactor.testing.kernel.endpoint import (
-    POLLERR,
-    POLLHUP,
-    POLLIN,
-    POLLOUT,
-    POLLPRI,
-    POLLRDHUP,
-    Buffer,
-    SimulatedSocket,
-)
+from reactor.testing.kernel.endpoint import POLLERR, POLLHUP, POLLIN, POLLOUT, POLLPRI, POLLRDHUP, SimulatedSocket
 from reactor.testing.kernel.link import CONNECTED, CONNECTING, DEAD, FRESH, LISTENING, RETRANSMIT_S, Link, Pipe, join
 from reactor.testing.world import World
 
@@ -42,12 +33,11 @@ class StreamSocket(SimulatedSocket):
     def __init__(self, world: World, family: int, inside: bool) -> None:
         super().__init__(world, family, socket.SOCK_STREAM, inside)
         self.state = FRESH
-        self.link: Link[StreamSocket] | None = None
+        self.link: Link | None = None
         self.incoming: Pipe | None = None
         self.outgoing: Pipe | None = None
-        self.queue: collections.deque[StreamSocket] = (
-            collections.deque()
-        )  # a listener's connections that wait for accept
+        # connections of a listener that wait for accept
+        self.queue: collections.deque[StreamSocket] = collections.deque()
         self.backlog = 0
         self.read_shut = self.eof_reported = False
         self.shut_s: float | None = None  # when our FIN was sent
@@ -162,7 +152,7 @@ class StreamSocket(SimulatedSocket):
         if self.state == CONNECTING:
             self.die(errno.ETIMEDOUT)
 
-    def established(self, link: Link[StreamSocket], outgoing: Pipe, incoming: Pipe) -> None:
+    def established(self, link: Link, outgoing: Pipe, incoming: Pipe) -> None:
         """Become an end of a connection."""
         self.state = CONNECTED
         self.link, self.outgoing, self.incoming = link, outgoing, incoming
@@ -226,7 +216,7 @@ class StreamSocket(SimulatedSocket):
         buffer[: len(data)] = data
         return len(data)
 
-    def send(self, data: Buffer, flags: int = 0) -> int:
+    def send(self, data: bytes | bytearray | memoryview, flags: int = 0) -> int:
         """Give bytes to the kernel, as many as it has room for: send(2)."""
         fault = self.enter("send")
         if flags not in (0, socket.MSG_OOB):

@@ -15,7 +15,7 @@ from reactor import READ, Connection, Reactor, StreamProtocol, listen_tcp, open_
 from reactor.sockets.addresses import Address
 from reactor.sockets.opening import Socket
 from reactor.testing import SimulatedNetwork, Watcher
-from reactor.testing.kernel.ports import Endpoint
+from reactor.testing.kernel.endpoint import SimulatedSocket
 from reactor.testing.turns import IDLE_TURNS
 from tests.conformance.worlds import told
 from tests.reactor.testing.programs import ELSEWHERE, HERE, PORT, Echo, UdpEcho, go, pair, udp
@@ -223,10 +223,10 @@ class Notes(Watcher):
     def __init__(self) -> None:
         self.seen: list[tuple[Any, ...]] = []
 
-    def call(self, name: str, sock: Endpoint, data: bytes) -> None:
+    def call(self, name: str, sock: SimulatedSocket, data: bytes) -> None:
         self.seen.append((name, data))
 
-    def datagram(self, name: str, sock: Endpoint, data: bytes, peer: Address, local: str) -> None:
+    def datagram(self, name: str, sock: SimulatedSocket, data: bytes, peer: Address, local: str) -> None:
         self.seen.append((name, data, peer[0], local))
 
     def select(self, timeout_s: float | None) -> None:
