@@ -42,7 +42,7 @@ PROMISES: tuple[Promise, ...] = (
             "Sleep in `selector.select()` without a timeout; watch for WRITE only while bytes wait to be sent."),
     Promise("slow-reader", 5, checks.slow_reader,
             "A client that reads slowly gets every byte.",
-            "`send` returns how much it took. Keep the rest, and send it when the selector says the socket is writable."),
+            "`send` returns how much it took. Keep the rest, and send it when the selector reports WRITE."),
     Promise("bounded-memory", 6, checks.bounded_memory,
             "A client that sends and never reads is stopped before it takes unbounded memory.",
             "While more bytes wait than the high-water mark, don't watch for READ."),
