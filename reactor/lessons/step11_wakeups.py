@@ -29,7 +29,7 @@ RECEIVE_BYTES = 64 * 1024
 HIGH_WATER_BYTES = 64 * 1024
 DATAGRAM_BYTES = 65_536
 DATAGRAMS_PER_TURN = 16
-GRACE_S = 5.0  # the end waits so long at most for clients that read slowly
+GRACE_S = 5.0  # the longest wait at the end for clients that read slowly
 
 
 class Loop:

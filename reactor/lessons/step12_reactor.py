@@ -17,7 +17,7 @@ from typing import Any
 
 from reactor import Address, Connection, Datagram, DatagramProtocol, Listener, Reactor, StreamProtocol
 
-GRACE_S = 5.0  # the end waits so long at most for clients that read slowly
+GRACE_S = 5.0  # the longest wait at the end for clients that read slowly
 LOOKS = 4  # how often to look for moved bytes within `idle_s`
 
 

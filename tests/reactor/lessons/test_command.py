@@ -145,8 +145,8 @@ def test_check_says_what_could_not_be_measured_and_which_arguments_are_missing(
         ("serve = 7", "it has no function `serve`"),
         ("\n1 / 0", "ZeroDivisionError: division by zero (line 2)"),
         ("raise SystemExit", "it can't be loaded: SystemExit"),
-        ("import os; os._exit(3)", "it ended the process while it was loaded (exit status 3)"),
-        ("def serve(): pass", "its `serve` takes no arguments; it is given a listening socket at least"),
+        ("import os; os._exit(3)", "it ended the process while it was loading (exit status 3)"),
+        ("def serve(): pass", "its `serve` takes no arguments; it must take at least a listening socket"),
         (None, "No such file or directory"),
     ],
 )
@@ -169,13 +169,13 @@ def test_file_that_cannot_be_checked_costs_one_line(
     [
         (["0"], "'0' is not the number of a lesson: there are 1 to 13"),
         (["fourteen"], "'fourteen' is not the number of a lesson: there are 1 to 13"),
-        (["--serve"], "which lesson? give its number, from 1 to 13"),
-        (["--check", ""], "which lesson? give its number, from 1 to 13"),
-        (["3", "--port", "7"], "argument --port: it goes with --serve and --flood"),
+        (["--serve"], "which lesson? Give its number, from 1 to 13"),
+        (["--check", ""], "which lesson? Give its number, from 1 to 13"),
+        (["3", "--port", "7"], "argument --port: it needs --serve or --flood"),
         (["3", "--serve", "--port", "65536"], "'65536' is not a port: a whole number from 0 to 65535"),
         (["3", "--serve", "--port", "http"], "'http' is not a port: a whole number from 0 to 65535"),
         (["3", "--serve", "--source"], "not allowed with argument"),
-        (["--flood", "--port", "0"], "--flood needs the port that is served"),
+        (["--flood", "--port", "0"], "--flood needs the port of a running server"),
         (["3", "4"], "unrecognized arguments: 4"),
     ],
 )
@@ -236,7 +236,7 @@ def test_flood_without_a_server_costs_one_line(capsys: pytest.CaptureFixture[str
         port = taken.getsockname()[1]
     assert command.main(["--flood", "--port", str(port)]) == 1
     said = capsys.readouterr()
-    assert f"nobody serves 127.0.0.1 port {port}: Connection refused; begin with N --serve" in said.err
+    assert f"nothing serves 127.0.0.1 port {port}: Connection refused; start a lesson with N --serve" in said.err
     assert said.err.count("\n") == 1
 
 

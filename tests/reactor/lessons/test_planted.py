@@ -76,7 +76,7 @@ BUGS = [
         "orderly-end", "came back"),
     Bug("notes a call and wakes nobody", 11, 'self.writer.send(b"\\0")', "pass", "wake-up", "was not made"),
     Bug("makes the call in the other thread", 11, "        self.calls.append(callback)\n        with",
-        "        callback()\n        with", "wake-up", "by the thread that handed it in"),
+        "        callback()\n        with", "wake-up", "by the thread that queued it"),
     Bug("looks for calls four times a second", 11, "self.selector.select(0.0 if self.calls else sleep_s)",
         "(self.selector.unregister(self.reader) if self.reader.fileno() in self.selector.get_map() else None, "
         "self.selector.select(0.25))[1]", "wake-up"),
@@ -95,7 +95,7 @@ BY_ONE_PROMISE = [  # judged by that one alone
         "            pass", "idle-time-out", "never read was still connected"),
     Bug("looks for calls every thirty milliseconds", 11, "self.selector.select(0.0 if self.calls else sleep_s)",
         "(self.selector.unregister(self.reader) if self.reader.fileno() in self.selector.get_map() else None, "
-        "self.selector.select(0.03))[1]", "wake-up", "after it was handed in"),
+        "self.selector.select(0.03))[1]", "wake-up", "after it was queued"),
     Bug("answers a hog alone", 10, "            if not data:\n",
         "            if len(data) == 1:\n                return\n"
         "            if not data:\n", "fairness", "had no answer"),
