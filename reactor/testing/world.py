@@ -1,7 +1,6 @@
 """World: what the simulated kernel needs of the network around it.
 
-Law: this file is at the bottom. Sockets, links and peers are written against `World`; `SimulatedNetwork` is one, and
-makes them. No file below it imports it.
+Law: sockets, links and peers use the network through `World` only. `SimulatedNetwork` implements it and creates them.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class World(Protocol):
-    """Time, luck, the wire, the tables of a kernel, and where to report what happens."""
+    """Time, chance, the wire, the tables of a kernel, and the methods that report events."""
 
     clock: SimulatedClock
     chance: Chance
@@ -35,18 +34,18 @@ class World(Protocol):
     datagrams_lost: int
 
     def enter(self, call: str, faulty: bool = True) -> Fault | None:
-        """Begin a system call of the program under test. Return what goes wrong with it."""
+        """Begin a system call of the program under test. Return its fault or None."""
 
     def inject(self, fault: Fault) -> Fault:
         """Record that a fault has had its effect, and return it."""
 
     def changed(self) -> None:
-        """Record that something has changed: a loop that turns because of it doesn't spin."""
+        """Record a change: a loop that turns because of it doesn't spin."""
 
     def observe(
         self, name: str, sock: SimulatedSocket, data: bytes, peer: Address | None = None, local: str = ""
     ) -> None:
-        """Report a call on a stream, or a datagram with its addresses, to those who watch."""
+        """Report a call on a stream, or a datagram with its addresses, to the journal and the watchers."""
 
     def about_to_close(self, number: int) -> None:
         """Check that no selector watches a descriptor that is being closed."""

@@ -1,8 +1,8 @@
 """Links: two pipes between two sockets, and how a connection ends.
 
-Law: a pipe is three places in a row, each bounded: the sender's kernel, the wire, and the receiver's kernel. Bytes move
-from one to the next and are never in two. Only a reset loses bytes. A reset comes when a socket is closed that holds
-unread bytes, when bytes reach a closed socket, when the program asks for one (SO_LINGER of zero), or by a fault.
+Law: a pipe is three bounded places in a row: the sender's kernel, the wire, and the receiver's kernel. A byte is in one
+place at a time. Only a reset loses bytes. A reset comes when a socket is closed with unread bytes, when bytes reach a
+closed socket, when the program asks for one (SO_LINGER of zero), or by a fault.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from reactor.testing.world import World
 if TYPE_CHECKING:
     from reactor.testing.kernel.stream import StreamSocket
 
-RETRANSMIT_S = 924.0  # how long Linux resends what is not acknowledged (tcp(7), tcp_retries2)
+RETRANSMIT_S = 924.0  # how long Linux retransmits (tcp(7), tcp_retries2)
 FRESH, LISTENING, CONNECTING, CONNECTED, DEAD = "fresh", "listening", "connecting", "connected", "dead"
 
 
@@ -36,21 +36,21 @@ class Pipe:
         self.flight: collections.deque[bytes | None] = collections.deque()  # on the wire; b"" is FIN, None is RST
         self.flight_bytes = 0
         self.arrived = bytearray()  # in the receiver's kernel
-        self.fin = False  # the sender has said that this is all
+        self.fin = False  # the sender has ended the stream
         self.fin_arrived = False
-        self.sent = 0  # place behind the last byte taken from the sender
+        self.sent = 0  # place after the last byte that the sender has written
         self.received = 0  # place of the first byte that the receiver hasn't taken
         self.urgent: int | None = None  # place of the last urgent byte, while it is in the stream
-        self.mark: int | None = None  # and where a recv stops because of it
+        self.mark: int | None = None  # and where it makes recv stop
 
     @property
     def room_bytes(self) -> int:
-        """How much the sender's kernel still takes."""
+        """How many bytes the sender's kernel still takes."""
         return self.send_bytes - len(self.waiting)
 
 
 class Link:
-    """Two connected sockets: client and server. `fate` says what ended the connection, if that wasn't two FINs."""
+    """Two connected sockets: client and server. `fate` says what ended the connection, unless two FINs did."""
 
     __slots__ = ("_reset_code", "_silent", "_world", "broken_by", "cut", "ends", "fate", "reset_s")
 
@@ -61,7 +61,7 @@ class Link:
         self.broken_by: StreamSocket | None = None  # the end that sent RST, and when it did
         self.reset_s = 0.0
         self.cut = False  # one end has vanished
-        self._silent = 0  # how many silences there were
+        self._silent = 0  # number of silences so far
         self._reset_code = errno.ECONNRESET
 
     @property
@@ -75,7 +75,7 @@ class Link:
         return self.ends[end is self.ends[0]]
 
     def push(self, end: StreamSocket) -> None:
-        """Send from `end` what the other's window has room for."""
+        """Send from `end` what fits into the other end's window."""
         pipe = end.outgoing
         if pipe is None or end.state == DEAD or not (pipe.waiting or pipe.fin):
             return
@@ -100,7 +100,7 @@ class Link:
         delay_s = world.latency_s if end.leaves_the_machine else 0.0
         if fault is not None:
             delay_s += world.inject(fault).amount / 1e4
-        if delay_s or len(pipe.flight) > 1:  # streams keep their order: behind those that are late
+        if delay_s or len(pipe.flight) > 1:  # late segments hold back later ones: a stream keeps its order
             world.wire.call_later(delay_s, lambda: self._land(end, pipe))
         else:
             self._land(end, pipe)
@@ -123,12 +123,12 @@ class Link:
             elif receiver.state == CONNECTED and not receiver.closed:
                 pipe.arrived += segment
                 receiver.look_for_urgent()
-            else:  # the receiver has given up, and its kernel knows of no connection
+            else:  # the receiver has given up; its kernel has no connection
                 end.die(end.error_of_reset(errno.ECONNRESET))
         self._world.changed()
 
     def reset(self, by: StreamSocket, fate: str, code: int = errno.ECONNRESET) -> None:
-        """`by` sends RST behind what is on the wire; what is still in either kernel's send buffer is destroyed."""
+        """Send RST from `by`, after what is on the wire. Both kernels' send buffers are lost."""
         if not self.fate:
             self.fate, self.broken_by, self.reset_s = fate, by, self._world.clock()
             self._reset_code = code
@@ -138,7 +138,7 @@ class Link:
             self._send(by, by.outgoing)
 
     def fall_silent(self) -> None:
-        """Have each end give up, if the silence lasts: after retransmissions, or keepalive probes."""
+        """Let each end give up if the silence lasts: after retransmissions, or after keepalive probes."""
         self._silent += 1
         for end in self.ends:
             patience_s = end.patience_s()
@@ -152,14 +152,14 @@ class Link:
             self._world.wire.when_healed(lambda: self._probe(self.other(end)))
 
     def _probe(self, end: StreamSocket) -> None:
-        """Reset an end when its keepalive probes find that the other one has given up."""
+        """Reset an end when its keepalive probes reach a host that has given up."""
         patience_s = end.patience_s()
         if patience_s is not None:
             self._world.wire.call_later(patience_s, lambda: end.die(end.error_of_reset(errno.ECONNRESET)))
 
 
 def join(world: World, client: StreamSocket, server: StreamSocket) -> Link:
-    """Connect two sockets, each with the buffers that its options say."""
+    """Connect two sockets, with the buffer sizes of their options."""
 
     def pipe(sender: StreamSocket, receiver: StreamSocket) -> Pipe:
         send_bytes = sender.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF)

@@ -1,7 +1,7 @@
 """Ports and descriptors: a kernel's small integers, and the sockets behind them.
 
-Law: as in a kernel, the lowest free descriptor is given first, so a number that was just freed comes back at once. A
-program that remembers an owner by number soon meets the wrong one.
+Law: as in a kernel, the lowest free descriptor is taken first, so a freed number comes back at once. A program that
+looks up owners by number soon finds the wrong one.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from reactor.testing.kernel.routing import Routing
 if TYPE_CHECKING:
     from reactor.testing.kernel.endpoint import SimulatedSocket
 
-FIRST_DESCRIPTOR = 3  # 0, 1 and 2 are taken in every process
+FIRST_DESCRIPTOR = 3  # 0, 1 and 2 are open in every process
 EPHEMERAL = (32_768, 60_999)  # ip(7), ip_local_port_range
 
 
@@ -35,11 +35,11 @@ class Descriptors:
 
     @property
     def is_full(self) -> bool:
-        """Whether there is no number left."""
+        """Whether no number is left."""
         return len(self.open) + FIRST_DESCRIPTOR >= self.limit
 
     def take(self, owner: SimulatedSocket) -> int:
-        """Return the lowest free number. Raise EMFILE when there is none."""
+        """Return the lowest free number. Raise EMFILE when none is left."""
         if self.is_full:
             raise os_error(errno.EMFILE)
         if self._free:
@@ -57,7 +57,7 @@ class Descriptors:
 
 
 class Ports:
-    """Which socket is bound to what."""
+    """The addresses and ports that sockets are bound to."""
 
     __slots__ = ("_bound", "_next", "_routing")
 
@@ -67,7 +67,7 @@ class Ports:
         self._next = EPHEMERAL[0]
 
     def bind(self, sock: SimulatedSocket, address: Address) -> Address:
-        """Take (host, port) for a socket, port 0 for any, and return it in full. Raise as bind(2) does."""
+        """Bind a socket to (host, port), port 0 for any. Return the full address. Raise as bind(2) does."""
         host, port, *rest = self._routing.canonical(sock.family, address)
         if sock.inside and not (self._routing.is_local(host) or self._routing.is_wildcard(host)):
             raise os_error(errno.EADDRNOTAVAIL)
@@ -85,7 +85,7 @@ class Ports:
                 del hosts[sock.local[0]]
 
     def find(self, kind: int, family: int, host: str, port: int) -> SimulatedSocket | None:
-        """Return the socket that gets what is sent to (host, port): one bound to it, else one bound to the wildcard."""
+        """Return the socket that receives for (host, port): one bound to it, else one bound to the wildcard."""
         hosts = self._bound.get((kind, port), {})
         if host in hosts:
             return hosts[host]
@@ -99,7 +99,7 @@ class Ports:
         return [sock for host, sock in hosts.items() if host == everywhere]
 
     def knows(self, host: str) -> bool:
-        """Tell whether there is a machine at `host`."""
+        """Tell whether a machine has this address."""
         return self._routing.is_local(host) or any(host in hosts for hosts in self._bound.values())
 
     def _taken(self, sock: SimulatedSocket, host: str, port: int) -> bool:
