@@ -94,7 +94,7 @@ def read(file: IO[bytes], name: str) -> Trace:
     """Read a trace in JSON Lines. Raise NotATrace if it isn't one, OSError if the file can't be read."""
     first, whole = _line(file, 1)
     if not first:
-        raise NotATrace("it is empty; a trace begins with a line that says so")
+        raise NotATrace("it is empty; a trace begins with a header line")
     header = _header(first, whole)
     events: list[Event] = []
     left_out = 0
@@ -114,7 +114,7 @@ def _line(file: IO[bytes], lineno: int) -> tuple[bytes, bool]:
     """Return the next line, and whether it is complete."""
     line = file.readline(LINE_BYTES + 1)
     if len(line) > LINE_BYTES:
-        raise NotATrace(f"line {lineno} is longer than {LINE_BYTES:,} bytes; those of a trace aren't")
+        raise NotATrace(f"line {lineno} is longer than {LINE_BYTES:,} bytes, the most that a trace has")
     return line, line.endswith(b"\n")
 
 
@@ -139,17 +139,17 @@ def _finite(digits: str) -> float:
 
 def _not_finite(word: str) -> NoReturn:
     """Refuse NaN and infinity: Python's json reads and writes them, but a browser would refuse the whole page."""
-    raise NotATrace(f"has {word:.40} for a number; those of a trace are finite, and where there is none it has null")
+    raise NotATrace(f"has the number {word:.40}; a trace has finite numbers and null only")
 
 
 def _header(line: bytes, whole: bool) -> dict[str, Any]:
     if not whole:
-        raise NotATrace("its first line is broken off: nothing of it can be played")
+        raise NotATrace("its first line is incomplete: nothing of it can be played")
     header = _json(line, 1)
     if header.get("trace") != "reactor":
         raise NotATrace('its first line doesn\'t say "trace": "reactor"')
     if header.get("format") != FORMAT:
-        raise NotATrace(f"it is of format {header.get('format')!r:.40}, and this player knows format {FORMAT} alone")
+        raise NotATrace(f"its format is {header.get('format')!r:.40}; this player knows format {FORMAT} only")
     sources = header.setdefault("sources", {})
     if not isinstance(sources, dict) or not all(map(TEXT.accepts, sources.values())):
         raise NotATrace('line 1: "sources" must be an object of texts')
@@ -165,7 +165,7 @@ def _event(line: bytes, n: int) -> Event:
     _check(event, EVERY, "an event", lineno)
     _check(event, FIELDS.get(event["kind"], {}), f"a {event['kind']!r:.40} event", lineno)
     if event["n"] != n:
-        raise NotATrace(f"line {lineno}: event {n} is expected here, not {event['n']}; lines are missing or doubled")
+        raise NotATrace(f"line {lineno}: event {n} is expected here, not {event['n']}; lines are missing or repeated")
     return event
 
 

@@ -656,8 +656,8 @@ def test_what_is_received_in_lingering_is_said_to_be_thrown_away_and_why(shared:
 
 def test_a_stale_event_says_whose_its_descriptors_number_is_now(shared: Any) -> None:
     said = sentences(shared, "stale-event", "stale")
-    assert said[0].endswith("and it is skipped. Its descriptor's number, 7, is connector-1's now.")
-    assert said[1].endswith("and it is skipped.")  # that number is still free
+    assert said[0].endswith("and the loop skips it. Its descriptor 7 belongs to connector-1 now.")
+    assert said[1].endswith("and the loop skips it.")  # that number is still free
 
 
 def test_lines_of_another_version_are_said_to_be_off(shared: Any, open_page: Open) -> None:
@@ -686,7 +686,7 @@ def test_with_a_thousand_handlers_the_busy_ones_are_shown(open_page: Open) -> No
     lanes = page.evaluate("[...document.querySelectorAll('.lane')].map((lane) => lane.dataset.who)")
     assert len(lanes) == 24
     assert {"connection-17", *(f"connection-{number}" for number in range(500, 505))} <= set(lanes)
-    assert page.text_content("#lanes-left") == "976 more, 1,000 in all: those are shown that matter now."
+    assert page.text_content("#lanes-left") == "976 more, 1,000 in all: the relevant ones are shown."
     page.keyboard.press("End")
     assert page.text_content("#closed summary") == "199 closed"
     assert page.locator("#closed li").count() == 100
