@@ -131,7 +131,7 @@ def client_scenario(network: SimulatedNetwork) -> None:
         assert client.answer == question.upper()
 
 
-def test_a_client_gets_a_whole_answer_or_an_error() -> None:
+def test_client_gets_a_whole_answer_or_an_error() -> None:
     """`connect_tcp` in bad worlds, with every fault that connect(2) and socket(2) can have."""
     report = simulate(client_scenario, seeds=SEEDS * 3)
     assert report.injected["connect.ECONNREFUSED"]
@@ -194,7 +194,7 @@ def test_signal_at_any_system_call_reaches_its_handler() -> None:
     simulate(signal_scenario, seeds=SEEDS, faults=SIGNALS)
 
 
-def test_no_descriptor_is_lost_when_there_are_none_left() -> None:
+def test_exhausted_descriptors_are_all_given_back() -> None:
     """socket(2) fails while a service starts: nothing is left open."""
 
     def start(network: SimulatedNetwork) -> None:
@@ -205,7 +205,7 @@ def test_no_descriptor_is_lost_when_there_are_none_left() -> None:
     simulate(start, seeds=1, faults={})
 
 
-def test_the_families_are_kept_apart() -> None:
+def test_address_families_stay_separate() -> None:
     """An IPv6 listener doesn't accept IPv4 clients (IPV6_V6ONLY)."""
     network = SimulatedNetwork()
     loop = network.reactor()

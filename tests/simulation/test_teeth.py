@@ -34,7 +34,7 @@ CASES = [
 
 
 @pytest.mark.parametrize(("scenario", "faults", "bug"), CASES)
-def test_a_planted_bug_is_found(
+def test_planted_bug_is_found(
     scenario: Any, faults: dict[str, float] | None, bug: bugs.Bug, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Within SEEDS worlds, and again by the seed and script that the failure names."""
