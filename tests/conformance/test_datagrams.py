@@ -91,7 +91,7 @@ def test_connected_socket_receives_from_its_peer_only(net: Sockets) -> None:
 
 
 def asked(net: Sockets, family: int, host: str) -> tuple[bytes, Any, Any]:
-    """Ask a wildcard server at `host`; return the path, the server and the client."""
+    """Send a request to a wildcard server at `host`; return the path, the server and the client."""
     server = net.world.socket(family, socket.SOCK_DGRAM)
     report_paths(server)
     server.bind(WILDCARD[socket.AddressFamily(family)])
@@ -116,7 +116,7 @@ def test_wildcard_socket_learns_the_asked_address_and_answers_from_it(net: Socke
 
 
 def test_answer_without_control_data_leaves_from_the_routed_address(net: Sockets) -> None:
-    """Why the path must be handed back: 127.9.9.9 was asked, and the answer comes from another address."""
+    """So a server must hand the path back: 127.9.9.9 was asked, and the answer comes from another address."""
     _path, server, client = asked(net, socket.AF_INET, "127.9.9.9")
     server.sendto(b"answer", client.getsockname())
     net.wait(client, "IN")
@@ -149,7 +149,7 @@ def test_one_port_has_one_owner(net: Sockets) -> None:
 
 
 def test_tcp_and_udp_ports_are_separate(net: Sockets) -> None:
-    """Another process may have the TCP port of that number, but not time and again."""
+    """Another process may hold the TCP port of that number, but not several times in a row."""
     for _ in range(20):
         first, tcp = net.udp(), net.tcp()
         if told(tcp.bind, first.getsockname()) is None:
@@ -166,7 +166,7 @@ def test_closed_socket_frees_its_port(net: Sockets) -> None:
 
 
 def test_wildcard_addresses_agree_with_the_kernel(net: Sockets) -> None:
-    """A specific address's own socket comes before the wildcard's."""
+    """A socket bound to the address comes before a wildcard socket."""
     everywhere = net.udp(socket.AF_INET, ("0.0.0.0", 0))
     sender = net.udp()
     sender.sendto(b"x", ("127.0.0.1", everywhere.getsockname()[1]))
@@ -176,7 +176,7 @@ def test_wildcard_addresses_agree_with_the_kernel(net: Sockets) -> None:
 
 
 def test_request_to_a_broadcast_address_reports_that_address(net: Sockets) -> None:
-    """It needs a network with one: the kernel gets a namespace of its own, the simulation has it."""
+    """The kernel needs a network namespace with a broadcast address; the simulation has one."""
 
     def ask() -> None:
         server, client = net.udp(socket.AF_INET, ("0.0.0.0", 0)), net.udp(socket.AF_INET, ("10.0.0.1", 0))
@@ -199,7 +199,7 @@ def test_request_to_a_broadcast_address_reports_that_address(net: Sockets) -> No
         ask()
 
 
-# ---------------------------------------------------------------- many at once
+# ---------------------------------------------------------------- batches
 
 
 class Calls:
@@ -228,7 +228,7 @@ class Calls:
 
 
 def came(net: Sockets, client: Any) -> list[tuple[bytes, str]]:
-    """All that has come to a client, and from where."""
+    """All datagrams that a client has received, with their sources."""
     net.wait(client, "IN")
     found = []
     while (one := told(client.recvfrom, 1 << 17)) != "EAGAIN":
@@ -268,7 +268,7 @@ def test_datagram_cut_in_a_batch_is_flagged(net: Sockets, family: int, monkeypat
 
 
 def test_batch_stops_at_a_failing_datagram_and_the_next_call_raises_why(net: Sockets) -> None:
-    """Port 0 can't be sent to. What failed hasn't gone, and what comes after it neither."""
+    """Port 0 can't be sent to. The failing datagram isn't sent, and neither are those after it."""
     calls, client = Calls(net, socket.AF_INET), net.udp()
     calls.ask(client, "127.0.0.1", b"0", b"1", b"2")
     assert calls.receive() == 3

@@ -1,4 +1,4 @@
-"""What splice(2) says of a socket, in the kernel and in the simulation."""
+"""splice(2) from and to sockets, in the kernel and in the simulation."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def test_urgent_mark_before_the_end_looks_like_the_end(net: Sockets) -> None:
 
 
 def test_reset_is_raised_once_after_the_arrived_bytes(net: Sockets) -> None:
-    """After it, recv(2) reports an orderly end: so splice's report of a reset counts."""
+    """After it, recv(2) reports an orderly end, so the error from splice must be used."""
     server, client = net.pair()
     pipe = net.world.pipe()
     client.send(b"unread")
@@ -120,7 +120,7 @@ def test_full_socket_takes_nothing_from_the_pipe(net: Sockets) -> None:
 
 @given(st.lists(st.one_of(st.binary(min_size=1, max_size=9), st.integers(1, 12), st.just("urgent"), st.just("recv"))))
 def test_any_order_of_pipe_calls_gives_the_same_results(steps: list[bytes | int | str]) -> None:
-    """A pipe and recv(2) take turns at one socket, urgent bytes on the way; kernel and simulation agree."""
+    """A pipe and recv(2) take turns at one socket, with urgent bytes; kernel and simulation agree."""
     assert _play(KernelWorld, steps) == _play(SimulatedWorld, steps)
 
 

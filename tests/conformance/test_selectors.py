@@ -1,4 +1,4 @@
-"""What a selector over epoll does, and the simulated one."""
+"""The selector over epoll, and the simulated one."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.conformance.worlds import KernelWorld, SimulatedWorld, Sockets
 
 
 class LeanWorld(KernelWorld):
-    """The kernel, asked by `reactor.fastpath.epoll`."""
+    """The kernel, through `reactor.fastpath.epoll`."""
 
     def selector(self) -> selectors.BaseSelector:
         made = LeanEpollSelector()
@@ -43,7 +43,7 @@ def watched(net: Sockets, sock: Socket, interest: int) -> selectors.BaseSelector
 
 
 def test_readiness_is_level_triggered(net: Sockets) -> None:
-    """What isn't dealt with is reported again."""
+    """Readiness that isn't handled is reported again."""
     server, client = net.pair()
     selector = watched(net, server, READ)
     assert masks(selector) == {}
@@ -68,7 +68,7 @@ def test_only_the_registered_interest_is_reported(net: Sockets) -> None:
 
 @pytest.mark.parametrize("interest", [READ, WRITE, READ | WRITE])
 def test_reset_is_reported_for_any_interest(net: Sockets, interest: int) -> None:
-    """HUP and ERR count as both, so a handler that asks for one of them learns of the end."""
+    """HUP and ERR count as READ and WRITE, so a handler that watches for one of them sees the end."""
     server, client = net.pair()
     client.send(b"unread")
     net.wait(server, "IN")
@@ -78,7 +78,7 @@ def test_reset_is_reported_for_any_interest(net: Sockets, interest: int) -> None
 
 
 def test_closed_descriptor_is_not_reported_but_its_key_stays(net: Sockets) -> None:
-    """Why teardown unregisters first: the number's next owner can't be registered."""
+    """So teardown must unregister first: otherwise the number's next owner can't be registered."""
     server, client = net.pair()
     client.send(b"x")
     net.wait(server, "IN")

@@ -1,4 +1,4 @@
-"""What TCP sockets do, in the kernel and in the simulation."""
+"""TCP sockets, in the kernel and in the simulation."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def test_after_both_fins_both_ends_report_hup(net: Sockets) -> None:
 
 
 def test_hup_and_err_are_reported_without_interest(net: Sockets) -> None:
-    """Why a handler with nothing to do must be unregistered."""
+    """So a handler with nothing to do must be unregistered."""
     server, client = net.pair()
     client.send(b"unread")
     net.wait(server, "IN")
@@ -82,7 +82,7 @@ def test_hup_and_err_are_reported_without_interest(net: Sockets) -> None:
 
 
 def test_close_with_bytes_unread_resets_and_arrived_bytes_stay(net: Sockets) -> None:
-    """The reset destroys what is under way; what had arrived can be read, and then the error is told, once."""
+    """The reset destroys bytes on the wire. Arrived bytes can be read, and then the error is raised once."""
     server, client = net.pair()
     server.send(b"arrived")
     net.wait(client, "IN")
@@ -100,7 +100,7 @@ def test_close_with_bytes_unread_resets_and_arrived_bytes_stay(net: Sockets) -> 
 
 
 def test_reset_destroys_unsent_bytes_of_the_other_kernel(net: Sockets) -> None:
-    """RFC 9293 §3.6.1 and the reason for lingering: fill the way, close with bytes unread, and most of it is gone."""
+    """RFC 9293 §3.6.1, the reason for lingering: fill the buffers, close with bytes unread, and most bytes are lost."""
     server, client = net.pair()
     sent = 0
     while net.poll(server) >= {"OUT"}:
@@ -162,7 +162,7 @@ def test_orderly_close_delivers_everything_and_then_fin(net: Sockets) -> None:
 
 
 def test_sender_blocks_without_room_and_goes_on_with_room(net: Sockets) -> None:
-    """The kernel's buffers are bounded: without a reader, writing ends; then all of it comes."""
+    """The kernel's buffers are bounded: without a reader, sending stops; with one, all bytes arrive."""
     server, client = net.pair()
     sent = 0
     while isinstance(count := told(server.send, bytes(65536)), int):
@@ -178,7 +178,7 @@ def test_sender_blocks_without_room_and_goes_on_with_room(net: Sockets) -> None:
 
 
 def test_urgent_byte_leaves_the_stream(net: Sockets) -> None:
-    """Without SO_OOBINLINE, `X` can be had by MSG_OOB only, until it is passed; a recv ends where it was."""
+    """Without SO_OOBINLINE, only MSG_OOB reads `X`, until recv has passed it; a recv stops at its place."""
     server, client = net.pair()
     client.send(b"abc")
     client.send(b"X", socket.MSG_OOB)
@@ -230,7 +230,7 @@ def test_new_socket_has_no_peer(net: Sockets) -> None:
 
 
 def test_connect_to_a_closed_port_is_refused(net: Sockets) -> None:
-    """A non-blocking connect to a closed port is under way, and then refused: SO_ERROR tells, once."""
+    """A non-blocking connect to a closed port is in progress, and then refused: SO_ERROR reports it once."""
     listener = net.listener()
     address = listener.getsockname()
     listener.close()
@@ -257,7 +257,7 @@ def test_listener_is_readable_when_a_client_waits(net: Sockets) -> None:
 
 
 def test_client_that_reset_before_accept_is_still_accepted(net: Sockets) -> None:
-    """Linux hands over what it has, and the error after that."""
+    """Linux hands over the received bytes, and then the error."""
     listener = net.listener()
     client = net.call(listener)
     client.send(b"hey")
@@ -280,7 +280,7 @@ def test_closing_a_listener_resets_waiting_clients(net: Sockets) -> None:
 
 
 def test_the_lowest_descriptor_comes_back_first(net: Sockets) -> None:
-    """So a program that remembers an owner by number soon meets the wrong one."""
+    """So a program that looks up owners by number soon finds the wrong one."""
     sockets = [net.tcp() for _ in range(4)]
     first, second, third, _fourth = (sock.fileno() for sock in sockets)
     for index in (2, 0, 1):
@@ -342,7 +342,7 @@ MOVES = st.lists(
 def test_any_order_of_calls_gives_the_same_results_in_both_worlds(
     moves: list[tuple[str, int, int]], inline: bool
 ) -> None:
-    """A difference is a bug of the simulation: hypothesis looks for one.
+    """A difference is a bug of the simulation; hypothesis looks for one.
 
     Loopback delivers before send returns, so nothing is waited for. A busy machine may be late, but not every time.
     """
@@ -354,7 +354,7 @@ def test_any_order_of_calls_gives_the_same_results_in_both_worlds(
 
 
 def play(world: KernelWorld | SimulatedWorld, moves: list[tuple[str, int, int]], inline: bool) -> list[object]:
-    """Do the moves, and write down what each one said."""
+    """Make the moves, and record the result of each."""
     net = Sockets(world)
     ends = net.pair(inline=inline)
     ends[1].setsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE, int(inline))

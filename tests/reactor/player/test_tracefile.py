@@ -1,4 +1,4 @@
-"""What comes in as a trace is one, or a sentence says what is wrong with it."""
+"""A file is a valid trace, or one sentence says what is wrong with it."""
 
 from __future__ import annotations
 
@@ -32,25 +32,25 @@ def refusal(content: bytes) -> str:
 
 
 def with_event(**fields: Any) -> bytes:
-    """A trace of one event, which differs from a good one in these fields; ... leaves one out."""
+    """A trace of one event that differs from a valid one in these fields; ... removes a field."""
     event = {name: value for name, value in (GOOD | fields).items() if value is not ...}
     return trace_file() + json.dumps(event).encode() + b"\n"
 
 
-def test_a_trace_is_its_header_and_its_events() -> None:
+def test_trace_has_its_header_and_its_events() -> None:
     trace = parse(trace_file(TURN, SENT, title="A title", about="About."))
     assert (trace.name, trace.header["title"], trace.header["about"]) == ("name", "A title", "About.")
     assert [event["kind"] for event in trace.events] == ["turn", "sent"]
     assert (trace.left_out, trace.cut_short) == (0, False)
 
 
-def test_a_header_needs_no_more_than_to_say_what_it_is() -> None:
+def test_header_needs_only_trace_and_format() -> None:
     header = parse(b'{"trace": "reactor", "format": 1}\n').header
     assert (header["title"], header["clock"], header["sources"]) == ("", "", {})
 
 
 @pytest.mark.parametrize("missing", [1, 10, 60])
-def test_a_trace_whose_last_line_is_broken_off_is_played_as_far_as_it_is_whole(missing: int) -> None:
+def test_trace_with_an_incomplete_last_line_is_played_up_to_it(missing: int) -> None:
     trace = parse(trace_file(TURN, SENT)[:-missing])
     assert trace.cut_short
     assert [event["kind"] for event in trace.events] == ["turn"]
@@ -107,7 +107,7 @@ def test_malformed_trace_is_refused_with_line_and_reason(content: bytes, why: st
 
 
 @given(st.sampled_from(sorted(FIELDS)), st.dictionaries(st.text(max_size=3), st.integers()))
-def test_a_field_that_a_kind_needs_is_missed(kind: str, more: dict[str, int]) -> None:
+def test_missing_field_of_a_kind_is_refused(kind: str, more: dict[str, int]) -> None:
     needed = FIELDS[kind]
     if any(not shape.accepts(None) for shape in needed.values()):
         assert repr(kind) in refusal(
@@ -115,13 +115,13 @@ def test_a_field_that_a_kind_needs_is_missed(kind: str, more: dict[str, int]) ->
         )
 
 
-def test_the_fields_of_every_kind_are_known() -> None:
+def test_fields_of_every_kind_are_known() -> None:
     without = {"eof", "paused", "resumed"}  # what they say is in their names
     assert {*FIELDS, *without} == {*narrate.SENTENCES, "ended"}
 
 
 @given(st.binary(max_size=200))
-def test_bytes_of_any_kind_are_a_trace_or_refused(content: bytes) -> None:
+def test_random_bytes_are_a_trace_or_refused(content: bytes) -> None:
     for data in (content, trace_file() + content, trace_file(TURN) + content + b"\n"):
         try:
             events = parse(data).events

@@ -1,4 +1,4 @@
-"""Chance: what goes wrong, from one seed, and the script that repeats it."""
+"""Chance: faults from one seed, and the script that repeats them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""SimulatedClock: time passes when it is told to, and never goes back."""
+"""SimulatedClock: time passes only on request, and never goes back."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Simulated UDP: what becomes of a datagram on its way."""
+"""Simulated UDP: what happens to a datagram on its way."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_packet_fault_loses_delays_or_doubles_a_datagram(kind: str, at_once: int
 
 @pytest.mark.skipif(not MSG_ERRQUEUE, reason="only Linux has such a queue")
 def test_error_queue_is_empty_and_keeps_datagrams_where_they_are() -> None:
-    """README: "the queue of MSG_ERRQUEUE is always empty"; what waits stays where it is."""
+    """README: "the queue of MSG_ERRQUEUE is always empty"; waiting datagrams stay in the receive buffer."""
     network = SimulatedNetwork()
     sock, peer = udp(network), network.udp_peer()
     peer.send(b"hello", sock.getsockname())
@@ -220,7 +220,7 @@ def test_first_datagram_binds_an_unbound_socket() -> None:
     assert sock.recv(100) == b"answer"
 
 
-# ---------------------------------------------------------------- many at once
+# ---------------------------------------------------------------- batches
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="Linux alone has both calls")

@@ -1,4 +1,4 @@
-"""SimulatedNetwork: running a loop in it, and what no loop should do."""
+"""SimulatedNetwork: runs of a loop, and what no loop may do."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.reactor.testing.programs import ELSEWHERE, HERE, PORT, Echo, UdpEcho,
 
 
 def ticking(network: SimulatedNetwork) -> tuple[Reactor, list[float]]:
-    """A loop with a timer every second, for ever."""
+    """A loop with a timer every second, forever."""
     made = network.reactor()
     ticks: list[float] = []
 
@@ -127,7 +127,7 @@ def test_settle_delivers_everything_without_the_program() -> None:
 
 
 class Deaf:
-    """A handler that is ready and does nothing about it."""
+    """A ready handler that does nothing."""
 
     def __init__(self, sock: Socket) -> None:
         self.interest, self.closed = 0, False
@@ -135,7 +135,7 @@ class Deaf:
         self.calls = 0
 
     def on_event(self, mask: int) -> None:
-        """Do nothing but count."""
+        """Only count the call."""
         self.calls += 1
 
     def abort(self, error: Exception | None = None) -> None:
@@ -153,7 +153,7 @@ def test_spinning_loop_is_a_violation(busy_poll_s: float) -> None:
     made.set_interest(handler, READ)
     with pytest.raises(AssertionError, match="the loop spins"):
         network.run(made, until=lambda: network.violations)
-    assert handler.calls <= IDLE_TURNS + 2  # in the first two something still moves
+    assert handler.calls <= IDLE_TURNS + 2  # in the first two turns something still changes
 
 
 def test_descriptor_closed_while_watched_is_a_violation() -> None:
@@ -208,7 +208,7 @@ def test_plan_of_an_unknown_fault_raises() -> None:
 
 
 class Notes(Watcher):
-    """Writes down everything it is told."""
+    """Records every call."""
 
     def __init__(self) -> None:
         self.seen: list[tuple[Any, ...]] = []

@@ -18,7 +18,7 @@ from tests.reactor.testing.programs import ELSEWHERE, HERE, PORT, Echo, answered
 
 
 def served(network: SimulatedNetwork) -> tuple[Peer, Echo]:
-    """A peer of an echo server on a real Reactor, in a world in which nothing goes wrong."""
+    """A peer of an echo server on a real Reactor, in a world without faults."""
     reactor, protocol = network.reactor(), Echo()
     listen_tcp(reactor, (HERE, PORT), lambda: protocol)
     peer = network.peer((HERE, PORT))
@@ -167,7 +167,7 @@ def test_peer_may_vanish_at_any_moment(moment_s: float) -> None:
     peer.send(b"never")
     if moment_s:
         network.clock.advance(moment_s)
-        network.wire.run_due()  # the connection is there, but the peer hasn't moved
+        network.wire.run_due()  # the connection is established, but the peer hasn't moved
     peer.vanish()
     peer.vanish()
     go(network, 10.0)

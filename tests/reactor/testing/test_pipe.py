@@ -1,4 +1,4 @@
-"""A pipe between simulated sockets. What it has in common with the kernel's is asked in `tests/conformance/`."""
+"""A pipe between simulated sockets. `tests/conformance/` compares it with the kernel's."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def test_pipe_without_two_free_descriptors_takes_none(room: int) -> None:
 
 
 def test_socket_buffer_is_never_larger_than_the_network_allows() -> None:
-    """socket(7): the kernel doubles what is asked for, and caps it at net.core.rmem_max and wmem_max."""
+    """socket(7): the kernel doubles the size asked for, and caps it at net.core.rmem_max and wmem_max."""
     network = SimulatedNetwork(1, receive_buffer_bytes=1000, send_buffer_bytes=2000)
     sock = network.socket(socket.AF_INET, socket.SOCK_DGRAM)
     for option, most in ((socket.SO_RCVBUF, 2000), (socket.SO_SNDBUF, 4000)):

@@ -1,4 +1,4 @@
-"""Ports and descriptors: a kernel's small integers, and what happens when there are none left."""
+"""Ports and descriptors: a kernel's small integers, and what happens when none are left."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A run that fails can be seen: the trace of the smallest one is in a file."""
+"""The trace of the smallest failing run is in a file, for the player."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SERVER = ("10.0.0.1", 7)
 
 
 class Forgetful(StreamProtocol):
-    """Echoes, but not what it gets in one piece with an x in it."""
+    """Echoes each piece, except those with an x in them."""
 
     def data_received(self, connection: Connection, data: bytes) -> None:
         if b"x" not in data:
@@ -37,7 +37,7 @@ def scenario(network: SimulatedNetwork, data: bytes = b"hello xyz") -> None:
 
 
 def calm(network: SimulatedNetwork) -> None:
-    """Do nothing wrong."""
+    """A scenario that passes."""
 
 
 def lines(path: pathlib.Path) -> list[dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""SimulatedSelector: epoll's faults, time-outs, and the end of everything."""
+"""SimulatedSelector: epoll's faults, timeouts, and the end of a run."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.reactor.testing.programs import pair, udp
 
 
 def three(network: SimulatedNetwork) -> list[Socket]:
-    """Three datagram sockets, watched for READ by one selector; all have something to read."""
+    """Three readable datagram sockets, watched for READ by one selector."""
     selector = network.selector()
     peer = network.udp_peer()
     sockets = [udp(network) for _ in range(3)]

@@ -19,7 +19,7 @@ Scenario = Callable[[SimulatedNetwork], object]
 
 
 def echo(network: SimulatedNetwork) -> None:
-    """A good program: it echoes two TCP clients and a UDP client."""
+    """A correct program: it echoes two TCP clients and a UDP client."""
     reactor = network.reactor()
     reactor.add_signal_handler(10, lambda: None)
     network.signals.at_random = (10,)
@@ -38,7 +38,7 @@ def echo(network: SimulatedNetwork) -> None:
 
 
 def careless(network: SimulatedNetwork) -> None:
-    """A bad program: it believes that one send takes everything, when three have been interrupted before."""
+    """A program with a bug: after three interrupted sends, it assumes that the next takes everything."""
     sock = stream(network)
     peer = network.peer_server(("192.0.2.1", 80))
     sock.connect_ex(peer.address)
@@ -91,7 +91,7 @@ def test_without_faults_given_each_world_has_a_random_mix() -> None:
 
 
 def refused_sockets(network: SimulatedNetwork) -> None:
-    """Socket(2) is not tried again: a scenario that plans its faults must expect them."""
+    """socket(2) is not tried again, so a scenario that plans its faults must expect them."""
     with pytest.raises(OSError, match=r"\[Errno"):
         network.socket(socket.AF_INET, socket.SOCK_STREAM)
 
@@ -118,7 +118,7 @@ def test_fault_planned_alone_happens_and_is_listed(name: str) -> None:
 
     def planned(network: SimulatedNetwork) -> None:
         networks.append(network)
-        for after in range(40):  # not at each of them is there something to spoil
+        for after in range(40):  # some calls have nothing that the fault could change
             network.plan(call, kind, 3, after=after)
         scenario(network)
 
@@ -231,7 +231,7 @@ def test_long_journal_is_cut_to_its_end() -> None:
     assert "call-900" not in str(caught.value)
 
 
-# ---------------------------------------------------------------- what fails a scenario besides
+# ---------------------------------------------------------------- other causes of failure
 
 
 def test_open_descriptor_fails_the_scenario() -> None:

@@ -1,4 +1,4 @@
-"""Simulated TCP: what tests/conformance can't compare, as no kernel can be made to do it in time."""
+"""Simulated TCP: what tests/conformance can't compare, because a real kernel takes too long."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from tests.reactor.testing.programs import (
 SO_LINGER = (socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
 
 
-# ---------------------------------------------------------------- time on the way
+# ---------------------------------------------------------------- latency
 
 
 def test_latency_delays_bytes_and_fin() -> None:
@@ -138,7 +138,7 @@ def test_partition_with_a_duration_heals_by_itself() -> None:
 
 
 def silent_for(sock: socket.socket, network: SimulatedNetwork, for_s: float) -> bool:
-    """Whether the socket can be read no sooner than after `for_s`, and then says ETIMEDOUT."""
+    """Whether the socket becomes readable after `for_s` and no sooner, and then gives ETIMEDOUT."""
     go(network, for_s - 0.5)
     early = bits(sock) & POLLIN
     go(network, 1.0)
@@ -390,7 +390,7 @@ def test_error_of_one_client_costs_only_that_client(kind: str) -> None:
     network = SimulatedNetwork(script=f"accept#1={kind}")
     listener = listening(network)
     first, second = (network.peer((HERE, PORT)) for _ in range(2))
-    with pytest.raises(OSError, match=os.strerror(getattr(errno, kind))):  # two of them are one number on Linux
+    with pytest.raises(OSError, match=os.strerror(getattr(errno, kind))):  # two of them share a number on Linux
         listener.accept()
     assert answered(listener).getpeername() == second.socket.getsockname()
     go(network)
@@ -527,7 +527,7 @@ def test_close_after_fin_sends_no_second_fin() -> None:
     assert (peer.eof, peer.lost) == (True, False)
 
 
-# ---------------------------------------------------------------- what no program should do
+# ---------------------------------------------------------------- what no program may do
 
 
 def test_call_that_would_block_raises_and_is_a_violation() -> None:
