@@ -32,8 +32,7 @@ def staircase() -> Iterator[str]:
         sentence = next(added(lesson.number)).sentence
         yield f"  {lesson.number:>2}  {lesson.title}"
         yield f"      {sentence}"
-    yield ""
-    yield f"Begin with:  {command(1)}"
+    yield from ("", f"Begin with:  {command(1)}")
     yield "Each lesson also has  --source  --exercise  --check FILE  --serve [--port PORT];  --help says more."
 
 
@@ -49,41 +48,33 @@ def lesson(lesson: Lesson) -> Iterator[str]:
     if lesson.number == 12:
         yield from trip()
         yield from tour()
-    yield ""
-    yield f"By hand ({command(lesson.number)} --serve, in another terminal)"
+    yield from ("", f"By hand ({command(lesson.number)} --serve, in another terminal)")
     yield from paragraph(lesson.by_hand)
     yield from textwrap.indent(lesson.script, "    ").splitlines()
-    yield ""
-    yield "Read on in reactor"
+    yield from ("", "Read on in reactor")
     yield from places(lesson.read)
     if lesson.see:
         titles = " and ".join(f'"{title}"' for title in lesson.see)
         yield ""
         yield from paragraph(f"See it: {python()} -m reactor.player --gallery --open, {titles}", "")
-    yield ""
-    yield "Exercise (start from --exercise > mine.py, judge it with --check mine.py)"
+    yield from ("", "Exercise (start from --exercise > mine.py, judge it with --check mine.py)")
     yield from paragraph(lesson.task)
     if lesson.number < len(LESSONS):
-        yield ""
-        yield f"Next: {command(lesson.number + 1)}"
+        yield from ("", f"Next: {command(lesson.number + 1)}")
 
 
 def demonstration(lesson: Lesson) -> Iterator[str]:
     """Yield what the previous program breaks, what this one keeps, and what it still breaks. All is run now."""
     if lesson.number > 1:
-        yield ""
-        yield f"Run now: lesson {lesson.number - 1}'s program, and what it gets wrong"
+        yield from ("", f"Run now: lesson {lesson.number - 1}'s program, and what it gets wrong")
         yield from verdicts(added(lesson.number), LESSONS[lesson.number - 2].program)
-    yield ""
-    yield "Run now: this lesson's program"
+    yield from ("", "Run now: this lesson's program")
     yield from verdicts(added(lesson.number), lesson.program)
     if lesson.number == 12:
-        yield ""
-        yield "Run now: the same program, and all the promises of the lessons before"
+        yield from ("", "Run now: the same program, and all the promises of the lessons before")
         yield from verdicts(asked(lesson.number - 1), lesson.program)
     if lesson.number < len(LESSONS):
-        yield ""
-        yield "Run now: the same program, and what it still gets wrong"
+        yield from ("", "Run now: the same program, and what it still gets wrong")
         yield from verdicts(added(lesson.number + 1), lesson.program)
 
 
@@ -96,8 +87,7 @@ def trip() -> Iterator[str]:
             client.sendall(b"hello")
             client.shutdown(socket.SHUT_WR)
             loop.run()
-    yield ""
-    yield "Run now: five bytes and a FIN, told by Reactor(observer=Trace(Narrator(print)))"
+    yield from ("", "Run now: five bytes and a FIN, told by Reactor(observer=Trace(Narrator(print)))")
     for sentence in said:
         yield from paragraph(sentence)
 
@@ -163,11 +153,9 @@ def arguments_taken(program: Program) -> int:
 
 def tour() -> Iterator[str]:
     """Yield the ten files of `reactor`, each with its law."""
-    yield ""
-    yield "The ten files of reactor, in reading order"
+    yield from ("", "The ten files of reactor, in reading order")
     for stop in TOUR:
-        yield ""
-        yield f"  {stop.file} ({stop.met})"
+        yield from ("", f"  {stop.file} ({stop.met})")
         yield from paragraph(law(stop.file), "      ")
         yield from paragraph(f"Better: {stop.better}", "      ")
 

@@ -96,7 +96,7 @@ const SENTENCES = new Map(Object.entries({
     }
     if (event.after === 0) return `${event.who}'s send buffer is empty again: the kernel has taken everything.`;
     if (event.after < event.before) {
-      return `Only now the sent bytes leave ${event.who}'s send buffer. ${waiting(event.after)} still.`;
+      return `What the kernel has taken leaves ${event.who}'s send buffer. Left in it: ${bytes(event.after)}.`;
     }
     const high = handler.highWater !== null && event.after > handler.highWater
       ? ` That is above the high-water mark of ${bytes(handler.highWater)}.` : "";
@@ -115,7 +115,7 @@ const SENTENCES = new Map(Object.entries({
   resumed: (event) => `The protocol resumes ${event.who}.`,
   closed(event) {
     const why = event.error === null ? "in order" : `because of an error: ${event.error}`;
-    return `${event.who} is torn down ${why}: unregistered, its socket closed. Its connection_lost is called soon.`;
+    return `${event.who} is torn down ${why}: unregistered, its socket closed. Its protocol is notified soon.`;
   },
   timer_set: (event) =>
     `${event.who} is set: ${shortName(event.callback)}${ownedBy(event)} in ${duration(event.delay_s)}.`,

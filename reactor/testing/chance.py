@@ -10,6 +10,7 @@ accept#1=EMFILE`. The number after the colon is an amount: bytes, milliseconds, 
 
 from __future__ import annotations
 
+import collections
 import errno
 import random
 from collections.abc import Iterable, Iterator, Mapping
@@ -157,11 +158,7 @@ class Chance:
 
     def counts(self) -> dict[str, int]:
         """Return how often each fault was injected, by name."""
-        found: dict[str, int] = {}
-        for fault in self.injected:
-            name = f"{fault.call}.{fault.kind}"
-            found[name] = found.get(name, 0) + 1
-        return found
+        return dict(collections.Counter(f"{fault.call}.{fault.kind}" for fault in self.injected))
 
     def script(self) -> str:
         """Return the script that replays this run's faults."""

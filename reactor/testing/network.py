@@ -143,8 +143,16 @@ class SimulatedNetwork:
         self._turns.looks_a_turn = POLLS + 2 if busy_poll_s else 1  # at most
         if self.recording is not None:
             observer = self.recording.observer(observer)
-        self.reactors.append(reactor_on(self, busy_poll_s, observer))
-        return self.reactors[-1]
+        selector = self.selector()
+        made = Reactor(
+            selector=BusyPollSelector(selector, self.clock, busy_poll_s) if busy_poll_s else selector,
+            clock=self.clock,
+            sockets=self,
+            signals=self.signals,
+            observer=NOTHING_OBSERVED if observer is None else Trace(observer),
+        )
+        self.reactors.append(made)
+        return made
 
     def run(self, reactor: Reactor, *, until: Callable[[], object] | None = None, for_s: float | None = None) -> None:
         """Run the loop until it stops, nothing more will happen, `until()` is true, or `for_s` seconds have passed.
@@ -353,15 +361,3 @@ class SimulatedNetwork:
         self.clock.reach(next_s)
         self.wire.run_due()
         return True
-
-
-def reactor_on(network: SimulatedNetwork, busy_poll_s: float, sink: EventSink | None) -> Reactor:
-    """Return the real Reactor on a simulated network."""
-    selector = network.selector()
-    return Reactor(
-        selector=BusyPollSelector(selector, network.clock, busy_poll_s) if busy_poll_s else selector,
-        clock=network.clock,
-        sockets=network,
-        signals=network.signals,
-        observer=NOTHING_OBSERVED if sink is None else Trace(sink),
-    )
