@@ -103,7 +103,7 @@ def accept(selector: selectors.BaseSelector, listener: socket.socket, _mask: int
 
 def echo_datagrams(datagrams: socket.socket, _mask: int) -> None:
     """Send back each datagram that has arrived. One that can't be sent now is lost: UDP promises nothing."""
-    with contextlib.suppress(OSError):  # none is left, or one failed: the next turn goes on
+    with contextlib.suppress(OSError):  # no datagram is left, or one failed: the next turn goes on
         while True:
             data, source = datagrams.recvfrom(DATAGRAM_BYTES)
             datagrams.sendto(data, source)

@@ -140,7 +140,7 @@ def serve(listener: socket.socket, datagrams: socket.socket, idle_s: float) -> N
         Connection(loop, listener.accept()[0], idle_s)
 
     def echo_datagrams(_mask: int) -> None:
-        with contextlib.suppress(OSError):  # none is left, or one failed
+        with contextlib.suppress(OSError):  # no datagram is left, or one failed
             for _ in range(DATAGRAMS_PER_TURN):
                 data, source = datagrams.recvfrom(DATAGRAM_BYTES)
                 datagrams.sendto(data, source)

@@ -202,7 +202,7 @@ def test_urgent_byte_stays_in_place_with_oobinline_of_the_listener(net: Sockets)
     client.send(b"X", socket.MSG_OOB)
     client.send(b"def")
     net.wait(server, "PRI")
-    assert server.recv(100) == b"abc", "a recv ends at the mark all the same"
+    assert server.recv(100) == b"abc", "a recv still ends at the mark"
     assert server.recv(100) == b"Xdef"
     assert net.poll(server) == {"OUT"}
 

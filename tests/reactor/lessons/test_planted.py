@@ -84,7 +84,7 @@ BUGS = [
         "lambda: Echo(self), __import__('reactor').Limits(linger_timeout_s=0.0))", "lingering", "a reset"),
 ]  # fmt: skip
 
-BY_ONE_PROMISE = [  # judged by that one alone
+BY_ONE_PROMISE = [  # judged by that promise only
     Bug("turns datagrams round", 8, "datagrams.sendto(data, source)", "datagrams.sendto(data[::-1], source)", "udp",
         "not what was sent"),
     Bug("waits forever for a client that never reads", 12, "elif connection.pending_bytes:", "elif False:",
@@ -136,7 +136,7 @@ def verdicts(programs: dict[str, Program]) -> dict[str, Verdict]:
     by_name = {promise.name: promise for promise in PROMISES}
     pairs = [(by_name[bug.broken], programs[bug.what]) for bug in ALL_BUGS]
     found = check_together(pairs)
-    # A server that was held up may hide its bug: once more, alone.
+    # A busy machine may hide a bug: judge such a program again, alone.
     found = [judge(*pair) if verdict.kept else verdict for pair, verdict in zip(pairs, found, strict=True)]
     return {bug.what: verdict for bug, verdict in zip(ALL_BUGS, found, strict=True)}
 

@@ -321,7 +321,7 @@ def test_connect_in_a_partition_goes_on_after_the_heal() -> None:
     go(network, 2.0)
     assert bits(sock) == POLLOUT
     go(network, CONNECT_S)
-    assert bits(sock) == POLLOUT, "the time-out was the connecting's"
+    assert bits(sock) == POLLOUT, "the connect timeout fired"
 
 
 def test_socket_closed_while_connecting_is_never_connected() -> None:
