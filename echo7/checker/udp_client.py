@@ -1,6 +1,6 @@
 """UdpClient: one UDP socket of a case, and the answers that came to it.
 
-Law: a bounded number of answers is kept, and the rest counted. Where an answer came from is a case of its own.
+Law: a bounded number of answers is kept, and the rest are counted.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ class Answer(NamedTuple):
 
 
 class UdpClient(DatagramProtocol):
-    """A UDP socket that asks the server under test. Made by `Session.udp_client` and `connected_udp_client`."""
+    """A UDP socket that sends to the server under test. Made by `Session.udp_client` and `connected_udp_client`."""
 
     __slots__ = ("_destination", "_endpoint", "_session", "answers", "answers_count", "error")
 
@@ -45,7 +45,7 @@ class UdpClient(DatagramProtocol):
         return self._endpoint.send(data, self._destination)
 
     async def answered(self, count: int, timeout_s: float) -> bool:
-        """Wait until so many datagrams have come, or an error. Return whether they have."""
+        """Wait until `count` datagrams or an error have come. Return whether the datagrams have."""
         await self._session.until(lambda: self.answers_count >= count or self.error, timeout_s=timeout_s)
         return self.answers_count >= count
 

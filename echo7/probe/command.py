@@ -1,12 +1,8 @@
 """`echo7 ping`: options → a plan → a run → an exit status.
 
-    0  replies came                       3  refused: nothing listens on that port
-    1  every probe timed out              4  unreachable: no route, or none for so large a datagram
-    2  the options make no sense          5  the name can't be resolved
-    74 standard output can't be written   141 its reader has gone         128 + n  ended at once by a second signal n
-
-With --metrics it runs until it is stopped (status 0) or can't start (status 1), and serves Prometheus.
-With --warn or --crit it is a monitoring plugin, with the statuses OK 0, WARNING 1, CRITICAL 2, UNKNOWN 3.
+With --metrics it runs until a signal (status 0), or can't start (status 1), and serves Prometheus. With --warn or
+--crit it is a monitoring plugin. Beside the statuses in EPILOG there are 74 (can't write to standard output), 141 (the
+reader of standard output has closed it) and 128 + n (a second signal n ended it).
 
 Law: what is known to be wrong before the first probe is reported before it, in one line on stderr.
 """
@@ -15,14 +11,14 @@ from __future__ import annotations
 
 import argparse
 import errno
+import functools
 import re
 import signal
 import socket
 import sys
-from collections.abc import Callable
 from typing import NoReturn
 
-from echo7.arguments import metrics_address, number, seconds
+from echo7.arguments import HelpFormatter, metrics_address, number, seconds
 from echo7.logs import log
 from echo7.probe.measure.words import Event
 from echo7.probe.once import new_reactor
@@ -37,29 +33,31 @@ from echo7.sockets.resolve import UnresolvedName, resolve
 from reactor.loop import Reactor
 from reactor.sockets.addresses import Address, family_of
 
-SUMMARY = "probe an echo server: loss, delay, damage, order"
 DESCRIPTION = """\
-Send probes to an echo server (RFC 862) at a constant rate, over UDP or TCP, and report what becomes of them:
-answered, late, lost, duplicate, reordered, truncated, corrupted, refused, unreachable. Works with any echo server.
+Send probes to any echo server (RFC 862) at a constant rate and report the
+outcome of each: answered, late, lost, damaged, reordered, refused and more.
 """
 EPILOG = """\
-examples:
-  echo7 ping 192.0.2.7                            UDP port 7, one probe a second, until ^C
-  echo7 ping ::1 --port 7007 --tcp -c 10
-  echo7 ping host.example -i 0.01 -q              a hundred a second, one live line
-  echo7 ping host.example --flows 16 -i 0.05      sixteen source ports: is one of several paths bad?
-  echo7 ping host.example --df -s 1380:1480:4     the largest datagram that gets through
-  echo7 ping host.example -i 0 -c 100000 -q       as fast as answers come
-  echo7 ping 192.0.2.7 198.51.100.7 --metrics 127.0.0.1:9107
-  echo7 ping host.example --warn rtt=20ms,loss=1% --crit rtt=100ms,loss=5%
+limits:
+  one or more of rtt=20ms,p99=50ms,jitter=5ms,loss=1%
 
 signals:
-  INT, TERM   end with the summary; a second one ends at once
-  QUIT        print the summary so far on stderr
+  INT, TERM  end with the summary; a second one ends at once
+  QUIT       print the summary so far on stderr
 
 exit status:
-  0 replies, 1 timed out, 2 usage, 3 refused, 4 unreachable, 5 name not resolved;
+  0 replies, 1 timed out, 2 usage, 3 refused, 4 unreachable, 5 name unknown;
   with --warn or --crit: 0 OK, 1 WARNING, 2 CRITICAL, 3 UNKNOWN
+
+examples:
+  echo7 ping 192.0.2.7                         one probe a second, until ^C
+  echo7 ping fe80::1%eth0 --tcp -c 10          a link-local address
+  echo7 ping host.example -i 0.01 -q           100 a second, one live line
+  echo7 ping host.example --flows 16 -i 0.05   find one bad path of several
+  echo7 ping host.example --df -s 1380:1480:4  find the path MTU
+  echo7 ping host.example -i 0 -c 100000 -q    as fast as answers come
+  echo7 ping 192.0.2.7 198.51.100.7 --metrics 127.0.0.1:9107
+  echo7 ping host.example --warn rtt=20ms,loss=1% --crit rtt=100ms,loss=5%
 """
 
 STDOUT, STDERR = 1, 2
@@ -80,14 +78,15 @@ class Refusal(Exception):
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the options of `echo7 ping`."""
+    """Declare the command's options."""
     parser.description, parser.epilog = DESCRIPTION, EPILOG
+    parser.formatter_class = functools.partial(HelpFormatter, max_help_position=26)
     if any(map(PLUGIN_OPTION.match, sys.argv)):
-        parser.error = _plugin_error  # type: ignore[method-assign]  # monitoring wants UNKNOWN, on stdout
-    host_help = "name or address of an echo server; link-local as fe80::1%%eth0; several with --metrics"
-    parser.add_argument("hosts", nargs="+", metavar="HOST", help=host_help)
-    _add_values(parser.add_argument)
-    _add_choices(parser)
+        # monitoring expects UNKNOWN, on stdout
+        parser.error = _plugin_error  # type: ignore[method-assign]
+    _add_target(parser)
+    _add_probes(parser)
+    _add_output(parser)
 
 
 def run(options: argparse.Namespace) -> int:
@@ -252,46 +251,45 @@ def _plugin_error(message: str) -> NoReturn:
 # ---------------------------------------------------------------- options
 
 
-def _add_values(add: Callable[..., object]) -> None:
-    plugin = "be a monitoring plugin: {} above rtt=20ms,p99=50ms,jitter=5ms,loss=1%%, or some of these"
-    for names, convert, default, metavar, words in (
-        ("--port", number(1, LAST_PORT), 7, "PORT",
-         "its port (default: %(default)s)"),
-        ("-c --count", number(1), None, "N",
-         "end after so many probes (default: none)"),
-        ("-i --interval", seconds, 1.0, "SECONDS",
-         "time between probes; 0: as fast as answers come, with a window of 64 (default: %(default)g)"),
-        ("-s --size", _sizes, (DEFAULT_SIZE_BYTES,), "SIZE",
-         "bytes of payload, or MIN:MAX:STEP for several sizes in turn (default: 56)"),
-        ("-W --timeout", seconds, 2.0, "SECONDS",
-         "answers that take longer are late (default: %(default)g)"),
-        ("--flows", number(1, MOST_FLOWS), 1, "N",
-         "use so many source ports, and report which differ (default: %(default)s)"),
-        ("--source-port", number(1, LAST_PORT), 0, "PORT",
-         "source port of the first flow; the next ones follow (default: the system's choice)"),
-        ("--metrics", metrics_address, None, "HOST:PORT",
-         "serve /metrics for Prometheus and /healthz on this address until a signal comes"),
-        ("--warn", _thresholds, None, "LIMITS", plugin.format("WARNING")),
-        ("--crit", _thresholds, None, "LIMITS", plugin.format("CRITICAL")),
-    ):  # fmt: skip
-        add(*names.split(), type=convert, default=default, metavar=metavar, help=words)
-
-
-def _add_choices(parser: argparse.ArgumentParser) -> None:
-    transport = parser.add_mutually_exclusive_group()
+def _add_target(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("target")
+    group.add_argument("hosts", nargs="+", metavar="HOST", help="name or address; several with --metrics")
+    port_help = "port of the server (default: 7)"
+    group.add_argument("--port", type=number(1, LAST_PORT), default=7, metavar="PORT", help=port_help)
+    family = group.add_mutually_exclusive_group()
+    for flag, kind in (("-4", socket.AF_INET), ("-6", socket.AF_INET6)):
+        family.add_argument(flag, action="store_const", const=kind, dest="family", help=f"use IPv{flag[1]} only")
+    transport = group.add_mutually_exclusive_group()
     transport.add_argument("--udp", action="store_false", dest="tcp", help="send datagrams (default)")
     transport.add_argument("--tcp", action="store_true", help="send frames in a stream")
-    family = parser.add_mutually_exclusive_group()
-    for flag, kind in (("-4", socket.AF_INET), ("-6", socket.AF_INET6)):
-        word = f"use IPv{flag[1]} only"
-        family.add_argument(flag, action="store_const", const=kind, dest="family", help=word)
     parser.set_defaults(tcp=False, family=socket.AF_UNSPEC)
-    df_help = "don't fragment: datagrams above the path MTU aren't sent"
-    parser.add_argument("--df", action="store_true", help=df_help)
-    forms = parser.add_mutually_exclusive_group()
+
+
+def _add_probes(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("probes")
+    for names, convert, default, metavar, words in (
+        ("-c --count", number(1), None, "N", "end after N probes (default: no end)"),
+        ("-i --interval", seconds, 1.0, "SEC", "time between probes; 0: no pause (default: 1)"),
+        ("-s --size", _sizes, (DEFAULT_SIZE_BYTES,), "SIZE", "payload in bytes, or MIN:MAX:STEP (default: 56)"),
+        ("-W --timeout", seconds, 2.0, "SEC", "an answer that takes longer is late (default: 2)"),
+        ("--flows", number(1, MOST_FLOWS), 1, "N", "use N source ports, compare their paths (default: 1)"),
+        ("--source-port", number(1, LAST_PORT), 0, "PORT", "port of the first flow (default: any free ports)"),
+    ):
+        group.add_argument(*names.split(), type=convert, default=default, metavar=metavar, help=words)
+    group.add_argument("--df", action="store_true", help="don't fragment, and report the path MTU")
+
+
+def _add_output(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("output")
+    forms = group.add_mutually_exclusive_group()
     forms.add_argument("--json", action="store_true", help="print one JSON document at the end")
-    forms.add_argument("--jsonl", action="store_true", help="print a JSON object for each event, and one at the end")
-    forms.add_argument("-q", "--quiet", action="store_true", help="no line for each probe; on a terminal, a live one")
+    forms.add_argument("--jsonl", action="store_true", help="print a JSON object for each event and at the end")
+    forms.add_argument("-q", "--quiet", action="store_true", help="print the summary only; a live line on a terminal")
+    metrics_help = "serve /metrics and /healthz until a signal"
+    group.add_argument("--metrics", type=metrics_address, metavar="HOST:PORT", help=metrics_help)
+    for flag, state in (("--warn", "WARNING"), ("--crit", "CRITICAL")):
+        words = f"be a monitoring plugin: {state} above LIMITS"
+        group.add_argument(flag, type=_thresholds, metavar="LIMITS", help=words)
 
 
 def _sizes(argument: str) -> tuple[int, ...]:

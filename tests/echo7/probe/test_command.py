@@ -28,7 +28,7 @@ from reactor import Connection, StreamProtocol, listen_tcp, open_udp
 from reactor.sockets.errors import os_error
 from tests.echo7.probe.world import LOST, ScriptedEcho, flipped
 from tests.support.basics import PATIENCE_S, PROJECT, has_ipv6, quiet_port, until
-from tests.support.commands import Done, run
+from tests.support.commands import Done, assert_help_is_readable, run
 from tests.support.echo import EchoThread
 from tests.support.loops import LoopThread
 from tests.support.root import in_network_namespace, without_capabilities
@@ -504,6 +504,10 @@ def test_usage_error_is_unknown_for_monitoring(
         assert end.value.code == status
         captured = capfd.readouterr()
         assert (captured.out if status == 3 else captured.err).count("\n") == 1
+
+
+def test_help_fits_a_screen_with_one_line_for_each_option_and_examples_last() -> None:
+    assert_help_is_readable("ping", ["target", "probes", "output", "limits", "signals", "exit status", "examples"])
 
 
 def test_help_names_every_option(capsys: pytest.CaptureFixture[str]) -> None:
