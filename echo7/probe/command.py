@@ -21,17 +21,17 @@ from typing import NoReturn
 from echo7.arguments import HelpFormatter, metrics_address, number, seconds
 from echo7.logs import log
 from echo7.probe.measure.words import Event
-from echo7.probe.once import new_reactor
+from echo7.probe.once import ENDING_SIGNALS, handle_signals, new_reactor
 from echo7.probe.plan import DEFAULT_SIZE_BYTES, LAST_PORT, MOST_FLOWS, Plan, plan_in_seconds, size_for
 from echo7.probe.prober import CannotProbe, Prober
 from echo7.probe.report import nagios, text
 from echo7.probe.report.views import STATUSES, JsonView, PluginView, TextView, View
 from echo7.probe.report.writer import LineWriter
-from echo7.probe.result import glance_at, result_of
+from echo7.probe.result import counts_of, result_of, rtt_of
 from echo7.process import limits
 from echo7.sockets.resolve import UnresolvedName, resolve
 from reactor.loop import Reactor
-from reactor.sockets.addresses import Address, family_of
+from reactor.sockets.addresses import Address, family_of, format_address
 
 DESCRIPTION = """\
 Send probes to any echo server (RFC 862) at a constant rate and report the
@@ -64,13 +64,11 @@ STDOUT, STDERR = 1, 2
 USAGE, UNRESOLVED, OUTPUT_FAILED = 2, 5, 74  # the last is EX_IOERR of sysexits.h
 PLUGIN_COUNT = 5
 LIVE_S = 0.25  # between two states of the live line
-ENDING_SIGNALS = [signal.SIGINT, signal.SIGTERM]
-INTERIM_SIGNALS = [signal.SIGQUIT] if hasattr(signal, "SIGQUIT") else []  # Windows has none
 PLUGIN_OPTION = re.compile("--(w|cr)")  # argparse takes abbreviations
 
 
 class Refusal(Exception):
-    """Why a run can't begin: one line, an exit status, and another one for a plugin."""
+    """Why a run can't start: one line, an exit status, and that of a plugin."""
 
     def __init__(self, status: int, plugin_status: int, message: str) -> None:
         super().__init__(message)
@@ -113,10 +111,10 @@ def run(options: argparse.Namespace) -> int:
 
 
 def plan_of(options: argparse.Namespace, is_plugin: bool) -> Plan:
-    """Turn options into a plan. Raise ValueError for a plan that makes no sense."""
+    """Return the plan that the options ask for. Raise ValueError if it makes no sense."""
     _check_form(options, is_plugin)
     if is_plugin and (options.json or options.jsonl or options.quiet):
-        raise ValueError("--warn and --crit have a form of their own; leave out --json, --jsonl or -q")
+        raise ValueError("--warn and --crit print their own line; leave out --json, --jsonl or -q")
     count = options.count
     if count is None and is_plugin:
         count = PLUGIN_COUNT
@@ -133,9 +131,9 @@ def _check_form(options: argparse.Namespace, is_plugin: bool) -> None:
     if options.metrics is None and len(hosts) > 1:
         raise ValueError("several hosts need --metrics; give one host, or add that")
     if options.metrics is not None and (is_plugin or options.json or options.jsonl or options.quiet):
-        raise ValueError("--metrics has a form of its own; leave out --json, --jsonl, -q, --warn and --crit")
+        raise ValueError("--metrics serves pages instead of output; leave out --json, --jsonl, -q, --warn and --crit")
     if len({*hosts}) < len(hosts):
-        raise ValueError("a host is named twice; its probes couldn't be told apart")
+        raise ValueError("a host is given twice; give each host once")
     if options.source_port and len(hosts) > 1:
         raise ValueError("several hosts can't share a --source-port; leave it out")
 
@@ -171,14 +169,14 @@ def _run_plan(options: argparse.Namespace, plan: Plan, addresses: list[Address],
             prober = Prober(
                 reactor, address, plan, ended=reactor.stop, told=lambda event: _show(prober, view, output, event)
             )
-            _take_signals(reactor, prober, host)
+            handle_signals(reactor, prober.stop, lambda: _print(STDERR, *text.summary(result_of(prober, host))))
             prober.start()
             view.begin(plan)
             if is_live:
                 _show_live(reactor, prober, output)
             reactor.run()
+            # a second signal ends the process before the summary
             for signum in ENDING_SIGNALS:
-                # a second signal needn't wait for the summary
                 signal.signal(signum, signal.SIG_DFL)
     except CannotProbe as error:
         if error.unreachable:
@@ -195,22 +193,10 @@ def _show(prober: Prober, view: View, output: LineWriter, event: Event) -> None:
         prober.stop()
 
 
-def _take_signals(reactor: Reactor, prober: Prober, host: str) -> None:
-    def interim() -> None:
-        diagnostics = LineWriter(STDERR)
-        for line in text.summary(result_of(prober, host)):
-            diagnostics.line(line)
-        diagnostics.finish()
-
-    for signum in ENDING_SIGNALS:
-        reactor.add_signal_handler(signum, prober.stop)
-    for signum in INTERIM_SIGNALS:
-        reactor.add_signal_handler(signum, interim)
-
-
 def _show_live(reactor: Reactor, prober: Prober, output: LineWriter) -> None:
     """Print the live line, now and every LIVE_S."""
-    output.live(text.live_line(*glance_at(prober)))
+    total = prober.ledger.total
+    output.live(text.live_line(counts_of(total), rtt_of(total.rtts)))
     reactor.call_later(LIVE_S, _show_live, reactor, prober, output)
 
 
@@ -220,13 +206,12 @@ def _view_of(options: argparse.Namespace, address: Address, output: LineWriter) 
     if options.json or options.jsonl:
         return JsonView(output, lines=options.jsonl)
     block = text.block_for(getattr(sys.stdout, "encoding", None)) if output.is_terminal else ""
-    where = text.place(str(address[0]), int(address[1]))
-    return TextView(output, options.hosts[0], where, quiet=options.quiet, block=block)
+    return TextView(output, options.hosts[0], format_address(address), quiet=options.quiet, block=block)
 
 
 def _status_of(output: LineWriter, status: int) -> int:
     if output.dropped:
-        _complain(f"{output.dropped} lines were dropped, because they weren't read")
+        _complain(f"{output.dropped} lines dropped: the reader is too slow")
     if output.error is None:
         return status
     if output.error.errno == errno.EPIPE:
@@ -235,16 +220,19 @@ def _status_of(output: LineWriter, status: int) -> int:
     return OUTPUT_FAILED
 
 
+def _print(descriptor: int, *lines: str) -> None:
+    output = LineWriter(descriptor)
+    for line in lines:
+        output.line(line)
+    output.finish()
+
+
 def _complain(message: str) -> None:
-    diagnostics = LineWriter(STDERR)
-    diagnostics.line(f"echo7 ping: {message}")
-    diagnostics.finish()
+    _print(STDERR, f"echo7 ping: {message}")
 
 
 def _plugin_error(message: str) -> NoReturn:
-    output = LineWriter(STDOUT)
-    output.line(f"ECHO UNKNOWN - {message}; see 'echo7 ping --help'")
-    output.finish()
+    _print(STDOUT, f"ECHO UNKNOWN - {message}; see 'echo7 ping --help'")
     raise SystemExit(nagios.UNKNOWN)
 
 

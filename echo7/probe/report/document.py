@@ -1,7 +1,7 @@
-"""What programs read: JSON, an object for each event or one document at the end. Pure.
+"""JSON for programs: an object for each event, or one document at the end. Pure.
 
-Law: within a `schema_version` keys may be added, but don't change their meaning. Times are whole nanoseconds, sizes
-bytes, `loss` a share from 0 to 1; what isn't known is null. Diagnostics go to stderr.
+Law: within a `schema_version` keys may be added, but none changes its meaning. Times are whole nanoseconds, sizes are
+bytes, `loss` is a share from 0 to 1, and null means unknown.
 """
 
 from __future__ import annotations

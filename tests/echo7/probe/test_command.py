@@ -59,7 +59,7 @@ def server() -> Iterator[EchoThread]:
 @pytest.fixture(autouse=True)
 def put_back() -> Iterator[None]:
     """Restore the signals and loggers that the command changes."""
-    signals = {signum: signal.getsignal(signum) for signum in command.ENDING_SIGNALS}
+    signals = {signum: signal.getsignal(signum) for signum in once.ENDING_SIGNALS}
     loggers = [logging.getLogger(name) for name in ("reactor", "echo7")]
     before = [(logger.level, list(logger.handlers), logger.propagate) for logger in loggers]
     yield
@@ -301,7 +301,7 @@ def test_dropped_lines_are_counted(monkeypatch: pytest.MonkeyPatch, capfd: pytes
     monkeypatch.setattr("echo7.probe.report.writer.MOST_WAITING_BYTES", 60)
     assert in_process(["127.0.0.1", "--port", str(quiet_port()), "-c", "1"]) == 3
     line = only_line(capfd.readouterr().err)
-    assert re.fullmatch(r"echo7 ping: \d lines were dropped, because they weren't read", line)
+    assert re.fullmatch(r"echo7 ping: \d lines dropped: the reader is too slow", line)
 
 
 def on_terminal(*arguments: str, port: int, encoding: str = "utf-8") -> tuple[int, str]:

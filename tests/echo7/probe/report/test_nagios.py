@@ -23,7 +23,7 @@ def test_thresholds_are_read_with_their_units() -> None:
              "rtt=1ms,", "rtt=1e9ms", "loss=%", "rtt=1" + "0" * 400 + "s", "rtt=1ms\n", "rtt=\u0661ms"],
 )  # fmt: skip
 def test_other_thresholds_are_refused(text: str) -> None:
-    with pytest.raises(ValueError, match="is no threshold; ") as refused:
+    with pytest.raises(ValueError, match="is not a threshold; ") as refused:
         thresholds(text)
     assert "\n" not in str(refused.value)
 
