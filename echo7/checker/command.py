@@ -80,7 +80,7 @@ def run(options: argparse.Namespace) -> int:
         print(f"echo7 check: cannot start: {error.strerror}; raise 'ulimit -n'", file=sys.stderr)
         return 1
     finally:
-        progress.end()
+        progress.show("")
     if options.json:
         result = json.dumps(table.document(report), indent=2)
     else:
@@ -104,19 +104,13 @@ def _refuse_nonsense(options: argparse.Namespace, transports: list[str]) -> None
 class Progress:
     """A line on the terminal that says which case is running."""
 
-    def __init__(self) -> None:
-        self._shown = sys.stderr.isatty()
-
     def __call__(self, case: Case, address: str, finding: Finding | None) -> None:
         """Show the case that starts; see `check`."""
         if finding is None:
-            self._write(f"{CLEAR_LINE}{case.name} at {address}: {case.promise} …")
+            self.show(f"{case.name} at {address}: {case.promise} …")
 
-    def end(self) -> None:
-        """Clear the line."""
-        self._write(CLEAR_LINE)
-
-    def _write(self, text: str) -> None:
-        if self._shown:
-            sys.stderr.write(text)
+    def show(self, text: str) -> None:
+        """Replace the line; an empty text clears it."""
+        if sys.stderr.isatty():
+            sys.stderr.write(CLEAR_LINE + text)
             sys.stderr.flush()

@@ -76,14 +76,14 @@ class Session:
     def udp_client(self, port: int = 0) -> UdpClient:
         """Return a UDP socket that accepts answers from any address. Raise OSError as bind(2) does."""
         client = UdpClient(self, self.target)
-        client.opened(open_udp(self.reactor, (unspecified(self.target)[0], port), client))
+        client.endpoint = open_udp(self.reactor, (unspecified(self.target)[0], port), client)
         self._clients.append(client)
         return client
 
     def connected_udp_client(self) -> UdpClient:
         """Return a UDP socket that receives only from the server, and ICMP errors about it (udp(7))."""
         client = UdpClient(self, None)
-        client.opened(connect_udp(self.reactor, self.target, client))
+        client.endpoint = connect_udp(self.reactor, self.target, client)
         self._clients.append(client)
         return client
 

@@ -49,11 +49,6 @@ def difference(sent: bytes, came: bytes, offset: int) -> str:
 class TcpClient(StreamProtocol):
     """A connection to the server under test. Made by `Session.connect` and `Session.dial`."""
 
-    __slots__ = (
-        "_expected", "_session", "_urgent_bytes", "connection", "connector", "ended", "failure", "made", "over",
-        "received_bytes", "reset", "sent_bytes",
-    )  # fmt: skip
-
     def __init__(self, session: Waiting) -> None:
         self.connector: Connector  # set by `Session.dial`
         self.connection: Connection  # set when the connection is made

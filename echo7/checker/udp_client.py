@@ -24,25 +24,19 @@ class Answer(NamedTuple):
 class UdpClient(DatagramProtocol):
     """A UDP socket that sends to the server under test. Made by `Session.udp_client` and `connected_udp_client`."""
 
-    __slots__ = ("_destination", "_endpoint", "_session", "answers", "answers_count", "error")
-
     def __init__(self, session: Waiting, destination: Address | None) -> None:
         self.answers: list[Answer] = []
         self.answers_count = 0
         self.error: OSError | None = None  # the last error of ICMP or of our own kernel
         self._session = session
         self._destination = destination  # None: the socket is connected
-        self._endpoint: Datagram  # set by `opened`
-
-    def opened(self, endpoint: Datagram) -> None:
-        """Take the socket."""
-        self._endpoint = endpoint
+        self.endpoint: Datagram  # set by `Session`
 
     # ------------------------------------------------------------ for stories
 
     def send(self, data: bytes) -> bool:
         """Send one datagram. Return whether the kernel took it; if not, `error` says why."""
-        return self._endpoint.send(data, self._destination)
+        return self.endpoint.send(data, self._destination)
 
     async def answered(self, count: int, timeout_s: float) -> bool:
         """Wait until `count` datagrams or an error have come. Return whether the datagrams have."""
@@ -51,7 +45,7 @@ class UdpClient(DatagramProtocol):
 
     def close(self) -> None:
         """Close the socket."""
-        self._endpoint.close()
+        self.endpoint.close()
 
     # ------------------------------------------------------------ for the loop
 

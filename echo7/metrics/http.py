@@ -73,8 +73,6 @@ class Pages:
 class PageProtocol(StreamProtocol):
     """One connection, from request to answer."""
 
-    __slots__ = ("_deadline", "_http", "_pages")
-
     def __init__(self, pages: Pages) -> None:
         self._pages = pages
         self._http = h11.Connection(h11.SERVER, max_incomplete_event_size=REQUEST_BYTES)

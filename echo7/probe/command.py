@@ -22,7 +22,7 @@ from echo7.arguments import HelpFormatter, metrics_address, number, seconds
 from echo7.logs import log
 from echo7.probe.measure.words import Event
 from echo7.probe.once import ENDING_SIGNALS, handle_signals, new_reactor
-from echo7.probe.plan import DEFAULT_SIZE_BYTES, LAST_PORT, MOST_FLOWS, Plan, plan_in_seconds, size_for
+from echo7.probe.plan import DEFAULT_SIZE_BYTES, LAST_PORT, MOST_FLOWS, Plan, misfit, plan_in_seconds
 from echo7.probe.prober import CannotProbe, Prober
 from echo7.probe.report import nagios, text
 from echo7.probe.report.views import STATUSES, JsonView, PluginView, TextView, View
@@ -31,7 +31,7 @@ from echo7.probe.result import counts_of, result_of, rtt_of
 from echo7.process import limits
 from echo7.sockets.resolve import UnresolvedName, resolve
 from reactor.loop import Reactor
-from reactor.sockets.addresses import Address, family_of, format_address
+from reactor.sockets.addresses import Address, format_address
 
 DESCRIPTION = """\
 Send probes to any echo server (RFC 862) at a constant rate and report the
@@ -103,7 +103,7 @@ def run(options: argparse.Namespace) -> int:
     except Refusal as refusal:
         status = refusal.plugin_status if is_plugin else refusal.status
         if is_plugin:
-            output.line(f"ECHO UNKNOWN - {refusal}" if status == nagios.UNKNOWN else f"ECHO CRITICAL - {refusal}")
+            output.line(f"ECHO {nagios.NAMES[status]} - {refusal}")
         else:
             _complain(str(refusal))
     output.finish()
@@ -149,8 +149,7 @@ def _addresses_of(options: argparse.Namespace, plan: Plan) -> list[Address]:
     except UnresolvedName as error:
         raise Refusal(UNRESOLVED, nagios.UNKNOWN, str(error)) from None
     for address in addresses:
-        problem = size_for(6 if family_of(address) == socket.AF_INET6 else 4, plan)
-        if problem:
+        if problem := misfit(plan, str(address[0])):
             raise Refusal(USAGE, nagios.UNKNOWN, problem)
     return addresses
 
@@ -179,9 +178,8 @@ def _run_plan(options: argparse.Namespace, plan: Plan, addresses: list[Address],
             for signum in ENDING_SIGNALS:
                 signal.signal(signum, signal.SIG_DFL)
     except CannotProbe as error:
-        if error.unreachable:
-            raise Refusal(STATUSES["unreachable"], nagios.CRITICAL, str(error)) from None
-        raise Refusal(USAGE, nagios.UNKNOWN, str(error)) from None
+        statuses = (STATUSES["unreachable"], nagios.CRITICAL) if error.unreachable else (USAGE, nagios.UNKNOWN)
+        raise Refusal(*statuses, str(error)) from None
     if is_live:
         output.live("")
     return view.end(result_of(prober, host))

@@ -9,12 +9,11 @@ import socket
 from collections.abc import Callable, Sequence
 
 from echo7.probe.measure.words import Event
-from echo7.probe.plan import DEFAULT_SIZE_BYTES, plan_in_seconds, size_for
+from echo7.probe.plan import DEFAULT_SIZE_BYTES, misfit, plan_in_seconds
 from echo7.probe.prober import CannotProbe, Prober
 from echo7.probe.result import PingResult, result_of
 from echo7.sockets.resolve import resolve
 from reactor.loop import Reactor
-from reactor.sockets.addresses import family_of
 
 SELECT_DESCRIPTORS = 1000  # select(2) takes numbers up to 1,023; the loop needs a few
 SELECT_FLOWS = 64  # select(2) looks at every descriptor, so epoll(7) is better for more
@@ -70,8 +69,7 @@ def ping(
         interval_s, timeout_s, tcp=tcp, probes=count, sizes=sizes, flows=flows, source_port=source_port, df=df
     )
     address = resolve(host, port, family)[0]
-    problem = size_for(6 if family_of(address) == socket.AF_INET6 else 4, plan)
-    if problem:
+    if problem := misfit(plan, str(address[0])):
         raise ValueError(problem)
     with new_reactor(flows) as reactor:
         prober = Prober(reactor, address, plan, told=told, ended=reactor.stop)

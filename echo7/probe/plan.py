@@ -60,12 +60,13 @@ def plan_in_seconds(interval_s: float, timeout_s: float, **others: Any) -> Plan:
     return checked(Plan(interval_ns=round(interval_s * NS_PER_S), timeout_ns=round(timeout_s * NS_PER_S), **others))
 
 
-def size_for(ip_version: int, plan: Plan) -> str:
-    """Return why a size doesn't fit into a datagram of this version of IP; empty if all do."""
-    most = MOST_DATAGRAM_BYTES[ip_version]
+def misfit(plan: Plan, host: str) -> str:
+    """Return why a size doesn't fit into a datagram to this numeric address; empty if all sizes do."""
+    version = 6 if ":" in host else 4
+    most = MOST_DATAGRAM_BYTES[version]
     if plan.tcp or max(plan.sizes) <= most:
         return ""
-    return f"a size of {max(plan.sizes)}; over IPv{ip_version} a datagram carries at most {most} bytes"
+    return f"a size of {max(plan.sizes)}; over IPv{version} a datagram carries at most {most} bytes"
 
 
 def _refuse(is_so: bool, message: str) -> None:

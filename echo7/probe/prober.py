@@ -249,10 +249,8 @@ class Prober:
 
     def payload_of(self, index: int, sequence: int) -> bytes | None:
         """Return the payload of a held probe; None if the probe is settled."""
-        if not self.ledger.sent_later(sequence, self._clock_ns()):
-            return None
-        (probe,) = self.ledger.outstanding_of(index, [sequence])
-        return self._payloads.make(index, sequence, probe.size_bytes)
+        probe = self.ledger.sent_later(sequence, self._clock_ns())
+        return None if probe is None else self._payloads.make(index, sequence, probe.size_bytes)
 
     def arrived(self, index: int, data: bytes, at_ns: int, queued_ns: int) -> None:
         """Settle the probe of a datagram."""

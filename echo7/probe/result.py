@@ -6,10 +6,11 @@ have been lost in either direction.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from echo7.probe.measure.histogram import Histogram
-from echo7.probe.measure.ledger import Ledger
+from echo7.probe.measure.ledger import FlowBook
 from echo7.probe.measure.paths import differences
 from echo7.probe.measure.tally import Tally
 from echo7.probe.measure.words import Harm, Word
@@ -148,7 +149,7 @@ def result_of(prober: Prober, host: str) -> PingResult:
         counts=counts_of(ledger.total),
         longest_loss=ledger.in_order.longest_loss,
         rtt=rtt_of(ledger.total.rtts),
-        jitter_ns=_jitter_ns(ledger, range(plan.flows)),
+        jitter_ns=_jitter_ns(ledger.flows),
         bars=tuple(bars_of(ledger.total.rtts)),
         lag_mean_ns=lag.mean,
         lag_max_ns=lag.greatest,
@@ -181,10 +182,9 @@ def rtt_of(rtts: Histogram) -> Rtt | None:
     return Rtt(moments.least, p50_ns, p90_ns, p99_ns, p999_ns, moments.greatest, moments.mean, moments.deviation)
 
 
-def _jitter_ns(ledger: Ledger, flows: range) -> int | None:
-    every = [ledger.flows[index].in_order.jitter for index in flows]
-    count = sum(jitter.count for jitter in every)
-    return sum(jitter.total for jitter in every) // count if count else None
+def _jitter_ns(books: Sequence[FlowBook]) -> int | None:
+    count = sum(book.in_order.jitter.count for book in books)
+    return sum(book.in_order.jitter.total for book in books) // count if count else None
 
 
 def _flows(prober: Prober) -> tuple[FlowResult, ...]:
@@ -197,7 +197,7 @@ def _flows(prober: Prober) -> tuple[FlowResult, ...]:
             counts=counts_of(book.tally),
             longest_loss=book.in_order.longest_loss,
             rtt=rtt_of(book.tally.rtts),
-            jitter_ns=_jitter_ns(prober.ledger, range(index, index + 1)),
+            jitter_ns=_jitter_ns([book]),
             differs=differs[index],
         )
         for index, (flow, book) in enumerate(zip(prober.flows, books, strict=True))

@@ -147,11 +147,13 @@ class StreamFlow(StreamProtocol):
             del self._received[:size_bytes]
             if not self._run.frame(self.index, sequence, frame, at_ns):
                 self._expected.appendleft((sequence, size_bytes))
-                self._drop(connection, "what came back was no echo")
+                connection.abort()
+                self._lose("the bytes that came back were no echo")
                 return
         if self._received and not self._expected:
             self._run.surplus(self.index, bytes(self._received))
-            self._drop(connection, "more came back than was sent")
+            connection.abort()
+            self._lose("more came back than was sent")
 
     def eof_received(self, connection: Connection) -> bool:
         """Give up the probes in this connection: after its FIN a server echoes nothing."""
@@ -165,10 +167,6 @@ class StreamFlow(StreamProtocol):
         """Give up the probes in this connection."""
         if connection is self._connection:
             self._lose(f"the connection was lost: {getattr(error, 'strerror', None) or error}")
-
-    def _drop(self, connection: Connection, reason: str) -> None:
-        connection.abort()
-        self._lose(reason)
 
     def _lose(self, reason: str) -> None:
         self._connection = None

@@ -92,20 +92,20 @@ class Ledger:
         book.small = book.small or size_bytes < HEADER_BYTES
         for tally in self._tallies(probe):
             tally.send()
-        for line in (self.in_order, book.in_order):
-            line.send(probe)
+        self.in_order.send(probe)
+        book.in_order.send(probe)
         self._timing.append(probe)
         # drops settled probes
         self.next_deadline_ns()
         return probe
 
-    def sent_later(self, sequence: int, sent_ns: int) -> bool:
-        """Set the time of sending of a probe that waited for a connection. Return False if the probe is settled."""
+    def sent_later(self, sequence: int, sent_ns: int) -> Probe | None:
+        """Set the time of sending of a probe that waited for a connection. Return None if the probe is settled."""
         probe = self._remembered(sequence)
         if probe is None or probe.word is not Word.OUTSTANDING:
-            return False
+            return None
         probe.sent_ns = sent_ns
-        return True
+        return probe
 
     # ------------------------------------------------------------ receiving
 
@@ -248,8 +248,8 @@ class Ledger:
         probe.word = event.word
         book = self.flows[probe.flow]
         book.outstanding.pop(probe.sequence, None)
-        for line in (self.in_order, book.in_order):
-            line.settle()
+        self.in_order.settle()
+        book.in_order.settle()
 
     def _stray(self, flow: int, data: bytes, word: Word, reason: str) -> Event:
         event = Event(word, flow, received_bytes=len(data), reason=reason)

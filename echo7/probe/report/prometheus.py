@@ -46,8 +46,6 @@ COUNTERS: Sequence[tuple[str, str, str, Callable[[Tally, Prober], Values]]] = (
 class Target:
     """One echo server to probe, and its prober."""
 
-    __slots__ = ("address", "host", "is_over", "name", "prober", "rtts")
-
     def __init__(self, host: str, address: Address) -> None:
         self.host, self.address = host, address
         self.name = f"[{host}]:{address[1]}" if ":" in host and host[0] != "[" else f"{host}:{address[1]}"

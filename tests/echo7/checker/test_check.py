@@ -325,7 +325,7 @@ def test_progress_is_shown_on_a_terminal_and_then_cleared(monkeypatch: pytest.Mo
     monkeypatch.setattr(sys.stderr, "write", written.append)
     progress = check_command.Progress()
     progress(CASES[0], HOST, None)
-    progress.end()
+    progress.show("")
     assert written == ["\r\x1b[Ktcp-answers at 127.0.0.1: a server is there and echoes …", "\r\x1b[K"]
 
 

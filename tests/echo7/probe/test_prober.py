@@ -512,7 +512,7 @@ def test_machine_without_that_version_of_ip_is_unreachable(monkeypatch: pytest.M
 def test_df_on_a_system_without_it_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(prober_module, "can_forbid_fragments", lambda family: False)
     world = World(plan(1, df=True))
-    with pytest.raises(CannotProbe, match="no way to forbid fragments"):
+    with pytest.raises(CannotProbe, match="this system can't forbid fragments; leave out --df"):
         world.prober.start()
 
 

@@ -212,7 +212,7 @@ def test_garbage_is_foreign_and_ends_the_connection() -> None:
     world = World(tcp(1), Server(lambda connection, data: connection.write(b"HTTP/1.0 400 Bad Request\r\n" * 3)))
     world.run()
     assert world.words() == [(0, Word.FOREIGN), (1, Word.LOST)]
-    assert world.reasons()[1] == "what came back was no echo"
+    assert world.reasons()[1] == "the bytes that came back were no echo"
 
 
 def test_surplus_bytes_are_foreign() -> None:
