@@ -146,7 +146,7 @@ def _size_line(size: SizeResult) -> str:
 def _odd_flows(result: PingResult) -> Iterator[str]:
     odd = [flow for flow in result.flows if flow.differs]
     if len(result.flows) > 1:
-        yield f"{len(result.flows)} flows, {len(odd) or 'none'} of them unlike the others"
+        yield f"{len(result.flows)} flows, different from the others: {len(odd) or 'none'}"
     yield from map(_flow_line, odd[:SHOWN_FLOWS])
     yield from _more(len(odd) - SHOWN_FLOWS, "flows")
 

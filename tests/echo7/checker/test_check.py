@@ -64,7 +64,7 @@ def test_echo7_passes_with_and_without_its_fast_paths(options: dict[str, Any]) -
 
 @pytest.fixture(autouse=True)
 def sooner(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Shorter waits: on this machine, what should not come would come at once."""
+    """Shorten the waits: on this machine, bytes that should not come would come at once."""
     for name, value in (
         ("session.QUIET_S", 0.05),
         ("tcp_cases.STALLED_S", 0.05),

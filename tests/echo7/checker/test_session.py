@@ -71,7 +71,7 @@ def test_wait_ends_when_nothing_moves_for_a_timeout() -> None:
 
 
 def test_case_ends_though_things_still_move() -> None:
-    """Law: "every wait has an end", also with a server that sends a byte now and then."""
+    """Law: "every wait has a deadline", also with a server that sends a byte now and then."""
     moved = [0]
 
     async def story(session: Session) -> str:

@@ -1,4 +1,4 @@
-"""The checker itself, checked: of servers that are wrong in one way each, it must name exactly that fault."""
+"""The checker must name exactly the fault of each server that is wrong in one way."""
 
 from __future__ import annotations
 
@@ -403,7 +403,7 @@ def test_endless_data_is_cut_off_and_scores_omega() -> None:
 
 
 def test_server_that_dribbles_takes_bounded_time() -> None:
-    """A byte just before every time-out: each case still ends, and so does the whole."""
+    """The server sends a byte just before every time-out: each case still ends, and so does the run."""
 
     class Dribbles(StreamProtocol):
         def data_received(self, connection: Connection, data: bytes) -> None:

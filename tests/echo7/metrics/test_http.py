@@ -1,4 +1,4 @@
-"""Pages over HTTP: a good request gets its page, and any other client costs next to nothing."""
+"""Pages over HTTP: a good request gets its page, and any other client costs almost nothing."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class Site:
             yield client
 
     def end_of(self, client: socket.socket) -> bytes:
-        """What comes up to the server's FIN. A reset raises."""
+        """Return the bytes before the server's FIN. A reset raises."""
         received = bytearray()
 
         def ended() -> bool:
@@ -113,7 +113,7 @@ def test_request_in_pieces_or_with_trailing_data_gets_one_answer(pieces: list[by
     ],
 )
 def test_status_says_what_is_wrong(request_: bytes, expected: int) -> None:
-    """Brief: "GET/HEAD only, 404, 405, 400"; a request has a size."""
+    """Specified: "GET/HEAD only, 404, 405, 400"; a request has a size."""
     with Site() as site:
         answer = site.fetch(request_)
         assert status(answer) == expected

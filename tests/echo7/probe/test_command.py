@@ -423,7 +423,7 @@ def test_every_option_reaches_the_plan() -> None:
 
 
 def test_run_over_several_sizes_ends_after_one_pass_by_default() -> None:
-    """Brief: "with -s MIN:MAX:STEP one pass over the sizes unless -c"."""
+    """Specified: "with -s MIN:MAX:STEP one pass over the sizes unless -c"."""
     line = ["ping", "h", "-s", "16:48:8", "--flows", "3"]
     assert command.plan_of(cli.parse(line), False).probes == 15
     assert command.plan_of(cli.parse([*line, "-c", "7"]), False).probes == 7

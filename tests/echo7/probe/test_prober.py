@@ -190,7 +190,7 @@ def test_error_of_send_settles_that_probe(kind: str, word: Word) -> None:
 
 @pytest.mark.parametrize("kind", ["EAGAIN", "EINTR", "ENOBUFS", "ENOMEM"])
 def test_probe_without_room_in_the_kernel_is_not_counted_as_sent(kind: str) -> None:
-    """Brief: "EAGAIN on send: counted as not sent, never blocks"; a run with a count still ends."""
+    """Specified: "EAGAIN on send: counted as not sent, never blocks"; a run with a count still ends."""
     world = World(plan(3))
     world.network.plan("sendmsg", kind)
     result = world.run()

@@ -157,7 +157,7 @@ def test_too_few_descriptors_are_a_loss_with_its_reason(kind: str) -> None:
 
 
 def test_lost_connection_loses_outstanding_probes_and_the_next_one_connects_again() -> None:
-    """Brief: "connection lost → outstanding ones are lost, connect again at the next probe that is due"."""
+    """Specified: "connection lost → outstanding ones are lost, connect again at the next probe that is due"."""
 
     def change(connection: Connection, data: bytes) -> None:
         if len(world.server.connections) == 1:
@@ -183,7 +183,7 @@ def test_immediate_close_is_reported_as_the_reason() -> None:
 
 
 def test_server_that_sends_fin_and_stops_reading_is_dropped() -> None:
-    """Its probes would wait for ever."""
+    """Otherwise its probes would wait without end."""
     world = World(tcp(4, 0.5, 5.0, sizes=(60_000,)), send_buffer_bytes=8192, receive_buffer_bytes=8192)
 
     def made(connection: Connection) -> None:

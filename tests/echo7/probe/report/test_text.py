@@ -156,12 +156,12 @@ def test_long_list_of_sizes_is_cut() -> None:
 def test_flow_that_differs_has_a_line() -> None:
     slow = dict.fromkeys(range(3, 41, 4), after(0.5))
     text = lines(World(plan(40, 0.125, 1.0, flows=4), {**slow, 7: LOST}).run())
-    assert "4 flows, 1 of them unlike the others" in text
+    assert "4 flows, different from the others: 1" in text
     assert "flow 2 (source port 32770) differs in rtt: 10 sent, loss 10%, rtt p50 " in text
     dead = dict.fromkeys(range(3, 41, 4), LOST)
     text = lines(World(plan(40, 0.125, 1.0, flows=4), dead).run())
     assert text.splitlines()[-1].endswith("differs in loss: 10 sent, loss 100%")
-    assert "2 flows, none of them unlike the others" in lines(World(plan(2, flows=2)).run())
+    assert "2 flows, different from the others: none" in lines(World(plan(2, flows=2)).run())
 
 
 @pytest.mark.parametrize("block", ["█", "#"])

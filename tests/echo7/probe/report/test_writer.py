@@ -51,7 +51,7 @@ def test_lines_are_written_at_once_and_in_order() -> None:
 
 
 def test_stopped_reader_costs_lines_and_no_time() -> None:
-    """Law: "no write can block: when the reader has stopped, lines are dropped and counted"."""
+    """Law: "no write blocks. When the reader stops reading, lines are dropped and counted"."""
     with pipe() as (reader, writer):
         output = LineWriter(writer)
         line = "x" * 999
@@ -132,7 +132,7 @@ def test_live_line_replaces_the_one_before() -> None:
 
 
 def test_finish_writes_the_rest_however_long_it_takes(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Also if another process has made the descriptor non-blocking: then it waits for room."""
+    """Also if another process has made the descriptor non-blocking; then it waits for room."""
     with pipe() as (reader, writer):
         os.set_blocking(writer, False)
         output = LineWriter(writer)
