@@ -305,7 +305,7 @@ def test_full_disk_is_status_1_and_one_line() -> None:
     assert done.stderr == "echo7: can't write the result: No space left on device; it is lost\n"
 
 
-def test_reader_that_has_gone_is_no_error() -> None:
+def test_closed_pipe_is_no_error() -> None:
     reader, writer = os.pipe()
     os.close(reader)
     with open(writer, "w") as gone:

@@ -220,7 +220,7 @@ class Running:
 
 
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
-def test_signal_ends_it_with_the_summary(server: EchoThread, signum: int) -> None:
+def test_signal_ends_the_run_with_the_summary(server: EchoThread, signum: int) -> None:
     """Issue: "a summary at the end and on Ctrl-C"; the exit status depends on the answers."""
     with Running(server.port) as running:
         running.until("seq=3")
@@ -250,7 +250,7 @@ def test_quit_prints_the_summary_so_far_on_stderr(server: EchoThread) -> None:
 
 
 @LINUX
-def test_second_signal_ends_it_even_if_the_summary_is_not_read(server: EchoThread) -> None:
+def test_second_signal_ends_the_run_even_if_the_summary_is_not_read(server: EchoThread) -> None:
     """A full pipe blocks the summary; a second ^C needn't wait for it."""
     before = server.server.counters.datagrams_received
     with Running(server.port, "-i", "0") as running:
@@ -267,7 +267,7 @@ def test_second_signal_ends_it_even_if_the_summary_is_not_read(server: EchoThrea
 # ---------------------------------------------------------------- standard output
 
 
-def test_reader_that_has_gone_ends_it_quietly(server: EchoThread) -> None:
+def test_closed_pipe_ends_the_run_quietly(server: EchoThread) -> None:
     """`echo7 ping … | head -2`."""
     with Running(server.port) as running:
         running.until("seq=1")
@@ -486,7 +486,9 @@ def test_too_few_descriptors_for_the_loop_are_one_line(
 
 
 @pytest.mark.parametrize("form", [[], ["-q"], ["--json"], ["--jsonl"], ["--warn", "rtt=10s"]], ids=str)
-def test_every_form_in_this_process(server: EchoThread, capfd: pytest.CaptureFixture[str], form: list[str]) -> None:
+def test_every_form_of_output_prints_a_result(
+    server: EchoThread, capfd: pytest.CaptureFixture[str], form: list[str]
+) -> None:
     assert in_process(["127.0.0.1", "--port", str(server.port), "-c", "2", "-i", "0.01", *form]) == 0
     captured = capfd.readouterr()
     assert captured.out

@@ -78,7 +78,7 @@ def dribble(connection: Connection, data: bytes) -> None:
         connection.write(data[at : at + 1])
 
 
-def test_frames_are_found_however_the_stream_is_cut() -> None:
+def test_frames_are_found_in_a_stream_that_is_cut_anywhere() -> None:
     world = World(tcp(5, 0, sizes=(40,)), Server(dribble))
     for _ in range(50):
         world.network.plan("recv", "short", 3)

@@ -68,7 +68,7 @@ def test_performance_data_follow_the_guidelines() -> None:
     assert all(re.fullmatch(r"[a-z0-9]+=[0-9.U]+[s%]?;[0-9.]*;[0-9.]*;0(;100)?", part) for part in data.split())
 
 
-def test_no_reply_is_critical_whatever_the_thresholds() -> None:
+def test_no_reply_is_critical_with_any_thresholds() -> None:
     """Issue: "refused, unreachable and timed out are 2"."""
     status, line = rate(World(plan(2, 0.5), usual=LOST).run(), {}, {})
     assert status == CRITICAL
