@@ -80,12 +80,12 @@ class Option(NamedTuple):
 class HelpFormatter(argparse.RawDescriptionHelpFormatter):
     """As wide as the terminal. argparse would import five modules at every start to find that out."""
 
-    def __init__(self, prog: str) -> None:
+    def __init__(self, prog: str, max_help_position: int = 24) -> None:
         columns = TERMINAL_COLUMNS
         # There may be no terminal, and COLUMNS may be no number.
         with contextlib.suppress(OSError, ValueError):
             columns = int(os.environ.get("COLUMNS") or os.get_terminal_size(STDOUT).columns or TERMINAL_COLUMNS)
-        super().__init__(prog, width=columns - 2)
+        super().__init__(prog, max_help_position=max_help_position, width=columns - 2)
 
 
 def refuse_dashes(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
