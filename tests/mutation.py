@@ -1,7 +1,7 @@
 """`python3 -m tests.mutation [MODULE…]`: do the tests of a module notice when its code is changed?
 
 Needs the extras `test` and `mutation`. Run by hand, for minutes, on POSIX; no part of the suite. What was found is in
-MUTATION.md. Each MODULE is a name such as `buffer`; without one, all are tried. Cosmic Ray's operators and the two of
+EVIDENCE.md. Each MODULE is a name such as `buffer`; without one, all are tried. Cosmic Ray's operators and the two of
 this file change one place of a copy of the project at a time; the tests of that module must fail, or hang, with the
 change in place. The exit status is 1 when they let through more than one change in twenty.
 
