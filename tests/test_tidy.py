@@ -84,6 +84,20 @@ USUAL_FUNCTION_LINES = 25
 MOST_MODULES_IN_A_FOLDER = 15
 LARGEST_IMPORT_RING = 3
 MOST_PRIVATE_ACCESSES = {"reactor": 0, "echo7": 0, "tests": 20}
+# Words that make a reader stop: people's words for programs, and archaic ones.
+ODD_WORDS = re.compile(
+    r"\b(?:who(?:ever|m)?|whose|nobody|somebody|shall|he|his|him|elders?|newcomers?|leash(?:ed)?"
+    r"|to have (?:it|them)|is told of|for want of)\b",
+    re.IGNORECASE,
+)
+# Their right uses, which aren't counted.
+RIGHT_USES = re.compile(
+    r"(?:person|people|operator|user|reader|student|teacher|learner|contributor|maintainer|attacker)s? who(?:se)?\b"
+    r"|[\"'`.]who\b|\bwho[=:,)\"'`]"  # the trace's field `who`, and Event.who
+    r"|(?:user |[\"'`=:,(])nobody\b|\bnobody[\"'`:@]",  # the user of that name
+    re.IGNORECASE,
+)
+MOST_ODD_WORDS_IN_10_000 = 8
 # Of the standard library: documented in spite of the underscore, or the only way in (argparse's list of options).
 PUBLIC_IN_SPITE = {"_asdict", "_replace", "_fields", "_make", "_exit", "_getframe", "_value_", "_actions"}
 
@@ -233,6 +247,29 @@ def own_names(tree: ast.Module) -> Iterator[str]:
 
 def is_self(node: ast.expr) -> bool:
     return isinstance(node, ast.Name) and node.id in {"self", "cls"}
+
+
+def test_words_are_plain() -> None:
+    """Odd words are rare in code, tests, benchmarks and documentation; a failure names the files with the most."""
+    found: Counter[str] = Counter()
+    words = 0
+    for path in written():
+        text = path.read_text(encoding="utf-8")
+        words += len(text.split())
+        found[str(path.relative_to(PROJECT))] = len(ODD_WORDS.findall(RIGHT_USES.sub("", text)))
+    worst = ", ".join(f"{name} {count}" for name, count in found.most_common(10) if count)
+    per_10_000 = 10_000 * found.total() / words
+    assert per_10_000 <= MOST_ODD_WORDS_IN_10_000, f"{found.total()} odd words, {per_10_000:.1f} in 10,000: {worst}"
+
+
+def written() -> Iterator[pathlib.Path]:
+    """Yield the files that are read as English, but neither this list of words nor the golf entries."""
+    yield from PROJECT.glob("*.md")
+    for folder in OURS:
+        for path in sorted((PROJECT / folder).rglob("*")):
+            is_text = path.suffix in {".py", ".md"}
+            if is_text and path != pathlib.Path(__file__).resolve() and "golf/entries" not in path.as_posix():
+                yield path
 
 
 def test_folders_hold_few_modules() -> None:
