@@ -62,7 +62,7 @@ def wait_for_answer(daemon: subprocess.Popen[bytes], port: int) -> None:
 
 @pytest.mark.parametrize("closed", [(2,), (1, 2), (0, 1, 2)], ids=str)
 def test_with_stderr_closed_no_log_line_reaches_a_client(closed: tuple[int, ...]) -> None:
-    """'A closed stderr never blocks or ends the service' (promise 21), and clients get only what they sent."""
+    """'A closed […] stderr […] never blocks or ends the service' (promise 21), and clients get only what they sent."""
     with silent_daemon(closed) as (daemon, port):
         descriptors = pathlib.Path("/proc", str(daemon.pid), "fd")
         assert [os.readlink(descriptors / str(number)) for number in closed] == [os.devnull] * len(closed)

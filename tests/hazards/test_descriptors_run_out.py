@@ -63,7 +63,7 @@ def crowded() -> Iterator[tuple[EchoProcess, list[socket.socket]]]:
 
 
 def test_without_descriptors_clients_wait_until_others_leave() -> None:
-    """'At the limit, the listener pauses and retries, and recovers when descriptors free up' (promise 15)."""
+    """'At the limit, the listener pauses and retries […], and recovers when descriptors free up' (promise 15)."""
     with crowded() as (daemon, clients):
         for client in clients[:5]:
             ask(client, b"open connections go on")

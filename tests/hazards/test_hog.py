@@ -80,7 +80,7 @@ def assert_ping_is_answered(reactor: Reactor, connection: Connection, client: so
 
 @given(hogs_before=st.integers(0, 6), hogs_after=st.integers(1, 6), turns_between=st.integers(0, 3))
 def test_endless_senders_do_not_delay_a_ping(hogs_before: int, hogs_after: int, turns_between: int) -> None:
-    """'A hog starves nobody: a ping beside it is answered within two turns of its arrival' (promise 7)."""
+    """'A hog […] starves nobody: a ping beside it is answered within two turns of its arrival' (promise 7)."""
     with serving(selectors.DefaultSelector) as (reactor, _, port):
         hogs = [Hog(reactor, port) for _ in range(hogs_before)]
         with socket.create_connection(("127.0.0.1", port), PATIENCE_S) as client:
