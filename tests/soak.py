@@ -441,10 +441,10 @@ class Client(Watched):
 # ---------------------------------------------------------------- UDP clients
 
 
-class Asker(Watched):
+class UdpClient(Watched):
     """One UDP client that sends bursts, and compares each answer with the datagrams sent."""
 
-    def __init__(self, soak: Soak, address: tuple[str, int], done: Callable[[Asker], None]) -> None:
+    def __init__(self, soak: Soak, address: tuple[str, int], done: Callable[[UdpClient], None]) -> None:
         family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
         super().__init__(soak.loop, socket.socket(family, socket.SOCK_DGRAM))
         self._soak, self._done = soak, done
@@ -525,9 +525,9 @@ class Soak:
     def run(self) -> None:
         """Load the daemon for the given time, let all clients finish, and wait until their descriptors are closed."""
         for seat in range(self._options.connections):
-            self._call(seat)
+            self._keep_seat_busy(seat)
         for number in range(max(1, self._options.connections // 10)):
-            self._ask(number)
+            self._keep_sending_datagrams(number)
         self._look()
         self._ask_for_counters()
         before = signal.signal(signal.SIGINT, self._enough)  # an exception could come between a send and its count
@@ -548,24 +548,24 @@ class Soak:
         """Return the time since the beginning."""
         return time.monotonic() - self._began_s
 
-    def _call(self, seat: int) -> None:
+    def _keep_seat_busy(self, seat: int) -> None:
         """Keep a seat busy with one client after another, and a short pause between two."""
 
         def done(client: Client) -> None:
             self._busy.discard(client)
-            self.loop.later(self.rng.uniform(0, 0.2), lambda: self._call(seat))
+            self.loop.later(self.rng.uniform(0, 0.2), lambda: self._keep_seat_busy(seat))
 
         if not self.over:
             address = self.rng.choice(self._daemon.addresses("tcp"))
             self._busy.add(Client(self, ROLES[seat % len(ROLES)](self.rng), address, done))
 
-    def _ask(self, number: int) -> None:
-        def done(asker: Asker) -> None:
-            self._busy.discard(asker)
-            self._ask(number)
+    def _keep_sending_datagrams(self, number: int) -> None:
+        def done(client: UdpClient) -> None:
+            self._busy.discard(client)
+            self._keep_sending_datagrams(number)
 
         if not self.over:
-            self._busy.add(Asker(self, self.rng.choice(self._daemon.addresses("udp")), done))
+            self._busy.add(UdpClient(self, self.rng.choice(self._daemon.addresses("udp")), done))
 
     def _ask_for_counters(self) -> None:
         if self.over or self._daemon.process.poll() is not None:

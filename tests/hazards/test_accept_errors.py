@@ -173,7 +173,7 @@ def test_broken_listener_is_closed_with_one_log_line(
 def test_broken_listener_leaves_other_sockets_serving(code: int) -> None:
     """'Exit 1 if it was the last': here UDP and a second listener are left, so the service goes on."""
     service = Service(hosts=("127.0.0.1", "127.0.0.2"), udp=True)
-    with service.reactor, socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asking:
+    with service.reactor, socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as udp_client:
         service.faults.add("accept", os_error(code))
         with service.client():
             turn_until(service.reactor, lambda: service.listener.closed)
@@ -182,11 +182,11 @@ def test_broken_listener_leaves_other_sockets_serving(code: int) -> None:
         assert [(a.transport, a.host) for a in service.server.addresses] == [
             ("tcp", "127.0.0.2"), ("udp", "127.0.0.1"), ("udp", "127.0.0.2"),
         ]  # fmt: skip
-        asking.settimeout(PATIENCE_S)
-        asking.connect(service.address)
-        asking.send(b"still there?")
+        udp_client.settimeout(PATIENCE_S)
+        udp_client.connect(service.address)
+        udp_client.send(b"still there?")
         turn_until(service.reactor, lambda: service.server.counters.datagrams_sent)
-        assert asking.recv(100) == b"still there?"
+        assert udp_client.recv(100) == b"still there?"
         service.address = ("127.0.0.2", service.address[1])
         with socket.create_connection(service.address, PATIENCE_S) as client:
             client.sendall(b"ping")

@@ -95,20 +95,20 @@ def test_names_are_looked_up_only_before_the_loop_runs(no_look_ups: Callable[[],
         server = EchoServer(("localhost",), 0)
         server.start(reactor)
         address = next(a for a in server.addresses if a.transport == "tcp" and a.host == "127.0.0.1")[1:3]
-        asking = Recorder()
-        with socket.socket() as client, socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asker:
+        outgoing = Recorder()
+        with socket.socket() as client, socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as datagrams:
             no_look_ups()
             client.connect(address)
             client.sendall(b"ping")
-            asker.bind(("127.0.0.1", 0))
-            asker.sendto(b"ping", address)
-            connect_tcp(reactor, address, asking, lambda error: asking.events.append(("failed", error)))
+            datagrams.bind(("127.0.0.1", 0))
+            datagrams.sendto(b"ping", address)
+            connect_tcp(reactor, address, outgoing, lambda error: outgoing.events.append(("failed", error)))
             turn_until(reactor, lambda: server.counters.tcp_bytes_sent + server.counters.udp_bytes_sent == 8)
-            turn_until(reactor, lambda: asking.connections)
+            turn_until(reactor, lambda: outgoing.connections)
             assert receive_exactly(client, 4) == b"ping"
-            assert str(asking.connections[0].socket.getpeername())
+            assert str(outgoing.connections[0].socket.getpeername())
         finished: list[str] = []
-        asking.connections[0].close()
+        outgoing.connections[0].close()
         server.stop(lambda: finished.append("stopped"))
         turn_until(reactor, lambda: finished)
 

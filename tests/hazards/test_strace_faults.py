@@ -217,16 +217,16 @@ def answers_under(fault: str, trace: pathlib.Path, drops: dict[str, int]) -> lis
     """Send numbered datagrams in bursts of ten; return the numbers that came back, in order, and compare the drops."""
     answered: list[int] = []
     path = ["--plain"] if call_of(fault) in ("sendto", "recvmsg") else []
-    asker = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-    with traced((fault,), trace, "--no-tcp", *path) as daemon, asker:
-        asker.settimeout(PATIENCE_S)
-        asker.connect(("127.0.0.1", daemon.port))
+    client = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    with traced((fault,), trace, "--no-tcp", *path) as daemon, client:
+        client.settimeout(PATIENCE_S)
+        client.connect(("127.0.0.1", daemon.port))
         for number in range(1, DATAGRAMS + 1):
-            asker.send(number.to_bytes(4, "big") * 100)
+            client.send(number.to_bytes(4, "big") * 100)
             # These are never refused, and loopback keeps the order: all earlier ones are answered or dropped by then.
             if number % 10 == 1:
                 while not answered or answered[-1] < number:
-                    data = asker.recv(1 << 16)
+                    data = client.recv(1 << 16)
                     answered.append(int.from_bytes(data[:4], "big"))
                     assert data == data[:4] * 100
         assert daemon.finish() == 0
@@ -256,9 +256,9 @@ def test_daemon_goes_on_with_udp_when_its_listener_breaks(code: str, tmp_path: p
             client.settimeout(PATIENCE_S)
             client.connect(("127.0.0.1", daemon.port))
             assert client.recv(1) == b""
-        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asker:
-            asker.settimeout(PATIENCE_S)
-            asker.connect(("127.0.0.1", daemon.port))
-            asker.send(b"and you?")
-            assert asker.recv(100) == b"and you?"
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
+            client.settimeout(PATIENCE_S)
+            client.connect(("127.0.0.1", daemon.port))
+            client.send(b"and you?")
+            assert client.recv(100) == b"and you?"
         assert daemon.finish() == 0

@@ -60,6 +60,14 @@ def test_a_count_that_the_kernel_cannot_have_taken_is_refused_and_nothing_is_for
     assert buffer.peek() == b"abc"
 
 
+def test_cleared_buffer_has_nothing_pending() -> None:
+    """`clear`: "it won't be sent"."""
+    buffer = SendBuffer(b"abc")
+    buffer.clear()
+    assert not buffer
+    assert buffer.peek() == b""
+
+
 def test_the_caller_may_reuse_its_memory_after_append() -> None:
     """`append`: "Add a copy"."""
     memory = bytearray(b"abc")

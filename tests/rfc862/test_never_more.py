@@ -232,7 +232,7 @@ class EchoMachine(RuleBasedStateMachine):
         assert not self.sockets.overdrawn
 
     @invariant()
-    def every_caller_has_a_prefix_of_what_it_sent(self) -> None:
+    def every_client_has_a_prefix_of_what_it_sent(self) -> None:
         for client in self.clients:
             assert client.sent.startswith(client.received)
         counters = self.echo.server.counters
@@ -240,7 +240,7 @@ class EchoMachine(RuleBasedStateMachine):
         assert counters.tcp_bytes_sent <= counters.tcp_bytes_received <= sum(len(c.sent) for c in self.clients)
 
     @invariant()
-    def nobody_sees_the_end_before_having_said_it(self) -> None:
+    def no_client_gets_fin_before_it_sent_fin(self) -> None:
         for client in self.clients:
             assert not client.ended or (client.half_closed and client.received == client.sent)
 
