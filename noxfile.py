@@ -70,8 +70,9 @@ def coverage(session: nox.Session) -> None:
 def docs(session: nox.Session) -> None:
     """Run the tests of the documentation: examples, links, and pages made from the code."""
     session.install("-e", ".[test,dev]")
-    pages = ["tests/test_readme.py", "tests/test_tidy.py", "tests/reactor/test_guide.py", "tests/echo7/deploy"]
-    session.run("python", "-m", "pytest", "-q", *pages, *session.posargs)
+    about_pages = ["tests/test_readme.py", "tests/test_docs.py", "tests/test_evidence.py", "tests/test_tidy.py"]
+    about_pages += ["tests/reactor/test_guide.py", "tests/echo7/test_settings.py", "tests/echo7/deploy"]
+    session.run("python", "-m", "pytest", "-q", *about_pages, *session.posargs)
 
 
 @nox.session
