@@ -1,6 +1,6 @@
-"""`python3 -m tests.manpage`: write the manual page echo7(1) anew, from the parser of the command line.
+"""`python3 -m tests.manpage`: write the manual page echo7(1) from the command line's parser.
 
-Needs argparse-manpage, of the extra `dev`. A test compares what is committed with what would be written.
+Needs argparse-manpage, of the extra `dev`. A test compares the committed page with what this command would write.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ RFC 862
 
 
 def page() -> str:
-    """Return the manual page. Raise ImportError where there is no argparse-manpage."""
+    """Return the manual page. Raise ImportError if argparse-manpage isn't installed."""
     from argparse_manpage.manpage import Manpage
 
-    with mock.patch.dict(os.environ, {"COLUMNS": "80"}):  # on any terminal
+    with mock.patch.dict(os.environ, {"COLUMNS": "80"}):  # the same on any terminal
         parser, commands = new_parser()
         parser.epilog = None
         sections = _sections(commands)
@@ -42,7 +42,7 @@ def page() -> str:
             "description": NAME,
         }
         manual = Manpage(parser, options, format="single-commands-section")
-        manual.date = ""  # the same page tomorrow
+        manual.date = ""  # no date, so that the page stays the same
         for title, text in sections:
             manual.add_section(title, ">", text)
         manual.add_section("see also", ">", SEE_ALSO)
@@ -51,10 +51,10 @@ def page() -> str:
 
 
 def _sections(commands: Mapping[str, argparse.ArgumentParser]) -> list[tuple[str, str]]:
-    """Return sections of what argparse-manpage leaves out, or would fill like a paragraph: the parsers' epilogs."""
+    """Return the sections that argparse-manpage leaves out or would reflow: the parsers' epilogs."""
     found: dict[str, list[str]] = {}
     for name, command in commands.items():
-        # The options come below, each with its words.
+        # The options come below, each with its help.
         command.usage = " ".join(["%(prog)s [OPTION]...", *_positional(command)])
         for part in HEADING.split(command.epilog or ""):
             title, colon, text = part.partition(":\n")

@@ -60,6 +60,13 @@ def test_consume_with_an_impossible_count_is_refused_and_removes_nothing(count: 
     assert buffer.peek() == b"abc"
 
 
+def test_cleared_buffer_has_nothing_pending() -> None:
+    buffer = SendBuffer(b"abc")
+    buffer.clear()
+    assert not buffer
+    assert buffer.peek() == b""
+
+
 def test_memory_can_be_reused_after_append() -> None:
     """`append` adds a copy."""
     memory = bytearray(b"abc")

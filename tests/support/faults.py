@@ -15,9 +15,9 @@ if TYPE_CHECKING:
 
 
 class Faults:
-    """A script of what happens at the next system calls, by name. What isn't scripted goes to the kernel.
+    """A script for the next system calls, by name. A call without an entry goes to the kernel.
 
-    An entry is None (do it), an int (do it, but with at most so many bytes), or an errno as OSError to raise.
+    An entry is None (make the call), an int (make it with at most that many bytes), or an OSError to raise.
     """
 
     def __init__(self) -> None:
@@ -101,7 +101,7 @@ class FlakySockets:
 
     def __init__(self, faults: Faults | None = None) -> None:
         self.faults = faults if faults is not None else Faults()
-        self.refused_families: dict[int, OSError] = {}  # family → what socket(2) says
+        self.refused_families: dict[int, OSError] = {}  # family → what socket(2) raises
 
     def socket(self, family: int, type: int) -> socket.socket:
         self.faults.next("socket")

@@ -10,7 +10,7 @@ import pytest
 from reactor.lessons.promises import PROMISES, Verdict, asked, judge
 from reactor.lessons.staircase import LESSONS
 from reactor.lessons.subject import Program
-from tests.support.lessons import check_together
+from tests.support.lessons import TRIES, check_together
 
 
 class Bug(NamedTuple):
@@ -93,9 +93,9 @@ BY_ONE_PROMISE = [  # judged by that promise only
         "connection.bytes_received", "idle-time-out", "read slowly"),
     Bug("waits without limit to deliver to a client that never reads", 13, """            self.connection.abort()""",
         "            pass", "idle-time-out", "never read was still connected"),
-    Bug("looks for calls every thirty milliseconds", 11, "self.selector.select(0.0 if self.calls else sleep_s)",
+    Bug("looks for calls every tenth of a second", 11, "self.selector.select(0.0 if self.calls else sleep_s)",
         "(self.selector.unregister(self.reader) if self.reader.fileno() in self.selector.get_map() else None, "
-        "self.selector.select(0.03))[1]", "wake-up", "after it was queued"),
+        "self.selector.select(0.1))[1]", "wake-up", "after it was queued"),
     Bug("answers only the hog", 10, "            if not data:\n",
         "            if len(data) == 1:\n                return\n"
         "            if not data:\n", "fairness", "had no answer"),
@@ -136,8 +136,9 @@ def verdicts(programs: dict[str, Program]) -> dict[str, Verdict]:
     by_name = {promise.name: promise for promise in PROMISES}
     pairs = [(by_name[bug.broken], programs[bug.what]) for bug in ALL_BUGS]
     found = check_together(pairs)
-    # A busy machine may hide a bug: judge such a program again, alone.
-    found = [judge(*pair) if verdict.kept else verdict for pair, verdict in zip(pairs, found, strict=True)]
+    # On a busy machine, a pause in the wrong place can hide a bug from one check.
+    for _ in range(TRIES):
+        found = [judge(*pair) if verdict.kept else verdict for pair, verdict in zip(pairs, found, strict=True)]
     return {bug.what: verdict for bug, verdict in zip(ALL_BUGS, found, strict=True)}
 
 
