@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 LONGEST_S = 86_400.0
-STDOUT, TERMINAL_COLUMNS = 1, 80
+STDOUT, TERMINAL_COLUMNS, HELP_COLUMN = 1, 80, 34
 MANY_AT_ONCE = {"action": "extend", "nargs": "+"}
 
 
@@ -25,9 +25,12 @@ class Option(NamedTuple):
     parse: Callable[[str], Any] | None
     metavar: str = ""
     group: str = ""
+    # One line of the help page.
     help: str = ""
-    # In words; where they are empty, the field's default is shown.
+    # In a word or two; where it is empty, the field's default is shown.
     default: str = ""
+    # What the manual page and the reference add to `help`.
+    details: str = ""
     # "append": one value each time; "extend": one or several.
     repeat: str = ""
     # The word `none` is accepted too, and gives None.
@@ -49,6 +52,11 @@ class Option(NamedTuple):
         """The name in argparse's namespace."""
         return self.key.replace("-", "_")
 
+    @property
+    def explained(self) -> str:
+        """The whole explanation, for the manual page and the reference."""
+        return "; ".join(filter(None, (self.help, self.details)))
+
     def convert(self, text: str) -> Any:
         """Return the field's value. Raise ArgumentTypeError."""
         if self.parse is None or (self.none and text == "none"):
@@ -60,7 +68,7 @@ class Option(NamedTuple):
 
     def add_to(self, add: Callable[..., object]) -> None:
         """Declare the option to argparse, by a group's `add_argument`. Not given, it is absent from the namespace."""
-        words = f"{self.help} (default: {self.default})" if self.default else self.help
+        words = f"{self.help} [{self.default}]" if self.default else self.help
         shape: dict[str, Any] = {"help": words.replace("%", "%%"), "default": argparse.SUPPRESS}
         if self.parse is None:
             shape |= {"action": "store_const", "const": self.sets}
@@ -85,7 +93,7 @@ class HelpFormatter(argparse.RawDescriptionHelpFormatter):
         # There may be no terminal, and COLUMNS may be no number.
         with contextlib.suppress(OSError, ValueError):
             columns = int(os.environ.get("COLUMNS") or os.get_terminal_size(STDOUT).columns or TERMINAL_COLUMNS)
-        super().__init__(prog, width=columns - 2)
+        super().__init__(prog, width=columns - 2, max_help_position=HELP_COLUMN)
 
 
 def refuse_dashes(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:

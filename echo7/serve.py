@@ -10,14 +10,24 @@ from __future__ import annotations
 
 import argparse
 import os
-from itertools import groupby
 from typing import Any
 
 from echo7.process import restart
 from echo7.process.service import serve
-from echo7.settings import ABOUT_SETTINGS, OPTIONS, Settings
+from echo7.settings import OPTIONS, Settings, by_group
 
-EXAMPLES = """\
+EPILOG = """\
+examples:
+  echo7 serve                                  this machine only, port 7
+  echo7 serve --port 7007                      no privilege needed
+  sudo echo7 serve --host '*' --user nobody    every address, not as root
+  echo7 serve --config /etc/echo7.toml         such as: port = 7007
+
+Signals, exit statuses and every option in full: man echo7, echo7/OPTIONS.md
+"""
+
+# The manual page has this in place of EPILOG.
+MANUAL = """\
 examples:
   echo7 serve                                  this machine only, port 7
   echo7 serve --port 7007                      no privilege needed
@@ -45,9 +55,9 @@ exit status:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's options."""
-    parser.description = "Serve the Echo Protocol over TCP and UDP."
-    parser.epilog = EXAMPLES
-    for title, options in groupby([*OPTIONS.values(), *ABOUT_SETTINGS], lambda option: option.group):
+    parser.usage, parser.epilog = "%(prog)s [OPTION]...", EPILOG
+    parser.description = "Serve the Echo Protocol over TCP and UDP. Defaults are in brackets."
+    for title, options in by_group().items():
         group = parser.add_argument_group(title)
         for option in options:
             option.add_to(group.add_argument)

@@ -11,8 +11,9 @@ import re
 from collections.abc import Mapping
 from unittest import mock
 
-from echo7 import __version__
+from echo7 import __version__, serve
 from echo7.cli import new_parser
+from echo7.settings import by_group
 from tests.support.basics import PROJECT
 
 PAGE = PROJECT / "echo7" / "deploy" / "echo7.1"
@@ -34,6 +35,7 @@ def page() -> str:
     with mock.patch.dict(os.environ, {"COLUMNS": "80"}):  # on any terminal
         parser, commands = new_parser()
         parser.epilog = None
+        _explain(commands["serve"])
         sections = _sections(commands)
         options = {
             "project_name": "echo7",
@@ -50,12 +52,24 @@ def page() -> str:
     return "".join(f"{line.rstrip()}\n" for line in text.splitlines())
 
 
+def _explain(command: argparse.ArgumentParser) -> None:
+    """Put the whole explanation of each option of `echo7 serve` in place of its line of help."""
+    command.epilog = serve.MANUAL
+    explained = {option.dest: option for options in by_group().values() for option in options}
+    for action in command._actions:
+        option = explained.get(action.dest)
+        if option is not None:
+            default = f" [{option.default}]" if option.default else ""
+            action.help = (option.explained + default).replace("%", "%%")
+
+
 def _sections(commands: Mapping[str, argparse.ArgumentParser]) -> list[tuple[str, str]]:
     """Return sections of what argparse-manpage leaves out, or would fill like a paragraph: the parsers' epilogs."""
     found: dict[str, list[str]] = {}
     for name, command in commands.items():
         # The options come below, each with its words.
-        command.usage = " ".join(["%(prog)s [OPTION]...", *_positional(command)])
+        if command.usage is None:
+            command.usage = " ".join(["%(prog)s [OPTION]...", *_positional(command)])
         for part in HEADING.split(command.epilog or ""):
             title, colon, text = part.partition(":\n")
             if colon:

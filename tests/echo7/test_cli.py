@@ -26,7 +26,7 @@ import echo7
 from echo7 import cli
 from echo7.logs import log
 from echo7.process.service import Service
-from echo7.settings import OPTIONS
+from echo7.settings import OPTIONS, by_group
 from echo7.sockets.binding import bind_all
 from reactor import Reactor
 from reactor.console import commandline
@@ -193,6 +193,21 @@ def test_help_goes_to_stdout_with_status_0(capsys: pytest.CaptureFixture[str], a
 
 
 @IPV6
+def test_help_of_serve_fits_one_screen(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Issue: "`echo7 serve --help` under 60 lines of 80 columns", one line for each option, examples last."""
+    monkeypatch.setenv("COLUMNS", "80")
+    with pytest.raises(SystemExit):
+        cli.main(["serve", "--help"])
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) < 60
+    assert max(map(len, lines)) <= 80
+    found = [line.split()[0] for line in lines if line.startswith("  -")]
+    assert found == ["-h,", *(option.flag for options in by_group().values() for option in options)]
+    assert not [line for line in lines if line.startswith(" " * 3)], "an option or its help goes on in a second line"
+    titles = [line.rstrip(":") for line in lines if line.endswith(":")]
+    assert titles == ["options", *by_group(), "examples"]
+
+
 def test_default_start_logs_a_loopback_hint_and_a_line_for_each_socket() -> None:
     """Issue: "one line per socket to stderr, ending in `tcp 127.0.0.1:7` / `udp [::1]:7`"; "the start-up line says
     that it is reachable from this machine only and how to open it".
