@@ -446,7 +446,7 @@ def test_the_drain_timeout_says_who_was_cut_off_and_who_only_waited(caplog: pyte
         for client in [reader, *idle]:
             client.close()
     (message,) = [record.getMessage() for record in caplog.records if vars(record).get("event") == "drain_timeout"]
-    assert message == "drain timeout: 1 callers cut off with bytes pending, 2 that had everything but hadn't closed"
+    assert message == "drain timeout: 1 clients cut off with bytes pending, 2 that had everything but hadn't closed"
 
 
 def test_abort_ends_a_drain_at_once() -> None:

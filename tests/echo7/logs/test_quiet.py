@@ -84,7 +84,7 @@ def test_where_nobody_reads_such_lines_nothing_is_looked_up(caplog: pytest.LogCa
 
 def test_sources_are_named_as_people_write_them() -> None:
     assert describe_peer(("192.0.2.7", 7)) == "192.0.2.7:7"
-    assert describe_peer(None) == "a source that isn't known"
+    assert describe_peer(None) == "an unknown source"
     assert describe_source(b"") == "all sources together"
     assert describe_source(bytes([192, 0, 2, 7])) == "192.0.2.7"
     assert describe_source(bytes([0x20, 1, 0xD, 0xB8, 0, 1, 0, 2])) == "2001:db8:1:2::/64"

@@ -70,7 +70,6 @@ def test_a_batch_gets_the_decisions_that_its_datagrams_would_get_one_by_one(
         clock.advance(ticks / 64)
         expected = {place: why for place, host in enumerate(hosts) if (why := refusal(one_by_one, host)) is not None}
         assert by_batch.refusals(hosts, bytes_of) == expected
-        assert by_batch.over_rate == one_by_one.over_rate
 
 
 def test_an_empty_batch_is_left_alone() -> None:
@@ -118,10 +117,9 @@ def test_log_only_answers_what_is_over_a_rate_and_counts_it_but_a_denied_source_
         buckets=SourceBuckets(Rate(1.0, 2)),
         total=Bucket(Rate(1.0, 3)),
         log_only=True,
-        noted=lambda *arguments: told.append(arguments),
+        over_rate=lambda *arguments: told.append(arguments),
     )
     assert gate.refusals([HOSTS[0]] * 5 + [packed("192.0.2.66")], bytes_of) == {5: "source_denied"}
-    assert gate.over_rate == 3 + 2
     assert told == [("rate_source", HOSTS[0], 3), ("rate_total", b"", 2)]
 
 
