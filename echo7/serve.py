@@ -16,41 +16,14 @@ from echo7.process import restart
 from echo7.process.service import serve
 from echo7.settings import OPTIONS, Settings, by_group
 
-EPILOG = """\
+EXAMPLES = """\
 examples:
   echo7 serve                                  this machine only, port 7
   echo7 serve --port 7007                      no privilege needed
   sudo echo7 serve --host '*' --user nobody    every address, not as root
-  echo7 serve --config /etc/echo7.toml         such as: port = 7007
-
-Signals, exit statuses and every option in full: man echo7, echo7/OPTIONS.md
-"""
-
-# The manual page has this in place of EPILOG.
-MANUAL = """\
-examples:
-  echo7 serve                                  this machine only, port 7
-  echo7 serve --port 7007                      no privilege needed
-  echo7 serve --host '*'                       every address, IPv4 and IPv6
-  echo7 serve --host 192.0.2.1 --host fe80::1%eth0 --no-udp
-  echo7 serve --log-format json 2>>echo7.log
-  echo7 serve --host '*' --allow 192.0.2.0/24 2001:db8::/32 --idle-timeout 600
-  sudo echo7 serve --host '*' --user nobody    bind port 7 as root, serve as user nobody
   echo7 serve --config /etc/echo7.toml         options from a file, such as: port = 7007
-  echo7 serve --workers auto                   a process for each CPU (Linux), and a supervisor
-
-A systemd socket unit may hand the sockets in; --host and --port then have no effect.
-
-signals:
-  TERM, INT   stop in order; a second one ends at once
-  HUP         restart without an outage: new program, new options from the file
-  USR1        log the counters
-  USR2        log what the loop has: handlers, buffers, timers
-
-exit status:
-  0  ended in order                       2        the options make no sense
-  1  couldn't start, or a failure later   128 + n  ended at once by a second signal n
 """
+EPILOG = EXAMPLES + "\nSignals, exit statuses and every option in full: man echo7, echo7/OPTIONS.md"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING, NamedTuple
 from echo7.logs.drops import DropLog, describe_peer, describe_source
 from echo7.policy.echo import DatagramEcho, StreamEcho
 from echo7.policy.guard import Guard
-from echo7.policy.rate import Bucket, Rate, SourceBuckets, is_loopback, plain_host
+from echo7.policy.rate import Bucket, Rate, SourceBuckets
 from echo7.policy.sources import BY_BIND, NO_LIMITS, ConnectionGate, DatagramGate, SourceLimits
-from echo7.sockets.binding import Bound, bind_all
+from echo7.sockets.binding import Bound, bind_all, on_loopback
 from reactor.connection import Connection
 from reactor.datagram import Datagram
 from reactor.fastpath.batch import Endpoint, batch_on
@@ -81,10 +81,6 @@ def _peer_of(connection: Connection) -> Address | None:
     return None
 
 
-def _is_on_loopback(sock: socket.socket) -> bool:
-    return is_loopback(plain_host(pack_host(sock.getsockname()[0])))
-
-
 class EchoServer:
     """RFC 862 over TCP and UDP. It owns its listeners, endpoints and connections.
 
@@ -142,8 +138,8 @@ class EchoServer:
         self._accepted = self._bytes_received = self._bytes_sent = self._datagrams_over_rate = 0
         self._drops: dict[str, int] = {}
         self._debug = logger.isEnabledFor(logging.DEBUG)
-        # leaving: accepting no more, by `stop` or `retire`
-        self._stopping = self._leaving = False
+        # stopping: `stop` has been called; leaving: `stop` or `retire`
+        self.stopping = self._leaving = False
         self._stopped: list[Callable[[], object]] = []
         self._deadline: Timer | None = None
         # addresses that this machine can't serve, as it has no IPv6
@@ -173,7 +169,7 @@ class EchoServer:
         self._endpoints = self._serve_datagrams(reactor, bound)
 
     def _serve_connections(self, reactor: Reactor, sock: socket.socket) -> Listener:
-        most_per_source = self._sources.connections_on(_is_on_loopback(sock), self._max_connections)
+        most_per_source = self._sources.connections_on(on_loopback(sock), self._max_connections)
         if most_per_source is not None and self._gate is None:
             self._gate = ConnectionGate()
         saturated = None if self._splicer is None else self._splicer.consider
@@ -181,7 +177,7 @@ class EchoServer:
         return Listener(reactor, sock, lambda: stream, self._limits, lambda listener, error: self._check_serving())
 
     def _serve_datagrams(self, reactor: Reactor, bound: Bound) -> list[Endpoint]:
-        guard = Guard((sock.getsockname()[1] for sock in bound.tcp + bound.udp), self._sources.ports)
+        guard = Guard((sock.getsockname()[1] for sock in bound.sockets), self._sources.ports)
         # one table for all sockets: a source is the same on each
         tables: dict[Rate, SourceBuckets] = {}
         total = self._sources.udp_rate_total and Bucket(self._sources.udp_rate_total)
@@ -189,7 +185,7 @@ class EchoServer:
         for sock in bound.udp:
             # An inherited socket may have it on. Off, the kernel refuses to answer a subnet's broadcast address.
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 0)
-            rate = self._sources.udp_rate_on(_is_on_loopback(sock))
+            rate = self._sources.udp_rate_on(on_loopback(sock))
             buckets = rate and tables.setdefault(rate, SourceBuckets(rate))
             gate = None
             if (self._access, buckets, total) != (None, None, None):
@@ -235,19 +231,14 @@ class EchoServer:
         """What it has on the loop, to be looked at."""
         return self._listeners, self._endpoints, list(self._clients)
 
-    @property
-    def stopping(self) -> bool:
-        """Whether `stop` has been called."""
-        return self._stopping
-
     def stop(self, stopped: Callable[[], object] | None = None) -> None:
         """Stop accepting and reading, deliver, FIN, linger; abort after the drain timeout; then call `stopped`.
 
         A second call only adds another `stopped`. Raise RuntimeError before `start`.
         """
         reactor = self._leave(stopped)
-        if not self._stopping:
-            self._stopping = True
+        if not self.stopping:
+            self.stopping = True
             for endpoint in self._endpoints:
                 endpoint.close()
             self._deadline = reactor.call_later(self._drain_timeout_s, self._give_up)
@@ -373,6 +364,6 @@ class EchoServer:
             self._check_serving()
 
     def _check_serving(self) -> None:
-        if not (self._stopping or self.addresses) and self._failed is not None:
+        if not (self.stopping or self.addresses) and self._failed is not None:
             failed, self._failed = self._failed, None
             failed()

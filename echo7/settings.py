@@ -1,4 +1,4 @@
-"""Settings: what `echo7 serve` was asked for, as data. Every option is declared here, and only here.
+"""Settings: the options of `echo7 serve`, as data. Every option is declared here, and only here.
 
 A field's annotation carries its `Option`; the field's default is the option's. The command line (`serve`), the file
 (`configfile`), the comparison at a restart (`fixed`), the manual page and the reference all come from this declaration.
@@ -23,7 +23,7 @@ from reactor.limits import BACKLOG
 if TYPE_CHECKING:
     from echo7.process.privileges import Identity
 
-# Many times the processors of any machine that serves nothing but echo.
+# many times the processors of any machine
 WORKERS_LIMIT = 256
 LEVELS = ("debug", "info", "warning", "error")
 
@@ -32,7 +32,7 @@ GROUPS = WHAT, LIMITS, OPERATION, OBSERVATION = "what to serve", "limits", "oper
 
 def _host(text: str) -> str:
     if not text.strip():
-        raise ValueError("an empty host names nothing; use '*' for every address")
+        raise ValueError("an empty host is no address; use '*' for every address")
     return text
 
 
@@ -47,16 +47,8 @@ def _network(text: str) -> str:
 def _idle_timeout(text: str) -> float:
     value = seconds(text)
     if not value:
-        raise ValueError("0 seconds would end every connection; leave it out for no timeout")
+        raise ValueError("0 seconds would close every connection; leave the option out for no timeout")
     return value
-
-
-def _microseconds(text: str) -> float:
-    return number(0, 1_000_000)(text) / 1e6
-
-
-def _milliseconds(text: str) -> float | None:
-    return number(0, 60_000)(text) / 1e3 or None
 
 
 def _workers(text: str) -> int:
@@ -75,126 +67,101 @@ def _identity(text: str) -> "Identity":
     return privileges.identity(text)
 
 
-def _ids(user: "Identity") -> str:
-    return f"{user.user_id}:{user.group_id}"
-
-
 # fmt: off
 class Settings(NamedTuple):
-    """What `echo7 serve` was asked for."""
+    """The options of `echo7 serve`, converted and checked."""
 
     hosts: Annotated[tuple[str, ...], Option(
         "--host", _host, "HOST", WHAT, "address, name or '*'; may repeat", "loopback",
         "'*' is every address, IPv4 and IPv6; by default only this machine itself is served",
-        repeat="append", restart=True, text=" ".join,
-    )] = ()
+        repeat="append", restart=True, text=" ".join)] = ()
     port: Annotated[int, Option(
-        "--port", number(0, 65_535), "PORT", WHAT, "port for TCP and UDP; 0: a free one", restart=True,
-    )] = ECHO_PORT
+        "--port", number(0, 65_535), "PORT", WHAT, "port for TCP and UDP; 0: a free one", restart=True)] = ECHO_PORT
     tcp: Annotated[bool, Option("--no-tcp", None, "", WHAT, "don't serve TCP", restart=True)] = True
     udp: Annotated[bool, Option("--no-udp", None, "", WHAT, "don't serve UDP", restart=True)] = True
 
     max_connections: Annotated[int | None, Option(
         "--max-connections", number(1), "N", LIMITS, "open at once; later ones wait", "ulimit -n",
-        "at this many, clients wait in the kernel's queue; the default is what the descriptor limit allows",
-    )] = None
+        "at this many, clients wait in the kernel's queue; the default is what the descriptor limit allows")] = None
     max_connections_per_source: Annotated[int | ByBind | None, Option(
         "--max-connections-per-source", number(1), "N", LIMITS, "open at once; more are closed", "a quarter",
         "a source is one IPv4 address or one IPv6 /64; the default is a quarter of --max-connections, and no limit "
-        "where only loopback is served", none=True,
-    )] = BY_BIND
+        "where only loopback is served", none=True)] = BY_BIND
     udp_rate: Annotated[Rate | ByBind | None, Option(
         "--udp-rate", parse_rate, "RATE[:BURST]", LIMITS, "answers a second to a source", "10000:20000",
         "a source is one IPv4 address or one IPv6 /64; BURST is how many answers it gets at once after a silence; by "
-        "default, sources on loopback have no limit, nor has any source where only loopback is served", none=True,
-    )] = BY_BIND
+        "default there is no limit for loopback, nor where only loopback is served", none=True)] = BY_BIND
     udp_rate_total: Annotated[Rate | None, Option(
         "--udp-rate-total", parse_rate, "RATE[:BURST]", LIMITS, "answers a second to all together", "none",
-        "BURST is how many answers they get at once after a silence", none=True,
-    )] = None
+        "BURST is how many answers they get at once after a silence", none=True)] = None
     rate_log_only: Annotated[bool, Option(
-        "--rate-log-only", None, "", LIMITS, "log what exceeds a rate, but answer it",
-    )] = False
+        "--rate-log-only", None, "", LIMITS, "log what exceeds a rate, but answer it")] = False
     allow: Annotated[tuple[str, ...], Option(
         "--allow", _network, "CIDR", LIMITS, "serve only these networks", "all",
-        "may repeat; the smallest network that a source is in decides", repeat="extend",
-    )] = ()
+        "may repeat; the smallest network that a source is in decides", repeat="extend")] = ()
     deny: Annotated[tuple[str, ...], Option(
         "--deny", _network, "CIDR", LIMITS, "don't serve these networks", "none",
-        "may repeat; the smallest network that a source is in decides", repeat="extend",
-    )] = ()
+        "may repeat; the smallest network that a source is in decides", repeat="extend")] = ()
     refuse_source_ports: Annotated[SourcePorts, Option(
         "--refuse-source-ports", parse_ports, "PORTS", LIMITS, "no UDP answers to them", "own,responders",
-        "none, default, own, responders, 53, 6000-6100, '<1024', or several with commas; port 0 never gets an answer",
-    )] = DEFAULT_PORTS
+        "none, default, own, responders, 53, 6000-6100, '<1024', or several with commas; never to 0")] = DEFAULT_PORTS
     idle_timeout_s: Annotated[float | None, Option(
         "--idle-timeout", _idle_timeout, "SECONDS", LIMITS, "close connections idle this long", "none",
-        "a connection is idle while no byte moves either way; RFC 862 has no timeout", none=True,
-    )] = None
+        "a connection is idle while no byte moves either way; RFC 862 has no timeout", none=True)] = None
     backlog: Annotated[int, Option(
         "--backlog", number(1, 2**31 - 1), "N", LIMITS, "clients that may wait for accept",
-        details="the length of the kernel's queue",
-    )] = BACKLOG
+        details="the length of the kernel's queue")] = BACKLOG
     socket_buffer_bytes: Annotated[int | None, Option(
         "--socket-buffer", number(1024, 2**30), "BYTES", LIMITS, "cap each kernel buffer", "automatic",
-        "this caps the receive and the send buffer of each socket; the default is the kernel's own tuning",
-    )] = None
+        "this caps the receive and the send buffer of each socket; the default is the kernel's own tuning")] = None
 
     drain_timeout_s: Annotated[float, Option(
         "--drain-timeout", seconds, "SECONDS", OPERATION, "on stop, deliver for up to this long",
-        details="clients have as long to close; what is left then is aborted",
-    )] = 5.0
+        details="clients have as long to close; what is left then is aborted")] = 5.0
     user: Annotated["Identity | None", Option(
         "--user", _identity, "NAME[:GROUP]", OPERATION, "become this user after binding", "no change",
-        "this drops root privileges permanently", restart=True, text=_ids,
+        "this drops root privileges permanently", restart=True, text=lambda user: f"{user.user_id}:{user.group_id}",
     )] = None
     workers: Annotated[int, Option(
         "--workers", _workers, "N", OPERATION, "processes; 'auto': one for each CPU",
-        details="they share the port; Linux only", restart=True,
-    )] = 1
+        details="they share the port; Linux only", restart=True)] = 1
     busy_poll_s: Annotated[float, Option(
-        "--busy-poll", _microseconds, "MICROSECONDS", OPERATION, "poll this long before sleeping", "0: off",
-        "only after activity; answers come sooner, and a processor stays busy",
-    )] = 0.0
+        "--busy-poll", lambda text: number(0, 1_000_000)(text) / 1e6,
+        "MICROSECONDS", OPERATION, "poll this long before sleeping", "0: off",
+        "only after activity; answers come sooner, and a processor stays busy")] = 0.0
     plain: Annotated[bool, Option(
-        "--plain", None, "", OPERATION, "use no fast path", details="for comparison and tests",
-    )] = False
+        "--plain", None, "", OPERATION, "use no fast path", details="for comparison and tests")] = False
 
     log_level: Annotated[str, Option(
         "--log-level", one_of(*LEVELS), "LEVEL", OBSERVATION, ", ".join(LEVELS),
-        details="log messages of this level and above",
-    )] = "info"
+        details="log messages of this level and above")] = "info"
     log_format: Annotated[str, Option(
         "--log-format", one_of("text", "json"), "FORM", OBSERVATION, "text or json",
-        details="the form of the log lines",
-    )] = "text"
+        details="the form of the log lines")] = "text"
     metrics: Annotated[tuple[str, int] | None, Option(
         "--metrics", metrics_address, "HOST:PORT", OBSERVATION, "serve /metrics and /healthz there", "none",
-        "/metrics is for Prometheus; neither asks for a password",
-    )] = None
+        "/metrics is for Prometheus; neither asks for a password")] = None
     slow_callback_s: Annotated[float | None, Option(
-        "--slow-callback", _milliseconds, "MILLISECONDS", OBSERVATION, "log callbacks that block this long", "0: off",
-        "or longer; meanwhile the loop does nothing else",
-    )] = None
+        "--slow-callback", lambda text: number(0, 60_000)(text) / 1e3 or None,
+        "MILLISECONDS", OBSERVATION, "log callbacks that block this long", "0: off",
+        "or longer; meanwhile the loop does nothing else")] = None
     trace: Annotated[str | None, Option(
         "--trace", str, "FILE", OBSERVATION, "record what the loop does", "none",
-        "for 'python -m reactor.player'; or, if the name ends in .json, for ui.perfetto.dev",
-    )] = None
+        "for 'python -m reactor.player'; or, if the name ends in .json, for ui.perfetto.dev")] = None
     narrate: Annotated[bool, Option(
-        "--narrate", None, "", OBSERVATION, "log what the loop does, in plain words",
-    )] = False
+        "--narrate", None, "", OBSERVATION, "log what the loop does, in plain words")] = False
 
     def fixed(self) -> dict[str, str]:
-        """Return what SIGHUP can't change, by option, in the form in which generations compare it."""
+        """Return what SIGHUP can't change, by option, in the form that generations compare."""
         found = {name: option for name, option in OPTIONS.items() if option.restart}
         return {option.flag: option.compared(getattr(self, name)) for name, option in found.items()}
 
     def mistake(self) -> str | None:
-        """Return which settings contradict each other, and what to do about it, or None."""
+        """Return which settings contradict each other, and what to do, or None."""
         if not (self.tcp or self.udp):
             return "--no-tcp and --no-udp together leave nothing to serve; drop one of them"
         if self.workers > 1 and not reuseport.AVAILABLE:
-            return "--workers above 1 needs Linux, where the kernel balances among them; leave it out"
+            return "--workers above 1 needs Linux, where the kernel balances among processes; leave it out"
         if self.workers > 1 and (self.narrate or self.trace is not None):
             return "--trace and --narrate show one loop, and --workers has several; leave one of them out"
         if self.narrate and LEVELS.index(self.log_level) > LEVELS.index("info"):
@@ -204,7 +171,7 @@ class Settings(NamedTuple):
 
 
 def _declared() -> Iterator[tuple[str, Option]]:
-    """Yield each field with its option, complete with what the field's default says."""
+    """Yield each field with its option, completed from the field's default."""
     for name, value in Settings()._asdict().items():
         option: Option = get_args(Settings.__annotations__[name])[1]
         if option.parse is None:
@@ -216,7 +183,7 @@ def _declared() -> Iterator[tuple[str, Option]]:
 
 # Field → option.
 OPTIONS: dict[str, Option] = dict(_declared())
-# What to do with the settings. These two have no field, and no place in a file.
+# These two have no field, and can't be in a file.
 ABOUT_SETTINGS = (
     Option("--config", str, "FILE", OPERATION, "options from a TOML file", "none", "options on the command line win"),
     Option("--check-config", None, "", OPERATION, "check the options and exit"),
@@ -249,8 +216,8 @@ INTRODUCTION = """\
 # The options of `echo7 serve`
 
 In the file of `--config`, each option has the same name without the dashes: `port = 7007`, `no-udp = true`,
-`host = ["192.0.2.1", "2001:db8::1"]`. Those that take `none` need it in quotes there. The last column says what a
-changed value in the file does on SIGHUP.
+`host = ["192.0.2.1", "2001:db8::1"]`. The word `none` needs quotes there. The last column says what SIGHUP does with a
+changed value in the file.
 
 This page is made from `echo7/settings.py`: `python3 -m echo7.settings >echo7/OPTIONS.md`.
 """

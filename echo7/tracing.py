@@ -27,8 +27,6 @@ logger = logging.getLogger("echo7")
 class Tracing:
     """The observer of one loop that serves. What it is told before `open` waits for that."""
 
-    __slots__ = ("_early", "_narrate", "_observers", "_path", "_sink", "_user")
-
     def __init__(self, path: str | None, narrate: bool, user: Identity | None = None) -> None:
         self._path, self._narrate, self._user = path, narrate, user
         self._early: list[Event] = []

@@ -22,15 +22,13 @@ logger = logging.getLogger("echo7")
 class DropLog:
     """Logs what one server drops. `now` returns monotonic seconds."""
 
-    __slots__ = ("_enabled", "_now", "_quiet")
-
     def __init__(self, now: Callable[[], float]) -> None:
         self._now = now
         self._quiet = Quiet()
         self._enabled = logger.isEnabledFor(LEVEL)
 
     def note(self, reason: str, source: Callable[[], str], count: int = 1, event: str = "dropped") -> None:
-        """Log that `count` were dropped for one reason, if a line is due; `source()` names the source of one of them."""
+        """Log that `count` were dropped for one reason, if a line is due; `source()` names one source."""
         if not self._enabled:
             return
         held_back = self._quiet.ask(f"{event} {reason}", self._now(), count)

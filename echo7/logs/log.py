@@ -60,11 +60,9 @@ def ensure_standard_descriptors() -> None:
 
     Otherwise the first socket would get number 2, and the next log line would go to a client.
     """
-    while True:
-        descriptor = os.open(os.devnull, os.O_RDWR)
-        if descriptor > STDERR:
-            os.close(descriptor)
-            return
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= STDERR:
+        pass
+    os.close(descriptor)
 
 
 class Repeats(logging.Filter):
@@ -180,14 +178,11 @@ class StderrHandler(logging.Handler):
 
 def is_journal(descriptor: int, environment: Mapping[str, str] = os.environ) -> bool:
     """Tell whether a descriptor is the stream that systemd has opened to the journal (systemd.exec(5))."""
-    wanted = environment.get("JOURNAL_STREAM")
-    if wanted is None:
-        return False
     try:
         found = os.fstat(descriptor)
     except OSError:
         return False
-    return wanted == f"{found.st_dev}:{found.st_ino}"
+    return environment.get("JOURNAL_STREAM") == f"{found.st_dev}:{found.st_ino}"
 
 
 def _writer(descriptor: int) -> Callable[[bytes], int]:
@@ -195,7 +190,7 @@ def _writer(descriptor: int) -> Callable[[bytes], int]:
     try:
         mode = os.fstat(descriptor).st_mode
     except OSError:
-        return _discard
+        return lambda data: 0
     # journald gives a service a socket
     if stat.S_ISSOCK(mode) and hasattr(socket, "MSG_DONTWAIT"):
         sock = socket.socket(fileno=os.dup(descriptor))
@@ -242,10 +237,6 @@ class Courier:
         done = threading.Thread(target=self._waiting.join, daemon=True)
         done.start()
         done.join(COURIER_FAREWELL_S)
-
-
-def _discard(data: bytes) -> int:
-    return 0
 
 
 def _timestamp(record: logging.LogRecord) -> str:

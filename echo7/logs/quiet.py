@@ -15,8 +15,6 @@ LINES = Rate(per_second=0.1, burst=5)
 class Quiet:
     """Counts lines by kind."""
 
-    __slots__ = ("_kinds", "_rate")
-
     def __init__(self, rate: Rate = LINES) -> None:
         self._rate = rate
         # by kind: its bucket, and how many lines are held back

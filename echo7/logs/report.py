@@ -13,7 +13,7 @@ import signal
 from collections.abc import Callable, Iterable
 
 from echo7.logs import log
-from echo7.server import Counters, ServingAddress
+from echo7.server import Counters, EchoServer, ServingAddress
 from reactor.loop import Reactor
 
 # Windows has none
@@ -46,15 +46,15 @@ def log_counters(name: str, counters: Counters, log_lines_dropped: int) -> None:
     log.event(logger, logging.INFO, name, text, **counters._asdict(), log_lines_dropped=log_lines_dropped)
 
 
+def counters_logger(server: EchoServer, handler: log.StderrHandler) -> Callable[[str], None]:
+    """Return a function that logs a server's counters as the event that it is given."""
+    return lambda name: log_counters(name, server.counters, handler.dropped)
+
+
 def dump_on_signal(reactor: Reactor, others: Callable[[], object] = int) -> None:
     """Make SIGUSR2 log what a loop has, and call `others`, which asks other processes."""
-
-    def asked() -> None:
-        log_dump(reactor)
-        others()
-
     for signum in DUMP_SIGNALS:
-        reactor.add_signal_handler(signum, asked)
+        reactor.add_signal_handler(signum, lambda: (log_dump(reactor), others()))
     reactor.call_soon(_read_ahead, reactor)
 
 
@@ -78,7 +78,7 @@ def total(every: Iterable[Counters]) -> Counters:
         drops.update(part.drops)
     # the drops are the last field
     numbers = map(sum, zip(*(part[:-1] for part in [Counters(), *parts]), strict=True))
-    return Counters(*numbers, drops=dict(sorted(drops.items())))
+    return Counters._make([*numbers, dict(sorted(drops.items()))])
 
 
 def describe(counters: Counters) -> str:

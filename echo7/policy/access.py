@@ -43,28 +43,21 @@ def network(text: str) -> Network:
 class Access:
     """Decides which sources one server serves. Raise ValueError for an invalid network."""
 
-    __slots__ = ("_otherwise", "_tables")
-
     def __init__(self, allow: Iterable[str] = (), deny: Iterable[str] = ()) -> None:
-        allowed, denied = list(map(network, allow)), list(map(network, deny))
-        verdicts = dict.fromkeys(allowed, True) | dict.fromkeys(denied, False)
+        allowed = dict.fromkeys(map(network, allow), True)
         self._otherwise = not allowed
-        self._tables = {size: _by_length(verdicts, size) for size in (IPV4_BYTES, IPV6_BYTES)}
+        self._verdicts = allowed | dict.fromkeys(map(network, deny), False)
+        # by the size of an address: the lengths in use, the smallest network first
+        self._lengths = {
+            size: sorted({each.rest_bits for each in self._verdicts if each.address_bytes == size})
+            for size in (IPV4_BYTES, IPV6_BYTES)
+        }
 
     def allows(self, host: bytes) -> bool:
         """Tell whether a packed address of 4 or 16 bytes may use the service."""
-        number = int.from_bytes(host, "big")
-        for rest_bits, verdicts in self._tables[len(host)]:
-            verdict = verdicts.get(number >> rest_bits)
+        number, size = int.from_bytes(host, "big"), len(host)
+        for rest_bits in self._lengths[size]:
+            verdict = self._verdicts.get(Network(size, number >> rest_bits, rest_bits))
             if verdict is not None:
                 return verdict
         return self._otherwise
-
-
-def _by_length(verdicts: dict[Network, bool], address_bytes: int) -> list[tuple[int, dict[int, bool]]]:
-    """Return one family's verdicts by prefix length, the longest prefix first."""
-    tables: dict[int, dict[int, bool]] = {}
-    for found, verdict in verdicts.items():
-        if found.address_bytes == address_bytes:
-            tables.setdefault(found.rest_bits, {})[found.prefix] = verdict
-    return sorted(tables.items(), key=lambda table: table[0])

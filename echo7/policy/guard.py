@@ -37,8 +37,6 @@ SUSPICIOUS_IPV6 = {0: {0xFF}, 10: {0xFF}, 15: {0}}
 class Guard:
     """Decides which datagrams one server answers. `own_ports` are the server's."""
 
-    __slots__ = ("_refused_ports", "_screen")
-
     def __init__(self, own_ports: Iterable[int] = (), ports: SourcePorts = DEFAULT_PORTS) -> None:
         self._refused_ports = dict.fromkeys(ports.listed, "source_port_listed")
         if ports.responders:

@@ -41,8 +41,6 @@ class Seen(NamedTuple):
 class IdleWatch:
     """Watches the connections of one server. Calls `ended(connection, reason)` for each that it closes."""
 
-    __slots__ = ("_ended", "_queue", "_reactor", "_step_s", "_timeout_s", "_waiting")
-
     def __init__(self, reactor: Reactor, timeout_s: float, ended: Callable[[Connection, str], object]) -> None:
         self._reactor = reactor
         self._timeout_s, self._step_s = timeout_s * (1 - ROUNDING), timeout_s / LOOKS

@@ -11,6 +11,7 @@ Law: the text says exactly which ports are refused. Only port 0 is always refuse
 
 from __future__ import annotations
 
+import contextlib
 from typing import NamedTuple
 
 # the first number that isn't a port
@@ -50,21 +51,18 @@ def parse_ports(text: str) -> SourcePorts:
 def _range(item: str) -> range:
     """Return the ports of one number, `<N` or `A-B`."""
     first, dash, last = item.partition("-")
-    if item.startswith("<"):
-        ports = range(_number(item[1:], item))
-    else:
-        ports = range(_number(first, item), _number(last if dash else first, item) + 1)
-    if not ports or ports.stop > PORTS_END:
-        raise ValueError(_mistake(item))
-    return ports
+    with contextlib.suppress(ValueError):
+        if item.startswith("<"):
+            ports = range(_number(item[1:]))
+        else:
+            ports = range(_number(first), _number(last if dash else first) + 1)
+        if ports and ports.stop <= PORTS_END:
+            return ports
+    raise ValueError(f"{item!r} is not a port (53), a range (6000-6100, <1024), nor one of {', '.join(NAMES)}")
 
 
-def _number(digits: str, item: str) -> int:
+def _number(digits: str) -> int:
     if not (digits.isascii() and digits.isdigit()):
-        raise ValueError(_mistake(item))
+        raise ValueError
     # six digits are never a port, whatever follows
     return int(digits[:6])
-
-
-def _mistake(item: str) -> str:
-    return f"{item!r} is not a port (53), a range (6000-6100, <1024), nor one of {', '.join(NAMES)}"

@@ -704,13 +704,14 @@ def test_check_with_much_output_is_known_by_its_last_line() -> None:
     assert verdicts == ["the end"]
 
 
-def test_request_when_a_restart_is_due_changes_nothing() -> None:
-    """The new generation reads everything anew, and later than that."""
+def test_request_when_a_restart_is_due_starts_no_check(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The new generation reads the configuration later than the request."""
+    monkeypatch.setattr(os, "posix_spawn", lambda *words, **options: pytest.fail("a check has started"))
     with Reactor() as reactor:
         restart = Restart(reactor, {}, NoNotifier())
         restart.due = True
         restart.ask()
-        assert not restart.checking
+        assert restart.due
 
 
 def test_second_term_means_no_more_to_previous_generation_than_the_first() -> None:

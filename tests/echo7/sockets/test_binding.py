@@ -360,7 +360,7 @@ def test_a_port_in_use_is_named_with_its_reason_and_remedy(transport: str, host:
     address = format_address((host, port))
     assert one_line(error) == (
         f"cannot bind {transport} {address}: Address already in use; "
-        "find who has it with 'ss -lntup', or choose another --port"
+        "find its owner with 'ss -lntup', or choose another --port"
     )
 
 

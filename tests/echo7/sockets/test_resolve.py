@@ -117,8 +117,8 @@ def test_what_the_resolver_says_is_told_with_what_to_do(
 
 
 def test_an_address_of_the_other_family_is_told_as_that() -> None:
-    assert "it is no IPv6 address; leave out the -4 or -6" in refusal("127.0.0.1", socket.AF_INET6)
-    assert "it is no IPv4 address" in refusal("::1", socket.AF_INET)
+    assert "it is not an IPv6 address; leave out the -4 or -6" in refusal("127.0.0.1", socket.AF_INET6)
+    assert "it is not an IPv4 address" in refusal("::1", socket.AF_INET)
 
 
 def test_a_link_local_address_needs_an_interface_that_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
