@@ -1,9 +1,9 @@
 """`echo7 serve`: options → settings → a service under signals → an exit status.
 
     0  served, and ended in order        1  couldn't start, or the last serving socket broke, or workers failed
-    2  the options make no sense         128 + n  ended at once by a second signal n
+    2  invalid options                   128 + n  ended at once by a second signal n
 
-Law: options that make no sense are refused before anything is bound; the last log line says how the service ended.
+Law: invalid options are refused before anything is bound; the last log line says how the service ended.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Do what the options say, and return the exit status. Raise SystemExit(2) after one line if they make no sense."""
+    """Serve, or only check the options; return the exit status. Raise SystemExit(2) after one line about a mistake."""
     config = configure(options)
     before = os.environ.get(restart.CHECK)
     if before is None and "check_config" not in options:
@@ -52,7 +52,7 @@ def configure(options: argparse.Namespace) -> Settings:
     """Return the settings: the defaults, then the file, then the command line. Raise SystemExit(2) after one line."""
     values: dict[str, Any] = {}
     if "config" in options:
-        # Imported only when a file is given: it needs a parser of TOML.
+        # imported only when a file is given: it needs a TOML parser
         from echo7 import configfile
 
         try:

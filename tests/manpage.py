@@ -36,7 +36,7 @@ signals:
   USR2        log what the loop has: handlers, buffers, timers
 
 exit status:
-  0  ended in order                       2        the options make no sense
+  0  ended in order                       2        invalid options
   1  couldn't start, or a failure later   128 + n  ended at once by a second signal n
 """
 SEE_ALSO = """\

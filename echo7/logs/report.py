@@ -53,8 +53,13 @@ def counters_logger(server: EchoServer, handler: log.StderrHandler) -> Callable[
 
 def dump_on_signal(reactor: Reactor, others: Callable[[], object] = int) -> None:
     """Make SIGUSR2 log what a loop has, and call `others`, which asks other processes."""
+
+    def asked() -> None:
+        log_dump(reactor)
+        others()
+
     for signum in DUMP_SIGNALS:
-        reactor.add_signal_handler(signum, lambda: (log_dump(reactor), others()))
+        reactor.add_signal_handler(signum, asked)
     reactor.call_soon(_read_ahead, reactor)
 
 

@@ -110,7 +110,7 @@ def test_a_stuck_loop_says_nothing(ear: Ear) -> None:
     ("given", "why"),
     [
         ({"NOTIFY_SOCKET": "/no/such/socket"}, "No such file or directory"),
-        ({"NOTIFY_SOCKET": "relative"}, "that is no path, nor '@' and a name"),
+        ({"NOTIFY_SOCKET": "relative"}, "it is neither a path nor '@' and a name"),
         ({"WATCHDOG_USEC": "soon"}, "WATCHDOG_USEC is 'soon', not a number of microseconds"),
     ],
     ids=str,
