@@ -526,7 +526,7 @@ def test_sigusr2_logs_what_the_loop_has_and_changes_nothing() -> None:
 
 
 @pytest.mark.skipif(not hasattr(os, "listdir") or not pathlib.Path("/proc/self/fd").exists(), reason="needs /proc")
-def test_sigusr2_works_when_there_is_no_descriptor_left() -> None:
+def test_sigusr2_works_without_a_free_descriptor() -> None:
     """That is when an operator wants to look; no module is read at that moment."""
     with EchoProcess("--host", "127.0.0.1", "--no-udp", "--max-connections", "500", preexec_fn=low_limit) as echo:
         with contextlib.ExitStack() as stack:

@@ -57,7 +57,7 @@ def imported(*arguments: str) -> set[str]:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems have other modules")
 @pytest.mark.parametrize("arguments", [["--no-udp"], []], ids=["tcp", "tcp and udp"])
-def test_nothing_is_imported_that_serving_does_not_need(arguments: list[str]) -> None:
+def test_service_imports_only_what_serving_needs(arguments: list[str]) -> None:
     """Issue: "nothing imported that serving doesn't need (a test lists the modules)"."""
     found = imported(*arguments)
     expected = {*OURS, *([] if arguments else BATCHES)}

@@ -33,7 +33,7 @@ def test_slow_callbacks_are_named_on_the_loop_that_serves(caplog: pytest.LogCapt
 
 
 @pytest.mark.parametrize("arguments", [[], ["--plain"]])
-def test_a_loop_is_not_watched_unless_asked(arguments: list[str]) -> None:
+def test_loop_without_options_is_not_watched(arguments: list[str]) -> None:
     """House: what is off costs nothing."""
     with assembly.new_reactor(serve_config(*arguments)) as loop:
         assert not isinstance(loop.observer, Watch)
@@ -50,7 +50,7 @@ def test_plain_and_a_system_without_epoll_use_the_standard_selector(monkeypatch:
         assert type(selector) is selectors.DefaultSelector
 
 
-def test_a_loop_that_ends_before_it_has_run_reads_no_more_modules(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_loop_closed_before_its_run_imports_no_more_modules(monkeypatch: pytest.MonkeyPatch) -> None:
     """Else it would on its way out, for nothing."""
     read: list[str] = []
     monkeypatch.setattr(importlib, "import_module", read.append)

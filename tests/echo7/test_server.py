@@ -58,7 +58,7 @@ def at_hand(hosts: Sequence[str] = ("127.0.0.1",), clock: ManualClock | None = N
 # ---------------------------------------------------------------- as a library
 
 
-def test_the_packages_own_example_serves() -> None:
+def test_example_of_the_package_serves() -> None:
     """`echo7/__init__.py`: make it, start it on a reactor, ask it for its addresses, run the reactor, stop it."""
     with Reactor() as loop:
         server = EchoServer(hosts=["127.0.0.1"], port=0)
@@ -77,7 +77,7 @@ def test_the_packages_own_example_serves() -> None:
     assert answers == [b"library"]
 
 
-def test_a_server_without_any_transport_is_refused() -> None:
+def test_server_without_a_transport_is_refused() -> None:
     """Neither TCP nor UDP: a mistake that shows at once, not at the first caller."""
     with pytest.raises(ValueError, match="neither TCP nor UDP"):
         EchoServer(tcp=False, udp=False)
@@ -86,7 +86,7 @@ def test_a_server_without_any_transport_is_refused() -> None:
 @pytest.mark.parametrize(
     ("options", "kinds"), [({}, ["tcp", "udp"]), ({"udp": False}, ["tcp"]), ({"tcp": False}, ["udp"])]
 )
-def test_the_addresses_are_those_that_are_bound_tcp_first(options: dict[str, Any], kinds: list[str]) -> None:
+def test_addresses_are_the_bound_ones_tcp_first(options: dict[str, Any], kinds: list[str]) -> None:
     """Issue: "ask it for its bound addresses"; `text` is what a person writes: 127.0.0.1:7, [::1]:7."""
     with at_hand(BOTH, **options) as echo:
         found = echo.server.addresses
@@ -95,7 +95,7 @@ def test_the_addresses_are_those_that_are_bound_tcp_first(options: dict[str, Any
         assert [a.text for a in found] == [format_address((a.host, a.port)) for a in found]
 
 
-def test_a_server_that_cannot_bind_leaves_the_reactor_as_it_was() -> None:
+def test_failed_bind_leaves_the_reactor_unchanged() -> None:
     """`start` raises BindError: "one line, nothing left bound", and nothing watched either."""
     with EchoByHand() as first, Reactor() as reactor:
         before = list(reactor.handlers)
@@ -104,7 +104,7 @@ def test_a_server_that_cannot_bind_leaves_the_reactor_as_it_was() -> None:
         assert list(reactor.handlers) == before
 
 
-def test_sockets_that_are_already_there_are_served_in_place_of_hosts_and_port() -> None:
+def test_given_sockets_are_served_in_place_of_hosts_and_port() -> None:
     """`start(bound=…)`: "sockets that are already there, such as inherited ones"."""
     bound = bind_all(socket, ["127.0.0.2"], 0)
     with EchoByHand(bound=bound) as echo:
@@ -118,7 +118,7 @@ def test_sockets_that_are_already_there_are_served_in_place_of_hosts_and_port() 
 # ---------------------------------------------------------------- counters
 
 
-def test_a_new_server_has_done_nothing() -> None:
+def test_new_server_has_counters_at_zero() -> None:
     """The counters begin at zero, the drops empty."""
     with at_hand() as echo:
         counters = echo.server.counters
@@ -128,7 +128,7 @@ def test_a_new_server_has_done_nothing() -> None:
 
 
 @given(st.lists(st.tuples(st.integers(1, 3000), st.booleans()), min_size=1, max_size=5))
-def test_the_counters_add_up_what_has_ended_and_what_is_under_way(calls: list[tuple[int, bool]]) -> None:
+def test_counters_add_up_closed_and_open_connections(calls: list[tuple[int, bool]]) -> None:
     """`counters`: "what has ended and what is under way, added up", and in whatever order callers leave."""
     with at_hand() as echo:
         clients = [echo.connect() for _ in calls]
@@ -190,7 +190,7 @@ def test_drops_are_counted_by_reason_over_all_sockets(plain: bool, call: str) ->
             client.close()
 
 
-def test_a_snapshot_does_not_change_any_more() -> None:
+def test_snapshot_of_counters_never_changes() -> None:
     """`counters` is "a snapshot": whoever keeps one can compare it with a later one."""
     with at_hand() as echo:
         before = echo.server.counters
@@ -199,7 +199,7 @@ def test_a_snapshot_does_not_change_any_more() -> None:
         client.close()
 
 
-def test_the_counters_never_go_backwards() -> None:
+def test_counters_never_decrease() -> None:
     """Story: between a connection's teardown and its `connection_lost`, its bytes were in neither sum."""
     with at_hand() as echo:
         client = echo.connect()
@@ -216,7 +216,7 @@ def test_the_counters_never_go_backwards() -> None:
 
 
 @pytest.mark.parametrize("full_by", BOTH)
-def test_when_the_house_is_full_callers_wait_at_every_door_and_are_served_later(full_by: str) -> None:
+def test_clients_beyond_the_connection_limit_wait_on_every_listener_and_are_served_later(full_by: str) -> None:
     """`max_connections`: "at that many, callers wait in the kernel's queue", on all listeners, and lose nothing."""
     with at_hand(BOTH, max_connections=2) as echo:
         inside = [echo.connect(full_by) for _ in range(2)]
@@ -235,7 +235,7 @@ def test_when_the_house_is_full_callers_wait_at_every_door_and_are_served_later(
             client.close()
 
 
-def test_the_limit_holds_within_one_batch_of_callers() -> None:
+def test_connection_limit_holds_within_one_batch_of_clients() -> None:
     """A listener takes many callers in one turn: the pause must work in the middle of that."""
     with at_hand(BOTH, max_connections=3) as echo:
         clients = [socket.create_connection((host, echo.port), PATIENCE_S) for host in BOTH for _ in range(5)]
@@ -251,7 +251,7 @@ def test_the_limit_holds_within_one_batch_of_callers() -> None:
         assert most == 3
 
 
-def test_a_full_house_does_not_spin() -> None:
+def test_loop_sleeps_at_the_connection_limit() -> None:
     """Promise 9, "No idle CPU": a waiting caller keeps the listening socket readable, but it isn't watched."""
     with at_hand(max_connections=1) as echo:
         inside = echo.connect()
@@ -262,7 +262,7 @@ def test_a_full_house_does_not_spin() -> None:
         outside.close()
 
 
-def test_udp_goes_on_in_a_full_house() -> None:
+def test_udp_is_served_at_the_connection_limit() -> None:
     """The limit is one of connections: datagrams have none."""
     with at_hand(max_connections=1) as echo:
         inside, client = echo.connect(), echo.udp()
@@ -275,7 +275,7 @@ def test_udp_goes_on_in_a_full_house() -> None:
 # ---------------------------------------------------------------- the end
 
 
-def test_a_server_without_callers_stops_at_once() -> None:
+def test_server_without_clients_stops_at_once() -> None:
     """Nothing to deliver, nobody to wait for."""
     stopped = Calls()
     with at_hand(BOTH) as echo:
@@ -293,7 +293,7 @@ def test_stopped_is_called_from_the_loop_not_from_stop() -> None:
         assert stopped.count == 0
 
 
-def test_a_stopping_server_takes_no_more_callers_and_no_more_datagrams() -> None:
+def test_stopping_server_takes_no_new_clients_and_no_datagrams() -> None:
     """Issue: "SIGTERM/SIGINT: stop accepting, stop reading"."""
     with at_hand() as echo:
         staying, udp = echo.connect(), echo.udp()
@@ -307,7 +307,7 @@ def test_a_stopping_server_takes_no_more_callers_and_no_more_datagrams() -> None
         udp.close()
 
 
-def test_a_stopping_server_delivers_every_byte_it_has_read_then_fin() -> None:
+def test_stopping_server_delivers_every_byte_that_it_has_read_then_fin() -> None:
     """Issue: "deliver every byte that the process has read (what is still unread in the kernel is discarded
     while lingering), FIN, linger to EOF". A reset would raise here, and destroy what is under way.
     """
@@ -343,7 +343,7 @@ def stuff(echo: EchoByHand, client: socket.socket) -> bytes:
     return bytes(sent)
 
 
-def test_an_idle_caller_gets_fin_and_is_waited_for_until_it_has_ended_too() -> None:
+def test_stopping_server_sends_fin_and_waits_for_an_idle_client_to_close() -> None:
     """Law: "then it sends FIN and lingers until the caller's FIN"."""
     stopped = Calls()
     with at_hand() as echo:
@@ -359,7 +359,7 @@ def test_an_idle_caller_gets_fin_and_is_waited_for_until_it_has_ended_too() -> N
         client.close()
 
 
-def test_a_caller_that_never_reads_is_aborted_at_the_drain_timeout_and_not_before() -> None:
+def test_client_that_never_reads_is_aborted_at_the_drain_timeout_and_not_before() -> None:
     """Law: "Only what has not ended by the drain timeout is aborted"."""
     stopped, clock = Calls(), ManualClock()
     with at_hand(clock=clock) as echo:
@@ -378,7 +378,7 @@ def test_a_caller_that_never_reads_is_aborted_at_the_drain_timeout_and_not_befor
         client.close()
 
 
-def test_a_caller_that_never_ends_is_left_at_the_drain_timeout() -> None:
+def test_client_that_never_closes_is_aborted_at_the_drain_timeout() -> None:
     """A caller that has everything, and our FIN, but keeps its side open, holds the end up no longer than that."""
     stopped, clock = Calls(), ManualClock()
     with at_hand(clock=clock) as echo:
@@ -391,7 +391,7 @@ def test_a_caller_that_never_ends_is_left_at_the_drain_timeout() -> None:
 
 
 @pytest.mark.parametrize("callers", [0, 1, 3])
-def test_stopped_is_called_once_however_the_end_comes(callers: int) -> None:
+def test_stopped_is_called_once_however_clients_end(callers: int) -> None:
     """`stop`: "then call `stopped`": once, also when a deadline was set and the last caller has gone before it."""
     stopped, clock = Calls(), ManualClock()
     with at_hand(clock=clock) as echo:
@@ -405,7 +405,7 @@ def test_stopped_is_called_once_however_the_end_comes(callers: int) -> None:
     assert stopped.count == 1
 
 
-def test_stopping_twice_is_stopping_once_and_both_are_told() -> None:
+def test_second_stop_changes_nothing_and_both_are_called_back() -> None:
     """`stop`: "Asked again, it only notes the other `stopped`", during the drain and after it."""
     first, second, third = Calls(), Calls(), Calls()
     with at_hand() as echo:
@@ -422,7 +422,7 @@ def test_stopping_twice_is_stopping_once_and_both_are_told() -> None:
     assert (first.count, second.count, third.count) == (1, 1, 1)
 
 
-def test_what_makes_no_sense_is_refused_at_once() -> None:
+def test_call_in_the_wrong_state_is_refused() -> None:
     """A server that was never started can't end, one that runs can't start again, and one for nobody is none."""
     with pytest.raises(RuntimeError, match="hasn't been started"):
         EchoServer().stop()
@@ -432,7 +432,7 @@ def test_what_makes_no_sense_is_refused_at_once() -> None:
         echo.server.start(echo.reactor)
 
 
-def test_the_drain_timeout_says_who_was_cut_off_and_who_only_waited(caplog: pytest.LogCaptureFixture) -> None:
+def test_drain_timeout_logs_how_many_clients_lose_data_and_how_many_do_not(caplog: pytest.LogCaptureFixture) -> None:
     """Of those who are left then, some lose data and some had everything: an operator cares which."""
     clock = ManualClock()
     with at_hand(clock=clock) as echo:
@@ -461,7 +461,7 @@ def test_abort_ends_a_drain_at_once() -> None:
         client.close()
 
 
-def test_a_stopped_server_gives_its_port_back() -> None:
+def test_stopped_server_releases_its_port() -> None:
     """Another server can be started on the same reactor and port, without waiting for TIME_WAIT."""
     with at_hand() as echo:
         client = echo.connect()
@@ -474,7 +474,7 @@ def test_a_stopped_server_gives_its_port_back() -> None:
         assert [a.port for a in successor.addresses] == [echo.port] * 2
 
 
-def test_stopping_one_server_leaves_another_on_the_same_reactor_alone() -> None:
+def test_stopping_one_server_leaves_another_on_the_same_reactor_running() -> None:
     """Two servers on one loop: each ends its own callers only."""
     with at_hand() as echo:
         other = EchoServer(["127.0.0.1"], 0)
@@ -530,7 +530,7 @@ def test_failed_is_called_once_when_all_sockets_break_in_the_same_turn() -> None
     assert failed.count == 1
 
 
-def test_callers_stay_served_when_the_last_listening_socket_breaks() -> None:
+def test_open_connections_are_served_when_the_last_listening_socket_breaks() -> None:
     """What is broken takes nobody else with it: the owner decides in `failed` what becomes of those inside."""
     failed, sockets = Calls(), FlakySockets()
     with EchoByHand(reactor_options={"sockets": sockets}, failed=failed, udp=False) as echo:
@@ -544,7 +544,7 @@ def test_callers_stay_served_when_the_last_listening_socket_breaks() -> None:
 
 
 @pytest.mark.parametrize("options", [{}, {"tcp": False}, {"udp": False}])
-def test_an_orderly_end_is_no_failure(options: dict[str, Any]) -> None:
+def test_orderly_end_does_not_call_failed(options: dict[str, Any]) -> None:
     """`failed`: "which no ordinary trouble does": neither `stop` nor the reactor's own end is trouble at all."""
     failed = Calls()
     with at_hand(failed=failed, **options) as echo:
@@ -558,7 +558,7 @@ def test_an_orderly_end_is_no_failure(options: dict[str, Any]) -> None:
 # ---------------------------------------------------------------- the kernel's memory
 
 
-def test_a_cap_on_the_kernels_buffers_reaches_every_socket() -> None:
+def test_cap_on_kernel_buffers_reaches_every_socket() -> None:
     """Promise 5: "`--socket-buffer BYTES` caps it"; Linux doubles what is asked for (socket(7))."""
     with EchoThread(BOTH, socket_buffer_bytes=16_384) as echo, echo.connect() as client:
         client.sendall(b"x")
@@ -576,18 +576,18 @@ def _buffer_sizes(handler: Any) -> list[int]:
 # ---------------------------------------------------------------- one life
 
 
-def test_a_server_starts_once() -> None:
+def test_server_starts_once() -> None:
     """A second start would bind again what nobody could ever stop."""
     with at_hand() as echo, pytest.raises(RuntimeError, match="has been started"):
         echo.server.start(echo.reactor)
 
 
-def test_a_server_that_has_not_started_cannot_stop() -> None:
+def test_server_that_has_not_started_cannot_stop() -> None:
     with pytest.raises(RuntimeError, match="hasn't been started"):
         EchoServer().stop()
 
 
-def test_whoever_asks_it_to_stop_is_told_also_the_second_time() -> None:
+def test_stop_of_a_stopped_server_calls_back_too() -> None:
     """Also when all is done already."""
     first, second, third = Calls(), Calls(), Calls()
     with at_hand() as echo:
@@ -602,7 +602,7 @@ def test_whoever_asks_it_to_stop_is_told_also_the_second_time() -> None:
 
 
 @pytest.mark.parametrize("most", [0, -1])
-def test_no_callers_at_all_is_no_limit_that_makes_sense(most: int) -> None:
+def test_connection_limit_below_one_is_refused(most: int) -> None:
     with pytest.raises(ValueError, match="max_connections"):
         EchoServer(max_connections=most)
 
@@ -616,7 +616,7 @@ def test_bulk_comes_back_with_pipes_and_without(pipes: int) -> None:
         assert received + echo.receive(client, len(data) - len(received)) == data
 
 
-def test_an_idle_connection_takes_no_more_than_700_bytes_of_python_memory() -> None:
+def test_idle_connection_takes_no_more_than_700_bytes_of_python_memory() -> None:
     """Issue: "Idle connection <= 700 bytes of Python memory", once it has echoed; the client's end isn't counted."""
     count = 400
     with EchoByHand(udp=False) as echo:
@@ -657,7 +657,7 @@ def ends(echo: EchoByHand, client: socket.socket) -> bool:
         return False
 
 
-def test_a_source_that_is_denied_is_closed_at_accept_and_no_other() -> None:
+def test_denied_source_is_closed_at_accept_and_no_other() -> None:
     """Issue: "`--allow CIDR…` / `--deny CIDR…` (TCP: closed at accept …)"."""
     with at_hand(sources=SourceLimits(deny=("127.0.0.66/32",))) as echo:
         denied, other = call_from(echo, "127.0.0.66"), call_from(echo, "127.0.0.67")
@@ -671,7 +671,7 @@ def test_a_source_that_is_denied_is_closed_at_accept_and_no_other() -> None:
         other.close()
 
 
-def test_where_some_are_allowed_nobody_else_is() -> None:
+def test_with_allowed_networks_other_sources_are_refused() -> None:
     with at_hand(sources=SourceLimits(allow=("127.0.0.66",))) as echo:
         allowed, other = call_from(echo, "127.0.0.66"), call_from(echo, "127.0.0.67")
         assert not ends(echo, allowed)
@@ -680,7 +680,7 @@ def test_where_some_are_allowed_nobody_else_is() -> None:
         other.close()
 
 
-def test_a_source_has_so_many_connections_at_once_and_others_theirs() -> None:
+def test_connection_cap_counts_each_source_by_itself() -> None:
     """Issue: "per-source caps: `--max-connections-per-source N`"."""
     with at_hand(sources=SourceLimits(connections=2)) as echo:
         mine = [call_from(echo, "127.0.0.66") for _ in range(3)]
@@ -708,7 +708,7 @@ def test_by_default_a_source_has_a_quarter_of_the_connections_but_not_where_only
                 client.close()
 
 
-def test_a_caller_who_is_gone_before_he_is_looked_at_does_not_come_in_uncounted() -> None:
+def test_client_that_has_gone_before_accept_is_refused() -> None:
     """getpeername(2) says ENOTCONN: his source isn't known, and nobody is there to be served."""
     with at_hand(sources=SourceLimits(connections=1)) as echo:
         for _ in range(3):
@@ -723,7 +723,7 @@ def test_a_caller_who_is_gone_before_he_is_looked_at_does_not_come_in_uncounted(
         client.close()
 
 
-def test_refused_callers_take_no_place_of_others() -> None:
+def test_refused_clients_take_no_place_of_others() -> None:
     """A crowd at the door of a full house: who is inside stays, and the next place goes to whoever may have it."""
     with at_hand(max_connections=2, sources=SourceLimits(connections=1)) as echo:
         crowd = [call_from(echo, "127.0.0.66") for _ in range(20)]
@@ -757,7 +757,7 @@ BOTH_PATHS = pytest.mark.parametrize("plain", [False, True], ids=["fast", "plain
 
 
 @BOTH_PATHS
-def test_udp_from_a_denied_source_is_met_with_silence(plain: bool) -> None:
+def test_udp_from_a_denied_source_gets_no_answer(plain: bool) -> None:
     """Issue: "(… UDP: silent)"."""
     with at_hand(plain=plain, sources=SourceLimits(deny=("127.0.0.66",))) as echo:
         assert ask_from(echo, "127.0.0.66", 3) == 0
@@ -766,7 +766,7 @@ def test_udp_from_a_denied_source_is_met_with_silence(plain: bool) -> None:
 
 
 @BOTH_PATHS
-def test_a_source_over_its_rate_gets_the_burst_and_then_what_the_rate_allows(plain: bool) -> None:
+def test_source_over_its_rate_gets_the_burst_and_then_what_the_rate_allows(plain: bool) -> None:
     """Issue: "UDP token bucket per source prefix … `--udp-rate PER_SECOND[:BURST]`"; neighbours are unaffected."""
     clock = ManualClock()
     with at_hand(clock=clock, plain=plain, sources=SourceLimits(udp_rate=Rate(10, 5))) as echo:
@@ -778,7 +778,7 @@ def test_a_source_over_its_rate_gets_the_burst_and_then_what_the_rate_allows(pla
 
 
 @BOTH_PATHS
-def test_all_sources_together_have_a_rate_if_one_is_asked_for(plain: bool) -> None:
+def test_total_rate_bounds_all_sources_together(plain: bool) -> None:
     """Issue: "a global bucket (off by default)"."""
     with at_hand(plain=plain, sources=SourceLimits(udp_rate_total=Rate(10, 5))) as echo:
         assert ask_from(echo, "127.0.0.66", 3) + ask_from(echo, "127.0.0.67", 3) == 5
@@ -786,7 +786,7 @@ def test_all_sources_together_have_a_rate_if_one_is_asked_for(plain: bool) -> No
 
 
 @BOTH_PATHS
-def test_a_source_has_one_bucket_on_all_sockets(plain: bool) -> None:
+def test_source_has_one_bucket_on_all_sockets(plain: bool) -> None:
     options: dict[str, Any] = {"plain": plain, "sources": SourceLimits(udp_rate=Rate(10, 5))}
     with at_hand(["127.0.0.1", "127.0.0.2"], **options) as echo:
         assert ask_from(echo, "127.0.0.66", 5) == 5
@@ -853,7 +853,7 @@ def test_each_drop_is_logged_with_its_source(plain: bool, caplog: pytest.LogCapt
     ]
 
 
-def test_what_is_no_network_is_refused_before_anything_is_bound() -> None:
+def test_invalid_network_is_refused_before_anything_is_bound() -> None:
     with pytest.raises(ValueError, match="is not a network"):
         EchoServer(sources=SourceLimits(allow=("nonsense",)))
 
@@ -861,7 +861,7 @@ def test_what_is_no_network_is_refused_before_anything_is_bound() -> None:
 # ---------------------------------------------------------------- another one has its place
 
 
-def test_one_that_retires_serves_its_callers_to_their_end_and_nobody_else() -> None:
+def test_retired_server_serves_open_connections_and_no_new_ones() -> None:
     """The sockets are another process's too: closing them here closes nothing there."""
     told: list[str] = []
     with at_hand() as echo, contextlib.ExitStack() as stack:
@@ -885,7 +885,7 @@ def test_one_that_retires_serves_its_callers_to_their_end_and_nobody_else() -> N
         assert echo.server.counters.connections == 2
 
 
-def test_one_that_has_retired_may_be_stopped_all_the_same() -> None:
+def test_retired_server_can_be_stopped() -> None:
     told: list[str] = []
     with at_hand() as echo:
         client = echo.connect()

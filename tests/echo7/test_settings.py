@@ -85,7 +85,7 @@ def test_option_sets_its_field_and_no_other(row: Row, tmp_path: pathlib.Path) ->
     assert [flag for flag in now if now[flag] != before[flag]] == ([option.flag] if option.restart else [])
 
 
-def test_fixed_settings_are_what_is_bound_workers_and_user() -> None:
+def test_fixed_settings_are_addresses_transports_workers_and_user() -> None:
     """The form is the one that other versions compare with theirs."""
     assert Settings().fixed() == {
         "--host": "", "--port": "7", "--no-tcp": "False", "--no-udp": "False", "--workers": "1", "--user": "",

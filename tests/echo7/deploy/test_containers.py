@@ -99,7 +99,7 @@ def test_deployment_starts_with_options_that_exist() -> None:
     assert [port["protocol"] for port in container["ports"]] == ["TCP", "UDP"]
 
 
-def test_the_service_has_port_7_over_both_and_keeps_the_clients_address() -> None:
+def test_kubernetes_service_has_port_7_over_both_and_keeps_client_addresses() -> None:
     found = manifest()
     service, pod = found["Service"]["spec"], found["Deployment"]["spec"]["template"]
     assert service["externalTrafficPolicy"] == "Local"

@@ -17,14 +17,14 @@ from tests.echo7.deploy.units import DEPLOY
 TEXT = manpage.PAGE.read_text()
 
 
-def test_the_page_is_what_the_parser_says_now() -> None:
+def test_manual_page_is_up_to_date() -> None:
     """Issue: "made from the argument parser …, committed and checked for drift by a test"."""
     pytest.importorskip("argparse_manpage", reason="argparse-manpage isn't installed: pip install -e '.[dev]'")
     assert manpage.page() == TEXT, "run python3 -m tests.manpage"
 
 
 @pytest.mark.parametrize("command", cli.COMMANDS)
-def test_every_option_of_every_command_has_its_place(command: str) -> None:
+def test_every_option_of_every_command_is_in_the_manual_page(command: str) -> None:
     """The same without argparse-manpage, a little coarser."""
     part = TEXT.partition(f".SS \\fBecho7 {command}\\fR")[2].partition(".SS")[0]
     _, commands = cli.new_parser([command])
@@ -48,7 +48,7 @@ def test_every_example_is_accepted() -> None:
             serve.configure(options)
 
 
-def test_no_time_and_no_machine_is_in_it() -> None:
+def test_manual_page_names_no_time_and_no_machine() -> None:
     """Written anywhere, it is the same."""
     assert re.match(r'\.TH ECHO7 "1" "" "echo7 [\d.]+" "User Commands"\n', TEXT)
     assert "/root" not in TEXT
@@ -56,7 +56,7 @@ def test_no_time_and_no_machine_is_in_it() -> None:
 
 
 @pytest.mark.skipif(shutil.which("groff") is None, reason="no groff here")
-def test_groff_finds_nothing_wrong() -> None:
+def test_manual_page_has_no_groff_warnings() -> None:
     command = ["groff", "-man", "-Tutf8", "-ww", "-z", str(manpage.PAGE)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")

@@ -89,13 +89,13 @@ def refusal(request: pytest.FixtureRequest) -> str:
         "mmap.mmap(-1, 4096, prot=mmap.PROT_WRITE | mmap.PROT_EXEC)",
     ],
 )
-def test_what_no_echo_needs_is_refused(forbidden: str) -> None:
+def test_system_call_that_no_echo_needs_is_refused(forbidden: str) -> None:
     done = under(prefix("as the unit says"), f"import mmap, os, socket\n{forbidden}")
     assert done.returncode == 1
     assert "PermissionError" in done.stderr or "not supported by protocol" in done.stderr or "No such" in done.stderr
 
 
-def test_the_switch_that_kills_does() -> None:
+def test_kill_filter_kills() -> None:
     assert under(prefix("kill"), "import os; os.mkdir('never')").returncode == -signal.SIGSYS
 
 
@@ -113,7 +113,7 @@ WORKERS = pytest.mark.parametrize("echo", [(), ("--workers", "2")], ids=["one", 
 
 
 @WORKERS
-def test_it_echoes_in_bulk_and_in_datagrams_logs_and_ends_in_order(echo: EchoProcess) -> None:
+def test_sandboxed_service_echoes_logs_and_ends_in_order(echo: EchoProcess) -> None:
     data = random.Random(862).randbytes(BULK_BYTES)
     assert echo_and_close(echo.connect(), data) == data
     ask(socket.AF_INET, "127.0.0.1", echo.port)
@@ -131,7 +131,7 @@ def test_it_echoes_in_bulk_and_in_datagrams_logs_and_ends_in_order(echo: EchoPro
 
 
 @WORKERS
-def test_it_starts_afresh_and_keeps_its_callers(echo: EchoProcess) -> None:
+def test_sandboxed_service_restarts_and_keeps_its_clients(echo: EchoProcess) -> None:
     with echo.connect() as caller:
         caller.sendall(b"before")
         assert receive_exactly(caller, 6) == b"before"
@@ -143,7 +143,7 @@ def test_it_starts_afresh_and_keeps_its_callers(echo: EchoProcess) -> None:
     assert echo.finish() == 0
 
 
-def test_what_a_crash_leaves_is_replaced(refusal: str) -> None:
+def test_sandboxed_worker_that_crashes_is_replaced(refusal: str) -> None:
     with EchoProcess("--workers", "2", prefix=prefix(refusal, OWN_SOCKETS)) as echo:
         victim = next(line["pids"][0] for line in echo.lines if line["event"] == "workers")
         os.kill(victim, signal.SIGKILL)
@@ -156,7 +156,7 @@ def test_what_a_crash_leaves_is_replaced(refusal: str) -> None:
 
 
 @pytest.mark.parametrize("workers", ["1", "2"])
-def test_with_sockets_handed_in_it_needs_no_other_family_than_unix(refusal: str, workers: str) -> None:
+def test_sandboxed_service_with_handed_in_sockets_needs_only_the_unix_family(refusal: str, workers: str) -> None:
     """One socket for both families, as systemd makes it of `ListenStream=7` and `BindIPv6Only=both`."""
     with dual_stack(socket.SOCK_STREAM) as tcp, dual_stack(socket.SOCK_DGRAM, tcp.getsockname()[1]) as udp:
         port = tcp.getsockname()[1]

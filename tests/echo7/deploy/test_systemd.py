@@ -198,7 +198,7 @@ def installation() -> Iterator[Installation]:
 
 
 @pytest.mark.long
-def test_under_systemd_it_serves_reloads_is_watched_and_ends(
+def test_service_under_systemd_serves_reloads_is_watched_and_ends(
     installation: Installation, cgroup: pathlib.Path, tmp_path: pathlib.Path
 ) -> None:
     (tmp_path / "machine").mkdir()

@@ -93,7 +93,7 @@ class Watch:
 @given(st.lists(st.floats(0, TIMEOUT_S * 0.99), max_size=4), st.booleans(), st.floats(0.01, STEP_S / 2))
 @example([], True, 0.25)
 @example([59.0, 59.0], False, 0.25)
-def test_the_time_is_measured_from_the_last_byte_either_way(pauses: list[float], sent: bool, tick_s: float) -> None:
+def test_idle_time_is_measured_from_the_last_byte_either_way(pauses: list[float], sent: bool, tick_s: float) -> None:
     """Issue: "measured from the last byte either way": never early, and late by an eighth at the most."""
     with Watch() as w:
         silent = w.add()
@@ -112,7 +112,7 @@ def test_the_time_is_measured_from_the_last_byte_either_way(pauses: list[float],
         assert w.ended == [(silent, "idle_timeout")]
 
 
-def test_what_lies_in_the_kernel_at_the_deadline_is_read_first_and_the_silence_begins_anew() -> None:
+def test_unread_data_at_the_deadline_is_read_first_and_restarts_the_idle_time() -> None:
     """Issue: "data that came before the deadline is echoed first"."""
     with Watch() as w:
         silent = w.add()
@@ -124,7 +124,7 @@ def test_what_lies_in_the_kernel_at_the_deadline_is_read_first_and_the_silence_b
         assert silent.state is State.DRAINING
 
 
-def test_who_takes_nothing_for_the_same_time_again_is_reset() -> None:
+def test_client_that_takes_nothing_for_twice_the_timeout_is_reset() -> None:
     with Watch() as w:
         silent = w.add()
         w.go_on(TIMEOUT_S + 2 * STEP_S)
@@ -140,7 +140,7 @@ def test_who_takes_nothing_for_the_same_time_again_is_reset() -> None:
         assert len(w.ended) == 2
 
 
-def test_who_has_filled_his_buffers_may_take_it_for_twice_the_time() -> None:
+def test_client_with_full_buffers_has_twice_the_timeout_to_read() -> None:
     """Issue: "data that came before the deadline is echoed first": there may be more, which backpressure holds back."""
     with Watch() as w:
         silent = w.add()
@@ -163,7 +163,7 @@ def test_lingering_has_a_deadline_of_its_own() -> None:
         assert (silent.state, w.ended) == (State.LINGERING, [])
 
 
-def test_a_turn_looks_at_a_bounded_number_of_connections() -> None:
+def test_turn_checks_a_bounded_number_of_connections() -> None:
     """DESIGN, law 7: "every step is bounded"."""
     with Watch() as w:
         everybody = [w.add() for _ in range(CONNECTIONS_PER_LOOK * 3)]
@@ -174,7 +174,7 @@ def test_a_turn_looks_at_a_bounded_number_of_connections() -> None:
         assert all(silent.state is State.DRAINING for silent in everybody)
 
 
-def test_nobody_to_watch_no_timer() -> None:
+def test_without_connections_there_is_no_timer() -> None:
     """Promise: "no idle CPU": a server whose callers have gone sleeps until the next one."""
     with Watch() as w:
         first, second = w.add(), w.add()
@@ -205,7 +205,7 @@ def pass_time(echo: EchoByHand, clock: ManualClock, seconds: float) -> None:
         turn_idle(echo.reactor, 3)
 
 
-def test_an_idle_caller_gets_a_fin_and_is_counted() -> None:
+def test_idle_client_gets_a_fin_and_is_counted() -> None:
     """Issue: "`--idle-timeout SECONDS`": an orderly end, no reset."""
     echo, clock = at_hand()
     with echo:
@@ -224,7 +224,7 @@ def test_an_idle_caller_gets_a_fin_and_is_counted() -> None:
         assert not echo.server._idle._queue
 
 
-def test_data_that_select_has_not_told_of_is_echoed_before_the_end() -> None:
+def test_data_that_select_has_not_reported_is_echoed_before_the_end() -> None:
     """Issue: "also when the process was stopped meanwhile"; epoll then says that its time is over, and nothing else."""
     selector = BlindSelector()
     echo, clock = at_hand(selector)
@@ -240,7 +240,7 @@ def test_data_that_select_has_not_told_of_is_echoed_before_the_end() -> None:
         client.close()
 
 
-def test_what_is_pending_is_delivered_before_the_fin() -> None:
+def test_pending_data_is_delivered_before_the_fin() -> None:
     """Issue: "an idle end is an orderly close after what is pending was delivered"."""
     echo, clock = at_hand(socket_buffer_bytes=4096)
     with echo:
@@ -257,7 +257,7 @@ def test_what_is_pending_is_delivered_before_the_fin() -> None:
         client.close()
 
 
-def test_who_takes_it_at_last_gets_all_that_he_had_sent() -> None:
+def test_slow_reader_eventually_gets_every_byte() -> None:
     """Much of it lay unread when the time was over: backpressure."""
     echo, clock = at_hand(socket_buffer_bytes=4096)
     with echo:
@@ -268,7 +268,7 @@ def test_who_takes_it_at_last_gets_all_that_he_had_sent() -> None:
         client.close()
 
 
-def test_a_caller_who_takes_nothing_is_reset_in_the_end() -> None:
+def test_client_that_takes_nothing_is_reset_in_the_end() -> None:
     echo, clock = at_hand(socket_buffer_bytes=4096)
     with echo:
         client = echo.connect(buffer_bytes=4096)
@@ -279,7 +279,7 @@ def test_a_caller_who_takes_nothing_is_reset_in_the_end() -> None:
         client.close()
 
 
-def test_a_caller_who_has_been_reset_can_still_be_named_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
+def test_drop_of_a_reset_client_is_logged(caplog: pytest.LogCaptureFixture) -> None:
     """getpeername(2) says ENOTCONN then, which mustn't hurt."""
     caplog.set_level("INFO", "echo7")
     echo, clock = at_hand()
@@ -294,13 +294,13 @@ def test_a_caller_who_has_been_reset_can_still_be_named_in_the_log(caplog: pytes
 
 
 @pytest.mark.parametrize("timeout_s", [0, -1, float("nan"), float("inf")])
-def test_a_timeout_that_is_no_time_is_refused(timeout_s: float) -> None:
+def test_invalid_idle_timeout_is_refused(timeout_s: float) -> None:
     with pytest.raises(ValueError, match="idle_timeout_s"):
         EchoServer(idle_timeout_s=timeout_s)
 
 
 @pytest.mark.parametrize("options", [[], ["--plain"]], ids=["fast", "plain"])
-def test_a_daemon_that_was_stopped_beyond_the_deadline_echoes_what_had_come_and_only_then_lets_go(
+def test_process_stopped_beyond_the_deadline_echoes_what_has_come_before_it_closes(
     options: list[str],
 ) -> None:
     """Issue: "data that came before the deadline is echoed first, also when the process was stopped meanwhile

@@ -74,7 +74,7 @@ def test_changed_number_of_workers_is_refused() -> None:
         Handover(1, ((3, 1), (4, 2)), (), ()).sets(3)
 
 
-def test_descriptor_that_is_no_socket_is_refused_by_number() -> None:
+def test_descriptor_that_is_not_a_socket_is_refused_by_number() -> None:
     number = os.open(os.devnull, os.O_RDONLY)
     with pytest.raises(BindError, match=f"descriptor {number} in ECHO7_HANDOVER is no socket"):
         Handover(1, ((number, 1),), (), ()).sets(1)
@@ -94,7 +94,7 @@ def test_changed_setting_is_named_with_both_values() -> None:
     assert changed(described(before | {"--of-another-version": "1"}), before) is None
 
 
-def test_previous_generation_that_is_no_child_of_ours_is_forgotten() -> None:
+def test_previous_generation_that_is_not_our_child_is_forgotten() -> None:
     generations = PreviousGenerations()
     generations.take_over([os.getppid()], [])
     generations.reap()

@@ -70,12 +70,12 @@ def test_root_binds_a_low_port_and_nobody_serves_it(installation: Installation) 
         assert echo.finish() == 0
 
 
-def test_a_group_may_be_named_and_a_number_needs_no_entry(installation: Installation) -> None:
+def test_group_may_be_named_and_a_number_needs_no_entry(installation: Installation) -> None:
     with EchoProcess("--host", "127.0.0.1", "--user", "4711:4712", installation=installation) as echo:
         assert_powerless(echo.process.pid, 4711, 4712)
 
 
-def test_every_worker_and_the_supervisor_are_powerless(installation: Installation) -> None:
+def test_workers_and_supervisor_have_no_privileges(installation: Installation) -> None:
     with WorkersProcess("--host", "127.0.0.1", "--user", "nobody", installation=installation) as echo:
         for pid in (echo.process.pid, *echo.pids.values()):
             assert_powerless(pid)
@@ -83,7 +83,7 @@ def test_every_worker_and_the_supervisor_are_powerless(installation: Installatio
 
 
 @SETPRIV
-def test_drop_that_could_be_undone_serves_nothing(installation: Installation) -> None:
+def test_reversible_drop_stops_the_start(installation: Installation) -> None:
     """With this bit the kernel lets all capabilities be kept over the change of user."""
     port = low_port()
     with EchoProcess(
@@ -97,7 +97,7 @@ def test_drop_that_could_be_undone_serves_nothing(installation: Installation) ->
 
 
 @SETPRIV
-def test_without_privilege_another_user_costs_one_line_and_status_1(installation: Installation) -> None:
+def test_another_user_without_privilege_costs_one_line_and_status_1(installation: Installation) -> None:
     with EchoProcess(
         "--user",
         "nobody",
@@ -121,7 +121,7 @@ def test_process_that_is_that_user_already_needs_no_privilege(installation: Inst
 
 
 @SETPRIV
-def test_an_unprivileged_start_needs_nothing_but_a_port(installation: Installation) -> None:
+def test_unprivileged_start_needs_only_a_free_port(installation: Installation) -> None:
     prefix = ["setpriv", "--reuid=4711", "--regid=4711", "--clear-groups", "--bounding-set=-all"]
     with EchoProcess("--host", "*", installation=installation, prefix=prefix) as echo:
         assert {line["event"] for line in echo.lines} == {"listening"}
@@ -167,7 +167,7 @@ def test_unknown_or_privileged_user_is_refused_in_one_line(
     assert f"argument --user: {reason}" in refused(capsys, f"--user={text}")
 
 
-def test_a_wrong_name_binds_nothing() -> None:
+def test_unknown_user_is_refused_before_anything_is_bound() -> None:
     """The port is in use: a service that bound first would have complained of that."""
     port = quiet_port()
     with socket.socket() as holder:
@@ -180,7 +180,7 @@ def test_a_wrong_name_binds_nothing() -> None:
     assert "there is no user 'no-such-user'" in line
 
 
-def test_names_and_numbers_mean_the_same() -> None:
+def test_user_by_name_and_by_number_are_the_same() -> None:
     import pwd
 
     nobody = pwd.getpwnam("nobody")
@@ -220,13 +220,13 @@ SOMEBODY = Identity(4711, 4712, "somebody")
 TRIES = ["setuid 0", "seteuid 0", "setgid 0", "setegid 0"]
 
 
-def test_groups_are_dropped_first_and_the_user_last_and_then_root_is_tried(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_drop_of_groups_comes_first_the_user_last_and_then_root_is_tried(monkeypatch: pytest.MonkeyPatch) -> None:
     kernel = Kernel(monkeypatch)
     become(SOMEBODY)
     assert kernel.calls == ["setgroups []", "setgid 4712", "setuid 4711", *TRIES, "no_new_privs"]
 
 
-def test_after_a_restart_nothing_is_dropped_but_everything_is_checked(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_restart_drops_nothing_but_checks_everything(monkeypatch: pytest.MonkeyPatch) -> None:
     kernel = Kernel(monkeypatch)
     become(SOMEBODY)
     kernel.calls.clear()
@@ -249,14 +249,14 @@ def test_process_without_the_right_to_drop_says_what_it_needs(monkeypatch: pytes
         become(SOMEBODY)
 
 
-def test_a_system_without_prctl_does_without(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_system_without_prctl_skips_it(monkeypatch: pytest.MonkeyPatch) -> None:
     import ctypes
 
     monkeypatch.setattr(ctypes, "CDLL", lambda name: object())
     assert privileges.no_new_privileges()() == 0
 
 
-def test_no_program_that_is_run_gains_anything() -> None:
+def test_programs_started_later_gain_no_privileges() -> None:
     """In a child, as there is no way back from it."""
     program = """if True:
         from echo7.process import privileges
@@ -271,7 +271,7 @@ def test_no_program_that_is_run_gains_anything() -> None:
     assert "NoNewPrivs:\t1" in done.stdout
 
 
-def test_wrong_name_is_an_argument_error_of_ours() -> None:
+def test_unknown_user_is_an_argument_error() -> None:
     with pytest.raises(argparse.ArgumentTypeError, match="there is no user 'x y'"):
         identity("x y")
 

@@ -195,14 +195,14 @@ def test_restarts_after_root_was_dropped_fail_no_client(installation: Installati
 @pytest.mark.long
 @LINUX
 @pytest.mark.parametrize(("way", "count"), [(WAYS[0], 100), (WAYS[1], 50), (WAYS[2], 25)], ids=str)
-def test_a_hundred_restarts_under_clients_that_never_pause_fail_none(way: tuple[str, ...], count: int) -> None:
+def test_hundred_restarts_under_clients_that_never_pause_fail_none(way: tuple[str, ...], count: int) -> None:
     with Phoenix(*way) as echo:
         restart_often(echo, count)
 
 
 @LINUX
 @pytest.mark.parametrize(("workers", "count"), [("1", 1000), ("2", 200)])
-def test_a_thousand_open_connections_are_served_through_two_restarts(workers: str, count: int) -> None:
+def test_thousand_open_connections_are_served_through_two_restarts(workers: str, count: int) -> None:
     with contextlib.ExitStack() as stack, Phoenix("--workers", workers) as echo:
         clients = [stack.enter_context(echo.connect()) for _ in range(count)]
         for client in clients:
@@ -346,7 +346,7 @@ def test_mistake_in_the_configuration_leaves_the_service_untouched(file: pathlib
         assert echo.finish() == 0
 
 
-def test_program_that_is_gone_leaves_the_service_untouched(tmp_path: pathlib.Path) -> None:
+def test_missing_program_leaves_the_service_untouched(tmp_path: pathlib.Path) -> None:
     if subprocess.run([sys.executable, "-c", "import echo7"], cwd="/", capture_output=True).returncode == 0:
         pytest.skip("echo7 is installed here too, so that it isn't gone when its folder is")
     for package in ("reactor", "echo7"):
@@ -461,7 +461,7 @@ def test_restart_without_free_descriptors_is_refused() -> None:
             ask(client)
 
 
-def test_killed_previous_generation_costs_its_own_connections_alone() -> None:
+def test_killed_previous_generation_costs_only_its_own_connections() -> None:
     with Phoenix() as echo, echo.connect() as client:
         ask(client)
         [pid] = echo.restart()["previous"]
@@ -478,7 +478,7 @@ def test_killed_previous_generation_costs_its_own_connections_alone() -> None:
 
 @LINUX
 @pytest.mark.parametrize("way", WAYS[:2], ids=" ".join)
-def test_storm_of_requests_leaves_a_service(way: tuple[str, ...]) -> None:
+def test_service_survives_a_storm_of_restart_requests(way: tuple[str, ...]) -> None:
     with Phoenix(*way) as echo, Tireless(echo.port) as clients:
         pid = echo.process.pid
         for _ in range(2000):
@@ -493,7 +493,7 @@ def test_storm_of_requests_leaves_a_service(way: tuple[str, ...]) -> None:
 
 @pytest.mark.parametrize("way", WAYS[:2], ids=" ".join)
 @pytest.mark.parametrize("first", [signal.SIGHUP, signal.SIGTERM], ids=str)
-def test_request_to_end_at_the_same_time_ends_it(way: tuple[str, ...], first: signal.Signals) -> None:
+def test_term_at_the_time_of_a_restart_request_ends_the_service(way: tuple[str, ...], first: signal.Signals) -> None:
     second = signal.SIGTERM if first == signal.SIGHUP else signal.SIGHUP
     with Phoenix(*way) as echo:
         echo.process.send_signal(first)
@@ -503,7 +503,7 @@ def test_request_to_end_at_the_same_time_ends_it(way: tuple[str, ...], first: si
 
 @LINUX
 @pytest.mark.parametrize("way", WAYS[:2], ids=" ".join)
-def test_request_to_end_at_any_moment_of_a_restart_ends_it(way: tuple[str, ...]) -> None:
+def test_term_at_any_moment_of_a_restart_ends_the_service(way: tuple[str, ...]) -> None:
     """The moment is another one each time: before the check, in it, at exec, in the start of the new generation."""
     for turn in range(6):
         with Phoenix(*way) as echo:
@@ -534,7 +534,7 @@ def test_signals_that_came_before_the_exec_are_not_forgotten() -> None:
 
 
 @pytest.mark.parametrize("way", WAYS[:2], ids=" ".join)
-def test_request_before_it_serves_restarts_it_later(way: tuple[str, ...]) -> None:
+def test_restart_request_before_the_service_serves_restarts_it_later(way: tuple[str, ...]) -> None:
     """Issue: "SIGHUP during startup before handlers are set must not kill the process"."""
     code = """if not NEW and not CHECK:
         service.log.ensure_standard_descriptors = lambda: os.kill(os.getpid(), signal.SIGHUP)
@@ -544,7 +544,7 @@ def test_request_before_it_serves_restarts_it_later(way: tuple[str, ...]) -> Non
         assert echo.finish() == 0
 
 
-def test_request_during_the_check_has_it_check_again(file: pathlib.Path) -> None:
+def test_restart_request_during_the_check_starts_another_check(file: pathlib.Path) -> None:
     """What was read first may have been half of a change."""
     code = f"""if True:
         if CHECK and not os.path.exists({str(file)!r} + ".seen"):
@@ -637,7 +637,7 @@ def test_previous_generation_logs_its_counters_when_asked() -> None:
 
 @LINUX
 @pytest.mark.parametrize("way", WAYS[:2], ids=" ".join)
-def test_systemd_hears_of_each_step(tmp_path: pathlib.Path, file: pathlib.Path, way: tuple[str, ...]) -> None:
+def test_systemd_is_notified_of_each_step(tmp_path: pathlib.Path, file: pathlib.Path, way: tuple[str, ...]) -> None:
     ear = Ear(str(tmp_path / "notify"))
     environment = {**os.environ, "NOTIFY_SOCKET": ear.address, "WATCHDOG_USEC": "400000"}
     with contextlib.closing(ear), Phoenix(*way, "--config", str(file), env=environment) as echo:
@@ -662,7 +662,7 @@ def test_systemd_hears_of_each_step(tmp_path: pathlib.Path, file: pathlib.Path, 
 
 
 @pytest.mark.parametrize("text", ["", "x", "1;2;3;4", ";;;", "1;3=1,x=2;;", "1;3=;;"])
-def test_nonsense_in_the_handover_variable_costs_one_line(text: str) -> None:
+def test_invalid_handover_variable_costs_one_line(text: str) -> None:
     environment = {**os.environ, "ECHO7_HANDOVER": text}
     command = [sys.executable, "-m", "echo7", "serve", "--port", "0"]
     done = subprocess.run(
@@ -679,7 +679,7 @@ def shell(script: str) -> list[str]:
     return ["/bin/sh", "-c", script]
 
 
-def test_check_whose_output_has_ended_may_take_its_time_to_end() -> None:
+def test_check_has_ended_only_when_it_is_reaped() -> None:
     verdicts: list[str | None] = []
     with Reactor() as reactor:
         check = Check(reactor, shell("echo tired; exec >&- 2>&- sleep 1000"), {}, verdicts.append)
@@ -694,7 +694,7 @@ def test_check_whose_output_has_ended_may_take_its_time_to_end() -> None:
     assert verdicts == ["tired"]
 
 
-def test_check_with_much_output_is_known_by_its_last_line() -> None:
+def test_check_reports_the_last_line_of_much_output() -> None:
     verdicts: list[str | None] = []
     with Reactor() as reactor:
         check = Check(reactor, shell("seq 100000; echo the end; exit 2"), {}, verdicts.append)
@@ -714,7 +714,7 @@ def test_request_when_a_restart_is_due_starts_no_check(monkeypatch: pytest.Monke
         assert restart.due
 
 
-def test_second_term_means_no_more_to_previous_generation_than_the_first() -> None:
+def test_second_term_changes_nothing_for_a_previous_generation() -> None:
     """The first came to the whole group, the second was passed on by the service."""
     with EchoByHand() as echo:
         client, done, terminated = echo.connect(), list[int](), list[int]()

@@ -100,7 +100,7 @@ def told(caplog: pytest.LogCaptureFixture, event: str) -> list[dict[str, Any]]:
 # ---------------------------------------------------------------- the supervisor
 
 
-def test_request_for_counters_during_a_round_has_one_more_round_follow(
+def test_request_for_counters_during_a_round_starts_one_more_round(
     rig: Rig, caplog: pytest.LogCaptureFixture
 ) -> None:
     """However many requests come: signals are remembered once."""
@@ -152,7 +152,7 @@ def die(rig: Rig, monkeypatch: pytest.MonkeyPatch, wait_status: int) -> None:
     rig.supervisor.reap()
 
 
-def test_worker_is_over_when_it_is_reaped_and_its_channel_has_ended(
+def test_worker_has_ended_when_it_is_reaped_and_its_channel_has_ended(
     rig: Rig, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """SIGCHLD may come before its last words have been read."""
@@ -231,7 +231,7 @@ def test_worker_reports_its_counters_every_second() -> None:
             assert Counters(**message["counters"]) == Counters()
 
 
-def test_supervisor_that_stands_still_gets_no_more_reports() -> None:
+def test_supervisor_that_does_not_read_gets_no_more_reports() -> None:
     """What waits for it is bounded, or a worker would grow."""
     with WorkerRig() as rig:
         channel = rig.worker.channel
@@ -245,7 +245,7 @@ def test_supervisor_that_stands_still_gets_no_more_reports() -> None:
         assert channel.pending_bytes == pending_bytes
 
 
-def test_worker_whose_last_socket_breaks_ends_with_status_1() -> None:
+def test_worker_with_a_broken_last_socket_ends_with_status_1() -> None:
     with WorkerRig() as rig:
         rig.worker.fail()
         turn_idle(rig.reactor)

@@ -73,7 +73,7 @@ class Patched(WorkersProcess):
 # ---------------------------------------------------------------- serving
 
 
-def test_both_workers_serve_and_the_log_says_which_did() -> None:
+def test_both_workers_serve_and_their_log_lines_name_them() -> None:
     with WorkersProcess(*HOST, "--log-level", "debug") as echo, clients_of(echo.port, "tcp") as clients:
         for client in clients:
             client.sendall(b"hello")
@@ -86,7 +86,7 @@ def test_both_workers_serve_and_the_log_says_which_did() -> None:
         assert (echo.lines[-1]["event"], echo.lines[-1]["connections"]) == ("stopped", CLIENTS + 1)
 
 
-def test_the_addresses_are_logged_once_after_the_workers() -> None:
+def test_addresses_are_logged_once_after_the_workers() -> None:
     with WorkersProcess(*HOST, count=3) as echo:
         assert echo.finish() == 0
         events = [line["event"] for line in echo.lines]
@@ -98,7 +98,7 @@ def test_the_addresses_are_logged_once_after_the_workers() -> None:
         assert (echo.lines[0]["workers"], len(set(echo.lines[0]["pids"]))) == (3, 3)
 
 
-def test_sigusr1_adds_up_what_every_worker_has_done() -> None:
+def test_sigusr1_logs_the_sum_of_all_workers() -> None:
     with WorkersProcess(*HOST) as echo, clients_of(echo.port, "tcp") as streams, clients_of(echo.port, "udp") as flows:
         for client in streams + flows:
             client.send(b"12345")
@@ -115,7 +115,7 @@ def test_sigusr1_adds_up_what_every_worker_has_done() -> None:
         assert echo.lines[-1].keys() == line.keys()
 
 
-def test_sigusr2_has_every_process_log_its_loop_or_one_worker_alone() -> None:
+def test_sigusr2_makes_every_process_or_one_worker_log_its_loop() -> None:
     with WorkersProcess(*HOST) as echo:
         echo.process.send_signal(signal.SIGUSR2)
         said = [echo.next_line("dump") for _ in range(3)]
@@ -212,7 +212,7 @@ def asking_without_pause(port: int) -> Iterator[list[bytes]]:
         thread.join()
 
 
-def test_the_counters_of_a_killed_worker_are_not_forgotten() -> None:
+def test_counters_of_a_killed_worker_stay_in_the_sum() -> None:
     with WorkersProcess(*HOST) as echo, clients_of(echo.port, "tcp") as clients:
         for client in clients:
             client.sendall(b"12345")
@@ -231,7 +231,7 @@ def test_the_counters_of_a_killed_worker_are_not_forgotten() -> None:
         assert echo.finish() == 0
 
 
-def test_worker_that_gets_term_delivers_and_is_replaced() -> None:
+def test_worker_on_term_delivers_and_is_replaced() -> None:
     """An operator may want a fresh one."""
     with WorkersProcess(*HOST, "--drain-timeout", "20", "--log-level", "debug") as echo:
         with echo.connect() as client:
@@ -263,7 +263,7 @@ def stuck(*arguments: str, **options: Any) -> Iterator[tuple[WorkersProcess, soc
 
 
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_to_the_whole_process_group_is_one_orderly_end(signum: signal.Signals) -> None:
+def test_signal_to_the_whole_process_group_gives_one_orderly_end(signum: signal.Signals) -> None:
     """^C in a terminal, or systemd's stop: every process gets it, and what has been read is delivered, then FIN."""
     with stuck("--drain-timeout", "20", start_new_session=True) as (echo, client, sent):
         os.killpg(echo.process.pid, signum)
@@ -277,7 +277,7 @@ def test_a_signal_to_the_whole_process_group_is_one_orderly_end(signum: signal.S
     assert "worker_ended" not in {line["event"] for line in echo.lines}
 
 
-def test_a_second_signal_ends_all_at_once_with_a_true_summary() -> None:
+def test_second_signal_ends_all_at_once_with_a_true_summary() -> None:
     with stuck("--drain-timeout", "3600") as (echo, client, _):
         before = echo.lines[-1]
         echo.process.send_signal(signal.SIGTERM)
@@ -289,7 +289,7 @@ def test_a_second_signal_ends_all_at_once_with_a_true_summary() -> None:
             receive_to_end(client)
 
 
-def test_at_a_second_signal_a_worker_that_hangs_is_killed() -> None:
+def test_hanging_worker_is_killed_at_a_second_signal() -> None:
     with Patched("service.ABORT_GRACE_S = 0.2") as echo:
         echo.wait_until_ready()
         echo.halt(2)
@@ -299,7 +299,7 @@ def test_at_a_second_signal_a_worker_that_hangs_is_killed() -> None:
         assert 2 in {line["worker"] for line in echo.lines if line["event"] == "worker_killed"}
 
 
-def test_a_worker_that_hangs_when_it_should_drain_is_killed_in_time() -> None:
+def test_worker_that_hangs_in_its_drain_is_killed_in_time() -> None:
     with Patched("service.DRAIN_GRACE_S = 0.5", "--drain-timeout", "0") as echo:
         echo.wait_until_ready()
         echo.halt(1)
@@ -322,7 +322,7 @@ def test_workers_of_a_killed_supervisor_deliver_and_end() -> None:
         assert sent.startswith(received)
 
 
-def test_request_to_end_during_a_back_off_ends_at_once() -> None:
+def test_term_during_a_back_off_ends_at_once() -> None:
     code = "supervisor.BackOff.hopeless = False\nworker.run = lambda *args: 3"
     with Patched(code) as echo:
         assert [echo.next_line("worker_ended")["exit_code"] for _ in range(2)] == [3, 3]
@@ -340,7 +340,7 @@ def fails(code: str) -> list[dict[str, object]]:
     return [json.loads(line) for line in done.stderr.splitlines()]
 
 
-def test_workers_that_never_come_to_serve_are_given_up() -> None:
+def test_workers_that_never_serve_are_given_up() -> None:
     """Otherwise it would go on for ever, and look as if it served."""
     code = "def refuse(*args): raise OSError(24, 'Too many open files')\nworker.Worker.start = refuse"
     lines = fails(code)
@@ -354,7 +354,7 @@ def test_workers_that_never_come_to_serve_are_given_up() -> None:
     assert lines[-1]["event"] == "stopped"
 
 
-def test_an_exception_in_a_worker_is_logged_with_its_traceback_and_stays_there() -> None:
+def test_exception_in_a_worker_is_logged_and_ends_only_that_worker() -> None:
     lines = fails(
         "from echo7.process import backoff\nbackoff.FAILED_STARTS_LIMIT = 1\n"
         "def refuse(*args): raise KeyError('lost')\nworker.Worker.start = refuse"
@@ -364,7 +364,7 @@ def test_an_exception_in_a_worker_is_logged_with_its_traceback_and_stays_there()
     assert all("KeyError('lost')" in message and "Traceback" in message for message in told)
 
 
-def test_a_fork_that_fails_is_tried_again() -> None:
+def test_failed_fork_is_tried_again() -> None:
     code = """if True:
         fork, refusals = os.fork, [BlockingIOError(11, "Resource temporarily unavailable")]
         def refused():
@@ -390,7 +390,7 @@ def test_auto_is_one_worker_for_each_usable_processor(monkeypatch: pytest.Monkey
     assert serve_config("--workers", "auto").workers == 256
 
 
-def test_where_the_kernel_does_not_balance_there_is_one_process_or_one_clear_line(
+def test_workers_without_a_balancing_kernel_are_refused_in_one_line(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(reuseport, "AVAILABLE", False)
@@ -411,7 +411,7 @@ def test_max_connections_are_divided_among_the_workers(
     assert given["max_connections"] == (share or limits.default_max_connections(1000, limits.default_pipes(1000)))
 
 
-def test_one_worker_is_the_plain_process() -> None:
+def test_one_worker_means_a_single_process() -> None:
     with EchoProcess(*HOST, "--workers", "1") as echo:
         assert echo.finish() == 0
         assert [line["event"] for line in echo.lines] == ["listening", "listening", "stopping", "stopped"]

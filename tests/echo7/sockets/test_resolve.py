@@ -52,14 +52,14 @@ def refusal(host: str, family: int = socket.AF_UNSPEC) -> str:
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "[127.0.0.1]"])
-def test_a_numeric_address_is_itself(host: str) -> None:
+def test_numeric_address_is_itself(host: str) -> None:
     assert resolve(host, 7) == [("127.0.0.1", 7)]
     assert resolve(host, 7, socket.AF_INET) == [("127.0.0.1", 7)]
 
 
 @IPV6
 @pytest.mark.parametrize("host", ["::1", "[::1]", "0:0:0:0:0:0:0:1"])
-def test_a_numeric_ipv6_address_is_itself_with_or_without_brackets(host: str) -> None:
+def test_numeric_ipv6_address_is_itself_with_or_without_brackets(host: str) -> None:
     assert resolve(host, 7) == [("::1", 7, 0, 0)]
 
 
@@ -71,26 +71,26 @@ def test_every_address_is_given_once_in_the_order_of_the_system(monkeypatch: pyt
 
 
 @pytest.mark.parametrize("answer", [[], [entry(("odd",), 99)]])
-def test_a_name_without_any_address_is_refused(monkeypatch: pytest.MonkeyPatch, answer: list[Any]) -> None:
+def test_name_without_any_address_is_refused(monkeypatch: pytest.MonkeyPatch, answer: list[Any]) -> None:
     answering(monkeypatch, answer)
     assert "'example' has no address of IPv4 or IPv6" in refusal("example")
 
 
 @pytest.mark.parametrize("host", ["", " ", "[]", "\t"])
-def test_an_empty_host_names_nothing(host: str) -> None:
+def test_empty_host_is_refused(host: str) -> None:
     """Else the system would take it for this machine."""
     assert refusal(host) == "an empty host names nothing; give a name or an address"
 
 
 @pytest.mark.parametrize("host", ["a" * 64, "a..b", ".", "\udcff", "nul\0", "ä" * 70, "x" * 100_000])
-def test_what_can_be_no_host_name_is_refused_in_one_short_line(host: str) -> None:
+def test_impossible_host_name_is_refused_in_one_short_line(host: str) -> None:
     text = refusal(host)
     assert "cannot resolve" in text
     assert len(text) < 600
 
 
 @pytest.mark.parametrize("error", [UnicodeError("label too long"), ValueError("embedded null"), OverflowError("port")])
-def test_whatever_python_says_of_a_text_it_is_not_a_host_name(
+def test_any_error_of_python_means_not_a_host_name(
     monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
     answering(monkeypatch, error)
@@ -107,7 +107,7 @@ def test_whatever_python_says_of_a_text_it_is_not_a_host_name(
         (OSError(errno.EMFILE, "Too many open files"), socket.AF_UNSPEC, "Too many open files"),
     ],
 )
-def test_what_the_resolver_says_is_told_with_what_to_do(
+def test_error_of_the_resolver_is_shown_with_a_remedy(
     monkeypatch: pytest.MonkeyPatch, error: Exception, family: int, words: str
 ) -> None:
     answering(monkeypatch, error)
@@ -116,12 +116,12 @@ def test_what_the_resolver_says_is_told_with_what_to_do(
     assert words in text
 
 
-def test_an_address_of_the_other_family_is_told_as_that() -> None:
+def test_address_of_the_other_family_is_named_as_such() -> None:
     assert "it is not an IPv6 address; leave out the -4 or -6" in refusal("127.0.0.1", socket.AF_INET6)
     assert "it is not an IPv4 address" in refusal("::1", socket.AF_INET)
 
 
-def test_a_link_local_address_needs_an_interface_that_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_link_local_address_needs_an_existing_interface(monkeypatch: pytest.MonkeyPatch) -> None:
     """RFC 4007 §11: without its zone such an address could be on any link."""
     assert "must be an interface of this machine" in refusal("fe80::1%nowhere")
     assert "must be an interface" not in refusal("no such name%lo")

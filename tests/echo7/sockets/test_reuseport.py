@@ -37,7 +37,7 @@ def test_every_set_has_the_same_addresses() -> None:
         bound.close()
 
 
-def test_callers_and_datagrams_are_spread_over_all_sets() -> None:
+def test_connections_and_datagrams_are_spread_over_all_sets() -> None:
     """Also over the first one, which got the option only after it was bound and listened."""
     sets = shared(3)
     with contextlib.ExitStack() as stack:
@@ -65,7 +65,7 @@ def test_callers_and_datagrams_are_spread_over_all_sets() -> None:
 
 
 @pytest.mark.parametrize("transport", ["tcp", "udp"])
-def test_a_second_one_is_refused_as_ever(transport: str) -> None:
+def test_second_daemon_is_refused(transport: str) -> None:
     sets = shared(2)
     wanted = {"tcp": transport == "tcp", "udp": transport == "udp"}
     with pytest.raises(BindError, match=f"cannot bind {transport} .*Address already in use"):
@@ -74,7 +74,7 @@ def test_a_second_one_is_refused_as_ever(transport: str) -> None:
         bound.close()
 
 
-def test_the_port_can_be_had_again_at_once() -> None:
+def test_port_can_be_bound_again_at_once() -> None:
     port = quiet_port()
     for _ in range(2):
         sets = reuseport.share(socket, bind_all(socket, ["127.0.0.1"], port), 2, 100, None)
@@ -84,7 +84,7 @@ def test_the_port_can_be_had_again_at_once() -> None:
 
 
 @pytest.mark.parametrize("call", ["socket", "bind", "listen"])
-def test_a_shortage_is_one_line_and_leaves_nothing_open(call: str) -> None:
+def test_shortage_is_one_line_and_leaves_nothing_open(call: str) -> None:
     sockets = FlakySockets(Faults())
     before = open_descriptors()
     first = bind_all(sockets, ["127.0.0.1"], 0)
