@@ -1,4 +1,4 @@
-"""`--config FILE`: what a file may say, what wins, and what a mistake in it costs."""
+"""`--config FILE`: valid files, precedence, and one line for a mistake."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ def config_of(file: pathlib.Path, text: str, *arguments: str) -> Settings:
 
 
 def mistake(capsys: pytest.CaptureFixture[str], file: pathlib.Path, text: str) -> str:
-    """What is said of such a file, without its name and where to read on."""
+    """Return the error for such a file, without its name and the hint at the end."""
     file.write_text(text)
-    gc.disable()  # a text can be nested so deeply that whatever is finalized meanwhile complains, others' garbage too
+    gc.disable()  # deep nesting would make finalizers of other objects fail
     try:
         line = refused(capsys, "--config", str(file))
     finally:

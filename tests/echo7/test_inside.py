@@ -1,4 +1,4 @@
-"""Seeing inside `echo7 serve`: the loop that assembly makes, and what slows it down."""
+"""Observation of `echo7 serve`: the loop that assembly makes, and its slow callbacks."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def test_slow_callbacks_are_named_on_the_loop_that_serves(caplog: pytest.LogCapt
 
 @pytest.mark.parametrize("arguments", [[], ["--plain"]])
 def test_loop_without_options_is_not_watched(arguments: list[str]) -> None:
-    """House: what is off costs nothing."""
+    """An observer that is off costs nothing."""
     with assembly.new_reactor(serve_config(*arguments)) as loop:
         assert not isinstance(loop.observer, Watch)
 
@@ -51,7 +51,7 @@ def test_plain_and_a_system_without_epoll_use_the_standard_selector(monkeypatch:
 
 
 def test_loop_closed_before_its_run_imports_no_more_modules(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Else it would on its way out, for nothing."""
+    """The module would be read at the exit, without any use."""
     read: list[str] = []
     monkeypatch.setattr(importlib, "import_module", read.append)
     loop = Reactor()

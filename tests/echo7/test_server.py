@@ -51,7 +51,7 @@ class Calls:
 
 
 def at_hand(hosts: Sequence[str] = ("127.0.0.1",), clock: ManualClock | None = None, **options: Any) -> EchoByHand:
-    """A server turned by hand, on a clock that moves only when told to."""
+    """Return a server on a loop that the test turns, with a clock that the test moves."""
     return EchoByHand(hosts, {"clock": clock or ManualClock()}, drain_timeout_s=DRAIN_S, **options)
 
 
@@ -59,7 +59,7 @@ def at_hand(hosts: Sequence[str] = ("127.0.0.1",), clock: ManualClock | None = N
 
 
 def test_example_of_the_package_serves() -> None:
-    """`echo7/__init__.py`: make it, start it on a reactor, ask it for its addresses, run the reactor, stop it."""
+    """`echo7/__init__.py`: make a server, start it, read its addresses, run the reactor, stop it."""
     with Reactor() as loop:
         server = EchoServer(hosts=["127.0.0.1"], port=0)
         server.start(loop)
@@ -78,7 +78,7 @@ def test_example_of_the_package_serves() -> None:
 
 
 def test_server_without_a_transport_is_refused() -> None:
-    """Neither TCP nor UDP: a mistake that shows at once, not at the first caller."""
+    """Neither TCP nor UDP: the mistake shows at once, not at the first client."""
     with pytest.raises(ValueError, match="neither TCP nor UDP"):
         EchoServer(tcp=False, udp=False)
 
@@ -87,7 +87,7 @@ def test_server_without_a_transport_is_refused() -> None:
     ("options", "kinds"), [({}, ["tcp", "udp"]), ({"udp": False}, ["tcp"]), ({"tcp": False}, ["udp"])]
 )
 def test_addresses_are_the_bound_ones_tcp_first(options: dict[str, Any], kinds: list[str]) -> None:
-    """Issue: "ask it for its bound addresses"; `text` is what a person writes: 127.0.0.1:7, [::1]:7."""
+    """Issue: "ask it for its bound addresses"; `text` is as people write it: 127.0.0.1:7, [::1]:7."""
     with at_hand(BOTH, **options) as echo:
         found = echo.server.addresses
         assert [(a.transport, a.host) for a in found] == [(kind, host) for kind in kinds for host in BOTH]
@@ -129,7 +129,7 @@ def test_new_server_has_counters_at_zero() -> None:
 
 @given(st.lists(st.tuples(st.integers(1, 3000), st.booleans()), min_size=1, max_size=5))
 def test_counters_add_up_closed_and_open_connections(calls: list[tuple[int, bool]]) -> None:
-    """`counters`: "what has ended and what is under way, added up", and in whatever order callers leave."""
+    """`counters`: "what has ended and what is under way, added up", in any order of the clients' ends."""
     with at_hand() as echo:
         clients = [echo.connect() for _ in calls]
         for client, (size, leaves) in zip(clients, calls, strict=True):
@@ -150,7 +150,7 @@ def test_counters_add_up_closed_and_open_connections(calls: list[tuple[int, bool
 
 
 def test_datagrams_and_their_bytes_are_counted() -> None:
-    """A datagram that is answered, an empty one, and one that isn't: each has its counter."""
+    """A datagram with an answer, an empty one, and one without an answer: each has its counter."""
     with at_hand(BOTH) as echo:
         for host in BOTH:
             client = echo.udp(host)
@@ -173,7 +173,7 @@ def _arrived(client: socket.socket, data: bytes) -> bool:
 
 @pytest.mark.parametrize(("plain", "call"), [(False, "sendmmsg"), (True, "sendto")])
 def test_drops_are_counted_by_reason_over_all_sockets(plain: bool, call: str) -> None:
-    """Issue: "drops by reason": refused datagrams, failing sends, and callers that accept(2) lost."""
+    """Issue: "drops by reason": refused datagrams, failing sends, and errors of accept(2)."""
     sockets = FlakySockets()
     with EchoByHand(BOTH, {"sockets": sockets}, plain=plain) as echo:
         sockets.faults.add("accept", os_error(errno.ECONNABORTED))
@@ -191,7 +191,7 @@ def test_drops_are_counted_by_reason_over_all_sockets(plain: bool, call: str) ->
 
 
 def test_snapshot_of_counters_never_changes() -> None:
-    """`counters` is "a snapshot": whoever keeps one can compare it with a later one."""
+    """`counters` is "a snapshot": it can be compared with a later one."""
     with at_hand() as echo:
         before = echo.server.counters
         client = echo.connect()
@@ -217,7 +217,7 @@ def test_counters_never_decrease() -> None:
 
 @pytest.mark.parametrize("full_by", BOTH)
 def test_clients_beyond_the_connection_limit_wait_on_every_listener_and_are_served_later(full_by: str) -> None:
-    """`max_connections`: "at that many, callers wait in the kernel's queue", on all listeners, and lose nothing."""
+    """`max_connections`: "at that many, clients wait in the kernel's queue", on all listeners, and lose nothing."""
     with at_hand(BOTH, max_connections=2) as echo:
         inside = [echo.connect(full_by) for _ in range(2)]
         waiting = [socket.create_connection((host, echo.port), PATIENCE_S) for host in BOTH]
@@ -236,7 +236,7 @@ def test_clients_beyond_the_connection_limit_wait_on_every_listener_and_are_serv
 
 
 def test_connection_limit_holds_within_one_batch_of_clients() -> None:
-    """A listener takes many callers in one turn: the pause must work in the middle of that."""
+    """A listener accepts many clients in one turn: the pause must work in the middle of that."""
     with at_hand(BOTH, max_connections=3) as echo:
         clients = [socket.create_connection((host, echo.port), PATIENCE_S) for host in BOTH for _ in range(5)]
         most = 0
@@ -252,7 +252,7 @@ def test_connection_limit_holds_within_one_batch_of_clients() -> None:
 
 
 def test_loop_sleeps_at_the_connection_limit() -> None:
-    """Promise 9, "No idle CPU": a waiting caller keeps the listening socket readable, but it isn't watched."""
+    """Promise 9, "No idle CPU": a waiting client keeps the listening socket readable, but it isn't watched."""
     with at_hand(max_connections=1) as echo:
         inside = echo.connect()
         outside = socket.create_connection(("127.0.0.1", echo.port), PATIENCE_S)
@@ -263,7 +263,7 @@ def test_loop_sleeps_at_the_connection_limit() -> None:
 
 
 def test_udp_is_served_at_the_connection_limit() -> None:
-    """The limit is one of connections: datagrams have none."""
+    """The limit is for connections, not for datagrams."""
     with at_hand(max_connections=1) as echo:
         inside, client = echo.connect(), echo.udp()
         client.send(b"datagram")
@@ -276,7 +276,7 @@ def test_udp_is_served_at_the_connection_limit() -> None:
 
 
 def test_server_without_clients_stops_at_once() -> None:
-    """Nothing to deliver, nobody to wait for."""
+    """There is nothing to deliver and no client to wait for."""
     stopped = Calls()
     with at_hand(BOTH) as echo:
         echo.server.stop(stopped)
@@ -286,7 +286,7 @@ def test_server_without_clients_stops_at_once() -> None:
 
 
 def test_stopped_is_called_from_the_loop_not_from_stop() -> None:
-    """No callback runs inside the call that asked for it: the caller of `stop` has not returned yet."""
+    """No callback runs inside the call that asked for it: `stop` has not returned yet."""
     stopped = Calls()
     with at_hand() as echo:
         echo.server.stop(stopped)
@@ -320,9 +320,9 @@ def test_stopping_server_delivers_every_byte_that_it_has_read_then_fin() -> None
         assert echo.connections[0].pending_bytes > 0
         received = echo.receive_to_end(client)
         assert received == sent[:read]
-        assert len(sent) > read, "some of it was never read, and must not turn our FIN into a reset"
+        assert len(sent) > read, "the unread rest must not turn our FIN into a reset"
         turn_idle(echo.reactor)
-        assert stopped.count == 0, "our FIN is sent, but the caller's isn't here"
+        assert stopped.count == 0, "our FIN is sent, but the client's has not come"
         client.close()
         turn_until(echo.reactor, lambda: stopped.count)
         assert echo.server.counters.tcp_bytes_sent == read
@@ -344,7 +344,7 @@ def stuff(echo: EchoByHand, client: socket.socket) -> bytes:
 
 
 def test_stopping_server_sends_fin_and_waits_for_an_idle_client_to_close() -> None:
-    """Law: "then it sends FIN and lingers until the caller's FIN"."""
+    """Law: "Then it sends FIN, and lingers until the client's FIN"."""
     stopped = Calls()
     with at_hand() as echo:
         client = echo.connect()
@@ -360,7 +360,7 @@ def test_stopping_server_sends_fin_and_waits_for_an_idle_client_to_close() -> No
 
 
 def test_client_that_never_reads_is_aborted_at_the_drain_timeout_and_not_before() -> None:
-    """Law: "Only what has not ended by the drain timeout is aborted"."""
+    """Law: "Only what is left at the drain timeout is aborted"."""
     stopped, clock = Calls(), ManualClock()
     with at_hand(clock=clock) as echo:
         client = echo.connect(buffer_bytes=8192)
@@ -379,7 +379,7 @@ def test_client_that_never_reads_is_aborted_at_the_drain_timeout_and_not_before(
 
 
 def test_client_that_never_closes_is_aborted_at_the_drain_timeout() -> None:
-    """A caller that has everything, and our FIN, but keeps its side open, holds the end up no longer than that."""
+    """A client that has everything, and our FIN, but doesn't close delays the end no longer than that."""
     stopped, clock = Calls(), ManualClock()
     with at_hand(clock=clock) as echo:
         client = echo.connect()
@@ -390,12 +390,12 @@ def test_client_that_never_closes_is_aborted_at_the_drain_timeout() -> None:
         client.close()
 
 
-@pytest.mark.parametrize("callers", [0, 1, 3])
-def test_stopped_is_called_once_however_clients_end(callers: int) -> None:
-    """`stop`: "then call `stopped`": once, also when a deadline was set and the last caller has gone before it."""
+@pytest.mark.parametrize("count", [0, 1, 3])
+def test_stopped_is_called_once_however_clients_end(count: int) -> None:
+    """`stop`: "then call `stopped`": once, also when the last client has gone before the deadline."""
     stopped, clock = Calls(), ManualClock()
     with at_hand(clock=clock) as echo:
-        clients = [echo.connect() for _ in range(callers)]
+        clients = [echo.connect() for _ in range(count)]
         echo.server.stop(stopped)
         for client in clients:
             client.close()
@@ -406,7 +406,7 @@ def test_stopped_is_called_once_however_clients_end(callers: int) -> None:
 
 
 def test_second_stop_changes_nothing_and_both_are_called_back() -> None:
-    """`stop`: "Asked again, it only notes the other `stopped`", during the drain and after it."""
+    """`stop`: "A second call only adds another `stopped`", during the drain and after it."""
     first, second, third = Calls(), Calls(), Calls()
     with at_hand() as echo:
         client = echo.connect()
@@ -423,7 +423,7 @@ def test_second_stop_changes_nothing_and_both_are_called_back() -> None:
 
 
 def test_call_in_the_wrong_state_is_refused() -> None:
-    """A server that was never started can't end, one that runs can't start again, and one for nobody is none."""
+    """A server that has not started can't stop, and a running one can't start again."""
     with pytest.raises(RuntimeError, match="hasn't been started"):
         EchoServer().stop()
     with pytest.raises(ValueError, match="max_connections"):
@@ -433,7 +433,7 @@ def test_call_in_the_wrong_state_is_refused() -> None:
 
 
 def test_drain_timeout_logs_how_many_clients_lose_data_and_how_many_do_not(caplog: pytest.LogCaptureFixture) -> None:
-    """Of those who are left then, some lose data and some had everything: an operator cares which."""
+    """Some clients lose data then, others had everything: an operator needs to know."""
     clock = ManualClock()
     with at_hand(clock=clock) as echo:
         reader = echo.connect(buffer_bytes=8192)
@@ -450,7 +450,7 @@ def test_drain_timeout_logs_how_many_clients_lose_data_and_how_many_do_not(caplo
 
 
 def test_abort_ends_a_drain_at_once() -> None:
-    """`abort`: "Give up what a `stop` is still waiting for"."""
+    """`abort`: "Reset the connections that `stop` still waits for"."""
     stopped = Calls()
     with at_hand() as echo:
         client = echo.connect()
@@ -475,7 +475,7 @@ def test_stopped_server_releases_its_port() -> None:
 
 
 def test_stopping_one_server_leaves_another_on_the_same_reactor_running() -> None:
-    """Two servers on one loop: each ends its own callers only."""
+    """Two servers on one loop: each ends only its own connections."""
     with at_hand() as echo:
         other = EchoServer(["127.0.0.1"], 0)
         other.start(echo.reactor)
@@ -518,7 +518,7 @@ def _poke(echo: EchoByHand, transport: str) -> None:
 
 
 def test_failed_is_called_once_when_all_sockets_break_in_the_same_turn() -> None:
-    """`failed`: "called when the last serving socket has broken": there is only one last."""
+    """`failed`: "called when the last serving socket is broken": only one socket is the last."""
     failed, sockets = Calls(), FlakySockets()
     with EchoByHand(BOTH, {"sockets": sockets}, failed=failed, udp=False) as echo:
         sockets.faults.always["accept"] = os_error(errno.EBADF)
@@ -531,7 +531,7 @@ def test_failed_is_called_once_when_all_sockets_break_in_the_same_turn() -> None
 
 
 def test_open_connections_are_served_when_the_last_listening_socket_breaks() -> None:
-    """What is broken takes nobody else with it: the owner decides in `failed` what becomes of those inside."""
+    """A broken listener ends no connection: the owner decides in `failed`."""
     failed, sockets = Calls(), FlakySockets()
     with EchoByHand(reactor_options={"sockets": sockets}, failed=failed, udp=False) as echo:
         inside = echo.connect()
@@ -545,7 +545,7 @@ def test_open_connections_are_served_when_the_last_listening_socket_breaks() -> 
 
 @pytest.mark.parametrize("options", [{}, {"tcp": False}, {"udp": False}])
 def test_orderly_end_does_not_call_failed(options: dict[str, Any]) -> None:
-    """`failed`: "which no ordinary trouble does": neither `stop` nor the reactor's own end is trouble at all."""
+    """`failed` is for broken sockets: neither `stop` nor the reactor's end breaks one."""
     failed = Calls()
     with at_hand(failed=failed, **options) as echo:
         echo.server.stop()
@@ -555,7 +555,7 @@ def test_orderly_end_does_not_call_failed(options: dict[str, Any]) -> None:
     assert failed.count == 0
 
 
-# ---------------------------------------------------------------- the kernel's memory
+# ---------------------------------------------------------------- kernel buffers
 
 
 def test_cap_on_kernel_buffers_reaches_every_socket() -> None:
@@ -573,11 +573,11 @@ def _buffer_sizes(handler: Any) -> list[int]:
         return [sock.getsockopt(socket.SOL_SOCKET, option) for option in (socket.SO_RCVBUF, socket.SO_SNDBUF)]
 
 
-# ---------------------------------------------------------------- one life
+# ---------------------------------------------------------------- start and stop once
 
 
 def test_server_starts_once() -> None:
-    """A second start would bind again what nobody could ever stop."""
+    """A second start would bind sockets that no call could close."""
     with at_hand() as echo, pytest.raises(RuntimeError, match="has been started"):
         echo.server.start(echo.reactor)
 
@@ -588,7 +588,7 @@ def test_server_that_has_not_started_cannot_stop() -> None:
 
 
 def test_stop_of_a_stopped_server_calls_back_too() -> None:
-    """Also when all is done already."""
+    """Also when the server has stopped already."""
     first, second, third = Calls(), Calls(), Calls()
     with at_hand() as echo:
         client = echo.connect()
@@ -609,7 +609,7 @@ def test_connection_limit_below_one_is_refused(most: int) -> None:
 
 @pytest.mark.parametrize("pipes", [0, 1])
 def test_bulk_comes_back_with_pipes_and_without(pipes: int) -> None:
-    """`pipes`: "so many bulk connections at once may be echoed by splice(2)"; none: all are copied."""
+    """`pipes`: "how many bulk connections at once may use splice(2)"; with 0, all are copied."""
     data = random.Random(862).randbytes(1 << 20)
     with EchoByHand(pipes=pipes) as echo, contextlib.closing(echo.connect()) as client:
         received = echo.send(client, data)
@@ -620,19 +620,19 @@ def test_idle_connection_takes_no_more_than_700_bytes_of_python_memory() -> None
     """Issue: "Idle connection <= 700 bytes of Python memory", once it has echoed; the client's end isn't counted."""
     count = 400
     with EchoByHand(udp=False) as echo:
-        callers = [echo.connect() for _ in range(50)]  # what is shared is there by then
+        clients = [echo.connect() for _ in range(50)]  # shared objects exist by then
         gc.collect()
         tracemalloc.start()
         for _ in range(count):
-            callers.append(echo.connect())
-            callers[-1].send(b"x")
-            assert echo.receive(callers[-1], 1) == b"x"
+            clients.append(echo.connect())
+            clients[-1].send(b"x")
+            assert echo.receive(clients[-1], 1) == b"x"
         gc.collect()
-        grown_bytes = tracemalloc.get_traced_memory()[0] - sys.getsizeof(callers)
+        grown_bytes = tracemalloc.get_traced_memory()[0] - sys.getsizeof(clients)
         tracemalloc.stop()
-        each_bytes = grown_bytes / count - sys.getsizeof(callers[0])
-        for caller in callers:
-            caller.close()
+        each_bytes = grown_bytes / count - sys.getsizeof(clients[0])
+        for client in clients:
+            client.close()
     assert each_bytes <= 700
 
 
@@ -640,7 +640,7 @@ def test_idle_connection_takes_no_more_than_700_bytes_of_python_memory() -> None
 
 
 def call_from(echo: EchoByHand, source: str, host: str = "127.0.0.1") -> socket.socket:
-    """A TCP client with a source address of its own."""
+    """Return a TCP client that is bound to a source address."""
     client = socket.create_connection((host, echo.port), PATIENCE_S, (source, 0))
     client.setblocking(False)
     return client
@@ -709,7 +709,7 @@ def test_by_default_a_source_has_a_quarter_of_the_connections_but_not_where_only
 
 
 def test_client_that_has_gone_before_accept_is_refused() -> None:
-    """getpeername(2) says ENOTCONN: his source isn't known, and nobody is there to be served."""
+    """getpeername(2) fails with ENOTCONN: the source is unknown, and there is no client to serve."""
     with at_hand(sources=SourceLimits(connections=1)) as echo:
         for _ in range(3):
             client = call_from(echo, "127.0.0.66")
@@ -724,7 +724,7 @@ def test_client_that_has_gone_before_accept_is_refused() -> None:
 
 
 def test_refused_clients_take_no_place_of_others() -> None:
-    """A crowd at the door of a full house: who is inside stays, and the next place goes to whoever may have it."""
+    """At the connection limit, open connections stay, and the next place goes to a client that may have it."""
     with at_hand(max_connections=2, sources=SourceLimits(connections=1)) as echo:
         crowd = [call_from(echo, "127.0.0.66") for _ in range(20)]
         other = call_from(echo, "127.0.0.67")
@@ -736,7 +736,7 @@ def test_refused_clients_take_no_place_of_others() -> None:
 
 
 def ask_from(echo: EchoByHand, source: str, count: int) -> int:
-    """Send datagrams from an address of one's own; return how many are answered."""
+    """Send datagrams from a source address; return how many are answered."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
         client.bind((source, 0))
         client.connect(("127.0.0.1", echo.port))
@@ -814,7 +814,7 @@ def test_rates_that_are_only_logged_drop_nothing(plain: bool, caplog: pytest.Log
 def test_by_default_only_other_machines_have_a_rate(
     host: str, most: int | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Issue: "sources 127/8 and ::1 exempt unless asked for", and nothing of the kind on loopback binds."""
+    """Issue: "sources 127/8 and ::1 exempt unless asked for", and no limit on loopback binds."""
     made: list[DatagramEcho] = []
 
     class Kept(DatagramEcho):
@@ -832,7 +832,7 @@ def test_by_default_only_other_machines_have_a_rate(
 
 @BOTH_PATHS
 def test_each_drop_is_logged_with_its_source(plain: bool, caplog: pytest.LogCaptureFixture) -> None:
-    """Issue: "every drop has one counter and a rate-limited log line with the source"; also what the kernel refuses."""
+    """Issue: "every drop has one counter and a rate-limited log line with the source"; also for drops by the kernel."""
     caplog.set_level("INFO", "echo7")
     sockets, call = FlakySockets(), "sendto" if plain else "sendmmsg"
     options: dict[str, Any] = {"plain": plain, "sources": SourceLimits(deny=("127.0.0.66",))}
@@ -858,11 +858,11 @@ def test_invalid_network_is_refused_before_anything_is_bound() -> None:
         EchoServer(sources=SourceLimits(allow=("nonsense",)))
 
 
-# ---------------------------------------------------------------- another one has its place
+# ---------------------------------------------------------------- another process replaces it
 
 
 def test_retired_server_serves_open_connections_and_no_new_ones() -> None:
-    """The sockets are another process's too: closing them here closes nothing there."""
+    """Another process has the same sockets: closing them here closes nothing there."""
     told: list[str] = []
     with at_hand() as echo, contextlib.ExitStack() as stack:
         first, second = echo.connect(), echo.connect()
@@ -874,7 +874,7 @@ def test_retired_server_serves_open_connections_and_no_new_ones() -> None:
             client.send(b"still here")
             assert echo.receive(client, 10) == b"still here"
         with socket.create_connection(("127.0.0.1", echo.port), PATIENCE_S):
-            others[0].accept()[0].close()  # the other one's caller
+            others[0].accept()[0].close()  # a client of the other process
         first.close()
         turn_idle(echo.reactor)
         assert told == []

@@ -29,7 +29,7 @@ HOST = ("--host", "127.0.0.1")
 
 
 def talk(echo: EchoProcess) -> None:
-    """Have a few bytes echoed over each transport."""
+    """Echo a few bytes over each transport."""
     with echo.connect() as client, socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as peer:
         client.sendall(b"hello")
         assert receive_exactly(client, 5) == b"hello"
@@ -51,7 +51,7 @@ def test_trace_of_the_service_is_written(tmp_path: pathlib.Path, more: tuple[str
     for kind in ("received", "sent"):
         told = {(event["who"], event["bytes"]) for event in events if event["kind"] == kind}
         udp = "datagram-1" if more else "datagrambatch-1"
-        assert {("connection-2", 5), (udp, 2)} <= told, "the first was to see whether it serves"
+        assert {("connection-2", 5), (udp, 2)} <= told, "the first connection tested whether the service is up"
     assert events[-1] == {**events[-1], "kind": "closed", "who": "waker-1"}
 
 
@@ -140,7 +140,7 @@ def test_trace_with_an_impossible_name_is_refused() -> None:
 
 @pytest.mark.skipif(not is_root(), reason="only root can give a file away")
 def test_trace_file_belongs_to_the_user_who_opens_it_after_a_restart(tmp_path: pathlib.Path) -> None:
-    """`--user`: after HUP it is he who opens it."""
+    """`--user`: after HUP, the process that opens it runs as that user."""
     path = tmp_path / "trace.jsonl"
     tracing = assembly.new_tracing(serve_config("--trace", str(path), "--user", "4711:4712"))
     assert tracing is not None
@@ -182,7 +182,7 @@ def test_forked_child_does_not_narrate(caplog: pytest.LogCaptureFixture) -> None
 
 @pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="this system has no SIGHUP")
 def test_after_a_restart_the_new_generation_writes_the_trace(tmp_path: pathlib.Path) -> None:
-    """The old one goes on with its clients, and writes no more; if there's no file to be had, it is served without."""
+    """The previous generation writes no more. If the file can't be opened, the new one serves without it."""
     path = tmp_path / "folder" / "trace.jsonl"
     path.parent.mkdir()
     with Phoenix("--narrate", "--trace", str(path)) as echo:

@@ -121,24 +121,24 @@ def test_sandboxed_service_echoes_logs_and_ends_in_order(echo: EchoProcess) -> N
         ask(socket.AF_INET6, "::1", echo.port)
     echo.process.send_signal(signal.SIGUSR1)
     assert echo.next_line("counters")["tcp_bytes_sent"] >= BULK_BYTES
-    with echo.connect() as caller:
-        caller.sendall(b"x")
-        assert receive_exactly(caller, 1) == b"x"
+    with echo.connect() as client:
+        client.sendall(b"x")
+        assert receive_exactly(client, 1) == b"x"
         echo.process.send_signal(signal.SIGTERM)
-        assert receive_to_end(caller) == b""
+        assert receive_to_end(client) == b""
     assert echo.finish(0) == 0
     assert not [line for line in echo.lines if line["level"] in ("warning", "error") and "root" not in line["event"]]
 
 
 @WORKERS
 def test_sandboxed_service_restarts_and_keeps_its_clients(echo: EchoProcess) -> None:
-    with echo.connect() as caller:
-        caller.sendall(b"before")
-        assert receive_exactly(caller, 6) == b"before"
+    with echo.connect() as client:
+        client.sendall(b"before")
+        assert receive_exactly(client, 6) == b"before"
         echo.process.send_signal(signal.SIGHUP)
         echo.next_line("restarted")
-        caller.sendall(b"after")
-        assert receive_exactly(caller, 5) == b"after"
+        client.sendall(b"after")
+        assert receive_exactly(client, 5) == b"after"
         assert echo_and_close(echo.connect(), b"new") == b"new"
     assert echo.finish() == 0
 

@@ -94,18 +94,18 @@ def shown(name):
 
 def ask():
     for host in ("127.0.0.1", "::1"):
-        with socket.create_connection((host, 7), 20) as caller:
+        with socket.create_connection((host, 7), 20) as client:
             data, received = os.urandom(1 << 22), bytearray()
-            threading.Thread(target=lambda: (caller.sendall(data), caller.shutdown(socket.SHUT_WR))).start()
-            while piece := caller.recv(1 << 16):
+            threading.Thread(target=lambda: (client.sendall(data), client.shutdown(socket.SHUT_WR))).start()
+            while piece := client.recv(1 << 16):
                 received += piece
             assert received == data
     for family, host in ((socket.AF_INET, "127.0.0.9"), (socket.AF_INET6, "::1")):
-        with socket.socket(family, socket.SOCK_DGRAM) as caller:
-            caller.settimeout(20)
-            caller.connect((host, 7))
-            caller.send(b"datagram")
-            assert caller.recv(100) == b"datagram"
+        with socket.socket(family, socket.SOCK_DGRAM) as client:
+            client.settimeout(20)
+            client.connect((host, 7))
+            client.send(b"datagram")
+            assert client.recv(100) == b"datagram"
 
 
 def until(condition):

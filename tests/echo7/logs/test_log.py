@@ -1,4 +1,4 @@
-"""A log line never blocks, never raises, and never goes where it doesn't belong, whatever stderr is."""
+"""A log line never blocks, never raises, and never reaches a client, for any kind of stderr."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def raised(error: Exception) -> Exception:
 
 
 class Unprintable(Exception):
-    """An exception that can't be put into words."""
+    """An exception that can't be formatted."""
 
     def __repr__(self) -> str:
         raise RuntimeError("no words")
@@ -104,7 +104,7 @@ def test_text_line_has_time_level_and_message_with_the_traceback_below() -> None
 
 
 def test_both_formats_have_the_same_time() -> None:
-    """Whoever has both logs can lay them side by side."""
+    """Two logs can be compared line by line."""
     record = record_of("x")
     assert log.TextFormatter().format(record).split()[0] == json.loads(log.JsonFormatter().format(record))["time"]
 
@@ -120,7 +120,7 @@ def test_text_of_an_event_is_not_a_format(caplog: pytest.LogCaptureFixture, text
 
 @pytest.fixture
 def loggers() -> Iterator[list[logging.Logger]]:
-    """The two loggers, put back afterwards as they were."""
+    """The two loggers, restored afterwards."""
     both = [logging.getLogger(name) for name in ("reactor", "echo7")]
     before = [(logger.level, logger.handlers[:], logger.propagate) for logger in both]
     yield both
@@ -130,7 +130,7 @@ def loggers() -> Iterator[list[logging.Logger]]:
 
 @pytest.mark.parametrize(("form", "formatter"), [("json", log.JsonFormatter), ("text", log.TextFormatter)])
 def test_second_set_up_replaces_the_first(loggers: list[logging.Logger], form: str, formatter: type) -> None:
-    """A line that is written twice is counted twice by whoever reads the log."""
+    """A line must not be written twice."""
     log.set_up("info", form)
     handler = log.set_up("warning", form)
     for logger in loggers:
@@ -201,7 +201,7 @@ def test_full_pipe_drops_and_counts_lines_and_reports_them_when_there_is_room() 
 
 @given(st.lists(st.one_of(st.just("read"), texts), max_size=60))
 def test_every_line_is_either_read_or_counted(steps: list[str]) -> None:
-    """However reader and writer take turns: lines read, plus lines reported as dropped, are the lines logged."""
+    """For any order of reads and writes, lines read plus lines reported as dropped are the lines logged."""
     with small_pipe() as (reading, handler):
         lines, logged = [], 0
         for step in [*steps, "read"]:
@@ -232,12 +232,12 @@ def test_line_after_a_cut_line_is_whole() -> None:
 
 
 def test_reader_that_has_gone_costs_only_lines() -> None:
-    """EPIPE is not the service's trouble."""
+    """EPIPE doesn't concern the service."""
     reading, writing = os.pipe()
     handler = log.StderrHandler(writing)
     os.close(reading)
     for _ in range(3):
-        handler.handle(record_of("is anybody there?"))
+        handler.handle(record_of("a line without a reader"))
     os.close(writing)
     assert handler.dropped == 3
 
@@ -283,11 +283,11 @@ def test_inherited_pipe_stays_blocking() -> None:
     os.close(writing)
 
 
-# ---------------------------------------------------------------- the service, with all sorts of stderr
+# ---------------------------------------------------------------- the service, with each kind of stderr
 
 
 class Logging:
-    """`echo7 serve` with a stderr of the test's making; `client` is a caller who stays, `port` where."""
+    """`echo7 serve` with a stderr that the test makes; `client` is a connection to `port` that stays open."""
 
     def __init__(self, stderr: int, prefix: Sequence[str] = (), port: int = 0, form: str = "json") -> None:
         arguments = ["serve", "--host", "127.0.0.1", "--port", str(port), "--log-format", form]
@@ -306,7 +306,7 @@ class Logging:
         self.process.wait(PATIENCE_S)
 
     def connect(self) -> None:
-        """Call, again and again as long as nobody is there yet; an answer shows that the signals are taken over too."""
+        """Connect, and retry until the service is up; its answer shows that its signal handlers are installed."""
         for _ in range(int(PATIENCE_S / 0.01)):
             with contextlib.suppress(ConnectionRefusedError):
                 self.client = socket.create_connection(("127.0.0.1", self.port), PATIENCE_S)
@@ -318,27 +318,27 @@ class Logging:
         raise AssertionError(f"nobody serves port {self.port}; exit status {self.process.poll()}")
 
     def ping(self) -> None:
-        """Have one echo, which shows that nothing has blocked."""
+        """Exchange one echo, which shows that nothing has blocked."""
         self.client.sendall(b"still there?")
         assert receive_exactly(self.client, 12) == b"still there?"
 
     def log_a_lot(self) -> None:
-        """Make it log, and show each time that it goes on serving."""
+        """Make it log, and check each time that it still serves."""
         for _ in range(ROUNDS):
             self.process.send_signal(signal.SIGUSR1)
             self.ping()
-        for _ in range(3):  # a signal is acted upon one turn after it has come, at the end of the turn
+        for _ in range(3):  # a signal is handled at the end of the turn after it has come
             self.ping()
 
     def end(self) -> int:
-        """Hang up, end the service, and return its exit status."""
+        """Close the connection, stop the service, and return its exit status."""
         self.client.close()
         self.process.send_signal(signal.SIGTERM)
         return self.process.wait(PATIENCE_S)
 
 
 class Reader:
-    """Reads JSON lines from a descriptor, as far as asked. A line that was cut short is no JSON, and is skipped."""
+    """Reads JSON lines from a descriptor. It skips a line that was cut short."""
 
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
@@ -352,7 +352,7 @@ class Reader:
         return lines
 
     def read_while(self, act: Callable[[], object], key: str) -> list[dict[str, Any]]:
-        """Act and read, by turns, until a line has something under this key; return the lines."""
+        """Act and read by turns, until a line has a value under this key; return the lines."""
         lines: list[dict[str, Any]] = []
         for _ in range(int(PATIENCE_S / 0.01)):
             act()
@@ -375,7 +375,7 @@ class Reader:
 
 
 def start(service: Logging, reader: Reader) -> None:
-    """Read the start-up lines and call."""
+    """Read the start-up lines and connect."""
     service.port = reader.until("listening", "udp")[-1]["port"]
     service.connect()
 
@@ -409,7 +409,7 @@ every_kind = pytest.mark.parametrize("ends", KINDS.values(), ids=KINDS.keys())
 
 
 def fill_stderr(writing: int) -> None:
-    """Leave no room, by an open file description of our own where there can be one, so as to change nothing."""
+    """Fill it, through a separate open file description if possible, so that flags don't change."""
     if stat.S_ISSOCK(os.fstat(writing).st_mode):
         with socket.socket(fileno=os.dup(writing)) as sock, contextlib.suppress(BlockingIOError):
             while True:
@@ -441,13 +441,13 @@ def test_unread_stderr_never_blocks_the_service(ends: Ends) -> None:
 
 
 somebody_elses = pytest.mark.skipif(
-    not sys.platform.startswith("linux") or os.getuid() != 0, reason="only root can give a descriptor to somebody else"
+    not sys.platform.startswith("linux") or os.getuid() != 0, reason="only root can change the owner of a descriptor"
 )
 
 
 @contextlib.contextmanager
 def logging_to_somebody_else(ends: Ends) -> Iterator[tuple[Logging, Reader, tuple[int, int]]]:
-    """A service whose stderr belongs to another user, so that it can't be opened anew."""
+    """A service whose stderr belongs to another user, so that it can't be reopened."""
     with ends() as (reading, writing):
         os.fchown(writing, NOBODY, NOBODY)
         os.fchmod(writing, 0o600)
@@ -460,7 +460,7 @@ def logging_to_somebody_else(ends: Ends) -> Iterator[tuple[Logging, Reader, tupl
 @somebody_elses
 @pytest.mark.parametrize("ends", [pipe_ends, terminal_ends], ids=["pipe", "terminal"])
 def test_stderr_of_another_user_gets_every_line_to_the_last(ends: Ends) -> None:
-    """What can't be opened anew is still written to, and the summary isn't lost at the end."""
+    """Lines are still written, and the summary isn't lost at the end."""
     with logging_to_somebody_else(ends) as (service, reader, _):
         service.process.send_signal(signal.SIGUSR1)
         reader.until("counters")
@@ -471,7 +471,7 @@ def test_stderr_of_another_user_gets_every_line_to_the_last(ends: Ends) -> None:
 @somebody_elses
 @pytest.mark.parametrize("ends", [pipe_ends, terminal_ends], ids=["pipe", "terminal"])
 def test_unread_stderr_of_another_user_never_blocks_the_service(ends: Ends) -> None:
-    """Story: after `su` the terminal or pipe belongs to another user and can't be opened anew (EACCES); poll(2) said
+    """Story: after `su` the terminal or pipe belongs to another user and can't be reopened (EACCES); poll(2) said
     that there was room, though not for a whole line, and the write blocked.
     """
     with logging_to_somebody_else(ends) as (service, _, (reading, writing)):
@@ -483,7 +483,7 @@ def test_unread_stderr_of_another_user_never_blocks_the_service(ends: Ends) -> N
 
 @every_kind
 def test_reader_that_goes_away_does_not_end_the_service(ends: Ends) -> None:
-    """Promise 21, for EPIPE and EIO: whoever read the log has ended."""
+    """Promise 21, for EPIPE and EIO: the reader has ended."""
     with contextlib.ExitStack() as stack:
         reading, writing = stack.enter_context(ends())
         service = stack.enter_context(Logging(writing))
@@ -527,7 +527,7 @@ def test_log_file_is_appended_to(tmp_path: pathlib.Path) -> None:
 
 
 def wait_for_port(service: Logging, path: pathlib.Path) -> int:
-    """Look into the file until it has the last start-up line."""
+    """Read the file until it has the last start-up line."""
     for _ in range(int(PATIENCE_S / 0.01)):
         if found := re.search(r'"transport": "udp".*"port": (\d+)', path.read_text()):
             return int(found[1])
@@ -558,7 +558,7 @@ def test_courier_blocks_in_place_of_the_loop() -> None:
 
 
 def test_stderr_that_cannot_be_reopened_has_a_courier(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The same without root: "another user's terminal; or Windows, which has no such names"."""
+    """The same without root: "another user's terminal"."""
     reading, writing = os.pipe()
     with monkeypatch.context() as patch, open(reading) as file:
         patch.setattr(os, "open", refuse)
@@ -566,7 +566,7 @@ def test_stderr_that_cannot_be_reopened_has_a_courier(monkeypatch: pytest.Monkey
         handler.setFormatter(log.TextFormatter())
         handler.handle(record_of("through the courier"))
         assert file.readline().endswith(" info through the courier\n")
-    assert os.get_blocking(writing), "the descriptor is others' too, and stays as it was"
+    assert os.get_blocking(writing), "other processes share the descriptor: its flags stay"
     os.close(writing)
 
 
@@ -575,7 +575,7 @@ def refuse(*args: object) -> int:
 
 
 def test_courier_writes_its_last_lines_at_the_end() -> None:
-    """ "Give the last lines a moment": the summary is the last of them."""
+    """ "Let the last lines be written": the summary is the last of them."""
     reading, writing = os.pipe()
     courier = Courier(writing)
     pieces = [b"%04d" % number for number in range(100)]
@@ -587,7 +587,7 @@ def test_courier_writes_its_last_lines_at_the_end() -> None:
 
 
 def test_blocked_courier_does_not_delay_the_end() -> None:
-    """ "But no more: whoever holds them up must not hold up the end"."""
+    """ "But only for a moment: a stopped reader must not delay the end"."""
     reading, writing = os.pipe()
     courier = Courier(writing)
     fill_stderr(writing)
@@ -627,7 +627,7 @@ def test_line_to_the_journal_begins_with_its_priority(form: str) -> None:
 
 
 def test_each_line_of_a_traceback_to_the_journal_has_the_priority(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The journal takes them for entries of their own."""
+    """Each line is an entry of the journal."""
     reader, writer = os.pipe()
     found = os.fstat(writer)
     monkeypatch.setenv("JOURNAL_STREAM", f"{found.st_dev}:{found.st_ino}")

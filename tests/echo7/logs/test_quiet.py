@@ -19,7 +19,7 @@ WAIT_S = 1 / LINES.per_second
 
 @given(st.lists(st.tuples(st.sampled_from("abc"), st.integers(1, 1000), st.floats(0, 30)), max_size=60))
 def test_every_event_is_logged_or_counted_as_held_back(events: list[tuple[str, int, float]]) -> None:
-    """Of each kind: lines written plus those said to be held back are what has happened, up to the last line."""
+    """Of each kind: lines written, plus lines reported as held back, are the events up to the last line."""
     quiet, now_s = Quiet(), 100.0
     happened, told, buckets = dict[str, int](), dict[str, int](), {kind: Bucket(LINES) for kind in "abc"}
     for kind, count, pause_s in events:
@@ -90,7 +90,7 @@ def test_sources_are_named_as_text() -> None:
     assert describe_source(bytes([0x20, 1, 0xD, 0xB8, 0, 1, 0, 2])) == "2001:db8:1:2::/64"
 
 
-# ---------------------------------------------------------------- what the loop warns of
+# ---------------------------------------------------------------- the loop's warnings
 
 
 def record_of(name: str, level: int, message: str = "it failed", **extra: object) -> logging.LogRecord:
@@ -100,7 +100,7 @@ def record_of(name: str, level: int, message: str = "it failed", **extra: object
 
 
 def test_repeated_warning_of_the_loop_is_held_back_and_counted() -> None:
-    """A caller who makes a callback raise must not be able to fill a disk with tracebacks."""
+    """A client that makes a callback raise must not fill a disk with tracebacks."""
     clock = ManualClock()
     repeats = log.Repeats(clock)
     raised = [record_of("reactor", logging.ERROR, event="callback_raised") for _ in range(100)]

@@ -1,4 +1,4 @@
-"""What is done with a byte, and with a datagram, over both carriers."""
+"""What happens to a byte, and to a datagram, over both carriers."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_stream_is_written_back_for_any_chunking(pieces: list[bytes]) -> None:
     with Reactor() as reactor:
         Connection(reactor, ours, StreamEcho(told.connection_made, told.something_lost)).open()
         turn_idle(reactor)
-        assert drain(client) == b"", "an echo service has nothing to say by itself"
+        assert drain(client) == b"", "an echo service sends nothing unasked"
         for piece in pieces:
             client.sendall(piece)
             turn_until(reactor, lambda: told.made[0].bytes_sent >= told.made[0].bytes_received > 0)
@@ -56,7 +56,7 @@ def test_stream_is_written_back_for_any_chunking(pieces: list[bytes]) -> None:
 
 
 def test_one_echo_object_serves_many_connections_without_mixing_them() -> None:
-    """`StreamEcho` holds no state of a connection: "One object serves all connections of a server"."""
+    """`StreamEcho` holds no state of a connection: "One object serves all connections of a listener"."""
     told = Told()
     echo = StreamEcho(told.connection_made, told.something_lost)
     pairs = [tcp_pair() for _ in range(5)]
@@ -157,7 +157,7 @@ def test_datagram_gets_one_answer_with_its_data_or_is_counted_once(data: bytes, 
 def test_batch_gets_the_decisions_of_its_datagrams_one_by_one(
     arrivals: st.SearchStrategy[Arrival], limits: Any, paths: bool, data: st.DataObject
 ) -> None:
-    """By the guard and the limits together. A datagram that the guard refuses takes no token."""
+    """The guard and the limits decide together. A datagram that the guard refuses takes no token."""
     clock = ManualClock()
     batched, single = (
         deciding(DatagramEcho(Guard({7}), Told().something_lost, limits and gate_with(limits, clock))) for _ in range(2)
@@ -171,7 +171,7 @@ def test_batch_gets_the_decisions_of_its_datagrams_one_by_one(
 
 @pytest.mark.parametrize("carrier", ["single", pytest.param("slots", marks=LINUX)])
 def test_datagram_that_the_guard_refuses_takes_no_token_from_its_source(carrier: str) -> None:
-    """Each reason stands in its place."""
+    """Each reason is at the place of its datagram."""
     decide = deciding(
         DatagramEcho(Guard({7}), Told().something_lost, gate_with((Rate(1, 2), Rate(1, 9), False), ManualClock()))
     )

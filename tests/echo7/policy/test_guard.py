@@ -68,7 +68,7 @@ def test_ipv4_source_is_refused_exactly_when_it_is_not_a_single_host(address: V4
 
 
 def test_every_first_octet_is_decided_rightly() -> None:
-    """The guard first looks at two characters, or at single bytes: there are few enough beginnings to try them all."""
+    """The guard first looks at two characters, or at single bytes: the test tries all of them."""
     for octet in range(256):
         for address in (V4(octet << 24 | 1), V4((octet + 1 << 24) - 1)):
             assert refusal(Guard(), (str(address), CLIENT_PORT)) == expected_source(address)
@@ -99,7 +99,7 @@ def test_link_local_source_is_answered_with_and_without_its_scope(address: V6, s
 @example(V4("255.255.255.255"))
 @example(V6("::ffff:255.255.255.255"))
 def test_every_address_that_is_not_a_single_host_gets_a_closer_check(address: V4 | V6) -> None:
-    """Most sources are cleared by two characters of their address, or by single bytes of it: no wrong one may be."""
+    """Two characters, or single bytes, clear most sources: they must never clear a wrong one."""
     text = kernel_text(address)
     source = (text, CLIENT_PORT) if address.version == 4 else (text, CLIENT_PORT, 0, 0)
     assert refusal(Guard(), source) == expected_source(address)
@@ -113,14 +113,14 @@ def test_ordinary_sources_with_suspicious_beginnings_are_answered(host: str) -> 
 
 @pytest.mark.parametrize("port", sorted(RESPONDER_PORTS))
 def test_source_port_on_which_a_responder_listens_gets_no_answer(port: int) -> None:
-    """CVE-1999-0103, CVE-2024-2169: one spoofed datagram between two responders bounces for ever."""
+    """CVE-1999-0103, CVE-2024-2169: one spoofed datagram between two responders bounces without end."""
     assert refusal(Guard([7777]), ("192.0.2.1", port)) == "source_port_responder"
 
 
 @pytest.mark.parametrize("own", [True, False])
 @pytest.mark.parametrize("responders", [True, False])
 def test_refused_ports_are_configurable(own: bool, responders: bool) -> None:
-    """Issue: "`--refuse-source-ports SPEC`"; `test_ports.py` reads it. A listed port has the least telling reason."""
+    """Issue: "`--refuse-source-ports SPEC`"; `test_ports.py` reads it. "Listed" is the last reason to apply."""
     guard = Guard([7007], SourcePorts(own, responders, frozenset({53, 1000})))
     found = {port: refusal(guard, ("192.0.2.1", port)) for port in (0, 19, 53, 1000, 7007, 7008)}
     assert found == {
@@ -178,7 +178,7 @@ def test_ipv4_request_is_answered_only_if_it_was_sent_to_this_host_alone(
     asked, answering, same = addresses
     answering = asked if same else answering
     path = ipv4_path(asked, answering, interface)
-    if answering == V4("0.0.0.0"):  # not known, as the datagram was there before the kernel was asked to tell
+    if answering == V4("0.0.0.0"):  # unknown: the datagram came before IP_PKTINFO was set
         unicast = not asked.is_multicast and asked != V4("255.255.255.255")
     else:
         unicast = asked == answering
@@ -210,7 +210,7 @@ def test_one_refused_datagram_in_a_batch_is_found_at_any_place(port: int, positi
 
 @LINUX
 def test_slots_behind_the_batch_are_ignored() -> None:
-    """A slot that was filled by an earlier batch isn't part of this one."""
+    """A slot that an earlier batch has filled isn't part of this one."""
     batch = slots_with([(("192.0.2.7", CLIENT_PORT), UNICAST), *[(("224.0.0.1", 19), ipv4_path(HERE, V4(1)))] * 2])
     assert Guard().refusals(batch, 1) == {}
 

@@ -1,4 +1,4 @@
-"""`--idle-timeout`: nobody is let go too early, nobody much too late, and what came in time is echoed first."""
+"""`--idle-timeout`: no connection is closed too early or much too late, and data that came in time is echoed first."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ STEP_S = TIMEOUT_S / LOOKS
 
 
 class BlindSelector(RecordingSelector):
-    """Sees nothing while it is blind, as epoll_wait(2) may when the process was stopped: its time-out was over."""
+    """Reports nothing while it is blind, as epoll_wait(2) may after SIGSTOP: its time-out is over."""
 
     blind = False
 
@@ -37,7 +37,7 @@ class BlindSelector(RecordingSelector):
 
 
 class Silent:
-    """Stands for a connection of which nothing is heard, unless the test has it heard."""
+    """Stands for a connection that moves bytes only when the test says so."""
 
     def __init__(self) -> None:
         self.state, self.closed, self.interest = State.OPEN, False, READ
@@ -60,7 +60,7 @@ class Silent:
 
 
 class Watch:
-    """An IdleWatch on a clock that is moved by hand."""
+    """An IdleWatch on a clock that the test moves."""
 
     def __init__(self) -> None:
         self.clock = ManualClock()
@@ -83,7 +83,7 @@ class Watch:
         self.watch.forget(cast(Connection, silent))
 
     def go_on(self, seconds: float, tick_s: float = STEP_S / 10) -> None:
-        """Let time pass, and the loop turn all the while."""
+        """Move the clock while the loop turns."""
         end_s = self.clock.now_s + seconds
         while self.clock.now_s < end_s:
             self.clock.now_s = min(end_s, self.clock.now_s + tick_s)
@@ -130,18 +130,18 @@ def test_client_that_takes_nothing_for_twice_the_timeout_is_reset() -> None:
         w.go_on(TIMEOUT_S + 2 * STEP_S)
         assert silent.state is State.DRAINING
         w.go_on(TIMEOUT_S / 2)
-        silent.bytes_sent += 1  # he takes something: that counts
+        silent.bytes_sent += 1  # the client takes something: that counts
         w.go_on(TIMEOUT_S - STEP_S)
         assert not silent.closed
         w.go_on(3 * STEP_S)
         assert silent.closed
         assert w.ended == [(silent, "idle_timeout"), (silent, "idle_stuck")]
-        w.go_on(2 * TIMEOUT_S)  # closed, and its loss not told yet: nothing is done twice
+        w.go_on(2 * TIMEOUT_S)  # closed, but not reported as lost yet: nothing happens twice
         assert len(w.ended) == 2
 
 
 def test_client_with_full_buffers_has_twice_the_timeout_to_read() -> None:
-    """Issue: "data that came before the deadline is echoed first": there may be more, which backpressure holds back."""
+    """Issue: "data that came before the deadline is echoed first": backpressure may hold back more."""
     with Watch() as w:
         silent = w.add()
         silent.interest = WRITE
@@ -175,7 +175,7 @@ def test_turn_checks_a_bounded_number_of_connections() -> None:
 
 
 def test_without_connections_there_is_no_timer() -> None:
-    """Promise: "no idle CPU": a server whose callers have gone sleeps until the next one."""
+    """Promise: "no idle CPU": a server without clients sleeps until the next one."""
     with Watch() as w:
         first, second = w.add(), w.add()
         assert len(w.reactor._heap) == 1
@@ -225,7 +225,7 @@ def test_idle_client_gets_a_fin_and_is_counted() -> None:
 
 
 def test_data_that_select_has_not_reported_is_echoed_before_the_end() -> None:
-    """Issue: "also when the process was stopped meanwhile"; epoll then says that its time is over, and nothing else."""
+    """Issue: "also when the process was stopped meanwhile"; epoll then reports no socket."""
     selector = BlindSelector()
     echo, clock = at_hand(selector)
     with echo:
@@ -258,7 +258,7 @@ def test_pending_data_is_delivered_before_the_fin() -> None:
 
 
 def test_slow_reader_eventually_gets_every_byte() -> None:
-    """Much of it lay unread when the time was over: backpressure."""
+    """Backpressure held much of it unread when the time was over."""
     echo, clock = at_hand(socket_buffer_bytes=4096)
     with echo:
         client = echo.connect(buffer_bytes=4096)
@@ -280,7 +280,7 @@ def test_client_that_takes_nothing_is_reset_in_the_end() -> None:
 
 
 def test_drop_of_a_reset_client_is_logged(caplog: pytest.LogCaptureFixture) -> None:
-    """getpeername(2) says ENOTCONN then, which mustn't hurt."""
+    """getpeername(2) fails with ENOTCONN then."""
     caplog.set_level("INFO", "echo7")
     echo, clock = at_hand()
     with echo:
@@ -300,9 +300,7 @@ def test_invalid_idle_timeout_is_refused(timeout_s: float) -> None:
 
 
 @pytest.mark.parametrize("options", [[], ["--plain"]], ids=["fast", "plain"])
-def test_process_stopped_beyond_the_deadline_echoes_what_has_come_before_it_closes(
-    options: list[str],
-) -> None:
+def test_process_stopped_beyond_the_deadline_echoes_what_has_come_before_it_closes(options: list[str]) -> None:
     """Issue: "data that came before the deadline is echoed first, also when the process was stopped meanwhile
     (SIGSTOP/SIGCONT)".
     """
@@ -315,7 +313,7 @@ def test_process_stopped_beyond_the_deadline_echoes_what_has_come_before_it_clos
             os.kill(pid, signal.SIGSTOP)
             until(lambda: pathlib.Path("/proc", str(pid), "stat").read_text().rpartition(")")[2].split()[0] == "T")
             client.sendall(b"while it stood still")
-            time.sleep(2 * timeout_s)  # the deadline passes; there is nothing to wait for
+            time.sleep(2 * timeout_s)  # the deadline passes; no event marks it
             os.kill(pid, signal.SIGCONT)
             began_s = time.monotonic()
             client.settimeout(PATIENCE_S)

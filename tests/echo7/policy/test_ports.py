@@ -1,4 +1,4 @@
-"""`--refuse-source-ports SPEC`: what is refused is what is said."""
+"""`--refuse-source-ports SPEC`: the text says exactly which ports are refused."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def test_list_of_ports_is_the_union_of_its_items(chosen: list[tuple[str, set[int
 def test_port_is_refused_for_one_reason_own_before_responder_before_listed(
     spec: str, port: int, reason: str | None
 ) -> None:
-    """Issue: "(default: 0, own ports, the known responders; …)"; 0 can't be answered, whatever is said."""
+    """Issue: "(default: 0, own ports, the known responders; …)"; 0 can't be answered in any case."""
     assert refused(spec, port) == reason
 
 

@@ -17,7 +17,7 @@ from echo7.policy.rate import MOST_SOURCES, Bucket, Rate, SourceBuckets, is_loop
 
 # Sums of these have no rounding errors, so the model can be exact.
 TICK_S = 1 / 64
-# Ten million by hand.
+# ten million, when started with that number
 FORGED = int(os.environ.get("FORGED_SOURCES", "100000"))
 # Of a source in the table, at most.
 ENTRY_BYTES = 300
@@ -27,7 +27,7 @@ steps = st.lists(st.tuples(st.integers(0, 200), keys, st.integers(0, 30)), max_s
 
 
 def resident_bytes() -> int:
-    """Return this process's memory, 0 where there is no proc(5)."""
+    """Return this process's memory, or 0 without proc(5)."""
     try:
         pages = int(pathlib.Path("/proc/self/statm").read_text().split()[1])
     except FileNotFoundError:
@@ -74,7 +74,7 @@ def test_each_source_has_a_bucket_of_its_own(rate: Rate, steps: list[tuple[int, 
 def test_full_table_evicts_the_least_recently_seen_source(
     rate: Rate, steps: list[tuple[int, bytes, int]], most: int
 ) -> None:
-    """Issue: "LRU of fixed size". One of the last `most` sources is never evicted; another may be."""
+    """Issue: "LRU of fixed size". The last `most` sources are never evicted; others may be."""
     buckets, models, now_s = SourceBuckets(rate, most), dict[bytes, NaiveBucket](), 1000.0
     recent: list[bytes] = []
     for ticks, key, count in steps:
@@ -83,7 +83,7 @@ def test_full_table_evicts_the_least_recently_seen_source(
         recent = [*(other for other in recent if other != key), key][-most:]
         granted = buckets.take(key, count, now_s)
         assert len(buckets) <= most
-        if not known and granted == min(count, rate.burst):  # evicted, or as good as new
+        if not known and granted == min(count, rate.burst):  # evicted, or full again
             models[key] = NaiveBucket(rate)
             models[key].at_s = -Fraction(10**9)
         assert granted == models.setdefault(key, NaiveBucket(rate)).take(count, now_s)
@@ -128,7 +128,7 @@ BOTH_RATES = pytest.mark.parametrize("rate", [Rate(10_000, 20_000), Rate(0.001, 
 
 @BOTH_RATES
 def test_flood_of_forged_sources_leaves_memory_flat_and_a_neighbour_unaffected(rate: Rate) -> None:
-    """Issue: "ten million spoofed sources leave RSS flat". FORGED_SOURCES=10000000 does it by hand."""
+    """Issue: "ten million spoofed sources leave RSS flat". FORGED_SOURCES=10000000 does that."""
     buckets, neighbour = SourceBuckets(rate), b"me"
     assert buckets.take(neighbour, rate.burst, 100.0) == rate.burst
     flood(buckets, 2 * MOST_SOURCES)

@@ -1,4 +1,4 @@
-"""What one source may have, and that a batch gets the decisions that its datagrams would get one by one."""
+"""The limits of one source; a batch gets the same decisions as its datagrams one by one."""
 
 from __future__ import annotations
 

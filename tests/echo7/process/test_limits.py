@@ -60,7 +60,9 @@ def test_soft_limit_is_raised_to_the_hard_one(soft: int, more: int) -> None:
 
 
 @pytest.mark.parametrize("refusal", [ValueError("not allowed"), OSError("not allowed")])
-def test_system_that_refuses_to_raise_the_limit_keeps_its_soft_limit(monkeypatch: pytest.MonkeyPatch, refusal: Exception) -> None:
+def test_system_that_refuses_to_raise_the_limit_keeps_its_soft_limit(
+    monkeypatch: pytest.MonkeyPatch, refusal: Exception
+) -> None:
     """MacOS "refuses to go to unlimited": the service starts with what it has."""
     monkeypatch.setattr(limits, "resource", FakeResource(256, UNLIMITED, refusal))
     assert limits.raise_descriptor_limit() == 256

@@ -100,9 +100,7 @@ def told(caplog: pytest.LogCaptureFixture, event: str) -> list[dict[str, Any]]:
 # ---------------------------------------------------------------- the supervisor
 
 
-def test_request_for_counters_during_a_round_starts_one_more_round(
-    rig: Rig, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_request_for_counters_during_a_round_starts_one_more_round(rig: Rig, caplog: pytest.LogCaptureFixture) -> None:
     """However many requests come: signals are remembered once."""
     for _ in range(3):
         rig.supervisor.ask_for_counters()

@@ -1,4 +1,4 @@
-"""Sockets that systemd hands in (sd_listen_fds(3)), with a program of our own in systemd's place."""
+"""Sockets that systemd hands in (sd_listen_fds(3)), with a test program in place of systemd."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def activated(*given: HasNumber, options: tuple[str, ...] = ()) -> EchoProcess:
 
 @pytest.fixture
 def tcp() -> Iterator[socket.socket]:
-    """A listening socket with no option of ours."""
+    """A listening socket without our options."""
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))
         sock.listen(16)
@@ -52,7 +52,7 @@ def tcp() -> Iterator[socket.socket]:
 
 @pytest.fixture
 def udp(tcp: socket.socket) -> Iterator[socket.socket]:
-    """A wildcard UDP socket with no option of ours, on the same port number."""
+    """A wildcard UDP socket without our options, on the same port number."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
         sock.bind(("0.0.0.0", tcp.getsockname()[1]))
         yield sock
@@ -71,7 +71,7 @@ def test_both_transports_are_served_without_binding_anything(tcp: socket.socket,
 
 
 def test_client_queued_before_the_start_is_served_like_any_other(tcp: socket.socket, udp: socket.socket) -> None:
-    """Story: such a caller's socket has inherited nothing, and its urgent byte was lost; an early datagram came without
+    """Story: such a connection had inherited nothing, and its urgent byte was lost; an early datagram came without
     the address that it was sent to, and got no answer.
     """
     with socket.create_connection(tcp.getsockname(), PATIENCE_S) as caller:
@@ -116,7 +116,7 @@ def test_wrong_kind_of_socket_is_refused_by_number_and_name(kind: str, udp: sock
 
 
 def test_variables_for_another_process_are_left_alone() -> None:
-    """LISTEN_PID: a parent of ours may have been the one."""
+    """LISTEN_PID: the sockets may be for a parent process."""
     environment = {"LISTEN_PID": str(os.getppid()), "LISTEN_FDS": "1"}
     assert inherited(environment) is None
     assert environment["LISTEN_FDS"] == "1"
@@ -132,11 +132,11 @@ def test_count_that_is_not_a_number_gives_one_line(count: str) -> None:
     environment = {"LISTEN_PID": str(os.getpid()), "LISTEN_PIDFDID": "1", "LISTEN_FDS": count, "LISTEN_FDNAMES": "a"}
     with pytest.raises(BindError, match="LISTEN_FDS"):
         inherited(environment)
-    assert environment == {}, "no child may take them for its own"
+    assert environment == {}, "a child must not take them for its own"
 
 
 def test_buffers_of_handed_in_sockets_are_capped(tcp: socket.socket) -> None:
-    """The options of a socket are the same for all who hold it."""
+    """All processes that hold a socket share its options."""
     with activated(tcp, options=("--socket-buffer", "8192")) as daemon:
         daemon.next_line("listening")
         sizes = [tcp.getsockopt(socket.SOL_SOCKET, name) for name in (socket.SO_RCVBUF, socket.SO_SNDBUF)]

@@ -1,4 +1,4 @@
-"""From hosts and a port to bound sockets: all of them, or none and one clear line."""
+"""From hosts and a port to bound sockets: either all, or no socket and one clear line."""
 
 from __future__ import annotations
 
@@ -129,21 +129,21 @@ def test_name_gives_all_its_addresses(names: Names) -> None:
 
 
 def test_repeated_address_is_served_once(names: Names) -> None:
-    """Otherwise the second one would find the first in its way: EADDRINUSE, on one's own account."""
+    """Otherwise the second bind would fail because of the first (EADDRINUSE)."""
     names({"both.test": ["127.0.0.1", "::1"], "again.test": ["::1"]})
     hosts = ["::1", "both.test", "127.0.0.1", "[::1]", "again.test", "127.0.0.1"]
     assert sorted(targets_of(*hosts)) == ["127.0.0.1:7", "[::1]:7"]
 
 
 def test_wildcard_covers_the_addresses_of_its_family() -> None:
-    """127.0.0.1 beside 0.0.0.0 can't be bound (EADDRINUSE), and needn't be: the wildcard has it."""
+    """127.0.0.1 beside 0.0.0.0 can't be bound (EADDRINUSE), and the wildcard includes it."""
     assert targets_of("127.0.0.1", "::1", "0.0.0.0") == ["[::1]:7", "0.0.0.0:7"]
     assert targets_of("*", "127.0.0.1", "::1", "0.0.0.0", "::") == ["0.0.0.0:7", "[::]:7"]
 
 
 @pytest.mark.parametrize("hosts", [["both.test", "::1"], ["::1", "both.test"], ["*", "::"], ["::", "*"]])
 def test_address_given_by_itself_is_not_optional(names: Names, hosts: list[str]) -> None:
-    """IPv6 may be left out only "where IPv4 was asked for in the same breath": `--host ::1` says it alone."""
+    """IPv6 may be left out only when it "comes along with an IPv4 one": `--host ::1` comes alone."""
     names({"both.test": ["127.0.0.1", "::1"]})
     assert [target.optional for target in find_targets(hosts, 7) if ":" in target.address[0]] == [False]
 
@@ -274,7 +274,7 @@ def test_port_zero_gives_up_after_a_bounded_number_of_tries(sockets: Remembering
 
 
 def test_port_given_by_number_is_tried_once(sockets: Remembering) -> None:
-    """Another number than the one asked for would serve nobody."""
+    """No client would find another port."""
     sockets.faults.add("bind", os_error(errno.EADDRINUSE))
     with pytest.raises(BindError):
         bind_all(sockets, ["127.0.0.1"], 7007)
@@ -289,7 +289,7 @@ def test_port_given_by_number_is_tried_once(sockets: Remembering) -> None:
 @pytest.mark.parametrize("failing", [1, 2, 3, 4])
 @pytest.mark.parametrize("code", [errno.EACCES, errno.EMFILE, errno.EINVAL], ids=errno.errorcode.get)
 def test_after_a_failure_nothing_is_left_bound(sockets: Remembering, call: str, failing: int, code: int) -> None:
-    """Law: "Either every socket asked for is bound … or none is left", whichever step fails."""
+    """Law: "Either every socket is bound … or no socket is left", for any failing step."""
     sockets.faults.add(call, *[None] * (failing - 1), os_error(code))
     with pytest.raises(BindError) as error:
         bind_all(sockets, ["127.0.0.1", "::1"], 0)
@@ -302,7 +302,7 @@ def test_after_a_failure_nothing_is_left_bound(sockets: Remembering, call: str, 
 @IPV6
 @pytest.mark.parametrize("failing", [1, 2])
 def test_after_a_failing_listen_nothing_is_left_bound(sockets: Remembering, failing: int) -> None:
-    """Law: "(and every TCP one listens)": listen(2) is the last step that can fail."""
+    """Law: "(and every TCP socket listens)": listen(2) is the last step that can fail."""
     sockets.faults.add("listen", *[None] * (failing - 1), os_error(errno.EINVAL))
     with pytest.raises(BindError) as error:
         bind_all(sockets, ["127.0.0.1", "::1"], 0)
@@ -311,7 +311,7 @@ def test_after_a_failing_listen_nothing_is_left_bound(sockets: Remembering, fail
 
 
 def test_listen_comes_after_every_bind(sockets: Remembering) -> None:
-    """Law, all or nothing: "nobody gets a connection that a later failure would reset"."""
+    """Law, all or nothing: a later failure would reset connections that clients have got."""
     sockets.faults.add("bind", None, None, None, os_error(errno.EACCES))
     with pytest.raises(BindError):
         bind_all(sockets, ["127.0.0.1", "127.0.0.2"], 0)
@@ -343,7 +343,7 @@ def test_after_an_error_no_descriptor_is_open_and_the_port_is_free() -> None:
     bind_all(socket, ["127.0.0.1"], port).close()
 
 
-# ---------------------------------------------------------------- what the lines say
+# ---------------------------------------------------------------- error lines
 
 
 @pytest.mark.parametrize("transport", ["tcp", "udp"])
@@ -401,14 +401,14 @@ def test_address_of_another_machine_is_named_with_its_remedy(host: str) -> None:
 @pytest.mark.parametrize("tcp", [True, False])
 @pytest.mark.parametrize("host", ["224.0.0.1", "255.255.255.255", "127.255.255.255", "ff02::1"])
 def test_multicast_or_broadcast_address_is_refused(host: str, tcp: bool) -> None:
-    """Promise 13: "No answer to: … broadcast or multicast … destinations": UDP could be bound to one all the same."""
+    """Promise 13: "No answer to: … broadcast or multicast … destinations": UDP could be bound to one."""
     with pytest.raises(BindError) as error:
         bind_all(socket, [host], 0, tcp=tcp).close()
     assert host in one_line(error)
 
 
 def test_missing_address_family_is_named_with_its_remedy(sockets: Remembering) -> None:
-    """`--host ::1` alone asks for IPv6, and a machine without it must say so."""
+    """`--host ::1` alone asks for IPv6, so its absence is an error."""
     sockets.refused_families[socket.AF_INET6] = os_error(errno.EAFNOSUPPORT)
     with pytest.raises(BindError) as error:
         bind_all(sockets, ["::1"], 7007)
@@ -417,7 +417,7 @@ def test_missing_address_family_is_named_with_its_remedy(sockets: Remembering) -
 
 
 def test_any_other_error_is_one_line_too(sockets: Remembering) -> None:
-    """Whatever bind(2) says, an operator gets a line with an address, a reason and something to try."""
+    """For any error of bind(2), the line has an address, a reason and a remedy."""
     for code in errno.errorcode:
         sockets.faults.add("bind", os_error(code))
         with pytest.raises(BindError) as error:
@@ -445,7 +445,7 @@ def test_without_ipv6_ipv4_is_served_and_the_rest_is_named(
 
 @IPV6
 def test_foreign_ipv6_address_is_an_error_when_ipv6_works(names: Names) -> None:
-    """Law: "The one exception is IPv6 on a machine that has none": a stale AAAA record is no such machine."""
+    """Law: "The exception is a machine without IPv6": a stale AAAA record isn't that."""
     names({"stale.test": ["127.0.0.1", NOT_OURS_V6]})
     with pytest.raises(BindError) as error:
         bind_all(socket, ["stale.test"], 0).close()
@@ -453,7 +453,7 @@ def test_foreign_ipv6_address_is_an_error_when_ipv6_works(names: Names) -> None:
 
 
 def test_bindable_ipv6_loopback_means_that_the_machine_has_ipv6(names: Names, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The same on a machine of any kind: `::1` can be bound, so the other address is one that belongs elsewhere."""
+    """The same on any machine: `::1` can be bound, so the other address belongs to another machine."""
 
     def bind_tcp_here(sockets: Any, address: Any, **options: Any) -> Socket:
         if address[0] == NOT_OURS_V6:
@@ -475,7 +475,7 @@ def test_bindable_ipv6_loopback_means_that_the_machine_has_ipv6(names: Names, mo
 
 
 def test_without_ipv6_any_address_of_a_name_with_both_is_left_out(sockets: Remembering, names: Names) -> None:
-    """Law: "where IPv4 was asked for in the same breath (`*`, the default, a name with both), it is left out"."""
+    """Law: "an IPv6 address that comes along with an IPv4 one (`*`, the default, a name with both) is left out"."""
     names({"both.test": ["127.0.0.1", NOT_OURS_V6]})
     sockets.refused_families[socket.AF_INET6] = os_error(errno.EAFNOSUPPORT)
     bound = bind_all(sockets, ["both.test"], 0)
@@ -485,7 +485,7 @@ def test_without_ipv6_any_address_of_a_name_with_both_is_left_out(sockets: Remem
 
 
 def test_shortage_of_descriptors_does_not_mean_that_ipv6_is_missing(sockets: Remembering, names: Names) -> None:
-    """EADDRNOTAVAIL for an address, and then no descriptor left to find out why: that is no machine without IPv6."""
+    """EADDRNOTAVAIL for an address, then no descriptor left to find out why: IPv6 may well be there."""
     names({"both.test": ["127.0.0.1", NOT_OURS_V6]})
     sockets.faults.add("socket", None, None, os_error(errno.EADDRNOTAVAIL), os_error(errno.EMFILE))
     with pytest.raises(BindError) as error:

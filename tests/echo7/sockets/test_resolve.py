@@ -1,4 +1,4 @@
-"""From a host to numeric addresses, or one line: whatever the text is, and whatever the system says."""
+"""From a host to numeric addresses, or one line: for any text, and any answer of the system."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ LOOK_UP = socket.getaddrinfo
 
 @pytest.fixture(autouse=True)
 def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is no numeric address is unknown here: no test asks a name server."""
+    """Make every name unknown: no test asks a name server."""
 
     def look_up(host: str, port: int, family: int, kind: int) -> list[Any]:
         return list(LOOK_UP(host, port, family, kind, flags=socket.AI_NUMERICHOST))
@@ -29,7 +29,7 @@ def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def answering(monkeypatch: pytest.MonkeyPatch, answer: list[Any] | Exception) -> None:
-    """Have the system's resolver say this, whatever it is asked."""
+    """Make the system's resolver answer this to every question."""
 
     def look_up(*_: Any) -> list[Any]:
         if isinstance(answer, Exception):
@@ -64,7 +64,7 @@ def test_numeric_ipv6_address_is_itself_with_or_without_brackets(host: str) -> N
 
 
 def test_every_address_is_given_once_in_the_order_of_the_system(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Law: "the order is the system's own"; what is neither IPv4 nor IPv6 is of no use."""
+    """Law: "The order is that of the system"; other families than IPv4 and IPv6 are ignored."""
     one, other = entry(("192.0.2.2", 7)), entry(("2001:db8::1", 7, 0, 0), socket.AF_INET6)
     answering(monkeypatch, [other, one, entry(("odd",), 99), one, other])
     assert resolve("example", 7) == [("2001:db8::1", 7, 0, 0), ("192.0.2.2", 7)]
@@ -78,7 +78,7 @@ def test_name_without_any_address_is_refused(monkeypatch: pytest.MonkeyPatch, an
 
 @pytest.mark.parametrize("host", ["", " ", "[]", "\t"])
 def test_empty_host_is_refused(host: str) -> None:
-    """Else the system would take it for this machine."""
+    """Otherwise the system would take it for this machine."""
     assert refusal(host) == "an empty host names nothing; give a name or an address"
 
 
@@ -90,9 +90,7 @@ def test_impossible_host_name_is_refused_in_one_short_line(host: str) -> None:
 
 
 @pytest.mark.parametrize("error", [UnicodeError("label too long"), ValueError("embedded null"), OverflowError("port")])
-def test_any_error_of_python_means_not_a_host_name(
-    monkeypatch: pytest.MonkeyPatch, error: Exception
-) -> None:
+def test_any_error_of_python_means_not_a_host_name(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
     answering(monkeypatch, error)
     assert "not a host name" in refusal("example")
 
@@ -135,7 +133,7 @@ def test_link_local_address_needs_an_existing_interface(monkeypatch: pytest.Monk
 @example("1:%")
 @example("%lo")
 def test_any_text_gives_numeric_addresses_or_one_line(host: str) -> None:
-    """Law: "a list with at least one address, or an UnresolvedName". Nothing here is a name to be looked up."""
+    """Law: "a list with at least one address, or an UnresolvedName". No text here is a name to look up."""
     try:
         found = resolve(host, 7)
     except UnresolvedName as refused:

@@ -1,4 +1,4 @@
-"""Sockets for several workers: the kernel balances, nobody else gets in, and a failure leaves nothing."""
+"""Sockets for several workers: the kernel balances, a second daemon is refused, and a failure leaves no socket."""
 
 from __future__ import annotations
 
@@ -48,19 +48,19 @@ def test_connections_and_datagrams_are_spread_over_all_sets() -> None:
             client = stack.enter_context(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
             client.connect(address_of(sets))
             client.send(b"%d" % number)
-        callers, datagrams = [], []
+        connections, datagrams = [], []
         for bound in sets:
-            callers.append(0)
+            connections.append(0)
             with contextlib.suppress(BlockingIOError):
                 while True:
                     stack.enter_context(bound.tcp[0].accept()[0])
-                    callers[-1] += 1
+                    connections[-1] += 1
             datagrams.append(0)
             with contextlib.suppress(BlockingIOError):
                 while bound.udp[0].recv(10):
                     datagrams[-1] += 1
-    assert sum(callers) == sum(datagrams) == 60
-    assert all(callers), callers
+    assert sum(connections) == sum(datagrams) == 60
+    assert all(connections), connections
     assert all(datagrams), datagrams
 
 
