@@ -1,4 +1,4 @@
-"""A fresh service answers soon: it imports what serving needs, and nothing else.
+"""A new service answers soon: it imports only what serving needs.
 
 `python3 -m benchmarks cold-start` measures how long that takes; this test only lists what is imported.
 """
@@ -18,7 +18,7 @@ before = set(sys.modules)
 from echo7 import cli
 from echo7.process.service import Service
 
-Service.run = lambda service: None  # it serves, and then ends
+Service.run = lambda service: None  # it serves, then ends
 status = cli.main(["serve", "--host", "127.0.0.1", "--port", "0", "--log-level", "error", *sys.argv[1:]])
 assert status == 0
 print(*sorted(set(sys.modules) - before))

@@ -1,4 +1,4 @@
-"""Settings: every option is declared once, and reaches every place that is made from the declaration."""
+"""Settings: every option is declared once, and reaches every place that derives from the declaration."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def test_option_sets_its_field_and_no_other(row: Row, tmp_path: pathlib.Path) ->
 
 
 def test_fixed_settings_are_addresses_transports_workers_and_user() -> None:
-    """The form is the one that other versions compare with theirs."""
+    """Other versions compare this form with theirs."""
     assert Settings().fixed() == {
         "--host": "", "--port": "7", "--no-tcp": "False", "--no-udp": "False", "--workers": "1", "--user": "",
     }  # fmt: skip
@@ -108,7 +108,7 @@ def test_defaults_are_the_documented_ones() -> None:
     assert words == words | {
         "--port": "7", "--backlog": "1024", "--drain-timeout": "5", "--log-level": "info", "--workers": "1",
     }  # fmt: skip
-    assert not set(words.values()) & {"", "None", "()"}, "a default that says nothing needs words"
+    assert not set(words.values()) & {"", "None", "()"}, "an empty default needs words"
 
 
 @pytest.mark.parametrize("option", [*OPTIONS.values(), *ABOUT_SETTINGS], ids=lambda option: option.key)
@@ -130,7 +130,7 @@ def test_reference_is_up_to_date() -> None:
 
 
 def test_word_none_removes_a_limit() -> None:
-    """What isn't given holds by default, so there must be a word for nothing."""
+    """A limit has a default, so its absence needs a word."""
     line = "--max-connections-per-source none --udp-rate none --udp-rate-total none --refuse-source-ports none"
     config = serve_config(*line.split(), "--idle-timeout", "none")
     nothing = SourcePorts(own=False, responders=False)

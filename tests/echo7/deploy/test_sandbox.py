@@ -1,4 +1,4 @@
-"""The service, whole, under the unit's own filters of system calls: what is forbidden is never missed.
+"""The service, whole, under the system call filters of the unit: it never needs a forbidden call.
 
 systemd makes seccomp filters of SystemCallFilter=, RestrictAddressFamilies= and MemoryDenyWriteExecute=; here they are
 made of the same lines and loaded by a program that then becomes `echo7 serve`. Each case runs twice: refused as the
@@ -28,13 +28,13 @@ from tests.support.basics import PATIENCE_S, PROJECT, has_ipv6
 from tests.support.clients import echo_and_close, receive_exactly, receive_to_end
 from tests.support.daemon import EchoProcess
 
-BULK_BYTES = 8 << 20  # far above what makes a connection bulk
+BULK_BYTES = 8 << 20  # makes the connection a bulk one
 
 REFUSALS = ["as the unit says", "kill"]
 
 
 def prefix(refusal: str, *drop_ins: object) -> list[str]:
-    """What makes the program after it run under the unit's filters. Skips the test where that can't be."""
+    """Return words that put a command under the unit's filters. Skip the test where that is impossible."""
     if sys.platform != "linux":
         pytest.skip("seccomp is Linux's")
     try:
@@ -74,7 +74,7 @@ def refusal(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
-# ---------------------------------------------------------------- the filter has teeth
+# ---------------------------------------------------------------- the filter works
 
 
 @pytest.mark.parametrize(
@@ -99,12 +99,12 @@ def test_kill_filter_kills() -> None:
     assert under(prefix("kill"), "import os; os.mkdir('never')").returncode == -signal.SIGSYS
 
 
-# ---------------------------------------------------------------- with sockets of its own
+# ---------------------------------------------------------------- with its own sockets
 
 
 @pytest.fixture
 def echo(request: pytest.FixtureRequest, refusal: str) -> Iterator[EchoProcess]:
-    """`echo7 serve` under the filters of the unit with the drop-in for sockets of its own."""
+    """`echo7 serve` under the filters of the unit with the drop-in own-sockets.conf."""
     with EchoProcess(*getattr(request, "param", ()), prefix=prefix(refusal, OWN_SOCKETS)) as process:
         yield process
 
@@ -176,7 +176,7 @@ def test_sandboxed_service_with_handed_in_sockets_needs_only_the_unix_family(ref
 
 
 def dual_stack(kind: int, port: int = 0) -> socket.socket:
-    """A socket for every address of both families. Skips the test where there is no IPv6."""
+    """Return a socket for every address of both families. Skip the test without IPv6."""
     if not has_ipv6():
         pytest.skip("this machine has no IPv6")
     sock = socket.socket(socket.AF_INET6, kind)
@@ -188,7 +188,7 @@ def dual_stack(kind: int, port: int = 0) -> socket.socket:
 
 
 def ask(family: int, host: str, port: int) -> None:
-    """Ask over UDP, and hear from the very address that was asked: a connected socket takes no other."""
+    """Exchange a datagram on a connected socket, which takes answers only from the address that it asked."""
     with socket.socket(family, socket.SOCK_DGRAM) as client:
         client.settimeout(PATIENCE_S)
         client.connect((host, port))

@@ -1,4 +1,4 @@
-"""The systemd units: nothing that could be shut is open, and what they say is what echo7 does."""
+"""The systemd units: the sandbox is closed, and the settings fit what echo7 does."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ def test_exposure_is_below_the_limit() -> None:
 
 
 def test_unit_without_a_sandbox_is_above_the_limit(tmp_path: pathlib.Path) -> None:
-    """A unit of nothing but a command is above the threshold, and that is an exit status."""
+    """A unit with only a command is above the limit, and the exit status shows it."""
     bare = tmp_path / "bare.service"
     bare.write_text(f"[Service]\nExecStart={sys.executable}\n")
     assert analyze("security", "--offline=true", "--threshold=8", "--no-pager", bare).returncode != 0
 
 
 def test_units_have_no_systemd_warnings(tmp_path: pathlib.Path) -> None:
-    """With the program that is here in place of the one that will be installed."""
+    """With this checkout in place of the installed program."""
     program = last(settings(SERVICE), "ExecStart").split()[0]
     (tmp_path / SERVICE.name).write_text(SERVICE.read_text().replace(program, sys.executable))
     (tmp_path / SOCKET.name).write_text(SOCKET.read_text())
@@ -55,7 +55,7 @@ def test_units_have_no_systemd_warnings(tmp_path: pathlib.Path) -> None:
 
 
 def test_filter_allows_used_calls_and_no_others() -> None:
-    """test_sandbox.py runs the service under it; this says why, should that fail."""
+    """test_sandbox.py runs the service under the filter; this test shows the reason when that fails."""
     allowed = allowed_calls(settings(SERVICE))
     assert not set(USED) - allowed
     assert not set(NEVER_USED) & allowed
@@ -97,7 +97,7 @@ def test_systemd_waits_longer_than_the_service_drains() -> None:
 
 
 def test_every_option_in_the_example_file_exists_and_has_a_valid_value(tmp_path: pathlib.Path) -> None:
-    """What stands there as a comment, read as if it were none."""
+    """The options are comments there; the test removes the comment signs."""
     text = re.sub(r"^# (?=[a-z-]+ = )", "", OPTIONS_FILE.read_text(), flags=re.MULTILINE)
     document = tomllib.loads(text)
     assert len(document) >= 6
@@ -109,7 +109,7 @@ def test_every_option_in_the_example_file_exists_and_has_a_valid_value(tmp_path:
 
 
 def test_built_package_has_the_deploy_files() -> None:
-    """`pip install .` ships echo7/deploy, and puts the manual page where man(1) looks."""
+    """`pip install .` ships echo7/deploy, and puts the manual page where man(1) finds it."""
     document = tomllib.loads((PROJECT / "pyproject.toml").read_text())["tool"]["setuptools"]
     assert "deploy/*" in document["package-data"]["echo7"]
     assert not [path for path in DEPLOY.iterdir() if path.is_dir()], "deploy/* doesn't reach into folders"

@@ -1,4 +1,4 @@
-"""When a worker is started again: the policy alone, with a clock that moves when told to."""
+"""When a worker is started again: only the policy, with a clock that the test moves."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What one generation hands to the next: as text, and as sockets."""
+"""What one generation hands to the next, as text and as sockets."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def test_handover_through_environment_arrives_once(
     given = Handover(os.getpid(), sockets, previous, watches)
     environment = {VARIABLE: str(given), "HOME": "/"}
     assert received(environment) == given
-    assert environment == {"HOME": "/"}, "no child may take it for its own"
+    assert environment == {"HOME": "/"}, "a child must not take it for its own"
     assert received(environment) is None
 
 
@@ -49,7 +49,7 @@ def test_sockets_of_each_worker_come_back_as_its_set() -> None:
 
 
 def test_sockets_from_systemd_stay_shared_and_handed_in() -> None:
-    """Clients that were queued before the first generation came have inherited nothing from the listener."""
+    """Connections queued before the first generation have inherited nothing from the listener."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         listener.listen()

@@ -1,4 +1,4 @@
-"""How many descriptors, and so how many connections, the service may have."""
+"""How many descriptors, and so connections, the service may have."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class FakeResource:
 
 
 def with_limit(soft: int, hard: int) -> Callable[[], None]:
-    """What a new process does first, to have these limits of open descriptors."""
+    """Return what a child must call first to get these limits of open descriptors."""
     return lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
@@ -81,7 +81,7 @@ def test_system_without_getrlimit_has_the_limit_of_select(monkeypatch: pytest.Mo
 
 
 def test_service_works_without_the_resource_module() -> None:
-    """The same from the import on, which is where Windows differs."""
+    """The same from the import on, as on Windows."""
     code = """if True:
         import sys
         sys.modules["resource"] = None  # the import raises ImportError
@@ -103,7 +103,7 @@ def test_limit_is_no_higher_than_the_selector_can_watch(monkeypatch: pytest.Monk
 
 @given(st.integers(0, 1 << 20))
 def test_default_keeps_back_descriptors_for_the_service(descriptors: int) -> None:
-    """Law: What the service itself needs, and two for each pipe; but a service that takes no connection is none."""
+    """The service needs some descriptors, and each pipe two; but at least one connection is allowed."""
     pipes = limits.default_pipes(descriptors)
     assert 0 <= 2 * pipes <= descriptors / 8
     assert limits.default_max_connections(descriptors) == max(1, descriptors - limits.KEPT_BACK)

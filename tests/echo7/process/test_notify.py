@@ -1,4 +1,4 @@
-"""What systemd is told (sd_notify(3)), with a socket of our own in systemd's place."""
+"""Messages to systemd (sd_notify(3)), with a test socket in place of systemd."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ HOST = ("--host", "127.0.0.1")
 
 
 class Ear:
-    """Where systemd would listen."""
+    """The socket on which systemd would listen."""
 
     def __init__(self, address: str) -> None:
         self.address = address
@@ -40,14 +40,14 @@ class Ear:
         return self._socket.recv(4096).decode()
 
     def hear_next(self, beginning: str) -> str:
-        """The next one that isn't only a sign of life; it begins so."""
+        """Tell whether the next message besides WATCHDOG=1 begins like this."""
         while (message := self.hear()) == "WATCHDOG=1":
             pass
         assert message.startswith(beginning), message
         return message
 
     def all(self) -> list[str]:
-        """What has come so far."""
+        """Return the messages so far."""
         self._socket.setblocking(False)
         heard = []
         with contextlib.suppress(BlockingIOError):
@@ -94,13 +94,13 @@ def test_with_workers_ready_comes_when_all_of_them_serve(ear: Ear) -> None:
 
 
 def test_stuck_loop_sends_no_message(ear: Ear) -> None:
-    """The loop itself tells that it is alive, so systemd notices when it stands still."""
+    """The loop itself sends "alive", so systemd notices a stuck loop."""
     with EchoProcess(*HOST, env=environment(ear.address, WATCHDOG_USEC="100000")) as echo:
         assert [ear.hear() for _ in range(4)] == ["READY=1", "WATCHDOG=1", "WATCHDOG=1", "WATCHDOG=1"]
         echo.process.send_signal(signal.SIGSTOP)
         os.waitid(os.P_PID, echo.process.pid, os.WSTOPPED)
         ear.all()
-        time.sleep(0.3)  # nothing tells us that nothing comes
+        time.sleep(0.3)  # no event marks a missing message
         assert ear.all() == []
         echo.process.send_signal(signal.SIGCONT)
         assert ear.hear() == "WATCHDOG=1"
@@ -162,7 +162,7 @@ def test_alive_is_sent_twice_within_the_watchdog_time(ear: Ear) -> None:
 
 
 def test_reloading_is_sent_with_the_time(ear: Ear) -> None:
-    """`Type=notify-reload` wants to know when it began, on CLOCK_MONOTONIC."""
+    """`Type=notify-reload` needs the start of the reload, on CLOCK_MONOTONIC."""
     with notifier({"NOTIFY_SOCKET": ear.address}) as (made, _, _):
         before_usec = time.monotonic_ns() // 1000
         made.reloading()
@@ -188,7 +188,7 @@ def test_invalid_watchdog_time_costs_one_line(ear: Ear, caplog: pytest.LogCaptur
 
 
 def test_messages_without_room_wait_in_order_and_alive_is_dropped(ear: Ear) -> None:
-    """systemd may be behind with its reading: nothing blocks, and READY isn't lost."""
+    """When systemd reads slowly, nothing blocks, and READY isn't lost."""
     with notifier({"NOTIFY_SOCKET": ear.address, "WATCHDOG_USEC": "3000000"}) as (made, reactor, clock):
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as other:
             other.setblocking(False)

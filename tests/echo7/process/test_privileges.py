@@ -1,4 +1,4 @@
-"""`--user`: root binds, a user without privileges serves. Real processes need root; the rules don't."""
+"""`--user`: root binds, an unprivileged user serves. The tests with real processes need root."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ SETPRIV = pytest.mark.skipif(os.geteuid() != 0 or shutil.which("setpriv") is Non
 
 
 def rights(pid: int) -> dict[str, list[str]]:
-    """What the kernel says of a process."""
+    """What proc(5) shows of a process."""
     lines = pathlib.Path(f"/proc/{pid}/status").read_text().splitlines()
     return {name: value.split() for name, _, value in (line.partition(":") for line in lines)}
 
@@ -45,7 +45,7 @@ def assert_powerless(pid: int, user_id: int = NOBODY, group_id: int = NOBODY) ->
 
 
 def low_port() -> int:
-    """A free port that only root may bind."""
+    """Return a free port that only root may bind."""
     for port in range(600, 1000):
         try:
             with socket.socket() as tcp, socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as udp:
@@ -57,7 +57,7 @@ def low_port() -> int:
     pytest.skip("no low port is free")
 
 
-# ---------------------------------------------------------------- the real thing
+# ---------------------------------------------------------------- real processes
 
 
 def test_root_binds_a_low_port_and_nobody_serves_it(installation: Installation) -> None:
@@ -84,7 +84,7 @@ def test_workers_and_supervisor_have_no_privileges(installation: Installation) -
 
 @SETPRIV
 def test_reversible_drop_stops_the_start(installation: Installation) -> None:
-    """With this bit the kernel lets all capabilities be kept over the change of user."""
+    """With this bit, the kernel keeps all capabilities over the change of user."""
     port = low_port()
     with EchoProcess(
         "--host", "127.0.0.1", "--user", "nobody", port=port, installation=installation, wait=False,
@@ -168,7 +168,7 @@ def test_unknown_or_privileged_user_is_refused_in_one_line(
 
 
 def test_unknown_user_is_refused_before_anything_is_bound() -> None:
-    """The port is in use: a service that bound first would have complained of that."""
+    """The port is in use: a service that binds first would report that."""
     port = quiet_port()
     with socket.socket() as holder:
         holder.bind(("127.0.0.1", port))
@@ -189,11 +189,11 @@ def test_user_by_name_and_by_number_are_the_same() -> None:
     assert identity("nobody:4712") == Identity(nobody.pw_uid, 4712, "nobody:4712")
 
 
-# ---------------------------------------------------------------- the rules, where no kernel is asked
+# ---------------------------------------------------------------- the rules, without the kernel
 
 
 class Kernel:
-    """What the system calls do to user and group, and what was called."""
+    """Simulates the system calls for user and group, and records them."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, *, allowed: bool = True, returns: str = "") -> None:
         self.calls: list[str] = []
@@ -257,7 +257,7 @@ def test_system_without_prctl_skips_it(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_programs_started_later_gain_no_privileges() -> None:
-    """In a child, as there is no way back from it."""
+    """In a child, because it can't be undone."""
     program = """if True:
         from echo7.process import privileges
         privileges.no_new_privileges()()

@@ -48,7 +48,7 @@ REFUSED = "restart refused, still serving: "
 
 
 class Phoenix(EchoProcess):
-    """A service that restarts. With `code`, something in it is broken first, in each generation."""
+    """A service that restarts. `code` breaks something in each generation first."""
 
     def __init__(self, *arguments: str, code: str = "", where: Sequence[str] = HOST, **options: Any) -> None:
         if code or where != HOST:
@@ -61,12 +61,12 @@ class Phoenix(EchoProcess):
             super().__init__(*HOST, *arguments, **options)
 
     def restart(self) -> dict[str, Any]:
-        """Restart it; return the line that says so."""
+        """Restart the service; return its log line."""
         self.process.send_signal(signal.SIGHUP)
         return self.next_line("restarted")
 
     def refuses(self) -> str:
-        """Ask for a restart that fails; return why it did, when it is sure that the service goes on."""
+        """Ask for a restart that fails; return the reason, once the service has answered again."""
         self.process.send_signal(signal.SIGHUP)
         line = self.next_line("restart_refused")
         assert line["level"] == "error"
@@ -75,14 +75,14 @@ class Phoenix(EchoProcess):
         return message.removeprefix(REFUSED)
 
     def answers(self) -> None:
-        """Be sure that it serves, over both."""
+        """Check that it serves both transports."""
         with self.connect() as client, udp_client(self.port) as flow:
             for sock in (client, flow):
                 sock.sendall(b"hello")
                 assert sock.recv(5) == b"hello"
 
     def children(self) -> list[int]:
-        """Its children, zombies too."""
+        """The pids of its children, zombies too."""
         pid = self.process.pid
         return [int(each) for each in pathlib.Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
@@ -157,7 +157,7 @@ class Tireless:
 
 
 def restart_often(echo: Phoenix, times: int) -> None:
-    """No client fails; nothing is left of the old generations, and the process is the same."""
+    """No client fails, no old generation is left, and the pid is the same."""
     before = len(os.listdir(f"/proc/{echo.process.pid}/fd"))
     with Tireless(echo.port) as clients:
         for _ in range(times):
@@ -174,7 +174,7 @@ def restart_often(echo: Phoenix, times: int) -> None:
     served = [line for line in echo.lines if line["event"] in ("drained", "stopped")]
     total = {key: sum(line[key] for line in served) for key in ("connections", "tcp_bytes_sent", "datagrams_sent")}
     assert total["datagrams_sent"] == clients.counts["datagrams"]
-    assert total["connections"] == clients.counts["calls"] + 2, "the first one asked whether it was ready"
+    assert total["connections"] == clients.counts["calls"] + 2, "the first connection tested whether the service is up"
 
 
 @LINUX
@@ -221,7 +221,7 @@ def test_thousand_open_connections_are_served_through_two_restarts(workers: str,
 @LINUX
 @pytest.mark.parametrize("way", [*WAYS[:2], ("--plain",)], ids=" ".join)
 def test_bulk_through_restarts_comes_back_without_a_wrong_byte(way: tuple[str, ...]) -> None:
-    """What is in a pipe on its way back belongs to the previous generation, as the client does."""
+    """The previous generation keeps the data in its pipes, as it keeps the connection."""
     with Phoenix(*way) as echo, contextlib.ExitStack() as stack:
         sent, received, enough = hashlib.sha256(), hashlib.sha256(), threading.Event()
         client = stack.enter_context(echo.connect())
@@ -435,12 +435,12 @@ def test_workers_stay_when_the_new_program_cannot_start() -> None:
             assert echo.children() == workers
         client.close()
         assert echo.finish() == 0
-        assert "drained" not in echo.events(), "they have reported to the supervisor"
+        assert "drained" not in echo.events(), "they still report to the supervisor"
 
 
 @LINUX
 def test_restart_without_free_descriptors_is_refused() -> None:
-    """EMFILE, for real: the limit is reached while clients are served."""
+    """EMFILE from the kernel: the limit is reached while clients are served."""
     code = """if True:
         def tight(): return 64
         import resource
@@ -488,7 +488,7 @@ def test_service_survives_a_storm_of_restart_requests(way: tuple[str, ...]) -> N
             os.kill(pid, signal.SIGHUP)
             echo.answers()
     assert clients.failures == []
-    assert echo.process.poll() == -signal.SIGKILL, "by the test itself, and not before"
+    assert echo.process.poll() == -signal.SIGKILL, "the test has killed it, nothing else"
 
 
 @pytest.mark.parametrize("way", WAYS[:2], ids=" ".join)
@@ -504,7 +504,7 @@ def test_term_at_the_time_of_a_restart_request_ends_the_service(way: tuple[str, 
 @LINUX
 @pytest.mark.parametrize("way", WAYS[:2], ids=" ".join)
 def test_term_at_any_moment_of_a_restart_ends_the_service(way: tuple[str, ...]) -> None:
-    """The moment is another one each time: before the check, in it, at exec, in the start of the new generation."""
+    """The moments: before the check, during it, at exec(2), at the start of the new generation."""
     for turn in range(6):
         with Phoenix(*way) as echo:
             echo.process.send_signal(signal.SIGHUP)
@@ -516,7 +516,7 @@ def test_term_at_any_moment_of_a_restart_ends_the_service(way: tuple[str, ...]) 
 
 @LINUX
 def test_signals_that_came_before_the_exec_are_not_forgotten() -> None:
-    """Story: one had been noted, and not looked at, when the process became another program."""
+    """Story: a signal was noted, but not handled, when the process became another program."""
     code = """if True:
         become, moments = service.Service.become_next_generation, [1]
         def late(self):
@@ -529,7 +529,7 @@ def test_signals_that_came_before_the_exec_are_not_forgotten() -> None:
     for way in WAYS[:2]:
         with Phoenix(*way, code=code) as echo:
             assert echo.finish(signal.SIGHUP) == 0
-            assert "restarted" not in echo.events(), "the end came first"
+            assert "restarted" not in echo.events(), "the signal to stop came first"
             assert echo.lines[-1]["event"] == "stopped"
 
 
@@ -545,7 +545,7 @@ def test_restart_request_before_the_service_serves_restarts_it_later(way: tuple[
 
 
 def test_restart_request_during_the_check_starts_another_check(file: pathlib.Path) -> None:
-    """What was read first may have been half of a change."""
+    """The first check may have read half of a change."""
     code = f"""if True:
         if CHECK and not os.path.exists({str(file)!r} + ".seen"):
             open({str(file)!r} + ".seen", "w").close()
@@ -632,7 +632,7 @@ def test_previous_generation_logs_its_counters_when_asked() -> None:
         assert echo.finish() == 0
 
 
-# ---------------------------------------------------------------- what systemd is told
+# ---------------------------------------------------------------- messages to systemd
 
 
 @LINUX
@@ -652,13 +652,13 @@ def test_systemd_is_notified_of_each_step(tmp_path: pathlib.Path, file: pathlib.
             echo.refuses()
             assert ear.hear_next("RELOADING=1\nMONOTONIC_USEC=")
             assert ear.hear_next("READY=1")
-            assert ear.hear() == "WATCHDOG=1", "the new generation goes on with that"
+            assert ear.hear() == "WATCHDOG=1", "the new generation keeps sending it"
         assert echo.finish() == 0
         assert ear.hear_next("STOPPING=1")
-        assert set(ear.all()) <= {"WATCHDOG=1"}, "previous generations say nothing"
+        assert set(ear.all()) <= {"WATCHDOG=1"}, "previous generations send nothing"
 
 
-# ---------------------------------------------------------------- what is handed over
+# ---------------------------------------------------------------- the handover
 
 
 @pytest.mark.parametrize("text", ["", "x", "1;2;3;4", ";;;", "1;3=1,x=2;;", "1;3=;;"])
@@ -715,7 +715,7 @@ def test_request_when_a_restart_is_due_starts_no_check(monkeypatch: pytest.Monke
 
 
 def test_second_term_changes_nothing_for_a_previous_generation() -> None:
-    """The first came to the whole group, the second was passed on by the service."""
+    """The whole group got the first, and the service passes its own on."""
     with EchoByHand() as echo:
         client, done, terminated = echo.connect(), list[int](), list[int]()
         drain = Drain(echo.reactor, echo.server, lambda: done.append(1), lambda: terminated.append(1))

@@ -62,7 +62,7 @@ class Rig:
             worker.setblocking(False)
 
     def say(self, index: int, **message: object) -> None:
-        """Have a worker say something, and the supervisor hear it."""
+        """Send a message from a worker to the supervisor."""
         self.workers[index].sendall(json.dumps(message).encode() + b"\n")
         turn_idle(self.reactor)
 
@@ -70,7 +70,7 @@ class Rig:
         self.say(index, say="counters", round=question, counters={"connections": connections}, log_lines_dropped=index)
 
     def orders(self, index: int) -> list[dict[str, Any]]:
-        """What a worker has been told since."""
+        """Return the orders that a worker has got since."""
         turn_idle(self.reactor)
         try:
             data = self.workers[index].recv(1 << 16)
@@ -101,7 +101,7 @@ def told(caplog: pytest.LogCaptureFixture, event: str) -> list[dict[str, Any]]:
 
 
 def test_request_for_counters_during_a_round_starts_one_more_round(rig: Rig, caplog: pytest.LogCaptureFixture) -> None:
-    """However many requests come: signals are remembered once."""
+    """Several requests count as one, like pending signals."""
     for _ in range(3):
         rig.supervisor.ask_for_counters()
     assert [rig.orders(index) for index in (0, 1)] == [[{"say": "counters", "round": 1}]] * 2
@@ -124,7 +124,7 @@ def test_worker_that_does_not_answer_counts_with_its_last_report(rig: Rig, caplo
     rig.supervisor.ask_for_counters()
     rig.answer(0, 1, connections=3)
     rig.answer(1, 0, connections=4)
-    assert told(caplog, "counters") == [], "that wasn't the answer"
+    assert told(caplog, "counters") == [], "an unasked report is no answer"
     rig.clock.advance(ANSWER_PATIENCE_S)
     turn_idle(rig.reactor)
     assert [line["connections"] for line in told(caplog, "counters")] == [7]
@@ -142,7 +142,7 @@ def test_request_for_counters_without_workers_is_answered_at_once(
 
 
 def die(rig: Rig, monkeypatch: pytest.MonkeyPatch, wait_status: int) -> None:
-    """Have every worker end."""
+    """End every worker."""
     for worker in rig.workers:
         worker.shutdown(socket.SHUT_RDWR)
     turn_idle(rig.reactor)
@@ -161,7 +161,7 @@ def test_worker_has_ended_when_it_is_reaped_and_its_channel_has_ended(
     killed: list[int] = []
     monkeypatch.setattr(os, "kill", lambda pid, signum: killed.append(pid))
     rig.supervisor.kill()
-    assert killed == [FIRST_PID + 1], "the number of one that is reaped may be another process's"
+    assert killed == [FIRST_PID + 1], "the pid of a reaped worker may belong to another process"
     rig.answer(0, 0, connections=9)
     rig.workers[0].sendall(b'{"say": "coun')  # cut short
     rig.workers[0].shutdown(socket.SHUT_RDWR)
@@ -213,13 +213,13 @@ class WorkerRig:
         self.supervisor.close()
 
     def next(self) -> dict[str, Any]:
-        """What the worker says next."""
+        """Return the next message of the worker."""
         message: dict[str, Any] = json.loads(self.lines.readline())
         return message
 
 
 def test_worker_reports_its_counters_every_second() -> None:
-    """So that no more than a second of them is lost with it."""
+    """A crash loses at most one second of counters."""
     with WorkerRig() as rig:
         for _ in range(3):
             rig.clock.advance(REPORT_INTERVAL_S)
@@ -230,7 +230,7 @@ def test_worker_reports_its_counters_every_second() -> None:
 
 
 def test_supervisor_that_does_not_read_gets_no_more_reports() -> None:
-    """What waits for it is bounded, or a worker would grow."""
+    """Otherwise the worker would grow."""
     with WorkerRig() as rig:
         channel = rig.worker.channel
         assert channel is not None

@@ -1,4 +1,4 @@
-"""`--workers N`: several processes on one port, and a supervisor that answers for them."""
+"""`--workers N`: several processes on one port, and their supervisor."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from tests.support.daemon import EchoProcess, WorkersProcess, serve_config
 
 pytestmark = pytest.mark.skipif(not reuseport.AVAILABLE, reason="Linux alone balances")
 HOST = ("--host", "127.0.0.1")
-CLIENTS = 24  # so many that each of two workers gets some of them, but once in eight million runs
+CLIENTS = 24  # each of two workers gets some of them, except once in eight million runs
 
 
 def udp_client(port: int) -> socket.socket:
@@ -39,7 +39,7 @@ def udp_client(port: int) -> socket.socket:
 
 @contextlib.contextmanager
 def clients_of(port: int, transport: str) -> Iterator[list[socket.socket]]:
-    """Many clients, each with a flow of its own."""
+    """Many clients, each with its own flow."""
     with contextlib.ExitStack() as stack:
         address = ("127.0.0.1", port)
         yield [
@@ -51,7 +51,7 @@ def clients_of(port: int, transport: str) -> Iterator[list[socket.socket]]:
 
 
 def patched(code: str, *arguments: str) -> list[str]:
-    """A command that serves with something in it broken first."""
+    """Return a command that breaks something, then serves."""
     program = (
         "import os, signal, sys\nfrom echo7 import cli\nfrom echo7.process import service, supervisor, worker\n"
         f"{code}\nsys.exit(cli.main(sys.argv[1:]))"
@@ -130,7 +130,7 @@ def test_sigusr2_makes_every_process_or_one_worker_log_its_loop() -> None:
     [(1, 1, "tcp", "--no-udp"), (1, 2, "udp", "--no-tcp"), (2, 1, "udp", "--no-tcp"), (2, 2, "tcp", "--no-udp")],
 )
 def test_second_daemon_is_refused_whichever_has_workers(first: int, second: int, transport: str, other: str) -> None:
-    """SO_REUSEPORT would let it in, and take half of the clients away."""
+    """With SO_REUSEPORT it would get half of the clients."""
     port = quiet_port()
     with WorkersProcess(*HOST, other, count=first, port=port):
         command = [sys.executable, "-m", "echo7", "serve", *HOST, other, "--port", str(port), "--workers", str(second)]
@@ -140,7 +140,7 @@ def test_second_daemon_is_refused_whichever_has_workers(first: int, second: int,
 
 
 def test_sockets_from_systemd_are_shared_by_all_workers() -> None:
-    """One for each address is all there is: a free worker takes what comes, and one is enough."""
+    """There is one socket for each address: any free worker takes the next client."""
     bound = bind_all(socket, ["127.0.0.1"], 0)
     with bound.tcp[0] as tcp, bound.udp[0] as udp:
         port, numbers = tcp.getsockname()[1], (tcp.fileno(), udp.fileno())
@@ -161,7 +161,7 @@ def test_sockets_from_systemd_are_shared_by_all_workers() -> None:
 
 @pytest.mark.parametrize("transport", ["tcp", "udp"])
 def test_clients_that_waited_for_a_killed_worker_are_served_by_the_next(transport: str) -> None:
-    """Connections and datagrams queue in the kernel: the sockets are the supervisor's, and stay."""
+    """Connections and datagrams wait in the kernel: the supervisor keeps the sockets open."""
     with WorkersProcess(*HOST) as echo:
         victim = echo.halt(1)
         with clients_of(echo.port, transport) as clients:
@@ -178,7 +178,7 @@ def test_clients_that_waited_for_a_killed_worker_are_served_by_the_next(transpor
             for client in clients:
                 client.send(b"again")
                 assert client.recv(10) == b"again"
-        assert echo.finish() == 0, "a crash before has been dealt with"
+        assert echo.finish() == 0, "an earlier crash doesn't count"
 
 
 def test_clients_of_other_workers_do_not_notice_a_killed_one() -> None:
@@ -187,12 +187,12 @@ def test_clients_of_other_workers_do_not_notice_a_killed_one() -> None:
             os.kill(echo.pids[number], signal.SIGKILL)
             assert echo.next_line("worker_ready")["worker"] == number
     assert answers.count(b"hello") > 0
-    assert len(answers) - answers.count(b"hello") <= 4, "one client at a time, so one for each worker"
+    assert len(answers) - answers.count(b"hello") <= 4, "one connection at a time for each worker"
 
 
 @contextlib.contextmanager
 def asking_without_pause(port: int) -> Iterator[list[bytes]]:
-    """A client in a thread, one connection after the other; yield what each has got, up to FIN or RST."""
+    """Run a client in a thread, one connection after another; yield the answer of each, up to FIN or RST."""
     answers: list[bytes] = []
     enough = threading.Event()
 
@@ -232,7 +232,7 @@ def test_counters_of_a_killed_worker_stay_in_the_sum() -> None:
 
 
 def test_worker_on_term_delivers_and_is_replaced() -> None:
-    """An operator may want a fresh one."""
+    """An operator replaces a worker this way."""
     with WorkersProcess(*HOST, "--drain-timeout", "20", "--log-level", "debug") as echo:
         with echo.connect() as client:
             client.sendall(b"first")
@@ -254,7 +254,7 @@ def test_worker_on_term_delivers_and_is_replaced() -> None:
 
 @contextlib.contextmanager
 def stuck(*arguments: str, **options: Any) -> Iterator[tuple[WorkersProcess, socket.socket, bytes]]:
-    """Workers, and a client that has sent a lot and reads nothing."""
+    """Yield workers, and a client that has sent a lot and reads nothing."""
     with WorkersProcess(*HOST, "--socket-buffer", "65536", *arguments, **options) as echo:
         client = connect_small(("127.0.0.1", echo.port), 16_384)
         sent = fill_until_stuck(echo, client)
@@ -264,7 +264,7 @@ def stuck(*arguments: str, **options: Any) -> Iterator[tuple[WorkersProcess, soc
 
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
 def test_signal_to_the_whole_process_group_gives_one_orderly_end(signum: signal.Signals) -> None:
-    """^C in a terminal, or systemd's stop: every process gets it, and what has been read is delivered, then FIN."""
+    """^C in a terminal, or systemd's stop: every process gets it. Each delivers what it has read, then sends FIN."""
     with stuck("--drain-timeout", "20", start_new_session=True) as (echo, client, sent):
         os.killpg(echo.process.pid, signum)
         echo.next_line("stopping")
@@ -303,7 +303,7 @@ def test_worker_that_hangs_in_its_drain_is_killed_in_time() -> None:
     with Patched("service.DRAIN_GRACE_S = 0.5", "--drain-timeout", "0") as echo:
         echo.wait_until_ready()
         echo.halt(1)
-        assert echo.finish() == 1, "that was no orderly end"
+        assert echo.finish() == 1, "a killed worker is no orderly end"
         assert 1 in {line["worker"] for line in echo.lines if line["event"] == "worker_killed"}
         ended = {line["worker"]: line["exit_code"] for line in echo.lines if line["event"] == "worker_ended"}
         assert ended[1] == -signal.SIGKILL
@@ -311,7 +311,7 @@ def test_worker_that_hangs_in_its_drain_is_killed_in_time() -> None:
 
 
 def test_workers_of_a_killed_supervisor_deliver_and_end() -> None:
-    """Nothing could stop them any more. Its stderr is theirs too, and ends with the last of them."""
+    """Nothing else could stop them. They share its stderr, which ends with the last of them."""
     with stuck("--drain-timeout", "20") as (echo, client, sent):
         echo.process.kill()
         for _ in range(2):
@@ -330,7 +330,7 @@ def test_term_during_a_back_off_ends_at_once() -> None:
         assert echo.lines[-1]["event"] == "stopped"
 
 
-# ---------------------------------------------------------------- what fails at the start
+# ---------------------------------------------------------------- failures at the start
 
 
 def fails(code: str) -> list[dict[str, object]]:
@@ -341,7 +341,7 @@ def fails(code: str) -> list[dict[str, object]]:
 
 
 def test_workers_that_never_serve_are_given_up() -> None:
-    """Otherwise it would go on for ever, and look as if it served."""
+    """Otherwise the supervisor would try without end, and seem to serve."""
     code = "def refuse(*args): raise OSError(24, 'Too many open files')\nworker.Worker.start = refuse"
     lines = fails(code)
     ends = [line for line in lines if line["event"] == "worker_ended"]
