@@ -15,9 +15,10 @@ if TYPE_CHECKING:
 
 
 class Faults:
-    """A script for the next system calls, by name. A call without an entry goes to the kernel.
+    """A script of what happens at the next system calls, by name. Other calls go to the kernel.
 
-    An entry is None (make the call), an int (make it with at most that many bytes), or an OSError to raise.
+    An entry is None (make the call), an int (make it with at most so many bytes), or the OSError to raise. A copy is
+    raised each time: an exception that is raised again keeps its traceback, which would grow with every call.
     """
 
     def __init__(self) -> None:
@@ -31,17 +32,20 @@ class Faults:
     def next(self, call: str) -> int | None:
         self.calls[call] = self.calls.get(call, 0) + 1
         if call in self.always:
-            raise self.always[call]
+            raise copy_of(self.always[call])
         entries = self.script.get(call)
         entry = entries.pop(0) if entries else None
         if isinstance(entry, OSError):
-            raise entry
+            raise copy_of(entry)
         return entry
 
 
+def copy_of(error: OSError) -> OSError:
+    """Return a new exception that says the same, without a traceback."""
+    return type(error)(*error.args)
+
+
 EAGAIN = os_error(errno.EAGAIN)
-
-
 EINTR = os_error(errno.EINTR)
 
 
@@ -106,7 +110,7 @@ class FlakySockets:
     def socket(self, family: int, type: int) -> socket.socket:
         self.faults.next("socket")
         if family in self.refused_families:
-            raise self.refused_families[family]
+            raise copy_of(self.refused_families[family])
         sock = FlakySocket(family, type)
         sock.faults = self.faults
         return sock
