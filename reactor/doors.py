@@ -68,7 +68,7 @@ class Observer:
     __slots__ = ()
 
     def attach(self, reactor: Any) -> None:
-        """Called first, once, by the Reactor that is being made."""
+        """Called first, by the Reactor that is being made. Raise RuntimeError if it belongs to another loop already."""
 
     def detach(self) -> None:
         """Called in a child process that takes the loop over: tell nothing more."""

@@ -72,9 +72,8 @@ class Reactor:
         self.sockets, self.observer = sockets, observer
         self.now = clock  # monotonic seconds from an arbitrary start
         self.handlers: dict[Handler, None] = {}  # an ordered set of every open one; to be read only
-        self._selector = selectors.DefaultSelector() if selector is None else selector
         observer.attach(self)
-        self._selector = observer.selector(self._selector)
+        self._selector = observer.selector(selectors.DefaultSelector() if selector is None else selector)
         self._timers, self.guard, self.tell = observer.timers(), observer.guard(self._guard), observer.tell
         self._select = self._selector.select
         self._heap = self._timers.heap  # its truth value costs nothing to ask, unlike a method

@@ -37,7 +37,7 @@ def sentence(event: Event) -> str:
 
 
 class Narrator:
-    """An observer that says each event in words: `say(sentence)`.
+    """A sink that says each event in words: `say(sentence)`.
 
     So many a second, after a burst; what is left out is counted, and said with the next sentence.
     """

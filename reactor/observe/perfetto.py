@@ -1,6 +1,6 @@
-"""Perfetto: what a loop did as Chrome Trace Events, for ui.perfetto.dev or chrome://tracing. It is an observer.
+"""Perfetto: what a loop did as Chrome Trace Events, for ui.perfetto.dev or chrome://tracing. It is a sink.
 
-    with Perfetto.open("echo.json") as sink, Reactor(observer=sink) as loop: …
+    with Perfetto.open("echo.json") as sink, Reactor(observer=Trace(sink)) as loop: …
 
 One track is the loop's: a turn's phases, one after the other. Each handler has a track of its own, as long as it lives,
 with a slice for each time that it was called and marks for what happened in it. A counter shows each send buffer, one

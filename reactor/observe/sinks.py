@@ -1,6 +1,7 @@
-"""JsonLines: a file of what a loop did, to be looked at later. It is an observer.
+"""JsonLines: a file of what a loop did, to be looked at later. It is a sink: what a Trace calls.
 
-    with JsonLines.open("echo.jsonl") as sink, Reactor(observer=sink) as loop: …     python -m reactor.player echo.jsonl
+    with JsonLines.open("echo.jsonl") as sink, Reactor(observer=Trace(sink)) as loop: …
+    python -m reactor.player echo.jsonl
 
 Law: a file is whole after every turn: what the loop did before it slept is written before it sleeps. It is bounded. And
 a disk that is full ends the trace, with one line in the log, and nothing else.

@@ -94,7 +94,9 @@ class Trace(Observer):
     # ---- the doors
 
     def attach(self, reactor: Reactor) -> None:
-        """Belong to this loop."""
+        """Belong to this loop. Raise RuntimeError for a second one: the timers, names and turns are one loop's."""
+        if hasattr(self, "_reactor"):
+            raise RuntimeError("this Trace belongs to another loop: make a Trace for each")
         self._reactor = reactor
 
     def detach(self) -> None:

@@ -73,7 +73,9 @@ class Watch(Observer):
     # ---- the doors
 
     def attach(self, reactor: Reactor) -> None:
-        """Belong to this loop."""
+        """Belong to this loop. Raise RuntimeError for a second one: all that is measured is one loop's."""
+        if hasattr(self, "_reactor"):
+            raise RuntimeError("this Watch belongs to another loop: make a Watch for each")
         self._reactor = reactor
         self._inner.attach(reactor)
 

@@ -41,7 +41,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = OneLineParser(
         prog="python -m reactor.player",
         description="Make one HTML page on which a trace of the loop can be stepped through, forward and back.",
-        epilog="A trace is recorded with Reactor(observer=JsonLines.open(FILE)): see reactor/player/README.md.",
+        epilog="A trace is recorded with Reactor(observer=Trace(JsonLines.open(FILE))): see reactor/player/README.md.",
         allow_abbrev=False,
     )
     parser.add_argument("trace", metavar="TRACE", nargs="?", help="a trace in JSON Lines; - is the standard input")
