@@ -181,7 +181,9 @@ class Connection:
             self._flush()
 
     def use_transport(self, transport: Transport) -> None:
-        """Receive, send and keep pending bytes through `transport`. Call it only while nothing is pending."""
+        """Receive, send and keep pending bytes through `transport`. Raise RuntimeError while any are pending."""
+        if self._pending or transport:
+            raise RuntimeError("bytes are pending, which would be lost: change the transport when all are sent")
         observed = self._reactor.observer.socket(self, transport)
         self._recv, self._send, self._pending = observed.recv, observed.send, transport
 

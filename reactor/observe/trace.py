@@ -91,7 +91,9 @@ class Trace(Observer):
         self._before_close: dict[object, str] = {}  # the previous state of a connection being closed
 
     def attach(self, reactor: Reactor) -> None:
-        """Trace this loop."""
+        """Trace this loop. Raise RuntimeError for a second one."""
+        if hasattr(self, "_reactor"):
+            raise RuntimeError("this Trace belongs to another loop: make a Trace for each")
         self._reactor = reactor
 
     def detach(self) -> None:

@@ -70,7 +70,9 @@ class Watch(Observer):
         self._unsaid = 0
 
     def attach(self, reactor: Reactor) -> None:
-        """Measure this loop."""
+        """Measure this loop. Raise RuntimeError for a second one."""
+        if hasattr(self, "_reactor"):
+            raise RuntimeError("this Watch belongs to another loop: make a Watch for each")
         self._reactor = reactor
         self._inner.attach(reactor)
 

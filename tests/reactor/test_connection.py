@@ -960,6 +960,20 @@ def test_bytes_stay_in_order_whenever_the_transport_changes(
         assert drain(stage.peer) == written
 
 
+def test_transport_is_refused_while_bytes_are_pending() -> None:
+    with Stage() as stage:
+        stage.faults.add("send", BlockingIOError())
+        connection, carrier = stage.connection, Carrier(stage.connection.socket)
+        connection.write(b"waiting")
+        with pytest.raises(RuntimeError, match="bytes are pending"):
+            connection.use_transport(carrier)
+        turn_idle(stage.reactor, 2)
+        carrier.append(b"of another connection")
+        with pytest.raises(RuntimeError, match="bytes are pending"):
+            connection.use_transport(carrier)
+        assert drain(stage.peer) == b"waiting"
+
+
 class ConnectionMachine(RuleBasedStateMachine):
     """No byte is lost, changed, reordered or invented, whatever happens on either side."""
 

@@ -827,3 +827,15 @@ def test_a_callback_of_an_unknown_object_has_no_owner() -> None:
         "listener-1",
         "listener-1",
     ]
+
+
+@pytest.mark.parametrize("make", [lambda: Trace(print), Watch, lambda: Watch(inner=Trace(print))])
+def test_an_observer_of_one_loop_is_refused_by_another(make: Callable[[], Observer]) -> None:
+    """Both loops would have one heap of timers: a timer of the first would fire in the second."""
+    observer = make()
+    with Reactor(observer=observer) as loop:
+        loop.call_later(0, pytest.fail, "this loop has never turned")
+        with pytest.raises(RuntimeError, match="belongs to another loop"):
+            Reactor(observer=observer)
+    with pytest.raises(RuntimeError, match="belongs to another loop"):
+        Reactor(observer=observer)
