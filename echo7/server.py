@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from echo7.logs.drops import DropLog, describe_peer, describe_source
 from echo7.policy.echo import DatagramEcho, StreamEcho
 from echo7.policy.guard import Guard
-from echo7.policy.rate import Bucket, Rate, SourceBuckets
+from echo7.policy.rate import Rate, SourceBuckets
 from echo7.policy.sources import BY_BIND, NO_LIMITS, ConnectionGate, DatagramGate, SourceLimits
 from echo7.sockets.binding import Bound, bind_all, on_loopback
 from reactor.connection import Connection
@@ -180,7 +180,7 @@ class EchoServer:
         guard = Guard((sock.getsockname()[1] for sock in bound.sockets), self._sources.ports)
         # one table for all sockets: a source is the same on each
         tables: dict[Rate, SourceBuckets] = {}
-        total = self._sources.udp_rate_total and Bucket(self._sources.udp_rate_total)
+        total = self._sources.udp_rate_total and SourceBuckets(self._sources.udp_rate_total, 1)
         endpoints: list[Endpoint] = []
         for sock in bound.udp:
             # An inherited socket may have it on. Off, the kernel refuses to answer a subnet's broadcast address.
@@ -242,7 +242,7 @@ class EchoServer:
             for endpoint in self._endpoints:
                 endpoint.close()
             self._deadline = reactor.call_later(self._drain_timeout_s, self._give_up)
-            for connection in self._connections():
+            for connection in list(self._clients):
                 connection.close()
         self._check_stopped()
 
@@ -276,12 +276,8 @@ class EchoServer:
     def abort(self) -> None:
         """Reset the connections that `stop` still waits for. Raise RuntimeError before `start`."""
         self._running_on()
-        for connection in self._connections():
+        for connection in list(self._clients):
             connection.abort()
-
-    def _connections(self) -> list[Connection]:
-        """Return the open connections, the oldest first."""
-        return [connection for connection in self._clients if not connection.closed]
 
     def _running_on(self) -> Reactor:
         if self._reactor is None:
@@ -289,7 +285,7 @@ class EchoServer:
         return self._reactor
 
     def _give_up(self) -> None:
-        left = self._connections()
+        left = [connection for connection in self._clients if not connection.closed]
         cut = sum(1 for connection in left if connection.pending_bytes)
         text = "drain timeout: %d clients cut off with bytes pending, %d that had everything but hadn't closed"
         logger.warning(text, cut, len(left) - cut, extra={"event": "drain_timeout"})

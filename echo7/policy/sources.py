@@ -17,7 +17,7 @@ from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from echo7.policy.ports import DEFAULT_PORTS, SourcePorts
-from echo7.policy.rate import DEFAULT_UDP_RATE, Bucket, Rate, SourceBuckets, is_loopback, plain_host, source_of
+from echo7.policy.rate import DEFAULT_UDP_RATE, Rate, SourceBuckets, is_loopback, plain_host, source_of
 from reactor.fastpath.datagrams import NOTHING_REFUSED
 
 # Imported only when --allow or --deny is set.
@@ -151,7 +151,7 @@ class DatagramGate:
         *,
         access: Access | None = None,
         buckets: SourceBuckets | None = None,
-        total: Bucket | None = None,
+        total: SourceBuckets | None = None,
         spares_loopback: bool = False,
         log_only: bool = False,
         over_rate: OverRate | None = None,
@@ -221,7 +221,7 @@ class DatagramGate:
     def _granted_in_total(self, count: int, now_s: float) -> int:
         if self._total is None:
             return count
-        granted = self._total.take(count, now_s)
+        granted = self._total.take(EXEMPT, count, now_s)
         return granted if granted == count else self._enforced(RATE_TOTAL_REASON, EXEMPT, count, granted)
 
     def _enforced(self, reason: str, source: bytes, count: int, granted: int) -> int:
