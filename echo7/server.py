@@ -68,12 +68,6 @@ class Counters(NamedTuple):
     drops: Mapping[str, int] = {}
 
 
-def _serving(transport: str, address: Address) -> ServingAddress:
-    text = format_address(address)
-    host, _, port = text.rpartition(":")
-    return ServingAddress(transport, host.strip("[]"), int(port), text)
-
-
 def _peer_of(connection: Connection) -> Address | None:
     # ENOTCONN: the client has gone
     with contextlib.suppress(OSError):
@@ -201,9 +195,10 @@ class EchoServer:
     @property
     def addresses(self) -> list[ServingAddress]:
         """The sockets being served, TCP first, with the ports that the kernel chose."""
-        found = [("tcp", listener.address) for listener in self._listeners if not listener.closed]
-        found += [("udp", endpoint.address) for endpoint in self._endpoints if not endpoint.closed]
-        return [_serving(transport, address) for transport, address in found]
+        found = [("tcp", format_address(listener.address)) for listener in self._listeners if not listener.closed]
+        found += [("udp", format_address(endpoint.address)) for endpoint in self._endpoints if not endpoint.closed]
+        parts = [(transport, text, *text.rsplit(":", 1)) for transport, text in found]
+        return [ServingAddress(transport, host.strip("[]"), int(port), text) for transport, text, host, port in parts]
 
     @property
     def counters(self) -> Counters:
