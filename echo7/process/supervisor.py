@@ -132,10 +132,9 @@ class Supervisor:
             self._reactor.abandon_after_fork()
             self._service.let_go()
             parents.close()
-            for sock in [sock for other in self._slots for sock in other.bound.sockets]:
-                # systemd's sockets are in every slot
-                if sock not in slot.bound.sockets:
-                    sock.close()
+            # systemd's sockets are in every slot
+            for sock in {sock for other in self._slots for sock in other.bound.sockets} - set(slot.bound.sockets):
+                sock.close()
             return worker.run(slot.number, self._settings, self._service.descriptors, slot.bound, control, mask)
         except OSError as error:
             log.event(logger, logging.ERROR, "start_failed", f"cannot start: {error.strerror}; raise 'ulimit -n'")

@@ -216,21 +216,21 @@ class Kernel:
         return called
 
 
-SOMEBODY = Identity(4711, 4712, "somebody")
+USER = Identity(4711, 4712, "alice")
 TRIES = ["setuid 0", "seteuid 0", "setgid 0", "setegid 0"]
 
 
 def test_drop_of_groups_comes_first_the_user_last_and_then_root_is_tried(monkeypatch: pytest.MonkeyPatch) -> None:
     kernel = Kernel(monkeypatch)
-    become(SOMEBODY)
+    become(USER)
     assert kernel.calls == ["setgroups []", "setgid 4712", "setuid 4711", *TRIES, "no_new_privs"]
 
 
 def test_restart_drops_nothing_but_checks_everything(monkeypatch: pytest.MonkeyPatch) -> None:
     kernel = Kernel(monkeypatch)
-    become(SOMEBODY)
+    become(USER)
     kernel.calls.clear()
-    become(SOMEBODY)
+    become(USER)
     assert kernel.calls == [*TRIES, "no_new_privs"]
 
 
@@ -239,14 +239,14 @@ def test_restart_drops_nothing_but_checks_everything(monkeypatch: pytest.MonkeyP
 )
 def test_any_way_back_to_root_is_refused(monkeypatch: pytest.MonkeyPatch, call: str, name: str) -> None:
     Kernel(monkeypatch, returns=call)
-    with pytest.raises(StartError, match=f"as somebody this process could still become the {name} root again"):
-        become(SOMEBODY)
+    with pytest.raises(StartError, match=f"as alice this process could still become the {name} root again"):
+        become(USER)
 
 
 def test_process_without_the_right_to_drop_says_what_it_needs(monkeypatch: pytest.MonkeyPatch) -> None:
     Kernel(monkeypatch, allowed=False)
-    with pytest.raises(StartError, match="cannot become somebody: Operation not permitted; --user needs root"):
-        become(SOMEBODY)
+    with pytest.raises(StartError, match="cannot become alice: Operation not permitted; --user needs root"):
+        become(USER)
 
 
 def test_system_without_prctl_skips_it(monkeypatch: pytest.MonkeyPatch) -> None:
