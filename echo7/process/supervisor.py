@@ -16,6 +16,7 @@ import signal
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
+from echo7 import assembly
 from echo7.logs import log, report
 from echo7.process import worker
 from echo7.process.backoff import FAILED_STARTS_LIMIT, BackOff
@@ -93,7 +94,8 @@ class Supervisor:
         self._metrics: WorkersMetrics | None = None
 
     def open(self, sets: Sequence[Bound], optional: OptionalPart) -> None:
-        """Open everything that may need privileges. Raise BindError."""
+        """Open everything that may need privileges, workers' code too. Raise BindError."""
+        assembly.import_parts(self._settings)
         if self._settings.metrics is not None:
             from echo7.metrics.service import WorkersMetrics
 
