@@ -16,6 +16,7 @@ import signal
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
+from echo7 import assembly
 from echo7.logs import log, report
 from echo7.process import worker
 from echo7.process.backoff import FAILED_STARTS_LIMIT, BackOff
@@ -84,7 +85,8 @@ class Supervisor:
         self.dump = functools.partial(self._order, "dump")
 
     def open(self, sets: Sequence[Bound]) -> None:
-        """Open everything that may need privileges. Raise BindError."""
+        """Open everything that may need privileges, the workers' code too. Raise BindError."""
+        assembly.import_parts(self._settings)
         if self._settings.metrics is not None:
             from echo7.metrics.service import WorkersMetrics
 

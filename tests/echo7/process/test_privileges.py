@@ -7,6 +7,7 @@ import errno
 import os
 import pathlib
 import shutil
+import signal
 import socket
 import subprocess
 from collections.abc import Callable
@@ -80,6 +81,27 @@ def test_workers_and_supervisor_have_no_privileges(installation: Installation) -
         for pid in (echo.process.pid, *echo.pids.values()):
             assert_powerless(pid)
         assert echo.finish() == 0
+
+
+@pytest.mark.parametrize(
+    "options",
+    [[], ["--busy-poll", "100", "--idle-timeout", "60"], ["--slow-callback", "50"], ["--plain"]],
+    ids=["default", "busy poll and idle timeout", "slow callback", "plain"],
+)
+def test_workers_serve_from_code_that_only_root_may_read(installation: Installation, options: list[str]) -> None:
+    """All that a worker needs is imported before privileges are dropped."""
+    installation.folder.chmod(0o700)
+    try:
+        with WorkersProcess("--host", "127.0.0.1", "--user", "nobody", *options, installation=installation) as echo:
+            with echo.connect() as client:
+                client.sendall(b"hello")
+                assert client.recv(5) == b"hello"
+            echo.process.send_signal(signal.SIGUSR2)
+            echo.next_line("dump")
+            assert echo.finish() == 0
+        assert not {line["event"] for line in echo.lines} & {"failed", "worker_ended", "callback_raised"}
+    finally:
+        installation.folder.chmod(0o755)
 
 
 @SETPRIV
