@@ -1,8 +1,5 @@
 """`echo7 serve`: options → settings → a service under signals → an exit status.
 
-    0  served, and ended in order        1  couldn't start, or the last serving socket broke, or workers failed
-    2  the options make no sense         128 + n  ended at once by a second signal n
-
 Law: options that make no sense are refused before anything is bound; the last log line says how the service ended.
 """
 
@@ -16,7 +13,14 @@ from typing import Any
 from echo7.process import restart
 from echo7.process.service import serve
 from echo7.settings import ABOUT_SETTINGS, OPTIONS, Settings
+from reactor.console.commandline import explain_statuses
 
+EXIT_STATUSES = {
+    "0": "ended in order",
+    "1": "couldn't start, the last serving socket broke, or workers failed",
+    "2": "the options make no sense",
+    "128 + n": "ended at once by a second signal n",
+}
 EXAMPLES = """\
 examples:
   echo7 serve                                  this machine only, port 7
@@ -36,17 +40,13 @@ signals:
   HUP         restart without an outage: new program, new options from the file
   USR1        log the counters
   USR2        log what the loop has: handlers, buffers, timers
-
-exit status:
-  0  ended in order                       2        the options make no sense
-  1  couldn't start, or a failure later   128 + n  ended at once by a second signal n
 """
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's options."""
     parser.description = "Serve the Echo Protocol over TCP and UDP."
-    parser.epilog = EXAMPLES
+    parser.epilog = f"{EXAMPLES}\n{explain_statuses(EXIT_STATUSES)}"
     for title, options in groupby([*OPTIONS.values(), *ABOUT_SETTINGS], lambda option: option.group):
         group = parser.add_argument_group(title)
         for option in options:

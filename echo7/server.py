@@ -19,6 +19,7 @@ from echo7.logs.drops import DropLog, describe_peer, describe_source
 from echo7.policy.echo import DatagramEcho, StreamEcho
 from echo7.policy.guard import Guard
 from echo7.policy.rate import Bucket, Rate, SourceBuckets, is_loopback, plain_host
+from echo7.policy.reasons import ACCEPT, Reason
 from echo7.policy.sources import BY_BIND, NO_LIMITS, ConnectionGate, DatagramGate, SourceLimits
 from echo7.sockets.binding import Bound, bind_all
 from reactor.connection import Connection
@@ -222,7 +223,7 @@ class EchoServer:
                 drops[reason] = drops.get(reason, 0) + count
         for listener in self._listeners:
             for name, count in listener.errors.items():
-                drops["accept_" + name] = drops.get("accept_" + name, 0) + count
+                drops[ACCEPT + name] = drops.get(ACCEPT + name, 0) + count
         return Counters(
             connections=self._callers_so_far,
             connections_open=len(self._callers),
@@ -322,7 +323,7 @@ class EchoServer:
         source, peer = b"", _peer_of(connection) if self._gate is not None or self._debug else None
         if self._gate is not None:
             host = b"" if peer is None else pack_host(peer[0])
-            reason = self._gate.refusal(host, most_per_source) if host else "refused_gone"
+            reason = self._gate.refusal(host, most_per_source) if host else Reason.REFUSED_GONE
             if reason is not None:
                 self._drop_caller(connection, reason)
                 connection.abort()
@@ -360,11 +361,11 @@ class EchoServer:
             self._idle.forget(connection)
         self._check_stopped()
 
-    def _drop_caller(self, connection: Connection, reason: str) -> None:
+    def _drop_caller(self, connection: Connection, reason: Reason) -> None:
         self._caller_drops[reason] = self._caller_drops.get(reason, 0) + 1
         self._drop_log.note(reason, lambda: describe_peer(_peer_of(connection)))
 
-    def _over_rate(self, reason: str, source: bytes, count: int) -> None:
+    def _over_rate(self, reason: Reason, source: bytes, count: int) -> None:
         self._drop_log.note(reason, partial(describe_source, source), count, event="over_rate")
 
     def _listener_lost(self, listener: Listener, error: OSError) -> None:

@@ -3,14 +3,13 @@
 A field's annotation carries its `Option`; the field's default is the option's. The command line (`serve`), the file
 (`configfile`), the comparison at a restart (`fixed`), the manual page and the reference all come from this declaration.
 
-`python3 -m echo7.settings` prints the reference, OPTIONS.md. To add an option: a field here, and its use in `assembly`.
+To add an option: a field here, and its use in `assembly`; then `python3 -m tests.reference`.
 """
 
 # Annotations must be objects here, so this module does without `from __future__ import annotations`.
 import argparse
 import os
 from collections.abc import Iterator
-from itertools import groupby
 from typing import TYPE_CHECKING, Annotated, NamedTuple, get_args
 
 from echo7.arguments import Option, metrics_address, number, one_of, seconds
@@ -220,34 +219,3 @@ ABOUT_SETTINGS = (
     Option("--config", str, "FILE", CONFIGURATION, "a TOML file with these options; those given here win", "none"),
     Option("--check-config", None, "", CONFIGURATION, "only check that the options make sense"),
 )
-
-
-def reference() -> str:
-    """Return OPTIONS.md: every option in a table."""
-    parts = [INTRODUCTION]
-    for title, options in groupby([*OPTIONS.values(), *ABOUT_SETTINGS], lambda option: option.group):
-        parts.append(f"\n## {title.capitalize()}\n\n| option | what it does | default | SIGHUP |\n|---|---|---|---|\n")
-        parts += [_row(option) for option in options]
-    return "".join(parts)
-
-
-def _row(option: Option) -> str:
-    name = f"{option.flag} {option.metavar}".rstrip()
-    applies = "refused: needs a restart" if option.restart else "applies"
-    cells = (f"`{name}`", option.help, option.default or "off", "" if option in ABOUT_SETTINGS else applies)
-    return f"| {' | '.join(cells)} |\n".replace("'*'", "`*`").replace("'<1024'", "`<1024`")
-
-
-INTRODUCTION = """\
-# The options of `echo7 serve`
-
-In the file of `--config`, each option has the same name without the dashes: `port = 7007`, `no-udp = true`,
-`host = ["192.0.2.1", "2001:db8::1"]`. Those that take `none` need it in quotes there. The last column says what a
-changed value in the file does on SIGHUP.
-
-This page is made from `echo7/settings.py`: `python3 -m echo7.settings >echo7/OPTIONS.md`.
-"""
-
-
-if __name__ == "__main__":
-    print(reference(), end="")

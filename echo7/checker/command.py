@@ -1,8 +1,5 @@
 """`echo7 check`: options → a report → a table or a document, and an exit status.
 
-    0  all required cases pass      1  some fail
-    2  the options make no sense    3  nothing answered: refused, unreachable, timed out, or no such name
-
 Law: stdout has the result and nothing else. Progress is shown on stderr, if that is a terminal.
 """
 
@@ -19,10 +16,18 @@ from echo7.checker import TIMEOUT_S, Case, Finding, check, table
 from echo7.checker.checker import chosen
 from echo7.checker.verdict import ECHO_PORT, TRANSPORTS
 from echo7.sockets.resolve import UnresolvedName
+from reactor.console.commandline import explain_statuses
 from reactor.console.output import show
 
 NOTHING_ANSWERED = 3
 CLEAR_LINE = "\r\x1b[K"
+EXIT_STATUSES = {
+    "0": "all required cases pass",
+    "1": "some fail, or the check couldn't start, or stdout can't be written",
+    "2": "the options make no sense",
+    "3": "nothing answered: refused, unreachable, timed out, or the name can't be resolved",
+    "130": "ended by Ctrl-C",
+}
 EXAMPLES = """\
 examples:
   echo7 check 192.0.2.1                   everything, over IPv4 and IPv6 where the name has both
@@ -30,17 +35,13 @@ examples:
   echo7 check example.net --only udp-512 udp-largest
   echo7 check example.net --json >report.json
   echo7 check --list                      list the cases, each with the rule behind it
-
-exit status:
-  0  all required cases pass      2  the options make no sense
-  1  some fail                    3  nothing answered
 """
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's options."""
     parser.description = "Check any server of the Echo Protocol (RFC 862) by what it does."
-    parser.epilog = EXAMPLES
+    parser.epilog = f"{EXAMPLES}\n{explain_statuses(EXIT_STATUSES)}"
     add = parser.add_argument
     add("host", nargs="?", metavar="HOST", help="address or name of the server")
     add("--port", type=number(1, 65_535), default=ECHO_PORT, metavar="PORT", help="its port (default: %(default)s)")

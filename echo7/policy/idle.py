@@ -17,6 +17,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from typing import NamedTuple
 
+from echo7.policy.reasons import Reason
 from reactor.connection import LINGERING, OPEN, Connection
 from reactor.loop import READ, Reactor
 from reactor.sockets.errors import os_error
@@ -40,7 +41,7 @@ class IdleWatch:
 
     __slots__ = ("_ended", "_queue", "_reactor", "_step_s", "_timeout_s", "_waiting")
 
-    def __init__(self, reactor: Reactor, timeout_s: float, ended: Callable[[Connection, str], object]) -> None:
+    def __init__(self, reactor: Reactor, timeout_s: float, ended: Callable[[Connection, Reason], object]) -> None:
         self._reactor = reactor
         self._timeout_s, self._step_s = timeout_s * (1 - ROUNDING), timeout_s / LOOKS
         self._ended = ended
@@ -91,12 +92,12 @@ class IdleWatch:
             # Not left to the next select: of many that are ready it may tell of some only.
             self._reactor.guard(connection.on_event, READ, owner=connection)
             if connection.state is OPEN and _bytes_moved(connection) == before:
-                self._ended(connection, "idle_timeout")
+                self._ended(connection, Reason.IDLE_TIMEOUT)
                 connection.close()
         elif connection.state is OPEN and silent_s < 2 * self._timeout_s:  # held back: there may be more to be read
             return False
         elif not (connection.closed or connection.state is LINGERING):  # that has a deadline of its own
-            self._ended(connection, "idle_stuck")
+            self._ended(connection, Reason.IDLE_STUCK)
             connection.abort(os_error(errno.ETIMEDOUT))
         return True
 

@@ -1,12 +1,6 @@
 """`echo7 ping`: options → a plan → a run → an exit status.
 
-    0  replies came                       3  refused: nothing listens on that port
-    1  every probe timed out              4  unreachable: no route, or none for so large a datagram
-    2  the options make no sense          5  the name can't be resolved
-    74 standard output can't be written   141 its reader has gone         128 + n  ended at once by a second signal n
-
-With --metrics it runs until it is stopped (status 0) or can't start (status 1), and serves Prometheus.
-With --warn or --crit it is a monitoring plugin, with the statuses OK 0, WARNING 1, CRITICAL 2, UNKNOWN 3.
+With --metrics it runs until it is stopped, and serves Prometheus. With --warn or --crit it is a monitoring plugin.
 
 Law: what is known to be wrong before the first probe is reported before it, in one line on stderr.
 """
@@ -34,6 +28,7 @@ from echo7.probe.report.writer import LineWriter
 from echo7.probe.result import glance_at, result_of
 from echo7.process import limits
 from echo7.sockets.resolve import UnresolvedName, resolve
+from reactor.console.commandline import explain_statuses
 from reactor.loop import Reactor
 from reactor.sockets.addresses import Address, family_of
 
@@ -56,11 +51,24 @@ examples:
 signals:
   INT, TERM   end with the summary; a second one ends at once
   QUIT        print the summary so far on stderr
-
-exit status:
-  0 replies, 1 timed out, 2 usage, 3 refused, 4 unreachable, 5 name not resolved;
-  with --warn or --crit: 0 OK, 1 WARNING, 2 CRITICAL, 3 UNKNOWN
 """
+EXIT_STATUSES = {
+    "0": "replies came; with --metrics: ended by a signal",
+    "1": "every probe timed out; with --metrics: couldn't start",
+    "2": "the options make no sense, or no socket is available",
+    "3": "refused: nothing listens on that port",
+    "4": "unreachable: no route, or none for so large a datagram",
+    "5": "the name can't be resolved",
+    "74": "stdout can't be written",
+    "141": "the reader of stdout has gone",
+    "128 + n": "ended at once by a second signal n",
+}
+PLUGIN_STATUSES = {
+    "0": "OK",
+    "1": "WARNING: a value is above its threshold of --warn",
+    "2": "CRITICAL: a value is above its threshold of --crit, or no reply came",
+    "3": "UNKNOWN: the options make no sense, or the name can't be resolved",
+}
 
 STDOUT, STDERR = 1, 2
 USAGE, UNRESOLVED, OUTPUT_FAILED = 2, 5, 74  # the last is EX_IOERR of sysexits.h
@@ -81,7 +89,9 @@ class Refusal(Exception):
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of `echo7 ping`."""
-    parser.description, parser.epilog = DESCRIPTION, EPILOG
+    parser.description = DESCRIPTION
+    plugin = ", ".join(f"{status} {meaning.partition(':')[0]}" for status, meaning in PLUGIN_STATUSES.items())
+    parser.epilog = f"{EPILOG}\n{explain_statuses(EXIT_STATUSES)}  with --warn or --crit: {plugin}\n"
     if any(map(PLUGIN_OPTION.match, sys.argv)):
         parser.error = _plugin_error  # type: ignore[method-assign]  # monitoring wants UNKNOWN, on stdout
     host_help = "name or address of an echo server; link-local as fe80::1%%eth0; several with --metrics"

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from collections.abc import Mapping
 from typing import NoReturn
 
 USAGE = 2  # the exit status
@@ -20,6 +21,12 @@ class OneLineParser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Exit with status 2."""
         self.exit(USAGE, f"{self.prog}: {message}; see '{self.prog} --help'\n")
+
+
+def explain_statuses(statuses: Mapping[str, str]) -> str:
+    """Return the part of a command's help that explains its exit statuses."""
+    width = max(map(len, statuses))
+    return "exit status:\n" + "".join(f"  {status:{width}}  {meaning}\n" for status, meaning in statuses.items())
 
 
 def give_up_stdout() -> None:

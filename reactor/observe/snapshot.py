@@ -15,6 +15,8 @@ from reactor.doors import Handler
 from reactor.loop import READ, WRITE, Reactor
 from reactor.observe.describe import callback_name, place, protocol_name
 
+__all__ = ["dump"]
+
 MOST_ROWS = 200
 HANDLER_ROWS, TIMER_ROWS, CALL_ROWS = 140, 40, 15  # and a summary, a head, and a row for each kind that is cut short
 HEAD = ("what", "fd", "watched", "state", "pending", "received", "sent", "whose")
