@@ -11,11 +11,13 @@ from echo7 import serve
 from echo7.arguments import Option
 from echo7.checker import command as check
 from echo7.cli import new_parser
+from echo7.logs.log import StderrHandler
 from echo7.policy import reasons
 from echo7.policy.guard import RESPONDER_PORTS
 from echo7.probe import command as ping
 from echo7.settings import ABOUT_SETTINGS, OPTIONS
 from reactor.datagram import DROP_REASONS, RECEIVE, SEND
+from reactor import Reactor
 from reactor.lessons import __main__ as lessons
 from reactor.observe.kinds import EVENT_KEYS, HEADER_KEYS, KINDS, Kind
 from reactor.player import __main__ as player
@@ -123,13 +125,16 @@ def _reason(reason: str) -> str:
 
 def metrics() -> str:
     """Return the page of metrics. Raise ImportError without prometheus-client."""
-    from echo7.metrics.families import families
+    from echo7.metrics.service import WorkersMetrics
     from echo7.metrics.snapshot import Snapshot
     from echo7.probe.report import prometheus
 
-    serving = [*families(Snapshot(), {"1": Snapshot()})]
+    with Reactor() as reactor:
+        workers = WorkersMetrics(reactor, StderrHandler(), str)
+        workers.heard(1, Snapshot().as_message())
+        serving = [*workers.collect()]
     probing = [*prometheus.families([])]
-    parts = [METRICS_PAGE, made_from("`echo7/metrics/families.py` and `echo7/probe/report/prometheus.py`")]
+    parts = [METRICS_PAGE, made_from("`echo7/metrics` and `echo7/probe/report/prometheus.py`")]
     for title, found in (("`echo7 serve --metrics`", serving), ("`echo7 ping --metrics`", probing)):
         parts.append(f"\n## {title}\n\n" + table(("metric", "type", "labels", "what it is"), map(_metric, found)))
     return "".join(parts)
