@@ -16,8 +16,8 @@ from echo7.policy import reasons
 from echo7.policy.guard import RESPONDER_PORTS
 from echo7.probe import command as ping
 from echo7.settings import ABOUT_SETTINGS, OPTIONS
-from reactor.datagram import DROP_REASONS, RECEIVE, SEND
 from reactor import Reactor
+from reactor.datagram import DROP_REASONS, RECEIVE, SEND
 from reactor.lessons import __main__ as lessons
 from reactor.observe.kinds import EVENT_KEYS, HEADER_KEYS, KINDS, Kind
 from reactor.player import __main__ as player
