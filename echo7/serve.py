@@ -1,8 +1,5 @@
 """`echo7 serve`: options → settings → a service under signals → an exit status.
 
-    0  served, and ended in order        1  couldn't start, or the last serving socket broke, or workers failed
-    2  invalid options                   128 + n  ended at once by a second signal n
-
 Law: invalid options are refused before anything is bound; the last log line says how the service ended.
 """
 
@@ -16,6 +13,12 @@ from echo7.process import restart
 from echo7.process.service import serve
 from echo7.settings import OPTIONS, Settings, by_group
 
+EXIT_STATUSES = {
+    "0": "ended in order",
+    "1": "couldn't start, the last serving socket broke, or workers failed",
+    "2": "invalid options",
+    "128 + n": "ended by a second signal n",
+}
 EXAMPLES = """\
 examples:
   echo7 serve                                  this machine only, port 7
@@ -23,7 +26,7 @@ examples:
   sudo echo7 serve --host '*' --user nobody    every address, not as root
   echo7 serve --config /etc/echo7.toml         such as: port = 7007
 """
-EPILOG = EXAMPLES + "\nSignals, exit statuses and every option in full: man echo7, echo7/OPTIONS.md"
+EPILOG = EXAMPLES + "\nSignals, exit statuses and every option in full: man echo7, echo7/docs/reference"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -19,6 +19,7 @@ from echo7.logs.drops import DropLog, describe_peer, describe_source
 from echo7.policy.echo import DatagramEcho, StreamEcho
 from echo7.policy.guard import Guard
 from echo7.policy.rate import Rate, SourceBuckets
+from echo7.policy.reasons import ACCEPT, Reason
 from echo7.policy.sources import BY_BIND, NO_LIMITS, ConnectionGate, DatagramGate, SourceLimits
 from echo7.sockets.binding import Bound, bind_all, on_loopback
 from reactor.connection import Connection
@@ -207,7 +208,7 @@ class EchoServer:
         for endpoint in self._endpoints:
             drops.update(endpoint.drops)
         for listener in self._listeners:
-            drops.update({f"accept_{name}": count for name, count in listener.errors.items()})
+            drops.update({ACCEPT + name: count for name, count in listener.errors.items()})
         return Counters(
             connections=self._accepted,
             connections_open=len(self._clients),
@@ -297,7 +298,7 @@ class EchoServer:
         source, peer = b"", _peer_of(connection) if self._gate is not None or self._debug else None
         if self._gate is not None:
             host = b"" if peer is None else pack_host(peer[0])
-            reason = self._gate.refusal(host, most_per_source) if host else "refused_gone"
+            reason = self._gate.refusal(host, most_per_source) if host else Reason.REFUSED_GONE
             if reason is not None:
                 self._drop_connection(connection, reason)
                 connection.abort()
@@ -336,11 +337,11 @@ class EchoServer:
             self._idle.forget(connection)
         self._check_stopped()
 
-    def _drop_connection(self, connection: Connection, reason: str) -> None:
+    def _drop_connection(self, connection: Connection, reason: Reason) -> None:
         self._drops[reason] = self._drops.get(reason, 0) + 1
         self._drop_log.note(reason, lambda: describe_peer(_peer_of(connection)))
 
-    def _over_rate(self, reason: str, source: bytes, count: int) -> None:
+    def _over_rate(self, reason: Reason, source: bytes, count: int) -> None:
         self._datagrams_over_rate += count
         self._drop_log.note(reason, partial(describe_source, source), count, event="over_rate")
 

@@ -3,7 +3,7 @@
 A field's annotation carries its `Option`; the field's default is the option's. The command line (`serve`), the file
 (`configfile`), the comparison at a restart (`fixed`), the manual page and the reference all come from this declaration.
 
-`python3 -m echo7.settings` prints the reference, OPTIONS.md. To add an option: a field here, and its use in `assembly`.
+To add an option: a field here, and its use in `assembly`; then `python3 -m tests.reference`.
 """
 
 # Annotations must be objects here, so this module does without `from __future__ import annotations`.
@@ -192,34 +192,3 @@ def by_group() -> dict[str, list[Option]]:
     """Return every option, by the title of its group."""
     every = (*OPTIONS.values(), *ABOUT_SETTINGS)
     return {title: [option for option in every if option.group == title] for title in GROUPS}
-
-
-def reference() -> str:
-    """Return OPTIONS.md: every option in a table."""
-    parts = [INTRODUCTION]
-    for title, options in by_group().items():
-        parts.append(f"\n## {title.capitalize()}\n\n| option | what it does | default | SIGHUP |\n|---|---|---|---|\n")
-        parts += [_row(option) for option in options]
-    return "".join(parts)
-
-
-def _row(option: Option) -> str:
-    name = f"{option.flag} {option.metavar}".rstrip()
-    applies = "refused: needs a restart" if option.restart else "applies"
-    cells = (f"`{name}`", option.explained, option.default or "off", "" if option in ABOUT_SETTINGS else applies)
-    return f"| {' | '.join(cells)} |\n".replace("'*'", "`*`").replace("'<1024'", "`<1024`")
-
-
-INTRODUCTION = """\
-# The options of `echo7 serve`
-
-In the file of `--config`, each option has the same name without the dashes: `port = 7007`, `no-udp = true`,
-`host = ["192.0.2.1", "2001:db8::1"]`. The word `none` needs quotes there. The last column says what SIGHUP does with a
-changed value in the file.
-
-This page is made from `echo7/settings.py`: `python3 -m echo7.settings >echo7/OPTIONS.md`.
-"""
-
-
-if __name__ == "__main__":
-    print(reference(), end="")

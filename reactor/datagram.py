@@ -16,6 +16,16 @@ from reactor.sockets.addresses import Address
 from reactor.sockets.errors import BROKEN_SOCKET, ONE_PEER, WOULD_BLOCK, errno_name
 from reactor.sockets.pktinfo import MSG_TRUNC, Control, path_of, receiver, reply_control
 
+# Drop reasons of an endpoint. The last two are followed by the name of an errno: `send_EPERM`.
+BUSY, TRUNCATED, CALLBACK, SEND, RECEIVE = "busy", "truncated", "callback", "send_", "receive_"
+DROP_REASONS = {
+    BUSY: "an earlier datagram was still held for the kernel's send buffer, or was held when the endpoint closed",
+    TRUNCATED: "the datagram was larger than the buffer for it",
+    CALLBACK: "the protocol's callback raised an exception",
+    SEND: "the kernel refused to send: a firewall (EPERM), no route, no buffer",
+    RECEIVE: "the kernel reported an error instead of a datagram",
+}
+
 
 class DatagramProtocol:
     """What a UDP endpoint calls."""
@@ -62,7 +72,7 @@ class Datagram:
         While one is held, and after `close`, others are dropped as `busy`. A connected socket needs no `destination`.
         """
         if self._held is not None or self.closed:
-            self.drop("busy", destination)
+            self.drop(BUSY, destination)
             return False
         try:
             if path:
@@ -77,7 +87,7 @@ class Datagram:
             self._reactor.set_interest(self, WRITE)
             return True
         except OSError as error:
-            self.drop("send_" + errno_name(error), destination)
+            self.drop(SEND + errno_name(error), destination)
             self._reactor.guard(self.protocol.error_received, self, error)
             return False
         self.datagrams_sent += 1
@@ -101,7 +111,7 @@ class Datagram:
             return
         self.closed = True
         if self._held is not None:
-            self.drop("busy", self._held[1])
+            self.drop(BUSY, self._held[1])
         self._reactor.unregister(self, error)
         self._socket.close()
         self._reactor.call_soon(self.protocol.endpoint_lost, self, error)
@@ -134,16 +144,16 @@ class Datagram:
         self.datagrams_received += 1
         self.bytes_received += len(data)
         if flags & MSG_TRUNC:
-            self.drop("truncated", source)
+            self.drop(TRUNCATED, source)
             return
         try:
             self.protocol.datagram_received(self, data, source, path_of(control) if control else b"")
         except Exception as error:
-            self.drop("callback", source)
+            self.drop(CALLBACK, source)
             self._reactor.callback_failed(error)
 
     def _goes_on_after(self, error: OSError) -> bool:
-        self.drop("receive_" + errno_name(error))
+        self.drop(RECEIVE + errno_name(error))
         if error.errno in BROKEN_SOCKET:
             self.abort(error)
         elif error.errno not in ONE_PEER:

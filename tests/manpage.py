@@ -13,7 +13,9 @@ from unittest import mock
 
 from echo7 import __version__, serve
 from echo7.cli import new_parser
+from echo7.probe import command as probe
 from echo7.settings import by_group
+from reactor.console.commandline import explain_statuses, list_statuses
 from tests.support.basics import PROJECT
 
 PAGE = PROJECT / "echo7" / "deploy" / "echo7.1"
@@ -35,10 +37,7 @@ signals:
   USR1        log the counters
   USR2        log what the loop has: handlers, buffers, timers
 
-exit status:
-  0  ended in order                       2        invalid options
-  1  couldn't start, or a failure later   128 + n  ended at once by a second signal n
-"""
+{explain_statuses(serve.EXIT_STATUSES)}"""
 SEE_ALSO = """\
 .BR systemd.socket (5),
 .BR journalctl (1),
@@ -56,6 +55,9 @@ def page() -> str:
         parser, commands = new_parser()
         parser.epilog = None
         _explain(commands["serve"])
+        ping = commands["ping"]
+        brief, full = list_statuses(probe.EXIT_STATUSES), explain_statuses(probe.EXIT_STATUSES)
+        ping.epilog = (ping.epilog or "").replace(brief, full)
         sections = _sections(commands)
         options = {
             "project_name": "echo7",

@@ -17,15 +17,19 @@ from echo7.checker import TIMEOUT_S, Case, Finding, check, table
 from echo7.checker.checker import chosen
 from echo7.checker.verdict import ECHO_PORT, TRANSPORTS
 from echo7.sockets.resolve import UnresolvedName
+from reactor.console.commandline import explain_statuses
 from reactor.console.output import show
 
 NOTHING_ANSWERED = 3
 CLEAR_LINE = "\r\x1b[K"
-EPILOG = """\
-exit status:
-  0  all required cases pass      2  the options make no sense
-  1  some fail                    3  nothing answered, or no such name
-
+EXIT_STATUSES = {
+    "0": "all required cases pass",
+    "1": "some fail, or the check can't start, or stdout can't be written",
+    "2": "invalid options",
+    "3": "nothing answered: refused, unreachable, timed out, or no such name",
+    "130": "ended by Ctrl-C",
+}
+EXAMPLES = """\
 examples:
   echo7 check 192.0.2.1                      all cases, over IPv4 and IPv6
   echo7 check localhost --port 7007 --tcp    one transport, another port
@@ -38,7 +42,7 @@ examples:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's options."""
     parser.description = "Test whether an Echo Protocol server (RFC 862) behaves as specified."
-    parser.epilog = EPILOG
+    parser.epilog = f"{explain_statuses(EXIT_STATUSES)}\n{EXAMPLES}"
     parser.formatter_class = functools.partial(HelpFormatter, max_help_position=26)
     server = parser.add_argument_group("server")
     server.add_argument("host", nargs="?", metavar="HOST", help="address or name of the server")

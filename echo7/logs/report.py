@@ -38,7 +38,7 @@ def log_addresses(addresses: Iterable[ServingAddress]) -> None:
         log.event(logger, logging.INFO, "listening", f"listening on {transport} {text}", **fields)
 
 
-def log_counters(name: str, counters: Counters, log_lines_dropped: int) -> None:
+def write_counters(name: str, counters: Counters, log_lines_dropped: int) -> None:
     """Log what the service has done so far."""
     text = f"{name}: {describe(counters)}, {log_lines_dropped} log lines dropped"
     log.event(logger, logging.INFO, name, text, **counters._asdict(), log_lines_dropped=log_lines_dropped)
@@ -46,7 +46,11 @@ def log_counters(name: str, counters: Counters, log_lines_dropped: int) -> None:
 
 def counters_logger(server: EchoServer, handler: log.StderrHandler) -> Callable[[str], None]:
     """Return a function that logs a server's counters as the event that it is given."""
-    return lambda name: log_counters(name, server.counters, handler.dropped)
+
+    def log_counters(name: str) -> None:
+        write_counters(name, server.counters, handler.dropped)
+
+    return log_counters
 
 
 def dump_on_signal(reactor: Reactor, others: Callable[[], object] = int) -> None:

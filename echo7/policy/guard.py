@@ -16,6 +16,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from echo7.policy.ports import DEFAULT_PORTS, SourcePorts
+from echo7.policy.reasons import Reason
 from reactor.fastpath.datagrams import Batch, Screen
 from reactor.sockets.pktinfo import IPV4_INFO_BYTES, is_unicast
 
@@ -38,17 +39,17 @@ class Guard:
     """Decides which datagrams one server answers. `own_ports` are the server's."""
 
     def __init__(self, own_ports: Iterable[int] = (), ports: SourcePorts = DEFAULT_PORTS) -> None:
-        self._refused_ports = dict.fromkeys(ports.listed, "source_port_listed")
+        self._refused_ports = dict.fromkeys(ports.listed, Reason.SOURCE_PORT_LISTED)
         if ports.responders:
-            self._refused_ports |= dict.fromkeys(RESPONDER_PORTS, "source_port_responder")
+            self._refused_ports |= dict.fromkeys(RESPONDER_PORTS, Reason.SOURCE_PORT_RESPONDER)
         if ports.own:
-            self._refused_ports |= dict.fromkeys(own_ports, "source_port_own")
-        self._refused_ports[0] = "source_port_zero"
+            self._refused_ports |= dict.fromkeys(own_ports, Reason.SOURCE_PORT_OWN)
+        self._refused_ports[0] = Reason.SOURCE_PORT_ZERO
         self._screen = Screen({port >> 8 for port in self._refused_ports}, SUSPICIOUS_IPV4, SUSPICIOUS_IPV6)
 
-    def refusals(self, batch: Batch, count: int) -> Mapping[int, str]:
+    def refusals(self, batch: Batch, count: int) -> Mapping[int, Reason]:
         """Return which datagrams of a batch get no answer, and why."""
-        refused: dict[int, str] = {}
+        refused: dict[int, Reason] = {}
         for index, source, path in batch.suspects(count, self._screen):
             reason = self._refused_ports.get(source[1])
             if reason is None and source[0][:2] in SUSPICIOUS_STARTS:
@@ -60,7 +61,7 @@ class Guard:
         return refused
 
 
-def refused_source(host: str) -> str | None:
+def refused_source(host: str) -> Reason | None:
     """Return why a numeric source address gets no answer, or None.
 
     The broadcast address of a subnet looks like any other here; the kernel refuses to send to it (EACCES).
@@ -71,18 +72,18 @@ def refused_source(host: str) -> str | None:
     if ":" in host:
         first_group = host.partition(":")[0]
         if len(first_group) == 4 and first_group.startswith("ff"):
-            return "source_multicast"
-        return "source_unspecified" if host == "::" else None
+            return Reason.SOURCE_MULTICAST
+        return Reason.SOURCE_UNSPECIFIED if host == "::" else None
     first = int(host.partition(".")[0])
     if first == 0:
-        return "source_unspecified"
+        return Reason.SOURCE_UNSPECIFIED
     if 224 <= first <= 239:
-        return "source_multicast"
-    return "source_broadcast" if host == "255.255.255.255" else None
+        return Reason.SOURCE_MULTICAST
+    return Reason.SOURCE_BROADCAST if host == "255.255.255.255" else None
 
 
-def refused_destination(path: bytes) -> str:
+def refused_destination(path: bytes) -> Reason:
     """Name the kind of a destination that isn't unicast."""
     if len(path) == IPV4_INFO_BYTES and not 224 <= path[8] <= 239:
-        return "destination_broadcast"
-    return "destination_multicast"
+        return Reason.DESTINATION_BROADCAST
+    return Reason.DESTINATION_MULTICAST

@@ -17,6 +17,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from typing import NamedTuple
 
+from echo7.policy.reasons import Reason
 from reactor.connection import LINGERING, OPEN, Connection
 from reactor.loop import READ, Reactor
 from reactor.sockets.errors import os_error
@@ -41,7 +42,7 @@ class Seen(NamedTuple):
 class IdleWatch:
     """Watches the connections of one server. Calls `ended(connection, reason)` for each that it closes."""
 
-    def __init__(self, reactor: Reactor, timeout_s: float, ended: Callable[[Connection, str], object]) -> None:
+    def __init__(self, reactor: Reactor, timeout_s: float, ended: Callable[[Connection, Reason], object]) -> None:
         self._reactor = reactor
         self._timeout_s, self._step_s = timeout_s * (1 - ROUNDING), timeout_s / LOOKS
         self._ended = ended
@@ -94,14 +95,14 @@ class IdleWatch:
             # Don't wait for select: when many sockets are ready, it may report only some of them.
             self._reactor.guard(connection.on_event, READ, owner=connection)
             if connection.state is OPEN and _bytes_moved(connection) == before:
-                self._ended(connection, "idle_timeout")
+                self._ended(connection, Reason.IDLE_TIMEOUT)
                 connection.close()
         elif connection.state is OPEN and idle_s < 2 * self._timeout_s:
             # above its high-water mark: there may be more to read
             return False
         # a lingering connection has a deadline of its own
         elif not (connection.closed or connection.state is LINGERING):
-            self._ended(connection, "idle_stuck")
+            self._ended(connection, Reason.IDLE_STUCK)
             connection.abort(os_error(errno.ETIMEDOUT))
         return True
 

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from echo7.policy.ports import DEFAULT_PORTS, SourcePorts
 from echo7.policy.rate import DEFAULT_UDP_RATE, Rate, SourceBuckets, is_loopback, plain_host, source_of
+from echo7.policy.reasons import Reason
 from reactor.fastpath.datagrams import NOTHING_REFUSED
 
 # Imported only when --allow or --deny is set.
@@ -28,10 +29,9 @@ if TYPE_CHECKING:
 SHARE_OF_CONNECTIONS = 4
 # Two keys in place of a source: no source is 0 or 6 bytes long.
 EXEMPT, DENIED = b"", b"denied"
-DENIED_REASON, RATE_REASON, RATE_TOTAL_REASON = "source_denied", "rate_source", "rate_total"
 IPV4_BYTES = 4
 # Reason, source (EXEMPT: all sources together), count.
-OverRate = Callable[[str, bytes, int], object]
+OverRate = Callable[[Reason, bytes, int], object]
 
 
 class ByBind(enum.Enum):
@@ -113,13 +113,13 @@ class ConnectionGate:
         """How many sources have open connections."""
         return len(self._open)
 
-    def refusal(self, host: bytes, most: int | None) -> str | None:
+    def refusal(self, host: bytes, most: int | None) -> Reason | None:
         """Return why a connection is refused, or None. `most` is how many one source may have open."""
         host = plain_host(host)
         if self._access is not None and not self._access.allows(host):
-            return "refused_denied"
+            return Reason.REFUSED_DENIED
         if most is not None and self._open.get(source_of(host), 0) >= most:
-            return "refused_source_cap"
+            return Reason.REFUSED_SOURCE_CAP
         return None
 
     def enter(self, host: bytes) -> bytes:
@@ -192,7 +192,7 @@ class DatagramGate:
         granted = self._granted_in_total(passing, now_s)
         if granted < passing:
             places = [place for place in range(total) if place not in refused]
-            refused |= dict.fromkeys(places[granted:], RATE_TOTAL_REASON)
+            refused |= dict.fromkeys(places[granted:], Reason.RATE_TOTAL)
         return refused
 
     def _refusals_of_one(self, host: bytes, count: int) -> Mapping[int, str]:
@@ -201,7 +201,7 @@ class DatagramGate:
         granted = by_source if self._total is None else self._granted_in_total(by_source, now_s)
         if granted == count:
             return NOTHING_REFUSED
-        in_total = dict.fromkeys(range(granted, by_source), RATE_TOTAL_REASON)
+        in_total = dict.fromkeys(range(granted, by_source), Reason.RATE_TOTAL)
         return in_total | dict.fromkeys(range(by_source, count), _reason(key))
 
     def _key(self, host: bytes) -> bytes:
@@ -222,15 +222,15 @@ class DatagramGate:
         if key == EXEMPT or self._buckets is None:
             return count
         granted = self._buckets.take(key, count, now_s)
-        return granted if granted == count else self._enforced(RATE_REASON, key, count, granted)
+        return granted if granted == count else self._enforced(Reason.RATE_SOURCE, key, count, granted)
 
     def _granted_in_total(self, count: int, now_s: float) -> int:
         if self._total is None:
             return count
         granted = self._total.take(EXEMPT, count, now_s)
-        return granted if granted == count else self._enforced(RATE_TOTAL_REASON, EXEMPT, count, granted)
+        return granted if granted == count else self._enforced(Reason.RATE_TOTAL, EXEMPT, count, granted)
 
-    def _enforced(self, reason: str, source: bytes, count: int, granted: int) -> int:
+    def _enforced(self, reason: Reason, source: bytes, count: int, granted: int) -> int:
         """Return how many of `count` are answered where the rate grants only `granted`."""
         if not self._log_only:
             return granted
@@ -239,5 +239,5 @@ class DatagramGate:
         return count
 
 
-def _reason(key: bytes) -> str:
-    return DENIED_REASON if key == DENIED else RATE_REASON
+def _reason(key: bytes) -> Reason:
+    return Reason.SOURCE_DENIED if key == DENIED else Reason.RATE_SOURCE

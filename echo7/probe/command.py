@@ -1,8 +1,6 @@
 """`echo7 ping`: options → a plan → a run → an exit status.
 
-With --metrics it runs until a signal (status 0), or can't start (status 1), and serves Prometheus. With --warn or
---crit it is a monitoring plugin. Beside the statuses in EPILOG there are 74 (can't write to standard output), 141 (the
-reader of standard output has closed it) and 128 + n (a second signal n ended it).
+With --metrics it runs until a signal, and serves Prometheus. With --warn or --crit it is a monitoring plugin.
 
 Law: what is known to be wrong before the first probe is reported before it, in one line on stderr.
 """
@@ -30,6 +28,7 @@ from echo7.probe.report.writer import LineWriter
 from echo7.probe.result import counts_of, result_of, rtt_of
 from echo7.process import limits
 from echo7.sockets.resolve import UnresolvedName, resolve
+from reactor.console.commandline import list_statuses
 from reactor.loop import Reactor
 from reactor.sockets.addresses import Address, format_address
 
@@ -44,11 +43,8 @@ limits:
 signals:
   INT, TERM  end with the summary; a second one ends at once
   QUIT       print the summary so far on stderr
-
-exit status:
-  0 replies, 1 timed out, 2 usage, 3 refused, 4 unreachable, 5 name unknown;
-  with --warn or --crit: 0 OK, 1 WARNING, 2 CRITICAL, 3 UNKNOWN
-
+"""
+EXAMPLES = """\
 examples:
   echo7 ping 192.0.2.7                         one probe a second, until ^C
   echo7 ping fe80::1%eth0 --tcp -c 10          a link-local address
@@ -59,6 +55,23 @@ examples:
   echo7 ping 192.0.2.7 198.51.100.7 --metrics 127.0.0.1:9107
   echo7 ping host.example --warn rtt=20ms,loss=1% --crit rtt=100ms,loss=5%
 """
+EXIT_STATUSES = {
+    "0": "replies came; with --metrics: ended by a signal",
+    "1": "every probe timed out; with --metrics: couldn't start",
+    "2": "invalid options: they make no sense, or no socket is available",
+    "3": "refused: nothing listens on that port",
+    "4": "unreachable: no route, or none for so large a datagram",
+    "5": "the name can't be resolved",
+    "74": "stdout can't be written",
+    "141": "the reader of stdout has gone",
+    "128 + n": "ended by a second signal n",
+}
+PLUGIN_STATUSES = {
+    "0": "OK",
+    "1": "WARNING: a value is above its threshold of --warn",
+    "2": "CRITICAL: a value is above its threshold of --crit, or no reply came",
+    "3": "UNKNOWN: invalid options, or the name can't be resolved",
+}
 
 STDOUT, STDERR = 1, 2
 USAGE, UNRESOLVED, OUTPUT_FAILED = 2, 5, 74  # the last is EX_IOERR of sysexits.h
@@ -77,7 +90,10 @@ class Refusal(Exception):
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's options."""
-    parser.description, parser.epilog = DESCRIPTION, EPILOG
+    parser.description = DESCRIPTION
+    plugin = ", ".join(f"{status} {meaning.partition(':')[0]}" for status, meaning in PLUGIN_STATUSES.items())
+    statuses = f"{list_statuses(EXIT_STATUSES)}  with --warn or --crit: {plugin}\n"
+    parser.epilog = f"{EPILOG}\n{statuses}\n{EXAMPLES}"
     parser.formatter_class = functools.partial(HelpFormatter, max_help_position=26)
     if any(map(PLUGIN_OPTION.match, sys.argv)):
         # monitoring expects UNKNOWN, on stdout

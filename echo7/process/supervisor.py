@@ -239,7 +239,7 @@ class Supervisor:
         """Order the workers to be the previous generation. Yield their pids, and our ends of their channels."""
         self._order("restart")
         ended = [slot.counters for slot in self._live() if slot.child.exit_code is not None]
-        report.log_counters("ended_before", report.total([self._past, *ended]), self._past_dropped)
+        report.write_counters("ended_before", report.total([self._past, *ended]), self._past_dropped)
         left = [slot for slot in self._live() if slot.child.exit_code is None]
         try:
             yield [each.child.pid for each in left], [each.channel.fileno() for each in left if each.child.stream_open]
@@ -252,7 +252,7 @@ class Supervisor:
     def log_counters(self, name: str) -> None:
         """Log the counters of all workers, including those that have ended."""
         dropped = self._past_dropped + self._service.handler.dropped + sum(s.log_lines_dropped for s in self._slots)
-        report.log_counters(name, report.total([self._past, *(slot.counters for slot in self._slots)]), dropped)
+        report.write_counters(name, report.total([self._past, *(slot.counters for slot in self._slots)]), dropped)
 
     def ask_for_counters(self) -> None:
         """Begin a round, on SIGUSR1: ask every worker, then log the sum. During a round, one more will follow."""

@@ -19,7 +19,7 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from reactor.datagram import Datagram, DatagramProtocol
+from reactor.datagram import BUSY, CALLBACK, RECEIVE, SEND, TRUNCATED, Datagram, DatagramProtocol
 from reactor.fastpath.datagrams import NOTHING_REFUSED, Batch, Single
 from reactor.loop import READ, WRITE, Reactor
 from reactor.sockets.addresses import Address
@@ -148,10 +148,10 @@ class DatagramBatch:
             refused = self.protocol.batch_received(self, self.slots, count)
         except Exception as error:
             self._reactor.callback_failed(error)
-            refused = dict.fromkeys(range(count), "callback")
+            refused = dict.fromkeys(range(count), CALLBACK)
         # A truncated datagram has filled its slot, so it is worth looking only then.
         if self._batch[1] >= self.slots.slot_bytes and (truncated := self.slots.truncated(count)):
-            refused = {**refused, **dict.fromkeys(truncated, "truncated")}
+            refused = {**refused, **dict.fromkeys(truncated, TRUNCATED)}
         for reason, count in Counter(refused.values()).items():
             self.drop(reason, count, next(slot for slot in refused if refused[slot] == reason))
         return refused
@@ -168,11 +168,11 @@ class DatagramBatch:
                 self._reactor.set_interest(self, WRITE)
                 return
             except OSError as error:
-                self.drop("send_" + errno_name(error), 1, first)
+                self.drop(SEND + errno_name(error), 1, first)
                 first += 1
                 if self.closed:  # by `dropped`: the descriptor may be another's now
                     if first < end:
-                        self.drop("busy", end - first, first)
+                        self.drop(BUSY, end - first, first)
                     return
             else:
                 self.datagrams_sent += sent
@@ -186,11 +186,11 @@ class DatagramBatch:
     def _drop_held(self) -> None:
         while self._runs:
             first, end = self._runs.pop()
-            self.drop("busy", end - first, first)
+            self.drop(BUSY, end - first, first)
 
     def _after(self, error: OSError) -> None:
         """Count an error of receiving. Close a broken socket; after a shortage, suspend."""
-        self.drop("receive_" + errno_name(error))
+        self.drop(RECEIVE + errno_name(error))
         if error.errno in BROKEN_SOCKET:
             self.abort(error)
         elif error.errno not in ONE_PEER:

@@ -15,7 +15,7 @@ import signal
 import sys
 from collections.abc import Generator, Iterator, Sequence
 
-from reactor.console.commandline import USAGE, OneLineParser, give_up_stdout
+from reactor.console.commandline import USAGE, OneLineParser, explain_statuses, give_up_stdout
 from reactor.lessons import lecture
 from reactor.lessons.flood import FLOOD_BYTES, flood
 from reactor.lessons.staircase import LESSONS, Lesson, exercise, python
@@ -24,10 +24,16 @@ from reactor.lessons.subject import Unusable
 PROGRAM = f"{python()} -m reactor.lessons"
 PORT = 7007
 STATUS_BROKEN = 1
+EXIT_STATUSES = {
+    "0": "success",
+    "1": "a promise is broken, the port can't be served, or stdout can't be written",
+    "2": "invalid options, or FILE can't be judged",
+    "130": "ended by Ctrl-C",
+}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line and return the exit status: 0, 1 (a promise is broken, no service), 2 (usage)."""
+    """Run the command line and return the exit status, one of EXIT_STATUSES."""
     parser = new_parser()
     options = parser.parse_args(argv)
     if options.lesson is None and (options.source or options.exercise or options.serve or options.check is not None):
@@ -54,8 +60,8 @@ def new_parser() -> OneLineParser:
     parser = OneLineParser(
         prog=PROGRAM,
         description="How an event loop works, in thirteen programs. Without arguments: list the lessons.",
-        epilog="exit status: 0 success; 1 a promise is broken, or the port can't be served; 2 wrong usage, or FILE "
-        "can't be judged",
+        epilog=explain_statuses(EXIT_STATUSES),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("lesson", nargs="?", type=lesson_number, metavar="N", help="the lesson, from 1 to 13")
     what = parser.add_mutually_exclusive_group()

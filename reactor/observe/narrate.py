@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from reactor.observe.trace import Event
 
+__all__ = ["Narrator", "sentence"]
+
 SENTENCES_PER_S = 25.0
 BURST = 50
 MOST_NAMED = 5  # handlers that are ready

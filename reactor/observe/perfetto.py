@@ -18,6 +18,8 @@ from reactor.observe.narrate import sentence
 from reactor.observe.sinks import ENCODER, MOST_BYTES, TraceFile
 from reactor.observe.trace import Event
 
+__all__ = ["Perfetto"]
+
 PROCESS = 1
 LOOP = 0  # the loop's track
 STARTS = {"turn": "sleep", "select": "dispatch", "timer_fired": "timers", "call": "calls"}  # event → phase

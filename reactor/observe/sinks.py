@@ -19,7 +19,10 @@ import platform
 import stat
 from typing import Any, BinaryIO, Self
 
+from reactor.observe.kinds import HEADER_KEYS
 from reactor.observe.trace import FILES, Event
+
+__all__ = ["JsonLines"]
 
 FORMAT = 1
 MOST_BYTES = 256 * 1024 * 1024
@@ -187,8 +190,8 @@ def header_line(title: str = "", about: str = "", clock: str = "monotonic") -> s
     for path, name in FILES.items():
         with contextlib.suppress(OSError), open(path, "rb") as source:  # a zipped package has no files
             sources[name] = fingerprint(source.read())
-    about_it = {"title": title, "about": about, "clock": clock, "python": platform.python_version(), "sources": sources}
-    return json.dumps({"trace": "reactor", "format": FORMAT} | about_it) + "\n"
+    values = ("reactor", FORMAT, title, about, clock, platform.python_version(), sources)
+    return json.dumps(dict(zip(HEADER_KEYS, values, strict=True))) + "\n"
 
 
 def fingerprint(source: bytes) -> str:

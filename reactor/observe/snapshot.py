@@ -14,6 +14,8 @@ from reactor.doors import Handler
 from reactor.loop import READ, WRITE, Reactor
 from reactor.observe.describe import callback_name, place, protocol_name
 
+__all__ = ["dump"]
+
 MOST_ROWS = 200
 HANDLER_ROWS, TIMER_ROWS, CALL_ROWS = 140, 40, 15  # plus summary, head, and a row per kind that is cut off
 HEAD = ("what", "fd", "watched", "state", "pending", "received", "sent", "where")

@@ -43,11 +43,13 @@ TURN: CodeType = Reactor.turn.__code__
 MOST_CALLERS = 5  # in `via`
 REMEMBERED_TURNS = 2  # for names of closed handlers: their last callback is still to come
 
+__all__ = ["Event", "EventSink", "Trace"]
+
 logger = logging.getLogger("reactor")
 
 
 class Event(NamedTuple):
-    """One thing that a loop did. `player/README.md` has a table of the kinds and their fields."""
+    """One thing that a loop did. `kinds.py` has a table of the kinds and their fields."""
 
     number: int  # from 0
     turn: int  # 0 before the first

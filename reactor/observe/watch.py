@@ -23,6 +23,8 @@ from reactor.observe.describe import callback_name, handler_name, timer_of
 from reactor.sockets.wrapped_selector import Ready, WrappedSelector
 from reactor.timers import Callback
 
+__all__ = ["Spread", "Watch"]
+
 BOUNDS_S = tuple(round(step * 10.0**power, 6) for power in range(-5, 1) for step in (1.0, 2.5, 5.0))  # 10 µs … 5 s
 SLOW_QUIET_S = 1.0  # between two log lines about slow callbacks
 TICK_S = 0.25  # between timers set by `tick`

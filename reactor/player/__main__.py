@@ -12,7 +12,7 @@ import sys
 import webbrowser
 from collections.abc import Iterator, Sequence
 
-from reactor.console.commandline import OneLineParser
+from reactor.console.commandline import OneLineParser, explain_statuses
 from reactor.player.files import STDIO, Failure, load, write
 from reactor.player.gallery import bundled
 from reactor.player.page import page
@@ -20,6 +20,12 @@ from reactor.player.tracefile import Trace
 
 FROM_STDIN, OF_GALLERY = "reactor-trace.html", "reactor-gallery.html"
 INTERRUPTED = 130  # 128 + SIGINT, as a shell reports it
+EXIT_STATUSES = {
+    "0": "the page is written",
+    "1": "the trace can't be read, or the page can't be written or opened",
+    "2": "invalid options",
+    str(INTERRUPTED): "ended by Ctrl-C",
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -41,7 +47,8 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = OneLineParser(
         prog="python -m reactor.player",
         description="Make one HTML page on which you step through a trace of the loop, forward and back.",
-        epilog="To record a trace, see reactor/player/README.md.",
+        epilog=f"To record a trace, see reactor/player/README.md.\n\n{explain_statuses(EXIT_STATUSES)}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
     parser.add_argument("trace", metavar="TRACE", nargs="?", help="a trace in JSON Lines; - is stdin")

@@ -145,8 +145,8 @@ def test_service_does_what_the_file_says(file: pathlib.Path) -> None:
         assert echo.finish() == 0
 
 
-def test_file_in_the_tutorial_is_accepted(file: pathlib.Path) -> None:
-    [text] = re.findall(r"```toml\n(.*?)```", (PROJECT / "echo7/docs/tutorials/first-responder.md").read_text(), re.S)
+def test_file_in_the_documentation_is_accepted(file: pathlib.Path) -> None:
+    [text] = re.findall(r"```toml\n(.*?)```", (PROJECT / "echo7/docs/howto/serve.md").read_text(), re.S)
     config = config_of(file, text)
     assert (config.udp, config.drain_timeout_s, config.hosts) == (False, 2.5, ("192.0.2.1", "2001:db8::1"))
 

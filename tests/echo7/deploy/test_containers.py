@@ -125,10 +125,10 @@ def test_pod_has_no_privileges() -> None:
 
 
 def test_memory_limit_holds_with_every_client_stuck() -> None:
-    """What each costs is in guard.md: `python3 -m benchmarks.stuck`, for just this --socket-buffer."""
+    """What each costs is in limit-abuse.md: `python3 -m benchmarks.stuck`, for just this --socket-buffer."""
     [container] = manifest()["Deployment"]["spec"]["template"]["spec"]["containers"]
     config = config_of(container["args"])
-    [row] = re.findall(r"^\| 65536 \|(.*)\|$", (PROJECT / "echo7/docs/explanation/guard.md").read_text(), re.MULTILINE)
+    [row] = re.findall(r"^\| 65536 \|(.*)\|$", (PROJECT / "echo7/docs/howto/limit-abuse.md").read_text(), re.MULTILINE)
     ours, _, kernels = (int(figure.replace(",", "")) for figure in row.split("|"))
     limit = container["resources"]["limits"]["memory"]
     assert config.socket_buffer_bytes == 65_536
