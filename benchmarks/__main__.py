@@ -1,9 +1,9 @@
-"""echo7 beside its peers: `python3 -m benchmarks [WORKLOAD…]`. README.md here says what the figures mean.
+"""Compare echo7 with its peers: `python3 -m benchmarks [WORKLOAD…]`. README.md explains the figures.
 
-    0  measured; a server that failed is named in its table        1  echo7 itself failed
-    2  the arguments make no sense, or what every measurement needs is missing
+    0  measured; a table names the servers that failed      1  echo7 itself failed
+    2  the arguments make no sense, or a compiler, Linux or matplotlib is missing
 
-Servers take turns within each round (A B C, B C A, …). Tables go to stdout, progress and what is left out to stderr.
+Servers take turns within each round (A B C, B C A, …). Tables go to stdout; progress and skipped servers to stderr.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from benchmarks.servers import BY_NAME, SERVERS, Server, missing
 from benchmarks.workloads import WORKLOADS, Workload, chosen
 from reactor.console.commandline import OneLineParser
 
-SPARE_DESCRIPTORS = 100  # of load and server, beside the connections'
+SPARE_DESCRIPTORS = 100  # of load and server, beside those of the connections
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -42,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return _run(options, workloads, servers)
     except KeyboardInterrupt:
-        print("\nstopped; what hadn't been measured to the end is lost", file=sys.stderr)
+        print("\nstopped; the unfinished measurements are lost", file=sys.stderr)
         return 130
 
 
@@ -66,7 +66,8 @@ def _run(options: argparse.Namespace, workloads: list[Workload], servers: list[S
         found = report.record(results, workloads, skipped, settings)
         pathlib.Path(options.json).write_text(json.dumps(found, indent=1) + "\n")
     if options.plot:
-        from benchmarks.plot import draw_all  # the one module that needs matplotlib
+        # the only module that needs matplotlib
+        from benchmarks.plot import draw_all
 
         draw_all(pathlib.Path(options.plot), workloads, results)
     return int(any(BY_NAME[name].ours for found in results.values() for name in found.failed))
@@ -75,7 +76,8 @@ def _run(options: argparse.Namespace, workloads: list[Workload], servers: list[S
 def _rounds(workload: Workload, servers: list[Server], options: argparse.Namespace) -> Results:
     results = Results([server.name for server in servers])
     for number in range(1, options.rounds + 1):
-        turn = number % len(servers)  # nobody always comes first, or always when the machine is in the same mood
+        # no server is always the first, or always measured in the same phase of the machine
+        turn = number % len(servers)
         for server in servers[turn:] + servers[:turn]:
             if server.name in results.failed:
                 continue
@@ -104,19 +106,19 @@ def _skip(skipped: list[str], name: str, reason: str | None) -> bool:
 
 
 def why_left_out(server: Server, workload: Workload, descriptors: int) -> str | None:
-    """Say why a server can't be measured by a workload, with so many descriptors; None if it can."""
+    """Return why a server can't be measured by a workload with so many descriptors; None if it can."""
     if "udp" in workload.kinds:
-        return None  # one socket serves all
+        return None  # one socket serves all clients
     if workload.mode != "cold-start" and "timers" not in workload.kinds:
         if workload.count > server.most_connections:
-            return f"{workload.count:,} connections aren't asked of it: {server.why_no_more}"
+            return f"{workload.count:,} connections are too many: {server.why_no_more}"
         if workload.count + SPARE_DESCRIPTORS > descriptors:
             return f"{workload.count:,} connections need more descriptors than {descriptors:,}; raise 'ulimit -Hn'"
     return None
 
 
 def _listing() -> str:
-    lines = ["workloads (or the part before the first '-', for several):"]
+    lines = ["workloads (the part before the first '-' selects a group):"]
     lines += [f"  {workload.name:14} {workload.title}" for workload in WORKLOADS]
     lines += ["servers:"]
     return "\n".join(lines + [f"  {server.name:14} {server.title}" for server in SERVERS])
@@ -130,7 +132,7 @@ def _workloads(parser: argparse.ArgumentParser, names: list[str]) -> list[Worklo
 
 
 def _servers(parser: argparse.ArgumentParser, peers: str | None) -> list[Server]:
-    """Return echo7 and the peers that are asked for, in the table's order."""
+    """Return echo7 and the chosen peers, in the order of the table."""
     if peers is None:
         return list(SERVERS)
     names = [name.strip() for name in peers.split(",") if name.strip()]
@@ -142,33 +144,41 @@ def _servers(parser: argparse.ArgumentParser, peers: str | None) -> list[Server]
 
 def _check_needs(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
     if not sys.platform.startswith("linux"):
-        parser.error("needs Linux, for /proc and epoll; there is nothing to do about it")
+        parser.error("needs Linux, for /proc and epoll; run it there")
     try:
         LOAD.make()
     except BuildError as error:
-        parser.error(f"the load generator can't be made: {error}; install gcc or clang as 'cc'")
+        parser.error(f"cannot build the load generator: {error}; install gcc or clang as 'cc'")
     if options.plot and importlib.util.find_spec("matplotlib") is None:
         parser.error("--plot needs matplotlib, which isn't installed; pip install 'echo7[bench]'")
-    try:  # now, not after an hour
+    # check now, not after an hour of measuring
+    try:
         if options.json:
             pathlib.Path(options.json).open("a").close()
         if options.plot:
             pathlib.Path(options.plot).mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        parser.error(f"{error.filename} can't be written: {error.strerror}; name another place")
+        parser.error(f"cannot write {error.filename}: {error.strerror}; choose another path")
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = OneLineParser(prog="python3 -m benchmarks", description="echo7 beside its peers, in one interleaved run.")
+    parser = OneLineParser(
+        prog="python3 -m benchmarks", description="Compare echo7 with its peers in one interleaved run."
+    )
     add = parser.add_argument
-    add("workloads", nargs="*", metavar="WORKLOAD", help="what to measure (default: everything)")
-    add("--peers", metavar="A,B,…", help="servers to measure beside echo7 (default: all that can be had)")
-    add("--rounds", type=_at_least(int, 1, "a whole number of at least 1"), default=7, help="default: %(default)s")
+    add("workloads", nargs="*", metavar="WORKLOAD", help="what to measure (default: all workloads)")
+    add("--peers", metavar="A,B,…", help="servers to measure beside echo7 (default: all that are installed)")
+    add(
+        "--rounds",
+        type=_at_least(int, 1, "a whole number of at least 1"),
+        default=7,
+        help="measurements of each server (default: %(default)s)",
+    )
     seconds = _at_least(float, 0.01, "a number of seconds from 0.01 to 3600")
-    add("--seconds", type=seconds, default=1.5, help="of each measurement (default: %(default)s)")
-    add("--json", metavar="FILE", help="write everything there: raw rounds, machine, versions")
-    add("--plot", metavar="DIR", help="draw a chart of each workload there, as SVG and PNG")
-    add("--list", action="store_true", help="name the workloads and servers, and measure nothing")
+    add("--seconds", type=seconds, default=1.5, help="duration of each measurement (default: %(default)s)")
+    add("--json", metavar="FILE", help="write raw rounds, machine and versions to this file")
+    add("--plot", metavar="DIR", help="draw a chart of each workload in this folder, as SVG and PNG")
+    add("--list", action="store_true", help="list the workloads and servers, and measure nothing")
     return parser
 
 
@@ -186,5 +196,6 @@ def _at_least(convert: Callable[[str], Any], least: float, what: str) -> Callabl
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ended like that, it ends its servers too
+    # SIGTERM raises KeyboardInterrupt, so that the servers end too
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     sys.exit(main())

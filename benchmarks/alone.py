@@ -1,7 +1,7 @@
-"""One server, alone in a network namespace, judged on port 7: what `golf` and `judged` have in common.
+"""Check one server on port 7, alone in a network namespace. Shared by `golf` and `judged`.
 
-Law: a server is judged where nothing else is: no other port, no other program, no way out. Without the right to make a
-namespace, root's own loopback will do; without either, it is said why not, and nothing is judged.
+Law: no other program listens or sends in the namespace, and it has no way out. Without the right to make a namespace,
+root's own loopback is used. Without either, one line says why, and nothing is checked.
 
     namespace()  →  unshare … python3 -m benchmarks.alone HOST COMMAND…  →  a report as JSON on stdout
 """
@@ -34,29 +34,30 @@ JUDGED_WITHIN_S = 600.0
 CASE_TIMEOUT_S = 2.0
 PROBE = b"are you there?\n"
 LOOPBACK = "127.0.0.1"
-ADDRESSES = ("10.7.7.1", "10.7.7.2")  # of the namespace; who asks the second one does it from the first
+# Of the namespace. A client of the second address sends from the first.
+ADDRESSES = ("10.7.7.1", "10.7.7.2")
 SIOCGIFFLAGS, SIOCSIFFLAGS, SIOCSIFADDR, IFF_UP = 0x8913, 0x8914, 0x8916, 1  # netdevice(7)
-# Root's; an unprivileged user's, in which a server that would drop its privileges can't.
+# For root; for other users, where a server can't drop its privileges.
 NAMESPACES = (("unshare", "-n"), ("unshare", "-rn"))
 
 
 class AloneError(Exception):
-    """A server couldn't be judged. The text is one line."""
+    """A server couldn't be checked. The text is one line."""
 
 
 def namespace() -> tuple[str, ...]:
-    """Return the prefix of a command that gives it a network of its own. Raise AloneError when port 7 can't be had."""
+    """Return the prefix that gives a command its own network. Raise AloneError when port 7 isn't available."""
     for prefix in NAMESPACES:
         with contextlib.suppress(OSError):
             if subprocess.run([*prefix, "true"], capture_output=True, check=False).returncode == 0:
                 return prefix
     if os.geteuid() == 0:
         return ()
-    raise AloneError("no network namespace may be made here (unshare -rn), and port 7 is for root; run this as root")
+    raise AloneError("cannot make a network namespace (unshare -rn), and port 7 is for root; run this as root")
 
 
 def judge_alone(prefix: Sequence[str], command: Sequence[str]) -> dict[str, Any]:
-    """Start a server by itself, judge it, end it. Return the report's document. Raise AloneError."""
+    """Start a server alone, check it and end it. Return the report's document. Raise AloneError."""
     host = ADDRESSES[1] if prefix else LOOPBACK
     whole = [*prefix, sys.executable, "-m", "benchmarks.alone", host, *command]
     try:
@@ -64,15 +65,15 @@ def judge_alone(prefix: Sequence[str], command: Sequence[str]) -> dict[str, Any]
             whole, cwd=PROJECT, env=environment(), capture_output=True, text=True, timeout=JUDGED_WITHIN_S, check=False
         )
     except subprocess.TimeoutExpired:
-        raise AloneError(f"not judged within {JUDGED_WITHIN_S:g} s") from None
+        raise AloneError(f"the check takes longer than {JUDGED_WITHIN_S:g} s") from None
     if done.returncode != 0:
-        raise AloneError(last_line(done.stderr) or f"status {done.returncode}, and not a word")
+        raise AloneError(last_line(done.stderr) or f"status {done.returncode}, without a message")
     document: dict[str, Any] = json.loads(done.stdout)
     return document
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Be the process inside: loopback up, the server started, judged and ended. Return the exit status."""
+    """Run inside the namespace: start, check and end the server, and print the report. Return the exit status."""
     host, *command = arguments
     if host in ADDRESSES:
         set_up_loopback()
@@ -87,7 +88,7 @@ def main(arguments: Sequence[str]) -> int:
 
 @contextlib.contextmanager
 def started(host: str, command: Sequence[str]) -> Iterator[None]:
-    """Run a server while the block lasts. Raise AloneError when it doesn't come up."""
+    """Run a server while the block lasts. Raise AloneError when the server doesn't answer."""
     with tempfile.TemporaryFile("w+") as errors:
         process = subprocess.Popen(
             command, stdout=errors, stderr=errors, stdin=subprocess.DEVNULL, start_new_session=True
@@ -97,29 +98,31 @@ def started(host: str, command: Sequence[str]) -> Iterator[None]:
             while not answers(host):
                 if process.poll() is not None or time.monotonic() > end_s:
                     errors.seek(0)
-                    raise AloneError(f"it doesn't answer: {last_line(errors.read()) or 'it says nothing'}")
+                    raise AloneError(f"it doesn't answer: {last_line(errors.read()) or 'no message'}")
                 time.sleep(READY_PAUSE_S)
             yield
         finally:
             with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)  # a session of its own: its children, and nobody else's
+                # a session of its own, so that its children end too
+                os.killpg(process.pid, signal.SIGKILL)
             process.wait()
 
 
 def answers(host: str) -> bool:
-    """Tell whether anybody accepts over TCP, or answers over UDP."""
+    """Return whether a server accepts over TCP or answers over UDP."""
     with contextlib.suppress(OSError):
         socket.create_connection((host, PORT), PROBE_TIMEOUT_S).close()
         return True
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock, contextlib.suppress(OSError):
         sock.settimeout(PROBE_TIMEOUT_S)
-        sock.sendto(PROBE, (host, PORT))  # not connected: the answer may come from another address
+        # not connected, because the answer may come from another address
+        sock.sendto(PROBE, (host, PORT))
         return bool(sock.recv(100))
     return False
 
 
 def set_up_loopback() -> None:
-    """Do what `ip link set lo up` and `ip address add` do: a new namespace's loopback is down (netdevice(7))."""
+    """Set loopback up and add ADDRESSES, as `ip` does: in a new namespace it is down (netdevice(7))."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
         flags = struct.unpack_from("16sH", fcntl.ioctl(sock, SIOCGIFFLAGS, struct.pack("16sH14x", b"lo", 0)))[1]
         fcntl.ioctl(sock, SIOCSIFFLAGS, struct.pack("16sH14x", b"lo", flags | IFF_UP))

@@ -1,7 +1,7 @@
-"""Programs that have to be compiled: made on first use and kept in a folder named by what they are made from.
+"""Compiled programs: built on first use and cached in a folder named by a hash of source, command and compiler path.
 
-Law: a changed source, command or compiler path gives another folder, so a stale program is never run; two runs at once
-don't see each other's half-made files, because a folder is renamed into its place when it is whole.
+Law: any change gives another folder, so a stale program never runs. A folder gets its name when it is complete, so two
+runs at once never see each other's unfinished files.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ HERE = pathlib.Path(__file__).resolve().parent
 
 
 class BuildError(Exception):
-    """A program can't be made. Its text is one line."""
+    """A program can't be built. The text is one line."""
 
 
 @dataclass(frozen=True, slots=True)
 class Build:
-    """How a program is made: a command that runs in a folder which holds a copy of the source."""
+    """How to build a program: a command that runs in a folder with a copy of the source."""
 
     source: str  # beside this file
     command: tuple[str, ...]
-    program: str  # what comes of it
+    program: str  # the result
 
     def make(self) -> pathlib.Path:
         """Return the program's path. Raise BuildError."""
@@ -51,7 +51,7 @@ class Build:
                 self.command, cwd=workshop, env={**os.environ, **own}, capture_output=True, text=True, check=False
             )
             if done.returncode != 0:
-                raise BuildError(f"{' '.join(self.command)} failed: {(last_line(done.stderr) or 'it says nothing')}")
+                raise BuildError(f"{' '.join(self.command)} failed: {(last_line(done.stderr) or 'no message')}")
             shutil.rmtree(place, ignore_errors=True)
             os.rename(workshop, place)
 
@@ -60,16 +60,16 @@ LOAD = Build("load.c", ("cc", "-O2", "-o", "load", "load.c"), "load")
 
 
 def cache_folder() -> pathlib.Path:
-    """Return the folder of everything made, nobody else's: what lies there is run."""
+    """Return the folder of built programs. No other user may write there, because they are run."""
     folder = pathlib.Path(tempfile.gettempdir()) / f"echo7-benchmarks-{os.getuid()}"
     folder.mkdir(mode=0o700, exist_ok=True)
     found = folder.lstat()
     if found.st_uid != os.getuid() or found.st_mode & 0o022 or folder.is_symlink():
-        raise BuildError(f"{folder} isn't ours alone; remove it or set TMPDIR")
+        raise BuildError(f"other users can write to {folder}; remove it or set TMPDIR")
     return folder
 
 
 def last_line(text: str) -> str:
-    """Return the last line that says something, or nothing."""
+    """Return the last line that isn't blank, or an empty string."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     return lines[-1] if lines else ""

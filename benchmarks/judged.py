@@ -1,8 +1,8 @@
-"""`python3 -m benchmarks.judged`: what `echo7 check` says of well-known echo servers on this machine, as one table.
+"""`python3 -m benchmarks.judged`: run `echo7 check` on well-known echo servers of this machine, and print one table.
 
-Law: each server is run as its manual has it, TCP and UDP together, on every address, alone in a network namespace (see
-`benchmarks/alone.py`), and asked at the second of its addresses: an answer that comes from the first then shows. One
-that isn't installed is left out with a line that says so; `--program NAME=PATH` says where it is, if not on the PATH.
+Law: each server runs as its manual says, with TCP and UDP, on every address, alone in a network namespace (see
+`benchmarks/alone.py`). It is checked at its second address, which shows answers from the first one. A server that isn't
+installed is skipped with one line; `--program NAME=PATH` gives the path of one that isn't on the PATH.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ service echo
 
 
 class Subject(NamedTuple):
-    """Somebody to be judged. In `command`, a shell's, {program}, {config}, {python} and {peers} are filled in."""
+    """A server to check. Its shell `command` may use {program}, {config}, {python} and {peers}."""
 
     name: str
     command: str
@@ -58,7 +58,7 @@ class Subject(NamedTuple):
 
 
 def _both(command: str) -> str:
-    """Return one command for a peer that serves TCP or UDP, not both."""
+    """Return one command that runs a peer twice, for TCP and for UDP."""
     return f"{command.format(kind='tcp')} & {command.format(kind='udp')} & wait"
 
 
@@ -95,15 +95,15 @@ SUBJECTS = (
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Judge and print. Return the exit status: 0 when there is a table."""
-    parser = OneLineParser(prog="python3 -m benchmarks.judged", description="What echo7 check says of known servers.")
-    parser.add_argument("names", nargs="*", metavar="NAME", help="these servers alone (default: all)")
-    parser.add_argument("--program", action="append", default=[], metavar="NAME=PATH", help="where a program is")
+    """Check the servers and print the table. Return the exit status: 0 when there is a table."""
+    parser = OneLineParser(prog="python3 -m benchmarks.judged", description="Run echo7 check on known servers.")
+    parser.add_argument("names", nargs="*", metavar="NAME", help="only these servers (default: all)")
+    parser.add_argument("--program", action="append", default=[], metavar="NAME=PATH", help="path of a program")
     options = parser.parse_args(argv)
     known = [subject.name for subject in SUBJECTS]
     for name in options.names:
         if name not in known:
-            parser.error(f"there is no server {name!r} here; there are {', '.join(known)}")
+            parser.error(f"there is no server {name!r}; choose from {', '.join(known)}")
     for text in options.program:
         if "=" not in text:
             parser.error(f"argument --program: {text!r} has no '=' between a server's name and a path")
@@ -119,21 +119,21 @@ def main(argv: Sequence[str] | None = None) -> int:
 def judge_all(
     prefix: Sequence[str], names: Sequence[str], programs: Mapping[str, str]
 ) -> Iterator[tuple[Subject, dict[str, Any]]]:
-    """Judge one after the other; say on stderr who is left out, and why."""
+    """Check one server after the other; report skipped ones on stderr."""
     for subject in SUBJECTS:
         if subject.name not in names:
             continue
         try:
             program = find(subject, programs)
-            print(f"judging {subject.name} …", file=sys.stderr)
+            print(f"checking {subject.name} …", file=sys.stderr)
             with command_of(subject, program) as command:
                 yield subject, judge_alone(prefix, ["sh", "-c", command])
         except AloneError as error:
-            print(f"{subject.name} is left out: {error}", file=sys.stderr)
+            print(f"skipped {subject.name}: {error}", file=sys.stderr)
 
 
 def find(subject: Subject, programs: Mapping[str, str]) -> str:
-    """Return the program's path, or nothing if it needs none. Raise AloneError when it isn't here."""
+    """Return the program's path, or an empty string if it needs none. Raise AloneError when it is missing."""
     if subject.package and importlib.util.find_spec(subject.package) is None:
         raise AloneError(f"the Python package {subject.package!r} isn't installed (pip install -e '.[bench]')")
     if subject.build:
@@ -181,7 +181,7 @@ def markdown(judged: Iterator[tuple[Subject, dict[str, Any]]]) -> str:
 
 
 def word(verdict: str) -> str:
-    """Return a verdict as a table's cell has it."""
+    """Return the cell of a table for a verdict."""
     return {"pass": "yes", "fail": "no", "": "-"}.get(verdict, "?")
 
 

@@ -1,21 +1,21 @@
-/* The load: clients that send, compare every byte that comes back, and count.
+/* The load: clients that send, compare every byte that comes back, and count messages.
  *
  *     load MODE HOST PORT COUNT BYTES SECONDS [SILENT_SECONDS]
  *
- *     pingpong   COUNT connections, each with one message of BYTES under way (one connection: its round trips too)
- *     polling    the same, and the load looks for answers without ever sleeping
- *     bulk       COUNT connections, each sending all that the kernel takes, in writes of BYTES, and reading all the while
- *     churn      COUNT callers at once, each: connect, BYTES there and back, FIN, the server's FIN; then the next
+ *     pingpong   COUNT connections, each with one outstanding message of BYTES (one connection: also its round trips)
+ *     polling    the same, but the load polls for answers and never sleeps
+ *     bulk       COUNT connections, each sends all that the kernel takes, in writes of BYTES, and reads at the same time
+ *     churn      COUNT clients at once, each: connect, echo BYTES, send FIN, wait for the server's FIN; then the next
  *     idle       COUNT connections, BYTES once on each; later once more
- *     udp        COUNT sockets, each with one datagram of BYTES under way; one that is lost is sent again and counted
+ *     udp        COUNT sockets, each with one outstanding datagram of BYTES; a lost one is sent again and counted
  *     fair       COUNT connections as in `bulk`, and one more that sends 64 bytes twenty times a second
  *
- * Prints "ready" when it is connected, and begins when it reads a line; prints "time" when the time is up, one JSON
- * object when every answer is in, and leaves when its standard input ends. So whoever started it can look at the server
- * at each of these moments.
- * A byte that is wrong, missing or too many, a lost connection or ten silent seconds: one line on stderr, status 1.
+ * It prints "ready" when it is connected, and starts when it reads a line. It prints "time" when the time is up, and one
+ * JSON object when every answer is in. It ends when its standard input ends. So the process that started it can read the
+ * server's use of CPU and memory at each of these moments.
+ * A wrong, missing or surplus byte, a lost connection or ten silent seconds: one line on stderr, status 1.
  *
- * One thread, epoll(7), no allocation after the start: it has to be faster than whatever it measures.
+ * One thread, epoll(7), no allocation after the start: the load must be faster than the servers.
  */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
@@ -32,26 +32,26 @@
 #include <unistd.h>
 
 #define MOST_BYTES (1 << 18)
-#define PERIOD 65521          /* a prime: no power of two brings the pattern round to itself */
+#define PERIOD 65521          /* a prime, so that the pattern never repeats at a power of two */
 #define ENDLESS UINT64_MAX
-#define SOURCES 250           /* 127.0.0.2 and on: one address has too few ports for thousands of calls a second */
+#define SOURCES 250           /* from 127.0.0.2 on: one address has too few ports for thousands of connections a second */
 #define MOST_SAMPLES (1 << 20)
-#define WAIT_MS 20            /* so that the end of the time is noticed beside a server that stalls */
+#define WAIT_MS 20            /* to notice the end of the time if the server stalls */
 #define RESEND_S 0.2
 #define PING_BYTES 64
 #define PING_PAUSE_S 0.05
-#define BATCH 128             /* connections that are opened at once; less than any server's backlog */
+#define BATCH 128             /* connections opened at once; less than any server's backlog */
 
 enum stage { CONNECTING, ECHOING, ENDING };
 
-/* A stream of the pattern: what has been sent, what has come back, and where to stop for now. */
+/* A stream of the pattern: the bytes sent, the bytes received, and how many to send for now. */
 struct peer {
     uint64_t sent, received, goal;
-    double asked_s;           /* when the message under way was sent */
+    double asked_s;           /* when the outstanding message was sent */
     int fd;
     uint32_t interest;
     enum stage stage;
-    int resent, late;         /* udp: copies sent of this datagram, and answers still due to copies of the one before */
+    int resent, late;         /* udp: copies sent of this datagram; answers still due to copies of the previous one */
 };
 
 static unsigned char pattern[PERIOD + MOST_BYTES], inbox[MOST_BYTES];
@@ -64,7 +64,7 @@ static int poller, count, polls;
 static size_t size;
 static double seconds, silent_s = 10;
 static uint64_t messages, bytes, lost;
-static uint64_t timely_messages, timely_bytes; /* of these, what came before the time was up */
+static uint64_t timely_messages, timely_bytes; /* the part that came before the time was up */
 static double took_s;
 
 static void fail(const char *format, ...) {
@@ -105,7 +105,7 @@ static void compare(const struct peer *peer, uint64_t offset, size_t n) {
     fail("a byte was changed: %d came back for %d on connection %d", inbox[i], expected[i], (int)(peer - peers));
 }
 
-/* ---- what peers wait for */
+/* ---- interest */
 
 static void want(struct peer *peer, uint32_t interest) {
     if (peer->interest == interest) return;
@@ -117,7 +117,7 @@ static void want(struct peer *peer, uint32_t interest) {
 
 /* ---- TCP */
 
-/* Begin to connect, from the next of many addresses. */
+/* Start to connect, from the next of many addresses. */
 static void call(struct peer *peer, int flags) {
     static unsigned turn;
     int one = 1;
@@ -133,7 +133,7 @@ static void call(struct peer *peer, int flags) {
     peer->stage = CONNECTING;
 }
 
-/* Send what is due and fits. An endless stream gets one write at a time, so that reading keeps up. */
+/* Send what is due and fits. An endless stream gets one write for each event, so that reading keeps up. */
 static void push(struct peer *peer) {
     while (peer->sent < peer->goal) {
         uint64_t due = peer->goal - peer->sent;
@@ -147,7 +147,7 @@ static void push(struct peer *peer) {
     want(peer, EPOLLIN | (peer->sent < peer->goal ? EPOLLOUT : 0));
 }
 
-/* The kernel's own time of arrival: our delays aren't the server's. */
+/* Return the kernel's time of arrival, so that our own delays don't count. */
 static double arrival_s(struct msghdr *message) {
     for (struct cmsghdr *c = CMSG_FIRSTHDR(message); c; c = CMSG_NXTHDR(message, c)) {
         if (c->cmsg_level == SOL_SOCKET && c->cmsg_type == SCM_TIMESTAMPNS) {
@@ -159,7 +159,7 @@ static double arrival_s(struct msghdr *message) {
     return clock_s(CLOCK_REALTIME);
 }
 
-/* Receive once and compare. Return 0 at the end of the stream, which is right only when everything has come. */
+/* Receive once and compare. Return 0 at the end of the stream, which is right only after all bytes. */
 static ssize_t pull(struct peer *peer, double *at_s) {
     char control[128];
     struct iovec into = {inbox, sizeof inbox};
@@ -176,7 +176,7 @@ static ssize_t pull(struct peer *peer, double *at_s) {
     return n;
 }
 
-/* Read all of one message, waiting. */
+/* Wait for all of one message. */
 static void pull_whole(struct peer *peer) {
     double end = now() + silent_s;
     struct timespec pause = {0, 20000};
@@ -204,7 +204,7 @@ static void wait_for_go(void) {
     if (getchar() == EOF) exit(0);
 }
 
-/* The time is up: what still comes is compared and counted, but belongs to no rate. */
+/* The time is up: later answers are compared and counted, but don't belong to the rate. */
 static void note_time_is_up(double time_s) {
     static int noted;
     if (noted++) return;
@@ -219,7 +219,7 @@ static void check_silence(double time, double last) {
     if (time - last > silent_s) fail("no answer for %g s", silent_s);
 }
 
-/* Endless streams are cut where they are; return how many answers are still to come. */
+/* End the endless streams; return how many answers are due. */
 static int stop_sending(int total) {
     int live = 0;
     for (int i = 0; i < total; i++) {
@@ -273,7 +273,7 @@ static void stream(int total, struct peer *ping, int bulk) {
     }
 }
 
-/* One step of a caller's life. */
+/* One step of a client: connect, echo, FIN, and the next connection if `again`. */
 static void churn_step(struct peer *peer, int again) {
     int error = 0;
     socklen_t length = sizeof error;
@@ -342,7 +342,7 @@ static void ask(struct peer *peer, double time) {
     }
 }
 
-/* Return whether the answer that is due has come. One to a copy of the datagram before it is late, not wrong. */
+/* Return whether the due answer has come. An answer to a copy of the previous datagram is late, not wrong. */
 static int answered(struct peer *peer) {
     ssize_t n = recv(peer->fd, inbox, sizeof inbox, 0);
     if (n < 0 && (errno == EAGAIN || errno == EINTR)) return 0;
@@ -386,7 +386,7 @@ static void datagrams(void) {
     }
 }
 
-/* ---- what is said at the end */
+/* ---- the report */
 
 static int ascending(const void *a, const void *b) {
     float x = *(const float *)a, y = *(const float *)b;
@@ -394,7 +394,7 @@ static int ascending(const void *a, const void *b) {
 }
 
 static void report(void) {
-    note_time_is_up(0); /* where time plays no part */
+    note_time_is_up(0); /* for `idle`, which has no time */
     printf("{\"messages\": %llu, \"bytes\": %llu, \"lost\": %llu", (unsigned long long)messages,
            (unsigned long long)bytes, (unsigned long long)lost);
     printf(", \"seconds\": %.6f, \"timely_messages\": %llu, \"timely_bytes\": %llu", took_s,

@@ -1,8 +1,7 @@
-"""One server under one workload, once.
+"""Measure one server under one workload, once.
 
-The server is fresh, so that no round has a past. The load connects, says so, and waits; the server is looked at; the
-load works and says what it has done, with every answer in; the server is looked at again. So what is counted is the
-work and nothing else.
+Each round starts a new server. The load connects, reports and waits; the server's use is read; the load works and
+reports when every answer is in; the server's use is read again. So only the work is counted.
 """
 
 from __future__ import annotations
@@ -19,12 +18,12 @@ from benchmarks.results import Figures
 from benchmarks.servers import PROJECT, Server, command_of
 from benchmarks.workloads import Workload
 
-FAIR_S = 5.0  # at the least: a hundred pings, or there is no 99th percentile
-PATIENCE_S = 60.0  # beside the measured time; the load itself gives up after ten silent seconds
+FAIR_S = 5.0  # a hundred pings, for a 99th percentile
+PATIENCE_S = 60.0  # beside the measured time; the load gives up after ten silent seconds
 
 
 def measure(server: Server, workload: Workload, seconds: float) -> Figures:
-    """Return what one round shows. Raise FailedError."""
+    """Return the figures of one round. Raise FailedError."""
     kind = next(kind for kind in workload.kinds if kind in server.commands)
     if kind == "timers":
         return _timers(server, workload)
@@ -67,19 +66,20 @@ def _expect(load: subprocess.Popen[str]) -> str:
     assert load.stderr is not None
     line = load.stdout.readline()
     if not line:
-        raise FailedError(last_line(load.stderr.read()) or "the load was stopped: it took too long")
+        raise FailedError(last_line(load.stderr.read()) or "the load took too long")
     return line
 
 
 def _go(load: subprocess.Popen[str]) -> None:
     assert load.stdin is not None
-    with contextlib.suppress(BrokenPipeError):  # it has given up, and what it says is read next
+    # BrokenPipeError: the load has failed, and its message is read next
+    with contextlib.suppress(BrokenPipeError):
         load.stdin.write("go\n")
         load.stdin.flush()
 
 
 def figures(said: Figures, count: int, cpu_s: float, timely_cpu_s: float, grown_bytes: int) -> Figures:
-    """Return all figures that can be had from what the load says and what the server's process used."""
+    """Return all figures that follow from the load's report and the server's use of CPU and memory."""
     found = {key: said[key] for key in ("messages", "bytes", "lost", "seconds")}
     found |= {"cpu_s": cpu_s, "bytes_per_connection": grown_bytes / count}
     if said["seconds"] > 0:
@@ -97,7 +97,7 @@ def figures(said: Figures, count: int, cpu_s: float, timely_cpu_s: float, grown_
 
 
 def _spawn(server: Server) -> Figures:
-    """A process that does nothing: what of a cold start belongs to nobody's server."""
+    """Measure a process that does nothing: the part of a cold start that no server can save."""
     before_s = time.monotonic()
     _run(command_of(server, "spawn", "", 0, ""))
     return {"start_ms": (time.monotonic() - before_s) * 1e3}

@@ -1,7 +1,7 @@
 """The charts: one for each workload, as SVG and PNG. The only module that needs matplotlib.
 
-A bar is a median and its whisker goes from the worst round to the best. The best server stands at the top; echo7's bars
-are the coloured ones. The `shape` workloads are one chart, a line for each server.
+A bar is a median, and its whisker goes from the worst round to the best. The best server is at the top; echo7's bars
+are coloured. The `shape` workloads share one chart, with a line for each server.
 """
 
 from __future__ import annotations
@@ -25,15 +25,16 @@ WIDTH_INCHES, BAR_INCHES, FRAME_INCHES = 9.0, 0.34, 1.5
 LINES_INCHES = 6.0
 DOTS_PER_INCH = 150
 SHAPE = "shape"
-FAR_APART = 40  # a logarithmic scale, when the longest bar is so many times the shortest
+FAR_APART = 40  # above this ratio of the longest bar to the shortest: a logarithmic scale
 STYLES = ("-", "--", ":", "-.")
 COLOURS = ("#2563eb", "#059669", "#7c3aed", "#db2777", "#0891b2", "#65a30d", "#475569", "#b45309")
 
 
 def draw_all(folder: pathlib.Path, workloads: list[Workload], results: dict[str, Results]) -> None:
-    """Draw a chart of each workload that has been measured."""
+    """Draw a chart of each measured workload."""
     matplotlib.rcParams.update({"font.size": 10, "font.family": "DejaVu Sans"})
-    matplotlib.rcParams.update({"svg.hashsalt": "echo7", "svg.fonttype": "none"})  # a third of the size
+    # text as text makes a file of a third of the size
+    matplotlib.rcParams.update({"svg.hashsalt": "echo7", "svg.fonttype": "none"})
     shape = [workload for workload in workloads if workload.group == SHAPE and workload.name in results]
     for workload in workloads:
         if workload.name in results and workload not in shape:

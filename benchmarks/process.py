@@ -1,7 +1,7 @@
-"""One server process: started on its core, waited for, looked at from outside, ended with all its children.
+"""One server process: start it on its core, wait for it, read its use of CPU and memory, end it with all its children.
 
-Linux tells a process's CPU time to the nanosecond, ended threads included, through the clock that belongs to it
-(clock_getcpuclockid(3)); of children that have ended and been waited for, only in ticks of 10 ms (proc(5)).
+Linux gives a process's CPU time to the nanosecond, with ended threads, by a clock of its own (clock_getcpuclockid(3)).
+The CPU time of ended children comes in ticks of 10 ms (proc(5)).
 """
 
 from __future__ import annotations
@@ -29,29 +29,29 @@ PROBE = b"are you there?"
 
 
 class FailedError(Exception):
-    """A server didn't do its work. The text is one line that says how."""
+    """A server failed. The text is one line that says how."""
 
 
 @dataclass(slots=True)
 class Running:
-    """A server that answers."""
+    """A running server that has answered once."""
 
     pid: int
     port: int
-    start_s: float  # from before it was spawned until it had answered once
+    start_s: float  # from before the spawn to the first answer
 
     def cpu_s(self) -> float:
         """Return the CPU time of the process and its children so far."""
         return sum(_cpu_s(pid) for pid in family(self.pid))
 
     def memory_bytes(self) -> int:
-        """Return the memory of the process and its children; what several share is shared out among them."""
+        """Return the memory of the process and its children; shared memory is divided among its users."""
         return sum(_memory_bytes(pid) for pid in family(self.pid))
 
 
 @contextlib.contextmanager
 def started(server: Server, kind: str, host: str) -> Iterator[Running]:
-    """Start a server and wait until it answers; end it afterwards. Raise FailedError when it doesn't answer."""
+    """Start a server, wait until it answers, and end it afterwards. Raise FailedError when it doesn't answer."""
     port = free_port()
     with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryFile("w+") as errors:
         command = command_of(server, kind, host, port, folder)
@@ -64,16 +64,17 @@ def started(server: Server, kind: str, host: str) -> Iterator[Running]:
         try:
             if not _answers(process, kind, port, before_s + READY_WITHIN_S):
                 errors.seek(0)
-                raise FailedError(f"didn't answer: {last_line(errors.read()) or 'it says nothing'}")
+                raise FailedError(f"didn't answer: {last_line(errors.read()) or 'no message'}")
             yield Running(process.pid, port, time.monotonic() - before_s)
         finally:
             with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)  # a session of its own: its children, and nobody else's
+                # a session of its own, so that its children end too
+                os.killpg(process.pid, signal.SIGKILL)
             process.wait()
 
 
 def environment() -> dict[str, str]:
-    """Return ours without what would have Python compile everything anew at each start: nobody installs it so."""
+    """Return our environment, but let Python cache its bytecode, as an installed program does."""
     return {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
 
 
@@ -103,7 +104,7 @@ def _udp_probe(port: int) -> bool:
 
 
 def free_port() -> int:
-    """Return a port that is free for TCP and UDP, and that the kernel gives to no client."""
+    """Return a port that is free for TCP and UDP, outside the range of ephemeral ports."""
     for port in random.sample(range(20_000, 32_000), 100):
         with contextlib.suppress(OSError), socket.socket() as tcp, socket.socket(type=socket.SOCK_DGRAM) as udp:
             tcp.bind(("0.0.0.0", port))
@@ -114,7 +115,7 @@ def free_port() -> int:
 
 @contextlib.contextmanager
 def on_core(core: int) -> Iterator[None]:
-    """Whatever is started inside stays on one core, where there are two."""
+    """Keep processes that start inside the block on one core, if there are two."""
     if not two_cores():
         yield
         return
@@ -127,21 +128,22 @@ def on_core(core: int) -> Iterator[None]:
 
 
 def two_cores() -> bool:
-    """Tell whether server and load can have a core each."""
+    """Return whether server and load can have a core each."""
     return len(os.sched_getaffinity(0)) > 1
 
 
 def raise_descriptor_limit() -> int:
-    """Raise the soft limit of descriptors to the hard one, for what is started too; return it."""
+    """Raise the soft limit of descriptors to the hard one, also for child processes; return it."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     return hard
 
 
 def family(pid: int) -> list[int]:
-    """Return a process and all that descend from it."""
+    """Return a process and all its descendants."""
     found = [pid]
-    for member in found:  # grows while it is walked
+    # the list grows during the loop
+    for member in found:
         for path in pathlib.Path(f"/proc/{member}/task").glob("*/children"):
             with contextlib.suppress(OSError):
                 found += map(int, path.read_text().split())
@@ -153,7 +155,7 @@ def _cpu_s(pid: int) -> float:
         used_s = time.clock_gettime((~pid << 3) | 2)  # what clock_getcpuclockid(3) computes
         fields = pathlib.Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
-        return 0.0  # it has just ended
+        return 0.0  # the process has just ended
     return used_s + (int(fields[13]) + int(fields[14])) / os.sysconf("SC_CLK_TCK")
 
 

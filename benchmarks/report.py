@@ -1,4 +1,4 @@
-"""What is said at the end: a table for each workload, and the record of everything."""
+"""The report: a table for each workload, and a record of the whole run."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def _aligned(rows: list[list[str]]) -> list[str]:
 
 
 def machine() -> dict[str, Any]:
-    """Return what the figures were measured on."""
+    """Return a description of the machine."""
     return {
         "system": platform.system(),
         "kernel": platform.release(),
@@ -73,7 +73,7 @@ def machine() -> dict[str, Any]:
 
 
 def machine_line() -> str:
-    """Return the machine in one line."""
+    """Return a description of the machine in one line."""
     found = machine()
     cores = "server and load on a core each" if found["server_and_load_apart"] else "server and load share a core"
     return (
@@ -94,7 +94,7 @@ def _processor() -> str:
 def record(
     results: dict[str, Results], workloads: list[Workload], skipped: list[str], settings: dict[str, Any]
 ) -> dict[str, Any]:
-    """Return everything that the run has shown, as plain data."""
+    """Return the whole run as plain data."""
     names = sorted({server for found in results.values() for server in found.servers})
     return {
         "format": RECORD_FORMAT,

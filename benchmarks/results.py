@@ -1,7 +1,7 @@
-"""Rounds, medians and ratios: arithmetic alone.
+"""Rounds, medians and ratios: arithmetic only.
 
-Law: a ratio is taken within a round, of two figures measured one after the other, and only then is the median taken. So
-a machine whose speed drifts from round to round does no harm to it.
+Law: a ratio is taken within a round, of two figures measured one after the other. The median of these ratios follows,
+so it doesn't suffer when the speed of the machine drifts from round to round.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ Figures = dict[str, float]
 
 @dataclass(frozen=True, slots=True)
 class Spread:
-    """What several rounds say about one number."""
+    """One number over several rounds."""
 
     median: float
     least: float
@@ -26,18 +26,18 @@ class Spread:
 
 @dataclass(slots=True)
 class Results:
-    """All rounds of one workload. A round in which a server failed has None in its place."""
+    """All rounds of one workload. A failed round is None."""
 
     servers: list[str]
     rounds: dict[str, list[Figures | None]] = field(default_factory=dict)
-    failed: dict[str, str] = field(default_factory=dict)  # the line that says how
+    failed: dict[str, str] = field(default_factory=dict)  # why, in one line
 
     def add(self, server: str, figures: Figures) -> None:
-        """Note one round of a server."""
+        """Add one round of a server."""
         self.rounds.setdefault(server, []).append(figures)
 
     def fail(self, server: str, line: str) -> None:
-        """Note that a server failed in this round. No figure of it is shown any more."""
+        """Record that a server failed in this round. Its figures aren't shown any more."""
         self.rounds.setdefault(server, []).append(None)
         self.failed.setdefault(server, line)
 
@@ -74,5 +74,5 @@ class Results:
 
 
 def spread_of(numbers: Sequence[float]) -> Spread | None:
-    """Return the median and both ends, or None of nothing."""
+    """Return the median, the least and the most; None without numbers."""
     return Spread(statistics.median(numbers), min(numbers), max(numbers)) if numbers else None

@@ -1,7 +1,7 @@
-"""The servers: one table. A new peer is a new entry, and a program under peers/ that takes `tcp|udp HOST PORT`.
+"""The table of servers. A new peer is a new entry, and a program under peers/ that takes `tcp|udp HOST PORT`.
 
-In a command, {python}, {peers}, {program}, {host}, {port}, {config} and {before} are filled in. Nothing here starts
-anything but what `--help` and `--version` print.
+A command may use {python}, {peers}, {program}, {host}, {port}, {config} and {before}. This module starts only compilers
+and commands that print a version.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ PROJECT = pathlib.Path(__file__).resolve().parent.parent
 PEERS = PROJECT / "benchmarks" / "peers"
 ANY_NUMBER = 1_000_000
 ASK_TIMEOUT_S = 20.0
-BEFORE = "ECHO7_BEFORE"  # the environment's name for a folder with another version of this project
+BEFORE = "ECHO7_BEFORE"  # environment variable: a folder with another version of this project
 
 Command = tuple[str, ...]
 
 
 class MissingError(Exception):
-    """A server can't be had here. Its text is one line."""
+    """A server isn't available. The text is one line."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,9 +44,9 @@ class Server:
     package: str | None = None  # a Python package that must be importable
     program: str | None = None  # a program that must be on the PATH
     build: Build | None = None
-    config: str | None = None  # a file under peers/, filled in and handed over
-    most_connections: int = ANY_NUMBER  # more than this aren't asked of it,
-    why_no_more: str = ""  # for this reason
+    config: str | None = None  # a template of a configuration file under peers/
+    most_connections: int = ANY_NUMBER
+    why_no_more: str = ""  # the reason for the limit
     version: Command = ()
     ours: bool = False
     before: bool = False  # of another version
@@ -73,7 +73,7 @@ _C = Build("peers/epoll_echo.c", ("cc", "-O2", "-o", "epoll_echo", "epoll_echo.c
 _GO = Build("peers/echo.go", ("go", "build", "-o", "echo", "echo.go"), "echo")
 _RACKET = Build("peers/echo.rkt", ("raco", "make", "echo.rkt"), "echo.rkt")
 _BUSY_POLL_US = "200"
-_RATE_NEVER_REACHED = "10000000"  # each source is looked up in its bucket, but none is refused
+_RATE_NEVER_REACHED = "10000000"  # each source has a bucket, and no datagram is over the rate
 
 SERVERS: tuple[Server, ...] = (
     Server("echo7", "echo7", {**_echo7(), **_timers("reactor")}, ours=True),
@@ -84,7 +84,7 @@ SERVERS: tuple[Server, ...] = (
     Server("echo7-traced", "echo7 --trace /dev/null", _echo7("--trace", os.devnull), ours=True),
     Server(
         "echo7-before",
-        "echo7 as it was",
+        "echo7, another version",
         {kind: ("env", "-C", "{before}", *command) for kind, command in _echo7().items()},
         program="env",
         ours=True,
@@ -155,7 +155,7 @@ BY_NAME = {server.name: server for server in SERVERS}
 
 
 def missing(server: Server) -> str | None:
-    """Return in one line why a server can't be had here, or None. Builds what has to be built."""
+    """Return in one line why a server isn't available, or None. Build its program if it has one."""
     if server.package is not None and importlib.util.find_spec(server.package) is None:
         return f"the package {server.package!r} isn't installed; pip install 'echo7[bench]'"
     if server.program is not None and shutil.which(server.program) is None:
@@ -171,7 +171,7 @@ def missing(server: Server) -> str | None:
 
 
 def command_of(server: Server, kind: str, host: str, port: int, folder: str) -> list[str]:
-    """Return the arguments that start a server. What it needs to read is written into `folder`."""
+    """Return the arguments that start a server. Its configuration file is written into `folder`."""
     words = {
         "python": sys.executable,
         "peers": str(PEERS),
@@ -185,7 +185,7 @@ def command_of(server: Server, kind: str, host: str, port: int, folder: str) -> 
 
 
 def version_of(server: Server) -> str:
-    """Return what a server says about its version, for the record."""
+    """Return the version of a server, for the record."""
     if server.package is not None:
         return importlib.metadata.version(server.package)
     if server.ours:

@@ -1,11 +1,10 @@
-"""What peers that send and never read cost: memory of the process and of the kernel, per connection.
+"""Measure the memory of clients that send and never read, in the process and in the kernel, per connection.
 
     python3 -m benchmarks.stuck [--peers 200] [--socket-buffer BYTES]
 
-Each peer sends until the kernel takes no more, and reads nothing. Printed per connection: what our buffer holds (by
-the server's own counters), how the process grew (VmRSS, proc(5)), and what the kernel holds for the
-connection (`TCP: mem` in /proc/net/sockstat). The peers' own kernel buffers are kept as small as can be, so that what
-is left is the server's end. Linux only.
+Each client sends until the kernel takes no more, and reads nothing. Printed per connection: the bytes in our buffer,
+the growth of the process (VmRSS, proc(5)), and the kernel's memory (`TCP: mem` in /proc/net/sockstat). The clients' own
+kernel buffers are as small as possible, so that most of it belongs to the server's end. Linux only.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ PEER_BUFFER_BYTES = 4096
 
 
 def main() -> int:
-    """Fill, measure, print. Return 1 when our bound has been broken."""
+    """Fill the connections, measure and print. Return 1 when a buffer is above its bound."""
     parser = argparse.ArgumentParser(prog="python3 -m benchmarks.stuck", description=__doc__.splitlines()[0])
     parser.add_argument("--peers", type=int, default=200)
     parser.add_argument("--socket-buffer", type=int, default=None, metavar="BYTES")
@@ -46,7 +45,7 @@ def main() -> int:
         held = [h.pending_bytes for h in reactor.handlers if isinstance(h, Connection)]
         grown_kb, pages = resident_kb() - before_kb, kernel_pages() - before_pages
     caps = f"--socket-buffer {options.socket_buffer}" if options.socket_buffer else "the kernel's own tuning"
-    print(f"{len(held)} peers that send and never read, {caps}; per connection:")
+    print(f"{len(held)} clients that send and never read, {caps}; per connection:")
     print(
         f"  our buffer     {max(held):>10,} bytes at the most (the documented bound is {DEFAULT_LIMITS.bound_bytes:,})"
     )
@@ -66,7 +65,7 @@ def new_peer(port: int) -> socket.socket:
 
 
 def fill_all(peers: list[socket.socket], reactor: Reactor) -> None:
-    """Send on every connection until none takes more for a while, then stop the reactor."""
+    """Send on every connection until no connection takes more for a while, then stop the reactor."""
     piece = bytes(65_536)
     quiet = 0
     while quiet < 2:
@@ -76,7 +75,8 @@ def fill_all(peers: list[socket.socket], reactor: Reactor) -> None:
                 while True:
                     taken += peer.send(piece)
         quiet = 0 if taken else quiet + 1
-        time.sleep(QUIET_S)  # the kernel moves on what it can meanwhile
+        # the kernel moves bytes to the server meanwhile
+        time.sleep(QUIET_S)
     reactor.call_soon_threadsafe(reactor.stop)
 
 

@@ -1,10 +1,10 @@
-"""The one workload without a network: what a timer costs on the reactor, on asyncio and on uvloop.
+"""The only workload without a network: the CPU time of a timer on the reactor, on asyncio and on uvloop.
 
     python3 -m benchmarks.timers reactor|asyncio|uvloop cancel|fire COUNT
 
-`cancel` is a timeout's usual fate: each turn of the loop sets a thousand timers for much later and cancels them. `fire`
-sets all of them, for moments within the next second, and runs until the last has fired. Prints the seconds of CPU time
-that it took, so waiting for a deadline costs nothing.
+`cancel`: each turn of the loop sets a thousand timers for much later and cancels them, as happens to most time-outs.
+`fire`: all timers are set for the next second, and the loop runs until the last has fired. Prints the seconds of CPU
+time, so waiting for a deadline costs nothing.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from reactor import Reactor
 
 EACH_TURN = 1_000
 LATER_S = 60.0
-SPREAD = 1_000  # deadlines of timers that fire: so many different ones, a millisecond apart
+SPREAD = 1_000  # different deadlines of timers that fire, a millisecond apart
 
 Schedule = Callable[..., Any]
 
 
 def main() -> int:
-    """Time one loop and print."""
+    """Measure one loop and print the seconds."""
     name, what, count = sys.argv[1], sys.argv[2], int(sys.argv[3])
     measured = cancelled if what == "cancel" else fired
     if name == "reactor":
@@ -39,7 +39,7 @@ def main() -> int:
 
 
 def new_loop(name: str) -> asyncio.AbstractEventLoop:
-    """Return a loop of the standard library's or of uvloop's."""
+    """Return a loop of asyncio or uvloop."""
     if name == "uvloop":
         import uvloop
 

@@ -1,8 +1,7 @@
-"""The workloads: one table. A new one is a new entry, if the load knows its mode.
+"""The table of workloads. A new workload is a new entry, if the load has its mode.
 
-A Figure names one number of those that `measure` returns, and how to show it; the first of a workload's is the one
-that charts draw. Ratios are echo7's number divided by the peer's: where less is better, a ratio below 1 is in echo7's
-favour.
+A Figure names one number that `measure` returns, and how to show it. Charts draw the first figure of a workload. A
+ratio is echo7's number divided by the peer's: where less is better, echo7 is better if the ratio is below 1.
 """
 
 from __future__ import annotations
@@ -24,10 +23,10 @@ class Figure:
 
 
 PER_SECOND = Figure("per_second", "messages/s", 0, less_is_better=False, ratio=True)
-CYCLES = Figure("per_second", "callers/s", 0, less_is_better=False, ratio=True)
+CYCLES = Figure("per_second", "connections/s", 0, less_is_better=False, ratio=True)
 SPEED = Figure("mb_per_s", "MB/s", 0, less_is_better=False, ratio=True)
 CPU_US = Figure("cpu_us", "CPU µs/message", 2, ratio=True)
-CPU_PER_CALLER = Figure("cpu_us", "CPU µs/caller", 1, ratio=True)
+CPU_PER_CALLER = Figure("cpu_us", "CPU µs/connection", 1, ratio=True)
 CPU_PER_GB = Figure("cpu_s_per_gb", "CPU s/GB", 3, ratio=True)
 CORE = Figure("core_percent", "core %", 0)
 LOST = Figure("lost", "lost", 0)
@@ -48,11 +47,11 @@ STREAMS = (SPEED, CPU_PER_GB, CORE)
 
 @dataclass(frozen=True, slots=True)
 class Workload:
-    """What is done to each server in each round."""
+    """One kind of load, and the figures to show."""
 
     name: str
     title: str
-    kinds: tuple[str, ...]  # of which a server must offer one
+    kinds: tuple[str, ...]  # a server must offer one of them
     mode: str  # of the load; or timers-cancel, timers-fire, cold-start
     count: int  # connections, sockets or timers
     size_bytes: int
@@ -60,7 +59,7 @@ class Workload:
 
     @property
     def group(self) -> str:
-        """What stands before the number in the name: `shape` of `shape-100`."""
+        """The part of the name before the number: `shape` of `shape-100`."""
         return self.name.partition("-")[0]
 
 
@@ -78,10 +77,10 @@ WORKLOADS: tuple[Workload, ...] = (
     _tcp("pingpong-1k", "TCP ping-pong, 50 connections × 1 KiB", "pingpong", 50, KIB, MESSAGES),
     _tcp("pingpong-128", "TCP ping-pong, 1,000 connections × 128 B", "pingpong", 1_000, 128, MESSAGES),
     _tcp("rtt", "TCP round trip, 1 connection × 64 B", "pingpong", 1, 64, ROUND_TRIPS),
-    _tcp("rtt-polling", "The same, and the caller polls", "polling", 1, 64, ROUND_TRIPS),
+    _tcp("rtt-polling", "The same with a polling client", "polling", 1, 64, ROUND_TRIPS),
     _tcp("bulk-1", "Bulk TCP, 1 connection", "bulk", 1, 256 * KIB, STREAMS),
     _tcp("bulk-8", "Bulk TCP, 8 connections", "bulk", 8, 256 * KIB, STREAMS),
-    _tcp("churn", "Short TCP calls, 50 at once × 64 B", "churn", 50, 64, (CYCLES, CPU_PER_CALLER, CORE)),
+    _tcp("churn", "Short TCP connections, 50 at once × 64 B", "churn", 50, 64, (CYCLES, CPU_PER_CALLER, CORE)),
     _tcp("idle-10k", "Memory of 10,000 idle connections", "idle", 10_000, 64, (MEMORY,)),
     _tcp("idle-19k", "Memory of 19,000 idle connections", "idle", 19_000, 64, (MEMORY,)),
     _udp("udp-512", "UDP ping-pong, 50 sockets × 512 B", 50, 512),
@@ -107,7 +106,7 @@ WORKLOADS: tuple[Workload, ...] = (
 
 
 def chosen(names: list[str]) -> list[Workload]:
-    """Return the workloads with these names, or of these groups. Raise KeyError with a name that there isn't."""
+    """Return the workloads with these names or of these groups. Raise KeyError for an unknown name."""
     if not names:
         return list(WORKLOADS)
     for name in names:

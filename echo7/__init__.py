@@ -9,13 +9,13 @@
         print(server.addresses)
         loop.run()
 
-Read first: `server` (EchoServer), `policy.echo` (what is done with a byte and with a datagram), `settings` (every
-option of `echo7 serve`), `assembly` (which setting becomes which part). The rooms:
+Read first: `server` (EchoServer), `policy.echo` (what happens to a byte and to a datagram), `settings` (every option of
+`echo7 serve`), `assembly` (which setting becomes which part). The rooms:
 
     policy     pure decisions: echo, guard, access, rate, idle, sources
-    sockets    names and addresses to bound sockets; sockets from systemd; one set for each worker
+    sockets    from names and addresses to bound sockets; sockets from systemd; a set for each worker
     process    signals, privileges, notify, restart, workers, supervisor
-    logs       log lines, and what is logged about drops and counters
+    logs       log lines that never block; drops and counters in the log
     metrics    /metrics and /healthz, an extra
     checker    `echo7 check`, `check`: does an echo server do what RFC 862 says?
     probe      `echo7 ping`, `ping`: loss, delay, damage, order
@@ -40,7 +40,7 @@ __version__ = "0.1.0"
 
 __all__ = ["BindError", "Counters", "EchoServer", "Rate", "ServingAddress", "SourceLimits", "check", "ping"]
 
-# Imported when they are used: a service that starts needs neither.
+# imported when they are used: a service needs neither
 TOOLS = {"check": "echo7.checker", "ping": "echo7.probe"}
 
 

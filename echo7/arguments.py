@@ -1,6 +1,6 @@
-"""What the commands' arguments have in common: options as data, converters with bounds, and a help page.
+"""The arguments of all commands: options as data, converters with bounds, and a help page.
 
-Law: a mistake in an option costs one line that says what is wrong, why and what to do: never a traceback.
+Law: a mistake in an option costs one line that says what is wrong, why and what to do; never a traceback.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 LONGEST_S = 86_400.0
-STDOUT, TERMINAL_COLUMNS = 1, 80
+STDOUT, TERMINAL_COLUMNS, HELP_COLUMN = 1, 80, 34
 MANY_AT_ONCE = {"action": "extend", "nargs": "+"}
 
 
@@ -21,22 +21,25 @@ class Option(NamedTuple):
     """One option: how it is written, read and explained. A field of `settings.Settings` carries it."""
 
     flag: str
-    # From text to the field's value; ValueError and ArgumentTypeError say what is wrong. None: a switch.
+    # returns the field's value, or raises ValueError or ArgumentTypeError; None: the option is a switch
     parse: Callable[[str], Any] | None
     metavar: str = ""
     group: str = ""
+    # one line of the help page
     help: str = ""
-    # In words; where they are empty, the field's default is shown.
+    # in a word or two; if empty, the field's default is shown
     default: str = ""
-    # "append": one value each time; "extend": one or several.
+    # what the manual page and the reference add to `help`
+    details: str = ""
+    # "append": one value each time; "extend": one or several
     repeat: str = ""
-    # The word `none` is accepted too, and gives None.
+    # the word `none` is accepted too, and gives None
     none: bool = False
-    # Changes only with a real restart, not by SIGHUP.
+    # changes only with a real restart, not by SIGHUP
     restart: bool = False
-    # The value as it is compared at a restart.
+    # the value as it is compared at a restart
     text: Callable[[Any], str] = str
-    # What the field becomes when the switch is given.
+    # the field's value when the switch is given
     sets: bool = True
 
     @property
@@ -49,6 +52,11 @@ class Option(NamedTuple):
         """The name in argparse's namespace."""
         return self.key.replace("-", "_")
 
+    @property
+    def explained(self) -> str:
+        """The whole explanation, for the manual page and the reference."""
+        return "; ".join(filter(None, (self.help, self.details)))
+
     def convert(self, text: str) -> Any:
         """Return the field's value. Raise ArgumentTypeError."""
         if self.parse is None or (self.none and text == "none"):
@@ -59,8 +67,8 @@ class Option(NamedTuple):
             raise argparse.ArgumentTypeError(f"{error}{', nor none' if self.none else ''}") from None
 
     def add_to(self, add: Callable[..., object]) -> None:
-        """Declare the option to argparse, by a group's `add_argument`. Not given, it is absent from the namespace."""
-        words = f"{self.help} (default: {self.default})" if self.default else self.help
+        """Declare the option by a group's `add_argument`. An option that isn't given is absent from the namespace."""
+        words = f"{self.help} [{self.default}]" if self.default else self.help
         shape: dict[str, Any] = {"help": words.replace("%", "%%"), "default": argparse.SUPPRESS}
         if self.parse is None:
             shape |= {"action": "store_const", "const": self.sets}
@@ -71,25 +79,25 @@ class Option(NamedTuple):
         add(self.flag, **shape)
 
     def compared(self, value: Any) -> str:
-        """Return the value as text, for comparison with another generation's."""
+        """Return the value as text, to compare it with that of another generation."""
         if self.parse is None:
             return str(value == self.sets)
         return "" if value is None else self.text(value)
 
 
 class HelpFormatter(argparse.RawDescriptionHelpFormatter):
-    """As wide as the terminal. argparse would import five modules at every start to find that out."""
+    """Formats help to the width of the terminal. argparse would import five modules to find the width."""
 
-    def __init__(self, prog: str) -> None:
+    def __init__(self, prog: str, max_help_position: int = HELP_COLUMN) -> None:
         columns = TERMINAL_COLUMNS
-        # There may be no terminal, and COLUMNS may be no number.
+        # stdout may not be a terminal, nor COLUMNS a number
         with contextlib.suppress(OSError, ValueError):
             columns = int(os.environ.get("COLUMNS") or os.get_terminal_size(STDOUT).columns or TERMINAL_COLUMNS)
-        super().__init__(prog, width=columns - 2)
+        super().__init__(prog, max_help_position=max_help_position, width=columns - 2)
 
 
 def refuse_dashes(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
-    """Exit with status 2 where argparse has taken `--port=--` for no value at all, as some versions do."""
+    """Exit with status 2 if argparse has lost the value of `--port=--`, as some versions do."""
     for name, value in vars(options).items():
         if isinstance(value, list) and ([] in value if value else parser.get_default(name) != []):
             parser.error(f"argument --{name.replace('_', '-')}: '--' is no value")
@@ -97,13 +105,10 @@ def refuse_dashes(parser: argparse.ArgumentParser, options: argparse.Namespace) 
 
 def seconds(text: str) -> float:
     """Convert to seconds, 0 to a day. Raise ArgumentTypeError for anything else."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = -1.0
-    if not 0 <= value <= LONGEST_S:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds from 0 to {LONGEST_S:.0f}")
-    return value
+    with contextlib.suppress(ValueError):
+        if 0 <= float(text) <= LONGEST_S:
+            return float(text)
+    raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds from 0 to {LONGEST_S:.0f}")
 
 
 def host_and_port(text: str) -> tuple[str, int]:
@@ -116,7 +121,7 @@ def host_and_port(text: str) -> tuple[str, int]:
 
 
 def metrics_address(text: str) -> tuple[str, int]:
-    """As `host_and_port`. Raise ArgumentTypeError also when the packages for --metrics aren't installed."""
+    """Convert as `host_and_port`. Raise ArgumentTypeError also if the packages for --metrics aren't installed."""
     where = host_and_port(text)
     try:
         importlib.import_module("echo7.metrics.service")
@@ -127,16 +132,14 @@ def metrics_address(text: str) -> tuple[str, int]:
 
 def number(least: int, most: int | None = None) -> Callable[[str], int]:
     """Return a converter to whole numbers within bounds, which raises ArgumentTypeError for anything else."""
+    bounds = f"from {least} to {most}" if most is not None else f"of at least {least}"
 
     def convert(text: str) -> int:
-        try:
+        with contextlib.suppress(ValueError):
             value = int(text)
-        except ValueError:
-            value = least - 1
-        if value < least or (most is not None and value > most):
-            bounds = f"from {least} to {most}" if most is not None else f"of at least {least}"
-            raise argparse.ArgumentTypeError(f"{text!r} is not a whole number {bounds}")
-        return value
+            if value >= least and (most is None or value <= most):
+                return value
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number {bounds}")
 
     return convert
 

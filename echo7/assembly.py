@@ -22,12 +22,12 @@ if TYPE_CHECKING:
 
 
 def new_reactor(settings: Settings, tracing: Tracing | None = None) -> Reactor:
-    """Return a loop for one process that serves. Raise OSError when there are no descriptors for it."""
+    """Return the loop of one process that serves. Raise OSError when there are no descriptors for it."""
     return Reactor(selector=new_selector(settings), observer=new_observer(settings, tracing))
 
 
 def new_observer(settings: Settings, tracing: Tracing | None) -> Observer:
-    """Return what sees the loop: a trace, a watch around it, or both. Imports only what was asked for."""
+    """Return the loop's observer: a trace, a watch around it, or both. Imports only what the settings need."""
     observer = NOTHING_OBSERVED
     if tracing is not None:
         from reactor.observe.trace import Trace
@@ -41,7 +41,7 @@ def new_observer(settings: Settings, tracing: Tracing | None) -> Observer:
 
 
 def new_tracing(settings: Settings) -> Tracing | None:
-    """Return the observer of the loop, if --trace or --narrate asks for one."""
+    """Return the observer for --trace or --narrate, if one of them is set."""
     if settings.trace is None and not settings.narrate:
         return None
     from echo7.tracing import Tracing
@@ -50,7 +50,7 @@ def new_tracing(settings: Settings) -> Tracing | None:
 
 
 def new_selector(settings: Settings) -> selectors.BaseSelector:
-    """Return what asks the kernel which sockets are ready. Raise OSError when there is no descriptor for it."""
+    """Return the selector. Raise OSError when there is no descriptor for it."""
     selector: selectors.BaseSelector
     if settings.plain or not hasattr(select, "epoll"):
         selector = selectors.DefaultSelector()
@@ -66,7 +66,7 @@ def new_selector(settings: Settings) -> selectors.BaseSelector:
 
 
 def new_server(settings: Settings, descriptors: int, failed: Callable[[], object]) -> EchoServer:
-    """Return a server for one process, which may open so many descriptors. `process` binds its sockets."""
+    """Return the server of one process that may open `descriptors`. Its caller binds the sockets."""
     return EchoServer(
         plain=settings.plain,
         pipes=limits.default_pipes(descriptors),
@@ -99,14 +99,14 @@ def import_parts(settings: Settings) -> None:
 
 
 def max_connections(settings: Settings, descriptors: int) -> int:
-    """Return how many connections one of the processes may have."""
+    """Return how many connections one process may have."""
     if settings.max_connections is not None:
         return -(-settings.max_connections // settings.workers)
     return limits.default_max_connections(descriptors, 0 if settings.plain else limits.default_pipes(descriptors))
 
 
 def source_limits(settings: Settings) -> SourceLimits:
-    """Return what one of the processes may give to each source."""
+    """Return the limits for each source in one process."""
     return SourceLimits(
         allow=settings.allow,
         deny=settings.deny,

@@ -1,6 +1,6 @@
 """The command line: which command, then that command's own options.
 
-Law: a command's module is imported when it is asked for, not before: a service that starts needs no checker.
+Law: only the module of the given command is imported: a service that starts needs no checker.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ examples:
   echo7 serve                        serve this machine on port 7
   echo7 serve --port 7007            the same without privilege
   echo7 serve --host '*'             serve every address
-  echo7 check 192.0.2.1              does that server do what the RFC says?
+  echo7 check 192.0.2.1              check that server against the RFC
 
 'echo7 COMMAND --help' says more about each. All of it: man echo7
 """
@@ -39,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         options = parse(sys.argv[1:] if argv is None else argv)
         status: int = options.run(options)
         return status
-    # Before the command has installed its signal handlers.
+    # before the command has installed its signal handlers
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
 
@@ -53,7 +53,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
 
 
 def new_parser(asked: Collection[str] = tuple(COMMANDS)) -> tuple[OneLineParser, dict[str, OneLineParser]]:
-    """Return the parser, and those of the commands that are asked for. It knows the others by name only."""
+    """Return the parser, and those of the commands in `asked`. It knows other commands by name only."""
     parser = OneLineParser(
         prog="echo7", description="The Echo Protocol, RFC 862.", epilog=EPILOG, formatter_class=HelpFormatter
     )

@@ -1,11 +1,11 @@
-"""`--config FILE`: the options in TOML, under the names that they have on the command line.
+"""`--config FILE`: the options in TOML, under their names on the command line.
 
     host = ["192.0.2.1", "2001:db8::1"]
     port = 7007
     no-udp = true
 
-Law: a file says nothing that the command line couldn't. The same converters read both, so that both mean the same and
-are refused in the same words.
+Law: a file can say no more than the command line. The same converters read both, so both mean the same and get the same
+errors.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ from typing import Any
 from echo7.arguments import Option
 from echo7.settings import OPTIONS
 
-SHOWN_CHARACTERS = 60  # of a value in a message
+# of a value in a message
+SHOWN_CHARACTERS = 60
 BY_HAND = "; write it as TOML, such as port = 7007"
 
 
@@ -27,14 +28,14 @@ class FileError(Exception):
 
 
 def read(path: str) -> dict[str, Any]:
-    """Return what the file says, by field of `Settings`. Raise FileError."""
+    """Return the values in a file, by field of `Settings`. Raise FileError."""
     known = {option.key: (field, option) for field, option in OPTIONS.items()}
     found: dict[str, Any] = {}
     for key, value in _document(path).items():
         if key not in known:
             raise FileError(_unknown(key, value, known))
         field, option = known[key]
-        found[field] = _switched(option, value) if option.parse is None else _converted(option, value)
+        found[field] = _converted(option, value)
     return found
 
 
@@ -48,18 +49,16 @@ def _document(path: str) -> dict[str, Any]:
         raise FileError(f"is not UTF-8 at byte {error.start}; save it as UTF-8") from None
     except RecursionError:
         raise FileError("is nested too deeply" + BY_HAND) from None
-    # From tomllib, which names the line; also for a path with a NUL, and for an endless number.
+    # from tomllib, which names the line; also for a path with a NUL, and for a number with too many digits
     except ValueError as error:
         raise FileError(f"{error}{BY_HAND}") from None
 
 
-def _switched(option: Option, value: object) -> bool:
-    if not isinstance(value, bool):
-        raise FileError(f"{option.key} is {_shown(value)}, not true or false")
-    return value is option.sets
-
-
 def _converted(option: Option, value: object) -> Any:
+    if option.parse is None:
+        if isinstance(value, bool):
+            return value is option.sets
+        raise FileError(f"{option.key} is {_shown(value)}, not true or false")
     values = value if option.repeat and isinstance(value, list) else [value]
     for each in values:
         if isinstance(each, bool) or not isinstance(each, str | int | float):
@@ -77,11 +76,11 @@ def _shown(value: object) -> str:
 
 
 def _unknown(key: str, value: object, known: Collection[str]) -> str:
-    # Imported only for a mistake.
+    # imported only for a mistake
     import difflib
 
     if isinstance(value, dict):
-        return f"has a table [{key}]; there are none: write every option at the top, without [{key}]"
+        return f"has a table [{key}]; tables have no meaning here: write every option at the top, without [{key}]"
     near = difflib.get_close_matches(key.lower().replace("_", "-"), known, n=1)
     meant = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(sorted(known))}"
     return f"there is no option {key[:SHOWN_CHARACTERS]!r}; {meant}"

@@ -1,12 +1,12 @@
-"""EchoServer: listeners, endpoints, limits and the end, wired to a reactor that somebody else runs.
+"""EchoServer: listeners, endpoints, limits and an orderly end, on a reactor that the caller runs.
 
-Law: a server that stops keeps its word first. It accepts no more and reads no more; what it has read, it delivers;
-then it sends FIN and lingers until the caller's FIN, so that no reset destroys what is under way. Only what has not
-ended by the drain timeout is aborted.
+Law: a stopping server accepts and reads no more, but delivers what it has read. Then it sends FIN, and lingers until
+the client's FIN, so that no reset destroys data in flight. Only what is left at the drain timeout is aborted.
 """
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import logging
 import math
@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING, NamedTuple
 from echo7.logs.drops import DropLog, describe_peer, describe_source
 from echo7.policy.echo import DatagramEcho, StreamEcho
 from echo7.policy.guard import Guard
-from echo7.policy.rate import Bucket, Rate, SourceBuckets, is_loopback, plain_host
+from echo7.policy.rate import Bucket, Rate, SourceBuckets
 from echo7.policy.sources import BY_BIND, NO_LIMITS, ConnectionGate, DatagramGate, SourceLimits
-from echo7.sockets.binding import Bound, bind_all
+from echo7.sockets.binding import Bound, bind_all, on_loopback
 from reactor.connection import Connection
 from reactor.datagram import Datagram
 from reactor.fastpath.batch import Endpoint, batch_on
@@ -31,25 +31,30 @@ from reactor.loop import WRITE, Reactor
 from reactor.sockets.addresses import Address, format_address, pack_host
 from reactor.timers import Timer
 
-if TYPE_CHECKING:  # only who has an idle timeout waits for it
+if TYPE_CHECKING:
     from echo7.policy.idle import IdleWatch
 
-HELD_RETRY_S, HELD_TRIES = 0.01, 100  # answers that the kernel had no room for, before their socket is closed
+# A retiring server tries so often to send the answers that the kernel had no room for.
+HELD_RETRY_S, HELD_TRIES = 0.01, 100
 
 logger = logging.getLogger("echo7")
 
 
 class ServingAddress(NamedTuple):
-    """One socket that is being served."""
+    """One socket that is being served: "tcp" or "udp"; a numeric host, with its scope; `text` is for people."""
 
-    transport: str  # "tcp" or "udp"
-    host: str  # numeric, with its scope if it is link-local
+    transport: str
+    host: str
     port: int
-    text: str  # as a person writes it: 127.0.0.1:7, [::1]:7
+    text: str
 
 
 class Counters(NamedTuple):
-    """What a server had done at one moment. Bytes and datagrams are those of the payload."""
+    """What a server had done at one moment. Bytes are those of the payload.
+
+    `datagrams_over_rate` were answered all the same: rates are only logged. `drops` counts by reason: datagrams without
+    an answer, errors of accept(2), connections that were refused or closed when idle.
+    """
 
     connections: int = 0
     connections_open: int = 0
@@ -59,8 +64,8 @@ class Counters(NamedTuple):
     datagrams_sent: int = 0
     udp_bytes_received: int = 0
     udp_bytes_sent: int = 0
-    datagrams_over_rate: int = 0  # answered all the same: rates are only logged
-    drops: Mapping[str, int] = {}  # reason → how many: datagrams, callers that accept lost, that we refused or let go
+    datagrams_over_rate: int = 0
+    drops: Mapping[str, int] = {}
 
 
 def _serving(transport: str, address: Address) -> ServingAddress:
@@ -70,26 +75,23 @@ def _serving(transport: str, address: Address) -> ServingAddress:
 
 
 def _peer_of(connection: Connection) -> Address | None:
-    with contextlib.suppress(OSError):  # ENOTCONN: gone already
+    # ENOTCONN: the client has gone
+    with contextlib.suppress(OSError):
         return connection.socket.getpeername()  # type: ignore[no-any-return]
     return None
 
 
-def _is_on_loopback(sock: socket.socket) -> bool:
-    return is_loopback(plain_host(pack_host(sock.getsockname()[0])))
-
-
 class EchoServer:
-    """RFC 862 over TCP and UDP.
+    """RFC 862 over TCP and UDP. It owns its listeners, endpoints and connections.
 
     `hosts`: addresses, names, `*`; none means loopback, IPv4 and IPv6. `port`: 0 takes one free number for all.
     `plain`: use no fast path: one datagram for each system call, and no pipes.
-    `max_connections`: at that many, callers wait in the kernel's queue (None: as many as there are descriptors).
+    `max_connections`: at that many, clients wait in the kernel's queue (None: no limit but the descriptors).
     `socket_buffer_bytes`: caps the kernel's memory per socket (SO_RCVBUF, SO_SNDBUF). `drain_timeout_s`: see `stop`.
-    `idle_timeout_s`: let go of a connection when no byte has moved for so long, either way (None: never).
-    `sources`: who is served at all, and how much one source may have.
-    `pipes`: so many bulk connections at once may be echoed by splice(2), without copying (two descriptors each; Linux).
-    `failed`: called when the last serving socket has broken, which no ordinary trouble does.
+    `idle_timeout_s`: close a connection when no byte has moved for this long, either way (None: never).
+    `sources`: which sources are served, and how much one source may have.
+    `pipes`: how many bulk connections at once may use splice(2), which doesn't copy (two descriptors each; Linux).
+    `failed`: called when the last serving socket is broken. Ordinary errors don't break a socket.
     """
 
     def __init__(
@@ -118,31 +120,30 @@ class EchoServer:
         self._bind = partial(
             bind_all, hosts=tuple(hosts), port=port, tcp=tcp, udp=udp, backlog=backlog, buffer_bytes=socket_buffer_bytes
         )
-        self._plain = plain
-        self._max_connections = max_connections
-        self._drain_timeout_s = drain_timeout_s
+        self._plain, self._pipes = plain, 0 if plain else pipes
+        self._max_connections, self._idle_timeout_s = max_connections, idle_timeout_s
+        self._drain_timeout_s, self._limits = drain_timeout_s, Limits(linger_timeout_s=drain_timeout_s)
+        self._sources, self._access = sources, sources.access()
         self._failed = failed
-        self._limits = Limits(linger_timeout_s=drain_timeout_s)
-        self._pipes = 0 if plain else pipes
-        self._splicer: Splicer | None = None
+        self._reactor: Reactor | None = None
         self._listeners: list[Listener] = []
         self._endpoints: list[Endpoint] = []
-        self._sources, self._access = sources, sources.access()
-        self._idle_timeout_s = idle_timeout_s
+        # connections that are not lost yet, and the source of each
+        self._clients: dict[Connection, bytes] = {}
+        self._splicer: Splicer | None = None
         self._idle: IdleWatch | None = None
-        # None: every connection stays.
+        # None: no connection is refused
         self._gate: ConnectionGate | None = None if self._access is None else ConnectionGate(self._access)
-        self._datagram_gates: list[DatagramGate] = []
-        self._callers: dict[Connection, bytes] = {}  # whose connection_lost is still to come; their sources
-        self._callers_so_far = 0
-        self._caller_drops: dict[str, int] = {}
-        self._bytes_received = self._bytes_sent = 0  # of the callers that have gone; `counters` adds the others
+        # `counters` adds the bytes of open connections
+        self._accepted = self._bytes_received = self._bytes_sent = self._datagrams_over_rate = 0
+        self._drops: dict[str, int] = {}
         self._debug = logger.isEnabledFor(logging.DEBUG)
-        self._stopping = self._leaving = False  # the first one in a hurry
-        self._stopped: list[Callable[[], object]] = []  # to be told when all is done
-        self._reactor: Reactor | None = None
+        # stopping: `stop` has been called; leaving: `stop` or `retire`
+        self.stopping = self._leaving = False
+        self._stopped: list[Callable[[], object]] = []
         self._deadline: Timer | None = None
-        self.left_out: list[str] = []  # IPv6 addresses that this machine can't serve
+        # addresses that this machine can't serve, as it has no IPv6
+        self.left_out: list[str] = []
 
     def start(self, reactor: Reactor, bound: Bound | None = None) -> None:
         """Bind and serve on `reactor`. Raise BindError (one line, nothing left bound).
@@ -160,51 +161,42 @@ class EchoServer:
         if new_pipe is not None:
             self._splicer = Splicer(new_pipe, most_pipes=self._pipes)
         if self._idle_timeout_s is not None:
+            # imported only when an idle timeout is set
             from echo7.policy.idle import IdleWatch
 
-            self._idle = IdleWatch(reactor, self._idle_timeout_s, self._drop_caller)
-        self._listeners = [self._serve_callers(reactor, sock) for sock in bound.tcp]
+            self._idle = IdleWatch(reactor, self._idle_timeout_s, self._drop_connection)
+        self._listeners = [self._serve_connections(reactor, sock) for sock in bound.tcp]
         self._endpoints = self._serve_datagrams(reactor, bound)
 
-    def _serve_callers(self, reactor: Reactor, sock: socket.socket) -> Listener:
-        most_per_source = self._sources.connections_on(_is_on_loopback(sock), self._max_connections)
+    def _serve_connections(self, reactor: Reactor, sock: socket.socket) -> Listener:
+        most_per_source = self._sources.connections_on(on_loopback(sock), self._max_connections)
         if most_per_source is not None and self._gate is None:
             self._gate = ConnectionGate()
         saturated = None if self._splicer is None else self._splicer.consider
         stream = StreamEcho(partial(self._connection_made, most_per_source), self._connection_lost, saturated)
-        return Listener(reactor, sock, lambda: stream, self._limits, self._listener_lost)
+        return Listener(reactor, sock, lambda: stream, self._limits, lambda listener, error: self._check_serving())
 
     def _serve_datagrams(self, reactor: Reactor, bound: Bound) -> list[Endpoint]:
-        guard = Guard((sock.getsockname()[1] for sock in bound.tcp + bound.udp), self._sources.ports)
-        # One table for all sockets: a source is the same on each.
-        buckets: dict[Rate, SourceBuckets] = {}
+        guard = Guard((sock.getsockname()[1] for sock in bound.sockets), self._sources.ports)
+        # one table for all sockets: a source is the same on each
+        tables: dict[Rate, SourceBuckets] = {}
         total = self._sources.udp_rate_total and Bucket(self._sources.udp_rate_total)
         endpoints: list[Endpoint] = []
         for sock in bound.udp:
             # An inherited socket may have it on. Off, the kernel refuses to answer a subnet's broadcast address.
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 0)
-            rate = self._sources.udp_rate_on(_is_on_loopback(sock))
-            gate = self._new_gate(rate and buckets.setdefault(rate, SourceBuckets(rate)), total)
+            rate = self._sources.udp_rate_on(on_loopback(sock))
+            buckets = rate and tables.setdefault(rate, SourceBuckets(rate))
+            gate = None
+            if (self._access, buckets, total) != (None, None, None):
+                gate = DatagramGate(
+                    reactor.now, access=self._access, buckets=buckets, total=total, log_only=self._sources.log_only,
+                    spares_loopback=self._sources.udp_rate is BY_BIND, over_rate=self._over_rate,
+                )  # fmt: skip
             echo = DatagramEcho(guard, self._endpoint_lost, gate, self._datagrams_dropped)
             batched = None if self._plain else batch_on(reactor, sock, echo)
             endpoints.append(batched or Datagram(reactor, sock, echo))
         return endpoints
-
-    def _new_gate(self, buckets: SourceBuckets | None, total: Bucket | None) -> DatagramGate | None:
-        """Return what limits the sources of one endpoint; None where every source is answered."""
-        if self._access is None and buckets is None and total is None:
-            return None
-        made = DatagramGate(
-            self._running_on().now,
-            access=self._access,
-            buckets=buckets,
-            total=total,
-            spares_loopback=self._sources.udp_rate is BY_BIND,
-            log_only=self._sources.log_only,
-            noted=self._over_rate,
-        )
-        self._datagram_gates.append(made)
-        return made
 
     @property
     def addresses(self) -> list[ServingAddress]:
@@ -216,70 +208,62 @@ class EchoServer:
     @property
     def counters(self) -> Counters:
         """A snapshot: what has ended and what is under way, added up."""
-        drops = dict(self._caller_drops)
+        drops = collections.Counter(self._drops)
         for endpoint in self._endpoints:
-            for reason, count in endpoint.drops.items():
-                drops[reason] = drops.get(reason, 0) + count
+            drops.update(endpoint.drops)
         for listener in self._listeners:
-            for name, count in listener.errors.items():
-                drops["accept_" + name] = drops.get("accept_" + name, 0) + count
+            drops.update({f"accept_{name}": count for name, count in listener.errors.items()})
         return Counters(
-            connections=self._callers_so_far,
-            connections_open=len(self._callers),
-            tcp_bytes_received=self._bytes_received + sum(c.bytes_received for c in self._callers),
-            tcp_bytes_sent=self._bytes_sent + sum(c.bytes_sent for c in self._callers),
+            connections=self._accepted,
+            connections_open=len(self._clients),
+            tcp_bytes_received=self._bytes_received + sum(c.bytes_received for c in self._clients),
+            tcp_bytes_sent=self._bytes_sent + sum(c.bytes_sent for c in self._clients),
             datagrams_received=sum(e.datagrams_received for e in self._endpoints),
             datagrams_sent=sum(e.datagrams_sent for e in self._endpoints),
             udp_bytes_received=sum(e.bytes_received for e in self._endpoints),
             udp_bytes_sent=sum(e.bytes_sent for e in self._endpoints),
-            datagrams_over_rate=sum(gate.over_rate for gate in self._datagram_gates),
+            datagrams_over_rate=self._datagrams_over_rate,
             drops=dict(sorted(drops.items())),
         )
 
     @property
     def handlers(self) -> tuple[list[Listener], list[Endpoint], list[Connection]]:
-        """What it has on the loop, for people to look at."""
-        return self._listeners, self._endpoints, list(self._callers)
-
-    @property
-    def stopping(self) -> bool:
-        """Whether its end has begun."""
-        return self._stopping
+        """What it has on the loop, to be looked at."""
+        return self._listeners, self._endpoints, list(self._clients)
 
     def stop(self, stopped: Callable[[], object] | None = None) -> None:
         """Stop accepting and reading, deliver, FIN, linger; abort after the drain timeout; then call `stopped`.
 
-        Asked again, it only notes the other `stopped`. Raise RuntimeError before `start`.
+        A second call only adds another `stopped`. Raise RuntimeError before `start`.
         """
-        reactor = self._running_on()
-        if stopped is not None:
-            self._stopped.append(stopped)
-        if self._stopping:
-            self._check_stopped()
-            return
-        self._stopping = self._leaving = True
-        for listener in self._listeners:
-            listener.close()
-        for endpoint in self._endpoints:
-            endpoint.close()
-        self._deadline = reactor.call_later(self._drain_timeout_s, self._give_up)
-        for connection in self._connections():
-            connection.close()
+        reactor = self._leave(stopped)
+        if not self.stopping:
+            self.stopping = True
+            for endpoint in self._endpoints:
+                endpoint.close()
+            self._deadline = reactor.call_later(self._drain_timeout_s, self._give_up)
+            for connection in self._connections():
+                connection.close()
         self._check_stopped()
 
     def retire(self, stopped: Callable[[], object] | None = None) -> None:
-        """Take no one new, and serve who is here to his own end, however long that takes; then call `stopped`.
+        """Stop accepting, and serve open connections until their clients close them; then call `stopped`.
 
-        For a process whose place another has taken, on the same sockets: it closes only its own copies of them, and
-        answers the datagrams first that it holds. `stop` may come later, and ends it sooner.
+        For a process that another one replaces, on the same sockets: this one closes only its own copies of them, after
+        it has answered the datagrams that it holds. A later `stop` ends it sooner. Raise RuntimeError before `start`.
         """
-        self._running_on()
+        self._leave(stopped)
+        self._failed = None
+        self._close_endpoints(HELD_TRIES)
+
+    def _leave(self, stopped: Callable[[], object] | None) -> Reactor:
+        reactor = self._running_on()
         if stopped is not None:
             self._stopped.append(stopped)
-        self._leaving, self._failed = True, None
+        self._leaving = True
         for listener in self._listeners:
             listener.close()
-        self._close_endpoints(HELD_TRIES)
+        return reactor
 
     def _close_endpoints(self, tries: int) -> None:
         for endpoint in self._endpoints:
@@ -290,14 +274,14 @@ class EchoServer:
         self._check_stopped()
 
     def abort(self) -> None:
-        """Give up what a `stop` is still waiting for."""
+        """Reset the connections that `stop` still waits for. Raise RuntimeError before `start`."""
+        self._running_on()
         for connection in self._connections():
             connection.abort()
 
     def _connections(self) -> list[Connection]:
-        """Return our open connections, in the order in which they came."""
-        handlers = self._running_on().handlers
-        return [h for h in handlers if isinstance(h, Connection) and h in self._callers]
+        """Return the open connections, the oldest first."""
+        return [connection for connection in self._clients if not connection.closed]
 
     def _running_on(self) -> Reactor:
         if self._reactor is None:
@@ -307,12 +291,12 @@ class EchoServer:
     def _give_up(self) -> None:
         left = self._connections()
         cut = sum(1 for connection in left if connection.pending_bytes)
-        text = "drain timeout: %d callers cut off with bytes pending, %d that had everything but hadn't closed"
+        text = "drain timeout: %d clients cut off with bytes pending, %d that had everything but hadn't closed"
         logger.warning(text, cut, len(left) - cut, extra={"event": "drain_timeout"})
         self.abort()
 
     def _check_stopped(self) -> None:
-        if self._leaving and not self._callers and all(endpoint.closed for endpoint in self._endpoints):
+        if self._leaving and not self._clients and all(endpoint.closed for endpoint in self._endpoints):
             if self._deadline is not None:
                 self._deadline.cancel()
             while self._stopped:
@@ -324,7 +308,7 @@ class EchoServer:
             host = b"" if peer is None else pack_host(peer[0])
             reason = self._gate.refusal(host, most_per_source) if host else "refused_gone"
             if reason is not None:
-                self._drop_caller(connection, reason)
+                self._drop_connection(connection, reason)
                 connection.abort()
                 return
             source = self._gate.enter(host)
@@ -332,14 +316,15 @@ class EchoServer:
             self._idle.watch(connection)
         if self._debug:
             logger.debug("connection from %s", describe_peer(peer))
-        self._callers_so_far += 1
-        self._callers[connection] = source
-        if len(self._callers) == self._max_connections:
+        self._accepted += 1
+        self._clients[connection] = source
+        if len(self._clients) == self._max_connections:
             for listener in self._listeners:
                 listener.pause()
 
     def _connection_lost(self, connection: Connection, error: Exception | None) -> None:
-        if connection not in self._callers:  # refused by the gate
+        # refused by the gate
+        if connection not in self._clients:
             return
         if self._debug:
             how = "in order" if error is None else f"by {error!r}"
@@ -350,36 +335,35 @@ class EchoServer:
             self._splicer.forget(connection)
         self._bytes_received += connection.bytes_received
         self._bytes_sent += connection.bytes_sent
-        if len(self._callers) == self._max_connections:
+        if len(self._clients) == self._max_connections:
             for listener in self._listeners:
                 listener.resume()
-        source = self._callers.pop(connection)
+        source = self._clients.pop(connection)
         if source and self._gate is not None:
             self._gate.leave(source)
         if self._idle is not None:
             self._idle.forget(connection)
         self._check_stopped()
 
-    def _drop_caller(self, connection: Connection, reason: str) -> None:
-        self._caller_drops[reason] = self._caller_drops.get(reason, 0) + 1
+    def _drop_connection(self, connection: Connection, reason: str) -> None:
+        self._drops[reason] = self._drops.get(reason, 0) + 1
         self._drop_log.note(reason, lambda: describe_peer(_peer_of(connection)))
 
     def _over_rate(self, reason: str, source: bytes, count: int) -> None:
+        self._datagrams_over_rate += count
         self._drop_log.note(reason, partial(describe_source, source), count, event="over_rate")
-
-    def _listener_lost(self, listener: Listener, error: OSError) -> None:
-        self._check_serving()
 
     def _datagrams_dropped(self, reason: str, peer: Address | None, count: int) -> None:
         self._drop_log.note(reason, partial(describe_peer, peer), count)
 
     def _endpoint_lost(self, endpoint: Endpoint, error: Exception | None) -> None:
-        if error is not None:  # None: closed by `stop`, or with the reactor
+        # None: closed by `stop`, or with the reactor
+        if error is not None:
             name = format_address(endpoint.address)
             logger.error("endpoint %s is broken and closed: %s", name, error, extra={"event": "socket_broken"})
             self._check_serving()
 
     def _check_serving(self) -> None:
-        if not (self._stopping or self.addresses) and self._failed is not None:
+        if not (self.stopping or self.addresses) and self._failed is not None:
             failed, self._failed = self._failed, None
             failed()

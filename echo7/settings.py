@@ -1,4 +1,4 @@
-"""Settings: what `echo7 serve` was asked for, as data. Every option is declared here, and only here.
+"""Settings: the options of `echo7 serve`, as data. Every option is declared here, and only here.
 
 A field's annotation carries its `Option`; the field's default is the option's. The command line (`serve`), the file
 (`configfile`), the comparison at a restart (`fixed`), the manual page and the reference all come from this declaration.
@@ -10,7 +10,6 @@ A field's annotation carries its `Option`; the field's default is the option's. 
 import argparse
 import os
 from collections.abc import Iterator
-from itertools import groupby
 from typing import TYPE_CHECKING, Annotated, NamedTuple, get_args
 
 from echo7.arguments import Option, metrics_address, number, one_of, seconds
@@ -24,17 +23,16 @@ from reactor.limits import BACKLOG
 if TYPE_CHECKING:
     from echo7.process.privileges import Identity
 
-# Many times the processors of any machine that serves nothing but echo.
+# many times the processors of any machine
 WORKERS_LIMIT = 256
 LEVELS = ("debug", "info", "warning", "error")
 
-WHAT, SOURCES, HOW = "what to serve", "limits for each source", "how to serve"
-LOG, INSIDE, PROCESSES, CONFIGURATION = "log", "seeing inside", "processes", "configuration"
+GROUPS = WHAT, LIMITS, OPERATION, OBSERVATION = "what to serve", "limits", "operation", "observation"
 
 
 def _host(text: str) -> str:
     if not text.strip():
-        raise ValueError("an empty host names nothing; use '*' for every address")
+        raise ValueError("an empty host is no address; use '*' for every address")
     return text
 
 
@@ -49,16 +47,8 @@ def _network(text: str) -> str:
 def _idle_timeout(text: str) -> float:
     value = seconds(text)
     if not value:
-        raise ValueError("0 seconds would end every connection; leave it out for no timeout")
+        raise ValueError("0 seconds would close every connection; leave the option out for no timeout")
     return value
-
-
-def _microseconds(text: str) -> float:
-    return number(0, 1_000_000)(text) / 1e6
-
-
-def _milliseconds(text: str) -> float | None:
-    return number(0, 60_000)(text) / 1e3 or None
 
 
 def _workers(text: str) -> int:
@@ -77,123 +67,101 @@ def _identity(text: str) -> "Identity":
     return privileges.identity(text)
 
 
-def _ids(user: "Identity") -> str:
-    return f"{user.user_id}:{user.group_id}"
-
-
 # fmt: off
 class Settings(NamedTuple):
-    """What `echo7 serve` was asked for."""
+    """The options of `echo7 serve`, converted and checked."""
 
     hosts: Annotated[tuple[str, ...], Option(
-        "--host", _host, "HOST", WHAT, "address or name to serve on, or '*' for every address; may repeat",
-        default="this machine only", repeat="append", restart=True, text=" ".join,
-    )] = ()
+        "--host", _host, "HOST", WHAT, "address, name or '*'; may repeat", "loopback",
+        "'*' is every address, IPv4 and IPv6; by default only this machine itself is served",
+        repeat="append", restart=True, text=" ".join)] = ()
     port: Annotated[int, Option(
-        "--port", number(0, 65_535), "PORT", WHAT, "port for TCP and UDP; 0 takes a free one", restart=True,
-    )] = ECHO_PORT
+        "--port", number(0, 65_535), "PORT", WHAT, "port for TCP and UDP; 0: a free one", restart=True)] = ECHO_PORT
     tcp: Annotated[bool, Option("--no-tcp", None, "", WHAT, "don't serve TCP", restart=True)] = True
     udp: Annotated[bool, Option("--no-udp", None, "", WHAT, "don't serve UDP", restart=True)] = True
+
     max_connections: Annotated[int | None, Option(
-        "--max-connections", number(1), "N", WHAT, "at this many, clients wait in the kernel's queue",
-        default="what the descriptor limit allows",
-    )] = None
-
-    allow: Annotated[tuple[str, ...], Option(
-        "--allow", _network, "CIDR", SOURCES,
-        "serve only these networks; may repeat; the smallest network that a source is in decides",
-        repeat="extend", default="every network",
-    )] = ()
-    deny: Annotated[tuple[str, ...], Option(
-        "--deny", _network, "CIDR", SOURCES,
-        "don't serve these networks; may repeat; the smallest network that a source is in decides",
-        repeat="extend", default="no network",
-    )] = ()
+        "--max-connections", number(1), "N", LIMITS, "open at once; later ones wait", "ulimit -n",
+        "at this many, clients wait in the kernel's queue; the default is what the descriptor limit allows")] = None
     max_connections_per_source: Annotated[int | ByBind | None, Option(
-        "--max-connections-per-source", number(1), "N", SOURCES,
-        "close connections at once that one IPv4 address or IPv6 /64 opens beyond this many", none=True,
-        default="a quarter of --max-connections; none where only loopback is served",
-    )] = BY_BIND
+        "--max-connections-per-source", number(1), "N", LIMITS, "open at once; more are closed", "a quarter",
+        "a source is one IPv4 address or one IPv6 /64; the default is a quarter of --max-connections, and no limit "
+        "where only loopback is served", none=True)] = BY_BIND
     udp_rate: Annotated[Rate | ByBind | None, Option(
-        "--udp-rate", parse_rate, "PER_SECOND[:BURST]", SOURCES, "answers to one IPv4 address or IPv6 /64", none=True,
-        default="10000:20000, but not to loopback; none where only loopback is served",
-    )] = BY_BIND
+        "--udp-rate", parse_rate, "RATE[:BURST]", LIMITS, "answers a second to a source", "10000:20000",
+        "a source is one IPv4 address or one IPv6 /64; BURST is how many answers it gets at once after a silence; by "
+        "default there is no limit for loopback, nor where only loopback is served", none=True)] = BY_BIND
     udp_rate_total: Annotated[Rate | None, Option(
-        "--udp-rate-total", parse_rate, "PER_SECOND[:BURST]", SOURCES, "answers to all sources together", none=True,
-        default="none",
-    )] = None
+        "--udp-rate-total", parse_rate, "RATE[:BURST]", LIMITS, "answers a second to all together", "none",
+        "BURST is how many answers they get at once after a silence", none=True)] = None
     rate_log_only: Annotated[bool, Option(
-        "--rate-log-only", None, "", SOURCES, "count and log what exceeds a UDP rate, but answer it",
-    )] = False
+        "--rate-log-only", None, "", LIMITS, "log what exceeds a rate, but answer it")] = False
+    allow: Annotated[tuple[str, ...], Option(
+        "--allow", _network, "CIDR", LIMITS, "serve only these networks", "all",
+        "may repeat; the smallest network that a source is in decides", repeat="extend")] = ()
+    deny: Annotated[tuple[str, ...], Option(
+        "--deny", _network, "CIDR", LIMITS, "don't serve these networks", "none",
+        "may repeat; the smallest network that a source is in decides", repeat="extend")] = ()
     refuse_source_ports: Annotated[SourcePorts, Option(
-        "--refuse-source-ports", parse_ports, "SPEC", SOURCES,
-        "no answers over UDP to these: none, default, own, responders, 53, 6000-6100, '<1024', or several with commas; "
-        "never to 0", default="own,responders",
-    )] = DEFAULT_PORTS
-
-    backlog: Annotated[int, Option(
-        "--backlog", number(1, 2**31 - 1), "N", HOW, "clients that may wait in the kernel's queue",
-    )] = BACKLOG
-    socket_buffer_bytes: Annotated[int | None, Option(
-        "--socket-buffer", number(1024, 2**30), "BYTES", HOW,
-        "cap the kernel's receive and send buffer of each socket", default="the kernel's own tuning",
-    )] = None
-    drain_timeout_s: Annotated[float, Option(
-        "--drain-timeout", seconds, "SECONDS", HOW,
-        "when stopping, how long to deliver what was received and to wait for clients to close",
-    )] = 5.0
+        "--refuse-source-ports", parse_ports, "PORTS", LIMITS, "no UDP answers to them", "own,responders",
+        "none, default, own, responders, 53, 6000-6100, '<1024', or several with commas; never to 0")] = DEFAULT_PORTS
     idle_timeout_s: Annotated[float | None, Option(
-        "--idle-timeout", _idle_timeout, "SECONDS", HOW, "close a connection when no byte has moved for this long",
-        none=True, default="none, as in RFC 862",
+        "--idle-timeout", _idle_timeout, "SECONDS", LIMITS, "close connections idle this long", "none",
+        "a connection is idle while no byte moves either way; RFC 862 has no timeout", none=True)] = None
+    backlog: Annotated[int, Option(
+        "--backlog", number(1, 2**31 - 1), "N", LIMITS, "clients that may wait for accept",
+        details="the length of the kernel's queue")] = BACKLOG
+    socket_buffer_bytes: Annotated[int | None, Option(
+        "--socket-buffer", number(1024, 2**30), "BYTES", LIMITS, "cap each kernel buffer", "automatic",
+        "this caps the receive and the send buffer of each socket; the default is the kernel's own tuning")] = None
+
+    drain_timeout_s: Annotated[float, Option(
+        "--drain-timeout", seconds, "SECONDS", OPERATION, "on stop, deliver for up to this long",
+        details="clients have as long to close; what is left then is aborted")] = 5.0
+    user: Annotated["Identity | None", Option(
+        "--user", _identity, "NAME[:GROUP]", OPERATION, "become this user after binding", "no change",
+        "this drops root privileges permanently", restart=True, text=lambda user: f"{user.user_id}:{user.group_id}",
     )] = None
+    workers: Annotated[int, Option(
+        "--workers", _workers, "N", OPERATION, "processes; 'auto': one for each CPU",
+        details="they share the port; Linux only", restart=True)] = 1
     busy_poll_s: Annotated[float, Option(
-        "--busy-poll", _microseconds, "MICROSECONDS", HOW,
-        "after activity, poll for this long before sleeping: answers come sooner", default="0, off",
-    )] = 0.0
-    plain: Annotated[bool, Option("--plain", None, "", HOW, "use no fast path: for comparison and tests")] = False
+        "--busy-poll", lambda text: number(0, 1_000_000)(text) / 1e6,
+        "MICROSECONDS", OPERATION, "poll this long before sleeping", "0: off",
+        "only after activity; answers come sooner, and a processor stays busy")] = 0.0
+    plain: Annotated[bool, Option(
+        "--plain", None, "", OPERATION, "use no fast path", details="for comparison and tests")] = False
 
     log_level: Annotated[str, Option(
-        "--log-level", one_of(*LEVELS), "{" + ",".join(LEVELS) + "}", LOG, "log messages of this level and above",
-    )] = "info"
+        "--log-level", one_of(*LEVELS), "LEVEL", OBSERVATION, ", ".join(LEVELS),
+        details="log messages of this level and above")] = "info"
     log_format: Annotated[str, Option(
-        "--log-format", one_of("text", "json"), "{text,json}", LOG, "form of the log lines",
-    )] = "text"
-
-    slow_callback_s: Annotated[float | None, Option(
-        "--slow-callback", _milliseconds, "MILLISECONDS", INSIDE,
-        "log callbacks that block the loop for at least this long", default="0, off",
-    )] = None
+        "--log-format", one_of("text", "json"), "FORM", OBSERVATION, "text or json",
+        details="the form of the log lines")] = "text"
     metrics: Annotated[tuple[str, int] | None, Option(
-        "--metrics", metrics_address, "HOST:PORT", INSIDE,
-        "serve /metrics for Prometheus and /healthz there, without a password", default="none",
-    )] = None
+        "--metrics", metrics_address, "HOST:PORT", OBSERVATION, "serve /metrics and /healthz there", "none",
+        "/metrics is for Prometheus; neither asks for a password")] = None
+    slow_callback_s: Annotated[float | None, Option(
+        "--slow-callback", lambda text: number(0, 60_000)(text) / 1e3 or None,
+        "MILLISECONDS", OBSERVATION, "log callbacks that block this long", "0: off",
+        "or longer; meanwhile the loop does nothing else")] = None
     trace: Annotated[str | None, Option(
-        "--trace", str, "FILE", INSIDE,
-        "write what the loop does to this file, for 'python -m reactor.player'; or, if its name ends in .json, for "
-        "ui.perfetto.dev", default="none",
-    )] = None
-    narrate: Annotated[bool, Option("--narrate", None, "", INSIDE, "log what the loop does, in plain words")] = False
-
-    workers: Annotated[int, Option(
-        "--workers", _workers, "N", PROCESSES,
-        "processes that share the port, or 'auto' for one for each CPU; Linux only", restart=True,
-    )] = 1
-    user: Annotated["Identity | None", Option(
-        "--user", _identity, "NAME[:GROUP]", PROCESSES, "drop privileges to this user after binding",
-        default="the user that starts it", restart=True, text=_ids,
-    )] = None
+        "--trace", str, "FILE", OBSERVATION, "record what the loop does", "none",
+        "for 'python -m reactor.player'; or, if the name ends in .json, for ui.perfetto.dev")] = None
+    narrate: Annotated[bool, Option(
+        "--narrate", None, "", OBSERVATION, "log what the loop does, in plain words")] = False
 
     def fixed(self) -> dict[str, str]:
-        """Return what SIGHUP can't change, by option, in the form in which generations compare it."""
+        """Return what SIGHUP can't change, by option, in the form that generations compare."""
         found = {name: option for name, option in OPTIONS.items() if option.restart}
         return {option.flag: option.compared(getattr(self, name)) for name, option in found.items()}
 
     def mistake(self) -> str | None:
-        """Return which settings contradict each other, and what to do about it, or None."""
+        """Return which settings contradict each other, and what to do, or None."""
         if not (self.tcp or self.udp):
             return "--no-tcp and --no-udp together leave nothing to serve; drop one of them"
         if self.workers > 1 and not reuseport.AVAILABLE:
-            return "--workers above 1 needs Linux, where the kernel balances among them; leave it out"
+            return "--workers above 1 needs Linux, where the kernel balances among processes; leave it out"
         if self.workers > 1 and (self.narrate or self.trace is not None):
             return "--trace and --narrate show one loop, and --workers has several; leave one of them out"
         if self.narrate and LEVELS.index(self.log_level) > LEVELS.index("info"):
@@ -203,7 +171,7 @@ class Settings(NamedTuple):
 
 
 def _declared() -> Iterator[tuple[str, Option]]:
-    """Yield each field with its option, complete with what the field's default says."""
+    """Yield each field with its option, completed from the field's default."""
     for name, value in Settings()._asdict().items():
         option: Option = get_args(Settings.__annotations__[name])[1]
         if option.parse is None:
@@ -215,17 +183,23 @@ def _declared() -> Iterator[tuple[str, Option]]:
 
 # Field → option.
 OPTIONS: dict[str, Option] = dict(_declared())
-# What to do with the settings. These two have no field, and no place in a file.
+# These two have no field, and can't be in a file.
 ABOUT_SETTINGS = (
-    Option("--config", str, "FILE", CONFIGURATION, "a TOML file with these options; those given here win", "none"),
-    Option("--check-config", None, "", CONFIGURATION, "only check that the options make sense"),
+    Option("--config", str, "FILE", OPERATION, "options from a TOML file", "none", "options on the command line win"),
+    Option("--check-config", None, "", OPERATION, "check the options and exit"),
 )
+
+
+def by_group() -> dict[str, list[Option]]:
+    """Return every option, by the title of its group."""
+    every = (*OPTIONS.values(), *ABOUT_SETTINGS)
+    return {title: [option for option in every if option.group == title] for title in GROUPS}
 
 
 def reference() -> str:
     """Return OPTIONS.md: every option in a table."""
     parts = [INTRODUCTION]
-    for title, options in groupby([*OPTIONS.values(), *ABOUT_SETTINGS], lambda option: option.group):
+    for title, options in by_group().items():
         parts.append(f"\n## {title.capitalize()}\n\n| option | what it does | default | SIGHUP |\n|---|---|---|---|\n")
         parts += [_row(option) for option in options]
     return "".join(parts)
@@ -234,7 +208,7 @@ def reference() -> str:
 def _row(option: Option) -> str:
     name = f"{option.flag} {option.metavar}".rstrip()
     applies = "refused: needs a restart" if option.restart else "applies"
-    cells = (f"`{name}`", option.help, option.default or "off", "" if option in ABOUT_SETTINGS else applies)
+    cells = (f"`{name}`", option.explained, option.default or "off", "" if option in ABOUT_SETTINGS else applies)
     return f"| {' | '.join(cells)} |\n".replace("'*'", "`*`").replace("'<1024'", "`<1024`")
 
 
@@ -242,8 +216,8 @@ INTRODUCTION = """\
 # The options of `echo7 serve`
 
 In the file of `--config`, each option has the same name without the dashes: `port = 7007`, `no-udp = true`,
-`host = ["192.0.2.1", "2001:db8::1"]`. Those that take `none` need it in quotes there. The last column says what a
-changed value in the file does on SIGHUP.
+`host = ["192.0.2.1", "2001:db8::1"]`. The word `none` needs quotes there. The last column says what SIGHUP does with a
+changed value in the file.
 
 This page is made from `echo7/settings.py`: `python3 -m echo7.settings >echo7/OPTIONS.md`.
 """

@@ -1,8 +1,8 @@
-"""What `echo7 serve --trace FILE` and `--narrate` show: the loop, as it turns.
+"""The observer of `echo7 serve --trace FILE` and `--narrate`.
 
-Law: whoever looks changes nothing. The narrator goes through the log, which never waits for its reader and drops lines
-before it does; the file is bounded; and after a fresh start the process that goes on with the callers leaves the file
-to the new one, which begins it anew.
+Law: observing changes nothing. The narrator writes to the log, which never blocks, and drops lines when its reader is
+slow. The file is bounded. After a restart, the previous generation leaves the file to the new one, which begins it
+again.
 """
 
 from __future__ import annotations
@@ -25,9 +25,7 @@ logger = logging.getLogger("echo7")
 
 
 class Tracing:
-    """The observer of one loop that serves. What it is told before `open` waits for that."""
-
-    __slots__ = ("_early", "_narrate", "_observers", "_path", "_sink", "_user")
+    """The observer of one loop that serves. It keeps the events that come before `open`."""
 
     def __init__(self, path: str | None, narrate: bool, user: Identity | None = None) -> None:
         self._path, self._narrate, self._user = path, narrate, user
@@ -36,16 +34,17 @@ class Tracing:
         self._sink: JsonLines | Perfetto | None = None
 
     def open(self) -> None:
-        """Begin the file, and to narrate. Raise StartError."""
+        """Begin the file and the narration. Raise StartError."""
         self._observers = [Narrator(_say)] if self._narrate else []
         if self._path is not None:
             kind = Perfetto if self._path.endswith(".json") else JsonLines
             try:
                 self._sink = kind.open(self._path)
-                if self._user is not None and is_root() and os.path.isfile(self._path):  # /dev/null stays root's
-                    # It is the user who begins it anew after a fresh start.
+                # After a restart, the user opens the file. /dev/null stays root's.
+                if self._user is not None and is_root() and os.path.isfile(self._path):
                     os.chown(self._path, self._user.user_id, self._user.group_id)
-            except (OSError, ValueError) as error:  # a name with a zero byte in it
+            # ValueError: a NUL in the name
+            except (OSError, ValueError) as error:
                 reason = getattr(error, "strerror", None) or error
                 raise StartError(f"cannot write the trace {self._path}: {reason}; choose another --trace") from None
             self._observers.append(self._sink)
@@ -54,12 +53,12 @@ class Tracing:
             self(event)
 
     def __call__(self, event: Event) -> None:
-        """Hand an event on."""
+        """Pass an event to every observer."""
         for observer in self._observers:
             observer(event)
 
     def leave(self) -> None:
-        """In a child of fork(2): leave the file to the parent, and say nothing more."""
+        """Leave the file to the parent, in a child of fork(2), and observe no more."""
         self._observers = []
         if self._sink is not None:
             self._sink.leave()
@@ -69,7 +68,7 @@ class Tracing:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        """Write what waits, and close the file."""
+        """Write what is buffered, and close the file."""
         if self._sink is not None:
             self._sink.close()
 

@@ -6,12 +6,12 @@
               ▼
     Connection: receive ─► protocol.data_received ─► write ─► SendBuffer ─► flush ─► socket
 
-Read in this order: `doors` (what may come in from outside), `loop` (one turn), `timers`, `buffer`, `connection` (THE
-chapter), `listener`, `connector`, `datagram`, `signals`, `limits`. Start to write with `verbs`.
+Read in this order: `doors` (interfaces), `loop` (one turn), `timers`, `buffer`, `connection` (the central chapter),
+`listener`, `connector`, `datagram`, `signals`, `limits`. To write a program, start with `verbs`.
 
-The rooms beside them: `sockets` (below the loop), `fastpath` (what Linux makes faster), `observe` (traces, snapshots,
-slow callbacks), `testing` (a simulated world), `lessons` (the loop from nothing), `player` (a trace, step by step),
-`console` (what commands share). `README.md` in this folder is the guide.
+The other folders: `sockets` (below the loop), `fastpath` (faster on Linux), `observe` (traces, snapshots, slow
+callbacks), `testing` (a simulated world), `lessons` (the loop from nothing), `player` (a trace, step by step),
+`console` (shared by commands). `README.md` in this folder is the guide.
 """
 
 from reactor.connection import Connection, State, StreamProtocol
@@ -29,32 +29,8 @@ from reactor.timers import Timer
 from reactor.verbs import connect_tcp, connect_udp, listen_tcp, open_udp
 
 __all__ = [
-    "READ",
-    "WRITE",
-    "Address",
-    "Connection",
-    "Connector",
-    "Datagram",
-    "DatagramProtocol",
-    "Handler",
-    "Limits",
-    "Listener",
-    "Observer",
-    "Reactor",
-    "SignalSource",
-    "Snapshot",
-    "SocketFactory",
-    "State",
-    "StreamProtocol",
-    "Timer",
-    "Transport",
-    "bind_tcp",
-    "bind_udp",
-    "connect_tcp",
-    "connect_udp",
-    "format_address",
-    "is_unicast",
-    "listen_tcp",
-    "open_udp",
-    "report_paths",
-]
+    "READ", "WRITE", "Address", "Connection", "Connector", "Datagram", "DatagramProtocol", "Handler", "Limits",
+    "Listener", "Observer", "Reactor", "SignalSource", "Snapshot", "SocketFactory", "State", "StreamProtocol", "Timer",
+    "Transport", "bind_tcp", "bind_udp", "connect_tcp", "connect_udp", "format_address", "is_unicast", "listen_tcp",
+    "open_udp", "report_paths",
+]  # fmt: skip

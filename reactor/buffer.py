@@ -1,10 +1,10 @@
 """SendBuffer: bytes that the kernel hasn't taken yet.
 
-Law: a byte leaves only by `consume`, after the kernel has taken it; the work is linear in the bytes, because CPython
-deletes the front of a bytearray by moving its start (`tests/reactor/test_buffer.py`).
+Law: a byte leaves only by `consume`, after the kernel has taken it. The work is linear in the bytes, because CPython
+deletes the front of a bytearray by moving its start.
 """
 
-Bytes = bytes | bytearray | memoryview  # what may be written; a memoryview must be of single bytes
+Bytes = bytes | bytearray | memoryview  # what may be written; a memoryview must have single-byte items
 
 
 class SendBuffer:
@@ -20,26 +20,26 @@ class SendBuffer:
         return len(self._pending)
 
     def append(self, data: Bytes, start: int = 0) -> None:
-        """Add a copy of `data` from byte `start` on."""
+        """Add a copy of `data[start:]`."""
         self._pending += memoryview(data)[start:]
 
     def peek(self) -> bytearray:
-        """Return all that is pending, for `send`. It is not a copy: neither keep nor change it."""
+        """Return all pending bytes, for `send`. It isn't a copy: don't keep or change it."""
         return self._pending
 
     def clear(self) -> None:
-        """Forget everything: it won't be sent."""
+        """Drop all pending bytes."""
         self._pending.clear()
 
     def consume(self, count: int) -> None:
-        """Forget the first `count` bytes: the kernel has them. Raise ValueError for more than there are."""
+        """Remove the first `count` bytes, which the kernel has taken. Raise ValueError if there are fewer."""
         if not 0 <= count <= len(self._pending):
             raise ValueError(f"{count} bytes can't leave a buffer of {len(self._pending)}")
         del self._pending[:count]
 
 
 class SharedEmptyBuffer(SendBuffer):
-    """Shared by all connections that have nothing pending. It takes no byte, which would reach the wrong peer."""
+    """Shared by all connections with nothing pending. `append` raises TypeError: its bytes could reach any of them."""
 
     __slots__ = ()
-    append = None  # type: ignore[assignment]  # a call raises TypeError
+    append = None  # type: ignore[assignment]

@@ -1,21 +1,21 @@
-"""THE chapter: what a TCP connection does, and why no byte is lost, changed or invented.
+"""The central chapter: what a TCP connection does, and why no byte is lost, changed or invented.
 
-A byte makes one trip, inside one turn where the kernel lets it: receive → `data_received` → `write` → send.
+A byte makes one trip, inside one turn if the kernel allows it: receive → `data_received` → `write` → send.
 
-    state        means                                          goes to
-    OPEN         reading and writing                            HALF_CLOSED  half_close() called
-                                                                DRAINING   close() called, or the peer's FIN was read
-    HALF_CLOSED  reading; all that is pending, and our FIN, go  as OPEN
-    DRAINING     reading no more; delivering what is pending    LINGERING  all sent, so our FIN is sent
-                                                                CLOSED     the same, and the peer's FIN was read
-    LINGERING    reading, and throwing away, to the peer's FIN  CLOSED     FIN read, or `linger_timeout_s` is over
-    CLOSED       the socket is closed; one callback to come     any state gets here on an error or abort()
+    state        means                                      next state
+    OPEN         reading and writing                        HALF_CLOSED  after half_close()
+                                                            DRAINING     after close() or the peer's FIN
+    HALF_CLOSED  reading; sending what is pending, and FIN  as OPEN
+    DRAINING     not reading; sending what is pending       LINGERING    after the last byte and our FIN
+                                                            CLOSED       the same, if the peer's FIN was read before
+    LINGERING    reading and discarding                     CLOSED       at the peer's FIN, or after `linger_timeout_s`
+    CLOSED       the socket is closed                       (every state gets here on an error or abort())
 
-We linger because closing a socket that holds unread input makes the kernel send RST, and an RST destroys what we have
-sent and hasn't arrived (RFC 9293 §3.6.1, RFC 1122 §4.2.2.13).
+A connection lingers because closing a socket with unread input makes the kernel send RST, and an RST destroys sent
+bytes that haven't arrived yet (RFC 9293 §3.6.1, RFC 1122 §4.2.2.13).
 
-Laws. Interest is computed from the state by `_wanted`, never toggled. Above the high-water mark nothing is read, so a
-connection that answers no more than it receives never holds more than `Limits.bound_bytes`. One receive per readiness.
+Laws. Interest is computed from the state by `_wanted`, never toggled. Above the high-water mark a connection doesn't
+read, so one that writes no more than it receives never holds more than `Limits.bound_bytes`. One receive per readiness.
 """
 
 from __future__ import annotations
@@ -33,22 +33,22 @@ from reactor.timers import Timer
 
 
 class StreamProtocol:
-    """The life of a TCP connection, in the order in which the calls come."""
+    """The callbacks of a TCP connection, in the order of the calls."""
 
     def connection_made(self, connection: Connection) -> None:
         """Called once, before any data. May write, pause or close."""
 
     def data_received(self, connection: Connection, data: bytes) -> None:
-        """Called with 1 … `Limits.receive_bytes` bytes of the stream, cut anywhere (RFC 9293 §3.8)."""
+        """Called with 1 … `Limits.receive_bytes` bytes. The stream may be cut anywhere (RFC 9293 §3.8)."""
 
     def saturated(self, connection: Connection) -> None:
-        """Called after data that filled a whole receive: the peer may be faster than we are (`fastpath.splice`)."""
+        """Called after data that filled a whole receive: more may be waiting (see `fastpath.splice`)."""
 
     def drained(self, connection: Connection) -> None:
-        """Called when bytes had to wait and the kernel has now taken all of them."""
+        """Called when the kernel has taken all pending bytes."""
 
     def eof_received(self, connection: Connection) -> bool | None:
-        """Called once when the peer has sent FIN; it may still read. Return True to go on writing until `close()`."""
+        """Called once, at the peer's FIN. Return True to keep the connection open for writing until `close()`."""
         return False
 
     def connection_lost(self, connection: Connection, error: Exception | None) -> None:
@@ -56,12 +56,12 @@ class StreamProtocol:
 
 
 State = enum.Enum("State", "OPEN HALF_CLOSED DRAINING LINGERING CLOSED")  # see the table above
-OPEN, HALF_CLOSED, DRAINING, LINGERING, CLOSED = State  # an Enum attribute costs a dictionary look-up on the hot path
-NOTHING: SendBuffer = SharedEmptyBuffer()  # an idle connection is 100 bytes smaller without one of its own
+OPEN, HALF_CLOSED, DRAINING, LINGERING, CLOSED = State  # plain names: an Enum attribute is slower
+NOTHING: SendBuffer = SharedEmptyBuffer()  # saves an idle connection 100 bytes
 
 
 class Connection:
-    """A TCP connection on a loop. Made by `listen_tcp` and `connect_tcp`, and handed to every callback."""
+    """A TCP connection on a loop. `listen_tcp` and `connect_tcp` make it; every callback gets it."""
 
     __slots__ = (
         "_data_received", "_deadline", "_eof", "_paused", "_pending", "_reactor", "_recv", "_send",
@@ -71,39 +71,39 @@ class Connection:
     def __init__(
         self, reactor: Reactor, sock: socket.socket, protocol: StreamProtocol, limits: Limits = DEFAULT_LIMITS
     ) -> None:
-        self.interest, self.closed = 0, False  # these and the next five are read-only
+        self.interest, self.closed = 0, False  # read-only, like the next five
         self.state = OPEN
         self.protocol = protocol
         self.limits = limits
         self.bytes_received = self.bytes_sent = 0  # handed to the protocol; taken by the kernel
-        self._reactor, self.socket = reactor, sock  # the socket is public for its addresses and options
+        self._reactor, self.socket = reactor, sock  # public for its addresses and options
         observed = reactor.observer.socket(self, sock)
         self._pending: SendBuffer | Transport = NOTHING
-        self._eof = self._paused = False  # the peer's FIN has been read; `pause_reading` was called
-        self._deadline: Timer | None = None  # of lingering
-        self._recv, self._send = observed.recv, observed.send  # bound once, for every message
+        self._eof = self._paused = False  # the peer's FIN was read; `pause_reading` was called
+        self._deadline: Timer | None = None  # ends lingering
+        self._recv, self._send = observed.recv, observed.send  # bound once: every message uses them
         self._data_received = protocol.data_received
         reactor.register(self)
 
     def open(self) -> None:
-        """Call `connection_made` and begin to read. The maker of the connection calls this once."""
+        """Call `connection_made` and start reading. Listener and Connector call this once."""
         self._reactor.guard(self.protocol.connection_made, self, owner=self)
         self._update_interest()
 
     @property
     def pending_bytes(self) -> int:
-        """Written bytes that the kernel hasn't taken yet."""
+        """The number of written bytes that the kernel hasn't taken yet."""
         return len(self._pending)
 
     def write(self, data: Bytes) -> None:
-        """Send bytes, now or as soon as the kernel takes them; after `close`, do nothing. Never raise OSError.
+        """Send bytes, now or as soon as the kernel takes them. Does nothing after `close`. Never raises OSError.
 
-        There is no limit: a protocol that writes more than it receives watches `pending_bytes` and `drained`.
+        There is no limit: a protocol that writes more than it receives must watch `pending_bytes` and `drained`.
         """
         if self.state is not OPEN:
             return
         sent = 0
-        if not self.interest & WRITE:  # nothing waits, so this may go at once
+        if not self.interest & WRITE:  # nothing is pending, so try at once
             try:
                 sent = self._send(data)
             except WOULD_BLOCK:
@@ -120,7 +120,7 @@ class Connection:
         self._update_interest()
 
     def pause_reading(self) -> None:
-        """Stop calling `data_received` until `resume_reading`; TCP holds the peer back. A reset may show only then."""
+        """Stop reading until `resume_reading`; TCP then stops the peer. A reset may be noticed only then."""
         if not self._paused:
             self._paused = True
             self._reactor.tell("paused", self)
@@ -134,23 +134,23 @@ class Connection:
             self._update_interest()
 
     def half_close(self) -> None:
-        """Deliver what is pending, send FIN, and read on to the peer's FIN. Nothing more can be written."""
+        """Send what is pending, then FIN; keep reading until the peer's FIN. Nothing more can be written."""
         if self.state is OPEN:
             self._enter(HALF_CLOSED)
             self._advance()
 
     def close(self) -> None:
-        """End in order: deliver what is pending, with no deadline, send FIN, linger, close. Return at once."""
+        """Close in order: send what is pending (no deadline), send FIN, linger, close. Returns at once."""
         if self.state is OPEN or self.state is HALF_CLOSED:
             fin_sent = self.state is HALF_CLOSED and not self._pending
             self._enter(DRAINING)
             self._linger() if fin_sent else self._advance()
 
     def abort(self, error: Exception | None = None) -> None:
-        """End now: drop what is pending and reset, so that the peer can't take half a stream for a whole one."""
+        """Close now: drop what is pending and send RST, so the peer knows that the stream is incomplete."""
         if self.state is CLOSED:
             return
-        if self.state is not LINGERING:  # there the peer has been sent everything, and a FIN
+        if self.state is not LINGERING:  # there all bytes and a FIN were sent
             reset_on_close(self.socket)
         self._tear_down(error)
 
@@ -159,7 +159,7 @@ class Connection:
         return self.socket.fileno()
 
     def on_event(self, mask: int) -> None:
-        """Receive once, flush once, as far as the interest of this moment allows."""
+        """Receive once and flush once, as far as the present interest allows."""
         mask &= self.interest
         if mask & READ:
             try:
@@ -215,7 +215,7 @@ class Connection:
             self._tear_down()
             return
         self._eof = True
-        self._update_interest()  # before the callback, as there is nothing more to read whatever it does
+        self._update_interest()  # there is nothing more to read, whatever the callback does
         if not self.protocol.eof_received(self):
             self.close()
 
@@ -225,7 +225,7 @@ class Connection:
             return
         try:
             self.socket.shutdown(socket.SHUT_WR)
-        except OSError as error:  # ENOTCONN: the peer's RST was here first
+        except OSError as error:  # ENOTCONN: the peer's RST came first
             self._tear_down(error)
             return
         if self.state is DRAINING or self._eof:
@@ -246,10 +246,10 @@ class Connection:
         self.state = state
 
     def _wanted(self) -> int:
-        """Derive the interest from the state. Nothing else decides it."""
+        """Derive the interest from the state."""
         if self.state is LINGERING:
             return READ
-        waiting_bytes = len(self._pending)  # none when CLOSED
+        waiting_bytes = len(self._pending)  # 0 when CLOSED
         interest = WRITE if waiting_bytes else 0
         reading = (self.state is OPEN or self.state is HALF_CLOSED) and not (self._eof or self._paused)
         if reading and waiting_bytes <= self.limits.high_water_bytes:
@@ -262,7 +262,7 @@ class Connection:
             self._reactor.set_interest(self, wanted)
 
     def _is_fatal(self, error: OSError) -> bool:
-        """Tear down and return True; after ENOBUFS or ENOMEM only pause, and return False."""
+        """Tear down and return True; after ENOBUFS or ENOMEM suspend and return False."""
         if error.errno in OUT_OF_MEMORY:
             self._reactor.suspend(self, SEND_RETRY_S)
             return False

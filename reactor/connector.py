@@ -1,7 +1,7 @@
 """Connector: one attempt to connect over TCP.
 
-Law: either the protocol's `connection_made` or `failed(error)` is called, never inside the call that asked for it. A
-deadline makes sure of it. Only `abort` ends an attempt silently.
+Law: the loop calls either the protocol's `connection_made` or `failed(error)`, at the latest when the deadline is over.
+Only `abort()` ends an attempt without a call.
 """
 
 import errno
@@ -32,10 +32,10 @@ class Connector:
         reactor.register(self)
 
     def start(self, address: Address) -> None:
-        """Call connect(2); the answer comes through the loop, even if it is known at once."""
+        """Call connect(2). The loop reports the result, even if it is known at once."""
         try:
             code = self._socket.connect_ex(address)
-        except Exception:  # not an address at all: OverflowError, gaierror
+        except Exception:  # not an address: OverflowError, gaierror
             self.abort()
             raise
         if code in CONNECTING:
@@ -44,24 +44,24 @@ class Connector:
             self._reactor.call_soon(self.abort, os_error(code))
 
     def on_event(self, mask: int) -> None:
-        """Ask the kernel how it ended."""
+        """Get the result from the kernel."""
         code = connect_result(self._socket)
         if code:
             self.abort(os_error(code))
             return
-        self._let_go()
+        self._release()
         connection = Connection(self._reactor, self._socket, self.protocol, self._limits)
         self._reactor.guard(connection.open, owner=connection)
 
     def abort(self, error: Exception | None = None) -> None:
-        """Give up: close without a word, unless it is because of an OSError, which is told."""
+        """Give up and close. Call `failed(error)` only for an OSError."""
         if not self.closed:
-            self._let_go(error)
+            self._release(error)
             self._socket.close()
             if isinstance(error, OSError):
                 self._reactor.call_soon(self._failed, error)
 
-    def _let_go(self, error: Exception | None = None) -> None:
+    def _release(self, error: Exception | None = None) -> None:
         self.closed = True
         self._timer.cancel()
         self._reactor.unregister(self, error)

@@ -1,8 +1,8 @@
-"""Datagram: one UDP socket, many peers, and nothing that one of them can do to another.
+"""Datagram: one UDP socket, many peers, none of which can harm another.
 
-Law: an error that belongs to one datagram is counted, the datagram dropped, and the service goes on. A turn takes a
-bounded number. When the kernel's send buffer is full, the datagram that didn't fit is held, and nothing more is
-received until it has gone. An answer leaves from the address that was asked, the `path` (RFC 1122 §4.1.3.5).
+Law: an error of one datagram is counted, the datagram is dropped, and the service goes on. A turn receives a bounded
+number. If the kernel's send buffer is full, one datagram is held, and nothing is received until it is sent. An answer
+leaves from the address that the request was sent to, the `path` (RFC 1122 §4.1.3.5).
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ class DatagramProtocol:
     """What a UDP endpoint calls."""
 
     def datagram_received(self, endpoint: Datagram, data: bytes, source: Address, path: bytes) -> None:
-        """Called with one datagram of 0 … 65,527 bytes. Hand `path` to `send`, to answer from the address asked."""
+        """Called with a datagram of 0 … 65,527 bytes. Pass `path` to `send` to answer from the address asked."""
 
     def error_received(self, endpoint: Datagram, error: OSError) -> None:
-        """Called when a datagram couldn't be sent, or ICMP reports an error (connected sockets only: udp(7))."""
+        """Called when a datagram can't be sent, or ICMP reports an error (connected sockets only: udp(7))."""
 
     def dropped(self, endpoint: Datagram, reason: str, peer: Address | None) -> None:
         """Called for each datagram counted in `drops`, from or to `peer` (None: unknown). Must not raise."""
@@ -46,20 +46,20 @@ class Datagram:
 
     def __init__(self, reactor: Reactor, sock: socket.socket, protocol: DatagramProtocol) -> None:
         self.interest, self.closed = 0, False
-        self.address: Address = sock.getsockname()  # with the port that the kernel chose if it was asked to
+        self.address: Address = sock.getsockname()  # with the port that the kernel chose for port 0
         self.datagrams_received = self.bytes_received = self.datagrams_sent = self.bytes_sent = 0
         self.drops: dict[str, int] = {}
         self._reactor, self.protocol, self.fileno = reactor, protocol, sock.fileno
         self._socket = reactor.observer.socket(self, sock)
         self._receive = receiver(self._socket)
-        self._held: tuple[bytes, Address | None, bytes] | None = None  # didn't fit into the kernel's send buffer
+        self._held: tuple[bytes, Address | None, bytes] | None = None  # for a full send buffer
         reactor.register(self)
-        self._update_interest()
+        reactor.set_interest(self, READ)
 
     def send(self, data: Bytes, destination: Address | None = None, path: bytes = b"") -> bool:
-        """Send one datagram from the address that `path` names. Return False if it was dropped, counted in `drops`.
+        """Send one datagram from the address in `path`. Return False if it was dropped and counted in `drops`.
 
-        While one is held, and after `close`, more are dropped as `busy`. No `destination`: to the socket's one peer.
+        While one is held, and after `close`, others are dropped as `busy`. A connected socket needs no `destination`.
         """
         if self._held is not None or self.closed:
             self.drop("busy", destination)
@@ -72,9 +72,9 @@ class Datagram:
             else:
                 sent = self._socket.send(data)
         except WOULD_BLOCK:
-            self._held = (bytes(data), destination, path)  # a copy, as the sender may reuse its memory
+            self._held = (bytes(data), destination, path)  # a copy: the sender may reuse its memory
             self._reactor.tell("buffer", self, before=0, after=len(data))
-            self._update_interest()
+            self._reactor.set_interest(self, WRITE)
             return True
         except OSError as error:
             self.drop("send_" + errno_name(error), destination)
@@ -86,17 +86,17 @@ class Datagram:
 
     @property
     def pending_bytes(self) -> int:
-        """The size of the datagram that is held."""
+        """The size of the held datagram."""
         return 0 if self._held is None else len(self._held[0])
 
     def drop(self, reason: str, peer: Address | None = None) -> None:
-        """Count one datagram that gets no answer, and tell the protocol."""
+        """Count one datagram that gets no answer, and call the protocol."""
         self._reactor.tell("dropped", self, reason=reason, count=1, peer=peer)
         self.drops[reason] = self.drops.get(reason, 0) + 1
         self.protocol.dropped(self, reason, peer)
 
     def abort(self, error: Exception | None = None) -> None:
-        """Close at once, dropping a datagram that is held, and tell the protocol why. Harmless twice."""
+        """Close now, drop a held datagram, and call the protocol with the reason. A second call does nothing."""
         if self.closed:
             return
         self.closed = True
@@ -109,12 +109,13 @@ class Datagram:
     close = abort
 
     def on_event(self, mask: int) -> None:
-        """Send what was held, or receive until nothing waits, the turn's share is used up, or we must wait."""
+        """Send the held datagram, or receive until none is left, DATAGRAMS_PER_TURN is reached, or one is held."""
         if self._held is not None:
             held, self._held = self._held, None
             self._reactor.tell("buffer", self, before=len(held[0]), after=0)
             self.send(*held)
-            self._update_interest()
+            if self._held is None and not self.closed:
+                self._reactor.set_interest(self, READ)
             return
         for _ in range(DATAGRAMS_PER_TURN):
             if not self.interest & READ:
@@ -150,6 +151,3 @@ class Datagram:
         else:
             self._reactor.guard(self.protocol.error_received, self, error)
         return error.errno in ONE_PEER
-
-    def _update_interest(self) -> None:
-        self._reactor.set_interest(self, READ if self._held is None else WRITE)

@@ -1,11 +1,11 @@
-"""The doors of the core: what comes into a `Reactor` from outside, and what it tells.
+"""The doors of the core: the interfaces by which a `Reactor` gets its parts and reports its events.
 
     Reactor(selector=…, clock=…, sockets=…, signals=…, observer=…)
 
-Law: the core never asks whether it is tested or watched. Its world comes in by these doors, by default the standard
-library's own; a simulated world is anything else of the same shape. A selector is a `selectors.BaseSelector`, a clock
-a function that returns monotonic seconds. What observes or speeds up a loop is a wrapper, chosen at construction, so a
-plain loop pays nothing for it. With a SelectSelector, keep the limit of descriptors at 1,024 (select(2)).
+Law: the core doesn't know whether it is tested or observed. The defaults are the standard library's; a simulation
+passes objects of the same shape. A selector is a `selectors.BaseSelector`, a clock a function that returns monotonic
+seconds. An observer or a faster part is chosen at construction, so a plain loop pays nothing for it. With a
+SelectSelector, limit the process to 1,024 descriptors (select(2)).
 """
 
 from __future__ import annotations
@@ -19,62 +19,62 @@ from reactor.timers import Timers
 
 
 class Handler(Protocol):
-    """What the selector's `data` must be: the one thing that `Reactor.turn` knows how to call."""
+    """What the selector keeps as `data`, and `Reactor.turn` calls."""
 
-    interest: int  # what the selector watches; written by `Reactor.set_interest` alone
-    closed: bool  # True from the moment of close: a stale event of the same batch is skipped
+    interest: int  # what the selector watches; only `Reactor.set_interest` writes it
+    closed: bool  # once True, a stale event of the same batch is skipped
 
     def fileno(self) -> int:
-        """Return the descriptor to watch; valid until `closed`."""
+        """Return the descriptor, which is valid until `closed`."""
 
     def on_event(self, mask: int) -> None:
-        """Act on readiness: `mask` holds selectors.EVENT_READ, EVENT_WRITE or both."""
+        """Act on readiness: `mask` is READ, WRITE or both."""
 
     def abort(self, error: Exception | None = None) -> None:
-        """Unregister and close at once. The loop calls this when `on_event` has raised `error`."""
+        """Unregister and close now. The loop calls this if `on_event` raises `error`."""
 
 
 class Transport(Protocol):
-    """What may stand in for a connection's socket and send buffer (`Connection.use_transport`)."""
+    """Replaces a connection's socket and send buffer (`Connection.use_transport`)."""
 
     def recv(self, size_bytes: int) -> Any:
-        """Receive, as socket.recv does. The protocol is given what comes, and the core asks only for its length."""
+        """Receive, as socket.recv does. The core uses only the result's length and passes it to the protocol."""
 
     def send(self, data: Any) -> int:
-        """Send what `recv` or `peek` has returned, or bytes; return how many went, as socket.send does."""
+        """Send bytes, or a result of `recv` or `peek`. Return the number sent, as socket.send does."""
 
     def __len__(self) -> int:
         """The number of bytes still to be sent."""
 
     def append(self, data: Any, start: int = 0) -> None:
-        """Keep what could not be sent, from byte `start` on."""
+        """Keep the unsent part, `data[start:]`."""
 
     def peek(self) -> Any:
-        """Return all that is pending, to be handed to `send`."""
+        """Return all pending bytes, for `send`."""
 
     def consume(self, count: int) -> None:
-        """Forget `count` bytes that were sent."""
+        """Remove `count` sent bytes."""
 
     def clear(self) -> None:
-        """Forget everything that is pending."""
+        """Drop all pending bytes."""
 
 
 class Observer:
-    """Sees what one loop does. Override what you need: everything here does nothing.
+    """Sees what one loop does, and changes nothing. By default each method does nothing: override what you need.
 
-    The core asks once, at construction, for what it will use, and tells the rest. An observer changes nothing.
+    The core asks it for parts once, when the loop or a handler is made. It reports other events with `tell`.
     """
 
     __slots__ = ()
 
     def attach(self, reactor: Any) -> None:
-        """Called first, by the Reactor that is being made. Raise RuntimeError if it belongs to another loop already."""
+        """Called first, once, by the Reactor's constructor."""
 
     def detach(self) -> None:
-        """Called in a child process that takes the loop over: tell nothing more."""
+        """Called in a forked child: report nothing more."""
 
     def selector(self, selector: BaseSelector) -> BaseSelector:
-        """Return what the loop is to ask: `selector`, or a wrapper around it."""
+        """Return the loop's selector: `selector` or a wrapper around it."""
         return selector
 
     def timers(self) -> Timers:
@@ -82,19 +82,19 @@ class Observer:
         return Timers()
 
     def guard(self, guard: Callable[..., None]) -> Callable[..., None]:
-        """Return what calls every callback but `on_event`: `guard`, or a wrapper around it."""
+        """Return what calls every callback but `on_event`: `guard` or a wrapper around it."""
         return guard
 
     def socket(self, handler: Handler, sock: Any) -> Any:
-        """Return the object whose `recv`, `send` and so on `handler` is to call: `sock`, or a wrapper around it."""
+        """Return the socket that `handler` will use: `sock` or a wrapper around it."""
         return sock
 
     def buffer(self, handler: Handler, pending: Bytes) -> SendBuffer:
-        """Return a new send buffer for a connection, with `pending` in it."""
+        """Return a new send buffer for a connection, holding `pending`."""
         return SendBuffer(pending)
 
     def tell(self, kind: str, who: object, **facts: Any) -> None:
-        """Learn of one event, named by the core: `who` is a handler, a timer or None (`observe.trace` has the list)."""
+        """Receive one event (`observe.narrate` has the kinds). `who` is a handler, a timer or None."""
 
 
 NOTHING_OBSERVED = Observer()

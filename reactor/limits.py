@@ -1,34 +1,33 @@
 """Every bound of the simple path, on one screen.
 
-Law: every step of the loop is bounded, so that each comes round again, and so is every buffer and every wait. Units
-are in the names.
+Law: every step of the loop is bounded, and so is every buffer and every wait. Names carry units.
 """
 
 from typing import NamedTuple
 
 ACCEPTS_PER_TURN = 64  # per listener
-BACKLOG = 1024  # callers waiting in the kernel; it lowers this to its own limit (net.core.somaxconn)
+BACKLOG = 1024  # clients in the kernel's queue; net.core.somaxconn may lower it
 DATAGRAMS_PER_TURN = 64  # per endpoint
-DATAGRAM_BYTES = 65_536  # more than any datagram (65,507 over IPv4, 65,527 over IPv6)
-UDP_RECEIVE_BYTES = 4 * 1024 * 1024  # asked of the kernel, so that a burst waits; it gives what rmem_max allows
+DATAGRAM_BYTES = 65_536  # more than the largest (65,507 over IPv4, 65,527 over IPv6)
+UDP_RECEIVE_BYTES = 4 * 1024 * 1024  # for bursts; net.core.rmem_max may lower it
 WAKE_BYTES_PER_TURN = 4096
-SWEEP_ABOVE_TIMERS = 64  # below so many cancelled timers a sweep costs more than it frees
-LONGEST_SLEEP_S = 86_400.0  # poll(2) and epoll_wait(2) count milliseconds in an int: 24 days at the most
-SEND_RETRY_S = 0.05  # a stream, after ENOBUFS or ENOMEM
-SHORTAGE_RETRY_S = 0.25  # a listener or an endpoint, while the system is out of something
-SHORTAGE_QUIET_S = 30.0  # between two log lines about that
+SWEEP_ABOVE_TIMERS = 64  # with fewer cancelled timers, a sweep costs more than it frees
+LONGEST_SLEEP_S = 86_400.0  # epoll_wait(2) takes milliseconds as an int: at most 24 days
+SEND_RETRY_S = 0.05  # of a stream, after ENOBUFS or ENOMEM
+SHORTAGE_RETRY_S = 0.25  # of a listener or endpoint, while descriptors or memory are short
+SHORTAGE_QUIET_S = 30.0  # between two log lines about a shortage
 
 
 class Limits(NamedTuple):
-    """What one connection may cost. One object serves all connections of a listener."""
+    """The bounds of one connection. All connections of a listener share one object."""
 
-    high_water_bytes: int = 64 * 1024  # more than this pending: stop reading
-    receive_bytes: int = 64 * 1024  # the most taken from the kernel per readiness
-    linger_timeout_s: float = 5.0  # how long we wait for the peer's FIN after ours
+    high_water_bytes: int = 64 * 1024  # with more pending bytes, stop reading
+    receive_bytes: int = 64 * 1024  # at most, per readiness
+    linger_timeout_s: float = 5.0  # from our FIN to the peer's
 
     @property
     def bound_bytes(self) -> int:
-        """The most that a connection holds, if its protocol writes no more than it receives."""
+        """The most bytes a connection holds, if its protocol writes no more than it receives."""
         return self.high_water_bytes + self.receive_bytes
 
 

@@ -1,7 +1,7 @@
 """Listener: accepts connections from the kernel's queue, a bounded number per turn.
 
 Law: no error of accept(2) ends the service unless the listening socket itself is broken. An error of one client is
-skipped. After a shortage (descriptors, memory) the listener is suspended for a moment: clients wait in the kernel's
+skipped. After a shortage (descriptors, memory) the listener is suspended for a while: clients wait in the kernel's
 queue, and the loop doesn't spin on a socket that stays ready.
 """
 
@@ -32,7 +32,7 @@ class Listener:
     """
 
     __slots__ = (
-        "_factory", "_limits", "_lost", "_paused", "_quiet_until_s", "_reactor", "_socket",
+        "_factory", "_limits", "_lost", "_quiet_until_s", "_reactor", "_socket",
         "address", "closed", "errors", "fileno", "interest",
     )  # fmt: skip
 
@@ -40,36 +40,35 @@ class Listener:
         self, reactor: Reactor, sock: Socket, factory: Factory, limits: Limits = DEFAULT_LIMITS, lost: Lost = None
     ) -> None:
         self.interest, self.closed = 0, False
-        self.address: Address = sock.getsockname()  # with the port that the kernel chose if it was asked to
+        self.address: Address = sock.getsockname()  # with the port that the kernel chose for port 0
         self.errors: dict[str, int] = {}
         self._reactor, self._socket, self.fileno = reactor, reactor.observer.socket(self, sock), sock.fileno
         self._factory, self._limits, self._lost = factory, limits, lost
-        self._paused, self._quiet_until_s = False, -math.inf
+        self._quiet_until_s = -math.inf
         reactor.register(self)
-        self._update_interest()
+        reactor.set_interest(self, READ)
 
     def pause(self) -> None:
-        """Accept no more until `resume`; clients wait in the kernel's queue. Works in the middle of a batch."""
-        self._paused = True
-        self._update_interest()
+        """Stop accepting until `resume`, also within a batch. Clients wait in the kernel's queue."""
+        self._reactor.set_interest(self, 0)
 
     def resume(self) -> None:
         """Undo `pause`."""
-        self._paused = False
-        self._update_interest()
+        if not self.closed:
+            self._reactor.set_interest(self, READ)
 
     def abort(self, error: Exception | None = None) -> None:
-        """Close. The kernel resets the clients in its queue. Harmless twice."""
+        """Close. The kernel resets the clients in its queue. A second call does nothing."""
         if not self.closed:
             self.closed = True
             self._reactor.unregister(self, error)
-            with contextlib.suppress(OSError):  # EBADF: that is why we close
+            with contextlib.suppress(OSError):  # EBADF, if that is why it closes
                 self._socket.close()
 
     close = abort
 
     def on_event(self, mask: int) -> None:
-        """Accept until the queue is empty, the turn's share is used up, or the listener is paused."""
+        """Accept until the queue is empty, ACCEPTS_PER_TURN is reached, or the listener is paused."""
         for _ in range(ACCEPTS_PER_TURN):
             if not self.interest:
                 return
@@ -105,9 +104,6 @@ class Listener:
             self._reactor.suspend(self)
             if self._reactor.now() >= self._quiet_until_s:
                 self._quiet_until_s = self._reactor.now() + SHORTAGE_QUIET_S
-                text = f"listener {format_address(self.address)} waits, clients queue: {error.strerror}"
+                text = f"listener {format_address(self.address)} is suspended, clients queue: {error.strerror}"
                 logger.warning(text, extra={"event": "accept_waits"})
         return error.errno in ONE_PEER
-
-    def _update_interest(self) -> None:
-        self._reactor.set_interest(self, 0 if self.closed or self._paused else READ)

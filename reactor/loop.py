@@ -1,15 +1,15 @@
 """The loop. One turn is five steps, and `Reactor.turn` takes them in this order:
 
-    1. sleep     how long may select block? not at all if calls wait, else until the next timer
+    1. sleep     decide how long select may block: not at all if calls wait, else until the next timer
     2. select    ask the kernel which descriptors are ready
     3. dispatch  give each ready handler its mask: `handler.on_event(mask)`
-    4. timers    take out every timer that is due, then call them
-    5. calls     run what `call_soon` had queued when this step began, and no more
+    4. timers    remove every due timer from the heap, then fire them
+    5. calls     run the calls that were queued when this step began
 
-Laws. The selector's `data` is the handler itself, and nothing is looked up by descriptor number: a handler closed
-earlier in the same batch is skipped, and a new one with its number can't be taken for it. Interest changes in one
-place, `set_interest`. Every step is bounded. A callback that raises costs its own handler, one log line and a
-traceback, never the loop. A loop belongs to one thread; others may only call `call_soon_threadsafe`.
+Laws. The selector's `data` is the handler itself; nothing is looked up by descriptor number. So a handler closed
+earlier in the same batch is skipped, and a new handler with the same number is never called by mistake. Interest
+changes in one place, `set_interest`. Every step is bounded. A callback that raises closes its own handler and costs
+one log line with a traceback; the loop goes on. Other threads may only call `call_soon_threadsafe`.
 """
 
 import collections
@@ -36,22 +36,21 @@ logger = logging.getLogger("reactor")
 
 
 class Snapshot(NamedTuple):
-    """What a loop has at one moment. Handlers tell the rest by their own public attributes."""
+    """What a loop holds at one moment. Handlers show the rest in their own public attributes."""
 
     handlers: tuple[Handler, ...]  # oldest first
-    suspended: frozenset[Handler]  # not watched for the moment, whatever their interest
-    timers: tuple[Timer, ...]  # live ones, in no order
-    calls: tuple[tuple[Callback, Arguments], ...]  # in the order in which they will run
-    signals_pending: bool  # one has come that the loop hasn't looked at: exec(2) would forget it
+    suspended: frozenset[Handler]  # not watched for a while, whatever their interest
+    timers: tuple[Timer, ...]  # the live ones, unordered
+    calls: tuple[tuple[Callback, Arguments], ...]  # in the order in which they run
+    signals_pending: bool  # one has arrived and isn't handled yet: exec(2) would lose it
 
 
 class Reactor:
     """A single-threaded event loop over a `selectors` selector.
 
     The arguments are its doors (`doors.py`). `close` closes the selector too. `guard(callback, *args, owner=None)`
-    calls a user's callback; if that raises, the error is logged once, `owner` is aborted, and the loop goes on.
-    `add_signal_handler(signum, callback)` and `remove_signal_handler(signum)` are the Waker's (`signals.py`), and
-    `tell(kind, who, **facts)` is the observer's.
+    calls a user's callback; if that raises, the error is logged once and `owner` is aborted. `tell` is the observer's;
+    `add_signal_handler(signum, callback)` and `remove_signal_handler(signum)` are the Waker's (`signals.py`).
     """
 
     __slots__ = (
@@ -71,13 +70,14 @@ class Reactor:
     ) -> None:
         self.sockets, self.observer = sockets, observer
         self.now = clock  # monotonic seconds from an arbitrary start
-        self.handlers: dict[Handler, None] = {}  # an ordered set of every open one; to be read only
+        self.handlers: dict[Handler, None] = {}  # an ordered set of all open handlers; read-only
+        self._selector = selectors.DefaultSelector() if selector is None else selector
         observer.attach(self)
-        self._selector = observer.selector(selectors.DefaultSelector() if selector is None else selector)
+        self._selector = observer.selector(self._selector)
         self._timers, self.guard, self.tell = observer.timers(), observer.guard(self._guard), observer.tell
         self._select = self._selector.select
-        self._heap = self._timers.heap  # its truth value costs nothing to ask, unlike a method
-        self.calls: collections.deque[tuple[Callback, Arguments]] = collections.deque()  # to be read only, as handlers
+        self._heap = self._timers.heap  # its truth value is cheaper to ask than a method
+        self.calls: collections.deque[tuple[Callback, Arguments]] = collections.deque()  # read-only
         self._suspended: dict[Handler, Timer] = {}
         self._running = self._stopping = self.closed = False
         self._waker = Waker(sockets, signals, self.call_soon)
@@ -86,7 +86,7 @@ class Reactor:
         self.set_interest(self._waker, READ)
 
     def run(self) -> None:
-        """Turn until `stop` is called. What the last turn has begun, it finishes."""
+        """Turn until `stop` is called. The last turn takes all its steps."""
         try:
             self._running = True
             while not self._stopping:
@@ -95,7 +95,7 @@ class Reactor:
             self._running = self._stopping = False
 
     def turn(self) -> None:
-        """Take the five steps of the module's docstring once; block in step 2 if there is nothing to do."""
+        """Take the five steps of the module's docstring once. Block in step 2 if there is nothing to do."""
         sleep_s: float | None = None
         if self.calls or self._stopping:
             sleep_s = 0.0
@@ -114,7 +114,7 @@ class Reactor:
             self._run_calls()
 
     def stop(self) -> None:
-        """Make `run` return after this turn (or at once, if it has yet to be called)."""
+        """Make `run` return after this turn. If it isn't running yet, it will return at once."""
         self._stopping = True
 
     def _run_timers(self) -> None:
@@ -122,22 +122,22 @@ class Reactor:
             self.guard(timer.fire)
 
     def _run_calls(self) -> None:
-        for _ in range(len(self.calls)):  # those that they queue in their turn come in the next one
+        for _ in range(len(self.calls)):  # what these calls queue runs in the next turn
             callback, args = self.calls.popleft()
             self.tell("call", None, callback=callback, args=args)
             self.guard(callback, *args)
 
     def register(self, handler: Handler) -> None:
-        """Take a handler in, watching nothing yet; `close` will abort it. Raise RuntimeError once that has begun."""
+        """Add a handler, with no interest yet. `close` aborts it. Raise RuntimeError if the reactor is closed."""
         if self.closed:
-            raise RuntimeError("the reactor is closed")
+            raise RuntimeError("the reactor is closed and takes no more handlers; make a new one")
         self.handlers[handler] = None
         self.tell("adopted", handler)
 
     def set_interest(self, handler: Handler, interest: int) -> None:
-        """Have the selector watch for READ, WRITE, both, or (0) nothing. If the kernel has no room, try again soon.
+        """Set what the selector watches: READ, WRITE, both, or 0 for nothing. If the kernel has no room, retry later.
 
-        With nothing to watch, the handler leaves the selector: poll(2) and epoll(7) report HUP and ERR unasked.
+        With no interest a handler leaves the selector, because poll(2) and epoll(7) report HUP and ERR anyway.
         """
         before, handler.interest = handler.interest, interest
         if before == interest or handler in self._suspended:
@@ -156,7 +156,7 @@ class Reactor:
             self._suspended[handler] = self.call_later(SHORTAGE_RETRY_S, self._watch_again, handler)
 
     def suspend(self, handler: Handler, pause_s: float = SHORTAGE_RETRY_S) -> None:
-        """Watch nothing for `handler` for a while, whatever its interest: after a shortage, only time helps."""
+        """Stop watching `handler` for `pause_s`, whatever its interest: a shortage in the kernel needs time."""
         if handler.interest and handler not in self._suspended:
             self._selector.unregister(handler.fileno())
             self._suspended[handler] = self.call_later(pause_s, self._watch_again, handler)
@@ -167,7 +167,7 @@ class Reactor:
         self.set_interest(handler, interest)
 
     def unregister(self, handler: Handler, error: Exception | None = None) -> None:
-        """Forget a handler, as the first step of its teardown: its socket is still open. `error` says why it ends."""
+        """Remove a handler: the first step of its teardown, while its socket is open. `error` is why it ends."""
         self.set_interest(handler, 0)
         if handler in self._suspended:
             self._suspended.pop(handler).cancel()
@@ -182,8 +182,8 @@ class Reactor:
             self.callback_failed(error, owner)
 
     def callback_failed(self, error: Exception, owner: Handler | None = None) -> None:
-        """Log an exception that a user's callback has raised, once, with its traceback; abort `owner`."""
-        text = "a callback raised %r; " + ("its handler is closed" if owner else "the loop goes on")
+        """Log an exception from a user's callback once, with its traceback, and abort `owner`."""
+        text = "callback raised %r; " + ("its handler is closed" if owner else "the loop goes on")
         logger.error(text, error, exc_info=error, extra={"event": "callback_raised"})
         self.tell("raised", owner, error=error)
         if owner is not None:
@@ -202,51 +202,52 @@ class Reactor:
         self.calls.append((callback, args))
 
     def call_soon_threadsafe(self, callback: Callback, *args: object) -> None:
-        """`call_soon`, from any thread. Wakes the loop. Calls run in the order in which they were queued."""
+        """Do what `call_soon` does, from any thread, and wake the loop. Calls run in the order of queueing."""
         self.calls.append((callback, args))
         self._waker.wake()
 
     def snapshot(self) -> Snapshot:
-        """Return what the loop has, changing nothing (`observe.snapshot` makes a table of it)."""
+        """Return what the loop holds (`observe.snapshot` makes a table of it)."""
         live = tuple(timer for _, _, timer in self._heap if timer.callback is not None)
         pending = bool(self._waker.pending)
         return Snapshot(tuple(self.handlers), frozenset(self._suspended), live, tuple(self.calls), pending)
 
     def reopen_after_fork(self, selector: selectors.BaseSelector) -> None:
-        """In a forked child: watch everything through its own selector, as an inherited epoll is the parent's too."""
+        """Watch everything through a new selector. For a forked child, whose epoll instance is the parent's too."""
         self.observer.detach()
         inherited, self._selector, self._select = self._selector, selector, selector.select
         for handler in self.handlers:
             wanted, handler.interest = handler.interest, 0
             self.set_interest(handler, wanted)
-        with contextlib.suppress(OSError):  # a kqueue isn't inherited, and its number is free already (kqueue(2))
+        with contextlib.suppress(OSError):  # kqueue(2): not inherited, so already closed
             inherited.close()
 
     def abandon_after_fork(self) -> None:
-        """In a forked child that has no use for the loop: close its copies of everything, touching nothing shared."""
+        """Close a forked child's copies of everything, and leave what it shares with the parent untouched."""
         self.observer.detach()
         self.closed = True
-        nothing = os.open(os.devnull, os.O_RDWR)  # keeps each number taken, so that a late close can't hit another's
+        # Each number stays in use, so a late close can't close another's descriptor.
+        nothing = os.open(os.devnull, os.O_RDWR)
         for handler in self.handlers:
             handler.closed = True
             os.dup2(nothing, handler.fileno(), inheritable=False)
         os.close(nothing)
         self.handlers.clear()
-        with contextlib.suppress(OSError):  # a kqueue, as above
+        with contextlib.suppress(OSError):  # kqueue(2), as above
             self._selector.close()
         self._waker.abort()
 
     def close(self) -> None:
-        """Abort every handler, tell protocols, restore signals, close the selector. Raise RuntimeError inside `run`."""
+        """Abort all handlers, call protocols, restore signals, close the selector. Raise RuntimeError inside `run`."""
         if self._running:
-            raise RuntimeError("the loop is running: stop() it, and close it when run() has returned")
+            raise RuntimeError("a running loop can't be closed: call stop(), and close() when run() has returned")
         if self.closed:
             return
         self.closed = True
         for handler in tuple(self.handlers):
             if handler is not self._waker:
                 self.guard(handler.abort)
-        self._run_calls()  # the last callback of each protocol: connection_lost
+        self._run_calls()  # among them each protocol's connection_lost
         self.unregister(self._waker)
         self._waker.abort()
         self._selector.close()
@@ -256,5 +257,5 @@ class Reactor:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        """Close the reactor, whatever happened."""
+        """Close the reactor."""
         self.close()

@@ -1,9 +1,9 @@
 """A signal, or another thread, becomes one more readable descriptor.
 
-Law: what must be done is kept in memory; a byte in the socket pair only says "look", so a full pair may lose one. A
-signal is kept once, however often it came (signal(7)). The interpreter's C handler writes the byte (`set_wakeup_fd`);
-our handler is a method of a dict, in C, because a storm of signals would interrupt one in Python again and again, up
-to RecursionError.
+Law: the work is kept in memory, and a byte in the socket pair only wakes the loop, so a full pair may lose bytes. A
+pending signal is kept once, however often it arrives (signal(7)). The interpreter's C handler writes the byte
+(`set_wakeup_fd`). Our handler is a method of a dict, in C: many signals would interrupt a Python function again and
+again, until RecursionError.
 """
 
 import contextlib
@@ -18,7 +18,7 @@ from reactor.sockets.factory import SignalSource, SocketFactory
 
 
 class Waker:
-    """A socket pair: the loop watches one end; other threads write to the other, and so do signals."""
+    """A socket pair: the loop watches one end; threads and signals write to the other."""
 
     __slots__ = (
         "_call_soon", "_callbacks", "_previous", "_previous_fd", "_reader", "_signals", "_writer", "closed", "fileno",
@@ -29,7 +29,7 @@ class Waker:
         self.interest, self.closed = 0, False
         self._signals, self._call_soon = signals, call_soon
         self._callbacks: dict[int, Callable[[], object]] = {}
-        self.pending: dict[int, FrameType | None] = {}  # each signal once, oldest first; the frame is of no use
+        self.pending: dict[int, FrameType | None] = {}  # oldest first; the frame isn't used
         self._previous: dict[int, Any] = {}
         self._previous_fd = -1
         self._reader, self._writer = sockets.socketpair()
@@ -38,12 +38,12 @@ class Waker:
         self._writer.setblocking(False)
 
     def wake(self) -> None:
-        """Make the loop's select return. Safe from any thread; never blocks."""
+        """Make the loop's select return. Any thread may call this; it never blocks."""
         with contextlib.suppress(OSError):  # a full pair already holds a wake-up; a closed one has no reader
             self._writer.send(b"\0")
 
     def add_signal(self, signum: int, callback: Callable[[], object]) -> None:
-        """Call `callback()` on the loop after this signal; bursts count once. Raise ValueError in another thread."""
+        """Call `callback()` on the loop after this signal. Raise ValueError outside the main thread."""
         previous = self._signals.signal(signum, self.pending.setdefault)
         if not self._callbacks:
             self._previous_fd = self._signals.set_wakeup_fd(self._writer.fileno(), warn_on_full_buffer=False)
@@ -51,26 +51,26 @@ class Waker:
         self._callbacks[signum] = callback
 
     def remove_signal(self, signum: int) -> None:
-        """Put back the signal's earlier disposition. Harmless if there was no handler."""
+        """Restore the signal's previous disposition. Does nothing if there is no handler."""
         if self._callbacks.pop(signum, None) is None:
             return
-        previous = self._previous.pop(signum)  # None: it wasn't set from Python, and can't be put back from it
-        if self._signals.getsignal(signum) == self.pending.setdefault:  # else somebody has taken it over meanwhile
+        previous = self._previous.pop(signum)  # None: Python didn't set it and can't restore it
+        if self._signals.getsignal(signum) == self.pending.setdefault:  # else other code has replaced it
             self._signals.signal(signum, signal.SIG_DFL if previous is None else previous)
         self.pending.pop(signum, None)
         if not self._callbacks:
             self._signals.set_wakeup_fd(self._previous_fd)
 
     def on_event(self, mask: int) -> None:
-        """Empty the pair, then look at what is remembered: in this order, or a wake-up could be lost."""
+        """Empty the pair, then queue the callbacks of pending signals. The other order could lose a wake-up."""
         with contextlib.suppress(*WOULD_BLOCK):
             self._reader.recv(WAKE_BYTES_PER_TURN)
         for signum in tuple(self.pending):
             del self.pending[signum]
-            self._call_soon(lambda signum=signum: self._callbacks.get(signum, int)())  # it may be removed before
+            self._call_soon(lambda signum=signum: self._callbacks.get(signum, int)())  # or removed by then
 
     def abort(self, error: Exception | None = None) -> None:
-        """Put the signals back and close both ends. The loop does this last, and has unregistered us."""
+        """Restore the signals and close both ends. The loop calls this last, after `unregister`."""
         self.closed = True
         for signum in tuple(self._callbacks):
             self.remove_signal(signum)

@@ -1,8 +1,8 @@
 """Timers: a heap of (deadline, sequence, timer). Pure: the time comes in as a number.
 
-Law: all due timers are taken out before any of them is called. A timer that a callback sets, even with no delay, waits
-for a later turn, so timers can't starve I/O. Equal deadlines fire in the order in which they were set. Cancelling is
-O(1): the timer is marked, and stays in the heap until it comes up or the marked ones outnumber the live ones.
+Law: all due timers leave the heap before the first one fires. A timer set by a callback, even with no delay, waits for
+a later turn, so timers can't starve I/O. Equal deadlines fire in the order of setting. Cancelling is O(1): a cancelled
+timer stays in the heap until it is due, or until cancelled timers outnumber the live ones.
 """
 
 import heapq
@@ -16,7 +16,7 @@ Arguments = tuple[object, ...]
 
 
 class Timer:
-    """One callback at one time. Made by `Reactor.call_later` and `call_at`."""
+    """One callback at one time. `Reactor.call_later` and `call_at` make it."""
 
     __slots__ = ("_timers", "args", "callback", "deadline_s", "queued")
 
@@ -28,12 +28,12 @@ class Timer:
         self._timers = timers
 
     def cancel(self) -> None:
-        """Make sure that the callback isn't called any more. Harmless when it has been, or twice."""
+        """Don't call the callback. Does nothing if it was called or cancelled before."""
         if self.callback is not None:
             self._timers.cancel(self)
 
     def fire(self) -> None:
-        """Call the callback, unless a timer due at the same time has cancelled it meanwhile."""
+        """Call the callback, unless another timer of the same turn has cancelled it."""
         callback, args = self.callback, self.args
         if callback is not None:
             self.callback, self.args = None, ()
@@ -46,12 +46,12 @@ class Timers:
     __slots__ = ("_sequence", "cancelled", "heap")
 
     def __init__(self) -> None:
-        self.heap: list[tuple[float, int, Timer]] = []  # always this one list: the loop looks at it in every turn
-        self.cancelled = 0  # timers in the heap that are marked
+        self.heap: list[tuple[float, int, Timer]] = []  # never replaced: the loop keeps a reference
+        self.cancelled = 0  # cancelled timers in the heap
         self._sequence = 0
 
     def add(self, deadline_s: float, callback: Callback, args: Arguments = ()) -> Timer:
-        """Set a timer. Raise ValueError for a deadline that is no time (NaN, infinity)."""
+        """Set a timer. Raise ValueError if the deadline is NaN or infinite."""
         if not math.isfinite(deadline_s):
             raise ValueError(f"a timer's deadline must be a finite number of seconds, not {deadline_s!r}")
         timer = Timer(self, deadline_s, callback, args)
@@ -60,7 +60,7 @@ class Timers:
         return timer
 
     def cancel(self, timer: Timer) -> None:
-        """Mark a timer that has its callback still, and let go of everything that it keeps alive."""
+        """Mark a live timer as cancelled and drop its references."""
         timer.callback, timer.args = None, ()
         if timer.queued:
             self.cancelled += 1
@@ -70,7 +70,7 @@ class Timers:
                 self.cancelled = 0
 
     def sleep_s(self, now_s: float) -> float | None:
-        """Return how long to sleep until a live timer is due, a day at the most; None when there is none."""
+        """Return the time until the next live timer is due, at most a day; None if there is no timer."""
         heap = self.heap
         while heap and heap[0][2].callback is None:
             heapq.heappop(heap)
@@ -78,7 +78,7 @@ class Timers:
         return min(max(0.0, heap[0][0] - now_s), LONGEST_SLEEP_S) if heap else None
 
     def pop_due(self, now_s: float) -> list[Timer]:
-        """Take out every timer with a deadline of at most `now_s`, in firing order."""
+        """Remove and return every timer that is due at `now_s`, in firing order."""
         heap, due = self.heap, []
         while heap and heap[0][0] <= now_s:
             timer = heapq.heappop(heap)[2]

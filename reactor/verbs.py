@@ -1,7 +1,7 @@
-"""The four verbs with which a user starts: `listen_tcp`, `connect_tcp`, `open_udp`, `connect_udp`.
+"""The four functions to start with: `listen_tcp`, `connect_tcp`, `open_udp`, `connect_udp`.
 
-Law: whoever makes a socket closes it if the next step fails. All four take numeric addresses, as a name would have to
-be looked up, which blocks (see `sockets.family_of`).
+Law: the function that makes a socket closes it if a later step fails. Addresses are numeric: a name raises ValueError,
+because looking it up would block (`sockets.addresses.family_of`).
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ def listen_tcp(
     backlog: int = BACKLOG,
     limits: Limits = DEFAULT_LIMITS,
 ) -> Listener:
-    """Listen on (host, port), port 0 for any, and call `factory()` for each connection's protocol.
+    """Listen on (host, port), port 0 for any free port. Call `factory()` for each connection's protocol.
 
     Urgent data stays in the stream, keepalive finds dead peers, IPv6 sockets carry IPv6 only (see `bind_tcp`).
-    Raise OSError as bind(2) and listen(2) do, ValueError for a name.
+    Raise OSError as bind(2) and listen(2) do.
     """
     with closed_on_error(bind_tcp(reactor.sockets, address)) as sock:
         sock.listen(backlog)
@@ -49,7 +49,7 @@ def connect_tcp(
     """Connect to (host, port) and give the connection to `protocol`, or call `failed(error)`.
 
     The error is what connect(2) would raise, or ETIMEDOUT after `timeout_s`. `buffer_bytes` caps the kernel's buffers.
-    Raise ValueError for a name or a time-out that is no time, OSError when there is no socket (EMFILE, EAFNOSUPPORT).
+    Raise ValueError for a time-out that isn't finite, OSError if there is no socket (EMFILE, EAFNOSUPPORT).
     """
     with closed_on_error(new_client(reactor.sockets, address, buffer_bytes=buffer_bytes)) as sock:
         connector = Connector(reactor, sock, protocol, failed, timeout_s, limits)
@@ -58,19 +58,18 @@ def connect_tcp(
 
 
 def open_udp(reactor: Reactor, address: Address, protocol: DatagramProtocol) -> Datagram:
-    """Bind a UDP socket to (host, port), port 0 for any. Raise OSError as bind(2) does, ValueError for a name.
+    """Bind a UDP socket to (host, port), port 0 for any free port. Raise OSError as bind(2) does.
 
-    Another socket on the same port is refused (EADDRINUSE): SO_REUSEADDR is never set.
+    A port in use is refused (EADDRINUSE): SO_REUSEADDR is never set.
     """
     with closed_on_error(bind_udp(reactor.sockets, address)) as sock:
         return Datagram(reactor, sock, protocol)
 
 
 def connect_udp(reactor: Reactor, peer: Address, protocol: DatagramProtocol) -> Datagram:
-    """Return a UDP socket that sends to `peer`, hears nobody else, and is told what ICMP says of it (udp(7)).
+    """Return a UDP socket that sends to `peer` and receives only from it. Raise OSError as connect(2) does.
 
-    `send` needs no destination then; "port unreachable" comes as ECONNREFUSED to `error_received`. Raise OSError as
-    connect(2) does (ENETUNREACH), ValueError for a name.
+    `send` needs no destination. ICMP errors reach `error_received`: "port unreachable" as ECONNREFUSED (udp(7)).
     """
     with closed_on_error(bind_udp(reactor.sockets, unspecified(peer))) as sock:
         sock.connect(peer)

@@ -1,9 +1,9 @@
 """`python3 -m tests [arguments for pytest]`: make a virtual environment, install what the tests need, run them.
 
-Needs nothing but Python ≥ 3.11 and a package index. The environment stays in `.venv-tests-3.x` and is used again until
-pyproject.toml asks for something else; delete it to start afresh.
+Needs only Python 3.11 or later and a package index. The environment stays in `.venv-tests-3.x`, and is made anew when
+the extra `test` in pyproject.toml has changed.
 
-The tests run on every core; `-n 0` runs them one after the other.
+The tests run on every core. `-n 0` runs them one after the other.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ import venv
 
 PROJECT = pathlib.Path(__file__).resolve().parent.parent
 OLDEST = (3, 11)
-# The default arguments: a process per core, and each keeps neighbouring tests together, which share fixtures.
+# One process for each core. `worksteal` keeps neighbouring tests, which share fixtures, in one process.
 ON_EVERY_CORE = ("-n", "auto", "--maxprocesses", "8", "--dist", "worksteal")
 
 
 def main(arguments: list[str]) -> int:
-    """Return pytest's exit status, or 2 with one line when the environment can't be made."""
+    """Return pytest's exit status, or 2 after one line on stderr when the environment can't be made."""
     if sys.version_info < OLDEST:
-        return _complain(f"Python {'.'.join(map(str, OLDEST))} or later is needed, this is {sys.version.split()[0]}")
+        return _complain(f"this is Python {sys.version.split()[0]}; run it with {'.'.join(map(str, OLDEST))} or later")
     folder = PROJECT / f".venv-tests-{sys.version_info[0]}.{sys.version_info[1]}"
     python = folder / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
     wanted = "\n".join(requirements())
@@ -32,12 +32,14 @@ def main(arguments: list[str]) -> int:
         try:
             venv.create(folder, clear=True, with_pip=True)
         except (subprocess.CalledProcessError, OSError) as error:
-            return _complain(f"no virtual environment in {folder.name}: {error}; on Debian: apt install python3-venv")
+            return _complain(
+                f"can't make a virtual environment in {folder.name}: {error}; on Debian: apt install python3-venv"
+            )
         command = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *requirements()]
         if subprocess.run(command).returncode:
-            return _complain("pip couldn't install what the tests need; see its message above")
+            return _complain("pip can't install what the tests need; see its message above")
         stamp.write_text(wanted)
-    # The tests start the daemon hundreds of times: what Python has compiled once must be kept.
+    # The tests start the daemon hundreds of times, so compiled bytecode must be kept.
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
     command = [str(python), "-m", "pytest", *ON_EVERY_CORE, *arguments]
     return subprocess.run(command, cwd=PROJECT, env=environment).returncode
@@ -45,7 +47,7 @@ def main(arguments: list[str]) -> int:
 
 def requirements() -> list[str]:
     """Return what pyproject.toml's extra `test` asks for."""
-    import tomllib  # not before the version has been looked at: 3.10 has none
+    import tomllib  # imported after the check of the version, because 3.10 doesn't have it
 
     document = tomllib.loads((PROJECT / "pyproject.toml").read_text())
     found: list[str] = document["project"]["optional-dependencies"]["test"]

@@ -1,28 +1,27 @@
-"""Flood: a minute of abuse from all sides, and one well-behaved client in the midst of it.
+"""Flood: a minute of abuse from all sides, and one well-behaved client that must be served.
 
     python3 -m tests.flood [--seconds 60] [-- MORE OPTIONS OF ECHO7 SERVE]
 
-Starts `echo7 serve` and, in processes of their own, one abuser of each kind, all of them at once, from addresses that
-aren't the well-behaved client's:
+Starts `echo7 serve` and one process for each kind of abuse, all at once. Each abuser has another address than the
+well-behaved client:
 
-    syn         SYN from forged sources, and never another packet          (root only: raw sockets)
-    vanish      connects, sends a little, and is never heard of again
+    syn         SYN from forged sources, and no other packet               (root only: raw sockets)
+    vanish      connects, sends a few bytes, then nothing
     reset       connects and resets at once, as fast as it can
-    slow        writes as much as is taken, and reads a byte now and then
-    garbage     connects, sends random bytes, some urgent, and half-closes or goes
-    empty       datagrams of no bytes
-    loud        datagrams of random bytes and sizes, answers unread
+    slow        writes as much as the kernel takes, and reads a byte now and then
+    garbage     connects, sends random bytes, some of them urgent, and half-closes or closes
+    empty       empty datagrams
+    loud        datagrams of random sizes; reads no answer
     forged      datagrams from a million forged sources                    (root only: raw sockets)
 
-As root all of it happens in a network namespace of its own, in which forged packets have nowhere to go; else on
+As root, everything happens in a new network namespace, which forged packets can't leave. Without root, it happens on
 loopback, without the two. The well-behaved client sends 64 bytes twenty times a second over one connection, connects
 anew each second, and sends a datagram beside each ping.
 
 Violations, each of which makes the exit status 1: an error, a wrong byte or ten silent seconds of the well-behaved
 client; a datagram that isn't answered within a second when the flood is over, or one lost of the hundred after that;
-memory or descriptors beyond what the limits allow; a line of level `error`; an exit status other than 0. The times of
-its pings and the number of its lost datagrams are reported, and are no violation: all clients share the kernel's
-buffers.
+memory or descriptors beyond what the limits allow; a log line of level `error`; an exit status other than 0. Round-trip
+times and lost datagrams are reported, and are no violation: all clients share the kernel's buffers.
 """
 
 from __future__ import annotations
@@ -63,7 +62,7 @@ ROOT_KINDS = ("syn", "forged")
 
 
 def abuser(function: Callable[[str, int, float], None]) -> Callable[[str, int, float], None]:
-    """List an abuser under its name. It is given its own address, the server's port, and when to end."""
+    """Register an abuser under its name. It gets its own address, the server's port, and the time of its end."""
     KINDS[function.__name__] = function
     return function
 
@@ -85,7 +84,7 @@ def connected(source: str, port: int) -> socket.socket:
 
 @contextlib.contextmanager
 def whatever_happens() -> Iterator[None]:
-    """Ignore an abuser's errors, and wait a moment, so that it doesn't spin."""
+    """Ignore an abuser's errors, and pause a moment so that it doesn't spin."""
     try:
         yield
     except OSError:
@@ -93,7 +92,7 @@ def whatever_happens() -> Iterator[None]:
 
 
 def tcp_syn(source: str, port: int, source_port: int) -> bytes:
-    """Return a TCP SYN in an IPv4 packet (RFC 9293 §3.1, RFC 791)."""
+    """Return an IPv4 packet with a TCP SYN (RFC 9293 §3.1, RFC 791)."""
     addresses = socket.inet_aton(source) + socket.inet_aton(HERE)
     segment = struct.pack("!HHIIBBHHH", source_port, port, random.getrandbits(32), 0, 0x50, 0x02, 65_535, 0, 0)
     words = struct.unpack("!16H", addresses + struct.pack("!HH", socket.IPPROTO_TCP, len(segment)) + segment)
@@ -204,7 +203,7 @@ def loud(source: str, port: int, ends_s: float) -> None:
 
 @dataclass
 class Report:
-    """What has come of it."""
+    """The result."""
 
     pings_s: list[float] = field(default_factory=list)
     calls: int = 0
@@ -220,7 +219,7 @@ class Report:
     violations: list[str] = field(default_factory=list)
 
     def percentile_ms(self, percent: float) -> float:
-        """Return how long at the most so many percent of the pings took."""
+        """Return the longest round trip of the quickest `percent` of the pings."""
         ordered = sorted(self.pings_s) or [0.0]
         return ordered[min(len(ordered) - 1, int(len(ordered) * percent / 100))] * 1e3
 
@@ -243,7 +242,7 @@ class Report:
 
 
 class Honest:
-    """Twenty pings a second, over TCP and UDP."""
+    """The well-behaved client: twenty pings a second, over TCP and UDP."""
 
     def __init__(self, port: int, report: Report) -> None:
         self._port, self._report = port, report
@@ -253,10 +252,10 @@ class Honest:
         self._udp.connect((HERE, port))
 
     def ping(self) -> None:
-        """One of each."""
+        """Ping over TCP, and over UDP."""
         report = self._report
         data = random.randbytes(PING_BYTES)
-        self._tell_datagram(data)
+        self._send_datagram(data)
         try:
             if self._tcp is None or len(report.pings_s) % PINGS_PER_CALL == 0:
                 self._call()
@@ -267,11 +266,11 @@ class Honest:
             while len(received) < PING_BYTES:
                 piece = self._tcp.recv(PING_BYTES)
                 if not piece:
-                    raise ConnectionError("an unexpected end")
+                    raise ConnectionError("the server ended the connection")
                 received += piece
             report.pings_s.append(time.monotonic() - began_s)
             if received != data:
-                raise ValueError("other bytes came back")
+                raise ValueError("the echo differs from what was sent")
         except (OSError, ValueError) as error:
             report.violations.append(f"the well-behaved client: {error!r} after {len(report.pings_s)} pings")
             self._tcp = None
@@ -283,13 +282,13 @@ class Honest:
         self._tcp = socket.create_connection((HERE, self._port), PATIENCE_S, (HONEST, 0))
         self._report.calls += 1
 
-    def _tell_datagram(self, data: bytes) -> None:
+    def _send_datagram(self, data: bytes) -> None:
         self._report.datagrams += 1
         with contextlib.suppress(OSError):
             self._udp.send(data)
 
     def _is_answered(self, data: bytes, patience_s: float) -> bool:
-        """Tell whether a datagram has come back; earlier ones that come late are thrown away."""
+        """Tell whether a datagram has come back. Late answers to earlier ones are ignored."""
         ends_s = time.monotonic() + patience_s
         while True:
             self._udp.settimeout(max(0.002, ends_s - time.monotonic()))
@@ -301,17 +300,17 @@ class Honest:
                     return False
 
     def look_at_the_end(self) -> None:
-        """UDP is back at once, and loses nothing any more."""
+        """Check that UDP is served again at once, and loses nothing."""
         report, began_s = self._report, time.monotonic()
         while not self._ping_over_udp(PING_INTERVAL_S):
             if time.monotonic() > began_s + 10 * RECOVERY_S:
                 break
         report.recovery_s = time.monotonic() - began_s
         if report.recovery_s > RECOVERY_S:
-            report.violations.append(f"UDP needed {report.recovery_s:.1f} s to come back")
+            report.violations.append(f"UDP was answered again only after {report.recovery_s:.1f} s")
         report.lost_afterwards = sum(not self._ping_over_udp(RECOVERY_S) for _ in range(FAREWELL_PINGS))
         if report.lost_afterwards:
-            report.violations.append(f"{report.lost_afterwards} datagrams were lost when the flood was over")
+            report.violations.append(f"{report.lost_afterwards} datagrams were lost after the flood")
 
     def _ping_over_udp(self, patience_s: float) -> bool:
         data = random.randbytes(PING_BYTES)
@@ -320,17 +319,17 @@ class Honest:
         return self._is_answered(data, patience_s)
 
     def close(self) -> None:
-        """Go."""
+        """Close both sockets."""
         self._udp.close()
         if self._tcp is not None:
             self._tcp.close()
 
 
-# ---------------------------------------------------------------- all of them together
+# ---------------------------------------------------------------- the flood
 
 
 def flood(seconds: float, forging: bool, serve: Sequence[str] = SERVE, options: Sequence[str] = ()) -> Report:
-    """Run it in this thread's network namespace, and return what has come of it."""
+    """Run the flood in this thread's network namespace, and return the report."""
     report = Report()
     with Daemon(serve, [*OPTIONS, *options]) as daemon:
         port = daemon.addresses("tcp")[0][1]
@@ -356,8 +355,8 @@ def flood(seconds: float, forging: bool, serve: Sequence[str] = SERVE, options: 
 
 
 def start_abusers(port: int, ends_s: float, forging: bool) -> list[multiprocessing.context.SpawnProcess]:
-    """Start one process for each kind that this user may be."""
-    context = multiprocessing.get_context("spawn")  # from the thread that asks, and so in its namespace
+    """Start one process for each kind of abuse that this user may send."""
+    context = multiprocessing.get_context("spawn")  # starts from this thread, so in its namespace
     found = []
     for number, (name, function) in enumerate(KINDS.items()):
         if name in ROOT_KINDS and not forging:
@@ -369,27 +368,27 @@ def start_abusers(port: int, ends_s: float, forging: bool) -> list[multiprocessi
 
 
 def judge(report: Report, status: int | None, daemon: Daemon) -> None:
-    """Look at what the flood has left."""
+    """Add the violations that show only at the end."""
     report.last_line = daemon.lines[-1]
     bound_bytes = report.before_bytes + CONNECTIONS_LIMIT * CONNECTION_BYTES + SLOTS_BYTES + TABLES_BYTES + GRAIN_BYTES
     if report.most_bytes > bound_bytes:
-        report.violations.append(f"{report.most_bytes} bytes resident, {bound_bytes} are allowed")
+        report.violations.append(f"{report.most_bytes} resident bytes; at most {bound_bytes} are allowed")
     if report.most_descriptors > CONNECTIONS_LIMIT + OWN_DESCRIPTORS + 2 * PIPES:
-        report.violations.append(f"{report.most_descriptors} descriptors")
+        report.violations.append(f"{report.most_descriptors} open descriptors, more than the limits allow")
     if status != 0:
         report.violations.append(f"exit status {status}")
     report.violations += [f"logged: {line}" for line in daemon.lines if line["level"] == "error"]
 
 
 def in_own_namespace(body: Callable[[bool], Report]) -> Report:
-    """Run `body(True)` in a network namespace where packets may be forged, `body(False)` where there is none for us."""
+    """Run `body(True)` in a new network namespace, where packets may be forged; else `body(False)`."""
     box: list[Report] = []
 
     def run() -> None:
         forging = False
         with contextlib.suppress(pytest.skip.Exception):
             new_network_namespace()
-            run_ip(["route add 10.0.0.0/8 dev lo"])  # answers to forged sources leave, and get nowhere
+            run_ip(["route add 10.0.0.0/8 dev lo"])  # answers to forged sources go nowhere
             forging = True
         box.append(body(forging))
 
@@ -401,7 +400,9 @@ def in_own_namespace(body: Callable[[bool], Report]) -> Report:
 
 def main(arguments: Sequence[str]) -> int:
     """Run the command; return the exit status."""
-    parser = argparse.ArgumentParser(prog="python3 -m tests.flood", description="Abuse from all sides, for a while.")
+    parser = argparse.ArgumentParser(
+        prog="python3 -m tests.flood", description="abuse from all sides, beside one well-behaved client"
+    )
     parser.add_argument("--seconds", type=float, default=60.0, help="how long (default: %(default)g)")
     parser.add_argument("options", nargs="*", metavar="OPTION", help="more options of `echo7 serve`, after --")
     options = parser.parse_args(arguments)

@@ -1,12 +1,12 @@
 """`python3 -m tests.mutation [MODULE…]`: do the tests of a module notice when its code is changed?
 
-Needs the extras `test` and `mutation`. Run by hand, for minutes, on POSIX; no part of the suite. What was found is in
-MUTATION.md. Each MODULE is a name such as `buffer`; without one, all are tried. Cosmic Ray's operators and the two of
-this file change one place of a copy of the project at a time; the tests of that module must fail, or hang, with the
-change in place. The exit status is 1 when they let through more than one change in twenty.
+Needs the extras `test` and `mutation`, and POSIX. It takes minutes and is run by hand; EVIDENCE.md has the results.
+Each MODULE is a name such as `buffer`; without one, all are tried. Cosmic Ray's operators and the two of this file
+change one place at a time in a copy of the project. With the change, the tests of that module must fail or hang. The
+exit status is 1 when more than one change in twenty survives.
 
-These changes say nothing about behaviour and aren't made: of annotations and names of types, of `__slots__`, of texts
-(docstrings, log messages), and of `is` into `==` and the like, as only None and members of enums are compared by it.
+Changes that don't alter behaviour aren't made: of annotations, names of types, `__slots__` and texts, and of `is` into
+`==` and the like, because only None and enum members are compared with `is`.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ TESTS = {  # module → its tests, quickest first
     "reactor/connection.py": "tests/reactor/test_connection.py",
 }
 LEAST_KILLED = 0.95
-USELESS = ("VariableReplacer", "VariableInserter")  # these must be told which variables
+USELESS = ("VariableReplacer", "VariableInserter")  # these need the names of variables
 NOT_COPIED = shutil.ignore_patterns(".*", "__pycache__", "*.egg-info", "build", "dist")
 
 Span = tuple[tuple[int, int], tuple[int, int]]  # from (line, column) to (line, column)
@@ -54,7 +54,7 @@ class Mutant:
 
 @dataclasses.dataclass
 class Result:
-    """What became of a module's mutants."""
+    """How many mutants of a module were killed, and which survived."""
 
     module: str
     count: int = 0
@@ -70,7 +70,7 @@ class Result:
 
 
 class RemoveStatement:
-    """Leaves out a statement of a function: Cosmic Ray has no operator for what matters most where order does."""
+    """Leaves out a statement of a function. Cosmic Ray has no operator for that."""
 
     KINDS = ("expr_stmt", "atom_expr", "del_stmt", "raise_stmt", "return_stmt", "keyword")
 
@@ -88,7 +88,7 @@ class RemoveStatement:
 
 
 class NegateCondition:
-    """Turns a condition round where Cosmic Ray's AddNot doesn't look: beside `and`, `or` and `not`."""
+    """Negates a condition beside `and`, `or` and `not`, which Cosmic Ray's AddNot leaves out."""
 
     def mutation_positions(self, node: Any) -> Iterator[Span]:
         parent = node.parent
@@ -111,7 +111,7 @@ def main(arguments: Sequence[str]) -> int:
     modules = {pathlib.PurePath(module).stem: module for module in TESTS}
     unknown = [name for name in arguments if name not in modules]
     if unknown:
-        return _complain(f"no module {unknown[0]!r} here; there are {', '.join(modules)}")
+        return _complain(f"no module is called {unknown[0]!r}; choose from {', '.join(modules)}")
     missing = [name for name in ("cosmic_ray", "pytest", "hypothesis") if importlib.util.find_spec(name) is None]
     if missing:
         return _complain(f"{missing[0]} is missing: pip install -e '.[test,mutation]'")
@@ -127,14 +127,14 @@ def try_module(copy: pathlib.Path, module: str) -> Result:
     """Run the module's tests once per mutant."""
     path, tests = copy / module, TESTS[module]
     original = path.read_text()
-    passes(copy, tests, 600.0)  # leaves bytecode, which makes the others quicker
+    passes(copy, tests, 600.0)  # compiles the bytecode, so that the measured run is quick
     started_s = time.monotonic()
     if not passes(copy, tests, 600.0):
-        raise SystemExit(f"mutation: {tests} fails without any change")
+        raise SystemExit(f"mutation: {tests} fails without a change; mend it first")
     timeout_s = 4 * (time.monotonic() - started_s) + 3
     result = Result(module)
     found = list(mutants(original))
-    sys.dont_write_bytecode = True  # else one mutant may be taken for another of the same size and second
+    sys.dont_write_bytecode = True  # bytecode of another mutant with the same size and time could be used instead
     try:
         for mutant in found:
             path.write_text(mutant.code)
@@ -152,7 +152,7 @@ def try_module(copy: pathlib.Path, module: str) -> Result:
 
 
 def passes(copy: pathlib.Path, tests: str, timeout_s: float) -> bool:
-    """Tell whether the tests pass in time, in a process of their own that has pytest and Hypothesis in memory."""
+    """Tell whether the tests pass in time, in a forked process that has pytest and Hypothesis in memory."""
     for name in ("pytest", "hypothesis.stateful", "_hypothesis_pytestplugin"):
         import_module(name)
     process = multiprocessing.get_context("fork").Process(target=run_tests, args=(copy, tests))
@@ -160,27 +160,27 @@ def passes(copy: pathlib.Path, tests: str, timeout_s: float) -> bool:
     assert process.ident is not None
     process.join(timeout_s)
     if process.exitcode is None:
-        os.killpg(process.ident, signal.SIGKILL)  # with whatever the tests have started
+        os.killpg(process.ident, signal.SIGKILL)  # and every process that the tests started
         process.join()
     return process.exitcode == 0
 
 
 def run_tests(copy: pathlib.Path, tests: str) -> None:
-    """Run them here, and end."""
+    """Run the tests in this process, and exit."""
     os.setsid()
     silence = os.open(os.devnull, os.O_RDWR)
     for descriptor in (0, 1, 2):
         os.dup2(silence, descriptor)
     os.chdir(copy)
     sys.path[0] = str(copy)
-    sys.modules.pop("tests")  # the project's, where the copy's is wanted
+    sys.modules.pop("tests")  # the project's own; the copy's is wanted
     os.environ["HYPOTHESIS_PROFILE"] = "mutation"
     quiet = ["-q", "-p", "no:cacheprovider", "-W", "ignore::pytest.PytestAssertRewriteWarning"]
     os._exit(import_module("pytest").main(["-x", *quiet, tests]))
 
 
 def mutants(source: str) -> Iterator[Mutant]:
-    """Make every change that means something, once."""
+    """Yield every change that alters the syntax tree, once."""
     nodes = list(import_module("cosmic_ray.ast").ast_nodes(import_module("cosmic_ray.ast").get_ast(source)))
     mutate_code = import_module("cosmic_ray.mutating").mutate_code
     left_out = list(meaningless(source))
@@ -201,7 +201,7 @@ def mutants(source: str) -> Iterator[Mutant]:
 
 
 def operators() -> Iterator[Any]:
-    """Cosmic Ray's, and ours."""
+    """Yield Cosmic Ray's operators, and the two of this file."""
     plugins = import_module("cosmic_ray.plugins")
     for name in plugins.operator_names():
         if is_useful(name.removeprefix("core/")):
@@ -211,7 +211,7 @@ def operators() -> Iterator[Any]:
 
 
 def is_useful(name: str) -> bool:
-    """`is` is turned into `is not` alone, and no other comparison into these: numbers aren't compared by identity."""
+    """Tell whether an operator is used. `is` becomes only `is not`, and no other comparison becomes these."""
     kind, _, change = name.partition("_")
     before, _, after = change.partition("_")
     if kind == "ReplaceComparisonOperator":
@@ -220,7 +220,7 @@ def is_useful(name: str) -> bool:
 
 
 def meaningless(source: str) -> Iterator[Span]:
-    """Where a change would say nothing about behaviour."""
+    """Yield the spans where a change doesn't alter behaviour."""
     for node in ast.walk(ast.parse(source)):
         parts: list[ast.expr | None] = []
         if isinstance(node, ast.FunctionDef):
@@ -241,7 +241,7 @@ def is_slots(node: ast.Assign) -> bool:
 
 
 def is_name_of_a_type(node: ast.Assign) -> bool:
-    """`Bytes = bytes | bytearray`, `Callback = Callable[..., object]`."""
+    """Tell whether this names a type, such as `Bytes = bytes | bytearray`, `Callback = Callable[..., object]`."""
     return node.col_offset == 0 and isinstance(node.value, ast.BinOp | ast.Subscript)
 
 
@@ -252,7 +252,7 @@ def all_arguments(function: ast.FunctionDef) -> Iterable[ast.arg]:
 
 
 def difference(before: str, after: str) -> list[str]:
-    """The changed lines alone."""
+    """Return only the changed lines."""
     lines = difflib.unified_diff(before.splitlines(), after.splitlines(), n=0, lineterm="")
     return [line for line in lines if not line.startswith(("---", "+++", "@@"))]
 

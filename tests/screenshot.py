@@ -1,6 +1,6 @@
-"""`python -m tests.screenshot`: take the picture of the player that the READMEs show, with the system's Chromium.
+"""`python -m tests.screenshot`: take the picture of the player for the READMEs, with the system's Chromium.
 
-It is the moment after send has taken three of ten bytes.
+It shows the moment after `send` has taken three of ten bytes.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def take(picture: pathlib.Path) -> None:
 
 
 def main() -> int:
-    """Take it; return the exit status."""
+    """Take the picture; return the exit status."""
     try:
         take(PICTURE)
     except pytest.skip.Exception as missing:

@@ -1,23 +1,23 @@
-"""Soak: the real daemon under mixed load for minutes, and what is left of it afterwards.
+"""Soak: the real daemon under mixed load for minutes, every byte compared, memory and descriptors watched.
 
     python3 -m tests.soak [--minutes 10] [--connections 50] [--seed N]
 
-Starts `echo7 serve` and keeps so many clients busy at once, each in a role of its own: talkers (random bytes of random
-sizes, half-close, FIN), breakers (the same, ended by RST at a random moment), slow readers, idlers, and hoarders (they
-write and don't read until the end). Some of what they send is urgent. Beside them, UDP datagrams of 0 to 65,507 bytes,
-and SIGUSR1. Each byte that comes back is compared.
+Starts `echo7 serve` and keeps N clients busy at once, each in a role: talkers (random bytes of random sizes,
+half-close, FIN), breakers (the same, ended by RST at a random moment), slow readers, idlers, and hoarders (they write,
+and read only at the end). Some bytes are urgent. UDP clients send datagrams of 0 to 65,507 bytes. SIGUSR1 comes now and
+then. Each byte that comes back is compared.
 
 Violations, each of which makes the exit status 1:
 
-- a byte that is wrong, missing, too much or too soon; a datagram changed or answered twice; a client refused or reset;
-- memory: resident at the end more than the allowance above what it was at 10 % of the time. By promise each client may
-  have 131,072 bytes in the process at one moment and none at another; 1 MiB is the allocator's grain. What grows with
-  the number of calls (50 clients make 150,000 in ten minutes) doesn't fit into that: 60 bytes for each would show;
-- descriptors not back at their first number once all clients have gone; a line of level `error`; more bytes sent than
-  received, by the daemon's own count; an exit status other than 0 on SIGTERM.
+- a byte that is wrong, missing, extra or too early; a datagram changed or answered twice; a client refused or reset;
+- memory: more resident bytes at the end than at 10 % of the time, plus an allowance. Each client may hold 131,072 bytes
+  in the process at one moment and none at another; the allocator may keep 1 MiB. A leak for each connection doesn't fit
+  into that: 50 clients make 150,000 connections in ten minutes, so 60 bytes for each would show;
+- more descriptors than at the start when all clients have left; a log line of level `error`; more bytes sent than
+  received, by the daemon's own counters; an exit status other than 0 on SIGTERM.
 
-Datagrams may be lost: that is counted, and is no violation. Standard library only; Linux only (proc(5)). The load runs
-on a loop of its own, so that nothing under test is used to test it.
+Lost datagrams are counted, and are no violation. Standard library only; Linux only (proc(5)). The load has its own
+loop, so that the code under test doesn't test itself.
 """
 
 from __future__ import annotations
@@ -47,18 +47,18 @@ from typing import Any
 PROJECT = pathlib.Path(__file__).resolve().parent.parent
 SERVE = (sys.executable, "-m", "echo7")
 READ, WRITE = selectors.EVENT_READ, selectors.EVENT_WRITE
-DESCRIPTORS_PATIENCE_S = 6.0  # no connection outlasts its client by more than `Limits.linger_timeout_s`, 5 s
-PATIENCE_S = 60.0  # how long a client may go without progress, and how long the last ones may take
+DESCRIPTORS_PATIENCE_S = 6.0  # a connection ends at most `Limits.linger_timeout_s`, 5 s, after its client
+PATIENCE_S = 60.0  # how long a client may wait without progress, and how long the last clients may take
 END_PATIENCE_S = 20.0  # SIGTERM to exit: the daemon's drain timeout is 5 s
 RESET_ON_CLOSE = b"\x01\x00\x00\x00\x00\x00\x00\x00"  # struct linger, socket(7)
 LOOK_AT_MOST_EVERY_S = 2.0
-WARM_UP = 0.1  # of the time
-BOUND_BYTES = 131_072  # the promise: what one connection may hold in the process
+WARM_UP = 0.1  # this share of the time
+BOUND_BYTES = 131_072  # what one connection may hold in the process
 GRAIN_BYTES = 1 << 20
-MOST_STREAM_BYTES = 24 << 20  # more than the kernel holds for a hoarder, so that the daemon has to hold its share too
+MOST_STREAM_BYTES = 24 << 20  # more than the kernel buffers, so that the daemon's buffer fills too
 MOST_DATAGRAM_BYTES = 65_507
-BURST_BYTES = 80_000  # so that a burst fits into the kernel's buffers, as a rule
-URGENT_SHARE = 0.1  # of the sends of a client that sends urgent bytes at all
+BURST_BYTES = 80_000  # so that a burst usually fits into the kernel's buffers
+URGENT_SHARE = 0.1  # of the sends of a client that sends urgent bytes
 VIOLATIONS_SHOWN = 20
 
 
@@ -66,11 +66,11 @@ VIOLATIONS_SHOWN = 20
 
 
 class Daemon:
-    """`echo7 serve` on free ports of this machine, seen through its log and /proc."""
+    """`echo7 serve` on free ports, observed through its log and /proc."""
 
     def __init__(self, serve: Sequence[str], options: Sequence[str] = ()) -> None:
         command = [*serve, "serve", "--port", "0", "--log-format", "json", *options]
-        self.process = subprocess.Popen(  # in a session of its own, so that ^C is ours alone
+        self.process = subprocess.Popen(  # in its own session, so that ^C reaches only the soak
             command, cwd=PROJECT, stderr=subprocess.PIPE, text=True, start_new_session=True
         )
         self.lines: list[dict[str, Any]] = []
@@ -91,7 +91,7 @@ class Daemon:
         self.process.stderr.close()
 
     def addresses(self, transport: str) -> list[tuple[str, int]]:
-        """Return what is being served over "tcp" or "udp"."""
+        """Return the addresses served over "tcp" or "udp"."""
         told = (line for line in self.lines if line["event"] == "listening" and line["transport"] == transport)
         return [(line["address"], line["port"]) for line in told]
 
@@ -112,32 +112,34 @@ class Daemon:
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK") if fields else 0.0
 
     def finish(self) -> int | None:
-        """Send SIGTERM; return the exit status, or None when it doesn't end."""
+        """Send SIGTERM; return the exit status, or None if the daemon doesn't end."""
         self.process.send_signal(signal.SIGTERM)
         try:
             status = self.process.wait(END_PATIENCE_S)
         except subprocess.TimeoutExpired:
             return None
-        self._reader.join()  # so that its last lines are there
+        self._reader.join()  # for the last log lines
         return status
 
     def _read(self, name: str) -> str:
-        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it has died, which is a violation of its own
+        with contextlib.suppress(
+            FileNotFoundError, ProcessLookupError
+        ):  # the daemon has died, which its exit status shows
             return (self._proc / name).read_text()
         return ""
 
     def _is_ready(self) -> bool:
-        """One line for each TCP socket comes first, then one for each UDP socket, of which there are as many."""
+        """Tell whether all sockets are logged: first each TCP socket, then as many UDP sockets."""
         return bool(self.addresses("tcp")) and len(self.addresses("tcp")) == len(self.addresses("udp"))
 
     def _read_line(self) -> bool:
         assert self.process.stderr is not None
         text = self.process.stderr.readline()
         if text:
-            with contextlib.suppress(ValueError):  # a traceback is no JSON, and shows in the exit status
+            with contextlib.suppress(ValueError):  # a traceback isn't JSON; the exit status shows it
                 self.lines.append(json.loads(text))
         elif not self._is_ready():
-            raise RuntimeError(f"the daemon ended ({self.process.wait()}); it said {self.lines}")
+            raise RuntimeError(f"the daemon exited with {self.process.wait()} before it served; its log: {self.lines}")
         return bool(text)
 
     def _read_to_end(self) -> None:
@@ -145,7 +147,7 @@ class Daemon:
             pass
 
 
-# ---------------------------------------------------------------- what is found
+# ---------------------------------------------------------------- the findings
 
 
 @dataclass
@@ -158,7 +160,7 @@ class Sample:
 
 @dataclass
 class Tally:
-    """What has been done and found so far."""
+    """What was done and found so far."""
 
     connections: int = 0
     echoed_bytes: int = 0
@@ -189,7 +191,7 @@ class Tally:
 
 
 class Loop:
-    """Sockets and timers: as much of a loop as the load needs. Shares no line with the reactor under test."""
+    """A minimal loop of sockets and timers. It shares no code with the reactor under test."""
 
     def __init__(self) -> None:
         self.selector = selectors.DefaultSelector()
@@ -197,12 +199,12 @@ class Loop:
         self._timers_made = 0
 
     def later(self, delay_s: float, callback: Callable[[], object]) -> None:
-        """Call `callback()` once, that much later."""
+        """Call `callback()` once, after this delay."""
         self._timers_made += 1
         heapq.heappush(self._timers, (time.monotonic() + delay_s, self._timers_made, callback))
 
     def turn(self) -> None:
-        """Wait for sockets or the next timer (not for long), then serve both."""
+        """Wait up to 0.1 s for a socket or a timer, then serve both."""
         wait_s = min(0.1, max(0.0, self._timers[0][0] - time.monotonic())) if self._timers else 0.1
         for key, mask in self.selector.select(wait_s):
             key.data(mask)
@@ -212,7 +214,7 @@ class Loop:
 
 
 class Watched:
-    """A non-blocking socket on the loop; its `on_event` is called while it isn't closed."""
+    """A non-blocking socket on the loop. `on_event` is called until it is closed."""
 
     def __init__(self, loop: Loop, sock: socket.socket) -> None:
         sock.setblocking(False)
@@ -221,7 +223,7 @@ class Watched:
         self._interest = 0
 
     def watch(self, interest: int) -> None:
-        """Say what to wait for; 0 is nothing."""
+        """Set the interest; 0 is no interest."""
         before, self._interest = self._interest, interest
         if before and not interest:
             self.loop.selector.unregister(self.sock)
@@ -231,7 +233,7 @@ class Watched:
             self.loop.selector.modify(self.sock, interest, self._on_event)
 
     def close(self) -> None:
-        """Close; no event comes after this."""
+        """Close. No event comes afterwards."""
         if not self.closed:
             self.closed = True
             self.watch(0)
@@ -251,7 +253,7 @@ class Watched:
 
 @dataclass
 class Plan:
-    """What one client is going to do."""
+    """What one client does."""
 
     role: str
     size_bytes: int
@@ -266,35 +268,35 @@ class Plan:
 
 
 def any_size(rng: random.Random, most_bytes: int) -> int:
-    """Return a size from 0 up, each order of magnitude as likely as the next."""
+    """Return a size, with each order of magnitude equally likely."""
     return int(most_bytes ** rng.random()) - rng.randrange(2)
 
 
 def talker(rng: random.Random) -> Plan:
-    """Make one that sends, half-closes, and reads to the end."""
+    """Plan a client that sends, half-closes, and reads to the end."""
     size_bytes = any_size(rng, 1 << 20)
-    piece_bytes = size_bytes // 500 + 1 + any_size(rng, 1 << 17)  # a million sends of a byte each would take too long
+    piece_bytes = size_bytes // 500 + 1 + any_size(rng, 1 << 17)  # a million sends of one byte would take too long
     return Plan("talker", size_bytes, piece_bytes, urgent=rng.random() < 0.1)
 
 
 def breaker(rng: random.Random) -> Plan:
-    """Make one that resets the connection at a random moment, from the first to the last."""
+    """Plan a client that resets the connection at any moment."""
     size_bytes = any_size(rng, 1 << 20)
     return Plan("breaker", size_bytes, reset_at_bytes=rng.randrange(2 * size_bytes + 1), urgent=rng.random() < 0.1)
 
 
 def slow_reader(rng: random.Random) -> Plan:
-    """Make one that reads slowly: its answers pile up, first in the kernel, then in the daemon."""
+    """Plan a client that reads slowly, so that output piles up in the kernel, then in the daemon."""
     return Plan("slow reader", any_size(rng, 1 << 20), read_bytes=8192, read_pause_s=0.01, receive_buffer_bytes=16_384)
 
 
 def idler(rng: random.Random) -> Plan:
-    """Make one that says nothing for long."""
+    """Plan a client that is silent for a long time."""
     return Plan("idler", any_size(rng, 4096), starts_after_s=rng.uniform(0, 30))
 
 
 def hoarder(rng: random.Random) -> Plan:
-    """Make one that writes as much as goes in, and reads nothing until later."""
+    """Plan a client that writes until the kernel takes no more, and reads later."""
     return Plan("hoarder", MOST_STREAM_BYTES, reads_after_s=rng.uniform(0, 30), receive_buffer_bytes=65_536)
 
 
@@ -302,7 +304,7 @@ ROLES = (talker, breaker, slow_reader, idler, talker, hoarder, talker, breaker, 
 
 
 class Client(Watched):
-    """One TCP connection that carries out a plan, and compares what comes back. `done` is called at its end."""
+    """One TCP client that carries out a plan, and compares what comes back. `done` is called at its end."""
 
     def __init__(self, soak: Soak, plan: Plan, address: tuple[str, int], done: Callable[[Client], None]) -> None:
         super().__init__(soak.loop, socket.socket(socket.AF_INET6 if ":" in address[0] else socket.AF_INET))
@@ -322,13 +324,13 @@ class Client(Watched):
         self.loop.later(PATIENCE_S, self._check_progress)
 
     def hurry(self) -> None:
-        """Time is over: do the rest at once."""
+        """Do the rest of the plan at once: the time is over."""
         self._plan.read_pause_s = 0.0
         self._start_sending()
         self._start_reading()
 
     def on_event(self, mask: int) -> None:
-        """Connect, then move what can be moved."""
+        """Connect, then send and receive."""
         try:
             if not self._connected:
                 self._on_connected()
@@ -353,10 +355,10 @@ class Client(Watched):
         self.loop.later(self._plan.reads_after_s, self._start_reading)
 
     def _connect_failed(self, code: int) -> None:
-        if code == errno.EADDRNOTAVAIL:  # the machine's ports are used up for a while: ours to wait
+        if code == errno.EADDRNOTAVAIL:  # the machine's ports are used up for a while
             self._finish()
         else:
-            self._violate(f"couldn't connect: {os.strerror(code)}")
+            self._violate(f"can't connect: {os.strerror(code)}")
 
     def _send(self) -> None:
         if not self._may_send or self._fin_sent:
@@ -402,7 +404,7 @@ class Client(Watched):
         self._go_on()
 
     def _go_on(self) -> None:
-        """Reset if it is time, else wait for what comes next."""
+        """Reset if that is due, else set the interest."""
         if self.closed:
             return
         if self._connected and self._is_reset_due():
@@ -436,13 +438,13 @@ class Client(Watched):
         self.loop.later(0.0, lambda: self._done(self))
 
 
-# ---------------------------------------------------------------- UDP askers
+# ---------------------------------------------------------------- UDP clients
 
 
-class Asker(Watched):
-    """One UDP client that sends a number of bursts and waits for each. An answer must be one that is awaited."""
+class UdpClient(Watched):
+    """One UDP client that sends bursts, and compares each answer with the datagrams sent."""
 
-    def __init__(self, soak: Soak, address: tuple[str, int], done: Callable[[Asker], None]) -> None:
+    def __init__(self, soak: Soak, address: tuple[str, int], done: Callable[[UdpClient], None]) -> None:
         family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
         super().__init__(soak.loop, socket.socket(family, socket.SOCK_DGRAM))
         self._soak, self._done = soak, done
@@ -454,7 +456,7 @@ class Asker(Watched):
         self._next_burst()
 
     def on_event(self, mask: int) -> None:
-        """Compare what has come."""
+        """Compare the answers."""
         with contextlib.suppress(BlockingIOError, InterruptedError):
             while True:
                 try:
@@ -473,9 +475,9 @@ class Asker(Watched):
         self._soak.tally.echoed_bytes += len(data)
 
     def _next_burst(self) -> None:
-        self._awaited = +self._awaited  # what has been answered is awaited no more
+        self._awaited = +self._awaited  # keep only the unanswered ones
         if self._soak.over or not self._bursts_left:
-            self.loop.later(0.0 if not self._awaited else 1.0, self._finish)  # the last answers may be under way
+            self.loop.later(0.0 if not self._awaited else 1.0, self._finish)  # the last answers may be in flight
             return
         self._bursts_left -= 1
         left_bytes = self._soak.rng.randint(1, BURST_BYTES)
@@ -502,11 +504,11 @@ class Asker(Watched):
         self._done(self)
 
 
-# ---------------------------------------------------------------- the whole
+# ---------------------------------------------------------------- the soak
 
 
 class Soak:
-    """The load, the samples and the end."""
+    """The load, the samples, and the checks at the end."""
 
     def __init__(self, daemon: Daemon, options: argparse.Namespace) -> None:
         self.loop, self.tally, self.rng = Loop(), Tally(), random.Random(options.seed)
@@ -521,14 +523,14 @@ class Soak:
         self._next_line_s = 0.0
 
     def run(self) -> None:
-        """Load the daemon for the time asked, then let everybody finish and watch the descriptors come back."""
+        """Load the daemon for the given time, let all clients finish, and wait until their descriptors are closed."""
         for seat in range(self._options.connections):
-            self._call(seat)
+            self._keep_seat_busy(seat)
         for number in range(max(1, self._options.connections // 10)):
-            self._ask(number)
+            self._keep_sending_datagrams(number)
         self._look()
         self._ask_for_counters()
-        before = signal.signal(signal.SIGINT, self._enough)  # an exception might part a send from the count of it
+        before = signal.signal(signal.SIGINT, self._enough)  # an exception could come between a send and its count
         while self.elapsed_s() < self.duration_s and self._daemon.process.poll() is None:
             self.loop.turn()
         signal.signal(signal.SIGINT, before)
@@ -539,31 +541,31 @@ class Soak:
         self._wait_for_descriptors()
 
     def _enough(self, *_: object) -> None:
-        """End now: what has been seen so far counts."""
+        """End the load now, and report what was found so far."""
         self.duration_s = self.elapsed_s()
 
     def elapsed_s(self) -> float:
         """Return the time since the beginning."""
         return time.monotonic() - self._began_s
 
-    def _call(self, seat: int) -> None:
-        """Keep a seat busy: one client after another, with a short pause between two."""
+    def _keep_seat_busy(self, seat: int) -> None:
+        """Keep a seat busy with one client after another, and a short pause between two."""
 
         def done(client: Client) -> None:
             self._busy.discard(client)
-            self.loop.later(self.rng.uniform(0, 0.2), lambda: self._call(seat))
+            self.loop.later(self.rng.uniform(0, 0.2), lambda: self._keep_seat_busy(seat))
 
         if not self.over:
             address = self.rng.choice(self._daemon.addresses("tcp"))
             self._busy.add(Client(self, ROLES[seat % len(ROLES)](self.rng), address, done))
 
-    def _ask(self, number: int) -> None:
-        def done(asker: Asker) -> None:
-            self._busy.discard(asker)
-            self._ask(number)
+    def _keep_sending_datagrams(self, number: int) -> None:
+        def done(client: UdpClient) -> None:
+            self._busy.discard(client)
+            self._keep_sending_datagrams(number)
 
         if not self.over:
-            self._busy.add(Asker(self, self.rng.choice(self._daemon.addresses("udp")), done))
+            self._busy.add(UdpClient(self, self.rng.choice(self._daemon.addresses("udp")), done))
 
     def _ask_for_counters(self) -> None:
         if self.over or self._daemon.process.poll() is not None:
@@ -606,7 +608,7 @@ class Soak:
         while self._busy and time.monotonic() < deadline_s and self._daemon.process.poll() is None:
             self.loop.turn()
         if self._busy:
-            text = f"{len(self._busy)} clients haven't got all that was theirs within {PATIENCE_S:g} s of the end"
+            text = f"{len(self._busy)} clients hadn't received all their bytes {PATIENCE_S:g} s after the end"
             self.tally.violations.append(text)
         for client in tuple(self._busy):
             client.close()
@@ -622,7 +624,7 @@ class Soak:
 
 
 def judge(soak: Soak, daemon: Daemon, status: int | None) -> list[str]:
-    """Return the violations that only the end shows."""
+    """Return the violations that show only at the end."""
     found = []
     if status != 0:
         found.append(f"exit status {status} on SIGTERM")
@@ -635,7 +637,7 @@ def judge(soak: Soak, daemon: Daemon, status: int | None) -> list[str]:
         if line["level"] == "error":
             found.append(f"the log says: {line['message'].splitlines()[0]}")
         if line["event"] in ("counters", "stopped") and line["tcp_bytes_sent"] > line["tcp_bytes_received"]:
-            found.append("by its own count, the daemon has sent more than it received")
+            found.append("by its own counters, the daemon has sent more bytes than it received")
     return found
 
 
@@ -660,7 +662,7 @@ def report(soak: Soak, status: int | None) -> None:
         "violations": f"{len(tally.violations)}",
     }
     if sys.stderr.isatty():
-        print("\r\x1b[K", end="", file=sys.stderr, flush=True)  # the progress
+        print("\r\x1b[K", end="", file=sys.stderr, flush=True)  # wipes the progress line
     print(f"| soak, {soak._options.connections} clients at once, seed {soak._options.seed} | |\n|---|---|")
     for name, value in rows.items():
         print(f"| {name} | {value} |")
@@ -684,7 +686,7 @@ def main(arguments: Sequence[str] | None = None, serve: Sequence[str] = SERVE) -
 
 
 def _raise_descriptor_limit() -> None:
-    """Allow as many clients as the system does."""
+    """Raise the soft limit of descriptors to the hard one."""
     import resource  # Windows has none
 
     most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]

@@ -1,9 +1,9 @@
 """`python -m tests.swarm --seeds N [--jobs J] [--first SEED]`: the real EchoServer in N bad worlds.
 
-Law: a run counts only if it could have failed. Each seed is a world with a random mix of faults and random
-clients; `tests/simulation/world.py` says what is checked at each system call, `tests/simulation/test_teeth.py` shows
-that planted bugs are found. The first failure is made small, told with the seed and the script that repeat it, and ends
-the run with exit status 1.
+A run counts only if it could have failed. Each seed is a world with a random mix of faults and random clients.
+`tests/simulation/world.py` says what is checked at each system call; `tests/simulation/test_teeth.py` shows that
+planted bugs are found. The first failure is shrunk, printed with the seed and the script that repeat it, and ends the
+run with exit status 1.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ TERMINAL_PROGRESS_S, LOG_PROGRESS_S = 0.5, 20.0
 
 @dataclass(slots=True)
 class Tally:
-    """What has been gone through so far."""
+    """The counts so far."""
 
     seeds: int = 0
     steps: int = 0
@@ -43,7 +43,7 @@ class Tally:
     failures: list[str] = field(default_factory=list)
 
     def add(self, other: Tally) -> None:
-        """Add another worker's."""
+        """Add the counts of another process."""
         for name in ("seeds", "steps", "faults", "connections", "bytes_echoed", "datagrams", "simulated_s"):
             setattr(self, name, getattr(self, name) + getattr(other, name))
         for name, count in other.injected.items():
@@ -86,11 +86,11 @@ def _explained(seed: int, failed: BaseException) -> str:
         simulate(swarm_scenario, seeds=[seed])
     except SimulationFailed as small:
         return str(small)
-    return f"seed {seed} fails, but not twice: {failed!r}"  # then a run depends on more than its seed
+    return f"seed {seed} failed once, but not when repeated, so a run depends on more than its seed: {failed!r}"
 
 
 def run_all(first: int, seeds: int, jobs: int) -> Iterator[Tally]:
-    """Yield each batch's tally as it comes, from `jobs` processes."""
+    """Run batches in `jobs` processes, and yield each tally when it is ready."""
     batches = [(at, min(SEEDS_AT_ONCE, first + seeds - at)) for at in range(first, first + seeds, SEEDS_AT_ONCE)]
     if jobs == 1:
         yield from (run_seeds(*batch) for batch in batches)
@@ -106,7 +106,7 @@ def run_all(first: int, seeds: int, jobs: int) -> Iterator[Tally]:
 
 
 def table(tally: Tally, elapsed_s: float, command: str) -> str:
-    """Return the whole of it as Markdown."""
+    """Return the counts as a Markdown table."""
     lines = [
         f"| `{command}` | |",
         "|---|---|",
@@ -125,14 +125,14 @@ def table(tally: Tally, elapsed_s: float, command: str) -> str:
 
 
 class Progress:
-    """One line, written over on a terminal; elsewhere a new one now and then."""
+    """Progress on stderr: one line that is overwritten on a terminal, else a new line now and then."""
 
     def __init__(self) -> None:
         self._on_terminal = sys.stderr.isatty()
         self._shown_s = time.monotonic()
 
     def show(self, text: str) -> None:
-        """Show it if it is time."""
+        """Show `text`, unless the last one was shown just before."""
         now_s = time.monotonic()
         if now_s - self._shown_s >= (TERMINAL_PROGRESS_S if self._on_terminal else LOG_PROGRESS_S):
             self._shown_s = now_s
@@ -140,11 +140,15 @@ class Progress:
 
 
 def main(arguments: list[str]) -> int:
-    """Return 0 without a violation, 1 with one, 130 after ^C (the table is of what was done till then)."""
-    parser = argparse.ArgumentParser(prog="python -m tests.swarm", description="the real EchoServer in bad worlds")
-    parser.add_argument("--seeds", type=_positive, default=1000, help="how many worlds (1000)")
-    parser.add_argument("--jobs", type=_positive, default=os.cpu_count() or 1, help="processes (one a core)")
-    parser.add_argument("--first", type=int, default=0, help="the first seed (0)")
+    """Return 0 without a violation, 1 with one, 130 after ^C, with the counts until then."""
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.swarm", description="run the real EchoServer in simulated bad worlds"
+    )
+    parser.add_argument("--seeds", type=_positive, default=1000, help="number of worlds (default: 1000)")
+    parser.add_argument(
+        "--jobs", type=_positive, default=os.cpu_count() or 1, help="number of processes (default: one for each core)"
+    )
+    parser.add_argument("--first", type=int, default=0, help="first seed (default: 0)")
     options = parser.parse_args(arguments)
     began_s = time.monotonic()
     tally = Tally()
@@ -169,7 +173,7 @@ def main(arguments: list[str]) -> int:
 def _positive(text: str) -> int:
     number = int(text) if text.isascii() and text.isdecimal() else 0
     if number < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 1 on")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
     return number
 
 

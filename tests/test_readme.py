@@ -1,8 +1,7 @@
-"""What the READMEs show runs as shown."""
+"""What the README and the pages promise about their programs is so. `test_docs.py` runs every page."""
 
 from __future__ import annotations
 
-import argparse
 import pathlib
 import re
 import socket
@@ -12,12 +11,14 @@ from typing import Any
 import pytest
 
 import reactor
-from echo7 import EchoServer
-from echo7.probe import Harm, Word, command
+from echo7.probe import Harm, Word
 from reactor import Reactor
 from tests.support.basics import PATIENCE_S, PROJECT
 from tests.support.clients import echo_and_close
 from tests.support.echo import EchoThread
+
+README = PROJECT / "README.md"
+FIRST_PING = PROJECT / "echo7" / "docs" / "tutorials" / "first-ping.md"
 
 
 def python_block(path: pathlib.Path, marker: str) -> str:
@@ -58,7 +59,7 @@ def test_the_teachers_echo_server_on_reactor_alone_echoes(started: Any, monkeypa
     listeners: list[reactor.Listener] = []
     listen = reactor.listen_tcp
     monkeypatch.setattr(reactor, "listen_tcp", lambda *args: listeners.append(listen(*args)))
-    code = python_block(PROJECT / "README.md", "listen_tcp(loop").replace("7007", "0")
+    code = python_block(README, "listen_tcp(loop").replace("7007", "0")
     assert len([line for line in code.splitlines() if line.strip()]) <= 10
     thread = run_in_thread(code, {"__name__": "readme"})
     loop = started()
@@ -67,18 +68,6 @@ def test_the_teachers_echo_server_on_reactor_alone_echoes(started: Any, monkeypa
     loop.call_soon_threadsafe(loop.stop)
     thread.join(PATIENCE_S)
     assert not thread.is_alive()
-
-
-def test_the_service_as_a_library_runs_as_shown(started: Any, capsys: pytest.CaptureFixture[str]) -> None:
-    names: dict[str, Any] = {"__name__": "readme"}
-    thread = run_in_thread(python_block(PROJECT / "README.md", "EchoServer(hosts"), names)
-    loop = started()
-    server: EchoServer = names["server"]
-    with socket.create_connection(("127.0.0.1", server.addresses[0].port), PATIENCE_S) as client:
-        assert echo_and_close(client, b"library") == b"library"
-    loop.call_soon_threadsafe(loop.stop)
-    thread.join(PATIENCE_S)
-    assert "127.0.0.1" in capsys.readouterr().out
 
 
 def simulated(code: str) -> dict[str, Any]:
@@ -112,21 +101,12 @@ def test_the_bug_in_the_guide_is_found_with_the_words_that_it_shows() -> None:
 
 def test_ping_as_a_library_runs_as_shown(capsys: pytest.CaptureFixture[str]) -> None:
     with EchoThread() as server:
-        code = python_block(PROJECT / "README.md", "from echo7 import ping").replace("7007", str(server.port))
-        exec(compile(code, "README.md", "exec"), {"__name__": "readme"})
+        code = python_block(FIRST_PING, "from echo7 import ping").replace("7007", str(server.port))
+        exec(compile(code, "first-ping.md", "exec"), {"__name__": "readme"})
     assert capsys.readouterr().out.startswith("replies 0.0 Rtt(min_ns=")
 
 
-def test_the_readme_has_every_option_of_ping() -> None:
-    parser = argparse.ArgumentParser(add_help=False)
-    command.add_arguments(parser)
-    text = (PROJECT / "README.md").read_text()
-    usage = text[text.index("    echo7 ping HOST [") :].partition("\n\n")[0]
-    for action in parser._actions:
-        assert not action.option_strings or any(f"{option}" in usage for option in action.option_strings)
-
-
-def test_the_readme_has_every_word_of_ping() -> None:
-    text = (PROJECT / "README.md").read_text()
+def test_the_first_ping_explains_every_word_of_the_report() -> None:
+    text = FIRST_PING.read_text()
     for word in [*Word, *Harm]:
         assert word.value.replace("_", " ") in text

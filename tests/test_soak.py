@@ -1,4 +1,4 @@
-"""The soak finds what it looks for: a healthy daemon passes, and each way of being ill is told."""
+"""The soak can fail: a correct daemon passes, and each planted fault is reported."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from reactor import Connection, Datagram
 %s
 sys.exit(cli.main())
 """
-ILLNESSES = {
+FAULTS = {
     "a byte changed": """
 def changed(connection, data, seen=[]):
     seen.append(1)
@@ -74,7 +74,7 @@ def dying(connection, data, seen=[]):
 StreamEcho.data_received = staticmethod(dying)
 """,
 }
-TOLD = {
+REPORTED = {
     "a byte changed": "got a wrong byte",
     "a byte lost": "got ",
     "a connection broken": "lost its connection",
@@ -84,15 +84,15 @@ TOLD = {
 
 
 def test_three_seconds_of_mixed_load_leave_nothing_behind(capsys: pytest.CaptureFixture[str]) -> None:
-    """Every promise at once, as far as it shows in a few seconds; `python3 -m tests.soak` takes ten minutes."""
+    """Three seconds of what `python3 -m tests.soak` does for ten minutes."""
     assert soak.main(SHORT) == 0, capsys.readouterr().out
     table = capsys.readouterr().out
     assert "| violations | 0 |" in table
     assert "| exit status on SIGTERM | 0 |" in table
 
 
-@pytest.mark.parametrize("illness", ILLNESSES)
-def test_each_fault_is_reported(illness: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """A soak that can't fail proves nothing."""
-    assert soak.main(SHORT, (sys.executable, "-c", PATCHED % ILLNESSES[illness])) == 1
-    assert TOLD.get(illness, illness) in capsys.readouterr().out.partition("violation: ")[2]
+@pytest.mark.parametrize("fault", FAULTS)
+def test_each_fault_is_reported(fault: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """A soak that can't fail would prove nothing."""
+    assert soak.main(SHORT, (sys.executable, "-c", PATCHED % FAULTS[fault])) == 1
+    assert REPORTED.get(fault, fault) in capsys.readouterr().out.partition("violation: ")[2]

@@ -1,4 +1,4 @@
-"""The rules of the house that a program can check. The tables say what may be; the tests below read the code."""
+"""The project's rules that a program can check: imports, private names, sizes, words. Tables first, then tests."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import pathlib
 import re
 import sys
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 import pytest
 
@@ -18,13 +18,13 @@ from tests.support.basics import PROJECT
 PACKAGES = ("reactor", "echo7")
 OURS = (*PACKAGES, "tests", "benchmarks")
 
-# Rooms, and what each may import beside itself. A name stands for a folder, or for one module. A module that has a row
-# of its own follows that one, and so does a folder inside of a room; else it belongs to the room. What no row allows is
-# forbidden: reactor knows nothing of echo7, and neither of `tests` or `benchmarks`.
+# What each room may import beside itself. A name stands for a folder or for one module. A module or inner folder with a
+# row of its own follows that row, else the row of its room. What no row allows is forbidden: reactor imports nothing
+# from echo7, and neither imports `tests` or `benchmarks`.
 CORE = {"reactor", "reactor.sockets"}
 SEEN_BY_ECHO7 = CORE | {"reactor.__init__", "reactor.fastpath", "reactor.observe", "reactor.console"}
 MAY_IMPORT: Mapping[str, set[str]] = {
-    "reactor.__init__": CORE,  # the front door of all that a user imports
+    "reactor.__init__": CORE,  # everything that a user imports from `reactor`
     "reactor": {"reactor.sockets"},
     "reactor.sockets": {"reactor.doors", "reactor.limits"},
     "reactor.console": set(),
@@ -54,7 +54,7 @@ MAY_IMPORT: Mapping[str, set[str]] = {
     },
 }  # fmt: skip
 
-# Patterns (pathlib's) of files that decide and compute only.
+# Files (pathlib's patterns) that only decide and compute.
 PURE = (
     "reactor/timers.py",
     "reactor/buffer.py",
@@ -84,7 +84,21 @@ USUAL_FUNCTION_LINES = 25
 MOST_MODULES_IN_A_FOLDER = 15
 LARGEST_IMPORT_RING = 3
 MOST_PRIVATE_ACCESSES = {"reactor": 0, "echo7": 0, "tests": 20}
-# Of the standard library: documented in spite of the underscore, or the only way in (argparse's list of options).
+# Words that make a reader stop: people's words for programs, and archaic ones.
+ODD_WORDS = re.compile(
+    r"\b(?:who(?:ever|m)?|whose|nobody|somebody|shall|he|his|him|elders?|newcomers?|leash(?:ed)?"
+    r"|to have (?:it|them)|is told of|for want of)\b",
+    re.IGNORECASE,
+)
+# Their right uses, which aren't counted.
+RIGHT_USES = re.compile(
+    r"(?:person|people|operator|user|reader|student|teacher|learner|contributor|maintainer|attacker)s? who(?:se)?\b"
+    r"|(?<=[\"'`.])who\b|\bwho(?=[=:,)\"'`])"  # the trace's field `who`, and Event.who
+    r"|(?:user |[\"'`=:,(])nobody\b|\bnobody[\"'`:@]",  # the user of that name
+    re.IGNORECASE,
+)
+MOST_ODD_WORDS_IN_10_000 = 8
+# Names of the standard library that are documented in spite of their underscore, or without an alternative.
 PUBLIC_IN_SPITE = {"_asdict", "_replace", "_fields", "_make", "_exit", "_getframe", "_value_", "_actions"}
 
 
@@ -101,7 +115,7 @@ FOLDERS = {name.rpartition(".")[0] for name in TREES}
 
 
 def imported(tree: ast.AST) -> set[str]:
-    """The modules that a tree imports, as dotted names; `from x import y` counts as x.y if that is a module, else x."""
+    """Return the modules that a tree imports. `from x import y` counts as x.y if that is a module, else as x."""
     names: set[str] = set()
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
@@ -116,7 +130,7 @@ IMPORTS = {name: imported(tree) for name, tree in TREES.items()}
 
 
 def room_of(name: str) -> str:
-    """The row of MAY_IMPORT that a module follows: its own, its folder's, or that of a folder above."""
+    """Return the row of MAY_IMPORT that a module follows: its own, or that of the nearest folder above."""
     while name not in MAY_IMPORT:
         name = name.rpartition(".")[0]
     return name
@@ -138,7 +152,7 @@ def test_every_room_has_a_row() -> None:
 @pytest.mark.parametrize("pattern", PURE)
 def test_pure_modules_import_nothing_that_touches_the_operating_system(pattern: str) -> None:
     found = [dotted(path) for path in PROJECT.glob(pattern)]
-    assert found, "no file is called that"
+    assert found, "no file matches this pattern"
     assert not [name for name in found if IMPORTS[name] & OPERATING_SYSTEM]
 
 
@@ -150,7 +164,7 @@ def test_serving_needs_only_the_standard_library() -> None:
 
 
 def test_no_module_is_dead() -> None:
-    """Every module is reached by imports from the packages' front doors, or is that of a command."""
+    """Every module is reached by imports from the packages, or from a command."""
     reached: set[str] = set()
     waiting = ["reactor", "reactor.testing", "echo7", "echo7.__main__"] + [module for module, _ in COMMANDS.values()]
     waiting += ["reactor.player.__main__", "reactor.player.remake"]
@@ -160,12 +174,12 @@ def test_no_module_is_dead() -> None:
         name = f"{name}.__init__" if name in FOLDERS else name
         if name in TREES and name not in reached:
             reached.add(name)
-            waiting += [*IMPORTS[name], name.rpartition(".")[0]]  # a module brings its package
+            waiting += [*IMPORTS[name], name.rpartition(".")[0]]  # importing a module imports its package
     assert TREES.keys() == reached
 
 
 def test_import_rings_are_small() -> None:
-    """A ring: files of which each imports each other one, directly or not. Imports for types alone count too."""
+    """In a ring of files, each imports every other one, directly or not. Imports for types count too."""
     graph = {name: IMPORTS[name] & TREES.keys() for name in TREES if not name.endswith(".__init__")}
     reach = {name: reachable(graph, name) for name in graph}
     rings = {frozenset(other for other in reach[name] if name in reach[other]) for name in graph if name in reach[name]}
@@ -173,7 +187,7 @@ def test_import_rings_are_small() -> None:
 
 
 def test_modules_can_be_read_bottom_up() -> None:
-    """No ring at all among the imports made while a module is loaded: each uses only what the reader has seen."""
+    """Imports at the top of modules form no ring, so each module uses only what a reader has seen."""
     graph = {}
     for name, tree in TREES.items():
         at_the_top = [node for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom)]
@@ -200,9 +214,9 @@ def test_private_names_stay_in_their_modules(root: str) -> None:
 
 def private(path: pathlib.Path) -> Iterator[tuple[int, str]]:
     """Yield line and code where a file uses a private name that isn't its own, or swaps a class."""
-    tree = ast.parse(path.read_text())
-    own = set(own_names(tree)) | PUBLIC_IN_SPITE
-    for node in ast.walk(tree):
+    nodes = list(ast.walk(ast.parse(path.read_text())))
+    own = set(own_names(nodes)) | PUBLIC_IN_SPITE
+    for node in nodes:
         line: int = getattr(node, "lineno", 0)
         names: list[str] = []
         if isinstance(node, ast.Attribute) and not is_self(node.value):
@@ -220,9 +234,9 @@ def private(path: pathlib.Path) -> Iterator[tuple[int, str]]:
                 yield line, ast.unparse(node)
 
 
-def own_names(tree: ast.Module) -> Iterator[str]:
+def own_names(nodes: Iterable[ast.AST]) -> Iterator[str]:
     """Yield the names that a file defines: functions, classes, what is assigned to, and attributes of `self`."""
-    for node in ast.walk(tree):
+    for node in nodes:
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
             yield node.name
         elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
@@ -233,6 +247,30 @@ def own_names(tree: ast.Module) -> Iterator[str]:
 
 def is_self(node: ast.expr) -> bool:
     return isinstance(node, ast.Name) and node.id in {"self", "cls"}
+
+
+def test_words_are_plain() -> None:
+    """Odd words are rare in code, tests, benchmarks and documentation; a failure names the files with the most."""
+    found: Counter[str] = Counter()
+    words = 0
+    for path in written():
+        text = path.read_text(encoding="utf-8")
+        words += len(text.split())
+        if ODD_WORDS.search(text):
+            found[str(path.relative_to(PROJECT))] = len(ODD_WORDS.findall(RIGHT_USES.sub("", text)))
+    worst = ", ".join(f"{name} {count}" for name, count in found.most_common(10) if count)
+    per_10_000 = 10_000 * found.total() / words
+    assert per_10_000 <= MOST_ODD_WORDS_IN_10_000, f"{found.total()} odd words, {per_10_000:.1f} in 10,000: {worst}"
+
+
+def written() -> Iterator[pathlib.Path]:
+    """Yield the files that are read as English, but neither this list of words nor the golf entries."""
+    yield from PROJECT.glob("*.md")
+    for folder in OURS:
+        for path in sorted((PROJECT / folder).rglob("*")):
+            is_text = path.suffix in {".py", ".md"}
+            if is_text and path != pathlib.Path(__file__).resolve() and "golf/entries" not in path.as_posix():
+                yield path
 
 
 def test_folders_hold_few_modules() -> None:

@@ -1,10 +1,8 @@
-"""`python3 -m benchmarks.golf [FILE…]`: echo servers, scored as the old challenge did: bytes × multiplier.
+"""`python3 -m benchmarks.golf [FILE…]`: score echo servers by size: bytes × multiplier. The least wins.
 
-The least wins.
-
-Law: no score without a judgement. Each program runs alone (see `benchmarks/alone.py`), and what `echo7 check` sees
-decides: ×1, doubled if TCP or UDP is missing, quadrupled if the port isn't 7 or bytes are dropped or changed, ω if it
-sends more than it received, or doesn't echo. A program is started by what its name ends with: .py, .js, .rkt.
+Law: a score needs a check. Each program runs alone (see `benchmarks/alone.py`), and `echo7 check` decides: ×1, doubled
+if TCP or UDP is missing, quadrupled if the port isn't 7 or bytes are dropped or changed, ω if the program sends more
+than it received or doesn't echo. The suffix of the name chooses the interpreter: .py, .js, .rkt.
 """
 
 from __future__ import annotations
@@ -30,12 +28,12 @@ class Card(NamedTuple):
     name: str
     size_bytes: int
     multiplier: str
-    total: int | None  # None: worthless, or not judged
+    total: int | None  # None: ω, or not checked
     remarks: str
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Score the programs and print a table. Return the exit status: 0 when all could be judged."""
+    """Score the programs and print a table. Return the exit status: 0 when all were checked."""
     parser = OneLineParser(prog="python3 -m benchmarks.golf", description="Score echo servers: bytes × multiplier.")
     parser.add_argument("files", nargs="*", type=pathlib.Path, metavar="FILE", help="programs (default: our own four)")
     options = parser.parse_args(argv)
@@ -48,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
     cards = []
     for file in files:
-        print(f"judging {file.name} …", file=sys.stderr)
+        print(f"checking {file.name} …", file=sys.stderr)
         cards.append(card(prefix, file))
     print(markdown(cards))
     return 0 if all(card.multiplier for card in cards) else 1
@@ -57,21 +55,21 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _refuse_nonsense(parser: argparse.ArgumentParser, files: Sequence[pathlib.Path]) -> None:
     for file in files:
         if file.suffix not in INTERPRETERS:
-            parser.error(f"{file}: I don't know what runs that; the name must end with {', '.join(INTERPRETERS)}")
+            parser.error(f"{file}: no interpreter for this suffix; the name must end with {', '.join(INTERPRETERS)}")
         if not file.is_file():
-            parser.error(f"{file}: there is no such file")
+            parser.error(f"{file}: no such file")
 
 
 def card(prefix: Sequence[str], file: pathlib.Path) -> Card:
-    """Judge one program."""
+    """Check and score one program."""
     size_bytes = file.stat().st_size
     interpreter = INTERPRETERS[file.suffix]
     if shutil.which(interpreter[0]) is None:
-        return Card(file.name, size_bytes, "", None, f"not judged: needs {interpreter[0]!r}, which isn't on the PATH")
+        return Card(file.name, size_bytes, "", None, f"not checked: needs {interpreter[0]!r}, which isn't on the PATH")
     try:
         document = judge_alone(prefix, [*interpreter, str(file.resolve())])
     except AloneError as error:
-        return Card(file.name, size_bytes, "", None, f"not judged: {error}")
+        return Card(file.name, size_bytes, "", None, f"not checked: {error}")
     score: dict[str, Any] = document["score"]
     factor: int | None = score["factor"]
     failed = [finding["case"] for finding in document["findings"] if finding["verdict"] == "fail"]
@@ -80,7 +78,7 @@ def card(prefix: Sequence[str], file: pathlib.Path) -> Card:
 
 
 def markdown(cards: Sequence[Card]) -> str:
-    """Return the table, the best first, the worthless last."""
+    """Return the table, best first, ω last."""
     ranked = sorted(cards, key=lambda card: (card.total is None, card.total or 0, card.size_bytes))
     rows = [
         f"| `{card.name}` | {card.size_bytes} | {card.multiplier or '?'} "

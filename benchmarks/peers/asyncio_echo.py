@@ -6,7 +6,7 @@ from typing import cast
 
 
 class Echo(asyncio.Protocol):
-    """Write back what comes."""
+    """Write received bytes back."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Keep the transport's method."""
@@ -30,7 +30,7 @@ class DatagramEcho(asyncio.DatagramProtocol):
 
 
 async def main(kind: str, host: str, port: int) -> None:
-    """Serve for ever."""
+    """Serve until the process is killed."""
     loop = asyncio.get_running_loop()
     if kind == "tcp":
         server = await loop.create_server(Echo, host, port, backlog=4096)

@@ -2,7 +2,7 @@
 //
 //	echo tcp|copy|udp HOST PORT
 //
-// tcp reads and writes; copy leaves both to io.Copy, which splices in the kernel where that is possible.
+// tcp reads and writes; copy uses io.Copy, which splices in the kernel if possible.
 package main
 
 import (
@@ -53,7 +53,8 @@ func readAndWrite(c net.Conn) {
 		if _, err = c.Write(buffer[:n]); err != nil {
 			return
 		}
-		if n == len(buffer) && n < 65536 { // a busy connection earns a larger buffer; an idle one stays small
+		// a busy connection gets a larger buffer; an idle one keeps a small one
+		if n == len(buffer) && n < 65536 {
 			buffer = make([]byte, 2*n)
 		}
 	}

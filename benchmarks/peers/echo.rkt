@@ -5,7 +5,7 @@
 
 (define (echo in out)
   (file-stream-buffer-mode out 'none)
-  (with-handlers ([exn:fail? void]) ; the caller may go at any time
+  (with-handlers ([exn:fail? void]) ; the client may close at any time
     (copy-port in out))
   (with-handlers ([exn:fail? void]) (close-output-port out))
   (close-input-port in))

@@ -1,9 +1,9 @@
-/* The limit: an echo in C on epoll(7), one receive and one send per readiness.
+/* The minimum: an echo in C on epoll(7), with one receive and one send for each event.
  *
  *     epoll_echo tcp|udp HOST PORT
  *
- * What a send doesn't take waits in the connection's buffer, and until it has gone nothing more is read from that
- * connection. A datagram that can't be sent is dropped.
+ * After a partial write the rest waits in the connection's buffer, and nothing is read from that connection until the
+ * buffer is empty. A datagram that can't be sent is dropped.
  */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
@@ -18,7 +18,7 @@
 
 #define MOST_BYTES 65536
 
-/* What is still to be sent. Most connections never have any, so the buffer is made when it is first needed. */
+/* A connection and its unsent bytes. Most connections have none, so the buffer is made when it is first needed. */
 struct connection { int fd; char *bytes; size_t begin, end; };
 
 static char inbox[MOST_BYTES];

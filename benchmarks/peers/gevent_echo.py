@@ -7,13 +7,13 @@ from gevent.server import DatagramServer, StreamServer
 
 
 def echo(client: socket.socket, _address: tuple[str, int]) -> None:
-    """Write back what comes, until the caller has ended."""
+    """Write received bytes back until the client closes."""
     client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     try:
         while data := client.recv(65_536):
             client.sendall(data)
     except OSError:
-        pass  # the caller has gone
+        pass  # the client has closed
     finally:
         client.close()
 
@@ -22,7 +22,7 @@ class DatagramEcho(DatagramServer):
     """Answer every datagram."""
 
     def do_read(self) -> tuple[bytes, tuple[str, int]] | None:
-        """Receive whole datagrams: gevent's own buffer holds 8 KiB."""
+        """Receive whole datagrams; gevent's own buffer holds 8 KiB."""
         try:
             data, source = self._socket.recvfrom(65_535)
         except BlockingIOError:

@@ -7,15 +7,15 @@ import threading
 
 
 def echo(client: socket.socket) -> None:
-    """Write back what comes, until the caller has ended."""
-    with client, contextlib.suppress(OSError):  # the caller may go at any time
+    """Write received bytes back until the client closes."""
+    with client, contextlib.suppress(OSError):  # the client may close at any time
         client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         while data := client.recv(65_536):
             client.sendall(data)
 
 
 def serve_tcp(host: str, port: int) -> None:
-    """Start a thread for each caller."""
+    """Start a thread for each connection."""
     with socket.create_server((host, port), backlog=4096) as listener:
         while True:
             client, _ = listener.accept()
@@ -23,7 +23,7 @@ def serve_tcp(host: str, port: int) -> None:
 
 
 def serve_udp(host: str, port: int) -> None:
-    """Answer every datagram: there are no connections, so one thread does it."""
+    """Answer every datagram, in one thread because UDP has no connections."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
         sock.bind((host, port))
         while True:
@@ -32,5 +32,6 @@ def serve_udp(host: str, port: int) -> None:
 
 
 if __name__ == "__main__":
-    threading.stack_size(256 * 1024)  # a thousand threads shall fit anywhere
+    # small stacks, so that a thousand threads fit on any machine
+    threading.stack_size(256 * 1024)
     (serve_tcp if sys.argv[1] == "tcp" else serve_udp)(sys.argv[2], int(sys.argv[3]))

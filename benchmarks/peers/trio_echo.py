@@ -6,12 +6,12 @@ import trio
 
 
 async def echo(stream: trio.SocketStream) -> None:
-    """Write back what comes, until the caller has ended."""
+    """Write received bytes back until the client closes."""
     try:
         while data := await stream.receive_some(65_536):
             await stream.send_all(data)
     except trio.BrokenResourceError:
-        pass  # the caller has gone
+        pass  # the client has closed
 
 
 async def serve_udp(host: str, port: int) -> None:
@@ -24,7 +24,7 @@ async def serve_udp(host: str, port: int) -> None:
 
 
 async def main(kind: str, host: str, port: int) -> None:
-    """Serve for ever."""
+    """Serve until the process is killed."""
     if kind == "tcp":
         await trio.serve_tcp(echo, port, host=host, backlog=4096)
     else:

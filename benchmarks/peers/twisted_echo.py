@@ -6,15 +6,15 @@ from twisted.internet import epollreactor
 
 epollreactor.install()
 
-from twisted.internet import reactor  # noqa: E402  (which reactor this is was decided one line above)
+from twisted.internet import reactor  # noqa: E402  (after the choice of the reactor)
 from twisted.internet.protocol import DatagramProtocol, Factory, Protocol  # noqa: E402
 
 
 class Echo(Protocol):
-    """Write back what comes."""
+    """Write received bytes back."""
 
     def connectionMade(self) -> None:
-        """Send small answers at once."""
+        """Set TCP_NODELAY, so that small answers leave at once."""
         self.transport.setTcpNoDelay(True)
 
     def dataReceived(self, data: bytes) -> None:

@@ -1,13 +1,13 @@
-"""The checker: does a server echo as RFC 862 says? Any server, from outside, by what it does.
+"""The checker: tests from outside whether any server echoes as RFC 862 says.
 
     from echo7 import check
 
     report = check("192.0.2.1")
     print(report.status, report.score, [finding for finding in report.findings if finding.counts_against])
 
-Start with `verdict` (the words and the score) and `tcp_cases`. Below those: `tcp_client` and `udp_client` (sockets that
-compare what comes with what was sent), `session` (runs one case on the loop), `checker` (runs all of them), `table`
-(shows a report), `command`. Imports `reactor`, `echo7.sockets.resolve` and `echo7.arguments`, nothing of the server.
+Start with `verdict` (the verdicts and the score) and `tcp_cases`. Then read `tcp_client` and `udp_client` (compare
+received bytes with sent ones), `session` (runs one case on the loop), `checker` (runs all cases), `table` (prints a
+report) and `command`. Imports `reactor`, `echo7.sockets.resolve` and `echo7.arguments`, and nothing of the server.
 """
 
 from __future__ import annotations
@@ -35,15 +35,15 @@ def check(
     timeout_s: float = TIMEOUT_S,
     progress: Callable[[Case, str, Finding | None], object] = lambda case, address, finding: None,
 ) -> Report:
-    """Check the echo server at a name or address, over IPv4 and IPv6 where it has both. Takes some seconds.
+    """Check the echo server at a name or address, over IPv4 and IPv6 if it has both. Takes some seconds.
 
-    A case gives up when nothing has happened for `timeout_s`. `progress(case, address, finding)` is called before each
-    case (finding None) and after it. Raise UnresolvedName for a name that can't be resolved, ValueError for unknown
-    cases and a time-out that isn't above 0.
+    A case gives up when nothing happens for `timeout_s`. `progress(case, address, finding)` is called before each case
+    (finding None) and after it. Raise UnresolvedName for a name that can't be resolved, ValueError for unknown cases
+    and for a time-out of 0 or less.
     """
     cases = chosen(transports, only)
     if not timeout_s > 0:
-        raise ValueError(f"timeout_s must be some seconds, not {timeout_s}: with no time at all nothing can answer")
+        raise ValueError(f"timeout_s must be above 0, not {timeout_s}: no server answers in no time")
     addresses = one_of_each_family(resolve(host, port, family))
     reports: list[Report] = []
     with Reactor() as reactor:

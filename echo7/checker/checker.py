@@ -1,7 +1,7 @@
 """Checker: runs one case after another at each of the server's addresses.
 
-Law: cases don't disturb each other: one runs at a time. If a transport doesn't answer at all, its other cases are
-skipped. The whole ends within a bounded time, whatever the server does.
+Law: one case runs at a time, so that cases don't affect each other. If a transport doesn't answer at all, its other
+cases are skipped. The run takes a bounded time with any server.
 """
 
 from __future__ import annotations
@@ -16,23 +16,23 @@ from echo7.checker.verdict import NO_ECHO, TRANSPORTS, Case, Finding, Report, Ve
 from reactor import Address, Reactor
 
 CASES: tuple[Case, ...] = (*TCP_CASES, *UDP_CASES)
-PATIENCES_IN_ALL = 100  # one address gets at most so many time-outs
+PATIENCES_IN_ALL = 100  # time-outs for one address
 
 
 def chosen(transports: Collection[str], only: Collection[str] = ()) -> tuple[Case, ...]:
-    """Return the cases of some transports; with `only`, the named ones and the first case that they depend on.
+    """Return the cases of some transports; with `only`, the named cases and the first case that they depend on.
 
-    Raise ValueError for an unknown name, and if no case is left.
+    Raise ValueError for an unknown name and for no transport.
     """
     cases = [case for case in CASES if case.transport in transports]
     names = [case.name for case in cases]
     for name in only:
         if name not in names:
             meant = difflib.get_close_matches(name, names, 1)
-            hint = f"did you mean {meant[0]}?" if meant else "'echo7 check --list' has them all"
+            hint = f"did you mean {meant[0]}?" if meant else "'echo7 check --list' lists them all"
             raise ValueError(f"there is no case {name!r} here; {hint}")
     if not cases:
-        raise ValueError(f"no transport is left to check; there are {' and '.join(TRANSPORTS)}")
+        raise ValueError(f"no transport to check; give {' or '.join(TRANSPORTS)}")
     if not only:
         return tuple(cases)
     needed = {case.transport for case in cases if case.name in only}
@@ -42,13 +42,8 @@ def chosen(transports: Collection[str], only: Collection[str] = ()) -> tuple[Cas
 class Checker:
     """One run on a loop. Calls `done(report)` once, at the end, and `progress` before and after each case.
 
-    `addresses` are numeric, with the port; each gets every case.
+    `addresses` are numeric, with the port. Every case runs at each of them.
     """
-
-    __slots__ = (
-        "_addresses", "_cases", "_deadline_s", "_done", "_findings", "_host", "_progress", "_queue", "_reactor",
-        "_skipped", "_timeout_s",
-    )  # fmt: skip
 
     def __init__(
         self,
@@ -71,7 +66,7 @@ class Checker:
         self._deadline_s = 0.0
 
     def start(self) -> None:
-        """Run the cases, beginning in the next turn."""
+        """Run the cases, starting in the next turn."""
         self._deadline_s = self._reactor.now() + self._timeout_s * PATIENCES_IN_ALL * len(self._addresses)
         self._reactor.call_soon(self._next)
 
@@ -83,7 +78,7 @@ class Checker:
                 continue
             self._progress(case, host, None)
             if self._reactor.now() >= self._deadline_s:
-                self._found(Finding(case, host, Verdict.UNKNOWN, "not tried: the time for this address is over"))
+                self._found(Finding(case, host, Verdict.UNKNOWN, "not tried: the time for this address is used up"))
                 continue
             Session(self._reactor, address, case, self._timeout_s, self._over).run()
             return

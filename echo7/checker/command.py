@@ -1,20 +1,18 @@
 """`echo7 check`: options → a report → a table or a document, and an exit status.
 
-    0  all required cases pass      1  some fail
-    2  the options make no sense    3  nothing answered: refused, unreachable, timed out, or no such name
-
-Law: stdout has the result and nothing else. Progress is shown on stderr, if that is a terminal.
+Law: the result goes to stdout, and nothing else does. Progress goes to stderr if that is a terminal.
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import os
 import socket
 import sys
 
-from echo7.arguments import number, seconds
+from echo7.arguments import HelpFormatter, number, seconds
 from echo7.checker import TIMEOUT_S, Case, Finding, check, table
 from echo7.checker.checker import chosen
 from echo7.checker.verdict import ECHO_PORT, TRANSPORTS
@@ -23,43 +21,42 @@ from reactor.console.output import show
 
 NOTHING_ANSWERED = 3
 CLEAR_LINE = "\r\x1b[K"
-EXAMPLES = """\
-examples:
-  echo7 check 192.0.2.1                   everything, over IPv4 and IPv6 where the name has both
-  echo7 check localhost --port 7007 --tcp
-  echo7 check example.net --only udp-512 udp-largest
-  echo7 check example.net --json >report.json
-  echo7 check --list                      list the cases, each with the rule behind it
-
+EPILOG = """\
 exit status:
   0  all required cases pass      2  the options make no sense
-  1  some fail                    3  nothing answered
+  1  some fail                    3  nothing answered, or no such name
+
+examples:
+  echo7 check 192.0.2.1                      all cases, over IPv4 and IPv6
+  echo7 check localhost --port 7007 --tcp    one transport, another port
+  echo7 check example.net --only udp-512 udp-largest
+  echo7 check example.net --json >report.json
+  echo7 check --list                         every case with its rule
 """
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's options."""
-    parser.description = "Check any server of the Echo Protocol (RFC 862) by what it does."
-    parser.epilog = EXAMPLES
-    add = parser.add_argument
-    add("host", nargs="?", metavar="HOST", help="address or name of the server")
-    add("--port", type=number(1, 65_535), default=ECHO_PORT, metavar="PORT", help="its port (default: %(default)s)")
-    which = parser.add_mutually_exclusive_group()
-    which.add_argument("--tcp", action="store_true", help="check TCP only")
-    which.add_argument("--udp", action="store_true", help="check UDP only")
-    family = parser.add_mutually_exclusive_group()
+    parser.description = "Test whether an Echo Protocol server (RFC 862) behaves as specified."
+    parser.epilog = EPILOG
+    parser.formatter_class = functools.partial(HelpFormatter, max_help_position=26)
+    server = parser.add_argument_group("server")
+    server.add_argument("host", nargs="?", metavar="HOST", help="address or name of the server")
+    port_help = "port of the server (default: %(default)s)"
+    server.add_argument("--port", type=number(1, 65_535), default=ECHO_PORT, metavar="PORT", help=port_help)
+    family = server.add_mutually_exclusive_group()
     family.add_argument("-4", dest="ipv4", action="store_true", help="use IPv4 only")
     family.add_argument("-6", dest="ipv6", action="store_true", help="use IPv6 only")
-    add(
-        "--timeout",
-        type=seconds,
-        default=TIMEOUT_S,
-        metavar="SECONDS",
-        help="give a case up when nothing has happened for so long (default: %(default)g)",
-    )
-    add("--only", nargs="+", default=[], metavar="NAME", help="try these cases only (see --list)")
-    add("--list", action="store_true", help="list the cases and exit")
-    add("--json", action="store_true", help="print one JSON document instead of the table")
+    cases = parser.add_argument_group("cases")
+    transport = cases.add_mutually_exclusive_group()
+    transport.add_argument("--tcp", action="store_true", help="check TCP only")
+    transport.add_argument("--udp", action="store_true", help="check UDP only")
+    cases.add_argument("--only", nargs="+", default=[], metavar="NAME", help="run only these cases (see --list)")
+    timeout_help = "end a case that makes no progress (default: %(default)g)"
+    cases.add_argument("--timeout", type=seconds, default=TIMEOUT_S, metavar="SECONDS", help=timeout_help)
+    output = parser.add_argument_group("output")
+    output.add_argument("--list", action="store_true", help="list the cases, and check no server")
+    output.add_argument("--json", action="store_true", help="print one JSON document instead of the table")
 
 
 def run(options: argparse.Namespace) -> int:
@@ -72,23 +69,18 @@ def run(options: argparse.Namespace) -> int:
     progress = Progress()
     try:
         report = check(
-            options.host,
-            options.port,
-            transports=transports,
-            only=options.only,
-            family=family,
-            timeout_s=options.timeout,
-            progress=progress,
-        )
+            options.host, options.port,
+            transports=transports, only=options.only, family=family, timeout_s=options.timeout, progress=progress,
+        )  # fmt: skip
     except UnresolvedName as error:
         print(f"echo7 check: {error}", file=sys.stderr)
         return NOTHING_ANSWERED
     except OSError as error:
-        # no descriptors for a loop
-        print(f"echo7 check: cannot begin: {error.strerror}; raise 'ulimit -n'", file=sys.stderr)
+        # too few descriptors for a loop
+        print(f"echo7 check: cannot start: {error.strerror}; raise 'ulimit -n'", file=sys.stderr)
         return 1
     finally:
-        progress.end()
+        progress.show("")
     if options.json:
         result = json.dumps(table.document(report), indent=2)
     else:
@@ -106,27 +98,19 @@ def _refuse_nonsense(options: argparse.Namespace, transports: list[str]) -> None
     if options.host is None and not options.list:
         options.parser.error("the following arguments are required: HOST")
     if not options.timeout:
-        options.parser.error("argument --timeout: with no time at all nothing can answer; give some seconds")
+        options.parser.error("argument --timeout: no server answers in 0 seconds; give more")
 
 
 class Progress:
-    """A line on the terminal that says which case is being tried."""
-
-    __slots__ = ("_shown",)
-
-    def __init__(self) -> None:
-        self._shown = sys.stderr.isatty()
+    """A line on the terminal that says which case is running."""
 
     def __call__(self, case: Case, address: str, finding: Finding | None) -> None:
-        """Show the case that begins; see `check`."""
+        """Show the case that starts; see `check`."""
         if finding is None:
-            self._write(f"{CLEAR_LINE}{case.name} at {address}: {case.promise} …")
+            self.show(f"{case.name} at {address}: {case.promise} …")
 
-    def end(self) -> None:
-        """Clear the line."""
-        self._write(CLEAR_LINE)
-
-    def _write(self, text: str) -> None:
-        if self._shown:
-            sys.stderr.write(text)
+    def show(self, text: str) -> None:
+        """Replace the line; an empty text clears it."""
+        if sys.stderr.isatty():
+            sys.stderr.write(CLEAR_LINE + text)
             sys.stderr.flush()

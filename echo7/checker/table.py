@@ -1,6 +1,6 @@
-"""Show a report: as a table for people, as a document for programs.
+"""Format a report: as a table for people, as a document for programs.
 
-Law: the table has a line for each case. The document's keys and words don't change without its `schema` number.
+Law: the table has a line for each case. When a key or word of the document changes, its `schema` number does too.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def text(report: Report, *, colour: bool = False) -> str:
 
 
 def summary(report: Report) -> list[str]:
-    """Return the last lines: how many of each verdict, failures that aren't counted, and the score."""
+    """Return the last lines: the count of each verdict, failures that don't count, and the score."""
     if not report.answered:
         said = ", ".join(f"{f.case.transport.upper()} {f.seen} ({f.address})" for f in report.findings)
         return [f"nothing answered at {report.host}, port {report.port}: {said}"]
@@ -39,7 +39,7 @@ def summary(report: Report) -> list[str]:
     lines = [f"{len(report.findings)} cases: {counts}; {STATUS[report.status]}"]
     beyond = [f.case.name for f in report.findings if f.verdict is Verdict.FAIL and not f.case.required]
     if beyond:
-        lines.append(f"beyond what is required, and not counted: {', '.join(dict.fromkeys(beyond))}")
+        lines.append(f"failed, but not required: {', '.join(dict.fromkeys(beyond))}")
     if report.score is not None:
         why = f" ({'; '.join(report.score.reasons)})" if report.score.reasons else ""
         lines.append(f"score of the smallest-server challenge: bytes of source {report.score.text}{why}")
@@ -61,7 +61,7 @@ def document(report: Report) -> dict[str, object]:
 
 
 def listing(cases: Sequence[Case]) -> str:
-    """Return a line for each case: its name, its promise and the rule behind it."""
+    """Return a line for each case: its name, its promise and its rule."""
     rows = [(case.name, case.promise + ("" if case.required else " (beyond)"), case.clause) for case in cases]
     widths = [max(len(row[column]) for row in rows) for column in range(2)]
     return "\n".join(_line(row, widths) for row in rows)

@@ -1,7 +1,7 @@
-"""TcpClient: one TCP connection of a case. It knows every byte that it has sent and not yet got back.
+"""TcpClient: one TCP connection of a case. It keeps every byte that was sent and hasn't come back.
 
-Law: what comes is compared with what was sent, byte by byte, and dropped. After the first difference nothing more is
-read, so an endless answer costs neither memory nor time.
+Law: received bytes are compared with the sent ones and dropped. After the first difference nothing more is read, so an
+endless answer costs neither memory nor time.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ class Waiting(Protocol):
 
 
 def fault_of(error: OSError) -> Fault:
-    """Say in one word why there is no connection."""
+    """Return why there is no connection."""
     if error.errno in UNREACHABLE:
         return Fault.UNREACHABLE
     return Fault.TIMED_OUT if error.errno == errno.ETIMEDOUT else Fault.REFUSED
 
 
 def difference(sent: bytes, came: bytes, offset: int) -> str:
-    """Say where two byte strings begin to differ; `offset` is the place of both in the stream."""
+    """Describe the first difference of two byte strings, which start at `offset` in the stream."""
     at = next((i for i, (a, b) in enumerate(zip(sent, came, strict=False)) if a != b), min(len(sent), len(came)))
     was, is_now = sent[at : at + SHOWN_BYTES].hex(" "), came[at : at + SHOWN_BYTES].hex(" ")
     return f"at byte {offset + at:,}: sent {was or 'nothing'}, came back {is_now or 'nothing'}"
@@ -48,11 +48,6 @@ def difference(sent: bytes, came: bytes, offset: int) -> str:
 
 class TcpClient(StreamProtocol):
     """A connection to the server under test. Made by `Session.connect` and `Session.dial`."""
-
-    __slots__ = (
-        "_expected", "_session", "_urgent_bytes", "connection", "connector", "ended", "failure", "made", "over",
-        "received_bytes", "reset", "sent_bytes",
-    )  # fmt: skip
 
     def __init__(self, session: Waiting) -> None:
         self.connector: Connector  # set by `Session.dial`
@@ -65,19 +60,19 @@ class TcpClient(StreamProtocol):
         self.failure: Failure | None = None
         self._session = session
         self._expected = bytearray()  # sent, and not yet back
-        self._urgent_bytes = 0  # sent on the socket itself, so `connection.bytes_sent` lacks them
+        self._urgent_bytes = 0  # not counted by `connection.bytes_sent`
 
     # ------------------------------------------------------------ for stories
 
     def send(self, data: bytes) -> None:
-        """Send bytes and expect them back. Without a connection they are still expected, so the loss is reported."""
+        """Send bytes and expect them back. Without a connection they are expected too, so their loss is reported."""
         self._expected += data
         self.sent_bytes += len(data)
         if self.made:
             self.connection.write(data)
 
     def send_urgent(self, byte: bytes) -> None:
-        """Send one byte as TCP's urgent data (RFC 9293 §3.8.5), and expect it back in its place."""
+        """Send one byte as urgent data (RFC 9293 §3.8.5), and expect it back in its place."""
         self._expected += byte
         self.sent_bytes += 1
         self._urgent_bytes += self.connection.socket.send(byte, socket.MSG_OOB)
@@ -101,7 +96,7 @@ class TcpClient(StreamProtocol):
             raise Failure(Fault.CONDUCT, f"all {self.sent_bytes:,} bytes came back, {instead}")
 
     def check(self) -> None:
-        """Raise what has gone wrong so far, if anything."""
+        """Raise the failure so far, if there is one."""
         if self.failure is not None:
             raise self.failure
 
@@ -111,7 +106,7 @@ class TcpClient(StreamProtocol):
         return not self._expected and self.failure is None
 
     def close(self) -> None:
-        """End the connection: with FIN if nothing is pending, else with a reset. Does nothing if it has ended."""
+        """Close the connection: with FIN if nothing is pending, else with a reset."""
         if not self.made:
             self.connector.abort()
         elif self.connection.pending_bytes:
@@ -130,7 +125,7 @@ class TcpClient(StreamProtocol):
     # ------------------------------------------------------------ for the loop
 
     def failed(self, error: OSError) -> None:
-        """Note that there is no connection; see `connect_tcp`."""
+        """Record that the connection failed; see `connect_tcp`."""
         self.over = True
         fault = fault_of(error)
         self.failure = Failure(fault, f"{fault.value}: {error.strerror}")
@@ -147,17 +142,17 @@ class TcpClient(StreamProtocol):
         self._session.news()
 
     def drained(self, connection: Connection) -> None:
-        """Step the story, which may wait for this."""
+        """Step the story, which may wait for an empty buffer."""
         self._session.news()
 
     def eof_received(self, connection: Connection) -> bool:
-        """Note the server's FIN; the story decides whether it was right."""
+        """Record the server's FIN; the story decides whether it was right."""
         self.ended = True
         self._session.news()
         return False
 
     def connection_lost(self, connection: Connection, error: Exception | None) -> None:
-        """Note the end."""
+        """Record the end of the connection."""
         self.over = True
         self.reset = isinstance(error, OSError) and self.failure is None
         self._session.news()

@@ -1,6 +1,6 @@
 """UdpClient: one UDP socket of a case, and the answers that came to it.
 
-Law: a bounded number of answers is kept, and the rest counted. Where an answer came from is a case of its own.
+Law: a bounded number of answers is kept, and the rest are counted.
 """
 
 from __future__ import annotations
@@ -22,9 +22,7 @@ class Answer(NamedTuple):
 
 
 class UdpClient(DatagramProtocol):
-    """A UDP socket that asks the server under test. Made by `Session.udp_client` and `connected_udp_client`."""
-
-    __slots__ = ("_destination", "_endpoint", "_session", "answers", "answers_count", "error")
+    """A UDP socket that sends to the server under test. Made by `Session.udp_client` and `connected_udp_client`."""
 
     def __init__(self, session: Waiting, destination: Address | None) -> None:
         self.answers: list[Answer] = []
@@ -32,26 +30,22 @@ class UdpClient(DatagramProtocol):
         self.error: OSError | None = None  # the last error of ICMP or of our own kernel
         self._session = session
         self._destination = destination  # None: the socket is connected
-        self._endpoint: Datagram  # set by `opened`
-
-    def opened(self, endpoint: Datagram) -> None:
-        """Take the socket."""
-        self._endpoint = endpoint
+        self.endpoint: Datagram  # set by `Session`
 
     # ------------------------------------------------------------ for stories
 
     def send(self, data: bytes) -> bool:
         """Send one datagram. Return whether the kernel took it; if not, `error` says why."""
-        return self._endpoint.send(data, self._destination)
+        return self.endpoint.send(data, self._destination)
 
     async def answered(self, count: int, timeout_s: float) -> bool:
-        """Wait until so many datagrams have come, or an error. Return whether they have."""
+        """Wait until `count` datagrams or an error have come. Return whether the datagrams have."""
         await self._session.until(lambda: self.answers_count >= count or self.error, timeout_s=timeout_s)
         return self.answers_count >= count
 
     def close(self) -> None:
         """Close the socket."""
-        self._endpoint.close()
+        self.endpoint.close()
 
     # ------------------------------------------------------------ for the loop
 

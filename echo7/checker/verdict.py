@@ -1,7 +1,7 @@
 """Cases, findings, the report on a server, and its score. Pure data; imports nothing of ours.
 
-Law: a verdict says no more than was seen. A failure says how. What this machine couldn't try is "can't tell", and never
-counts against the server.
+Law: a verdict says no more than was seen, and a failure says what was seen. A case that this machine can't try is
+"can't tell", which never counts against the server.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class Verdict(enum.Enum):
 
 
 class Fault(enum.Enum):
-    """The kind of what is wrong with a server. The score depends on it."""
+    """A kind of wrong behaviour. The score depends on it."""
 
     EXCESS = "sends more than it received"
     LOSSY = "drops or changes bytes"
@@ -56,13 +56,13 @@ Story = Callable[[Any], Coroutine[Any, Any, str]]
 
 
 class Case(NamedTuple):
-    """One question to a server. `story` asks it and returns what was seen; it may raise Failure or Undecided."""
+    """One question to a server. `story` asks it and returns what was seen, or raises Failure or Undecided."""
 
     name: str  # begins with the transport
     promise: str
     clause: str  # the rule behind it
     story: Story
-    required: bool = True  # else it is "beyond": reported, and nothing more
+    required: bool = True  # False: "beyond"; only reported
 
     @property
     def transport(self) -> str:
@@ -71,7 +71,7 @@ class Case(NamedTuple):
 
     @property
     def is_first(self) -> bool:
-        """Whether the case asks if there is a server at all. The other cases of its transport depend on it."""
+        """Whether the case asks if there is a server. The other cases of its transport depend on it."""
         return self.name.endswith("-answers")
 
 
@@ -91,7 +91,7 @@ class Finding(NamedTuple):
 
 
 class Score(NamedTuple):
-    """The multiplier of the smallest-server challenge: bytes of source × this."""
+    """The multiplier of the smallest-server challenge: bytes of source × multiplier."""
 
     text: str  # ×1, ×2, ×4, ×8 or ω
     factor: int | None  # None for ω: worthless

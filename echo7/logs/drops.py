@@ -1,7 +1,7 @@
-"""What is logged about those who get no answer: a few lines of each kind, each with a source.
+"""Log lines about connections and datagrams that get no answer: a few for each drop reason, each with a source.
 
-Law: a flood costs a counter, not log lines: these are limited by kind, and each reason is one. Where nobody reads lines
-of this level, nothing is looked up and nothing put into words.
+Law: a flood costs a counter, not log lines: each drop reason is a kind with its own limit. When the log level leaves
+these lines out, no source is looked up and no text is made.
 """
 
 from __future__ import annotations
@@ -20,9 +20,7 @@ logger = logging.getLogger("echo7")
 
 
 class DropLog:
-    """Says what was dropped, for one server. `now` gives monotonic seconds."""
-
-    __slots__ = ("_enabled", "_now", "_quiet")
+    """Logs what one server drops. `now` returns monotonic seconds."""
 
     def __init__(self, now: Callable[[], float]) -> None:
         self._now = now
@@ -30,7 +28,7 @@ class DropLog:
         self._enabled = logger.isEnabledFor(LEVEL)
 
     def note(self, reason: str, source: Callable[[], str], count: int = 1, event: str = "dropped") -> None:
-        """Log that `count` were dropped for one reason, if a line about it is due; `source()` names one of them."""
+        """Log that `count` were dropped for one reason, if a line is due; `source()` names one source."""
         if not self._enabled:
             return
         held_back = self._quiet.ask(f"{event} {reason}", self._now(), count)
@@ -41,12 +39,12 @@ class DropLog:
 
 
 def describe_peer(peer: Address | None) -> str:
-    """Return an address as a person writes it, also where there is none: errors from ICMP come without."""
-    return "a source that isn't known" if peer is None else format_address(peer)
+    """Return an address as text; errors from ICMP come without one."""
+    return "an unknown source" if peer is None else format_address(peer)
 
 
 def describe_source(source: bytes) -> str:
-    """Return what counts as one source (`rate.source_of`) as a person writes it; b"" stands for all of them."""
+    """Return a source (`rate.source_of`) as text; b"" stands for all of them."""
     if not source:
         return "all sources together"
     if len(source) == 4:

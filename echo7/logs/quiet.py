@@ -1,29 +1,29 @@
-"""Quiet: how often a log may say the same. Pure policy: the time comes in as a number.
+"""Limits how often the log repeats a kind of line. Pure policy: the time comes in as a number.
 
-Law: whoever sends us packets must not be able to fill a disk with lines about them. Of each kind there are a few lines
-at once, then one now and then, and that one says how many were held back. Kinds are words of the code: there are few.
+Law: a client that sends packets must not fill a disk with lines about them. Of each kind, a few lines are written at
+once, then one now and then, which says how many were held back. Kinds are words of the code, so there are few.
 """
 
 from __future__ import annotations
 
 from echo7.policy.rate import Bucket, Rate
 
-LINES = Rate(per_second=0.1, burst=5)  # of each kind
+# of each kind
+LINES = Rate(per_second=0.1, burst=5)
 
 
 class Quiet:
     """Counts lines by kind."""
 
-    __slots__ = ("_kinds", "_rate")
-
     def __init__(self, rate: Rate = LINES) -> None:
         self._rate = rate
-        self._kinds: dict[str, tuple[Bucket, int]] = {}  # kind → its bucket, and how many lines are held back
+        # by kind: its bucket, and how many lines are held back
+        self._kinds: dict[str, tuple[Bucket, int]] = {}
 
     def ask(self, kind: str, now_s: float, count: int = 1) -> int | None:
-        """Something has happened `count` times. Return None if no line may be written about it.
+        """Ask for a line about something that has happened `count` times. Return None to hold it back.
 
-        Else, how many lines less one, since the last that was written, this one stands for.
+        Otherwise, return how many others since the last line this line stands for.
         """
         bucket, held_back = self._kinds.get(kind) or (Bucket(self._rate), 0)
         if bucket.take(1, now_s):
@@ -34,5 +34,5 @@ class Quiet:
 
 
 def also(held_back: int) -> str:
-    """Return what a line ends in that stands for others too."""
+    """Return the end of a line that stands for others too."""
     return f" ({held_back:,} more held back)" if held_back else ""

@@ -1,28 +1,29 @@
-"""What the operator is told on stderr: where we serve, what has been done, and what the loop has when he asks.
+"""What the service reports on stderr: its addresses, its counters, and on SIGUSR2 what its loop has.
 
-A supervisor says it for all workers; only what a loop has, each process says for itself.
-
-Law: the same event has the same words and keys whoever says it.
+Law: the same event has the same words and keys in every process. A supervisor reports for all workers, but each process
+dumps its own loop.
 """
 
 from __future__ import annotations
 
+import collections
 import importlib
 import logging
 import signal
 from collections.abc import Callable, Iterable
 
 from echo7.logs import log
-from echo7.server import Counters, ServingAddress
+from echo7.server import Counters, EchoServer, ServingAddress
 from reactor.loop import Reactor
 
-DUMP_SIGNALS = [signal.SIGUSR2] if hasattr(signal, "SIGUSR2") else []  # Windows has none
+# Windows has none
+DUMP_SIGNALS = [signal.SIGUSR2] if hasattr(signal, "SIGUSR2") else []
 
 logger = logging.getLogger("echo7")
 
 
 def log_hints(left_out: Iterable[str], loopback_only: bool) -> None:
-    """Log what isn't served, though somebody may expect it."""
+    """Log what isn't served although an operator may expect it."""
     for host in left_out:
         log.event(logger, logging.WARNING, "left_out", f"not serving {host}: this machine has no IPv6", address=host)
     if loopback_only:
@@ -31,7 +32,7 @@ def log_hints(left_out: Iterable[str], loopback_only: bool) -> None:
 
 
 def log_addresses(addresses: Iterable[ServingAddress]) -> None:
-    """Log where we serve, one line for each socket."""
+    """Log where the service listens, one line for each socket."""
     for transport, host, port, text in addresses:
         log.event(
             logger, logging.INFO, "listening", f"listening on {transport} {text}",
@@ -40,13 +41,18 @@ def log_addresses(addresses: Iterable[ServingAddress]) -> None:
 
 
 def log_counters(name: str, counters: Counters, log_lines_dropped: int) -> None:
-    """Log what has been done so far."""
+    """Log what the service has done so far."""
     text = f"{name}: {describe(counters)}, {log_lines_dropped} log lines dropped"
     log.event(logger, logging.INFO, name, text, **counters._asdict(), log_lines_dropped=log_lines_dropped)
 
 
+def counters_logger(server: EchoServer, handler: log.StderrHandler) -> Callable[[str], None]:
+    """Return a function that logs a server's counters as the event that it is given."""
+    return lambda name: log_counters(name, server.counters, handler.dropped)
+
+
 def dump_on_signal(reactor: Reactor, others: Callable[[], object] = int) -> None:
-    """Have SIGUSR2 log what a loop has, and call `others`, which asks other processes."""
+    """Make SIGUSR2 log what a loop has, and call `others`, which asks other processes."""
 
     def asked() -> None:
         log_dump(reactor)
@@ -58,7 +64,7 @@ def dump_on_signal(reactor: Reactor, others: Callable[[], object] = int) -> None
 
 
 def _read_ahead(reactor: Reactor) -> None:
-    """As soon as we serve: later there may be no descriptor to read the module with, or no right to."""
+    # now: later, the process may have no descriptor left to read the module, or no right to
     if not reactor.closed:
         importlib.import_module("reactor.observe.snapshot")
 
@@ -72,13 +78,12 @@ def log_dump(reactor: Reactor) -> None:
 
 def total(every: Iterable[Counters]) -> Counters:
     """Add up the counters of several servers."""
-    everyone, drops = list(every), dict[str, int]()
-    for counters in everyone:
-        for reason, count in counters.drops.items():
-            drops[reason] = drops.get(reason, 0) + count
-    numbers = Counters._fields[:-1]  # the drops come last
-    sums = {name: sum(getattr(counters, name) for counters in everyone) for name in numbers}
-    return Counters(drops=dict(sorted(drops.items())), **sums)
+    parts, drops = list(every), collections.Counter[str]()
+    for part in parts:
+        drops.update(part.drops)
+    # the drops are the last field
+    numbers = map(sum, zip(*(part[:-1] for part in [Counters(), *parts]), strict=True))
+    return Counters._make([*numbers, dict(sorted(drops.items()))])
 
 
 def describe(counters: Counters) -> str:

@@ -1,14 +1,14 @@
-"""The names of all metrics: from snapshots to Prometheus's families.
+"""The names of all metrics: turns snapshots into Prometheus's families.
 
-Law: names follow the conventions (prometheus.io/docs/practices/naming): base units, `_total` on what only grows, one
-thing a family. Sums over all processes are in families of their own, apart from those of each worker
-(`echo7_worker_…`), so a query can't add a sum to its parts.
+Law: names follow the conventions (prometheus.io/docs/practices/naming): base units, and `_total` for counters. Each
+worker has families of its own (`echo7_worker_…`), apart from the sums, so a query can't add a sum to its parts.
 """
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 from prometheus_client.core import (
     CounterMetricFamily,
@@ -16,33 +16,34 @@ from prometheus_client.core import (
     HistogramMetricFamily,
     InfoMetricFamily,
     Metric,
-)
+)  # fmt: skip
 from prometheus_client.utils import floatToGoString
 
 from echo7 import __version__
 from echo7.metrics.snapshot import Durations, Snapshot
 from reactor.observe.watch import BOUNDS_S
 
-# how reasons of dropped connections begin; all others are reasons of datagrams
+# prefixes of the drop reasons of connections; all other reasons are of datagrams
 REFUSED, IDLE = ("accept_", "refused_"), ("idle_",)
 
-Values = float | Mapping[str, float]  # a mapping has a value for each value of the label
+Values = float | Mapping[Any, float]  # a mapping: by the value of one more label
+Simple = CounterMetricFamily | GaugeMetricFamily
 
 
-def drops(snapshot: Snapshot, *beginnings: str) -> Values:
-    """Return the drops with reasons that begin so; without beginnings, those of datagrams."""
+def drops(snapshot: Snapshot, *prefixes: str) -> Values:
+    """Return the drops of which the reason has a prefix; without prefixes, those of datagrams."""
     every = snapshot.counters.drops.items()
-    if beginnings:
-        return {reason: count for reason, count in every if reason.startswith(beginnings)}
+    if prefixes:
+        return {reason: count for reason, count in every if reason.startswith(prefixes)}
     return {reason: count for reason, count in every if not reason.startswith(REFUSED + IDLE)}
 
 
 # name, help, label, values
 COUNTERS: Sequence[tuple[str, str, str, Callable[[Snapshot], Values]]] = (
     ("connections", "Connections accepted", "", lambda s: s.counters.connections),
-    ("connections_refused", "Calls of accept(2) that failed, and clients that were refused", "reason",
+    ("connections_refused", "Failed calls of accept(2), and refused clients", "reason",
      lambda s: drops(s, *REFUSED)),
-    ("connections_dropped", "Connections that were closed for idleness", "reason", lambda s: drops(s, *IDLE)),
+    ("connections_dropped", "Connections closed because they were idle", "reason", lambda s: drops(s, *IDLE)),
     ("received_bytes", "Bytes of payload received", "transport",
      lambda s: {"tcp": s.counters.tcp_bytes_received, "udp": s.counters.udp_bytes_received}),
     ("sent_bytes", "Bytes of payload sent back", "transport",
@@ -56,15 +57,15 @@ COUNTERS: Sequence[tuple[str, str, str, Callable[[Snapshot], Values]]] = (
     ("slow_callbacks", "Callbacks slower than --slow-callback", "", lambda s: s.slow_callbacks),
 )  # fmt: skip
 GAUGES: Sequence[tuple[str, str, str, Callable[[Snapshot], Values]]] = (
-    ("connections_open", "Connections that are open", "", lambda s: s.counters.connections_open),
-    ("connections_held", "Open connections that aren't read from until their clients have read", "",
+    ("connections_open", "Open connections", "", lambda s: s.counters.connections_open),
+    ("connections_held", "Open connections under backpressure: not read from until their clients read", "",
      lambda s: s.gauges.connections_held),
-    ("listeners_paused", "Listening sockets that don't accept: full, or short of descriptors or memory", "reason",
+    ("listeners_paused", "Listening sockets that don't accept, because of the limit or of a shortage", "reason",
      lambda s: {"full": s.gauges.listeners_full, "shortage": s.gauges.listeners_short}),
-    ("buffer_bytes", "Bytes to be sent that the kernel hasn't taken yet", "", lambda s: s.gauges.buffer_bytes),
+    ("buffer_bytes", "Bytes that wait to be sent", "", lambda s: s.gauges.buffer_bytes),
 )  # fmt: skip
 HISTOGRAMS: Sequence[tuple[str, str, Callable[[Snapshot], Durations]]] = (
-    ("loop_turn_seconds", "How long turns of the loop worked, without their sleep", lambda t: t.turns),
+    ("loop_turn_seconds", "Duration of turns of the loop, without their sleep", lambda t: t.turns),
     ("loop_lag_seconds", "How late timers fired", lambda t: t.lags),
 )
 
@@ -78,10 +79,11 @@ def families(together: Snapshot, workers: Mapping[str, Snapshot]) -> Iterator[Me
 
 
 def _families(prefix: str, labels: Sequence[str], every: Sequence[tuple[Sequence[str], Snapshot]]) -> Iterator[Metric]:
-    for name, text, label, values_of in COUNTERS:
-        yield _filled(CounterMetricFamily(f"{prefix}_{name}", text, labels=_with(labels, label)), every, values_of)
-    for name, text, label, values_of in GAUGES:
-        yield _filled(GaugeMetricFamily(f"{prefix}_{name}", text, labels=_with(labels, label)), every, values_of)
+    kinds: Sequence[type[Simple]] = (CounterMetricFamily, GaugeMetricFamily)
+    for kind, table in zip(kinds, (COUNTERS, GAUGES), strict=True):
+        for name, text, label, values_of in table:
+            family = kind(f"{prefix}_{name}", text, labels=[*labels, *label.split()])
+            yield filled(family, [(own, values_of(snapshot)) for own, snapshot in every])
     for name, text, durations_of in HISTOGRAMS:
         histogram = HistogramMetricFamily(f"{prefix}_{name}", text, labels=labels)
         for own, snapshot in every:
@@ -89,30 +91,22 @@ def _families(prefix: str, labels: Sequence[str], every: Sequence[tuple[Sequence
         yield histogram
 
 
-def _with(labels: Sequence[str], label: str) -> list[str]:
-    return [*labels, label] if label else [*labels]
-
-
-def _filled(
-    family: CounterMetricFamily | GaugeMetricFamily,
-    every: Iterable[tuple[Sequence[str], Snapshot]],
-    values_of: Callable[[Snapshot], Values],
-) -> Metric:
-    for own, snapshot in every:
-        values = values_of(snapshot)
+def filled(family: Simple, rows: Iterable[tuple[Sequence[str], Values]]) -> Metric:
+    """Add a value, or a value for each value of the last label, for each row of labels. Return the family."""
+    for labels, values in rows:
         if not isinstance(values, Mapping):
-            family.add_metric(own, values)
+            family.add_metric(labels, values)
             continue
         for label, value in values.items():
-            family.add_metric([*own, label], value)
+            family.add_metric([*labels, label], value)
     return family
 
 
 def add_durations(
     family: HistogramMetricFamily, labels: Sequence[str], bounds_s: Sequence[float], counts: Sequence[int], sum_s: float
 ) -> None:
-    """Add one histogram; `counts` has a number for each bucket, the last above all bounds."""
-    # Prometheus wants running sums
+    """Add one histogram; `counts` has a number for each bucket, the last one for values above all bounds."""
+    # Prometheus expects cumulative counts
     bounds = [*map(floatToGoString, bounds_s), "+Inf"]
     buckets = list(zip(bounds, map(float, itertools.accumulate(counts)), strict=True))
     family.add_metric(labels, buckets, sum_s)

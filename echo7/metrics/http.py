@@ -1,15 +1,16 @@
-"""A few pages over HTTP/1.1 (with h11), for programs that fetch one at a time.
+"""A few pages over HTTP/1.1 (with h11), for programs that fetch one page at a time.
 
     data ─► h11 ─► a request? ─► its page, or 400, 404, 405, 431 ─► close
 
-Law: a client costs the service next to nothing. A connection has one request and one answer; anything after them is
-dropped. A connection lives at most LIFE_S, a request has at most REQUEST_BYTES, and with more than MOST_CLIENTS the
-oldest is reset, since an honest one takes a moment. A page that is costly to make is Kept for FRESH_S.
+Law: a client costs the service almost nothing. A connection carries one request and one answer; further bytes are
+dropped. A connection lives at most LIFE_S, a request has at most REQUEST_BYTES, and above MOST_CLIENTS the oldest
+connection is reset. A page that is costly to make is kept for FRESH_S.
 """
 
 from __future__ import annotations
 
 import http
+import math
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
@@ -20,7 +21,7 @@ from reactor.limits import Limits
 from reactor.loop import Reactor
 from reactor.timers import Timer
 
-MOST_CLIENTS = 8  # within the descriptors that are reserved for such things
+MOST_CLIENTS = 8  # within the reserved descriptors
 LIFE_S = 10.0
 REQUEST_BYTES = 8192
 FRESH_S = 0.1
@@ -36,41 +37,25 @@ class Page(NamedTuple):
     content_type: str = PLAIN
 
 
-class Kept:
-    """A page that is made at most once per FRESH_S. Pure: the clock is given."""
+def kept(now: Callable[[], float], maker: Callable[[], Page]) -> Callable[[], Page]:
+    """Return a maker of the same page that calls `maker` at most once per FRESH_S."""
+    made_s, page = -math.inf, Page(b"")
 
-    __slots__ = ("_made", "_maker", "_now")
+    def fresh() -> Page:
+        nonlocal made_s, page
+        if now() - made_s >= FRESH_S:
+            made_s, page = now(), maker()
+        return page
 
-    def __init__(self, now: Callable[[], float], maker: Callable[[], Page]) -> None:
-        self._now, self._maker = now, maker
-        self._made: tuple[float, Page] | None = None  # when, and what
-
-    def __call__(self) -> Page:
-        """Return the page, at most FRESH_S old."""
-        now_s = self._now()
-        if self._made is None or now_s - self._made[0] >= FRESH_S:
-            self._made = now_s, self._maker()
-        return self._made[1]
+    return fresh
 
 
 class Pages:
-    """The pages by path, and the connections that are fetching them."""
-
-    __slots__ = ("_connections", "_makers", "reactor")
+    """The makers of the pages by path, and the connections that fetch them."""
 
     def __init__(self, reactor: Reactor, makers: Mapping[str, Callable[[], Page]]) -> None:
-        self.reactor = reactor
-        self._makers = makers
+        self.reactor, self.makers = reactor, makers
         self._connections: dict[Connection, None] = {}  # oldest first
-
-    def new_protocol(self) -> StreamProtocol:
-        """Return the protocol of one connection."""
-        return PageProtocol(self)
-
-    def find(self, path: str) -> Page | None:
-        """Return the page at a path, or None."""
-        maker = self._makers.get(path)
-        return None if maker is None else maker()
 
     def enter(self, connection: Connection) -> None:
         """Add a connection; if there are too many, reset the oldest."""
@@ -88,8 +73,6 @@ class Pages:
 class PageProtocol(StreamProtocol):
     """One connection, from request to answer."""
 
-    __slots__ = ("_deadline", "_http", "_pages")
-
     def __init__(self, pages: Pages) -> None:
         self._pages = pages
         self._http = h11.Connection(h11.SERVER, max_incomplete_event_size=REQUEST_BYTES)
@@ -106,7 +89,7 @@ class PageProtocol(StreamProtocol):
         try:
             event = self._http.next_event()
         except h11.RemoteProtocolError as error:
-            self._send(connection, b"", Page(b"this is no request\n", error.error_status_hint))
+            self._send(connection, b"", Page(b"not an HTTP/1.1 request\n", error.error_status_hint))
             return
         if isinstance(event, h11.Request):
             self._answer(connection, event)
@@ -121,7 +104,8 @@ class PageProtocol(StreamProtocol):
             self._send(connection, b"", Page(b"only GET and HEAD\n", 405))
             return
         path = request.target.partition(b"?")[0].decode("ascii", "replace")
-        self._send(connection, request.method, self._pages.find(path) or Page(b"no such page\n", 404))
+        maker = self._pages.makers.get(path)
+        self._send(connection, request.method, maker() if maker else Page(b"no such page\n", 404))
 
     def _send(self, connection: Connection, method: bytes, page: Page) -> None:
         headers = [

@@ -1,11 +1,12 @@
-"""The pages of a service: `/metrics` and `/healthz`, on the loop that serves, or on the supervisor's.
+"""The pages of a service, `/metrics` and `/healthz`, on the serving loop or the supervisor's.
 
 Law: an address that can't be bound is reported in one line before anything is served. Workers send a snapshot once a
-second; the last one of a worker that has ended stays in the sums.
+second; the last snapshot of an ended worker stays in the sums.
 """
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -15,40 +16,40 @@ from prometheus_client.core import CollectorRegistry, GaugeMetricFamily, Metric
 
 from echo7.logs import log
 from echo7.metrics.families import families
-from echo7.metrics.http import LIMITS, Kept, Page, Pages
+from echo7.metrics.http import LIMITS, Page, PageProtocol, Pages, kept
 from echo7.metrics.snapshot import Snapshot, snapshot_maker, total
 from echo7.server import EchoServer
 from echo7.sockets.binding import NO_IPV6, BindError, find_targets
 from reactor.listener import Listener
 from reactor.loop import Reactor
 from reactor.sockets.addresses import format_address
-from reactor.sockets.opening import Socket, bind_tcp, closed_on_error
+from reactor.sockets.opening import Socket, bind_tcp
 
 BACKLOG = 16
-HEARD_S = 5.0  # a worker that has sent no snapshot for so long isn't healthy
+HEARD_S = 5.0  # a worker without a snapshot for so long is unhealthy
 
 Where = tuple[str, int]
-Health = Callable[[], str]  # why the service isn't healthy; empty if it is
+Health = Callable[[], str]  # why the service is unhealthy; empty: it is healthy
 
 logger = logging.getLogger("echo7")
 
 
 class Metrics:
-    """Two pages on a loop. `collect` yields the families, `health` says why the service isn't healthy."""
+    """The two pages on a loop. `collect` yields the families; `health` returns why the service is unhealthy."""
 
     def __init__(self, reactor: Reactor, collect: Callable[[], Iterable[Metric]], health: Health) -> None:
-        # the registry calls this
+        # called by the registry
         self.collect = collect
         self._reactor, self._health = reactor, health
         self._registry = CollectorRegistry()
         self._registry.register(self)
-        self._pages = Pages(reactor, {"/metrics": Kept(reactor.now, self._metrics), "/healthz": self._healthz})
+        self._pages = Pages(reactor, {"/metrics": kept(reactor.now, self._metrics), "/healthz": self._healthz})
         self._listeners: list[Listener] = []
 
     def start(self, where: Where) -> None:
         """Listen, and log where. Raise BindError."""
         for sock in _bind(self._reactor, where):
-            listener = Listener(self._reactor, sock, self._pages.new_protocol, LIMITS)
+            listener = Listener(self._reactor, sock, lambda: PageProtocol(self._pages), LIMITS)
             self._listeners.append(listener)
             host, port = listener.address[:2]
             text = f"metrics at http://{format_address(listener.address)}/metrics"
@@ -68,7 +69,7 @@ class Metrics:
 
 
 def serve_metrics(reactor: Reactor, where: Where, server: EchoServer, handler: log.StderrHandler) -> Metrics:
-    """Serve the pages of a service in one process, on its own loop. Raise BindError."""
+    """Serve the pages of a service with one process, on its own loop. Raise BindError."""
     take = snapshot_maker(reactor, server, handler)
     metrics = Metrics(reactor, lambda: families(take(), {}), lambda: "stopping" if server.stopping else "")
     metrics.start(where)
@@ -76,28 +77,21 @@ def serve_metrics(reactor: Reactor, where: Where, server: EchoServer, handler: l
 
 
 class WorkersMetrics:
-    """The pages of a supervisor, from the snapshots of its workers."""
+    """The pages of a supervisor, from its workers' snapshots."""
 
     def __init__(self, reactor: Reactor, handler: log.StderrHandler, health: Health) -> None:
         self._now, self._handler, self._own_health = reactor.now, handler, health
-        self._live: dict[int, tuple[float, Snapshot]] = {}  # worker → when, and what
-        self._past = Snapshot()  # of processes that have ended
-        self._metrics = Metrics(reactor, self.collect, self.health)
-
-    def start(self, where: Where) -> None:
-        """Listen. Raise BindError."""
-        self._metrics.start(where)
-
-    def close(self) -> None:
-        """Stop listening."""
-        self._metrics.close()
+        self._live: dict[int, tuple[float, Snapshot]] = {}  # worker → time of the snapshot, snapshot
+        self._past = Snapshot()  # of ended processes
+        metrics = Metrics(reactor, self.collect, self.health)
+        self.start, self.close = metrics.start, metrics.close
 
     def heard(self, worker: int, message: dict[str, Any]) -> None:
-        """Take a worker's snapshot."""
+        """Keep a worker's snapshot."""
         self._live[worker] = self._now(), Snapshot.from_message(message)
 
     def ended(self, worker: int) -> None:
-        """Add what an ended worker had done to the sums."""
+        """Keep the counters of an ended worker in the sums."""
         if worker in self._live:
             self._past = total([self._past, self._live.pop(worker)[1].after_the_end()])
 
@@ -112,29 +106,24 @@ class WorkersMetrics:
         yield age
 
     def health(self) -> str:
-        """Return why the service isn't healthy; empty if it is."""
+        """Return why the service is unhealthy; empty if it is healthy."""
         heard = any(self._now() - heard_s < HEARD_S for heard_s, _ in self._live.values())
         return self._own_health() or ("" if heard else "no worker serves")
 
 
 def _bind(reactor: Reactor, where: Where) -> list[Socket]:
     bound: list[Socket] = []
-    try:
+    with contextlib.ExitStack() as undo:
         for address, optional in find_targets([where[0]], where[1]):
             try:
                 sock = bind_tcp(reactor.sockets, address)
-                with closed_on_error(sock):
-                    sock.listen(BACKLOG)
+                undo.callback(sock.close)
+                sock.listen(BACKLOG)
             except OSError as error:
                 if optional and error.errno in NO_IPV6:
                     continue
-                text = (
-                    f"cannot bind {format_address(address)} for --metrics: {error.strerror}; choose another HOST:PORT"
-                )
-                raise BindError(text) from None
+                text = f"cannot bind {format_address(address)} for --metrics: {error.strerror}"
+                raise BindError(f"{text}; choose another HOST:PORT") from None
             bound.append(sock)
-    except BaseException:
-        for sock in bound:
-            sock.close()
-        raise
+        undo.pop_all()
     return bound

@@ -1,7 +1,7 @@
-"""Snapshot: what one process reports beside its counters, and the sum over several. Needs no package.
+"""Snapshot: the numbers of one process, and the sum over several processes. Needs no package.
 
-Law: a snapshot comes out of a channel as it went in, so it holds only numbers and lists of numbers. Gauges end with the
-process; counters stay.
+Law: a channel carries a snapshot unchanged, so it holds only numbers and lists of numbers. Gauges end with the process;
+counters stay.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from reactor.observe.watch import BOUNDS_S, Spread, Watch
 class Gauges(NamedTuple):
     """How full a server is at one moment."""
 
-    listeners_full: int = 0  # that accept no one, because as many connections are open as may be
-    listeners_short: int = 0  # that accept no one, because the system lacks descriptors or memory
-    connections_held: int = 0  # that aren't read from until their clients have read
-    buffer_bytes: int = 0  # that the kernel hasn't taken yet
+    listeners_full: int = 0  # not accepting: at the connection limit
+    listeners_short: int = 0  # not accepting: short of descriptors or memory
+    connections_held: int = 0  # not read from: backpressure
+    buffer_bytes: int = 0  # waiting to be sent
 
 
 class Durations(NamedTuple):
@@ -34,7 +34,7 @@ class Durations(NamedTuple):
 
 
 class Snapshot(NamedTuple):
-    """What one process reports, or several together."""
+    """The numbers of one process, or of several together."""
 
     counters: Counters = Counters()
     gauges: Gauges = Gauges()
@@ -44,43 +44,39 @@ class Snapshot(NamedTuple):
     lags: Durations = Durations()
 
     def as_message(self) -> dict[str, Any]:
-        """Return it in a form for a channel."""
+        """Return the snapshot in a form for a channel."""
         return self._asdict() | {"counters": self.counters._asdict()}
 
     @classmethod
     def from_message(cls, message: dict[str, Any]) -> Snapshot:
-        """Return what `as_message` was made of."""
+        """Return the snapshot that `as_message` was called on."""
         counters, gauges = Counters(**message["counters"]), Gauges(*message["gauges"])
         turns, lags = Durations(*message["turns"]), Durations(*message["lags"])
         return cls(counters, gauges, message["log_lines_dropped"], message["slow_callbacks"], turns, lags)
 
     def after_the_end(self) -> Snapshot:
-        """Return what still counts when the process has ended."""
+        """Return the part that still counts when the process has ended."""
         return self._replace(counters=self.counters._replace(connections_open=0), gauges=Gauges())
 
 
 def snapshot_maker(reactor: Reactor, server: EchoServer, handler: log.StderrHandler) -> Callable[[], Snapshot]:
-    """Begin to measure how late timers fire; return a function that takes a snapshot of this process."""
-    watch = _watch_of(reactor)
+    """Start measuring how late timers fire; return a function that takes a snapshot of this process."""
+    watch = reactor.observer
+    if not isinstance(watch, Watch):
+        raise AssertionError("unreachable: with metrics, assembly makes a loop with a Watch")
+    watch.tick()
 
     def take() -> Snapshot:
-        gauges, turns, lags = gauges_of(server, reactor), durations(watch.turns), durations(watch.lags)
-        return Snapshot(server.counters, gauges, handler.dropped, watch.slow_callbacks, turns, lags)
+        turns, lags = _durations(watch.turns), _durations(watch.lags)
+        return Snapshot(
+            server.counters, gauges_of(server, reactor), handler.dropped, watch.slow_callbacks, turns, lags
+        )  # fmt: skip
 
     return take
 
 
-def _watch_of(reactor: Reactor) -> Watch:
-    """Return what measures this loop, and have it measure timers too."""
-    watch = reactor.observer
-    if not isinstance(watch, Watch):
-        raise AssertionError("unreachable: with metrics, assembly makes no other loop")
-    watch.tick()
-    return watch
-
-
 def gauges_of(server: EchoServer, reactor: Reactor) -> Gauges:
-    """Look at every socket of a server."""
+    """Return the gauges of a server, from its sockets."""
     listeners, endpoints, connections = server.handlers
     suspended = reactor.snapshot().suspended
     short = sum(listener in suspended for listener in listeners)
@@ -107,6 +103,5 @@ def _total_durations(every: list[Durations]) -> Durations:
     return Durations(counts, sum(each.total_s for each in every))
 
 
-def durations(spread: Spread) -> Durations:
-    """Return a Spread as it is now."""
+def _durations(spread: Spread) -> Durations:
     return Durations(list(spread.counts), spread.total_s)

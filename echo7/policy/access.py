@@ -1,7 +1,7 @@
 """Which sources may use the service: `--allow` and `--deny`. Pure policy: an address in, yes or no out.
 
-Law: of all networks that a source is in, the smallest decides; of two equal ones, the denied one. A source in none of
-them is served, unless some network is allowed. An IPv4 source is the same over an IPv4 socket and over an IPv6 one
+Law: of all networks that contain a source, the smallest decides; of two equal ones, the denied one. A source outside
+all of them is served, unless `--allow` is set. An IPv4 source is the same over an IPv4 socket and over an IPv6 one
 (RFC 4291 §2.5.5.2).
 
 A decision costs one dictionary look-up for each prefix length in use, however many networks there are.
@@ -13,18 +13,15 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 IPV4_BYTES, IPV6_BYTES = 4, 16
-# Of ::ffff:0:0/96.
+# the length of ::ffff:0:0/96
 MAPPED_BITS = 96
 
 
 class Network(NamedTuple):
-    """A range of addresses with a common beginning."""
+    """A range of addresses of 4 or 16 bytes with a common prefix, a number; `rest_bits` follow it in an address."""
 
-    # 4 or 16
     address_bytes: int
-    # The common beginning as a number.
     prefix: int
-    # How many more bits an address has.
     rest_bits: int
 
 
@@ -44,30 +41,23 @@ def network(text: str) -> Network:
 
 
 class Access:
-    """Decides for one server. Raise ValueError for an invalid network."""
-
-    __slots__ = ("_otherwise", "_tables")
+    """Decides which sources one server serves. Raise ValueError for an invalid network."""
 
     def __init__(self, allow: Iterable[str] = (), deny: Iterable[str] = ()) -> None:
-        allowed, denied = list(map(network, allow)), list(map(network, deny))
-        verdicts = dict.fromkeys(allowed, True) | dict.fromkeys(denied, False)
+        allowed = dict.fromkeys(map(network, allow), True)
         self._otherwise = not allowed
-        self._tables = {size: _by_length(verdicts, size) for size in (IPV4_BYTES, IPV6_BYTES)}
+        self._verdicts = allowed | dict.fromkeys(map(network, deny), False)
+        # by the size of an address: the lengths in use, the smallest network first
+        self._lengths = {
+            size: sorted({each.rest_bits for each in self._verdicts if each.address_bytes == size})
+            for size in (IPV4_BYTES, IPV6_BYTES)
+        }
 
     def allows(self, host: bytes) -> bool:
         """Tell whether a packed address of 4 or 16 bytes may use the service."""
-        number = int.from_bytes(host, "big")
-        for rest_bits, verdicts in self._tables[len(host)]:
-            verdict = verdicts.get(number >> rest_bits)
+        number, size = int.from_bytes(host, "big"), len(host)
+        for rest_bits in self._lengths[size]:
+            verdict = self._verdicts.get(Network(size, number >> rest_bits, rest_bits))
             if verdict is not None:
                 return verdict
         return self._otherwise
-
-
-def _by_length(verdicts: dict[Network, bool], address_bytes: int) -> list[tuple[int, dict[int, bool]]]:
-    """Return one family's verdicts by the length of their prefix, the longest first."""
-    tables: dict[int, dict[int, bool]] = {}
-    for found, verdict in verdicts.items():
-        if found.address_bytes == address_bytes:
-            tables.setdefault(found.rest_bits, {})[found.prefix] = verdict
-    return sorted(tables.items(), key=lambda table: table[0])

@@ -17,9 +17,9 @@ from reactor.sockets.addresses import Address
 
 
 class StreamEcho(StreamProtocol):
-    """TCP: writes back what arrives. One object serves all connections of a server.
+    """TCP: writes back what arrives. One object serves all connections of a listener.
 
-    Backpressure, half-close and lingering are the Connection's, and its defaults are what the RFC wants.
+    The Connection handles backpressure, half-close and lingering; its defaults are what the RFC wants.
     """
 
     def __init__(
@@ -40,7 +40,7 @@ class StreamEcho(StreamProtocol):
     data_received = staticmethod(Connection.write)  # type: ignore[assignment]
 
     def saturated(self, connection: Connection) -> None:
-        """Tell the server that a client sends a lot: it may know a faster way."""
+        """Tell the server that a client sends a lot: splice(2) may be faster."""
         if self._saturated is not None:
             self._saturated(connection)
 
@@ -72,7 +72,7 @@ class DatagramEcho(BatchProtocol):
         self._dropped = dropped
 
     def batch_received(self, endpoint: Endpoint, batch: Batch, count: int) -> Mapping[int, str]:
-        """Return which datagrams get no answer, and why. One that the guard refuses takes no token of its source."""
+        """Return which datagrams get no answer, and why. A datagram that the guard refuses takes no token."""
         refused = self._guarded(batch, count)
         if self._gate is None:
             return refused
@@ -84,10 +84,10 @@ class DatagramEcho(BatchProtocol):
         return {**refused, **{passing[place]: reason for place, reason in more.items()}}
 
     def dropped(self, endpoint: Endpoint, reason: str, peer: Address | None, count: int = 1) -> None:
-        """Pass it on."""
+        """Tell the server about datagrams without an answer."""
         if self._dropped is not None:
             self._dropped(reason, peer, count)
 
     def endpoint_lost(self, endpoint: Endpoint, error: Exception | None) -> None:
-        """Tell the server."""
+        """Tell the server that an endpoint has closed."""
         self._lost(endpoint, error)

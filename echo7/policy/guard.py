@@ -3,12 +3,12 @@
 Law: no answer may start a loop or reach more than one host. UDP sources are easily forged. One datagram that claims
 to come from another responder (echo, chargen, DNS, …) would bounce between the two for ever: CVE-1999-0103,
 CVE-2024-2169. An answer to a multicast or broadcast address, or from one, would be multiplied (RFC 1122 §4.1.3.6 and
-§3.2.1.3; RFC 862 foresaw neither). So the guard refuses
+§3.2.1.3; RFC 862 mentions neither). So the guard refuses
 
-- source port 0, which can't be answered, and the ports of responders and our own (`ports.py`: the operator may choose);
+- source port 0, which can't be answered, the ports of responders and our own ports (`ports.py`: an option);
 - a source or a destination that isn't a single host.
 
-Two servers on different unprivileged ports look like a client and a server. The rates of `sources.py` bound those.
+Two echo servers on different unprivileged ports look like a client and a server. The rates of `sources.py` bound them.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from echo7.policy.ports import DEFAULT_PORTS, SourcePorts
 from reactor.fastpath.datagrams import Batch, Screen
 from reactor.sockets.pktinfo import IPV4_INFO_BYTES, is_unicast
 
-# Services that answer any datagram, or any that looks vaguely right, by the port they answer from.
+# Services that answer any datagram, or any that seems valid, by the port they answer from.
 RESPONDER_PORTS = {
     7: "echo", 11: "systat", 13: "daytime", 17: "qotd", 19: "chargen", 37: "time", 53: "domain", 69: "tftp",
     111: "sunrpc", 123: "ntp", 137: "netbios-ns", 138: "netbios-dgm", 161: "snmp", 177: "xdmcp", 389: "ldap",
@@ -27,7 +27,7 @@ RESPONDER_PORTS = {
     5353: "mdns", 11211: "memcached", 27960: "quake3",
 }  # fmt: skip
 
-# The first two characters of every address that might not be a single host's. All others need no closer look.
+# The first two characters of every address that may not be a single host's. Others need no further check.
 SUSPICIOUS_STARTS = frozenset({"0.", "22", "23", "25", "::", "ff"})
 # The same by the bytes of an address: 0/8, 224/4 and 255.255.255.255; ff00::/8, ::ffff:0:0/96 and ::.
 SUSPICIOUS_IPV4 = {0: {0, *range(224, 240), 255}}
@@ -35,9 +35,7 @@ SUSPICIOUS_IPV6 = {0: {0xFF}, 10: {0xFF}, 15: {0}}
 
 
 class Guard:
-    """Decides for one server. `own_ports` are the server's."""
-
-    __slots__ = ("_refused_ports", "_screen")
+    """Decides which datagrams one server answers. `own_ports` are the server's."""
 
     def __init__(self, own_ports: Iterable[int] = (), ports: SourcePorts = DEFAULT_PORTS) -> None:
         self._refused_ports = dict.fromkeys(ports.listed, "source_port_listed")

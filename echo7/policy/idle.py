@@ -1,13 +1,13 @@
-"""Idle connections: who is let go after so many seconds in which no byte moved either way. Off, it isn't even imported.
+"""Closes connections in which no byte has moved for a time, either way. Imported only when an idle timeout is set.
 
-Law: nothing is done for a message. Each connection's byte counters are looked at sixteen times in the time allowed;
-when they have moved, the silence begins anew with that look. So nobody is let go too early, and nobody later than an
-eighth after the time. A look takes a bounded number of connections, those that are due, from the head of a queue.
+Law: a message costs nothing. Each connection's byte counters are looked at sixteen times within the timeout. When they
+have moved, the idle time begins again with that look. So no connection is closed too early, and none later than an
+eighth after the timeout. A look takes a bounded number of connections, those that are due, from the head of a queue.
 
-What came before the deadline is echoed first. The process may have been stopped meanwhile (SIGSTOP), or the loop busy,
-so whoever seems silent is read from once more, there and then; only when nothing is there does the end begin. It is an
-orderly one: what is pending is delivered, then FIN. A caller who takes none of what is pending for twice the time is
-reset. Until then, one who has filled his buffers may still take it, and have all that he has sent.
+Data that came before the deadline is echoed first. The process may have been stopped meanwhile (SIGSTOP), or the loop
+was busy. So a connection that seems idle is read once more, and closed only when nothing is there. The end is an
+orderly one: deliver what is pending, then FIN. When a client reads nothing of what is pending for twice the timeout,
+its connection is reset. Until then, a client with full buffers can still read, and get everything that it has sent.
 """
 
 from __future__ import annotations
@@ -21,44 +21,47 @@ from reactor.connection import LINGERING, OPEN, Connection
 from reactor.loop import READ, Reactor
 from reactor.sockets.errors import os_error
 
-LOOKS = 16  # in the time allowed
+# within the timeout
+LOOKS = 16
 CONNECTIONS_PER_LOOK = 256
-EARLY = 1 / 8  # of the time between two looks: who is due so soon is looked at too, so that the loop wakes less often
-ROUNDING = 1e-9  # sixteen sixteenths may be a little less than one
+# A look also takes connections that are due within this part of a step, so that the loop wakes less often.
+EARLY = 1 / 8
+# sixteen sixteenths may be a little less than one
+ROUNDING = 1e-9
 
 
 class Seen(NamedTuple):
-    """What the last look at a connection has found."""
+    """What the last look at a connection found, and when the next look is due."""
 
-    due_s: float  # when to look again
+    due_s: float
     bytes_moved: int
-    silent_since_s: float
+    idle_since_s: float
 
 
 class IdleWatch:
-    """Looks after the connections of one server. `ended(connection, reason)` is called for each that is let go."""
-
-    __slots__ = ("_ended", "_queue", "_reactor", "_step_s", "_timeout_s", "_waiting")
+    """Watches the connections of one server. Calls `ended(connection, reason)` for each that it closes."""
 
     def __init__(self, reactor: Reactor, timeout_s: float, ended: Callable[[Connection, str], object]) -> None:
         self._reactor = reactor
         self._timeout_s, self._step_s = timeout_s * (1 - ROUNDING), timeout_s / LOOKS
         self._ended = ended
-        self._queue: OrderedDict[Connection, Seen] = OrderedDict()  # by when they are due
-        self._waiting = False  # a timer is set; there is one at the most
+        # in the order in which they are due
+        self._queue: OrderedDict[Connection, Seen] = OrderedDict()
+        # whether the timer is set; there is only one
+        self._waiting = False
 
     def watch(self, connection: Connection) -> None:
-        """Begin with a new connection."""
+        """Begin to watch a new connection."""
         self._put_back(connection, self._reactor.now())
         self._wait()
 
     def forget(self, connection: Connection) -> None:
-        """A connection is lost."""
+        """Stop watching: the connection is lost."""
         self._queue.pop(connection, None)
 
-    def _put_back(self, connection: Connection, silent_since_s: float) -> None:
+    def _put_back(self, connection: Connection, idle_since_s: float) -> None:
         due_s = self._reactor.now() + self._step_s
-        self._queue[connection] = Seen(due_s, _bytes_moved(connection), silent_since_s)
+        self._queue[connection] = Seen(due_s, _bytes_moved(connection), idle_since_s)
         self._queue.move_to_end(connection)
 
     def _wait(self) -> None:
@@ -80,22 +83,24 @@ class IdleWatch:
 
     def _look(self, connection: Connection, seen: Seen, now_s: float) -> None:
         moved = _bytes_moved(connection) != seen.bytes_moved
-        silent_s = 0.0 if moved else now_s - seen.silent_since_s
-        anew = moved or (silent_s >= self._timeout_s and self._end(connection, silent_s))
-        self._put_back(connection, now_s if anew else seen.silent_since_s)
+        idle_s = 0.0 if moved else now_s - seen.idle_since_s
+        restarts = moved or (idle_s >= self._timeout_s and self._end(connection, idle_s))
+        self._put_back(connection, now_s if restarts else seen.idle_since_s)
 
-    def _end(self, connection: Connection, silent_s: float) -> bool:
-        """Let go of a connection that is silent indeed. Return whether the silence begins anew."""
+    def _end(self, connection: Connection, idle_s: float) -> bool:
+        """Close a connection that is really idle. Return whether its idle time begins again."""
         if connection.state is OPEN and connection.interest & READ:
             before = _bytes_moved(connection)
-            # Not left to the next select: of many that are ready it may tell of some only.
+            # Don't wait for select: when many sockets are ready, it may report only some of them.
             self._reactor.guard(connection.on_event, READ, owner=connection)
             if connection.state is OPEN and _bytes_moved(connection) == before:
                 self._ended(connection, "idle_timeout")
                 connection.close()
-        elif connection.state is OPEN and silent_s < 2 * self._timeout_s:  # held back: there may be more to be read
+        elif connection.state is OPEN and idle_s < 2 * self._timeout_s:
+            # above its high-water mark: there may be more to read
             return False
-        elif not (connection.closed or connection.state is LINGERING):  # that has a deadline of its own
+        # a lingering connection has a deadline of its own
+        elif not (connection.closed or connection.state is LINGERING):
             self._ended(connection, "idle_stuck")
             connection.abort(os_error(errno.ETIMEDOUT))
         return True

@@ -1,19 +1,21 @@
 """Source ports that get no answer, as `--refuse-source-ports` names them. Pure: a text in, a set of ports out.
 
-Law: what is refused is what the text says, and nothing else; only port 0, which nobody can answer, is refused always.
+Law: the text says exactly which ports are refused. Only port 0 is always refused, because it can't be answered.
 
-    default        the same as own,responders; holds where nothing is said
-    own            the ports that we serve
-    responders     those where a service is known to answer whatever comes (`guard.RESPONDER_PORTS`)
-    none           no port at all; stands alone
-    53  <1024  6000-6100    these
+    default        own,responders; the same as without the option
+    own            the ports that this server serves
+    responders     ports of services that answer any datagram (`guard.RESPONDER_PORTS`)
+    none           no port; can't be combined
+    53  <1024  6000-6100    a port, or a range
 """
 
 from __future__ import annotations
 
+import contextlib
 from typing import NamedTuple
 
-PORTS_END = 65_536  # the first number that is no port
+# the first number that isn't a port
+PORTS_END = 65_536
 NO_LIST: frozenset[int] = frozenset()
 
 
@@ -35,10 +37,10 @@ NAMES = {
 
 
 def parse_ports(text: str) -> SourcePorts:
-    """Read a list with commas. Raise ValueError, whose text is one line, for what isn't in the table above."""
+    """Read a list with commas. Raise ValueError with one line of text for a word that isn't in the table above."""
     items = [item.strip() for item in text.split(",")]
     if "none" in items and len(items) > 1:
-        raise ValueError(f"{text!r} says 'none' and more; leave one of them out")
+        raise ValueError(f"{text!r} combines 'none' with other ports; leave one of them out")
     found = NAMES["none"]
     for item in items:
         more = NAMES.get(item) or SourcePorts(own=False, responders=False, listed=frozenset(_range(item)))
@@ -47,22 +49,20 @@ def parse_ports(text: str) -> SourcePorts:
 
 
 def _range(item: str) -> range:
-    """Return what one number, `<N` or `A-B` stands for."""
+    """Return the ports of one number, `<N` or `A-B`."""
     first, dash, last = item.partition("-")
-    if item.startswith("<"):
-        ports = range(_number(item[1:], item))
-    else:
-        ports = range(_number(first, item), _number(last if dash else first, item) + 1)
-    if not ports or ports.stop > PORTS_END:
-        raise ValueError(_mistake(item))
-    return ports
+    with contextlib.suppress(ValueError):
+        if item.startswith("<"):
+            ports = range(_number(item[1:]))
+        else:
+            ports = range(_number(first), _number(last if dash else first) + 1)
+        if ports and ports.stop <= PORTS_END:
+            return ports
+    raise ValueError(f"{item!r} is not a port (53), a range (6000-6100, <1024), nor one of {', '.join(NAMES)}")
 
 
-def _number(digits: str, item: str) -> int:
+def _number(digits: str) -> int:
     if not (digits.isascii() and digits.isdigit()):
-        raise ValueError(_mistake(item))
-    return int(digits[:6])  # more digits are no port, whatever follows
-
-
-def _mistake(item: str) -> str:
-    return f"{item!r} is not a port (53), a range (6000-6100, <1024), nor one of {', '.join(NAMES)}"
+        raise ValueError
+    # six digits are never a port, whatever follows
+    return int(digits[:6])

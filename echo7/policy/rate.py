@@ -8,7 +8,7 @@ Law: memory is bounded. The table holds a fixed number of sources. When it is fu
 the longest is evicted. Evicting a full bucket changes nothing, because a new one is full too, so those go first. Ten
 million forged sources leave the table within its bound, and cost a real source at most the record of what it has used.
 
-IPv4 sources count one by one, IPv6 sources by their /64: one customer has at least that, so one address says nothing.
+An IPv4 address is a source; so is an IPv6 /64, because one customer has at least that many IPv6 addresses.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ LOOPBACK_V6 = bytes(15) + b"\x01"
 
 
 class Rate(NamedTuple):
-    """Tokens per second, and how many may be taken at once after a silence."""
+    """Tokens per second, and how many may be taken at once after a pause."""
 
     per_second: float
     burst: int

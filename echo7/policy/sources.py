@@ -4,9 +4,9 @@
     ConnectionGate   TCP: decides at accept whether a connection stays
     DatagramGate     UDP: decides which datagrams of a batch are answered
 
-Law: one source can't use up what is there for all. Memory is bounded: the connection gate knows only open connections,
+Law: one source can't use up what all sources share. Memory is bounded: the connection gate knows only open connections,
 the buckets hold a fixed number of sources (see `rate.py`). A batch gets the same decisions as its datagrams would one
-by one, but each source in it is looked up once, and while all are answered, no Python runs for each datagram.
+by one, but each source is looked up once. While all are answered, no Python code runs for each datagram.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ OverRate = Callable[[str, bytes, int], object]
 
 
 class ByBind(enum.Enum):
-    """A limit that isn't configured: none on a socket bound to loopback, elsewhere what `SourceLimits.…_on` return."""
+    """A limit that isn't configured: no limit on a socket bound to loopback, elsewhere that of `SourceLimits.…_on`."""
 
     BY_BIND = enum.auto()
 
@@ -140,11 +140,10 @@ class ConnectionGate:
 class DatagramGate:
     """Decides which datagrams are answered, by their sources. Several gates may share buckets.
 
-    With `log_only`, datagrams over a rate are answered: `over_rate` counts them, and `noted(reason, source, count)` is
-    called.
+    With `log_only`, datagrams over a rate are answered, and `over_rate(reason, source, count)` is called.
     """
 
-    __slots__ = ("_access", "_buckets", "_log_only", "_noted", "_now", "_spares_loopback", "_total", "over_rate")
+    __slots__ = ("_access", "_buckets", "_log_only", "_now", "_over_rate", "_spares_loopback", "_total")
 
     def __init__(
         self,
@@ -155,14 +154,13 @@ class DatagramGate:
         total: Bucket | None = None,
         spares_loopback: bool = False,
         log_only: bool = False,
-        noted: OverRate | None = None,
+        over_rate: OverRate | None = None,
     ) -> None:
         # Monotonic seconds.
         self._now = now
         self._access, self._buckets, self._total = access, buckets, total
         self._spares_loopback, self._log_only = spares_loopback, log_only
-        self._noted = noted
-        self.over_rate = 0
+        self._over_rate = over_rate
 
     def refusals(self, hosts: Sequence[Hashable], packed: Callable[[Hashable], bytes]) -> Mapping[int, str]:
         """Return which datagrams get no answer, and why, by their place in `hosts`.
@@ -230,9 +228,8 @@ class DatagramGate:
         """Return how many of `count` are answered where the rate grants only `granted`."""
         if not self._log_only:
             return granted
-        self.over_rate += count - granted
-        if self._noted is not None:
-            self._noted(reason, source, count - granted)
+        if self._over_rate is not None:
+            self._over_rate(reason, source, count - granted)
         return count
 
 

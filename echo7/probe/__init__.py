@@ -1,4 +1,4 @@
-"""The prober: what becomes of datagrams that are sent to an echo server. `echo7 ping`, and the same as a library.
+"""The prober: sends probes to an echo server and reports the outcome of each. `echo7 ping`, also as a library.
 
     from echo7 import ping
 
@@ -9,11 +9,10 @@
     Plan ─► Prober ──┤                 ├──► Ledger ─► Event … PingResult ─► text, JSON, a monitoring plugin's line
                      └─► StreamFlow ───┘
 
-Start with `measure` (what can become of a probe, and counting it; pure). Then `plan` (what was asked for), `roles`
-(what a run and its flows need of each other), `datagram` and `stream` (flows over UDP and TCP), `prober` (the run),
-`result` (what it found), `once` (one call), `report` (what people and programs read), `exporter` (for Prometheus),
-`command`. Imports `reactor` and, of echo7, `sockets`, `logs`, `process.limits`, `arguments` and (only the exporter)
-`metrics`.
+Start with `measure` (outcomes and how they are counted; pure). Then read `plan` (the parameters of a run), `roles` (the
+interfaces between a run and its flows), `datagram` and `stream` (flows over UDP and TCP), `prober` (the run), `result`,
+`once` (one call), `report` (forms of output), `exporter` (for Prometheus) and `command`. Imports `reactor` and, of
+echo7, `sockets`, `logs`, `process.limits`, `arguments` and (only the exporter) `metrics`.
 """
 
 from echo7.probe.measure.words import Damage, Event, Harm, Word

@@ -1,12 +1,8 @@
 """`echo7 ping`: options → a plan → a run → an exit status.
 
-    0  replies came                       3  refused: nothing listens on that port
-    1  every probe timed out              4  unreachable: no route, or none for so large a datagram
-    2  the options make no sense          5  the name can't be resolved
-    74 standard output can't be written   141 its reader has gone         128 + n  ended at once by a second signal n
-
-With --metrics it runs until it is stopped (status 0) or can't start (status 1), and serves Prometheus.
-With --warn or --crit it is a monitoring plugin, with the statuses OK 0, WARNING 1, CRITICAL 2, UNKNOWN 3.
+With --metrics it runs until a signal (status 0), or can't start (status 1), and serves Prometheus. With --warn or
+--crit it is a monitoring plugin. Beside the statuses in EPILOG there are 74 (can't write to standard output), 141 (the
+reader of standard output has closed it) and 128 + n (a second signal n ended it).
 
 Law: what is known to be wrong before the first probe is reported before it, in one line on stderr.
 """
@@ -15,64 +11,64 @@ from __future__ import annotations
 
 import argparse
 import errno
+import functools
 import re
 import signal
 import socket
 import sys
-from collections.abc import Callable
 from typing import NoReturn
 
-from echo7.arguments import metrics_address, number, seconds
+from echo7.arguments import HelpFormatter, metrics_address, number, seconds
 from echo7.logs import log
 from echo7.probe.measure.words import Event
-from echo7.probe.once import new_reactor
-from echo7.probe.plan import DEFAULT_SIZE_BYTES, LAST_PORT, MOST_FLOWS, Plan, plan_in_seconds, size_for
+from echo7.probe.once import ENDING_SIGNALS, handle_signals, new_reactor
+from echo7.probe.plan import DEFAULT_SIZE_BYTES, LAST_PORT, MOST_FLOWS, Plan, misfit, plan_in_seconds
 from echo7.probe.prober import CannotProbe, Prober
 from echo7.probe.report import nagios, text
 from echo7.probe.report.views import STATUSES, JsonView, PluginView, TextView, View
 from echo7.probe.report.writer import LineWriter
-from echo7.probe.result import glance_at, result_of
+from echo7.probe.result import counts_of, result_of, rtt_of
 from echo7.process import limits
 from echo7.sockets.resolve import UnresolvedName, resolve
 from reactor.loop import Reactor
-from reactor.sockets.addresses import Address, family_of
+from reactor.sockets.addresses import Address, format_address
 
-SUMMARY = "probe an echo server: loss, delay, damage, order"
 DESCRIPTION = """\
-Send probes to an echo server (RFC 862) at a constant rate, over UDP or TCP, and report what becomes of them:
-answered, late, lost, duplicate, reordered, truncated, corrupted, refused, unreachable. Works with any echo server.
+Send probes to any echo server (RFC 862) at a constant rate and report the
+outcome of each: answered, late, lost, damaged, reordered, refused and more.
 """
 EPILOG = """\
-examples:
-  echo7 ping 192.0.2.7                            UDP port 7, one probe a second, until ^C
-  echo7 ping ::1 --port 7007 --tcp -c 10
-  echo7 ping host.example -i 0.01 -q              a hundred a second, one live line
-  echo7 ping host.example --flows 16 -i 0.05      sixteen source ports: is one of several paths bad?
-  echo7 ping host.example --df -s 1380:1480:4     the largest datagram that gets through
-  echo7 ping host.example -i 0 -c 100000 -q       as fast as answers come
-  echo7 ping 192.0.2.7 198.51.100.7 --metrics 127.0.0.1:9107
-  echo7 ping host.example --warn rtt=20ms,loss=1% --crit rtt=100ms,loss=5%
+limits:
+  one or more of rtt=20ms,p99=50ms,jitter=5ms,loss=1%
 
 signals:
-  INT, TERM   end with the summary; a second one ends at once
-  QUIT        print the summary so far on stderr
+  INT, TERM  end with the summary; a second one ends at once
+  QUIT       print the summary so far on stderr
 
 exit status:
-  0 replies, 1 timed out, 2 usage, 3 refused, 4 unreachable, 5 name not resolved;
+  0 replies, 1 timed out, 2 usage, 3 refused, 4 unreachable, 5 name unknown;
   with --warn or --crit: 0 OK, 1 WARNING, 2 CRITICAL, 3 UNKNOWN
+
+examples:
+  echo7 ping 192.0.2.7                         one probe a second, until ^C
+  echo7 ping fe80::1%eth0 --tcp -c 10          a link-local address
+  echo7 ping host.example -i 0.01 -q           100 a second, one live line
+  echo7 ping host.example --flows 16 -i 0.05   find one bad path of several
+  echo7 ping host.example --df -s 1380:1480:4  find the path MTU
+  echo7 ping host.example -i 0 -c 100000 -q    as fast as answers come
+  echo7 ping 192.0.2.7 198.51.100.7 --metrics 127.0.0.1:9107
+  echo7 ping host.example --warn rtt=20ms,loss=1% --crit rtt=100ms,loss=5%
 """
 
 STDOUT, STDERR = 1, 2
 USAGE, UNRESOLVED, OUTPUT_FAILED = 2, 5, 74  # the last is EX_IOERR of sysexits.h
 PLUGIN_COUNT = 5
 LIVE_S = 0.25  # between two states of the live line
-ENDING_SIGNALS = [signal.SIGINT, signal.SIGTERM]
-INTERIM_SIGNALS = [signal.SIGQUIT] if hasattr(signal, "SIGQUIT") else []  # Windows has none
 PLUGIN_OPTION = re.compile("--(w|cr)")  # argparse takes abbreviations
 
 
 class Refusal(Exception):
-    """Why a run can't begin: one line, an exit status, and another one for a plugin."""
+    """Why a run can't start: one line, an exit status, and that of a plugin."""
 
     def __init__(self, status: int, plugin_status: int, message: str) -> None:
         super().__init__(message)
@@ -80,14 +76,15 @@ class Refusal(Exception):
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the options of `echo7 ping`."""
+    """Declare the command's options."""
     parser.description, parser.epilog = DESCRIPTION, EPILOG
+    parser.formatter_class = functools.partial(HelpFormatter, max_help_position=26)
     if any(map(PLUGIN_OPTION.match, sys.argv)):
-        parser.error = _plugin_error  # type: ignore[method-assign]  # monitoring wants UNKNOWN, on stdout
-    host_help = "name or address of an echo server; link-local as fe80::1%%eth0; several with --metrics"
-    parser.add_argument("hosts", nargs="+", metavar="HOST", help=host_help)
-    _add_values(parser.add_argument)
-    _add_choices(parser)
+        # monitoring expects UNKNOWN, on stdout
+        parser.error = _plugin_error  # type: ignore[method-assign]
+    _add_target(parser)
+    _add_probes(parser)
+    _add_output(parser)
 
 
 def run(options: argparse.Namespace) -> int:
@@ -106,7 +103,7 @@ def run(options: argparse.Namespace) -> int:
     except Refusal as refusal:
         status = refusal.plugin_status if is_plugin else refusal.status
         if is_plugin:
-            output.line(f"ECHO UNKNOWN - {refusal}" if status == nagios.UNKNOWN else f"ECHO CRITICAL - {refusal}")
+            output.line(f"ECHO {nagios.NAMES[status]} - {refusal}")
         else:
             _complain(str(refusal))
     output.finish()
@@ -114,10 +111,10 @@ def run(options: argparse.Namespace) -> int:
 
 
 def plan_of(options: argparse.Namespace, is_plugin: bool) -> Plan:
-    """Turn options into a plan. Raise ValueError for a plan that makes no sense."""
+    """Return the plan that the options ask for. Raise ValueError if it makes no sense."""
     _check_form(options, is_plugin)
     if is_plugin and (options.json or options.jsonl or options.quiet):
-        raise ValueError("--warn and --crit have a form of their own; leave out --json, --jsonl or -q")
+        raise ValueError("--warn and --crit print their own line; leave out --json, --jsonl or -q")
     count = options.count
     if count is None and is_plugin:
         count = PLUGIN_COUNT
@@ -134,9 +131,9 @@ def _check_form(options: argparse.Namespace, is_plugin: bool) -> None:
     if options.metrics is None and len(hosts) > 1:
         raise ValueError("several hosts need --metrics; give one host, or add that")
     if options.metrics is not None and (is_plugin or options.json or options.jsonl or options.quiet):
-        raise ValueError("--metrics has a form of its own; leave out --json, --jsonl, -q, --warn and --crit")
+        raise ValueError("--metrics serves pages instead of output; leave out --json, --jsonl, -q, --warn and --crit")
     if len({*hosts}) < len(hosts):
-        raise ValueError("a host is named twice; its probes couldn't be told apart")
+        raise ValueError("a host is given twice; give each host once")
     if options.source_port and len(hosts) > 1:
         raise ValueError("several hosts can't share a --source-port; leave it out")
 
@@ -152,8 +149,7 @@ def _addresses_of(options: argparse.Namespace, plan: Plan) -> list[Address]:
     except UnresolvedName as error:
         raise Refusal(UNRESOLVED, nagios.UNKNOWN, str(error)) from None
     for address in addresses:
-        problem = size_for(6 if family_of(address) == socket.AF_INET6 else 4, plan)
-        if problem:
+        if problem := misfit(plan, str(address[0])):
             raise Refusal(USAGE, nagios.UNKNOWN, problem)
     return addresses
 
@@ -172,19 +168,18 @@ def _run_plan(options: argparse.Namespace, plan: Plan, addresses: list[Address],
             prober = Prober(
                 reactor, address, plan, ended=reactor.stop, told=lambda event: _show(prober, view, output, event)
             )
-            _take_signals(reactor, prober, host)
+            handle_signals(reactor, prober.stop, lambda: _print(STDERR, *text.summary(result_of(prober, host))))
             prober.start()
             view.begin(plan)
             if is_live:
                 _show_live(reactor, prober, output)
             reactor.run()
+            # a second signal ends the process before the summary
             for signum in ENDING_SIGNALS:
-                # a second signal needn't wait for the summary
                 signal.signal(signum, signal.SIG_DFL)
     except CannotProbe as error:
-        if error.unreachable:
-            raise Refusal(STATUSES["unreachable"], nagios.CRITICAL, str(error)) from None
-        raise Refusal(USAGE, nagios.UNKNOWN, str(error)) from None
+        statuses = (STATUSES["unreachable"], nagios.CRITICAL) if error.unreachable else (USAGE, nagios.UNKNOWN)
+        raise Refusal(*statuses, str(error)) from None
     if is_live:
         output.live("")
     return view.end(result_of(prober, host))
@@ -196,22 +191,10 @@ def _show(prober: Prober, view: View, output: LineWriter, event: Event) -> None:
         prober.stop()
 
 
-def _take_signals(reactor: Reactor, prober: Prober, host: str) -> None:
-    def interim() -> None:
-        diagnostics = LineWriter(STDERR)
-        for line in text.summary(result_of(prober, host)):
-            diagnostics.line(line)
-        diagnostics.finish()
-
-    for signum in ENDING_SIGNALS:
-        reactor.add_signal_handler(signum, prober.stop)
-    for signum in INTERIM_SIGNALS:
-        reactor.add_signal_handler(signum, interim)
-
-
 def _show_live(reactor: Reactor, prober: Prober, output: LineWriter) -> None:
     """Print the live line, now and every LIVE_S."""
-    output.live(text.live_line(*glance_at(prober)))
+    total = prober.ledger.total
+    output.live(text.live_line(counts_of(total), rtt_of(total.rtts)))
     reactor.call_later(LIVE_S, _show_live, reactor, prober, output)
 
 
@@ -221,13 +204,12 @@ def _view_of(options: argparse.Namespace, address: Address, output: LineWriter) 
     if options.json or options.jsonl:
         return JsonView(output, lines=options.jsonl)
     block = text.block_for(getattr(sys.stdout, "encoding", None)) if output.is_terminal else ""
-    where = text.place(str(address[0]), int(address[1]))
-    return TextView(output, options.hosts[0], where, quiet=options.quiet, block=block)
+    return TextView(output, options.hosts[0], format_address(address), quiet=options.quiet, block=block)
 
 
 def _status_of(output: LineWriter, status: int) -> int:
     if output.dropped:
-        _complain(f"{output.dropped} lines were dropped, because they weren't read")
+        _complain(f"{output.dropped} lines dropped: the reader is too slow")
     if output.error is None:
         return status
     if output.error.errno == errno.EPIPE:
@@ -236,62 +218,64 @@ def _status_of(output: LineWriter, status: int) -> int:
     return OUTPUT_FAILED
 
 
+def _print(descriptor: int, *lines: str) -> None:
+    output = LineWriter(descriptor)
+    for line in lines:
+        output.line(line)
+    output.finish()
+
+
 def _complain(message: str) -> None:
-    diagnostics = LineWriter(STDERR)
-    diagnostics.line(f"echo7 ping: {message}")
-    diagnostics.finish()
+    _print(STDERR, f"echo7 ping: {message}")
 
 
 def _plugin_error(message: str) -> NoReturn:
-    output = LineWriter(STDOUT)
-    output.line(f"ECHO UNKNOWN - {message}; see 'echo7 ping --help'")
-    output.finish()
+    _print(STDOUT, f"ECHO UNKNOWN - {message}; see 'echo7 ping --help'")
     raise SystemExit(nagios.UNKNOWN)
 
 
 # ---------------------------------------------------------------- options
 
 
-def _add_values(add: Callable[..., object]) -> None:
-    plugin = "be a monitoring plugin: {} above rtt=20ms,p99=50ms,jitter=5ms,loss=1%%, or some of these"
-    for names, convert, default, metavar, words in (
-        ("--port", number(1, LAST_PORT), 7, "PORT",
-         "its port (default: %(default)s)"),
-        ("-c --count", number(1), None, "N",
-         "end after so many probes (default: none)"),
-        ("-i --interval", seconds, 1.0, "SECONDS",
-         "time between probes; 0: as fast as answers come, with a window of 64 (default: %(default)g)"),
-        ("-s --size", _sizes, (DEFAULT_SIZE_BYTES,), "SIZE",
-         "bytes of payload, or MIN:MAX:STEP for several sizes in turn (default: 56)"),
-        ("-W --timeout", seconds, 2.0, "SECONDS",
-         "answers that take longer are late (default: %(default)g)"),
-        ("--flows", number(1, MOST_FLOWS), 1, "N",
-         "use so many source ports, and report which differ (default: %(default)s)"),
-        ("--source-port", number(1, LAST_PORT), 0, "PORT",
-         "source port of the first flow; the next ones follow (default: the system's choice)"),
-        ("--metrics", metrics_address, None, "HOST:PORT",
-         "serve /metrics for Prometheus and /healthz on this address until a signal comes"),
-        ("--warn", _thresholds, None, "LIMITS", plugin.format("WARNING")),
-        ("--crit", _thresholds, None, "LIMITS", plugin.format("CRITICAL")),
-    ):  # fmt: skip
-        add(*names.split(), type=convert, default=default, metavar=metavar, help=words)
-
-
-def _add_choices(parser: argparse.ArgumentParser) -> None:
-    transport = parser.add_mutually_exclusive_group()
+def _add_target(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("target")
+    group.add_argument("hosts", nargs="+", metavar="HOST", help="name or address; several with --metrics")
+    port_help = "port of the server (default: 7)"
+    group.add_argument("--port", type=number(1, LAST_PORT), default=7, metavar="PORT", help=port_help)
+    family = group.add_mutually_exclusive_group()
+    for flag, kind in (("-4", socket.AF_INET), ("-6", socket.AF_INET6)):
+        family.add_argument(flag, action="store_const", const=kind, dest="family", help=f"use IPv{flag[1]} only")
+    transport = group.add_mutually_exclusive_group()
     transport.add_argument("--udp", action="store_false", dest="tcp", help="send datagrams (default)")
     transport.add_argument("--tcp", action="store_true", help="send frames in a stream")
-    family = parser.add_mutually_exclusive_group()
-    for flag, kind in (("-4", socket.AF_INET), ("-6", socket.AF_INET6)):
-        word = f"use IPv{flag[1]} only"
-        family.add_argument(flag, action="store_const", const=kind, dest="family", help=word)
     parser.set_defaults(tcp=False, family=socket.AF_UNSPEC)
-    df_help = "don't fragment: datagrams above the path MTU aren't sent"
-    parser.add_argument("--df", action="store_true", help=df_help)
-    forms = parser.add_mutually_exclusive_group()
+
+
+def _add_probes(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("probes")
+    for names, convert, default, metavar, words in (
+        ("-c --count", number(1), None, "N", "end after N probes (default: no end)"),
+        ("-i --interval", seconds, 1.0, "SEC", "time between probes; 0: no pause (default: 1)"),
+        ("-s --size", _sizes, (DEFAULT_SIZE_BYTES,), "SIZE", "payload in bytes, or MIN:MAX:STEP (default: 56)"),
+        ("-W --timeout", seconds, 2.0, "SEC", "an answer that takes longer is late (default: 2)"),
+        ("--flows", number(1, MOST_FLOWS), 1, "N", "use N source ports, compare their paths (default: 1)"),
+        ("--source-port", number(1, LAST_PORT), 0, "PORT", "port of the first flow (default: any free ports)"),
+    ):
+        group.add_argument(*names.split(), type=convert, default=default, metavar=metavar, help=words)
+    group.add_argument("--df", action="store_true", help="don't fragment, and report the path MTU")
+
+
+def _add_output(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("output")
+    forms = group.add_mutually_exclusive_group()
     forms.add_argument("--json", action="store_true", help="print one JSON document at the end")
-    forms.add_argument("--jsonl", action="store_true", help="print a JSON object for each event, and one at the end")
-    forms.add_argument("-q", "--quiet", action="store_true", help="no line for each probe; on a terminal, a live one")
+    forms.add_argument("--jsonl", action="store_true", help="print a JSON object for each event and at the end")
+    forms.add_argument("-q", "--quiet", action="store_true", help="print the summary only; a live line on a terminal")
+    metrics_help = "serve /metrics and /healthz until a signal"
+    group.add_argument("--metrics", type=metrics_address, metavar="HOST:PORT", help=metrics_help)
+    for flag, state in (("--warn", "WARNING"), ("--crit", "CRITICAL")):
+        words = f"be a monitoring plugin: {state} above LIMITS"
+        group.add_argument(flag, type=_thresholds, metavar="LIMITS", help=words)
 
 
 def _sizes(argument: str) -> tuple[int, ...]:

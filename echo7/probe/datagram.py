@@ -1,15 +1,15 @@
-"""DatagramFlow: a flow over UDP: one connected socket, so one source port.
+"""DatagramFlow: a flow over UDP. It owns one connected socket, so one source port.
 
-Laws. Sending never blocks: a datagram that the kernel has no room for isn't sent, and isn't counted as sent. The socket
-is connected, so it hears only its peer, and gets ICMP errors (RFC 1122 §4.1.3.3). They are read before each send, so
-that an earlier probe's error isn't taken for this one's. A turn takes a bounded number of datagrams.
+Laws. Sending never blocks: a datagram that the kernel has no room for isn't sent and isn't counted. The socket is
+connected, so it receives only from its peer, and gets ICMP errors (RFC 1122 §4.1.3.3). Errors are read before each
+send, so that an earlier probe's error isn't taken for this one's. A turn receives a bounded number of datagrams.
 
 On Linux errors wait in a queue, each with the start of its datagram and the address of the host that reported it
-(IP_RECVERR, ip(7)); without that option "unreachable" isn't reported at all. The queue makes the socket readable until
-it is empty, so it is emptied whenever there is nothing else to read, or an error was seen.
+(IP_RECVERR, ip(7)); without that option the kernel doesn't report "unreachable". The queue keeps the socket readable,
+so it is emptied whenever nothing else can be read or an error was seen.
 
-On Linux the kernel stamps the arrival of a datagram (SO_TIMESTAMPNS). The stamp is wall-clock time, which jumps, so it
-is used only for how long the datagram had waited in the kernel, which isn't the network's doing.
+On Linux the kernel stamps the arrival of a datagram (SO_TIMESTAMPNS). The stamp is wall-clock time, which jumps. It
+only shows how long the datagram waited in the kernel, because that time isn't the network's.
 """
 
 from __future__ import annotations
@@ -30,15 +30,15 @@ from reactor.sockets.opening import bind_udp, closed_on_error
 from reactor.sockets.pktinfo import MSG_ERRQUEUE, Control, receiver
 
 LINUX = sys.platform == "linux"
-# Not all of these have names in Python; the numbers are Linux's <asm-generic/socket.h>, <bits/in.h> and <linux/in6.h>.
+# Python lacks some of the names. The numbers are from Linux's <asm-generic/socket.h>, <bits/in.h> and <linux/in6.h>.
 SO_TIMESTAMPNS = 35 if LINUX else -1
 IP_MTU_DISCOVER, IP_MTU, IPV6_MTU_DISCOVER, IPV6_MTU = 10, 14, 23, 24
 RECEIVE_ERRORS = {socket.AF_INET: (socket.IPPROTO_IP, 11), socket.AF_INET6: (socket.IPPROTO_IPV6, 25)}  # IP_RECVERR
 EXTENDED_ERROR = struct.Struct("=IBBBBII")  # struct sock_extended_err: errno, origin, type, code, pad, info, data
-LOCAL_ORIGIN = 1  # errors that send(2) has returned already
+LOCAL_ORIGIN = 1  # send(2) has returned this error already
 OFFENDERS = {socket.AF_INET: (socket.AF_INET, 4, 4), socket.AF_INET6: (socket.AF_INET6, 8, 16)}  # in a sockaddr
 ERROR_CONTROL_BYTES = 256
-PMTUDISC_DO = 2  # set "don't fragment", and refuse what is larger than the path MTU (ip(7))
+PMTUDISC_DO = 2  # set "don't fragment", and refuse larger datagrams than the path MTU (ip(7))
 DONT_FRAGMENT = {
     socket.AF_INET: (socket.IPPROTO_IP, IP_MTU_DISCOVER if LINUX else getattr(socket, "IP_DONTFRAG", -1)),
     socket.AF_INET6: (socket.IPPROTO_IPV6, IPV6_MTU_DISCOVER if LINUX else getattr(socket, "IPV6_DONTFRAG", -1)),
@@ -54,7 +54,7 @@ def can_forbid_fragments(family: int) -> bool:
 
 
 class DatagramFlow:
-    """See `roles.Flow`; a Handler of the loop. Raises OSError without a socket, or if its source port is taken."""
+    """See `roles.Flow`; a Handler of the loop. Raises OSError without a socket or if its source port is in use."""
 
     __slots__ = (
         "_address", "_clock_ns", "_connected", "_family", "_reactor", "_receive", "_run", "_socket", "_wall_ns",
@@ -94,11 +94,11 @@ class DatagramFlow:
         reactor.set_interest(self, READ)
 
     def has_room(self) -> bool:
-        """Return True: only the kernel knows, and says so at `send`."""
+        """Return True: `send` returns the kernel's error if there is no room."""
         return True
 
     def send(self, sequence: int, payload: bytes) -> tuple[int, int]:
-        """Send a datagram; return (0 or an errno, the time in ns). Never blocks or raises OSError."""
+        """Send a datagram; return (0 or an errno, the time in ns). Never block or raise OSError."""
         code = errno.EBADF if self.closed else self._connect()
         if code:
             return code, self._clock_ns()
@@ -111,14 +111,14 @@ class DatagramFlow:
         return 0, sent_ns
 
     def path_mtu_bytes(self) -> int | None:
-        """See `roles.Flow`. Known on Linux only, for a connected socket (ip(7))."""
+        """See `roles.Flow`. Only Linux knows it, for a connected socket (ip(7))."""
         try:
             return self._socket.getsockopt(*PATH_MTU[self._family]) or None if LINUX else None
         except OSError:
             return None
 
     def on_event(self, mask: int) -> None:
-        """Receive until nothing waits or the turn's share is used up; if nothing came, read the error queue."""
+        """Receive until nothing waits or the turn's limit is reached; if nothing came, read the error queue."""
         for number in range(DATAGRAMS_PER_TURN):
             try:
                 data, control, _, _ = self._receive(DATAGRAM_BYTES)
@@ -130,7 +130,7 @@ class DatagramFlow:
                 if not self._survives(error):
                     return
             else:
-                # the wall clock first: a pause between the two makes a round trip longer, never shorter
+                # the wall clock first, so that a pause between the clocks makes no round trip shorter
                 wall_ns = self._wall_ns()
                 at_ns = self._clock_ns()
                 self._run.arrived(self.index, data, at_ns, queued_ns(control, wall_ns))
@@ -155,7 +155,7 @@ class DatagramFlow:
         return 0
 
     def _read_earlier_errors(self) -> None:
-        """Read a pending error, or the next send would return it for the wrong datagram."""
+        """Read a pending error, so that the next send doesn't return it for the wrong datagram."""
         code = self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
         if code:
             self._report_errors(code)
@@ -187,7 +187,7 @@ class DatagramFlow:
 
 
 def error_in(entry: tuple[int, int, bytes], family: int) -> tuple[int, str] | None:
-    """Return the errno in control data, and the address that reported it; None if it has none, or a local one."""
+    """Return the errno in control data and the address that reported it; None without one or for a local error."""
     level, kind, data = entry
     if (level, kind) != RECEIVE_ERRORS[socket.AddressFamily(family)] or len(data) < EXTENDED_ERROR.size:
         return None
@@ -200,7 +200,7 @@ def error_in(entry: tuple[int, int, bytes], family: int) -> tuple[int, str] | No
 
 
 def queued_ns(control: Control, wall_ns: int) -> int:
-    """Return how long a datagram had waited until `wall_ns`, by the kernel's stamp; 0 without one."""
+    """Return how long a datagram waited until `wall_ns`, by the kernel's stamp; 0 without a stamp."""
     for level, kind, data in control:
         if (level, kind, len(data)) == (socket.SOL_SOCKET, SO_TIMESTAMPNS, TIMESPEC.size):
             seconds, nanoseconds = TIMESPEC.unpack(data)

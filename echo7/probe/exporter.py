@@ -1,22 +1,21 @@
 """`echo7 ping HOST... --metrics HOST:PORT`: probe several targets on one loop, and serve the numbers to Prometheus.
 
-Law: targets don't affect each other. Each has a prober of its own; one that can't be probed now (no route) is logged
+Law: targets don't affect each other. Each has its own prober; a target that can't be probed now (no route) is logged
 and tried again. Targets take turns within the interval, so that probes aren't sent in bursts. Counters never get
-smaller, not even when a lost answer comes late.
+smaller, even if the answer to a lost probe comes late.
 """
 
 from __future__ import annotations
 
 import functools
 import logging
-import signal
 import time
 from collections.abc import Callable, Sequence
 
 from echo7.logs import log, report
 from echo7.metrics.service import Metrics, Where
 from echo7.probe.measure.words import Event, Word
-from echo7.probe.once import new_reactor
+from echo7.probe.once import handle_signals, new_reactor
 from echo7.probe.plan import NS_PER_S, Plan
 from echo7.probe.prober import CannotProbe, Prober
 from echo7.probe.report import text
@@ -27,15 +26,13 @@ from reactor.loop import Reactor
 from reactor.sockets.addresses import Address, format_address
 
 RETRY_S = 10.0
-PAGES_DESCRIPTORS = 16  # the listener, its connections, the loop's own
-ENDING_SIGNALS = [signal.SIGINT, signal.SIGTERM]
-SUMMARY_SIGNALS = [signal.SIGQUIT] if hasattr(signal, "SIGQUIT") else []  # Windows has none
+PAGES_DESCRIPTORS = 16  # for the listener, its connections and the loop
 
 logger = logging.getLogger("echo7")
 
 
 class Exporter:
-    """The probers of all targets. Calls `ended` when the last one has ended, which happens only with a count."""
+    """The probers of all targets. Calls `ended` when the last one has ended, which needs a count."""
 
     def __init__(
         self,
@@ -55,14 +52,15 @@ class Exporter:
             self._reactor.call_later(place * step_s, self._start, target)
 
     def health(self) -> str:
-        """Return which targets can't be probed; empty if all can."""
+        """Return which targets can't be probed now; empty: all can."""
         waiting = [target.name for target in self.targets if target.prober is None]
         return f"cannot probe {', '.join(waiting)}" if waiting else ""
 
-    def summary(self) -> list[str]:
-        """Return the lines of a summary so far."""
+    def log_summary(self) -> None:
+        """Log the summary of every target so far."""
         found = [(target.prober, target.host) for target in self.targets if target.prober is not None]
-        return [line for prober, host in found for line in text.summary(result_of(prober, host))]
+        lines = [line for prober, host in found for line in text.summary(result_of(prober, host))]
+        log.event(logger, logging.INFO, "summary", "\n".join(["summary:", *lines]))
 
     def _start(self, target: Target) -> None:
         told, over = functools.partial(self._told, target), functools.partial(self._over, target)
@@ -89,28 +87,21 @@ class Exporter:
 
 
 def run(where: Where, plan: Plan, hosts: Sequence[str], addresses: Sequence[Address]) -> int:
-    """Probe and serve the pages until a signal or the count ends it. Return the exit status."""
+    """Probe and serve the pages until a signal or the count ends the run. Return the exit status."""
     targets = [Target(host, address) for host, address in zip(hosts, addresses, strict=True)]
     handler = log.set_up("info", "text")
     try:
         with new_reactor(plan.flows * len(targets) + PAGES_DESCRIPTORS) as reactor:
             exporter = Exporter(reactor, plan, targets, reactor.stop)
             Metrics(reactor, lambda: families(targets), exporter.health).start(where)
-            for signum in ENDING_SIGNALS:
-                reactor.add_signal_handler(signum, reactor.stop)
-            for signum in SUMMARY_SIGNALS:
-                reactor.add_signal_handler(signum, lambda: _log_summary(exporter))
+            handle_signals(reactor, reactor.stop, exporter.log_summary)
             report.dump_on_signal(reactor)
             exporter.start()
             reactor.run()
-            _log_summary(exporter)
+            exporter.log_summary()
     except (BindError, CannotProbe) as error:
         log.event(logger, logging.ERROR, "start_failed", str(error))
         return 1
     finally:
         handler.flush()
     return 0
-
-
-def _log_summary(exporter: Exporter) -> None:
-    log.event(logger, logging.INFO, "summary", "\n".join(["summary:", *exporter.summary()]))

@@ -1,6 +1,6 @@
-"""What a run was asked for, and which plans make no sense. Pure.
+"""Plan: the parameters of a run, and the check that they make sense. Pure.
 
-Law: a plan that makes no sense is refused before a socket is made, in one line that says what, why and what to do.
+Law: a plan that makes no sense is refused before a socket is made, in one line that says what is wrong and what to do.
 """
 
 from __future__ import annotations
@@ -14,20 +14,20 @@ NS_PER_S = 1_000_000_000
 DEFAULT_SIZE_BYTES = 56  # ping's
 MOST_DATAGRAM_BYTES = {4: 65_507, 6: 65_527}  # of payload, by version of IP
 MOST_FLOWS, MOST_SIZES, LAST_PORT = 1024, 4096, 65_535
-LEAST_INTERVAL_NS = 10_000  # for a faster run there is the window of -i 0
+LEAST_INTERVAL_NS = 10_000  # faster: the window of -i 0
 LONGEST_NS = 86_400 * NS_PER_S
 
 
 class Plan(NamedTuple):
-    """One run. `checked` refuses what makes no sense."""
+    """The parameters of one run. `checked` refuses those that make no sense."""
 
     tcp: bool = False
-    probes: int | None = None  # None: until it is stopped
+    probes: int | None = None  # None: no end
     interval_ns: int = NS_PER_S  # 0: as fast as answers come
     sizes: Sequence[int] = (DEFAULT_SIZE_BYTES,)  # bytes of payload, in turn
     timeout_ns: int = 2 * NS_PER_S
     flows: int = 1  # source ports
-    source_port: int = 0  # of the first flow, the next ones follow; 0: the system's choice
+    source_port: int = 0  # of the first flow; the others follow. 0: any free ports
     df: bool = False  # don't fragment
 
     @property
@@ -37,7 +37,7 @@ class Plan(NamedTuple):
 
 
 def checked(plan: Plan) -> Plan:
-    """Return the plan unchanged. Raise ValueError with one line for what makes no sense."""
+    """Return the plan unchanged. Raise ValueError, with one line, if it makes no sense."""
     least, most = (1, MOST_BYTES) if plan.tcp else (0, MOST_DATAGRAM_BYTES[6])
     _refuse(not plan.sizes or len(plan.sizes) > MOST_SIZES, f"{len(plan.sizes)} sizes; take from 1 to {MOST_SIZES}")
     for size_bytes in plan.sizes:
@@ -46,9 +46,8 @@ def checked(plan: Plan) -> Plan:
     last = plan.source_port + plan.flows - 1
     _refuse(plan.source_port < 0, f"a source port of {plan.source_port}; take from 0 to {LAST_PORT}")
     _refuse(plan.source_port > 0 and last > LAST_PORT, f"the last source port would be {last}; take a lower first one")
-    _refuse(
-        plan.probes is not None and plan.probes < 1, f"a count of {plan.probes}; take 1 or more, or none for no end"
-    )
+    count = plan.probes
+    _refuse(count is not None and count < 1, f"a count of {count}; take 1 or more, or leave it out for no end")
     slow = 0 < plan.interval_ns < LEAST_INTERVAL_NS or not 0 <= plan.interval_ns <= LONGEST_NS
     _refuse(slow, f"an interval of {plan.interval_ns} ns; take 0, or from 10 µs to a day")
     _refuse(not 0 < plan.timeout_ns <= LONGEST_NS, f"a time-out of {plan.timeout_ns} ns; take up to a day, and not 0")
@@ -61,12 +60,13 @@ def plan_in_seconds(interval_s: float, timeout_s: float, **others: Any) -> Plan:
     return checked(Plan(interval_ns=round(interval_s * NS_PER_S), timeout_ns=round(timeout_s * NS_PER_S), **others))
 
 
-def size_for(ip_version: int, plan: Plan) -> str:
-    """Return why a size doesn't fit into a datagram of this version of IP; empty if all do."""
-    most = MOST_DATAGRAM_BYTES[ip_version]
+def misfit(plan: Plan, host: str) -> str:
+    """Return why a size doesn't fit into a datagram to this numeric address; empty if all sizes do."""
+    version = 6 if ":" in host else 4
+    most = MOST_DATAGRAM_BYTES[version]
     if plan.tcp or max(plan.sizes) <= most:
         return ""
-    return f"a size of {max(plan.sizes)}; over IPv{ip_version} a datagram carries at most {most} bytes"
+    return f"a size of {max(plan.sizes)}; over IPv{version} a datagram carries at most {most} bytes"
 
 
 def _refuse(is_so: bool, message: str) -> None:

@@ -4,10 +4,10 @@
                                               │
                                               └─► told(event), one by one; ended() at the end
 
-Laws. Probe n is due at start + n × interval, whatever became of those before: waiting for answers would hide the
-moments that matter ("coordinated omission"). When the loop is late, due probes are sent at once, their round trips
-count from the sending, and the lag is reported. With an interval of 0, each flow keeps a window of 64 probes instead. A
-turn sends and gives up a bounded number of probes. A run with a count ends, whatever the other side does.
+Laws. Probe n is due at start + n × interval and never waits for an answer: waiting would hide the slow moments
+("coordinated omission"). When the loop is late, due probes are sent at once, their round trips count from the sending,
+and the lag is reported. With an interval of 0, each flow keeps a window of 64 probes instead. A turn sends and settles
+a bounded number of probes. A run with a count ends with any server.
 """
 
 from __future__ import annotations
@@ -36,25 +36,22 @@ from reactor.timers import Timer
 PROBES_PER_TURN = 64
 TIMEOUTS_PER_TURN = 1024
 WINDOW = 64  # outstanding probes of a flow, with an interval of 0
-FLOOD_PAUSE_NS = 10_000_000  # after an error, so that a server that refuses isn't flooded
-EARLY_NS = 1000  # timers are floats of seconds: due within a microsecond is due
+FLOOD_PAUSE_NS = 10_000_000  # after an error, to spare a server that refuses
+EARLY_NS = 1000  # timers are floats of seconds, exact to a microsecond
 HEADERS_BYTES = {socket.AF_INET: 28, socket.AF_INET6: 48}  # of IP and UDP
 NOT_SENT = frozenset({errno.EAGAIN, errno.EWOULDBLOCK, errno.EINTR, errno.ENOBUFS, errno.ENOMEM})
 NOTHING_LISTENS = "nothing listens on that port"
-UNREACHABLE = frozenset(
-    getattr(errno, name)
-    for name in (
-        "ENETUNREACH EHOSTUNREACH ENETDOWN EHOSTDOWN ENETRESET ENONET EACCES EPERM EADDRNOTAVAIL EAFNOSUPPORT EINVAL "
-        "ENOPROTOOPT EPROTO"
-    ).split()
-    if hasattr(errno, name)
+UNREACHABLE_NAMES = (
+    "ENETUNREACH EHOSTUNREACH ENETDOWN EHOSTDOWN ENETRESET ENONET EACCES EPERM EADDRNOTAVAIL EAFNOSUPPORT EINVAL "
+    "ENOPROTOOPT EPROTO"
 )
-MAKES_NO_ROOM = frozenset({Word.LATE, Word.DUPLICATE, Word.FOREIGN})  # settles no outstanding probe
+UNREACHABLE = frozenset(getattr(errno, name) for name in UNREACHABLE_NAMES.split() if hasattr(errno, name))
+MAKES_NO_ROOM = frozenset({Word.LATE, Word.DUPLICATE, Word.FOREIGN})  # these settle no outstanding probe
 BUSY, MISSED = "busy", "missed"  # reasons to skip a slot, beside NOT_SENT
 
 
 class CannotProbe(Exception):
-    """Why nothing can be sent and what to do, in one line. `unreachable`: there is no route to the target."""
+    """Why no probe can be sent and what to do, in one line. `unreachable`: there is no route to the target."""
 
     def __init__(self, message: str, unreachable: bool = False) -> None:
         super().__init__(message)
@@ -66,12 +63,6 @@ class Prober:
 
     `key` marks this run's datagrams. Clocks are in nanoseconds; `clock_ns` must be the loop's own.
     """
-
-    __slots__ = (
-        "_clock_ns", "_ended", "_ended_ns", "_expiry", "_flood", "_hurt", "_left", "_payloads", "_reactor", "_slot",
-        "_started_ns", "_timer", "_told", "_turns", "_wall_ns", "address", "flows", "lag", "ledger", "path_mtu_bytes",
-        "plan", "skipped", "started_unix_ns",
-    )  # fmt: skip
 
     def __init__(
         self,
@@ -96,9 +87,9 @@ class Prober:
         self.path_mtu_bytes: int | None = None  # from the kernel
         self._left = plan.probes  # probes still to send; None: no end
         self._flood = plan.interval_ns == 0
-        self._hurt = False  # there was an error during a flood
+        self._hurt = False  # an error came during a flood
         self._slot = 0
-        self._turns = [0] * plan.flows  # the place of each flow in the sizes
+        self._turns = [0] * plan.flows  # the index of each flow in the sizes
         self._started_ns = self._ended_ns = 0
         self.started_unix_ns = 0  # by the wall clock
         self._timer: Timer | None = None  # for the next probe
@@ -107,7 +98,7 @@ class Prober:
     # ------------------------------------------------------------ from start to end
 
     def start(self) -> None:
-        """Open every flow, and begin. Raise CannotProbe, leaving nothing open."""
+        """Open every flow and start. Raise CannotProbe, and leave nothing open."""
         try:
             for index in range(self.plan.flows):
                 self.flows.append(self._new_flow(index))
@@ -149,11 +140,10 @@ class Prober:
         if plan.tcp:
             timeout_s = plan.timeout_ns / NS_PER_S
             return StreamFlow(
-                self._reactor, self.address, self, index,
-                source_port=port, timeout_s=timeout_s, clock_ns=self._clock_ns,
+                self._reactor, self.address, self, index, source_port=port, timeout_s=timeout_s, clock_ns=self._clock_ns
             )  # fmt: skip
         if plan.df and not can_forbid_fragments(family_of(self.address)):
-            raise CannotProbe("this system has no way to forbid fragments; leave that out")
+            raise CannotProbe("this system can't forbid fragments; leave out --df")
         return DatagramFlow(
             self._reactor, self.address, self, index,
             source_port=port, df=plan.df, clock_ns=self._clock_ns, wall_ns=self._wall_ns,
@@ -161,9 +151,8 @@ class Prober:
 
     def _explained(self, error: OSError, index: int) -> CannotProbe:
         if error.errno in UNREACHABLE and error.errno != errno.EACCES:
-            return CannotProbe(
-                f"{self.address[0]} is unreachable: {error.strerror}; try the other version of IP", unreachable=True
-            )
+            message = f"{self.address[0]} is unreachable: {error.strerror}; try the other version of IP"
+            return CannotProbe(message, unreachable=True)
         if self.plan.source_port:
             where = f"cannot send from {self.plan.transport} port {self.plan.source_port + index}"
             return CannotProbe(f"{where}: {error.strerror}; choose another source port")
@@ -187,7 +176,7 @@ class Prober:
         else:
             self._catch_up()
         self._expect()
-        self._end_if_all_is_settled()
+        self._end_if_settled()
 
     def _catch_up(self) -> None:
         """Send due probes, at most a turn's share; skip those due longer ago than a time-out."""
@@ -249,38 +238,36 @@ class Prober:
         return sent_ns
 
     def _use_up(self, will_settle: bool) -> None:
-        """Count down to the end, except for a slot that waits for another probe, which surely settles."""
+        """Count down to the end, except for a slot that waits for an outstanding probe, which will settle."""
         if self._left is not None and not will_settle:
             self._left -= 1
 
     def _skip(self, reason: str, count: int = 1) -> None:
         self.skipped[reason] = self.skipped.get(reason, 0) + count
 
-    # ------------------------------------------------------------ what flows report (see `roles.Run`)
+    # ------------------------------------------------------------ reports of flows (see `roles.Run`)
 
     def payload_of(self, index: int, sequence: int) -> bytes | None:
-        """Return the payload of a held probe that is sent now; None if it is settled."""
-        if not self.ledger.sent_later(sequence, self._clock_ns()):
-            return None
-        (probe,) = self.ledger.outstanding_of(index, [sequence])
-        return self._payloads.make(index, sequence, probe.size_bytes)
+        """Return the payload of a held probe; None if the probe is settled."""
+        probe = self.ledger.sent_later(sequence, self._clock_ns())
+        return None if probe is None else self._payloads.make(index, sequence, probe.size_bytes)
 
     def arrived(self, index: int, data: bytes, at_ns: int, queued_ns: int) -> None:
         """Settle the probe of a datagram."""
         self._tell(self.ledger.arrived(index, data, at_ns, queued_ns))
 
     def frame(self, index: int, sequence: int, data: bytes, at_ns: int) -> bool:
-        """Settle the probe of a frame. Return whether it looks like an echo."""
+        """Settle the probe of a frame. Return whether the frame looks like an echo."""
         event = self.ledger.frame(sequence, index, data, at_ns)
         self._tell(event)
         return event.word is not Word.FOREIGN
 
     def surplus(self, index: int, data: bytes) -> None:
-        """Count bytes that came though nothing was outstanding."""
+        """Count bytes that came when no probe was outstanding."""
         self._tell(self.ledger.foreign(index, data))
 
     def trouble(self, index: int, code: int, data: bytes, reporter: str) -> None:
-        """Settle the probe of an error. If it was too large, settle all others above the path MTU as well."""
+        """Settle the probe of an error. If it was too large, settle all other probes above the path MTU too."""
         self._hurt = True
         reason = os.strerror(code) + (f", says {reporter}" if reporter else "")
         mtu_bytes = self._ask_path_mtu(index) if code == errno.EMSGSIZE else None
@@ -291,7 +278,7 @@ class Prober:
             self._fail([probe], code, reason)
 
     def given_up(self, index: int, sequences: list[int], code: int, reason: str) -> None:
-        """Settle the probes of a connection that couldn't be made, or is lost."""
+        """Settle the probes of a connection that couldn't be made or was lost."""
         self._hurt = True
         self._fail(self.ledger.outstanding_of(index, sequences), code, reason)
 
@@ -336,8 +323,8 @@ class Prober:
             self._reactor.guard(self._told, event)
             if self._flood and event.word not in MAKES_NO_ROOM:
                 self._again(0 if event.word is Word.REPLY else FLOOD_PAUSE_NS)
-            self._end_if_all_is_settled()
+            self._end_if_settled()
 
-    def _end_if_all_is_settled(self) -> None:
+    def _end_if_settled(self) -> None:
         if self._left == 0 and not self.ledger.outstanding and not self._ended_ns:
             self.stop()

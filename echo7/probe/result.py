@@ -1,22 +1,23 @@
-"""PingResult: what a run has found. Times are whole nanoseconds, sizes bytes, shares floats from 0 to 1.
+"""PingResult: the result of a run. Times are whole nanoseconds, sizes are bytes, shares are floats from 0 to 1.
 
 Law: a result is a snapshot of what the Prober counts, and claims no more than an echo shows: an unanswered probe may
-have been lost on either way.
+have been lost in either direction.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from echo7.probe.measure.histogram import Histogram
-from echo7.probe.measure.ledger import Ledger
+from echo7.probe.measure.ledger import FlowBook
 from echo7.probe.measure.paths import differences
 from echo7.probe.measure.tally import Tally
 from echo7.probe.measure.words import Harm, Word
 from echo7.probe.prober import Prober
 
 BARS = 8
-# the verdict on a run: of the first word that any probe has
+# the verdict on a run: that of the first word here that any probe has
 VERDICTS = {
     Word.REPLY: "replies",
     Word.REFUSED: "refused",
@@ -29,11 +30,11 @@ VERDICTS = {
 OUTCOMES = (
     Word.REPLY, Word.LATE, Word.LOST, Word.REFUSED, Word.UNREACHABLE, Word.TOO_BIG, Word.OUTSTANDING, Word.DUPLICATE
 )  # fmt: skip
-UNDECIDED = "undecided"  # ended before any probe was settled
+UNDECIDED = "undecided"  # no probe is settled
 
 
 class Counts(NamedTuple):
-    """How often each thing has happened. For the names see `words.Word` and `words.Harm`."""
+    """How often each outcome has happened. For the names see `words.Word` and `words.Harm`."""
 
     sent: int
     replies: int
@@ -59,7 +60,7 @@ class Counts(NamedTuple):
 
 
 class Rtt(NamedTuple):
-    """Round trips of replies that came in time (RFC 2681). Percentiles are within 0.1 %, of single flows 1.6 %."""
+    """Round trips of replies (RFC 2681). Percentiles are within 0.1 %, for single flows and sizes 1.6 %."""
 
     min_ns: int
     p50_ns: int
@@ -100,7 +101,7 @@ class SizeResult(NamedTuple):
 
 
 class PathMtu(NamedTuple):
-    """What the sizes show about the path MTU (RFC 1191, RFC 8201). None: nothing."""
+    """What the sizes show about the path MTU (RFC 1191, RFC 8201). None: unknown."""
 
     kernel_bytes: int | None  # of a packet with headers, from the kernel
     largest_answered_bytes: int | None  # of payload
@@ -126,16 +127,15 @@ class PingResult(NamedTuple):
     bars: tuple[Bar, ...]
     lag_mean_ns: int  # how late probes were sent
     lag_max_ns: int
-    skipped: dict[str, int]  # slots of the schedule without a probe, by reason
-    path_mtu: PathMtu | None  # None: fragments weren't forbidden
+    skipped: dict[str, int]  # slots without a probe, by reason
+    path_mtu: PathMtu | None  # None: without --df
     flows: tuple[FlowResult, ...]
     sizes: tuple[SizeResult, ...]
 
 
 def result_of(prober: Prober, host: str) -> PingResult:
-    """Return what a run has found so far."""
+    """Return the result of a run so far."""
     plan, ledger, lag = prober.plan, prober.ledger, prober.lag
-    counts = _counts(ledger.total)
     return PingResult(
         host=host,
         address=str(prober.address[0]),
@@ -146,26 +146,22 @@ def result_of(prober: Prober, host: str) -> PingResult:
         duration_ns=prober.duration_ns,
         interval_ns=plan.interval_ns,
         timeout_ns=plan.timeout_ns,
-        counts=counts,
+        counts=counts_of(ledger.total),
         longest_loss=ledger.in_order.longest_loss,
-        rtt=_rtt(ledger.total.rtts),
-        jitter_ns=_jitter_ns(ledger, range(plan.flows)),
+        rtt=rtt_of(ledger.total.rtts),
+        jitter_ns=_jitter_ns(ledger.flows),
         bars=tuple(bars_of(ledger.total.rtts)),
         lag_mean_ns=lag.mean,
         lag_max_ns=lag.greatest,
         skipped=dict(prober.skipped),
         path_mtu=_path_mtu(prober) if plan.df else None,
         flows=_flows(prober),
-        sizes=tuple(SizeResult(size, _counts(tally), _rtt(tally.rtts)) for size, tally in ledger.sizes.items()),
+        sizes=tuple(SizeResult(size, counts_of(tally), rtt_of(tally.rtts)) for size, tally in ledger.sizes.items()),
     )
 
 
-def glance_at(prober: Prober) -> tuple[Counts, Rtt | None]:
-    """Return the part of a result that is cheap enough for several times a second."""
-    return _counts(prober.ledger.total), _rtt(prober.ledger.total.rtts)
-
-
-def _counts(tally: Tally) -> Counts:
+def counts_of(tally: Tally) -> Counts:
+    """Return the counts of some probes."""
     outcomes = (tally.words[word] for word in OUTCOMES)
     harms = (tally.harms[harm] for harm in (Harm.TRUNCATED, Harm.LENGTHENED, Harm.CORRUPTED))
     strays = (tally.words[Word.UNKNOWN], tally.words[Word.FOREIGN])
@@ -177,7 +173,8 @@ def verdict_of(tally: Tally) -> str:
     return next((verdict for word, verdict in VERDICTS.items() if tally.words[word]), UNDECIDED)
 
 
-def _rtt(rtts: Histogram) -> Rtt | None:
+def rtt_of(rtts: Histogram) -> Rtt | None:
+    """Return the statistics of round trips; None if there are none."""
     moments = rtts.moments
     if not moments.count:
         return None
@@ -185,10 +182,9 @@ def _rtt(rtts: Histogram) -> Rtt | None:
     return Rtt(moments.least, p50_ns, p90_ns, p99_ns, p999_ns, moments.greatest, moments.mean, moments.deviation)
 
 
-def _jitter_ns(ledger: Ledger, flows: range) -> int | None:
-    every = [ledger.flows[index].in_order.jitter for index in flows]
-    count = sum(jitter.count for jitter in every)
-    return sum(jitter.total for jitter in every) // count if count else None
+def _jitter_ns(books: Sequence[FlowBook]) -> int | None:
+    count = sum(book.in_order.jitter.count for book in books)
+    return sum(book.in_order.jitter.total for book in books) // count if count else None
 
 
 def _flows(prober: Prober) -> tuple[FlowResult, ...]:
@@ -198,10 +194,10 @@ def _flows(prober: Prober) -> tuple[FlowResult, ...]:
         FlowResult(
             flow=index,
             source_port=flow.source_port,
-            counts=_counts(book.tally),
+            counts=counts_of(book.tally),
             longest_loss=book.in_order.longest_loss,
-            rtt=_rtt(book.tally.rtts),
-            jitter_ns=_jitter_ns(prober.ledger, range(index, index + 1)),
+            rtt=rtt_of(book.tally.rtts),
+            jitter_ns=_jitter_ns([book]),
             differs=differs[index],
         )
         for index, (flow, book) in enumerate(zip(prober.flows, books, strict=True))

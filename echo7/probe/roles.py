@@ -1,4 +1,4 @@
-"""What a run needs of a flow, and what a flow reports to its run.
+"""The interfaces between a run and its flows.
 
 Law: a flow knows sockets and no statistics; a run knows statistics and no sockets. So each can be tested with a
 stand-in for the other, and UDP and TCP are two kinds of flow in the same run.
@@ -29,22 +29,22 @@ class Flow(Protocol):
 
 
 class Run(Protocol):
-    """What a flow reports to. `index` is the flow's."""
+    """What a flow reports to. `index` is the number of the flow."""
 
     def payload_of(self, index: int, sequence: int) -> bytes | None:
-        """Return the payload of a probe that waited for a connection and is sent now; None if it is settled."""
+        """Return the payload of a probe that waited for a connection; None if the probe is settled."""
 
     def arrived(self, index: int, data: bytes, at_ns: int, queued_ns: int) -> None:
-        """A datagram has come."""
+        """Report a datagram. `queued_ns`: how long it waited in the kernel."""
 
     def frame(self, index: int, sequence: int, data: bytes, at_ns: int) -> bool:
-        """The bytes in this probe's place have come. Return whether they look like an echo."""
+        """Report the bytes in this probe's place in the stream. Return whether they look like an echo."""
 
     def surplus(self, index: int, data: bytes) -> None:
-        """Bytes have come though no probe was outstanding."""
+        """Report bytes that came when no probe was outstanding."""
 
     def trouble(self, index: int, code: int, data: bytes, reporter: str) -> None:
-        """An error came for an earlier datagram: the one that begins with `data`, if known. `reporter`: its source."""
+        """Report an error for an earlier datagram, which starts with `data` if known. `reporter`: its source."""
 
     def given_up(self, index: int, sequences: list[int], code: int, reason: str) -> None:
-        """These probes are over: the connection couldn't be made (`code` is the errno) or was lost (0)."""
+        """Report probes without a connection: it couldn't be made (`code` is the errno) or was lost (0)."""

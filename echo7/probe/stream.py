@@ -1,11 +1,11 @@
-"""StreamFlow: a flow over TCP: probes are frames in one stream, identified by their place in it.
+"""StreamFlow: a flow over TCP. Probes are frames in one stream, and their place identifies them.
 
-    send ─► held, while there is no connection ─► written ─► expected, in this order ─► compared as the bytes come
+    send ─► held, until there is a connection ─► written ─► expected, in this order ─► compared when the bytes come
 
-Laws. The stream must come back in order (RFC 862, RFC 9293), so the bytes in a frame's place are its answer, whatever
-its size. Bytes that come though nothing is outstanding, or that don't look like an echo, end the connection, so endless
-or random data costs one receive. When a connection is lost, its probes are lost too; the next probe that is due makes
-another connection. What waits is bounded on both sides.
+Laws. The stream must come back in order (RFC 862, RFC 9293), so the bytes in a frame's place are its answer, also of a
+small frame. Bytes that come when no probe is outstanding, or that don't look like an echo, end the connection, so
+endless or random data costs one receive. When a connection is lost, its probes are lost too; the next due probe makes
+another connection. Held and expected frames are bounded.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from reactor.loop import Reactor
 from reactor.sockets.addresses import Address, unspecified
 from reactor.sockets.opening import closed_on_error, new_client
 
-MOST_WAITING = 4096  # frames on their way, or held for a connection
+MOST_WAITING = 4096  # frames held or expected
 CLOSED_BY_PEER = "the connection was closed by the other end"
 
 
@@ -49,20 +49,20 @@ class StreamFlow(StreamProtocol):
         self.index = index
         self._clock_ns = clock_ns
         self._reactor, self._run, self._address = reactor, run, address
-        self._port = self.source_port = source_port  # the wanted one; the present one
+        self._port = self.source_port = source_port  # the wanted and the present one
         self._timeout_s = timeout_s
         self._connection: Connection | None = None
         self._connector: Connector | None = None
-        self._held: collections.deque[int] = collections.deque()  # sequence numbers that wait for a connection
+        self._held: collections.deque[int] = collections.deque()  # sequence numbers
         self._expected: collections.deque[tuple[int, int]] = collections.deque()  # (sequence, size) in the stream
-        self._received = bytearray()  # less than the next frame, between two callbacks
+        self._received = bytearray()  # a part of the next frame
         if source_port:
-            # raises if it is taken, before anything is sent
+            # raise now if it is taken, before the first probe
             with new_client(reactor.sockets, address) as sock:
                 self._bind(sock)
 
     def has_room(self) -> bool:
-        """Whether another probe may be sent: what waits for a peer that doesn't read is bounded."""
+        """Whether another probe may be sent: the bytes for a server that doesn't read are bounded."""
         if self._connection is not None and self._connection.pending_bytes > DEFAULT_LIMITS.high_water_bytes:
             return False
         return len(self._held) + len(self._expected) < MOST_WAITING
@@ -106,7 +106,7 @@ class StreamFlow(StreamProtocol):
                 )
                 self._connector.start(self._address)
         except OSError as error:
-            # EMFILE, a taken source port, an unknown scope
+            # EMFILE, a source port in use, an unknown scope
             self._not_connected(error)
 
     def _bind(self, sock: socket.socket) -> None:
@@ -122,7 +122,7 @@ class StreamFlow(StreamProtocol):
             self._run.given_up(self.index, held, error.errno or 0, error.strerror or str(error))
 
     def connection_made(self, connection: Connection) -> None:
-        """Send the held probes that are still outstanding."""
+        """Send the held probes that are outstanding."""
         self._connector, self._connection = None, connection
         self.source_port = int(connection.socket.getsockname()[1])
         while self._held:
@@ -147,17 +147,19 @@ class StreamFlow(StreamProtocol):
             del self._received[:size_bytes]
             if not self._run.frame(self.index, sequence, frame, at_ns):
                 self._expected.appendleft((sequence, size_bytes))
-                self._drop(connection, "what came back was no echo")
+                connection.abort()
+                self._lose("the bytes that came back were no echo")
                 return
         if self._received and not self._expected:
             self._run.surplus(self.index, bytes(self._received))
-            self._drop(connection, "more came back than was sent")
+            connection.abort()
+            self._lose("more came back than was sent")
 
     def eof_received(self, connection: Connection) -> bool:
         """Give up the probes in this connection: after its FIN a server echoes nothing."""
         self._lose(CLOSED_BY_PEER)
         if connection.pending_bytes:
-            # it won't read these either
+            # the server won't read the pending bytes either
             connection.abort()
         return False
 
@@ -165,10 +167,6 @@ class StreamFlow(StreamProtocol):
         """Give up the probes in this connection."""
         if connection is self._connection:
             self._lose(f"the connection was lost: {getattr(error, 'strerror', None) or error}")
-
-    def _drop(self, connection: Connection, reason: str) -> None:
-        connection.abort()
-        self._lose(reason)
 
     def _lose(self, reason: str) -> None:
         self._connection = None

@@ -1,4 +1,4 @@
-"""One process's life, and many: sockets, privileges, systemd, restart, workers. README.md here has the picture.
+"""The life of a service's processes: sockets, privileges, systemd, restart, workers. README.md has the picture.
 
 May import everything of `echo7` but the command line.
 """
@@ -9,7 +9,7 @@ import os
 
 
 class StartError(Exception):
-    """One line: what can't be had, why not, and what to do."""
+    """One line: what has failed at the start, why, and what to do."""
 
 
 def is_root() -> bool:

@@ -1,7 +1,7 @@
 """When to start the next process in a worker's slot, and when to give up. Pure policy: no process, no time.
 
-Law: each wait is twice the one before, up to a limit. A worker that has lived for long failed for another reason than
-the last one did, so the waits begin again.
+Law: each delay is twice the one before, up to a limit. The delays begin again after a worker that has lived for long,
+because it failed for another reason than the one before.
 """
 
 from __future__ import annotations
@@ -15,15 +15,13 @@ FAILED_STARTS_LIMIT = 5
 
 
 class BackOff:
-    """What matters of the history of one worker's slot."""
-
-    __slots__ = ("_clock", "_delay_s", "_served", "_started_s", "failed_starts")
+    """The history of one worker's slot. `ready`: whether the last process has served."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
-        # ends in a row without a `ready` between them
+        # ends in a row, of processes that have never served
         self.failed_starts = 0
         self._clock, self._delay_s = clock, FIRST_DELAY_S
-        self._started_s, self._served = 0.0, False
+        self._started_s, self.ready = 0.0, False
 
     @property
     def hopeless(self) -> bool:
@@ -32,15 +30,15 @@ class BackOff:
 
     def started(self) -> None:
         """Note the start of a process. `ended` must come next."""
-        self._started_s, self._served = self._clock(), False
+        self._started_s, self.ready = self._clock(), False
 
-    def ready(self) -> None:
-        """Note that it serves."""
-        self._served, self.failed_starts = True, 0
+    def serves(self) -> None:
+        """Note that the process serves."""
+        self.ready, self.failed_starts = True, 0
 
     def ended(self) -> float:
         """Return how many seconds to wait before the next start."""
-        if not self._served:
+        if not self.ready:
             self.failed_starts += 1
         if self._clock() - self._started_s >= HEALTHY_AFTER_S:
             self._delay_s = FIRST_DELAY_S

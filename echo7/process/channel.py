@@ -1,17 +1,17 @@
-"""What supervisor and worker say to each other: one JSON object a line, over a socket pair.
+"""Messages between supervisor and worker: one JSON object a line, over a socket pair.
 
 Law: neither waits for the other; each end is a connection on its owner's loop. The end of the stream is a message too:
-the other process has gone. What it said before is read first; an unfinished line is dropped.
+the other process has gone. Its last messages are read first; an unfinished line is dropped.
 
     worker → supervisor   ready     addresses
                           counters  counters, log_lines_dropped; round: that of the question, 0 if unasked;
                                     with metrics also snapshot
     supervisor → worker   counters  round
-                          restart   another generation takes over: when this stream ends, retire
-                          stay      no, it doesn't
+                          restart   a new generation takes over: retire when this stream ends
+                          stay      the restart has failed: forget the order `restart`
                           dump      log what your loop has
-                          drain     finish in order
-                          abort     finish at once
+                          drain     stop in order
+                          abort     stop at once
 """
 
 from __future__ import annotations
@@ -20,46 +20,37 @@ import json
 from collections.abc import Callable
 from typing import Any
 
-from reactor.connection import Connection, StreamProtocol
+from echo7.process.child import Stream
 from reactor.loop import Reactor
 from reactor.sockets.opening import Socket
 
-# `say`, and what belongs to it
+# `say`, and its fields
 Message = dict[str, Any]
 
 
-class Channel(StreamProtocol):
-    """One end. Calls `heard(message)` for each line, and `lost()` once, last."""
+class Channel:
+    """One end of the stream. Calls `heard(message)` for each line, and `lost()` once, last.
 
-    __slots__ = ("_connection", "_heard", "_lost", "_unfinished", "fileno", "finish")
+    `fileno` returns -1 when the stream has ended. `finish` sends what waits, then ends the stream.
+    """
 
     def __init__(
         self, reactor: Reactor, sock: Socket, heard: Callable[[Message], object], lost: Callable[[], object]
     ) -> None:
-        self._heard, self._lost, self._unfinished = heard, lost, b""
-        sock.setblocking(False)
-        self._connection = Connection(reactor, sock, self)
-        self._connection.open()
-        # the descriptor of this end, -1 when the stream has ended
-        self.fileno = self._connection.fileno
-        # sends what waits, then the end; `lost` is called when the other end has closed too
-        self.finish = self._connection.close
+        self._heard, self._unfinished = heard, b""
+        self._connection = Stream(reactor, sock, lost, self._received).connection
+        self.fileno, self.finish = self._connection.fileno, self._connection.close
 
     @property
     def pending_bytes(self) -> int:
-        """How far the other end is behind with its reading."""
+        """How much the other end still has to read."""
         return self._connection.pending_bytes
 
     def say(self, what: str, **details: object) -> None:
         """Send one message. Nothing happens when the other end has gone."""
         self._connection.write(json.dumps({"say": what} | details).encode() + b"\n")
 
-    def data_received(self, connection: Connection, data: bytes) -> None:
-        """Hand on each whole line."""
+    def _received(self, data: bytes) -> None:
         *lines, self._unfinished = (self._unfinished + data).split(b"\n")
         for line in lines:
             self._heard(json.loads(line))
-
-    def connection_lost(self, connection: Connection, error: Exception | None) -> None:
-        """Tell the owner; how it ended makes no difference."""
-        self._lost()

@@ -1,7 +1,7 @@
-"""Child processes and signals: what a parent knows of a child, and how a child that serves comes to its end.
+"""Child processes and signals: what a parent knows of a child, and how a child that serves ends.
 
-Law: a child ends by os._exit, so that nothing of it runs in its copy of the parent's frames. README.md has the table of
-which signal moves what; Windows has only TERM and INT.
+Law: a child ends by os._exit, so that nothing runs in its copy of the parent's frames. README.md has a table of the
+signals; Windows has only TERM and INT.
 """
 
 from __future__ import annotations
@@ -14,7 +14,9 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import NoReturn
 
 from echo7.server import EchoServer
+from reactor.connection import Connection, StreamProtocol
 from reactor.loop import Reactor
+from reactor.sockets.opening import Socket
 
 
 def _existing(*names: str) -> list[signal.Signals]:
@@ -33,7 +35,7 @@ logger = logging.getLogger("echo7")
 
 @contextlib.contextmanager
 def signals_held() -> Iterator[set[int]]:
-    """Have the kernel hold back every signal inside the block. Yield the mask from before, set again at the end."""
+    """Make the kernel hold back every signal inside the block. Yield the mask from before, which the end restores."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
     try:
         yield set(before)
@@ -47,22 +49,40 @@ def ignore(signums: Iterable[int]) -> None:
         signal.signal(signum, signal.SIG_IGN)
 
 
+class Stream(StreamProtocol):
+    """One end of a socket pair between two processes, on a loop. Calls `received(data)`, and `ended()` once, last."""
+
+    def __init__(
+        self, reactor: Reactor, sock: Socket, ended: Callable[[], object], received: Callable[[bytes], object] = len
+    ) -> None:
+        self._ended, self._received = ended, received
+        sock.setblocking(False)
+        self.connection = Connection(reactor, sock, self)
+        self.connection.open()
+
+    def data_received(self, connection: Connection, data: bytes) -> None:
+        """Pass data to the owner."""
+        self._received(data)
+
+    def connection_lost(self, connection: Connection, error: Exception | None) -> None:
+        """Tell the owner; the error makes no difference."""
+        self._ended()
+
+
 class Child:
-    """A child process, as its parent knows it. Calls `ended(exit_code)` once, when it is over.
+    """A child process, as its parent knows it. Calls `ended(exit_code)` once.
 
-    With a stream from it, it is over when it has been reaped and the stream has been read to its end, in either order:
-    SIGCHLD may come before its last words have been read.
+    A child with a stream to its parent has ended when it has been reaped and the stream has been read to its end, in
+    either order: SIGCHLD may come before its last words have been read.
     """
-
-    __slots__ = ("_ended", "exit_code", "pid", "stream_open")
 
     def __init__(self, pid: int, ended: Callable[[int], object], *, stream: bool) -> None:
         self.pid, self.stream_open, self._ended = pid, stream, ended
-        # once it has been reaped; -n: by signal n
+        # None: not reaped yet; -n: ended by signal n
         self.exit_code: int | None = None
 
     def reap(self) -> None:
-        """Look whether the process has ended (waitpid(2))."""
+        """Reap the process if it has ended (waitpid(2))."""
         if self.exit_code is None:
             try:
                 pid, wait_status = os.waitpid(self.pid, os.WNOHANG)
@@ -70,19 +90,19 @@ class Child:
                 pid, wait_status = self.pid, 0
             if pid:
                 self.exit_code = os.waitstatus_to_exitcode(wait_status)
-                self._check_over()
+                self._check_ended()
 
     def stream_ended(self) -> None:
-        """Note that all it has said has been read."""
+        """Note that everything from it has been read."""
         self.stream_open = False
-        self._check_over()
+        self._check_ended()
 
     def send(self, *signums: int) -> None:
-        """Send it signals, unless it has been reaped: its number may be another process's by now."""
+        """Send signals, unless it has been reaped: its pid may belong to another process by now."""
         for signum in signums if self.exit_code is None else ():
             os.kill(self.pid, signum)
 
-    def _check_over(self) -> None:
+    def _check_ended(self) -> None:
         if self.exit_code is not None and not self.stream_open:
             self._ended(self.exit_code)
 
@@ -95,7 +115,7 @@ def how_it_ended(exit_code: int) -> str:
 
 
 def run_child(name: str, main: Callable[[], int]) -> NoReturn:
-    """Be a child of fork(2) to its end: call `main`, exit with the status that it returns."""
+    """Run `main` in a child of fork(2), and exit with the status that it returns."""
     status = 1
     try:
         status = main()
@@ -108,26 +128,23 @@ def run_child(name: str, main: Callable[[], int]) -> NoReturn:
 
 
 class Drain:
-    """How a process that serves but isn't in charge comes to its end: a worker, or a previous generation.
+    """How a process that serves but isn't in charge ends: a worker, or a previous generation.
 
-    TERM drains it, once; QUIT aborts it. A second TERM changes nothing, as a whole process group may get one and the
-    process in charge passes its own on. ^C and HUP are meant for the process in charge alone.
+    TERM drains it, once; QUIT aborts it. A second TERM changes nothing: a whole process group may get one, and the
+    process in charge passes its own on. ^C and HUP are for the process in charge only. `done` is called when everything
+    is delivered, `terminated` at the TERM that begins the drain.
     """
-
-    __slots__ = ("_begun", "_done", "_reactor", "_server", "_terminated")
 
     def __init__(
         self, reactor: Reactor, server: EchoServer, done: Callable[[], object], terminated: Callable[[], object] = int
     ) -> None:
-        """`done` is called when everything is delivered, `terminated` at the TERM that begins the drain."""
         self._reactor, self._server, self._done, self._terminated = reactor, server, done, terminated
-        self._begun = False
         reactor.add_signal_handler(signal.SIGTERM, self.terminate)
         for signum in ABORT_SIGNALS:
             reactor.add_signal_handler(signum, self.abort)
 
     def run(self, mask: set[int]) -> None:
-        """Serve to the end. Called with signals held; `mask` is what stays blocked from now on."""
+        """Serve to the end. Called with signals held; `mask` is the signal mask from now on."""
         ignore([signal.SIGINT, *RESTART_SIGNALS])
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         self._reactor.run()
@@ -140,8 +157,7 @@ class Drain:
 
     def stop(self) -> None:
         """Stop accepting and reading, and deliver within the drain timeout."""
-        if not self._begun:
-            self._begun = True
+        if not self._server.stopping:
             self._server.stop(self._done)
 
     def abort(self) -> None:
@@ -151,6 +167,6 @@ class Drain:
 
     def terminate(self) -> None:
         """Drain on TERM."""
-        if not self._begun:
+        if not self._server.stopping:
             self._terminated()
         self.stop()

@@ -1,8 +1,8 @@
-"""Where a service's sockets come from: the previous generation, systemd, or bind(2); and how it hands them on.
+"""Where a service gets its sockets: from the previous generation, systemd, or bind(2); and how it hands them over.
 
-Law: a handover travels through exec(2) in an environment variable and is taken as systemd's sockets are: it names the
-process that it is for, and is removed before any child could see it. The descriptors keep their numbers, because
-exec(2) may fail and the old generation then serves on with them.
+Law: a handover passes exec(2) in an environment variable, as systemd's sockets do. It names the process that it is for,
+and is removed before a child could see it. The descriptors keep their numbers: when exec(2) fails, the old generation
+serves on with them.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ from echo7.sockets import activation, reuseport
 from echo7.sockets.activation import HandedIn
 from echo7.sockets.binding import BindError, Bound, bind_all
 from reactor.sockets.factory import SocketFactory
-from reactor.sockets.opening import set_buffers
 
 if TYPE_CHECKING:
     from echo7.settings import Settings
@@ -28,12 +27,16 @@ SYSTEMD = 0
 
 
 class Handover(NamedTuple):
-    """All by number. `str` is the form in which it travels."""
+    """What one generation hands to the process `pid`. `str` is the form in the environment.
 
-    pid: int  # of the process that it is for
-    sockets: tuple[tuple[int, int], ...]  # descriptor, and the number of the worker that it belongs to
-    previous: tuple[int, ...]  # pids of previous generations: children that the next generation must reap
-    watches: tuple[int, ...]  # descriptors of parent watches: once closed, the newest previous generation retires
+    `sockets`: each descriptor, with the number of its worker. `previous`: pids of previous generations, which the new
+    one must reap. `watches`: descriptors of parent watches; closing them retires the newest previous generation.
+    """
+
+    pid: int
+    sockets: tuple[tuple[int, int], ...]
+    previous: tuple[int, ...]
+    watches: tuple[int, ...]
 
     def __str__(self) -> str:
         """Return it in one word."""
@@ -47,7 +50,7 @@ class Handover(NamedTuple):
         if owners == {SYSTEMD}:
             return [self._set_of(SYSTEMD)] * workers
         if owners != set(range(1, workers + 1)):
-            raise BindError("the number of workers has changed while they were handed over; start again")
+            raise BindError("the number of workers has changed during the handover; start the service again")
         return [self._set_of(number) for number in range(1, workers + 1)]
 
     def _set_of(self, number: int) -> Bound:
@@ -64,10 +67,10 @@ class Handover(NamedTuple):
 
 
 def prepared(sets: Sequence[Bound], previous: Iterable[int], watches: Iterable[int]) -> Handover:
-    """Return what this process hands to the program that it is about to become."""
+    """Return what this process hands to the program that it will become."""
     sockets: dict[int, int] = {}
     for number, bound in enumerate(sets, 1):
-        for sock in bound.tcp + bound.udp:
+        for sock in bound.sockets:
             sockets[sock.fileno()] = SYSTEMD if isinstance(sock, HandedIn) else number
     # a socket that broke is closed
     sockets.pop(-1, None)
@@ -75,7 +78,7 @@ def prepared(sets: Sequence[Bound], previous: Iterable[int], watches: Iterable[i
 
 
 def received(environment: MutableMapping[str, str] = os.environ) -> Handover | None:
-    """Return what the previous generation has handed over, None if there was none. Raise BindError for nonsense."""
+    """Return what the previous generation has handed over, or None. Raise BindError for an invalid text."""
     text = environment.pop(VARIABLE, None)
     if text is None:
         return None
@@ -86,7 +89,7 @@ def received(environment: MutableMapping[str, str] = os.environ) -> Handover | N
         previous, watches = (tuple(int(number) for number in each.split(",") if number) for each in lists)
         found = Handover(int(pid), numbers, previous, watches)
     except ValueError:
-        raise BindError(f"{VARIABLE} is {text!r}, but is for echo7's own use: unset it") from None
+        raise BindError(f"{VARIABLE} is {text!r}, which is not a handover: only echo7 sets it, so unset it") from None
     return found if found.pid == os.getpid() else None
 
 
@@ -96,25 +99,20 @@ def open_sockets(settings: Settings, sockets: SocketFactory, before: Handover | 
     if before is not None:
         sets = before.sets(workers)
         for bound in sets:
-            for sock in bound.tcp + bound.udp:
-                if buffer_bytes is not None:
-                    set_buffers(sock, buffer_bytes)
-            for sock in bound.tcp:
-                sock.listen(backlog)
+            bound.configure(backlog, buffer_bytes)
         return sets, False
-    tcp, udp = settings.tcp, settings.udp
-    given = activation.inherited(tcp=tcp, udp=udp, backlog=backlog, buffer_bytes=buffer_bytes)
+    given = activation.inherited(tcp=settings.tcp, udp=settings.udp, backlog=backlog, buffer_bytes=buffer_bytes)
     if given is not None:
         return [given] * workers, False
-    hosts, port = settings.hosts, settings.port
-    bound = bind_all(sockets, hosts, port, tcp=tcp, udp=udp, backlog=backlog, buffer_bytes=buffer_bytes)
-    if workers == 1:
-        return [bound], True
-    return reuseport.share(sockets, bound, workers, backlog, buffer_bytes), True
+    bound = bind_all(
+        sockets, settings.hosts, settings.port, tcp=settings.tcp, udp=settings.udp, backlog=backlog,
+        buffer_bytes=buffer_bytes,
+    )  # fmt: skip
+    return reuseport.share(sockets, bound, workers, backlog, buffer_bytes) if workers > 1 else [bound], True
 
 
 def command() -> list[str]:
-    """Return how this process was started."""
+    """Return the command line that has started this process."""
     return [sys.executable, *sys.orig_argv[1:]]
 
 

@@ -1,7 +1,7 @@
 """How many descriptors a process may have, and so how many connections.
 
-Law: the soft limit is a default for programs that don't ask for more; a server asks. It is raised to the hard limit at
-start, and some are kept back, so that a service with all its connections still has descriptors for itself.
+Law: the soft limit is a default for programs that don't ask for more. A server raises it to the hard limit at its
+start, and keeps some back, so that a service with all its connections still has descriptors for itself.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ WITHOUT_LIMIT = 1_000_000
 
 
 def raise_descriptor_limit() -> int:
-    """Raise the soft limit of open descriptors to the hard one (getrlimit(2)). Return what holds now."""
+    """Raise the soft limit of open descriptors to the hard limit (getrlimit(2)). Return the new limit."""
     if resource is None:
         return SELECT_DESCRIPTORS
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -40,7 +40,7 @@ def raise_descriptor_limit() -> int:
 
 
 def default_pipes(descriptors: int) -> int:
-    """Return how many bulk connections may have a pipe of two descriptors: an eighth of all at the most."""
+    """Return how many bulk connections may have a pipe of two descriptors: at most an eighth of all descriptors."""
     return min(MOST_PIPES, descriptors // 16) if pipes_on(socket) is not None else 0
 
 

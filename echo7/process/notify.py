@@ -1,7 +1,7 @@
 """Tell systemd that the service is ready, reloads, stops, and is alive (sd_notify(3)).
 
-Law: the loop tells it and never waits for it. A timer tells that the service is alive, so a stuck loop says nothing.
-A message that finds no room waits for a moment. If nothing can be told, one line says so, and the service goes on.
+Law: the loop sends messages and never waits. A timer sends "alive", so a stuck loop sends nothing. A message that finds
+no room waits for a moment. When messages can't be sent, one line says so, and the service goes on.
 
 The variables are for one process, so they are removed; `variables` keeps them for the next generation.
 """
@@ -33,8 +33,6 @@ logger = logging.getLogger("echo7")
 class Notifier:
     """A datagram socket to the service manager that started this process."""
 
-    __slots__ = ("_address", "_complained", "_reactor", "_socket", "_timers", "_waiting", "_watchdog_s", "variables")
-
     def __init__(self, reactor: Reactor, environment: MutableMapping[str, str] = os.environ) -> None:
         self.variables = {name: environment.pop(name) for name in VARIABLES if name in environment}
         self._reactor = reactor
@@ -45,7 +43,7 @@ class Notifier:
         self._watchdog_s = self._find_watchdog_s()
         self._socket: Socket | None = None
         if not self._address.startswith(("/", "@")):
-            self._complain("that is no path, nor '@' and a name")
+            self._complain("it is neither a path nor '@' and a name")
             return
         try:
             self._socket = reactor.sockets.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
@@ -55,25 +53,25 @@ class Notifier:
             self._socket.setblocking(False)
 
     def ready(self) -> None:
-        """Tell that the service is ready (again)."""
+        """Tell systemd that the service is ready (again)."""
         self._tell("READY=1")
         self.watch()
 
     def watch(self) -> None:
-        """From now on, tell that the loop is alive, if a watchdog was asked for."""
+        """From now on, tell systemd that the loop is alive, if it has set a watchdog."""
         if self._watchdog_s and "alive" not in self._timers:
             self._alive()
 
     def reloading(self) -> None:
-        """Tell that a restart begins. `ready` must come next."""
+        """Tell systemd that a restart begins. `ready` must come next."""
         self._tell(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}")
 
     def stopping(self) -> None:
-        """Tell that the service stops."""
+        """Tell systemd that the service stops."""
         self._tell("STOPPING=1")
 
     def close(self) -> None:
-        """Say nothing more: another process speaks for the service now."""
+        """Send no more: another process notifies systemd now."""
         for timer in self._timers.values():
             timer.cancel()
         self._waiting.clear()
@@ -82,15 +80,15 @@ class Notifier:
             self._socket = None
 
     def _find_watchdog_s(self) -> float:
-        """Return how often to tell that the loop is alive, in seconds: twice in the watchdog's time; 0 for never."""
+        """Return the interval of "alive" messages in seconds: half of the watchdog's time, or 0 for never."""
         usec, pid = self.variables.get("WATCHDOG_USEC"), self.variables.get("WATCHDOG_PID")
         if usec is None or pid not in (None, str(os.getpid())):
             return 0.0
-        if not (usec.isascii() and usec.isdigit() and len(usec) < 20 and 0 < int(usec) < LONGEST_USEC):
-            text = f"WATCHDOG_USEC is {usec!r}, not a number of microseconds: let systemd set it, or unset it"
-            log.event(logger, logging.WARNING, "notify_failed", f"{text}; serving without a watchdog")
-            return 0.0
-        return int(usec) / 2e6
+        if usec.isascii() and usec.isdigit() and len(usec) < 20 and 0 < int(usec) < LONGEST_USEC:
+            return int(usec) / 2e6
+        text = f"WATCHDOG_USEC is {usec!r}, not a number of microseconds: let systemd set it, or unset it"
+        log.event(logger, logging.WARNING, "notify_failed", f"{text}; serving without a watchdog")
+        return 0.0
 
     def _alive(self) -> None:
         self._timers["alive"] = self._reactor.call_later(self._watchdog_s, self._alive)

@@ -1,9 +1,9 @@
 """The previous generation: the process that keeps serving open connections after a restart.
 
 A single process forks it from itself just before exec(2). (With workers, the old workers are the previous generation.)
-It has everything that its parent had, on a loop of its own. It accepts until the new generation serves, which is when
-its parent watch ends: a socket pair whose other end the new generation closes then. It has no deadline, because a
-client may stay for days. TERM and QUIT end it (see `child.Drain`); the service passes both on when it stops itself.
+It has everything that its parent had, on a loop of its own. It accepts until the new generation serves and closes its
+end of the parent watch, a socket pair. The previous generation has no deadline, because a client may stay for days.
+TERM and QUIT end it (see `child.Drain`); a service that stops passes both on.
 """
 
 from __future__ import annotations
@@ -18,9 +18,8 @@ from typing import TYPE_CHECKING
 
 from echo7 import assembly
 from echo7.logs import log, report
-from echo7.process.child import CHILD_SIGNALS, COUNTERS_SIGNALS, RESTART_SIGNALS, Child, Drain, how_it_ended, run_child
+from echo7.process import child
 from echo7.server import EchoServer
-from reactor.connection import Connection, StreamProtocol
 from reactor.loop import Reactor
 from reactor.sockets.factory import SocketFactory
 from reactor.sockets.opening import Socket
@@ -41,10 +40,10 @@ class RestartError(Exception):
 
 
 class PreviousGenerations:
-    """The children that serve what earlier generations had accepted, and our ends of their parent watches."""
+    """The children that serve connections of earlier generations, and our ends of their parent watches."""
 
     def __init__(self) -> None:
-        self._children: dict[int, Child] = {}
+        self._children: dict[int, child.Child] = {}
         self.watches: list[int] = []
 
     @property
@@ -55,7 +54,7 @@ class PreviousGenerations:
     def take_over(self, pids: Sequence[int], watches: Sequence[int]) -> None:
         """Look after these, on behalf of the generation that forked them."""
         for pid in pids:
-            self._children[pid] = Child(pid, functools.partial(self._ended, pid), stream=False)
+            self._children[pid] = child.Child(pid, functools.partial(self._ended, pid), stream=False)
         for descriptor in watches:
             os.set_inheritable(descriptor, False)
             self.watches.append(descriptor)
@@ -66,19 +65,19 @@ class PreviousGenerations:
             os.close(self.watches.pop())
 
     def reap(self) -> None:
-        """Forget those that have ended."""
-        for child in list(self._children.values()):
-            child.reap()
+        """Reap those that have ended."""
+        for each in list(self._children.values()):
+            each.reap()
 
     def send(self, *signums: int) -> None:
         """Send signals to each."""
-        for child in self._children.values():
-            child.send(*signums)
+        for each in self._children.values():
+            each.send(*signums)
 
     def _ended(self, pid: int, exit_code: int) -> None:
         del self._children[pid]
         if exit_code:
-            text = f"previous generation {pid} ended {how_it_ended(exit_code)}: its connections are lost"
+            text = f"previous generation {pid} ended {child.how_it_ended(exit_code)}: its connections are lost"
             log.event(logger, logging.WARNING, "previous_ended", text, pid=pid, exit_code=exit_code)
 
 
@@ -90,7 +89,7 @@ def forked(sockets: SocketFactory, main: Callable[[Socket, Socket], int]) -> Ite
     """Fork the previous generation; inside the block it is prepared and waits for our exec(2). Signals must be held.
 
     Yield its pid and our end of its parent watch. In the child, `main(start, watch)` is called. If the block raises,
-    the child ends, and has touched nothing. Raise OSError, RestartError.
+    the child ends, and has changed nothing. Raise OSError, RestartError.
     """
     with contextlib.ExitStack() as ours, contextlib.ExitStack() as theirs:
         start, its_start = map(contextlib.ExitStack.enter_context, (ours, theirs), sockets.socketpair())
@@ -98,7 +97,7 @@ def forked(sockets: SocketFactory, main: Callable[[Socket, Socket], int]) -> Ite
         pid = os.fork()
         if pid == 0:  # pragma: no cover - in a child the measuring begins with the next call
             ours.close()
-            run_child("the previous generation", lambda: main(its_start, its_watch))
+            child.run_child("the previous generation", lambda: main(its_start, its_watch))
         theirs.close()
         try:
             _expect_prepared(pid, start)
@@ -126,25 +125,12 @@ def _expect_prepared(pid: int, start: Socket) -> None:
 # ---- the child serves on
 
 
-class ParentWatch(StreamProtocol):
-    """Calls `gone` when the other end closes: the new generation serves, or it has failed."""
-
-    __slots__ = ("_gone",)
-
-    def __init__(self, gone: Callable[[], object]) -> None:
-        self._gone = gone
-
-    def connection_lost(self, connection: Connection, error: Exception | None) -> None:
-        """Tell the owner."""
-        self._gone()
-
-
 def serve_on(
     reactor: Reactor, server: EchoServer, settings: Settings, let_go: Callable[[], object], start: Socket, watch: Socket
 ) -> int:
-    """Be the previous generation to its end; return the exit status. Called with signals held.
+    """Run the previous generation to its end; return the exit status. Called with signals held.
 
-    `let_go` closes this process's copies of what the new generation will open anew.
+    `let_go` closes this process's copies of what the new generation will open again.
     """
     try:
         reactor.reopen_after_fork(assembly.new_selector(settings))
@@ -154,21 +140,17 @@ def serve_on(
     let_go()
     start.send(PREPARED)
     with start:
-        # exec(2) closes the other end; until then, nothing that is shared may change
+        # exec(2) closes the other end; until then, no shared state may change
         if start.recv(1):
             return 1
     handler = log.set_up(settings.log_level, settings.log_format, previous=True)
-
-    def log_counters(name: str) -> None:
-        report.log_counters(name, server.counters, handler.dropped)
-
-    for signum in [signal.SIGINT, *RESTART_SIGNALS, *CHILD_SIGNALS]:
+    log_counters = report.counters_logger(server, handler)
+    for signum in [signal.SIGINT, *child.RESTART_SIGNALS, *child.CHILD_SIGNALS]:
         reactor.remove_signal_handler(signum)
-    for signum in COUNTERS_SIGNALS:
+    for signum in child.COUNTERS_SIGNALS:
         reactor.add_signal_handler(signum, functools.partial(log_counters, "counters"))
-    drain = Drain(reactor, server, reactor.stop)
-    watch.setblocking(False)
-    Connection(reactor, watch, ParentWatch(drain.retire)).open()
+    drain = child.Drain(reactor, server, reactor.stop)
+    child.Stream(reactor, watch, drain.retire)
     drain.run(set())
     log_counters("drained")
     return os.EX_OK

@@ -1,8 +1,8 @@
 """Drop root's privileges permanently, once the port is bound.
 
-Law: a user that doesn't exist is refused before anything is bound. A drop that could be undone is none: afterwards the
-process tries to become root again, and if that works, it serves nothing. All other groups are dropped too. No program
-that is run from here can gain privileges by a set-user-ID bit (PR_SET_NO_NEW_PRIVS).
+Law: an unknown user is refused before anything is bound. The drop must be permanent: the process tries to become root
+again, and if that works, it serves nothing. All other groups are dropped too. No program started from here can gain
+privileges by a set-user-ID bit (PR_SET_NO_NEW_PRIVS).
 
 The kernel clears the capabilities when no user ID is 0 any more (capabilities(7)).
 """
@@ -10,10 +10,11 @@ The kernel clears the capabilities when no user ID is 0 any more (capabilities(7
 from __future__ import annotations
 
 import argparse
+import contextlib
 import functools
 import os
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from echo7.process import StartError
 
@@ -26,14 +27,15 @@ except ImportError:  # pragma: no cover - Windows has neither
 # prctl(2), Linux
 PR_SET_NO_NEW_PRIVS = 38
 SUPERUSER = 0
+T = TypeVar("T")
 
 
 class Identity(NamedTuple):
-    """A user, and the one group that is kept."""
+    """A user, and its only group. `name` is as the operator gave it."""
 
     user_id: int
     group_id: int
-    name: str  # as the operator gave it
+    name: str
 
 
 def identity(text: str) -> Identity:
@@ -41,8 +43,11 @@ def identity(text: str) -> Identity:
     if pwd is None:  # pragma: no cover - Windows
         raise argparse.ArgumentTypeError("this system has no users to switch to; leave it out")
     name, colon, group = text.partition(":")
-    user_id, own_group_id = _user(name)
-    group_id = _group(group) if colon else own_group_id
+    user = _entry(name, "user", "passwd", pwd.getpwnam, pwd.getpwuid)
+    user_id, group_id = (user.pw_uid, user.pw_gid) if isinstance(user, pwd.struct_passwd) else (user, None)
+    if colon:
+        found = _entry(group, "group", "group", grp.getgrnam, grp.getgrgid)
+        group_id = found.gr_gid if isinstance(found, grp.struct_group) else found
     if group_id is None:
         raise argparse.ArgumentTypeError(f"user {name} has no entry, so its group isn't known; give {name}:GROUP")
     if SUPERUSER in (user_id, group_id):
@@ -53,15 +58,15 @@ def identity(text: str) -> Identity:
 def become(user: Identity) -> None:
     """Drop root privileges permanently and become `user`. Raise StartError; then serve nothing.
 
-    A process that is that user already, as after a restart, drops nothing but is checked all the same.
+    After a restart, the process is that user already: it drops nothing, but the checks are the same.
     """
-    # looked up now, as the user may be barred from where Python is installed
+    # looked up now: the user may have no access to Python's files
     gain_nothing_new = no_new_privileges()
     if (os.getuid(), os.geteuid(), os.getgid(), os.getegid()) != (user.user_id,) * 2 + (user.group_id,) * 2:
         try:
             os.setgroups([])
             os.setgid(user.group_id)
-            # last, as it takes away the right to the others; for root, it changes all three IDs (setuid(2))
+            # last, because it ends the right to the other calls; for root, it changes all three IDs (setuid(2))
             os.setuid(user.user_id)
         except OSError as error:
             raise StartError(
@@ -72,39 +77,19 @@ def become(user: Identity) -> None:
     gain_nothing_new()
 
 
-def _user(name: str) -> tuple[int, int | None]:
-    try:
-        found = pwd.getpwnam(name)
-    # ValueError: a NUL in it
-    except (KeyError, ValueError):
-        number = _number(name)
-        if number is None:
-            raise argparse.ArgumentTypeError(
-                f"there is no user {name!r}; check the spelling ('getent passwd' lists them), or make one"
-            ) from None
-        try:
-            found = pwd.getpwuid(number)
-        except KeyError:
-            return number, None
-    return found.pw_uid, found.pw_gid
-
-
-def _group(name: str) -> int:
-    try:
-        return grp.getgrnam(name).gr_gid
-    except (KeyError, ValueError):
-        number = _number(name)
-        if number is None:
-            raise argparse.ArgumentTypeError(
-                f"there is no group {name!r}; check the spelling ('getent group' lists them), or make one"
-            ) from None
-        return number
-
-
-def _number(text: str) -> int | None:
-    """Return a user's or group's number; the highest one means "no change" to setresuid(2)."""
-    known = text.isascii() and text.isdigit() and len(text) <= 10 and int(text) < 2**32 - 1
-    return int(text) if known else None
+def _entry(name: str, kind: str, database: str, by_name: Callable[[str], T], by_id: Callable[[int], T]) -> T | int:
+    """Return an entry of passwd or group by its name or number; the number if it has no entry."""
+    # ValueError: a NUL in the name
+    with contextlib.suppress(KeyError, ValueError):
+        return by_name(name)
+    # the highest number means "no change" to setresuid(2)
+    if not (name.isascii() and name.isdigit() and len(name) <= 10 and int(name) < 2**32 - 1):
+        raise argparse.ArgumentTypeError(
+            f"there is no {kind} {name!r}; check the spelling ('getent {database}' lists them), or make one"
+        )
+    with contextlib.suppress(KeyError):
+        return by_id(int(name))
+    return int(name)
 
 
 def _refuse_if_root_can_return(user: Identity) -> None:
@@ -126,6 +111,6 @@ def no_new_privileges() -> Callable[[], object]:
         import ctypes
 
         return functools.partial(ctypes.CDLL(None).prctl, PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
-    # no ctypes, or a system without prctl: the drop holds without it
+    # no ctypes, or a system without prctl: the drop is permanent without it
     except (ImportError, AttributeError, OSError):
         return int

@@ -1,9 +1,9 @@
-"""SIGHUP, up to the moment when this process may become the new program: ask a child whether the configuration is good.
+"""From SIGHUP to the moment when this process may become the new program: a child checks the configuration.
 
-The steps after that are in README.md, "A restart". Law: until exec(2) has succeeded, nothing has changed. What is bound
-stays bound, so addresses, workers and user can't change here.
+README.md has the next steps, in "A restart". Law: until exec(2) has succeeded, nothing has changed. The sockets stay
+bound, so addresses, workers and user can't change.
 
-A service imports all of this at its start: later, the files may be those of another version.
+A service imports this module at its start: later, the files may be those of another version.
 """
 
 from __future__ import annotations
@@ -16,16 +16,15 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from echo7.logs import log
-from echo7.process.child import Child, how_it_ended
+from echo7.process.child import Child, Stream, how_it_ended
 from echo7.process.handover import command
-from reactor.connection import Connection, StreamProtocol
 from reactor.loop import Reactor
 from reactor.sockets.opening import closed_on_error
 
 if TYPE_CHECKING:
     from echo7.process.notify import Notifier
 
-# names the settings that can't change, for the child that checks
+# tells the check child the settings that can't change
 CHECK = "ECHO7_CHECK"
 CHECK_PATIENCE_S = 30.0
 OUTPUT_KEPT_BYTES = 64 * 1024
@@ -34,12 +33,12 @@ logger = logging.getLogger("echo7")
 
 
 def described(fixed: Mapping[str, str]) -> str:
-    """Return the settings that can't change in the form in which the check child gets them."""
+    """Return the settings that can't change, as the check child gets them."""
     return "\n".join(f"{option}={value}" for option, value in fixed.items())
 
 
 def changed(before: str, fixed: Mapping[str, str]) -> str | None:
-    """Return what has changed though it can't, in words, or None."""
+    """Return in words which setting has changed that can't change, or None."""
     for line in before.split("\n"):
         option, _, value = line.partition("=")
         now = fixed.get(option, value)
@@ -50,7 +49,7 @@ def changed(before: str, fixed: Mapping[str, str]) -> str | None:
 
 
 class NoNotifier:
-    """In place of a Notifier when nothing wants to be told."""
+    """In place of a Notifier when systemd hasn't set NOTIFY_SOCKET."""
 
     variables: Mapping[str, str] = MappingProxyType({})
 
@@ -60,10 +59,8 @@ class NoNotifier:
     ready = reloading = stopping = watch = close = _say_nothing
 
 
-class Check(StreamProtocol):
-    """A child that reads the new configuration. Calls `over(why_not)` once, with None if all is well."""
-
-    __slots__ = ("_output", "_over", "_timer", "child")
+class Check:
+    """A child that reads the new configuration. Calls `over(why_not)` once, with None if the configuration is good."""
 
     def __init__(
         self, reactor: Reactor, words: list[str], fixed: Mapping[str, str], over: Callable[[str | None], object]
@@ -72,7 +69,6 @@ class Check(StreamProtocol):
         self._over, self._output = over, b""
         ours, theirs = reactor.sockets.socketpair()
         with theirs, closed_on_error(ours):
-            ours.setblocking(False)
             files = (
                 (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
                 (os.POSIX_SPAWN_DUP2, theirs.fileno(), 1),
@@ -81,19 +77,14 @@ class Check(StreamProtocol):
             pid = os.posix_spawn(words[0], words, {**os.environ, CHECK: described(fixed)}, file_actions=files)
         self.child = Child(pid, self._ended, stream=True)
         self._timer = reactor.call_later(CHECK_PATIENCE_S, self.kill)
-        Connection(reactor, ours, self).open()
-
-    def data_received(self, connection: Connection, data: bytes) -> None:
-        """Keep the end of its output."""
-        self._output = (self._output + data)[-OUTPUT_KEPT_BYTES:]
-
-    def connection_lost(self, connection: Connection, error: Exception | None) -> None:
-        """Note that its output has ended."""
-        self.child.stream_ended()
+        Stream(reactor, ours, self.child.stream_ended, self._received)
 
     def kill(self) -> None:
-        """Kill it: it takes too long, or isn't needed any more."""
+        """Kill the child: it takes too long, or the service stops."""
         self.child.send(signal.SIGKILL)
+
+    def _received(self, data: bytes) -> None:
+        self._output = (self._output + data)[-OUTPUT_KEPT_BYTES:]
 
     def _ended(self, exit_code: int) -> None:
         self._timer.cancel()
@@ -103,9 +94,9 @@ class Check(StreamProtocol):
 
 
 class Restart:
-    """From the request to the moment when the restart is `due`, or refused.
+    """A restart, from the request until it is `due`, or refused.
 
-    A request during a check has the configuration checked again: what was read may have been half of a change.
+    A request during a check starts another check after it: the first may have read half of a change.
     """
 
     def __init__(self, reactor: Reactor, fixed: Mapping[str, str], notifier: Notifier | NoNotifier) -> None:
@@ -114,13 +105,8 @@ class Restart:
         self._asked_again = self._cancelled = False
         self.due = False
 
-    @property
-    def checking(self) -> bool:
-        """Whether a check is under way."""
-        return self._check is not None
-
     def ask(self) -> None:
-        """Begin, on SIGHUP. A restart that is due reads everything anew already."""
+        """Begin, on SIGHUP. A restart that is due will read the configuration anyway."""
         if self._cancelled or self.due:
             return
         if self._check is not None:
@@ -131,18 +117,18 @@ class Restart:
         self._begin_check()
 
     def reap(self) -> None:
-        """Look whether the check has ended."""
+        """Reap the check child if it has ended."""
         if self._check is not None:
             self._check.child.reap()
 
     def cancel(self) -> None:
-        """Drop it: the service stops."""
+        """Forget the restart: the service stops."""
         self._cancelled, self.due = True, False
         if self._check is not None:
             self._check.kill()
 
     def refuse(self, why: str) -> None:
-        """Log why this generation serves on."""
+        """Log why this generation keeps serving."""
         self.due = False
         log.event(logger, logging.ERROR, "restart_refused", f"restart refused, still serving: {why}")
         self._notifier.ready()

@@ -1,8 +1,8 @@
 """One generation of a service, from its sockets to its exit status. README.md here has the picture.
 
-Law: the order is everything. First what needs privileges, then they are dropped, and only then is anything served;
-that it serves is said when it is so. No signal is lost: what comes before there is a handler is held back. Forking and
-exec(2) are done between two runs of the loop, never in a callback.
+Law: the order matters. The service opens what needs privileges, drops them, and only then serves and says so. No signal
+is lost: a signal that comes before its handler is held back. fork(2) and exec(2) happen between two runs of the loop,
+never in a callback.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from echo7 import assembly
 from echo7.logs import log, report
 from echo7.process import StartError, child, handover, is_root, limits, previous
 from echo7.process.restart import NoNotifier, Restart
-from echo7.sockets.binding import BindError, Bound
+from echo7.sockets.binding import BindError, Bound, on_loopback
 from reactor.loop import Reactor
 
 if TYPE_CHECKING:
@@ -31,17 +31,16 @@ if TYPE_CHECKING:
     from echo7.tracing import Tracing
 
 SIGNALS = child.END_SIGNALS + child.COUNTERS_SIGNALS + child.RESTART_SIGNALS + report.DUMP_SIGNALS
-# beyond the drain timeout, which every process keeps by itself: what is left then hangs, and is killed
+# Every process keeps the drain timeout itself. A process that runs for longer than this beyond it hangs, and is killed.
 DRAIN_GRACE_S = 10.0
 ABORT_GRACE_S = 1.0
-OptionalPart = Callable[[], contextlib.AbstractContextManager[None]]
 
 logger = logging.getLogger("echo7")
 
 
 def serve(settings: Settings) -> int:
     """Serve until a signal ends it; return the exit status."""
-    _mask("SIG_BLOCK", child.COUNTERS_SIGNALS + child.RESTART_SIGNALS + report.DUMP_SIGNALS)
+    _mask("SIG_BLOCK", set(SIGNALS) - set(child.END_SIGNALS))
     log.ensure_standard_descriptors()
     handler = log.set_up(settings.log_level, settings.log_format)
     descriptors = limits.raise_descriptor_limit()
@@ -68,7 +67,7 @@ def serve(settings: Settings) -> int:
 
 
 class Service:
-    """The process in charge: it has the pid that others know, and answers for everything.
+    """The process in charge: its pid is the service's, and it starts, restarts and ends everything.
 
     `Single` or `Supervisor` does the work: serving in this process, or in workers.
     """
@@ -81,21 +80,26 @@ class Service:
         descriptors: int,
         tracing: Tracing | None = None,
     ) -> None:
-        self._reactor, self._settings = reactor, settings
+        self.reactor, self.settings, self.handler, self.descriptors = reactor, settings, handler, descriptors
         self._previous = previous.PreviousGenerations()
-        self._notifier = _new_notifier(reactor)
+        self._notifier: Notifier | NoNotifier = NoNotifier()
+        if os.environ.get("NOTIFY_SOCKET"):
+            # imported only under systemd
+            from echo7.process.notify import Notifier
+
+            self._notifier = Notifier(reactor)
         self._restart = Restart(reactor, settings.fixed(), self._notifier)
         self._sets: list[Bound] = []
-        self._stopping = self._work_done = self._over = False
+        self._stopping = self._work_done = False
         self._aborted_by = 0
         self.work: Single | Supervisor
         if settings.workers == 1:
-            self.work = Single(self, reactor, settings, handler, descriptors, tracing)
+            self.work = Single(self, tracing)
         else:
             # imported only when there are workers
             from echo7.process.supervisor import Supervisor
 
-            self.work = Supervisor(self, reactor, settings, handler, descriptors)
+            self.work = Supervisor(self)
 
     @property
     def status(self) -> int:
@@ -105,20 +109,20 @@ class Service:
     # ---- start
 
     def start(self) -> None:
-        """Open the sockets, drop the privileges that they needed, take the signals. Raise BindError, StartError."""
+        """Open the sockets, drop privileges, install signal handlers, start the work. Raise BindError, StartError."""
         before = handover.received()
         if before is not None:
             self._previous.take_over(before.previous, before.watches)
-        self._sets, bound_here = handover.open_sockets(self._settings, self._reactor.sockets, before)
-        self.work.open(self._sets, self._optional)
-        drop_privileges(self._settings.user, self._sets)
-        report.dump_on_signal(self._reactor, self.work.dump)
-        self._take_signals()
-        report.log_hints(self._sets[0].left_out, bound_here and not self._settings.hosts)
+        self._sets, bound_here = handover.open_sockets(self.settings, self.reactor.sockets, before)
+        self.work.open(self._sets)
+        drop_privileges(self.settings.user, self._sets)
+        report.dump_on_signal(self.reactor, self.work.dump)
+        self._install_signal_handlers()
+        report.log_hints(self._sets[0].left_out, bound_here and not self.settings.hosts)
         self.work.start()
 
     @contextlib.contextmanager
-    def _optional(self) -> Iterator[None]:
+    def optional(self) -> Iterator[None]:
         """After a restart, optional parts (such as metrics) may fail without stopping the service."""
         try:
             yield
@@ -127,7 +131,7 @@ class Service:
                 raise
             log.event(logger, logging.ERROR, "left_out", f"{error}; serving without it")
 
-    def _take_signals(self) -> None:
+    def _install_signal_handlers(self) -> None:
         callbacks: dict[signal.Signals, Callable[[], object]] = {
             **{signum: functools.partial(self._end, signum) for signum in child.END_SIGNALS},
             **dict.fromkeys(child.COUNTERS_SIGNALS, self.work.ask_for_counters),
@@ -135,16 +139,16 @@ class Service:
             **dict.fromkeys(child.CHILD_SIGNALS, self._reap),
         }
         for signum, callback in callbacks.items():
-            self._reactor.add_signal_handler(signum, callback)
+            self.reactor.add_signal_handler(signum, callback)
         if self._previous.watches:
-            # the generation before has said that it serves, so the watchdog is running
+            # the old generation has told systemd that it is ready, so the watchdog is running
             self._notifier.watch()
         self._reap()
-        # all of them: the generation before has held back every signal
+        # all signals, because the old generation has held back every one
         _mask("SIG_UNBLOCK")
 
     def serving(self) -> None:
-        """Say that it serves, and have the previous generation stop accepting. Called by the work."""
+        """Report that the service serves, and retire the previous generation. Called by the work."""
         self._notifier.ready()
         if self._previous.watches:
             pids = self._previous.pids
@@ -155,20 +159,20 @@ class Service:
     # ---- run
 
     def run(self) -> None:
-        """Run until all is over. In a child, this doesn't return."""
-        while not self._over:
+        """Run until the service and previous generations have ended. In a child, this doesn't return."""
+        while self._previous.pids or not self._work_done:
             self.work.fork_due()
             if self._restart.due:
                 self.become_next_generation()
-            self._reactor.run()
+            self.reactor.run()
 
     def become_next_generation(self) -> None:
-        """Become the new program. Return if that fails; then nothing has changed."""
+        """Become the new program. Return if that fails: then nothing has changed."""
         try:
             with child.signals_held():
-                if self._reactor.snapshot().signals_pending:
-                    # they come first, as exec(2) would forget them
-                    self._reactor.call_soon(self._reactor.stop)
+                if self.reactor.snapshot().signals_pending:
+                    # handle them first, because exec(2) would forget them
+                    self.reactor.call_soon(self.reactor.stop)
                     return
                 with self.work.left_behind() as (pids, watches):
                     for handler in logger.handlers:
@@ -183,32 +187,32 @@ class Service:
             self._restart.refuse(str(error))
 
     def let_go(self) -> None:
-        """In a child of fork(2): close its copies of what is for the process in charge. Called by the work."""
+        """Close, in a child of fork(2), what belongs to the process in charge. Called by the work."""
         self._previous.release()
-        # they are its siblings: not to be sent any signal
+        # the child's siblings: it must not signal them
         self._previous = previous.PreviousGenerations()
         self._notifier.close()
 
     # ---- end
 
     def stop(self) -> None:
-        """End in order, previous generations too. Called by the work when it can't go on."""
+        """Stop in order, previous generations too. Called by the work when it can't go on."""
         self._stopping = True
         self._restart.cancel()
         self._notifier.stopping()
         self._previous.release()
         self._previous.send(signal.SIGTERM)
-        self._reactor.call_later(self._settings.drain_timeout_s + DRAIN_GRACE_S, self._kill)
+        self.reactor.call_later(self.settings.drain_timeout_s + DRAIN_GRACE_S, self._kill)
         self.work.stop(self._work_stopped)
 
     def _end(self, signum: signal.Signals) -> None:
         if self._stopping:
             self._aborted_by = signum
             self._previous.send(*child.ABORT_SIGNALS)
-            self._reactor.call_later(ABORT_GRACE_S, self._kill)
+            self.reactor.call_later(ABORT_GRACE_S, self._kill)
             self.work.abort()
             return
-        text = f"stopping on {signum.name}: delivering for up to {self._settings.drain_timeout_s:g} s"
+        text = f"stopping on {signum.name}: delivering for up to {self.settings.drain_timeout_s:g} s"
         log.event(logger, logging.INFO, "stopping", text, signal=signum.name)
         self.stop()
 
@@ -220,58 +224,45 @@ class Service:
         self._restart.reap()
         self._previous.reap()
         self.work.reap()
-        self._check_over()
+        # `run` looks whether all is over
+        self.reactor.stop()
 
     def _work_stopped(self) -> None:
         self._work_done = True
-        self._check_over()
-
-    def _check_over(self) -> None:
-        if self._work_done and not self._previous.pids:
-            self._over = True
-            self._reactor.stop()
+        self.reactor.stop()
 
 
 class Single:
-    """The work of a service without workers: an EchoServer in this very process."""
+    """The work of a service without workers: an EchoServer in this process."""
 
-    def __init__(
-        self,
-        service: Service,
-        reactor: Reactor,
-        settings: Settings,
-        handler: log.StderrHandler,
-        descriptors: int,
-        tracing: Tracing | None,
-    ) -> None:
+    def __init__(self, service: Service, tracing: Tracing | None) -> None:
         self.status = 0
-        self._service, self._reactor, self._settings, self._handler = service, reactor, settings, handler
+        self._service, self._reactor, self._settings = service, service.reactor, service.settings
         self._tracing = tracing
         self._metrics: Metrics | None = None
-        self._server = assembly.new_server(settings, descriptors, self._failed)
+        self._server = assembly.new_server(self._settings, service.descriptors, self._failed)
         self.stop, self.abort = self._server.stop, self._server.abort
+        self.log_counters = report.counters_logger(self._server, service.handler)
         self.ask_for_counters = functools.partial(self.log_counters, "counters")
 
-    def open(self, sets: list[Bound], optional: OptionalPart) -> None:
+    def open(self, sets: list[Bound]) -> None:
         """Open everything that may need privileges. Raise BindError, StartError."""
         if self._tracing is not None:
-            with optional():
+            with self._service.optional():
                 self._tracing.open()
         self._server.start(self._reactor, sets[0])
         if self._settings.metrics is not None:
             from echo7.metrics.service import serve_metrics
 
-            with optional():
-                self._metrics = serve_metrics(self._reactor, self._settings.metrics, self._server, self._handler)
+            with self._service.optional():
+                self._metrics = serve_metrics(
+                    self._reactor, self._settings.metrics, self._server, self._service.handler
+                )
 
     def start(self) -> None:
-        """Say where it serves."""
+        """Report where the service listens, and that it serves."""
         report.log_addresses(self._server.addresses)
         self._service.serving()
-
-    def log_counters(self, name: str) -> None:
-        """Log what has been done so far."""
-        report.log_counters(name, self._server.counters, self._handler.dropped)
 
     def left_behind(self) -> contextlib.AbstractContextManager[tuple[list[int], list[int]]]:
         """Fork the previous generation; the block gets its pid, and our end of its parent watch."""
@@ -291,39 +282,25 @@ class Single:
         self._service.stop()
 
     def _no_workers(self) -> None:
-        """Do nothing: this is for workers, and there are none."""
+        """Do nothing: there are no workers."""
 
     dump = fork_due = reap = kill = _no_workers
 
 
-def _new_notifier(reactor: Reactor) -> Notifier | NoNotifier:
-    if not os.environ.get("NOTIFY_SOCKET"):
-        return NoNotifier()
-    from echo7.process.notify import Notifier
-
-    return Notifier(reactor)
-
-
 def drop_privileges(user: Identity | None, sets: Iterable[Bound]) -> None:
-    """Become `user` permanently; without one, warn if root serves other machines. Raise StartError: serve nothing."""
+    """Become `user` permanently; without one, warn if root serves other machines. Raise StartError: don't serve."""
     if user is not None:
         # imported only when --user is set
         from echo7.process import privileges
 
         privileges.become(user)
-    elif is_root() and any(map(_reaches_beyond, sets)):
-        text = "serving other machines as root, which nothing needs once the port is bound; use --user nobody"
+    elif is_root() and not all(on_loopback(sock) for bound in sets for sock in bound.sockets):
+        text = "serving other machines as root, which isn't needed after binding; use --user nobody"
         log.event(logger, logging.WARNING, "serving_as_root", text)
 
 
-def _reaches_beyond(bound: Bound) -> bool:
-    """Tell whether other machines can reach one of these sockets."""
-    hosts = [str(sock.getsockname()[0]) for sock in bound.tcp + bound.udp]
-    return not all(host.startswith("127.") or host == "::1" for host in hosts)
-
-
 def _mask(how: str, signums: Iterable[int] | None = None) -> None:
-    """Hold signals back, or let them through; None means all there are."""
+    """Hold signals back, or let them through; None means all."""
     # Windows has no signal masks
     if hasattr(signal, "pthread_sigmask"):  # pragma: no branch
         signal.pthread_sigmask(getattr(signal, how), signal.valid_signals() if signums is None else signums)

@@ -1,8 +1,8 @@
-"""The work of a service with workers: it starts them, replaces those that end, and answers for them.
+"""The work of a service with workers: start them, replace those that end, and report for all.
 
 Law: the sockets outlive the workers. All are opened before the first fork, and each slot has a set of its own, which
-every process that ever fills the slot inherits. So a client that waits in the kernel's queue isn't lost with a worker,
-nor is a UDP peer; only what that worker had taken in already is.
+every process in the slot inherits. So a client that waits in the kernel's queue survives a worker that ends, and so
+does the flow of a UDP source. Only what the worker had accepted or received is lost with it.
 """
 
 from __future__ import annotations
@@ -24,14 +24,12 @@ from echo7.process.channel import Channel, Message
 from echo7.process.child import Child, how_it_ended, run_child, signals_held
 from echo7.server import Counters, ServingAddress
 from echo7.sockets.binding import Bound
-from reactor.loop import Reactor
 from reactor.sockets.opening import Socket, closed_on_error
 from reactor.timers import Timer
 
 if TYPE_CHECKING:
     from echo7.metrics.service import WorkersMetrics
-    from echo7.process.service import OptionalPart, Service
-    from echo7.settings import Settings
+    from echo7.process.service import Service
 
 # for a worker that doesn't answer; then its last report counts
 ANSWER_PATIENCE_S = 1.0
@@ -40,16 +38,10 @@ logger = logging.getLogger("echo7")
 
 
 class Slot:
-    """A place for one worker process, the sockets that belong to the place, and the process in it, if there is one."""
-
-    __slots__ = (
-        "backoff", "bound", "channel", "child", "counters", "live", "log_lines_dropped", "number", "ready", "restart",
-        "sockets",
-    )  # fmt: skip
+    """A place for one worker: its sockets, its history, and while `live`, a process."""
 
     def __init__(self, number: int, bound: Bound, now: Callable[[], float]) -> None:
         self.number, self.bound, self.backoff = number, bound, BackOff(now)
-        self.sockets = bound.tcp + bound.udp
         self.child: Child
         self.channel: Channel
         self.restart: Timer | None = None
@@ -57,8 +49,8 @@ class Slot:
 
     def vacate(self) -> None:
         """Forget the process that was here."""
-        self.live = self.ready = False
-        # as reported last
+        self.live = False
+        # of its last report
         self.counters, self.log_lines_dropped = Counters(), 0
 
     def __str__(self) -> str:
@@ -72,43 +64,40 @@ class Slot:
 
 
 class Supervisor:
-    """Looks after the workers of `echo7 serve --workers N`."""
+    """One run of a service with workers, in the process in charge. It carries no traffic itself."""
 
-    def __init__(
-        self, service: Service, reactor: Reactor, settings: Settings, handler: log.StderrHandler, descriptors: int
-    ) -> None:
+    def __init__(self, service: Service) -> None:
         self.status = 0
-        self._service, self._reactor, self._settings = service, reactor, settings
-        self._handler, self._descriptors = handler, descriptors
+        self._service, self._reactor, self._settings = service, service.reactor, service.settings
         self._slots: list[Slot] = []
-        # to be started as soon as the loop has returned
+        # slots whose worker starts when the loop returns
         self._due: collections.deque[Slot] = collections.deque()
         self._announced = self._aborting = False
         # set by `stop`
         self._stopped: Callable[[], object] | None = None
-        # of the processes that have ended
+        # of the workers that have ended
         self._past, self._past_dropped = Counters(), 0
-        # those that have yet to answer in this round; None: no round is under way
+        # slots that have yet to answer in this round; None: no round is under way
         self._awaited: set[Slot] | None = None
         self._round, self._asked_again = 0, False
+        self._patience: Timer
         self._metrics: WorkersMetrics | None = None
+        self.dump = functools.partial(self._order, "dump")
 
-    def open(self, sets: Sequence[Bound], optional: OptionalPart) -> None:
+    def open(self, sets: Sequence[Bound]) -> None:
         """Open everything that may need privileges, workers' code too. Raise BindError."""
         assembly.import_parts(self._settings)
         if self._settings.metrics is not None:
             from echo7.metrics.service import WorkersMetrics
 
-            with optional():
-                self._metrics = WorkersMetrics(self._reactor, self._handler, self._health)
+            with self._service.optional():
+                handler = self._service.handler
+                self._metrics = WorkersMetrics(self._reactor, handler, lambda: "stopping" if self._stopped else "")
                 self._metrics.start(self._settings.metrics)
         self._slots = [Slot(number, bound, self._reactor.now) for number, bound in enumerate(sets, 1)]
 
-    def _health(self) -> str:
-        return "" if self._stopped is None else "stopping"
-
     def start(self) -> None:
-        """Have every worker started when the loop returns."""
+        """Start every worker, when the loop returns."""
         self._due.extend(self._slots)
 
     def _live(self) -> list[Slot]:
@@ -117,10 +106,6 @@ class Supervisor:
     def _order(self, what: str, **details: object) -> None:
         for slot in self._live():
             slot.channel.say(what, **details)
-
-    def dump(self) -> None:
-        """Have each worker log what its loop has."""
-        self._order("dump")
 
     # ---- a worker starts
 
@@ -144,16 +129,16 @@ class Supervisor:
         slot.channel = Channel(self._reactor, ours, functools.partial(self._heard, slot), slot.child.stream_ended)
 
     def _be_worker(self, slot: Slot, parents: Socket, control: Socket, mask: set[int]) -> int:
-        """Be the child. What runs here belongs to another process than the rest of this class."""
+        """Run the child. This runs in another process than the rest of this class."""
         try:
             self._reactor.abandon_after_fork()
             self._service.let_go()
             parents.close()
-            for sock in [sock for other in self._slots for sock in other.sockets]:
+            for sock in [sock for other in self._slots for sock in other.bound.sockets]:
                 # systemd's sockets are in every slot
-                if sock not in slot.sockets:
+                if sock not in slot.bound.sockets:
                     sock.close()
-            return worker.run(slot.number, self._settings, self._descriptors, slot.bound, control, mask)
+            return worker.run(slot.number, self._settings, self._service.descriptors, slot.bound, control, mask)
         except OSError as error:
             log.event(logger, logging.ERROR, "start_failed", f"cannot start: {error.strerror}; raise 'ulimit -n'")
             return 1
@@ -169,11 +154,10 @@ class Supervisor:
             self._answered(slot)
 
     def _ready(self, slot: Slot, addresses: Sequence[Any]) -> None:
-        slot.ready = True
-        slot.backoff.ready()
+        slot.backoff.serves()
         if self._announced:
             log.event(logger, logging.INFO, "worker_ready", f"{slot} serves", **slot.fields)
-        elif all(each.ready for each in self._slots):
+        elif all(each.live and each.backoff.ready for each in self._slots):
             self._announced = True
             pids = [each.child.pid for each in self._slots]
             text = f"{len(pids)} workers serve, pids {', '.join(map(str, pids))}"
@@ -184,7 +168,7 @@ class Supervisor:
     # ---- a worker ends
 
     def reap(self) -> None:
-        """Look which workers have ended."""
+        """Reap the workers that have ended."""
         for slot in self._live():
             slot.child.reap()
 
@@ -224,11 +208,11 @@ class Supervisor:
     # ---- the end
 
     def stop(self, stopped: Callable[[], object]) -> None:
-        """Have the workers drain; call `stopped` when all have ended."""
+        """Order the workers to drain; call `stopped` when all have ended."""
         self._stopped = stopped
         self._due.clear()
         for slot in self._slots:
-            # or the kernel would queue clients that nothing will serve
+            # otherwise the kernel would queue clients that no worker will serve
             slot.bound.close()
             if slot.restart is not None:
                 slot.restart.cancel()
@@ -236,7 +220,7 @@ class Supervisor:
         self._check_over()
 
     def abort(self) -> None:
-        """Have the workers end at once."""
+        """Order the workers to end at once."""
         self._aborting = True
         self._order("abort")
 
@@ -253,7 +237,7 @@ class Supervisor:
 
     @contextlib.contextmanager
     def left_behind(self) -> Iterator[tuple[list[int], list[int]]]:
-        """Tell the workers that they are the previous generation; yield their pids, and our ends of their channels."""
+        """Order the workers to be the previous generation. Yield their pids, and our ends of their channels."""
         self._order("restart")
         ended = [slot.counters for slot in self._live() if slot.child.exit_code is not None]
         report.log_counters("ended_before", report.total([self._past, *ended]), self._past_dropped)
@@ -267,33 +251,26 @@ class Supervisor:
     # ---- counters
 
     def log_counters(self, name: str) -> None:
-        """Log what all workers together have done so far, including those that have ended."""
-        dropped = self._past_dropped + self._handler.dropped + sum(slot.log_lines_dropped for slot in self._slots)
+        """Log the counters of all workers, including those that have ended."""
+        dropped = self._past_dropped + self._service.handler.dropped + sum(s.log_lines_dropped for s in self._slots)
         report.log_counters(name, report.total([self._past, *(slot.counters for slot in self._slots)]), dropped)
 
     def ask_for_counters(self) -> None:
-        """Begin a round, on SIGUSR1: ask every worker, and log the sum. During one, have another follow."""
-        if self._awaited is not None:
-            self._asked_again = True
+        """Begin a round, on SIGUSR1: ask every worker, then log the sum. During a round, one more will follow."""
+        self._asked_again = self._awaited is not None
+        if self._awaited is None:
+            self._round, self._awaited = self._round + 1, set(self._live())
+            self._patience = self._reactor.call_later(ANSWER_PATIENCE_S, self._answered, *self._slots)
+            self._order("counters", round=self._round)
+            self._answered()
+
+    def _answered(self, *slots: Slot) -> None:
+        if self._awaited is None:
             return
-        self._round += 1
-        self._awaited = set(self._live())
-        self._reactor.call_later(ANSWER_PATIENCE_S, self._conclude, self._round)
-        self._order("counters", round=self._round)
+        self._awaited.difference_update(slots)
         if not self._awaited:
-            self._conclude(self._round)
-
-    def _answered(self, slot: Slot) -> None:
-        if self._awaited is not None:
-            self._awaited.discard(slot)
-            if not self._awaited:
-                self._conclude(self._round)
-
-    def _conclude(self, of_round: int) -> None:
-        if self._awaited is None or of_round != self._round:
-            return
-        self._awaited = None
-        self.log_counters("counters")
-        if self._asked_again:
-            self._asked_again = False
-            self.ask_for_counters()
+            self._patience.cancel()
+            self._awaited = None
+            self.log_counters("counters")
+            if self._asked_again:
+                self.ask_for_counters()

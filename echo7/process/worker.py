@@ -1,12 +1,13 @@
 """A worker process: an EchoServer on its own loop, with sockets and orders from the supervisor.
 
-Law: a worker drains once, whatever makes it: an order, the end of the supervisor (else nothing could stop it), or a
-TERM of its own. After a restart it belongs to the previous generation: the end of its channel means that the new
-workers serve, so it retires. Then no supervisor wants its counters, and it logs them itself.
+Law: a worker drains once: by an order, by TERM, or when the supervisor has gone, because nothing else could stop it
+then. After a restart it belongs to the previous generation: when its channel ends, the new workers serve, so it
+retires. No supervisor reads its counters then, so it logs them itself.
 """
 
 from __future__ import annotations
 
+import functools
 import logging
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -30,7 +31,7 @@ logger = logging.getLogger("echo7")
 
 
 def run(number: int, settings: Settings, descriptors: int, bound: Bound, control: Socket, mask: set[int]) -> int:
-    """Be worker `number` to its end; return the exit status. Signals are held until it is ready for `mask`."""
+    """Run worker `number` to its end; return the exit status. Signals are held until it is ready for `mask`."""
     ignore(COUNTERS_SIGNALS)
     handler = log.set_up(settings.log_level, settings.log_format, number)
     with assembly.new_reactor(settings) as reactor:
@@ -49,20 +50,24 @@ class Worker:
         self.status = 0
         self._reactor, self._handler = reactor, handler
         self._server = assembly.new_server(settings, descriptors, self.fail)
-        self.drain = Drain(reactor, self._server, self._drained, self._log_leaving)
-        # None: without metrics the counters are all that is asked for
-        self._tell: Callable[[], Snapshot] | None = None
+        self.log_counters = report.counters_logger(self._server, handler)
+        leaving = functools.partial(
+            log.event, logger, logging.INFO, "leaving", "finishing on SIGTERM", signal="SIGTERM"
+        )
+        self.drain = Drain(reactor, self._server, self._drained, leaving)
+        # only metrics need more than the counters
+        self._snapshot: Callable[[], Snapshot] | None = None
         if settings.metrics is not None:
             from echo7.metrics.snapshot import snapshot_maker
 
-            self._tell = snapshot_maker(reactor, self._server, handler)
+            self._snapshot = snapshot_maker(reactor, self._server, handler)
         # None before the start, and when the supervisor has gone
         self.channel: Channel | None = None
-        # replaced: by the worker of a new generation, so its channel's end means: retire
+        # replaced: a worker of a new generation is taking over
         self._finished = self.replaced = False
 
     def start(self, bound: Bound, control: Socket) -> None:
-        """Serve, and say so."""
+        """Serve, and tell the supervisor."""
         self._server.start(self._reactor, bound)
         report.dump_on_signal(self._reactor)
         self.channel = Channel(self._reactor, control, self._heard, self._supervisor_gone)
@@ -70,10 +75,10 @@ class Worker:
         self._report_regularly()
 
     def report(self, question: int = 0) -> None:
-        """Tell the supervisor the counters."""
+        """Send the counters to the supervisor."""
         if self.channel is not None:
             counters, dropped = self._server.counters._asdict(), self._handler.dropped
-            more = {} if self._tell is None else {"snapshot": self._tell().as_message()}
+            more = {} if self._snapshot is None else {"snapshot": self._snapshot().as_message()}
             self.channel.say("counters", round=question, counters=counters, log_lines_dropped=dropped, **more)
 
     def fail(self) -> None:
@@ -82,21 +87,16 @@ class Worker:
         self.status = 1
         self.drain.stop()
 
-    def log_counters(self, name: str) -> None:
-        """Log what it has done: no supervisor does."""
-        report.log_counters(name, self._server.counters, self._handler.dropped)
-
     def _heard(self, message: Message) -> None:
         what = message["say"]
         if what == "counters":
             self.report(message["round"])
         elif what in ("restart", "stay"):
             self.replaced = what == "restart"
+        elif what == "dump":
+            report.log_dump(self._reactor)
         else:
-            {"dump": self._dump, "drain": self.drain.stop, "abort": self.drain.abort}[what]()
-
-    def _dump(self) -> None:
-        report.log_dump(self._reactor)
+            (self.drain.abort if what == "abort" else self.drain.stop)()
 
     def _report_regularly(self) -> None:
         # a supervisor that doesn't read must not make a worker grow
@@ -122,6 +122,3 @@ class Worker:
         else:
             log.event(logger, logging.WARNING, "supervisor_gone", "the supervisor has gone: finishing in order")
             self.drain.stop()
-
-    def _log_leaving(self) -> None:
-        log.event(logger, logging.INFO, "leaving", "finishing on SIGTERM", signal="SIGTERM")

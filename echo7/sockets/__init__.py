@@ -1,4 +1,4 @@
-"""From what the operator asked for to bound sockets: names, binding, systemd, SO_REUSEPORT.
+"""From hosts and ports to bound sockets: names, binding, systemd, SO_REUSEPORT.
 
 Read `binding` first. May import `reactor` and `echo7.policy`; never `echo7.process`.
 """

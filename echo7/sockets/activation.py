@@ -1,8 +1,8 @@
-"""Sockets that systemd has bound for us: port 7 without any privilege of ours (sd_listen_fds(3)).
+"""Sockets that systemd has bound: port 7 without any privilege (sd_listen_fds(3)).
 
-Law: what is handed in is checked before it is served. The variables are meant for one process, so LISTEN_PID must be
-ours, and they are removed, so that no child takes them for its own. A descriptor that is no listening TCP socket and no
-UDP socket is refused by name.
+Law: each socket is checked before it is served. The variables are meant for one process: LISTEN_PID must be ours, and
+they are removed, so that no child takes them for its own. A descriptor that is neither a listening TCP socket nor a UDP
+socket is refused by name.
 
     [Socket]
     ListenStream=7
@@ -19,10 +19,11 @@ from typing import Any
 
 from echo7.sockets.binding import BindError, Bound
 from reactor.limits import BACKLOG
-from reactor.sockets.opening import set_buffers, set_stream_options
+from reactor.sockets.opening import set_stream_options
 from reactor.sockets.pktinfo import report_paths
 
-FIRST_DESCRIPTOR = 3  # SD_LISTEN_FDS_START
+# SD_LISTEN_FDS_START
+FIRST_DESCRIPTOR = 3
 
 
 def inherited(
@@ -33,9 +34,9 @@ def inherited(
     backlog: int = BACKLOG,
     buffer_bytes: int | None = None,
 ) -> Bound | None:
-    """Return the sockets that were handed in, or None when there are none for us. Raise BindError for a wrong kind.
+    """Return the sockets that systemd hands in, or None when there are none. Raise BindError for a wrong kind.
 
-    The options are those of `bind_all`: sockets of a transport that isn't wanted are closed.
+    The options are those of `bind_all`. Sockets of a transport that isn't wanted are closed.
     """
     pid, count = environment.get("LISTEN_PID"), environment.get("LISTEN_FDS")
     if pid != str(os.getpid()) or not count:
@@ -51,30 +52,23 @@ def inherited(
         _take(bound, FIRST_DESCRIPTOR + index, name or "unnamed")
     if not count.strip("0"):
         return None
-    _keep_wanted(bound, tcp, udp)
-    for sock in bound.tcp + bound.udp:
-        if buffer_bytes is not None:
-            set_buffers(sock, buffer_bytes)
-    for sock in bound.tcp:
-        sock.listen(backlog)
-    return bound
-
-
-def _keep_wanted(bound: Bound, tcp: bool, udp: bool) -> None:
     for wanted, found in ((tcp, bound.tcp), (udp, bound.udp)):
         while found and not wanted:
             found.pop().close()
     if not (bound.tcp or bound.udp):
         raise BindError("systemd hands in no socket of the transport that is left; drop --no-tcp or --no-udp")
+    bound.configure(backlog, buffer_bytes)
+    return bound
 
 
 class HandedIn(socket.socket):
-    """A socket that others have made and bound."""
+    """A socket that another process has made and bound."""
 
     def accept(self) -> tuple[socket.socket, Any]:
-        """Accept, and ask for what callers who were queued before we came couldn't inherit from the listener."""
+        """Accept, and set the options that connections queued before our start couldn't inherit from the listener."""
         sock, address = super().accept()
-        with contextlib.suppress(OSError):  # the caller has gone already
+        # the client has gone already
+        with contextlib.suppress(OSError):
             set_stream_options(sock)
         return sock, address
 

@@ -1,14 +1,15 @@
-"""From what the operator asked for to bound sockets, or one line that says what is wrong and what to do.
+"""From hosts and a port to bound sockets, or one line that says what is wrong and what to do.
 
-Law: all or nothing. Either every socket asked for is bound (and every TCP one listens), or none is left. The one
-exception is IPv6 on a machine that has none: where IPv4 was asked for in the same breath (`*`, the default, a
-name with both), it is left out and said so.
+Law: all or nothing. Either every socket is bound (and every TCP socket listens), or no socket is left. The exception is
+a machine without IPv6: an IPv6 address that comes along with an IPv4 one (`*`, the default, a name with both) is left
+out, and the log says so.
 
 Names are looked up here, before any loop runs, because a look-up blocks.
 """
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import socket
@@ -16,15 +17,18 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from echo7.policy.guard import refused_source
+from echo7.policy.rate import is_loopback, plain_host
 from reactor.limits import BACKLOG
-from reactor.sockets.addresses import WILDCARDS, Address, family_of, format_address
+from reactor.sockets.addresses import WILDCARDS, Address, family_of, format_address, pack_host
 from reactor.sockets.factory import SocketFactory
-from reactor.sockets.opening import Socket, bind_tcp, bind_udp
+from reactor.sockets.opening import Socket, bind_tcp, bind_udp, set_buffers
 
-ECHO_PORT = 7  # RFC 862
+# RFC 862
+ECHO_PORT = 7
 EVERY_ADDRESS = "*"
 NUMERIC = frozenset("0123456789abcdefABCDEF.:")
-PORT_TRIES = 64  # to find one port number that is free for TCP and UDP on every address
+# to find one port number that is free for TCP and UDP on every address
+PORT_TRIES = 64
 NO_IPV6 = frozenset({errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL, errno.EPROTONOSUPPORT})
 
 
@@ -35,20 +39,32 @@ class BindError(Exception):
 class Bound:
     """Sockets that are ready to be served."""
 
-    __slots__ = ("left_out", "tcp", "udp")
-
     def __init__(self, *, tcp: Iterable[Socket] = (), udp: Iterable[Socket] = ()) -> None:
         self.tcp, self.udp = list(tcp), list(udp)
-        self.left_out: list[str] = []  # addresses that this machine has no IPv6 for
+        # addresses that this machine has no IPv6 for
+        self.left_out: list[str] = []
+
+    @property
+    def sockets(self) -> list[Socket]:
+        """All of them, TCP first."""
+        return self.tcp + self.udp
+
+    def configure(self, backlog: int, buffer_bytes: int | None) -> None:
+        """Apply options to sockets that another process has bound."""
+        for sock in self.sockets:
+            if buffer_bytes is not None:
+                set_buffers(sock, buffer_bytes)
+        for sock in self.tcp:
+            sock.listen(backlog)
 
     def close(self) -> None:
         """Unbind everything."""
-        for sock in self.tcp + self.udp:
+        for sock in self.sockets:
             sock.close()
 
 
 class Target(NamedTuple):
-    """One address to bind to. `optional`: may be left out if the machine has no IPv6."""
+    """An address to bind to. An optional one is left out when the machine has no IPv6."""
 
     address: Address
     optional: bool
@@ -64,32 +80,36 @@ def bind_all(
     backlog: int = BACKLOG,
     buffer_bytes: int | None = None,
 ) -> Bound:
-    """Bind every host for the wanted transports; none means loopback on both families.
+    """Bind every host for the wanted transports; no host means loopback on both families.
 
-    Port 0 means one free number, the same for all. Raise BindError; then nothing is left bound.
+    Port 0 means one free port, the same for all. Raise BindError; then nothing is left bound.
     """
     targets = find_targets(hosts, port)
     for tries_left in reversed(range(PORT_TRIES if port == 0 else 1)):
         bound = Bound()
-        try:
-            _bind_targets(bound, sockets, targets, tcp, udp, buffer_bytes)
-            for sock in bound.udp:
-                _refuse_what_reaches_many(sockets, sock.getsockname())
-            _listen(bound.tcp, backlog)
-        except _Taken as taken:
-            bound.close()
-            if not tries_left:
+        with contextlib.ExitStack() as failed:
+            failed.callback(bound.close)
+            try:
+                _bind_targets(bound, sockets, targets, tcp, udp, buffer_bytes)
+                for sock in bound.udp:
+                    _refuse_what_reaches_many(sockets, sock.getsockname())
+                _listen(bound.tcp, backlog)
+            except _Taken as taken:
+                if tries_left:
+                    continue
                 raise BindError(str(taken)) from None
-        except BaseException:
-            bound.close()
-            raise
-        else:
+            failed.pop_all()
             return bound
     raise AssertionError("unreachable: the last try returns or raises")
 
 
+def on_loopback(sock: Socket) -> bool:
+    """Tell whether only this machine can reach a socket."""
+    return is_loopback(plain_host(pack_host(sock.getsockname()[0])))
+
+
 def find_targets(hosts: Sequence[str], port: int) -> list[Target]:
-    """Expand `*`, names and nothing to numeric addresses, each once. Raise BindError for what can't be looked up."""
+    """Expand hosts to numeric addresses, each once; no host means loopback. Raise BindError for an unknown name."""
     if not hosts:
         return [Target(("127.0.0.1", port), False), Target(("::1", port, 0, 0), True)]
     found: dict[Address, Target] = {}
@@ -97,7 +117,8 @@ def find_targets(hosts: Sequence[str], port: int) -> list[Target]:
         for target in _expand(host, port):
             before = found.get(target.address, target)
             found[target.address] = Target(target.address, before.optional and target.optional)
-    covered = {family_of(address) for address in found if address[0] in WILDCARDS}  # the kernel would say EADDRINUSE
+    # beside a wildcard address, any other of its family would be EADDRINUSE
+    covered = {family_of(address) for address in found if address[0] in WILDCARDS}
     return [t for t in found.values() if t.address[0] in WILDCARDS or family_of(t.address) not in covered]
 
 
@@ -107,12 +128,11 @@ class _Taken(Exception):
 
 def _expand(host: str, port: int) -> Iterable[Target]:
     if host == EVERY_ADDRESS:
-        return [Target(("0.0.0.0", port), False), Target(("::", port, 0, 0), True)]  # noqa: S104 - that is what * asks for
+        return [Target(("0.0.0.0", port), False), Target(("::", port, 0, 0), True)]  # noqa: S104 - what * means
     literal = host[1:-1] if host.startswith("[") and host.endswith("]") else host
     try:
-        name = (
-            literal.encode() if literal and NUMERIC.issuperset(literal) else literal
-        )  # for text, a codec would be imported
+        # bytes, because for text a codec would be imported
+        name = literal.encode() if literal and NUMERIC.issuperset(literal) else literal
         answers = socket.getaddrinfo(name, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     except (OSError, UnicodeError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not a host name"
@@ -125,18 +145,20 @@ def _expand(host: str, port: int) -> Iterable[Target]:
 
 
 def _refuse_what_reaches_many(sockets: SocketFactory, address: Address) -> None:
-    """Raise BindError for an address that UDP can be bound to though it means many."""
+    """Raise BindError for a multicast or broadcast address: UDP can be bound to it."""
     many = refused_source(address[0]) in ("source_multicast", "source_broadcast")
-    if not many and family_of(address) == socket.AF_INET:  # a subnet's broadcast address only the kernel knows
+    # only the kernel knows the broadcast address of a subnet
+    if not many and family_of(address) == socket.AF_INET:
         try:
             with sockets.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-                probe.connect((address[0], ECHO_PORT))  # sends nothing: EACCES without SO_BROADCAST, connect(2)
-        except OSError as error:  # any other will be met again, and explained, when binding
+                # sends nothing; without SO_BROADCAST, the error is EACCES (connect(2))
+                probe.connect((address[0], ECHO_PORT))
+        except OSError as error:
             many = error.errno == errno.EACCES
     if many:
         raise BindError(
-            f"cannot serve on {address[0]}: it is a multicast or broadcast address, and what is sent to many gets no "
-            "answer; give an address of this machine, or '*'"
+            f"cannot serve on {address[0]}: it is a multicast or broadcast address, and a request to many hosts gets "
+            "no answer; give an address of this machine, or '*'"
         )
 
 
@@ -146,8 +168,8 @@ def _bind_targets(
     chosen_port = 0
     for target in targets:
         address = target.address
-        for transport, bind, bucket in (("tcp", bind_tcp, bound.tcp), ("udp", bind_udp, bound.udp)):
-            if not (tcp if transport == "tcp" else udp):
+        for wanted, transport, bind, bucket in ((tcp, "tcp", bind_tcp, bound.tcp), (udp, "udp", bind_udp, bound.udp)):
+            if not wanted:
                 continue
             if chosen_port:
                 address = (address[0], chosen_port, *address[2:])
@@ -163,7 +185,7 @@ def _bind_targets(
 
 
 def _lacks_ipv6(sockets: SocketFactory, host: str) -> bool:
-    """Tell a machine that has no IPv6, and so couldn't bind `host`, from one that has it, but not this address."""
+    """Tell whether `host` can't be bound because the machine has no IPv6 at all, not just not this address."""
     if host in (*WILDCARDS, "::1"):
         return True
     try:
@@ -174,7 +196,8 @@ def _lacks_ipv6(sockets: SocketFactory, host: str) -> bool:
 
 
 def _listen(listening: Sequence[Socket], backlog: int) -> None:
-    for sock in listening:  # only now, when all are bound: nobody gets a connection that a later failure would reset
+    # only now, when all are bound: a later failure would reset connections that clients have got
+    for sock in listening:
         try:
             sock.listen(backlog)
         except OSError as error:
@@ -183,7 +206,7 @@ def _listen(listening: Sequence[Socket], backlog: int) -> None:
 
 def _explained(error: OSError, transport: str, address: Address) -> Exception:
     remedy = {
-        errno.EADDRINUSE: "find who has it with 'ss -lntup', or choose another --port",
+        errno.EADDRINUSE: "find its owner with 'ss -lntup', or choose another --port",
         errno.EACCES: (
             f"port {address[1]} needs privilege: use sudo, the ambient capability CAP_NET_BIND_SERVICE, "
             "a systemd socket, or an unprivileged port such as --port 7007"

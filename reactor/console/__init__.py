@@ -1,4 +1,1 @@
-"""What command-line programs share: one-line errors, and results on stdout.
-
-Read `commandline` first. Imports nothing of ours.
-"""
+"""What command-line programs share: one-line errors, and results on stdout. Imports nothing of this project."""

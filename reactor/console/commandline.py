@@ -1,7 +1,6 @@
-"""What the commands of both packages have in common: a mistake on the command line costs one line.
+"""The command-line parser of both packages.
 
-Law: it says what, why and what to do, on stderr, and the status is 2. Whatever else goes wrong costs no traceback
-either.
+Law: a wrong command line costs one line on stderr, which says what is wrong, why and what to do. The status is 2.
 """
 
 from __future__ import annotations
@@ -15,14 +14,14 @@ USAGE = 2  # the exit status
 
 
 class OneLineParser(argparse.ArgumentParser):
-    """Says what is wrong in one line, and where to read on, instead of printing the whole usage."""
+    """Reports an error in one line that points to `--help`, in place of the whole usage."""
 
     def error(self, message: str) -> NoReturn:
-        """Exit with status 2."""
+        """Print the error and exit with status 2."""
         self.exit(USAGE, f"{self.prog}: {message}; see '{self.prog} --help'\n")
 
 
 def give_up_stdout() -> None:
-    """Lead stdout nowhere after it has failed: else the interpreter tries again at its end, and complains."""
+    """Redirect a broken stdout to /dev/null, or the interpreter reports it again when it exits."""
     with open(os.devnull, "w") as nowhere:
         os.dup2(nowhere.fileno(), sys.stdout.fileno())

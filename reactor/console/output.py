@@ -1,7 +1,7 @@
-"""Results go to stdout, and whether they have arrived there is looked at.
+"""Write results to stdout and check that they were written.
 
-Law: a result that couldn't be written isn't taken for one that was: a full disk costs one line and another exit status.
-Only a reader who has had enough (`| head`) is no mistake of anybody's.
+Law: a result that can't be written (full disk) costs one line on stderr and another exit status. A reader that stops
+early (`| head`) is no error.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ from reactor.console.commandline import give_up_stdout
 
 
 def show(text: str) -> bool:
-    """Write lines to stdout at once. Return whether that went well, or the reader didn't want them."""
+    """Write lines to stdout and flush. Return False if that fails, except for a reader that has stopped."""
     letters = sys.stdout.encoding or "utf-8"
     try:
-        print(text.encode(letters, "replace").decode(letters), flush=True)  # a locale may lack some of ours
+        print(text.encode(letters, "replace").decode(letters), flush=True)  # a locale may lack a character
     except OSError as error:
         give_up_stdout()
         if isinstance(error, BrokenPipeError):

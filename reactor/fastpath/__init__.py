@@ -1,4 +1,1 @@
-"""Fast paths of Linux, each with a plain twin in the core. The core never imports this folder.
-
-Read `batch` first. May import the core and `reactor.sockets`.
-"""
+"""Faster parts for Linux, each with a plain twin in the core, which never imports this folder. Read `batch` first."""

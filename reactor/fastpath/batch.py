@@ -1,16 +1,14 @@
-"""DatagramBatch: the fast path of UDP. One turn is one recvmmsg(2) and, if all goes well, one sendmmsg(2).
+"""DatagramBatch: the fast path of UDP. A turn usually takes one recvmmsg(2) and one sendmmsg(2).
 
-    receive up to 64 ─► the protocol refuses some ─► the others go back, in runs between the refused
+    receive up to 64 ─► the protocol refuses some ─► send the others back, in runs between the refused
 
-Law: this keeps what `Datagram` promises: an error that belongs to one datagram costs that one, every turn is bounded,
-and an answer leaves from the address that was asked. It does one thing only: it sends datagrams back, from the memory
-in which they arrived (see `mmsg.py`), without running Python for each.
+Law: it keeps the promises of `Datagram`: an error of one datagram costs only that one, every turn is bounded, and an
+answer leaves from the address that was asked. It can only send datagrams back, from the memory in which they arrived
+(`mmsg.py`), so no Python code runs for each. If the kernel's send buffer is full, the rest of the batch stays in its
+slots, and nothing is received until it is sent. So it never holds more than 64 datagrams.
 
-When the kernel's send buffer is full, the rest of the batch is held in its slots, and nothing more is received until
-it has gone. So never more than 64 datagrams are held, which is all the room there is.
-
-Linux reports an error that recvmmsg(2) meets after its first datagram to the next call, whichever that is. Such an
-error may be counted as the first answer's, as one from ICMP may on the plain path.
+If recvmmsg(2) fails after its first datagram, Linux reports the error to the next call, so it may be counted as an
+error of sending. The plain path does the same with errors from ICMP.
 """
 
 from __future__ import annotations
@@ -28,24 +26,24 @@ from reactor.sockets.addresses import Address
 from reactor.sockets.errors import BROKEN_SOCKET, ONE_PEER, WOULD_BLOCK, errno_name
 from reactor.sockets.pktinfo import IP_PKTINFO, IPV6_RECVPKTINFO
 
-# mmsg imports ctypes, which only a process that serves UDP on Linux needs.
+# mmsg imports ctypes, which only a UDP server on Linux needs.
 if TYPE_CHECKING:
     from reactor.fastpath.mmsg import Receive, Send, Slots
 
-# Options with which the kernel puts other data before the pktinfo: time stamps (two forms of each on 32-bit
-# machines), counts of losses, marks, and several datagrams in one (UDP_GRO). The numbers are Linux's.
+# Options that put other control data before the pktinfo: time stamps (two forms of each on 32-bit machines), counts of
+# losses, marks, and several datagrams in one (UDP_GRO). The numbers are Linux's.
 OTHER_CONTROL = [(socket.SOL_SOCKET, number) for number in (29, 35, 37, 40, 41, 63, 64, 65, 75)] + [(17, 104)]
 
 
 class BatchProtocol(DatagramProtocol):
-    """What a DatagramBatch calls. A Datagram takes it too: then each batch has one datagram."""
+    """The callbacks of a DatagramBatch. It works on a Datagram too: there each batch has one datagram."""
 
     def batch_received(self, endpoint: Endpoint, batch: Batch, count: int) -> Mapping[int, str]:
-        """Called with 1 … 64 datagrams. Return why some get no answer, by their index. All others are sent back."""
+        """Called with 1 … 64 datagrams. Return drop reasons by index; all other datagrams are sent back."""
         return NOTHING_REFUSED
 
     def datagram_received(self, endpoint: Datagram, data: bytes, source: Address, path: bytes) -> None:
-        """Decide as over a batch, then send back or drop."""
+        """Decide as for a batch, then send back or drop."""
         refused = self.batch_received(endpoint, Single((data, source, path)), 1)
         if refused:
             endpoint.drop(refused[0], source)
@@ -53,25 +51,25 @@ class BatchProtocol(DatagramProtocol):
             endpoint.send(data, source, path)
 
     def dropped(self, endpoint: Endpoint, reason: str, peer: Address | None, count: int = 1) -> None:
-        """Called when `count` more are counted in `drops`, one of them from or to `peer` (None: unknown). For logs."""
+        """Called for `count` datagrams counted in `drops`; one is from or to `peer` (None: unknown). For logs."""
 
     def endpoint_lost(self, endpoint: Endpoint, error: Exception | None) -> None:
-        """Called once, last. `error` is None after `close()`, else why the socket had to go."""
+        """Called once, last. `error` is None after `close()`, else the reason."""
 
 
 class Calls(NamedTuple):
-    """The two system calls of a batch, as an observer is shown them."""
+    """The two system calls of a batch, as an observer gets them."""
 
     recvmmsg: Receive
     sendmmsg: Send
-    lengths: memoryview  # of what lies in the slots
+    lengths: memoryview  # of the datagrams in the slots
 
 
 class DatagramBatch:
-    """A UDP socket on a loop, bound and non-blocking, whose datagrams are sent back. `batch_on` makes one.
+    """A UDP socket on a loop that sends its datagrams back. `batch_on` makes one.
 
-    `drops` counts datagrams by reason: `send_EPERM`, `receive_ECONNREFUSED`, `truncated`, `callback`, `busy` (held when
-    it was closed), and whatever the protocol refuses them for.
+    `drops` counts by reason: `send_EPERM`, `receive_ECONNREFUSED`, `truncated`, `callback`, `busy` (held at the close),
+    and the protocol's reasons.
     """
 
     __slots__ = (
@@ -84,33 +82,30 @@ class DatagramBatch:
     ) -> None:
         self.interest, self.closed = 0, False
         self.address: Address = sock.getsockname()
-        self.datagrams_received = self.bytes_received = 0
-        self.datagrams_sent = self.bytes_sent = 0
+        self.datagrams_received = self.bytes_received = self.datagrams_sent = self.bytes_sent = 0
         self.drops: dict[str, int] = {}
         self._reactor, self._socket, self.fileno = reactor, sock, sock.fileno
         self.protocol, self.slots = protocol, slots
         observed = reactor.observer.socket(self, Calls(*calls, slots.lengths))
         self._receive, self._send = observed.recvmmsg, observed.sendmmsg
-        # Datagrams and bytes in the slots.
-        self._batch = 0, 0
-        # What is still to be sent, the last run first: (slot, the slot after the run).
-        self._runs: list[tuple[int, int]] = []
+        self._batch = 0, 0  # datagrams and bytes in the slots
+        self._runs: list[tuple[int, int]] = []  # to be sent, the last run first: (slot, the slot after the run)
         reactor.register(self)
         reactor.set_interest(self, READ)
 
     @property
     def pending_bytes(self) -> int:
-        """The size of the answers that are held because the kernel's send buffer is full."""
+        """The size of the held answers."""
         return sum(sum(self.slots.lengths[first:end]) for first, end in self._runs)
 
     def drop(self, reason: str, count: int = 1, slot: int | None = None) -> None:
-        """Count datagrams that get no answer, and call the protocol. One of them is in `slot`."""
+        """Count datagrams that get no answer, one of them in `slot`, and call the protocol."""
         self._reactor.tell("dropped", self, reason=reason, count=count, peer=None)
         self.drops[reason] = self.drops.get(reason, 0) + count
         self.protocol.dropped(self, reason, None if slot is None else self.slots.source(slot), count)
 
     def abort(self, error: Exception | None = None) -> None:
-        """Close at once, drop what is held, and call the protocol with the reason. A second call does nothing."""
+        """Close now, drop what is held, and call the protocol with the reason. A second call does nothing."""
         if self.closed:
             return
         self.closed = True
@@ -122,10 +117,10 @@ class DatagramBatch:
     close = abort
 
     def on_event(self, mask: int) -> None:
-        """Send what was held, or receive one batch and send it back."""
+        """Send what is held, or receive one batch and send it back."""
         if self._runs:
             self._answer()
-            if not self._runs:
+            if not self._runs and not self.closed:
                 self._reactor.set_interest(self, READ)
             return
         try:
@@ -148,13 +143,13 @@ class DatagramBatch:
         self._answer()
 
     def _refused(self, count: int) -> Mapping[int, str]:
-        """Return what the protocol refuses, and what was truncated; if the protocol raises, all. Count the drops."""
+        """Return what the protocol refuses (all, if it raises) and what was truncated. Count the drops."""
         try:
             refused = self.protocol.batch_received(self, self.slots, count)
         except Exception as error:
             self._reactor.callback_failed(error)
             refused = dict.fromkeys(range(count), "callback")
-        # A datagram that was truncated has filled its slot.
+        # A truncated datagram has filled its slot, so it is worth looking only then.
         if self._batch[1] >= self.slots.slot_bytes and (truncated := self.slots.truncated(count)):
             refused = {**refused, **dict.fromkeys(truncated, "truncated")}
         for reason, count in Counter(refused.values()).items():
@@ -162,7 +157,7 @@ class DatagramBatch:
         return refused
 
     def _answer(self) -> None:
-        """Send the runs. Skip a datagram that fails; when the kernel's send buffer is full, wait for WRITE."""
+        """Send the runs. Skip a datagram that fails. If the kernel's send buffer is full, wait for WRITE."""
         runs, slots = self._runs, self.slots
         while runs:
             first, end = runs.pop()
@@ -175,6 +170,10 @@ class DatagramBatch:
             except OSError as error:
                 self.drop("send_" + errno_name(error), 1, first)
                 first += 1
+                if self.closed:  # by `dropped`: the descriptor may be another's now
+                    if first < end:
+                        self.drop("busy", end - first, first)
+                    return
             else:
                 self.datagrams_sent += sent
                 whole = sent == self._batch[0]
@@ -190,7 +189,7 @@ class DatagramBatch:
             self.drop("busy", end - first, first)
 
     def _after(self, error: OSError) -> None:
-        """Count an error of receiving. A broken socket is closed; after a shortage, the loop asks again later."""
+        """Count an error of receiving. Close a broken socket; after a shortage, suspend."""
         self.drop("receive_" + errno_name(error))
         if error.errno in BROKEN_SOCKET:
             self.abort(error)
@@ -198,49 +197,42 @@ class DatagramBatch:
             self._reactor.suspend(self)
 
 
-# Which one serves a socket makes no difference to a protocol.
-Endpoint = Datagram | DatagramBatch
+Endpoint = Datagram | DatagramBatch  # a protocol can't tell the difference
 
 
 def runs_between(refused: list[int], count: int) -> list[tuple[int, int]]:
-    """Return the runs of slots among `count` that aren't refused, the last run first. `refused` ascends."""
+    """Return the runs of slots that aren't refused, the last run first. `refused` is sorted."""
     starts, ends = [0, *(slot + 1 for slot in refused)], [*refused, count]
     return [(start, end) for start, end in zip(reversed(starts), reversed(ends), strict=True) if start < end]
 
 
 def batch_on(reactor: Reactor, sock: Any, protocol: BatchProtocol) -> DatagramBatch | None:
-    """Return an endpoint on a bound socket, or None where there is no fast path: then use `Datagram`.
+    """Return an endpoint on a bound socket, or None if it has no fast path: then use `Datagram`.
 
-    A socket that has `recvmmsg` and `sendmmsg` of its own is served by them, a real one by the C library's. A socket
-    that carries IPv4 over IPv6, or reports more about a datagram than where it was sent to, has no fast path.
+    There is none for a socket that carries IPv4 over IPv6 or reports more than a path. A simulated socket has its own
+    `recvmmsg` and `sendmmsg`; a real one uses the C library's.
     """
     if sys.platform != "linux" or not is_plain(sock):
         return None
     try:
         from reactor.fastpath.mmsg import Slots
 
-        level, name = _path_option(sock)
-        slots = Slots(sock.family == socket.AF_INET6, bool(sock.getsockopt(level, name)))
+        is_ipv6 = sock.family == socket.AF_INET6
+        path = (socket.IPPROTO_IPV6, IPV6_RECVPKTINFO) if is_ipv6 else (socket.IPPROTO_IP, IP_PKTINFO)
+        slots = Slots(is_ipv6, bool(sock.getsockopt(*path)))
         if hasattr(sock, "recvmmsg"):
             calls: tuple[Receive, Send] = (lambda: sock.recvmmsg(slots)), (lambda *run: sock.sendmmsg(slots, *run))
         elif isinstance(sock, socket.socket):
             calls = slots.kernel_calls(sock.fileno())
         else:
             return None
-    # No ctypes, no such call, a call that is forbidden, or no memory for the slots.
-    except (ImportError, AttributeError, OSError):
+    except (ImportError, AttributeError, OSError):  # no ctypes, call missing or forbidden, no memory for the slots
         return None
     return DatagramBatch(reactor, sock, protocol, slots, calls)
 
 
-def _path_option(sock: Any) -> tuple[int, int]:
-    if sock.family == socket.AF_INET6:
-        return socket.IPPROTO_IPV6, IPV6_RECVPKTINFO
-    return socket.IPPROTO_IP, IP_PKTINFO
-
-
 def is_plain(sock: Any) -> bool:
-    """Tell whether a socket's datagrams are of one family, with nothing but a path beside them."""
+    """Tell whether a socket's datagrams are of one family, with no control data but a path."""
     if sock.family == socket.AF_INET6 and not sock.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY):
         return False
     return not any(_option(sock, level, name) for level, name in OTHER_CONTROL)
@@ -249,7 +241,6 @@ def is_plain(sock: Any) -> bool:
 def _option(sock: Any, level: int, name: int) -> int:
     try:
         value: int = sock.getsockopt(level, name)
-    # An older kernel doesn't know every option, and so hasn't set it.
-    except OSError:
+    except OSError:  # an older kernel doesn't know the option
         return 0
     return value

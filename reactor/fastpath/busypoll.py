@@ -1,11 +1,9 @@
-"""Busy polling: ask the selector again and again for a moment before going to sleep. Off unless asked for.
+"""Busy polling: call select with timeout 0 for a while before blocking. Off by default.
 
-Law: it changes when the loop looks, never what it sees. After activity the inner selector is asked with timeout 0
-until `busy_poll_s` have passed without any, and only then does it block. It saves the wake-up: a thread that sleeps in
-epoll_wait(2) is woken by another processor, and on a virtual one that takes tens of microseconds, more than the echo
-itself. It costs a processor for as long as clients are busy; an idle server sleeps as ever.
-
-Timers are as punctual as before: polling ends where the sleep would have ended.
+Law: it changes when the loop looks, never what it sees. After activity, the inner selector is polled until
+`busy_poll_s` pass without any; only then does it block. That saves the wake-up from epoll_wait(2), which on a virtual
+processor takes tens of microseconds, more than the echo itself. It uses a whole processor while clients are busy; an
+idle server sleeps. Timers stay punctual: polling ends when the sleep would have ended.
 """
 
 from __future__ import annotations
@@ -18,9 +16,9 @@ from reactor.sockets.wrapped_selector import Ready, WrappedSelector
 
 
 class BusyPollSelector(WrappedSelector):
-    """Another selector that polls before it blocks, for `Reactor(selector=…)`.
+    """A selector that polls `inner` before it blocks, for `Reactor(selector=…)`.
 
-    `busy_poll_s`: how long without activity until it blocks, in seconds of `clock`. Raise ValueError for nonsense.
+    It blocks after `busy_poll_s` seconds of `clock` without activity. Raise ValueError if that isn't positive.
     """
 
     def __init__(self, inner: selectors.BaseSelector, clock: Callable[[], float], busy_poll_s: float) -> None:
@@ -28,7 +26,7 @@ class BusyPollSelector(WrappedSelector):
             raise ValueError(f"busy_poll_s must be a positive number of seconds, not {busy_poll_s!r}")
         super().__init__(inner)
         self._clock, self.busy_poll_s = clock, busy_poll_s
-        self._busy_until_s = clock()  # nothing has happened yet, so the first wait blocks
+        self._busy_until_s = clock()  # the first wait blocks
 
     def select(self, timeout: float | None = None) -> Ready:
         """Return what is ready, as `BaseSelector.select` does."""

@@ -1,11 +1,11 @@
-"""One interface for datagrams, whether recvmsg(2) brings one or recvmmsg(2) brings 64.
+"""One interface for datagrams, whether recvmsg(2) returns one or recvmmsg(2) returns 64.
 
     Datagram      ─► Single ─────┐
-                                 ├─► BatchProtocol.batch_received ─► which get no answer, and why
+                                 ├─► BatchProtocol.batch_received ─► drop reasons by index
     DatagramBatch ─► mmsg.Slots ─┘
 
-Law: a protocol decides over a `Batch`, so its decisions can't depend on the call that brought the datagrams. Every
-datagram that it doesn't refuse is sent back unchanged to its source.
+Law: a protocol sees only a `Batch`, so its decisions can't depend on the system call. Every datagram that it doesn't
+refuse is sent back unchanged to its source.
 """
 
 from __future__ import annotations
@@ -18,17 +18,15 @@ from reactor.sockets.addresses import Address, pack_host
 
 NOTHING_REFUSED: Mapping[int, str] = {}
 EVERY_BYTE = bytes(range(256))
-# Where these lie in a struct sockaddr_in and a struct sockaddr_in6.
-PORT_AT, IPV4_ADDRESS_AT, IPV6_ADDRESS_AT = 2, 4, 8
-# Index, source, path (see `reactor.sockets.pktinfo`).
-Suspect = tuple[int, Address, bytes]
+PORT_AT, IPV4_ADDRESS_AT, IPV6_ADDRESS_AT = 2, 4, 8  # offsets in struct sockaddr_in and sockaddr_in6
+Suspect = tuple[int, Address, bytes]  # index, source, path (`reactor.sockets.pktinfo`)
 
 
 class Screen:
-    """Clears most datagrams at once, a byte of their sources at a time, so that a policy looks closely at few.
+    """Finds suspicious sources in a batch by single bytes, so that a policy checks only a few datagrams.
 
     `port`: suspicious high bytes of a source's port. `ipv4`, `ipv6`: suspicious bytes by their place in its address.
-    `columns`: is it IPv6? → offsets in a struct sockaddr, each with the bytes that clear a source there.
+    `columns`: is IPv6? → offsets in a struct sockaddr, each with the bytes that aren't suspicious there.
     """
 
     __slots__ = ("columns",)
@@ -45,19 +43,19 @@ class Screen:
 
 
 class Batch(Protocol):
-    """Datagrams 0 … `count` - 1. They are the protocol's until `batch_received` returns."""
+    """Datagrams 0 … `count` - 1, valid until `batch_received` returns."""
 
     def suspects(self, count: int, screen: Screen) -> Iterable[Suspect]:
-        """Return at least those that `screen` doesn't clear or that may have been sent to many hosts."""
+        """Return at least those that `screen` finds and those that may have been sent to many hosts."""
 
     def payload(self, index: int) -> Bytes:
         """Return a datagram's bytes."""
 
     def hosts(self, count: int) -> Sequence[Any]:
-        """Return the hosts of the first `count` sources, in the form that is cheapest to make and to compare."""
+        """Return the hosts of the first `count` sources, in a form that is cheap to compare."""
 
     def packed(self, host: Any) -> bytes:
-        """Return the 4 or 16 bytes of a host that `hosts` has returned."""
+        """Return the 4 or 16 bytes of a host from `hosts`."""
 
 
 class Single(tuple[Bytes, Address, bytes]):
@@ -66,7 +64,7 @@ class Single(tuple[Bytes, Address, bytes]):
     __slots__ = ()
 
     def suspects(self, count: int, screen: Screen) -> Iterable[Suspect]:
-        """Return the only one: a screen would cost more than it saves."""
+        """Return the datagram: screening one costs more than it saves."""
         return ((0, self[1], self[2]),)
 
     def payload(self, index: int) -> Bytes:

@@ -1,11 +1,8 @@
-"""LeanEpollSelector: epoll(7) with less work for each event. A room beside the simple path; the default stays as it is.
+"""LeanEpollSelector: epoll(7) with less work for each event.
 
-Law: it does what `selectors.EpollSelector` does, and passes the same tests. What it saves is translation. Nearly every
-event says "readable, and nothing else", and what is to be returned for that is made once, when a descriptor is
-registered, instead of each time it is ready. A batch is bounded, too: who comes later in the kernel's list comes in
-the next one.
-
-Measured in `benchmarks/` (`echo7-lean`): a few percent. It costs 64 bytes more for each connection.
+Law: it does what `selectors.EpollSelector` does, and passes the same tests. It saves the translation of events: nearly
+all mean "readable, and nothing else", and the result for that is made once, at registration. A batch is bounded: more
+ready descriptors come in the next one. It saves a few percent (`echo7-lean` in `benchmarks/`).
 """
 
 from __future__ import annotations
@@ -19,7 +16,7 @@ from typing import Any
 
 READ, WRITE = selectors.EVENT_READ, selectors.EVENT_WRITE
 EVENTS_PER_BATCH = 1024
-# Names that only Linux has; elsewhere the class can't be made (AttributeError), as `selectors.EpollSelector` can't.
+# Other systems lack these names, and making a LeanEpollSelector raises AttributeError.
 EPOLLIN: int = getattr(select, "EPOLLIN", 1)
 EPOLLOUT: int = getattr(select, "EPOLLOUT", 4)
 
@@ -27,16 +24,16 @@ Ready = list[tuple[selectors.SelectorKey, int]]
 
 
 class LeanEpollSelector(selectors.BaseSelector):
-    """To be handed to `Reactor(selector=…)`, on Linux. Raise OSError as epoll_create1(2)."""
+    """A selector for `Reactor(selector=…)`, on Linux. Raise OSError as epoll_create1(2)."""
 
     def __init__(self) -> None:
         self._epoll = select.epoll()
         self._poll = self._epoll.poll
         self._keys: dict[int, selectors.SelectorKey] = {}
-        self._readable: dict[int, tuple[selectors.SelectorKey, int]] = {}  # what to return when it is just that
+        self._readable: dict[int, tuple[selectors.SelectorKey, int]] = {}  # the results for EPOLLIN
 
     def register(self, fileobj: Any, events: int, data: Any = None) -> selectors.SelectorKey:
-        """Watch a descriptor. Raise ValueError, KeyError if it is watched already, OSError as epoll_ctl(2)."""
+        """Watch a descriptor. Raise ValueError, KeyError if it is registered, OSError as epoll_ctl(2)."""
         if not events or events & ~(READ | WRITE):
             raise ValueError(f"invalid events: {events!r}")
         number = self._number(fileobj)
@@ -46,27 +43,27 @@ class LeanEpollSelector(selectors.BaseSelector):
         return self._remember(selectors.SelectorKey(fileobj, number, events, data))
 
     def modify(self, fileobj: Any, events: int, data: Any = None) -> selectors.SelectorKey:
-        """Watch it for something else. Raise as `register`, KeyError if it isn't watched."""
+        """Change the events or data. Raise as `register`, KeyError if it isn't registered."""
         before = self._keys[self._number(fileobj)]
         if events != before.events:
             try:
                 self._epoll.modify(before.fd, _bits(events))
             except OSError:
-                self.unregister(fileobj)  # as `selectors` does: nobody knows what is watched now
+                self.unregister(fileobj)  # as `selectors` does: the kernel's state is unknown
                 raise
         return self._remember(before._replace(events=events, data=data))
 
     def unregister(self, fileobj: Any) -> selectors.SelectorKey:
-        """Watch it no more. Raise KeyError if it wasn't watched."""
+        """Stop watching a descriptor. Raise KeyError if it isn't registered."""
         key = self._keys[self._number(fileobj)]
         del self._keys[key.fd], self._readable[key.fd]
-        with contextlib.suppress(OSError):  # closed already, so the kernel has forgotten it (epoll(7))
+        with contextlib.suppress(OSError):  # already closed: the kernel has removed it (epoll(7))
             self._epoll.unregister(key.fd)
         return key
 
     def select(self, timeout: float | None = None) -> Ready:
-        """Return what is ready, at most EVENTS_PER_BATCH; wait for at most `timeout` seconds, None: for ever."""
-        # epoll_wait(2) counts milliseconds: rounded up, or a timer that is nearly due would make the loop spin.
+        """Return what is ready, at most EVENTS_PER_BATCH; wait at most `timeout` seconds, None for ever."""
+        # epoll_wait(2) takes milliseconds. Rounding down would make the loop spin before a timer.
         timeout_s = -1.0 if timeout is None else math.ceil(max(timeout, 0.0) * 1e3) * 1e-3
         try:
             events = self._poll(timeout_s, EVENTS_PER_BATCH)
@@ -75,34 +72,33 @@ class LeanEpollSelector(selectors.BaseSelector):
         readable = self._readable
         try:
             return [readable[fd] if event == EPOLLIN else self._translated(fd, event) for fd, event in events]
-        except KeyError:  # a closed descriptor of which a copy is still open
+        except KeyError:  # a closed descriptor with an open copy
             return [self._translated(fd, event) for fd, event in events if fd in readable]
 
     def get_map(self) -> Mapping[Any, selectors.SelectorKey]:
-        """Return what is watched, by descriptor."""
+        """Return the registered keys by descriptor."""
         return self._keys
 
     def get_key(self, fileobj: Any) -> selectors.SelectorKey:
-        """Return what is known of a descriptor. Raise KeyError."""
+        """Return a descriptor's key. Raise KeyError if it isn't registered."""
         return self._keys[self._number(fileobj)]
 
     def fileno(self) -> int:
-        """Return the epoll instance's own descriptor."""
+        """Return the epoll instance's descriptor."""
         return self._epoll.fileno()
 
     def close(self) -> None:
-        """Forget everything, and close the epoll instance. Harmless twice."""
+        """Close the epoll instance and forget all keys. A second call does nothing."""
         self._epoll.close()
         self._keys.clear()
         self._readable.clear()
 
     def _remember(self, key: selectors.SelectorKey) -> selectors.SelectorKey:
-        self._keys[key.fd] = key
-        self._readable[key.fd] = (key, READ)
+        self._keys[key.fd], self._readable[key.fd] = key, (key, READ)
         return key
 
     def _number(self, fileobj: Any) -> int:
-        """Return the descriptor; of a file object that is closed by now, the one under which it was registered."""
+        """Return the descriptor, or the registered one of a file object that is closed now."""
         number: int = fileobj if isinstance(fileobj, int) else fileobj.fileno()
         if number >= 0:
             return number
@@ -112,7 +108,7 @@ class LeanEpollSelector(selectors.BaseSelector):
         raise ValueError(f"invalid file descriptor: {number}")
 
     def _translated(self, fd: int, event: int) -> tuple[selectors.SelectorKey, int]:
-        """HUP and ERR count as whatever was asked for."""
+        """Return a result in which HUP and ERR count as the events asked for."""
         key = self._keys[fd]
         mask = (READ if event & ~EPOLLOUT else 0) | (WRITE if event & ~EPOLLIN else 0)
         return key, mask & key.events

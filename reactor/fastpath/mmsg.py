@@ -1,16 +1,16 @@
 """The memory of a batch: many datagrams in one system call, recvmmsg(2) and sendmmsg(2), which Python lacks.
 
-    header i ──► name i      the source, and so where the answer goes
+    header i ──► name i      the source: the answer goes there
              ├─► iovec i ──► payload i
-             └─► control i   the address that was asked, and so where the answer comes from
+             └─► control i   the address that was asked: the answer leaves from it
              length i, flags i
 
-Law: what recvmmsg fills in is what sendmmsg needs, but for two numbers. So one array of headers serves both calls, and
-no datagram is copied or touched one by one. The two numbers change for a whole batch, each by a strided assignment:
-the length received goes where the kernel reads the length to send (and back to full size before the next batch), and
-the interface in the control data becomes 0 (why: `pktinfo.py`).
+Law: sendmmsg needs what recvmmsg has filled in, except for two numbers. So one array of headers serves both calls, and
+no datagram is copied or handled alone. Two strided assignments change the numbers for a whole batch: the received
+length becomes the length to send (and full size again before the next batch), and the interface in the control data
+becomes 0 (`pktinfo.py` says why).
 
-Each datagram has a slot that holds the largest one. Slots that were never filled cost address space, not memory.
+Each slot holds the largest datagram. Slots that were never filled cost address space, not memory.
 """
 
 from __future__ import annotations
@@ -30,20 +30,16 @@ from reactor.sockets.pktinfo import IPV4_INFO_BYTES, IPV6_INFO_BYTES, MSG_TRUNC
 if TYPE_CHECKING:
     from reactor.fastpath.datagrams import Screen, Suspect
 
-# Slots a power of two apart would share a few sets of the processor's caches, and evict each other.
-STAGGER_BYTES = 4096 + 576
+STAGGER_BYTES = 4096 + 576  # slots a power of two apart would evict each other from the processor's caches
 MSG_DONTWAIT: int = getattr(socket, "MSG_DONTWAIT", 0)
 IPV4_NAME_BYTES, IPV6_NAME_BYTES = 16, 28  # struct sockaddr_in, struct sockaddr_in6
 ZEROS = memoryview(bytes(4 * DATAGRAMS_PER_TURN)).cast("I")
 NOT_TRUNCATED = bytes(flags for flags in range(256) if not flags & MSG_TRUNC)
 NO_SUSPECTS: Sequence[Suspect] = ()
-# What an IPv6 address begins with, if it isn't multicast (ff00::/8).
-IPV6_UNICAST = bytes(range(255))
+IPV6_UNICAST = bytes(range(255))  # first bytes of addresses that aren't multicast (ff00::/8)
 
-# → slots filled. Raises OSError.
-Receive = Callable[[], int]
-# First slot, count → datagrams sent. Raises OSError if there are none.
-Send = Callable[[int, int], int]
+Receive = Callable[[], int]  # → slots filled; raises OSError
+Send = Callable[[int, int], int]  # first slot, count → datagrams sent; raises OSError if none was
 
 
 class Iovec(ctypes.Structure):
@@ -53,7 +49,7 @@ class Iovec(ctypes.Structure):
 
 
 class Message(ctypes.Structure):
-    """struct msghdr: what recvmsg(2) and sendmsg(2) are given."""
+    """struct msghdr: the argument of recvmsg(2) and sendmsg(2)."""
 
     _fields_ = (
         ("name", ctypes.c_void_p),
@@ -67,7 +63,7 @@ class Message(ctypes.Structure):
 
 
 class Header(ctypes.Structure):
-    """struct mmsghdr: a message, and how many bytes of it were received or sent."""
+    """struct mmsghdr: a message and the number of bytes received or sent."""
 
     _fields_ = (("message", Message), ("length", ctypes.c_uint))
 
@@ -80,9 +76,9 @@ ROOM_AT = Iovec.bytes.offset + LOW_WORD
 
 
 class Slots:
-    """Memory for one batch of an IPv4 or an IPv6 socket, with control data (`paths`) or without. A `Batch`.
+    """Memory for one batch of an IPv4 or IPv6 socket, with control data (`paths`) or without. A `Batch`.
 
-    `lengths[i]` is how many bytes were received in slot i. `names` and `controls` are arrays as the kernel writes them.
+    `lengths[i]` is the number of bytes received in slot i. The kernel writes `names` and `controls`.
     """
 
     __slots__ = (
@@ -96,34 +92,30 @@ class Slots:
         self.slot_bytes, self.stride_bytes = DATAGRAM_BYTES, DATAGRAM_BYTES + STAGGER_BYTES
         self.name_bytes = IPV6_NAME_BYTES if is_ipv6 else IPV4_NAME_BYTES
         self.control_bytes = socket.CMSG_SPACE(_info_bytes(is_ipv6)) if paths else 0
-        # Where the pktinfo begins in a datagram's control data.
-        self.info_at = socket.CMSG_LEN(0)
+        self.info_at = socket.CMSG_LEN(0)  # offset of the pktinfo in a datagram's control data
         self.payloads = mmap.mmap(-1, DATAGRAMS_PER_TURN * self.stride_bytes)
         self.headers = bytearray(DATAGRAMS_PER_TURN * HEADER_BYTES)
         self.iovecs = bytearray(DATAGRAMS_PER_TURN * IOVEC_BYTES)
         self.names = bytearray(DATAGRAMS_PER_TURN * self.name_bytes)
         self.controls = bytearray(DATAGRAMS_PER_TURN * self.control_bytes)
-        # While these are referenced, no array can move.
-        self._exported = [_address_of(self.headers)]
+        self._exported = [_address_of(self.headers)]  # no array can move while these are referenced
         self._lay_out()
         self.lengths = _column(self.headers, LENGTH_AT, HEADER_BYTES)
         self._rooms = _column(self.iovecs, ROOM_AT, IOVEC_BYTES)
         self._full = memoryview(self._rooms.tobytes()).cast("I")
-        # An address's words in a struct sockaddr_in6 or sockaddr_in.
-        host_at = range(8, 24, 4) if is_ipv6 else range(4, 8, 4)
+        host_at = range(8, 24, 4) if is_ipv6 else range(4, 8, 4)  # in struct sockaddr_in6 or sockaddr_in
         self._hosts = [_column(self.names, at, self.name_bytes) for at in host_at]
         self._interfaces = _column(self.controls, self.info_at + (16 if is_ipv6 else 0), self.control_bytes)
-        # ipi_spec_dst and ipi_addr of struct in_pktinfo: not used on IPv6.
+        # ipi_spec_dst and ipi_addr of struct in_pktinfo, unused on IPv6.
         self._answering = _column(self.controls, self.info_at + 4, self.control_bytes)
         self._asked = _column(self.controls, self.info_at + 8, self.control_bytes)
 
     def turn_round(self, count: int) -> None:
-        """Make answers of the first `count` datagrams where they lie: to their sources, from the addresses asked."""
+        """Turn the first `count` datagrams into answers in place: to their sources, from the addresses asked."""
         self._rooms[:count] = self.lengths[:count]
         if self.control_bytes:
             self._interfaces[:count] = ZEROS[:count]
-            # ipi_spec_dst is empty when the datagram was queued before `report_paths`.
-            if not self.is_ipv6:
+            if not self.is_ipv6:  # ipi_spec_dst is 0 if the datagram was queued before `report_paths`
                 self._answering[:count] = self._asked[:count]
 
     def make_room(self, count: int) -> None:
@@ -131,14 +123,14 @@ class Slots:
         self._rooms[:count] = self._full[:count]
 
     def truncated(self, count: int) -> list[int]:
-        """Return those of the first `count` slots that were too small."""
+        """Return the slots among the first `count` that were too small."""
         flags = self.headers[FLAGS_AT + LOW_BYTE : count * HEADER_BYTES : HEADER_BYTES]
         return _standing_out(flags, NOT_TRUNCATED) if flags.translate(None, NOT_TRUNCATED) else []
 
     def suspects(self, count: int, screen: Screen) -> Sequence[Suspect]:
-        """Return those that `screen` doesn't clear or that may have been sent to many hosts.
+        """Return those that `screen` finds and those that may have been sent to many hosts.
 
-        Deleting the harmless bytes from a column leaves nothing in nearly every batch, at the cost of one C call.
+        For nearly every batch, one C call per column is enough: deleting the harmless bytes leaves nothing.
         """
         names, record_bytes = self.names, self.name_bytes
         end = count * record_bytes
@@ -147,8 +139,7 @@ class Slots:
             column = names[start:end:record_bytes]
             if column.translate(None, harmless):
                 found.update(_standing_out(column, harmless))
-        # A destination that may not be unicast: see `pktinfo.is_unicast`.
-        if self.control_bytes and self.is_ipv6:
+        if self.control_bytes and self.is_ipv6:  # destinations that may not be unicast: `pktinfo.is_unicast`
             column = self.controls[self.info_at : count * self.control_bytes : self.control_bytes]
             if column.translate(None, IPV6_UNICAST):
                 found.update(_standing_out(column, IPV6_UNICAST))
@@ -157,7 +148,7 @@ class Slots:
         return [(i, self.source(i), self.path(i)) for i in found] if found else NO_SUSPECTS
 
     def source(self, index: int) -> Address:
-        """Return the address that a datagram came from, as recvmsg(2) would in Python."""
+        """Return a datagram's source address, in the form of socket.recvmsg."""
         name = bytes(self.names[index * self.name_bytes : (index + 1) * self.name_bytes])
         port = int.from_bytes(name[2:4], "big")
         if not self.is_ipv6:
@@ -172,25 +163,24 @@ class Slots:
         return list(zip(*(words[:count].tolist() for words in self._hosts), strict=True))
 
     def packed(self, host: Any) -> bytes:
-        """Return the 4 or 16 bytes of an address that `hosts` has returned."""
+        """Return the 4 or 16 bytes of an address from `hosts`."""
         words = cast("tuple[int, ...]", host if self.is_ipv6 else (host,))
         return b"".join([word.to_bytes(4, sys.byteorder) for word in words])
 
     def path(self, index: int) -> bytes:
-        """Return a datagram's path, b"" on a socket that doesn't report it."""
+        """Return a datagram's path, b"" if the socket doesn't report it."""
         start = index * self.control_bytes + self.info_at
         return bytes(self.controls[start : start + _info_bytes(self.is_ipv6)]) if self.control_bytes else b""
 
     def payload(self, index: int) -> memoryview:
-        """Return a view of a datagram's bytes. They change with the next batch."""
+        """Return a view of a datagram's bytes, valid until the next batch."""
         start = index * self.stride_bytes
         return memoryview(self.payloads)[start : start + self.lengths[index]]
 
     def kernel_calls(self, descriptor: int) -> tuple[Receive, Send]:
         """Return recvmmsg(2) and sendmmsg(2) for these slots.
 
-        Raise AttributeError if the C library lacks one, OSError if the kernel lacks or forbids one. To find out, both
-        are called once with no datagram.
+        Raise AttributeError if the C library lacks one, OSError if the kernel lacks or forbids one.
         """
         libc = ctypes.CDLL(None, use_errno=True)
         recvmmsg, sendmmsg, get_errno = libc.recvmmsg, libc.sendmmsg, ctypes.get_errno
@@ -198,6 +188,7 @@ class Slots:
         places = [ctypes.c_void_p(begin + i * HEADER_BYTES) for i in range(DATAGRAMS_PER_TURN)]
         first_place, most, flags = places[0], DATAGRAMS_PER_TURN, MSG_DONTWAIT
 
+        # A call without datagrams fails if the kernel lacks or forbids it.
         if recvmmsg(descriptor, first_place, 0, flags, None) or sendmmsg(descriptor, first_place, 0, flags):
             raise os_error(get_errno())
 
@@ -216,7 +207,7 @@ class Slots:
         return receive, send
 
     def _lay_out(self) -> None:
-        """Point each header to its name, payload and control data. After this, only lengths change."""
+        """Point each header to its name, payload and control data. Only lengths change later."""
         arrays = [_address_of(memory) for memory in (self.payloads, self.iovecs, self.names, self.controls)]
         self._exported += arrays
         payloads, iovecs, names, controls = map(ctypes.addressof, arrays)
@@ -230,7 +221,7 @@ class Slots:
 
 
 def _standing_out(column: bytearray, harmless: bytes) -> list[int]:
-    """Return the places of the bytes that aren't harmless."""
+    """Return the indexes of the bytes that aren't harmless."""
     return [i for i, byte in enumerate(column) if byte not in harmless]
 
 
@@ -239,7 +230,7 @@ def _info_bytes(is_ipv6: bool) -> int:
 
 
 def _address_of(memory: bytearray | mmap.mmap) -> ctypes.Array[ctypes.c_char]:
-    """Return an object at the address of `memory` that keeps it there."""
+    """Return an object that has the address of `memory` and keeps it in place."""
     return (ctypes.c_char * len(memory)).from_buffer(memory)
 
 

@@ -1,26 +1,23 @@
-"""Splice: a bulk connection's bytes go back through a pipe, and none is copied. A room beside the simple path.
+"""Splice: sends a bulk connection's bytes back through a pipe, without copying them.
 
     socket ─► splice(2) ─► pipe ─► splice(2) ─► socket
 
-Law: the Connection keeps its states, its computed interest and its bound. While it is OPEN and bulk comes, it uses a
-Splice as its transport (`Connection.use_transport`), and goes back to its socket when anything else comes:
+Law: the Connection keeps its states, its computed interest and its bound. While it is OPEN and bulk data arrives, it
+uses a Splice as its transport (`Connection.use_transport`):
 
-    receive     moves pages from the socket to the pipe, and says how many bytes
-    send        moves pages from the pipe to the socket
-    pending     is what is in the pipe; it counts towards the bound
+    receive     move pages from the socket to the pipe, up to the bound, once per readiness
+    send        move pages from the pipe to the socket
+    pending     the bytes in the pipe; they count towards the bound
 
-Only for a protocol whose `data_received` writes back what it gets, and does nothing else with it (an echo): it is
-handed a `Moved`, which has a length and no bytes.
+Only for a protocol that does nothing with data but write it back (an echo): it gets a `Moved`, which has a length and
+no bytes.
 
-A move fills the pipe up to the bound: up to twice what one receive may take, in less time. One move per readiness,
-so that a hog waits its turn.
+Going back to the socket is always correct: the bytes in the pipe are read into a SendBuffer, and recv(2) comes next.
+So recv(2) handles every case in which splice(2) moves nothing: an urgent mark (splice reports "nothing", or even the
+end of the stream), a FIN, a full pipe, a kernel without splice.
 
-Putting back is always right and never loses a byte: what is still in the pipe is read into a SendBuffer, and the next
-receive is the socket's own. So whatever splice(2) isn't sure of is left to recv(2): an urgent mark, at which splice
-stops and says that nothing is there (or that the stream has ended!), a FIN, a pipe without room, a kernel that won't.
-
-Linux only. Elsewhere, or without descriptors or pages for a pipe (pipe(7), pipe-user-pages-soft), connections are
-copied as before. Measured in `benchmarks/`: a third to a half of the processor time of copying.
+Linux only. Elsewhere, or without descriptors or pages for a pipe (pipe(7), pipe-user-pages-soft), bytes are copied.
+Measured in `benchmarks/`: a third to a half of the processor time of copying.
 """
 
 from __future__ import annotations
@@ -41,35 +38,35 @@ try:
 except ImportError:  # pragma: no cover - Windows has none
     fcntl = None  # type: ignore[assignment]
 
-SMALL_MOVE_BYTES = 8192  # so little at once isn't bulk …
-SMALL_MOVES = 16  # … after so many in a row
+SMALL_MOVE_BYTES = 8192  # fewer bytes aren't bulk …
+SMALL_MOVES = 16  # … after this many small moves in a row
 MOST_PIPES = 64  # two descriptors each
-# Slots for 64 segments of 1,448 bytes, so that they aren't used up below the high-water mark of 64 KiB. The bytes in
-# it are bounded by the connection. An unprivileged user may have 256 such pipes (pipe(7)).
+# 64 slots, one for each segment of 1,448 bytes, hold more than the high-water mark of 64 KiB. The connection bounds the
+# bytes in it. An unprivileged user may have 256 such pipes (pipe(7)).
 PIPE_BYTES = 256 * 1024
-COPIES_AFTER_TROUBLE = 256  # full receives, before a pipe is asked for again when there was none
+COPIES_AFTER_TROUBLE = 256  # full receives until the next attempt to get a pipe
 WITHOUT_WAITING = getattr(os, "SPLICE_F_NONBLOCK", 2) | getattr(os, "SPLICE_F_MOVE", 1)
-WONT_SPLICE = frozenset({errno.EINVAL, errno.ENOSYS, errno.EPERM})  # a kernel or a sandbox that doesn't
+WONT_SPLICE = frozenset({errno.EINVAL, errno.ENOSYS, errno.EPERM})  # a kernel or sandbox without splice
 
 
 class Pipe(Protocol):
-    """What is asked of a pipe. `KernelPipe` is one; a simulated network has another."""
+    """A pipe: `KernelPipe`, or a simulated network's."""
 
     def fill(self, sock: Socket, most_bytes: int) -> int:
-        """Move bytes from the socket into the pipe; 0 for none, whatever the reason. Raise OSError as recv(2)."""
+        """Move bytes from the socket into the pipe. Return 0 for none. Raise OSError as recv(2)."""
 
     def drain(self, sock: Socket, most_bytes: int) -> int:
         """Move bytes from the pipe to the socket. Raise OSError as send(2)."""
 
     def read(self, most_bytes: int) -> bytes:
-        """Take bytes out of the pipe."""
+        """Read bytes from the pipe."""
 
     def close(self) -> None:
-        """Give the descriptors back, with whatever is in the pipe."""
+        """Close both ends and drop what is in the pipe."""
 
 
 class KernelPipe:
-    """A pipe of Linux, as wide as we want it. Raise OSError when there are no descriptors or no pages for it."""
+    """A pipe of PIPE_BYTES, on Linux. Raise OSError if there are no descriptors or no pages for it."""
 
     __slots__ = ("_reader", "_writer")
 
@@ -97,7 +94,7 @@ class KernelPipe:
         return os.splice(self._reader, sock.fileno(), most_bytes, flags=WITHOUT_WAITING)
 
     def read(self, most_bytes: int) -> bytes:
-        """Take bytes out of the pipe: read(2)."""
+        """Read bytes from the pipe: read(2)."""
         return os.read(self._reader, most_bytes)
 
     def close(self) -> None:
@@ -107,10 +104,7 @@ class KernelPipe:
 
 
 def pipes_on(sockets: SocketFactory) -> Callable[[], Pipe] | None:
-    """Return what makes pipes on this network, or None where bytes can only be copied.
-
-    A factory that has pipes of its own (`pipe()`) is asked; the sockets of any other must be the kernel's.
-    """
+    """Return a function that makes pipes: the factory's `pipe`, else `KernelPipe`, or None if there is no splice(2)."""
     own: Callable[[], Pipe] | None = getattr(sockets, "pipe", None)
     if own is not None:
         return own
@@ -118,7 +112,7 @@ def pipes_on(sockets: SocketFactory) -> Callable[[], Pipe] | None:
 
 
 class Moved:
-    """Bytes on their way through the pipe: what a protocol is handed in place of them, to be written back."""
+    """Stands for bytes in the pipe: a protocol gets it in place of data, and writes it back."""
 
     __slots__ = ("count",)
 
@@ -126,7 +120,7 @@ class Moved:
         self.count = 0
 
     def __len__(self) -> int:
-        """How many there are."""
+        """The number of bytes."""
         return self.count
 
 
@@ -143,7 +137,7 @@ class Splice:
         self._small_moves = 0  # in a row
         self._bytes_seen = 0
         self._moved = Moved()
-        self.useful = False  # it has moved something
+        self.useful = False  # has moved bytes
         self.done = False
         connection.use_transport(self)
 
@@ -152,7 +146,7 @@ class Splice:
         return self._in_pipe_bytes
 
     def recv(self, size_bytes: int) -> Moved | bytes:
-        """Fill the pipe up to the connection's bound; if that won't do, put everything back and receive bytes."""
+        """Fill the pipe up to the connection's bound. If nothing moves, go back to the socket and receive bytes."""
         connection, count = self._connection, 0
         if connection.state is OPEN and self._small_moves < SMALL_MOVES:
             count = self._pipe.fill(self._socket, connection.limits.bound_bytes - self._in_pipe_bytes)
@@ -166,7 +160,7 @@ class Splice:
         return self._moved
 
     def send(self, data: Bytes | Moved | Splice) -> int:
-        """Send what is in the pipe; other bytes are written in the ordinary way."""
+        """Send what is in the pipe. For other bytes, go back to the socket."""
         if data is not self._moved and data is not self:
             self.give_back()
             return self._socket.send(cast(Bytes, data))
@@ -175,28 +169,28 @@ class Splice:
         return count
 
     def append(self, data: Bytes | Moved, start: int = 0) -> None:
-        """Nothing is to be done for what is in the pipe already; other bytes must come after it."""
+        """Do nothing for bytes in the pipe. For other bytes, which come after them, go back to the socket."""
         if data is not self._moved:
             self.give_back().append(cast(Bytes, data), start)
 
     def peek(self) -> Splice:
-        """Return what `send` takes for all that is pending."""
+        """Return what stands for all pending bytes."""
         return self
 
     def consume(self, count: int) -> None:
-        """Nothing is to be done: `send` has counted."""
+        """Do nothing: `send` has counted."""
 
     def clear(self) -> None:
-        """Forget what is in the pipe: the connection is lost, and closes it."""
+        """Forget what is in the pipe: the connection is lost and closes it."""
         self._in_pipe_bytes = 0
 
-    def rests(self) -> bool:
-        """Tell whether nothing has come since this was last asked."""
+    def is_idle(self) -> bool:
+        """Tell whether nothing was received since the last call."""
         before, self._bytes_seen = self._bytes_seen, self._connection.bytes_received
         return before == self._bytes_seen
 
     def give_back(self) -> SendBuffer:
-        """Let the connection copy again. What is in the pipe is pending still, and in order. Return its buffer."""
+        """Go back to the socket. Bytes in the pipe stay pending, in order. Return the connection's buffer."""
         rest = bytearray()
         while len(rest) < self._in_pipe_bytes:
             rest += self._pipe.read(self._in_pipe_bytes - len(rest))
@@ -204,34 +198,34 @@ class Splice:
         return self._connection.use_socket(rest)
 
     def close(self) -> None:
-        """Give the pipe back, and forget what is in it."""
+        """Close the pipe."""
         if not self.done:
             self.done = True
             self._pipe.close()
 
 
 class Splicer:
-    """Who has a pipe, and who gets one. For protocols that echo.
+    """Assigns pipes to bulk connections. Only for protocols that echo what they receive.
 
-    They call `consider` from `saturated`, and `forget` from `connection_lost`. The first full receive counts: waiting
-    for more lets a queue grow in the kernel, after which each byte costs twice as much, spliced or not.
-    `most_pipes` bounds the descriptors (two each) and the kernel's pages. When all are taken, one that rests is taken
-    back; while none rests, the others are copied.
+    A protocol calls `consider` from `saturated`, from the first full receive on: waiting lets a queue grow in the
+    kernel, and then each byte costs twice as much, spliced or not. It calls `forget` from `connection_lost`.
+    `most_pipes` bounds descriptors (two each) and pages. If all are in use, an idle connection loses its pipe; if no
+    connection is idle, the others copy.
     """
 
     __slots__ = ("_most_pipes", "_new_pipe", "_splices", "_trouble")
 
     def __init__(self, new_pipe: Callable[[], Pipe], *, most_pipes: int = MOST_PIPES) -> None:
         self._new_pipe, self._most_pipes = new_pipe, most_pipes
-        self._splices: dict[Connection, Splice] = {}  # longest without a look first
-        self._trouble = 0  # so many more are copied before a pipe is asked for again
+        self._splices: dict[Connection, Splice] = {}  # the least recently checked first
+        self._trouble = 0  # full receives until the next attempt to get a pipe
 
     def __len__(self) -> int:
-        """How many connections have a pipe."""
+        """The number of connections with a pipe."""
         return sum(not splice.done for splice in self._splices.values())
 
     def consider(self, connection: Connection) -> None:
-        """Give a pipe to a connection that is bulk, if there is one, and nothing of it is pending."""
+        """Give a pipe to a bulk connection with nothing pending, if there is a pipe."""
         before = self._splices.get(connection)
         if before is not None and not before.done:
             return
@@ -245,13 +239,13 @@ class Splicer:
         elif len(self._splices) < self._most_pipes or self._take_one_back():
             try:
                 pipe = self._new_pipe()
-            except OSError:  # EMFILE, ENFILE, EPERM, ENOMEM: there is always copying
+            except OSError:  # EMFILE, ENFILE, EPERM, ENOMEM: copy
                 self._trouble = COPIES_AFTER_TROUBLE
             else:
                 self._splices[connection] = Splice(connection, pipe)
 
     def forget(self, connection: Connection) -> None:
-        """A connection is lost: close its pipe."""
+        """Close the pipe of a lost connection."""
         splice = self._splices.pop(connection, None)
         if splice is not None:
             splice.close()
@@ -262,8 +256,8 @@ class Splicer:
         if splice.done or connection.closed:
             splice.close()
             return True
-        if splice.rests():
+        if splice.is_idle():
             splice.give_back()
             return True
-        self._splices[connection] = splice  # behind the others, to be looked at again
+        self._splices[connection] = splice  # to be checked again after the others
         return False

@@ -1,6 +1,6 @@
 """`python -m reactor.lessons [N] [--source | --exercise | --check FILE | --serve | --flood] [--port PORT]`.
 
-Law: whatever is asked wrongly costs one line that says what, why and what to do: never a traceback.
+Law: wrong usage costs one line that says what is wrong, why, and what to do. It never costs a traceback.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = new_parser()
     options = parser.parse_args(argv)
     if options.lesson is None and (options.source or options.exercise or options.serve or options.check is not None):
-        parser.error("which lesson? give its number, from 1 to 13")
+        parser.error("which lesson? Give its number, from 1 to 13")
     if options.port is not None and not (options.serve or options.flood):
-        parser.error("argument --port: it goes with --serve and --flood")
+        parser.error("argument --port: it needs --serve or --flood")
     if options.flood and options.port == 0:
-        parser.error("argument --port: --flood needs the port that is served, which isn't 0")
+        parser.error("argument --port: --flood needs the port of a running server, not 0")
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="replace")  # a locale may lack some of our letters
+        sys.stdout.reconfigure(errors="replace")  # the locale's encoding may lack some of our letters
     try:
         return run(options)
     except Unusable as error:
@@ -53,27 +53,27 @@ def new_parser() -> OneLineParser:
     """Return the parser of the command line."""
     parser = OneLineParser(
         prog=PROGRAM,
-        description="How an event loop works, in thirteen programs. Without arguments: the list of them.",
-        epilog="exit status: 0 all is well; 1 a promise is broken, or the port can't be served; 2 wrong usage, or FILE "
+        description="How an event loop works, in thirteen programs. Without arguments: list the lessons.",
+        epilog="exit status: 0 success; 1 a promise is broken, or the port can't be served; 2 wrong usage, or FILE "
         "can't be judged",
     )
     parser.add_argument("lesson", nargs="?", type=lesson_number, metavar="N", help="the lesson, from 1 to 13")
     what = parser.add_mutually_exclusive_group()
     what.add_argument("--source", action="store_true", help="print the lesson's program")
     what.add_argument("--exercise", action="store_true", help="print a program to start from, with the task")
-    what.add_argument("--check", metavar="FILE", help="judge your program by all that is promised up to this lesson")
+    what.add_argument("--check", metavar="FILE", help="judge your program by all promises up to this lesson")
     what.add_argument("--serve", action="store_true", help="run the lesson's program, on 127.0.0.1, until Ctrl-C")
     what.add_argument(
         "--flood",
         action="store_true",
-        help=f"be a client of what is served: send {FLOOD_BYTES // 10**6} MB, and read none of it until you say so",
+        help=f"be a client: send {FLOOD_BYTES // 10**6} MB, and read nothing until you press Enter",
     )
-    parser.add_argument("--port", type=port_number, help=f"of --serve and --flood (default {PORT}; 0: --serve any)")
+    parser.add_argument("--port", type=port_number, help=f"for --serve and --flood (default {PORT}; 0: --serve any)")
     return parser
 
 
 def lesson_number(text: str) -> Lesson:
-    """Convert to a lesson. Raise ArgumentTypeError if there is none of that number."""
+    """Convert to a lesson. Raise ArgumentTypeError if no lesson has that number."""
     with contextlib.suppress(ValueError):
         if 1 <= int(text) <= len(LESSONS):
             return LESSONS[int(text) - 1]
@@ -81,7 +81,7 @@ def lesson_number(text: str) -> Lesson:
 
 
 def port_number(text: str) -> int:
-    """Convert to a port. Raise ArgumentTypeError if it is none."""
+    """Convert to a port. Raise ArgumentTypeError if it isn't one."""
     with contextlib.suppress(ValueError):
         if 0 <= int(text) <= 65_535:
             return int(text)
@@ -89,7 +89,7 @@ def port_number(text: str) -> int:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Do what was asked; return the exit status. Raise Unusable, and OSError when stdout can't be written."""
+    """Do what the options ask; return the exit status. Raise Unusable, and OSError if stdout can't be written."""
     lesson: Lesson | None = options.lesson
     port: int = PORT if options.port is None else options.port
     if options.flood:
@@ -113,7 +113,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def say(lines: Iterator[str] | Generator[str, None, bool]) -> bool | None:
-    """Print lines as they come; return what their generator returns at its end."""
+    """Print lines as they come; return what their generator returns."""
     while True:
         try:
             line = next(lines)
@@ -133,13 +133,13 @@ def readable(path: str) -> str:
 
 
 def serve(lesson: Lesson, port: int) -> None:
-    """Run a lesson's program as the student would. Raise SystemExit if it can't serve there."""
+    """Run a lesson's program as a student would. Raise SystemExit if it can't serve there."""
     where = port or "PORT"
     print(f"lesson {lesson.number} on port {port or 'any'}, process {os.getpid()}; Ctrl-C ends it. ", end="")
     print("Talk to it from other terminals:")
     print(f"  nc 127.0.0.1 {where}" + f"\n  nc -u 127.0.0.1 {where}" * ("datagrams" in lesson.arguments))
     print(f"  {PROGRAM} --flood --port {where}")
-    print("or, where there is no nc, silent until you press Enter, and once more to leave:")
+    print("or, without nc (press Enter to send, and again to leave):")
     print(f'  {python()} -c "import socket; s = socket.create_connection((\'127.0.0.1\', {where})); '
           "input(); s.sendall(b'hello'); print(s.recv(9)); input()\"")  # fmt: skip
     print("\n".join(["", *lecture.paragraph(lesson.by_hand, ""), lesson.script]), flush=True)
@@ -148,19 +148,20 @@ def serve(lesson: Lesson, port: int) -> None:
 
 
 def drown(port: int) -> int:
-    """Flood what is served on a port; return the exit status."""
+    """Flood the server on a port; return the exit status."""
     lines = flood(port)
     try:
         line = next(lines)
     except OSError as error:
-        sys.stderr.write(f"{PROGRAM}: nobody serves 127.0.0.1 port {port}: {error.strerror}; begin with N --serve\n")
+        why = f"nothing serves 127.0.0.1 port {port}: {error.strerror}; start a lesson with N --serve"
+        sys.stderr.write(f"{PROGRAM}: {why}\n")
         return STATUS_BROKEN
     say(itertools.chain([line], lines))
     return 0
 
 
 def output_failed(error: OSError) -> int:
-    """Say that stdout can't be written, unless the reader has had enough (`| head`); return the exit status."""
+    """Report that stdout can't be written, unless its reader has left (`| head`); return the exit status."""
     give_up_stdout()
     if isinstance(error, BrokenPipeError):
         return 0

@@ -1,8 +1,8 @@
 """The checks: each judges a running server by one promise, from outside.
 
 Law: a server is judged by what it does on real sockets, never by how it is written. Each check returns what it has
-measured, or raises `Broken` with it. None is decided by how fast a machine is, but by what came back, how much was
-taken, in what order, or against another measurement of the same moment.
+measured, or raises `Broken` with it. The machine's speed decides no verdict. What decides is which bytes came back, how
+much was taken, in which order, or a comparison with a second measurement made at the same time.
 """
 
 from __future__ import annotations
@@ -31,33 +31,33 @@ from reactor.lessons.clients import (
 from reactor.lessons.subject import PATIENCE_S, RETURNED, Broken, NotMeasured, Subject
 from reactor.sockets.opening import reset_on_close
 
-SHORT_IDLE_S = 0.3  # the time-out of a server whose time-outs are looked at
+SHORT_IDLE_S = 0.3  # the timeout of a server whose timeouts are checked
 LONG_IDLE_S = 4 * SHORT_IDLE_S
 MANY_CLIENTS = 40
 WINDOW_S = 0.25  # over which processor time is measured
-BUSY_S = 0.005  # of processor time in that window: ten times what a sleeping server takes, however busy the machine
+BUSY_S = 0.005  # of processor time in that window: ten times what a sleeping server takes on a busy machine
 SLOW_BYTES = 256 * 1024  # to a client that doesn't read at first
-ENDLESS_BYTES = 8 * 1024 * 1024  # from a client that never reads: whoever takes all this has no bound
+ENDLESS_BYTES = 8 * 1024 * 1024  # from a client that never reads: a server that takes all this has no bound
 UNREAD_BYTES = 60 * 1024  # more than the kernel's buffers hold here, less than a high-water mark of 64 KiB
 SMALL_BYTES = 4096  # of a client's receive buffer
-HOG_BUFFER_BYTES = 192 * 1024  # asked of a kernel for what is under way, each way; it gives about twice as much
-UNFAIR_BYTES = 128 * 1024  # twice what a fair loop needs: some receives while callers are taken in
+HOG_BUFFER_BYTES = 192 * 1024  # kernel buffer, each way; the kernel gives about twice as much
+UNFAIR_BYTES = 128 * 1024  # twice what a fair loop needs: it receives a few times while it accepts clients
 WAITING_DATAGRAMS = 40
 CALLS = 5
-ASLEEP_S = 0.01  # after its last work a loop sleeps
-PACE_S = 0.003  # between two receives of a slow reader: a reset has the time to overtake what it has yet to read
-CALLERS = 16  # more than there are descriptors left
+ASLEEP_S = 0.01  # after its last work, a loop is asleep
+PACE_S = 0.003  # between two receives of a slow reader: a reset has time to overtake the unread bytes
+CROWD = 16  # more clients than there are descriptors left
 SIP_BYTES = 2048  # what a slow reader takes at a time
-SIP_S = 0.015  # and how long it rests then: what waits at a high-water mark of 64 KiB lasts longer than the time-out
+SIP_S = 0.015  # its pause after each: 64 KiB at the high-water mark then last longer than the timeout
 SIPPED_BYTES = 160 * 1024
-LAST_BYTES = 32 * 1024  # are taken at once: the kernels have them, and no server could see them being read
-AT_ONCE_S = 0.005  # and five pings: whoever looks for calls now and then is seldom so quick
-TRYING_S = 1.0  # for a quick call on a busy machine
-NAPS = 4  # in WINDOW_S: who wakes up more often than that asks, instead of being told
+LAST_BYTES = 32 * 1024  # the client takes these at once: they are in the kernels, where no server sees them read
+AT_ONCE_S = 0.005  # plus five pings: a server that polls for calls is seldom so quick
+TRYING_S = 1.0  # to find one quick call on a busy machine
+NAPS = 4  # in WINDOW_S: a server that wakes up more often polls
 
 
 def bytes_come_back(subject: Subject) -> str:
-    """All 256 values, one by one and in pieces of several sizes, then the server's FIN after the client's."""
+    """Send all 256 values, singly and in pieces of several sizes; expect the server's FIN after the client's."""
     data = bytes(range(256))
     client = subject.tcp()
     for value in data:
@@ -70,7 +70,7 @@ def bytes_come_back(subject: Subject) -> str:
 
 
 def second_client(subject: Subject) -> str:
-    """A silent client holds up nobody."""
+    """Send with a second client while the first is silent."""
     first, second = subject.tcp(), subject.tcp()
     ask(first)
     began_s = time.monotonic()
@@ -85,7 +85,7 @@ def second_client(subject: Subject) -> str:
 
 
 def no_thread_each(subject: Subject) -> str:
-    """Clients that only wait cost no thread, and no process."""
+    """Connect many clients that only wait; count threads and processes."""
     ask(subject.tcp())
     before = subject.order("usage", "usage")
     for _ in range(MANY_CLIENTS):
@@ -101,7 +101,7 @@ def no_thread_each(subject: Subject) -> str:
 
 
 def idle_is_free(subject: Subject) -> str:
-    """Connected clients that say nothing cost no processor time."""
+    """Measure processor time and wake-ups while two connected clients are silent."""
     ask(subject.tcp())
     ask(subject.tcp())
     before = subject.order("usage", "usage")["naps"]
@@ -111,12 +111,12 @@ def idle_is_free(subject: Subject) -> str:
     naps = subject.order("usage", "usage")["naps"] - before
     measured += f", and woke up {naps} times in {WINDOW_S:g} s"
     if naps > NAPS:
-        raise Broken(f"{measured}: it asks again and again, instead of sleeping until it is told")
+        raise Broken(f"{measured}: it polls, instead of sleeping until the kernel reports readiness")
     return measured
 
 
 def slow_reader(subject: Subject) -> str:
-    """A client that doesn't read for a while gets everything in the end."""
+    """Send without reading for a while, then read everything."""
     data = pattern(SLOW_BYTES)
     other, client = subject.tcp(), subject.tcp(SMALL_BYTES)
     sent = push(client, data, other)
@@ -134,7 +134,7 @@ def slow_reader(subject: Subject) -> str:
 
 
 def bounded_memory(subject: Subject) -> str:
-    """A client that sends and never reads is stopped."""
+    """Send without end and never read, until the server stops taking."""
     other, client = subject.tcp(), subject.tcp(SMALL_BYTES)
     ask(other)
     before = subject.order("usage", "usage")
@@ -147,7 +147,7 @@ def bounded_memory(subject: Subject) -> str:
 
 
 def half_close(subject: Subject) -> str:
-    """A client that has finished sending still gets the whole answer, and then the server's end."""
+    """Send, half-close, then read: the whole answer comes, and then the server's FIN."""
     data = pattern(UNREAD_BYTES)
     other, client = subject.tcp(), subject.tcp(SMALL_BYTES)
     sent = push(client, data, other)
@@ -157,7 +157,7 @@ def half_close(subject: Subject) -> str:
 
 
 def reset_costs_one(subject: Subject) -> str:
-    """A client that is torn away, with and without answers under way, ends nothing but itself."""
+    """Reset two connections, one with unread answers; then ping on others."""
     other = subject.tcp()
     for size in (4, UNREAD_BYTES):
         client = subject.tcp(SMALL_BYTES)
@@ -167,16 +167,16 @@ def reset_costs_one(subject: Subject) -> str:
         client.close()
         settle(other)
     ask(subject.tcp())
-    return "two clients were torn away (RST); those beside and after them were served"
+    return "two clients sent a reset (RST); clients beside and after them were served"
 
 
 def udp_beside_tcp(subject: Subject) -> str:
-    """Datagrams come back whole, the empty one too, and TCP goes on."""
+    """Send datagrams of several sizes, the empty one too, and ping over TCP between them."""
     client = subject.udp()
     numbers = {number.to_bytes(2, "big") for number in range(WAITING_DATAGRAMS)}
     for number in numbers:
         client.send(number)
-    beside = subject.tcp()  # from here on it serves
+    beside = subject.tcp()  # from here on the server runs
     ask(beside)
     came: set[bytes] = set()
     while len(came) < len(numbers):
@@ -192,9 +192,9 @@ def udp_beside_tcp(subject: Subject) -> str:
 
 
 def idle_is_closed(subject: Subject) -> str:
-    """Who falls silent is closed when its time is up, not before; who goes on isn't; nobody has to wake the server.
+    """Let clients fall silent, go on, read slowly, or never read; see which ones the server closes, and when.
 
-    Whoever reads slowly goes on; whoever is full of answers that it doesn't read has fallen silent.
+    A slow reader is active. A client with unread answers that takes none of them is silent.
     """
     pulse = Pulse()
     try:
@@ -208,7 +208,7 @@ def idle_is_closed(subject: Subject) -> str:
 
 
 class Pulse:
-    """The longest pause between two beats of a client that goes on talking."""
+    """The longest pause between two beats of a client that goes on sending."""
 
     __slots__ = ("_last_s", "longest_s")
 
@@ -216,12 +216,12 @@ class Pulse:
         self._last_s, self.longest_s = time.monotonic(), 0.0
 
     def beat(self) -> None:
-        """Note that it still talks."""
+        """Record a beat."""
         now_s = time.monotonic()
         self.longest_s, self._last_s = max(self.longest_s, now_s - self._last_s), now_s
 
     def resume(self) -> None:
-        """Begin anew: the pause before was the server's."""
+        """Start again: the server caused the pause before."""
         self._last_s = time.monotonic()
 
 
@@ -234,16 +234,16 @@ def _fall_silent(subject: Subject, pulse: Pulse) -> str:
         ask(silent)
     finally:
         pulse.beat()
-    leaver.close()  # its timer comes all the same
+    leaver.close()  # its timer still fires
     talk(LONG_IDLE_S, pulse, [talker], silent)
     closed_s = time.monotonic() - began_s
     if closed_s > LONG_IDLE_S:
         raise Broken(f"a client was still connected after {closed_s:.1f} s of silence, not {SHORT_IDLE_S} s")
-    measured = f"with a time-out of {SHORT_IDLE_S} s, a client that fell silent was closed after {closed_s:.2f} s"
+    measured = f"with a timeout of {SHORT_IDLE_S} s, a client that fell silent was closed after {closed_s:.2f} s"
     if closed_s < SHORT_IDLE_S * 0.9:
         raise Broken(f"{measured}: too early")
     if not readable(talker, LONG_IDLE_S):
-        raise Broken(f"{measured}; but with nobody else there to wake the server, the other was not")
+        raise Broken(f"{measured}; but with no other client to wake the server, the other was not")
     return f"{measured}, one that went on wasn't"
 
 
@@ -264,14 +264,15 @@ def _read_slowly_or_never(subject: Subject, pulse: Pulse) -> str:
             sent += offer(slow, data[sent:]) or 0
             came += len(sip(slow, sip_bytes, came))
             if came == len(data):
-                ask(slow)  # it is still there; from now on it is idle
+                ask(slow)  # it is still connected; from now on it is idle
         in_haste = 0 < len(data) - came <= LAST_BYTES
-        sip_bytes = LAST_BYTES if in_haste else int(SIP_BYTES * rest(pulse) / SIP_S)  # its pace, however late it wakes
+        # a client that wakes late takes more, to keep its pace
+        sip_bytes = LAST_BYTES if in_haste else int(SIP_BYTES * rest(pulse) / SIP_S)
     return "so was one that never read, and one that read slowly wasn't"
 
 
 def rest(pulse: Pulse) -> float:
-    """Rest as long as a slow reader does between two sips; return how long that really was, in seconds."""
+    """Pause like a slow reader between two sips; return how long the pause really was, in seconds."""
     pulse.resume()
     began_s = time.monotonic()
     time.sleep(SIP_S)
@@ -280,7 +281,7 @@ def rest(pulse: Pulse) -> float:
 
 
 def talk(for_s: float, pulse: Pulse, talkers: list[socket.socket], until: socket.socket) -> None:
-    """Have clients talk for so long, or until one is closed."""
+    """Let clients send for `for_s` seconds, or until `until` is closed."""
     end_s = time.monotonic() + for_s
     while time.monotonic() <= end_s:
         for client in talkers:
@@ -293,10 +294,9 @@ def talk(for_s: float, pulse: Pulse, talkers: list[socket.socket], until: socket
 
 
 def hog_and_ping(subject: Subject) -> str:
-    """Somebody with much under way doesn't keep the others waiting.
+    """Let much data of one client and one byte of another wait; see how much the server echoes before the byte.
 
-    All of it waits in the kernel before the server begins, so that it is the server's own order that is seen, however
-    busy this machine is.
+    All of it waits in the kernel before the server begins, so only the server decides the order, on a busy machine too.
     """
     hog, ping = subject.tcp(HOG_BUFFER_BYTES, begin=False), subject.tcp(begin=False)
     subject.observe()
@@ -304,20 +304,20 @@ def hog_and_ping(subject: Subject) -> str:
     ping.sendall(b"?")
     subject.go()
     if not readable(ping, PATIENCE_S):
-        raise Broken(f"somebody else's single byte had no answer in {PATIENCE_S:g} s, while {waiting:,} bytes waited")
+        raise Broken(f"another client's single byte had no answer in {PATIENCE_S:g} s, while {waiting:,} bytes waited")
     sends = subject.order("sent", "sent")["sends"]
     answered = next((i for i, (port, _) in enumerate(sends) if port == ping.getsockname()[1]), None)
     if answered is None:
-        raise NotMeasured("whom it answers first can only be seen of a server that calls its sockets' `send`")
+        raise NotMeasured("the order of answers can only be seen if the server calls its sockets' `send`")
     passed = sum(count for _, count in sends[:answered])
-    measured = f"of {waiting:,} bytes that waited, {passed:,} were echoed before somebody else's single byte"
+    measured = f"of {waiting:,} bytes that waited, {passed:,} were echoed before another client's single byte"
     if passed > UNFAIR_BYTES:
         raise Broken(measured)
     return measured
 
 
 def orderly_end(subject: Subject) -> str:
-    """SIGTERM: what has been received is answered, clients see an orderly end, and the server returns."""
+    """Send SIGTERM: the received bytes are answered, clients see an orderly end, and `serve` returns."""
     data = pattern(UNREAD_BYTES)
     other, client = subject.tcp(), subject.tcp(SMALL_BYTES)
     sent = push(client, data, other)
@@ -333,7 +333,7 @@ def orderly_end(subject: Subject) -> str:
 
 
 def thread_wakes_loop(subject: Subject) -> str:
-    """A call handed in from another thread runs at once, on the loop's own thread."""
+    """Queue calls from another thread; measure how soon they run, and in which thread."""
     client = subject.tcp()
     calls_s: list[float] = []
     pings_s: list[float] = []
@@ -342,15 +342,15 @@ def thread_wakes_loop(subject: Subject) -> str:
         began_s = time.monotonic()
         ask(client)
         pings_s.append(time.monotonic() - began_s)
-        time.sleep(ASLEEP_S)  # no waiting for something to happen: this is what is measured, a loop that sleeps
+        time.sleep(ASLEEP_S)  # no wait for an event: the loop must be asleep for the measurement
         asked_s = time.monotonic()
-        how = subject.order("call", "called", "a call that was handed in was not made")["how"]
+        how = subject.order("call", "called", "a queued call was not made")["how"]
         if how != "there":
-            raise Broken("the call was made by the thread that handed it in" if how == "here" else how)
+            raise Broken("the call was made by the thread that queued it" if how == "here" else how)
         calls_s.append(time.monotonic() - asked_s)
-    call_s, ping_s = min(calls_s), min(pings_s)  # the best: the others may tell of a busy machine
+    call_s, ping_s = min(calls_s), min(pings_s)  # the best: others may show a busy machine
     measured = (
-        f"the sleeping loop made a call {call_s * 1e3:.2f} ms after it was handed in (a ping: {ping_s * 1e3:.2f} ms)"
+        f"the sleeping loop made a call {call_s * 1e3:.2f} ms after it was queued (a ping: {ping_s * 1e3:.2f} ms)"
     )
     if call_s > AT_ONCE_S + 5 * ping_s:
         raise Broken(measured)
@@ -358,48 +358,48 @@ def thread_wakes_loop(subject: Subject) -> str:
 
 
 def descriptors_run_out(subject: Subject) -> str:
-    """With no descriptor left, those who are connected are served, no processor burns, and later there's room again."""
+    """Use up the descriptors: connected clients are served, the processor rests, and later new clients are served."""
     if importlib.util.find_spec("resource") is None:
-        raise NotMeasured("this system has no limit on descriptors that could be lowered")
+        raise NotMeasured("this system has no limit on descriptors that can be lowered")
     first = subject.tcp()
     ask(first)
     subject.order("starve", "starved")
-    crowd = [subject.tcp() for _ in range(CALLERS)]
+    crowd = [subject.tcp() for _ in range(CROWD)]
     settle(first)
     share = rest_quietly(subject)
     settle(first)
     for client in crowd:
         client.close()
     ask(subject.tcp())
-    served = f"{CALLERS} callers for a few descriptors: the first client was served, and the server took {share}"
-    return f"{served}; when they had left, a new one was served"
+    served = f"{CROWD} clients for a few descriptors: the first client was served, and the server took {share}"
+    return f"{served}; when they had left, a new client was served"
 
 
 def raising_call(subject: Subject) -> str:
-    """A call that raises ends itself only."""
+    """Queue a call that raises; then ping."""
     client = subject.tcp()
     ask(client)
-    how = subject.order("raise", "handed_in")["how"]
+    how = subject.order("raise", "queued")["how"]
     if how != "there":
         raise Broken(how)
     settle(client)
-    return "a call that was handed in raised, and clients were served as before"
+    return "a queued call raised, and clients were served as before"
 
 
 def talking_at_the_end(subject: Subject) -> str:
-    """A client that still sends when the server closes gets its answers all the same: no reset destroys them."""
+    """Send more while the server closes: no reset may destroy the answers."""
     data = pattern(UNREAD_BYTES)
     other, client = subject.tcp(), subject.tcp(SMALL_BYTES)
     sent = push(client, data, other)
     settle(other)
     subject.terminate()
-    expect_end(other, "a client with nothing under way")  # it has begun to end
+    expect_end(other, "a client with nothing under way")  # the server has begun to end
     client.sendall(b"and another thing")
     return expect_all(client, data[:sent], "sent before SIGTERM", PACE_S)
 
 
 def dialogue(subject: Subject) -> str:
-    """Two clients at once are led through a dialogue by a coroutine of the examiner's."""
+    """Lead two clients at once through a dialogue, with a coroutine of the examiner's."""
     ann, bob = subject.tcp(), subject.tcp()
     for client in (ann, bob):
         hear(client, b"name? ")
@@ -414,9 +414,9 @@ def dialogue(subject: Subject) -> str:
 
 
 def rest_quietly(subject: Subject) -> str:
-    """Return what part of a processor a server with nothing to do takes. Raise Broken, with it, if it doesn't sleep."""
+    """Return which share of a processor an idle server takes. Raise Broken, with the share, if it doesn't sleep."""
     before, began_s = subject.order("usage", "usage")["processor_s"], time.monotonic()
-    time.sleep(WINDOW_S)  # no waiting for something to happen: this is the measurement
+    time.sleep(WINDOW_S)  # no wait for an event: the measurement itself
     used_s: float = subject.order("usage", "usage")["processor_s"] - before
     measured = f"{used_s / (time.monotonic() - began_s):.0%} of a processor"
     if used_s > BUSY_S:
@@ -425,7 +425,7 @@ def rest_quietly(subject: Subject) -> str:
 
 
 def growth(before: dict[str, Any], after: dict[str, Any]) -> str:
-    """Say by how much the server's memory has grown between two reports."""
+    """Return by how much the server's memory has grown between two reports, in words."""
     if before["memory_bytes"] is None:
         return "its memory can't be seen here"
     return f"{max(0, after['memory_bytes'] - before['memory_bytes']) // 1024:,} KiB more memory"

@@ -1,8 +1,7 @@
 """What a client does to a server: ask, push without reading, read to the end.
 
-Law: what orders things is the ping. A loop that has answered three pings on another connection has come round, and has
-seen whatever was there before the first. So nothing here waits for a time to pass in order that something may happen;
-where there are pauses, they are a slow reader's own.
+Law: pings set the order. A loop that has answered three pings on another connection has made a turn, and has handled
+all that came before the first. So nothing here sleeps until something may have happened; a pause is a slow reader's.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ from reactor.lessons.subject import PATIENCE_S, Broken
 PIECE_BYTES = 64 * 1024
 PING_TURNS = 3
 DRIBBLE_BYTES = 4096
-QUIET_S = 0.5  # no byte for so long: no more will come
+QUIET_S = 0.5  # a pause of this length means that no more bytes come
 STALL_S = 0.25  # longer than a kernel waits before it asks again whether there is room (tcp(7): 200 ms)
 
 
@@ -44,18 +43,18 @@ def compare(sent: bytes, came: bytes) -> None:
 
 
 def settle(client: socket.socket) -> None:
-    """Return when the server has come round: whatever was there for it, it has seen."""
+    """Return when the server has handled all that had arrived before."""
     for _ in range(PING_TURNS):
         ask(client)
 
 
 def pattern(count: int) -> bytes:
-    """Return so many bytes, none of which could be taken for its neighbours."""
+    """Return `count` bytes in which no four-byte group occurs twice."""
     return b"".join(number.to_bytes(4, "big") for number in range(count // 4))
 
 
 def push(client: socket.socket, data: bytes, other: socket.socket) -> int:
-    """Send as much as is taken while nobody reads the answers; return how much. `other` is for pings."""
+    """Send as much as the server takes, without reading; return how much. `other` is for pings."""
     client.settimeout(0.0)
     sent = 0
     while sent < len(data):
@@ -70,7 +69,7 @@ def push(client: socket.socket, data: bytes, other: socket.socket) -> int:
 
 
 def offer(client: socket.socket, data: bytes) -> int | None:
-    """Send what is taken at once; return how much, or None if the server has closed the connection."""
+    """Send what the kernel takes at once; return how much, or None if the server has closed the connection."""
     client.settimeout(0.0)
     try:
         return client.send(data[:PIECE_BYTES]) if data else 0
@@ -83,7 +82,7 @@ def offer(client: socket.socket, data: bytes) -> int | None:
 
 
 def sip(client: socket.socket, most_bytes: int, before_bytes: int) -> bytes:
-    """Receive a little. Raise Broken if nothing comes any more; `before_bytes` have come so far."""
+    """Receive a little. Raise Broken if nothing more comes; `before_bytes` have come so far."""
     with contextlib.suppress(TimeoutError, ConnectionError):
         if piece := client.recv(most_bytes):
             return piece
@@ -91,7 +90,7 @@ def sip(client: socket.socket, most_bytes: int, before_bytes: int) -> bytes:
 
 
 def stuff(client: socket.socket) -> int:
-    """Send as much as the kernel takes, to a server that has yet to begin; return how much."""
+    """Send as much as the kernel takes, before the server begins; return how much."""
     client.settimeout(0.0)
     sent = 0
     with contextlib.suppress(BlockingIOError):
@@ -101,7 +100,7 @@ def stuff(client: socket.socket) -> int:
 
 
 def pull(client: socket.socket, pace_s: float = 0.0) -> tuple[bytes, str]:
-    """Read to the end, with pauses of a slow reader; return what came, and how it ended."""
+    """Read to the end, with a slow reader's pauses; return what came, and how it ended."""
     came = bytearray()
     try:
         while piece := client.recv(PIECE_BYTES):
@@ -115,7 +114,7 @@ def pull(client: socket.socket, pace_s: float = 0.0) -> tuple[bytes, str]:
 
 
 def expect_all(client: socket.socket, data: bytes, which: str, pace_s: float = 0.0) -> str:
-    """Read to the end, and raise Broken unless all of `data` and then an orderly end have come."""
+    """Read to the end. Raise Broken unless all of `data` comes, and then an orderly end."""
     came, ending = pull(client, pace_s)
     compare(data, came)
     measured = f"of {len(data):,} bytes {which}, {len(came):,} came back, then {ending}"
@@ -124,21 +123,21 @@ def expect_all(client: socket.socket, data: bytes, which: str, pace_s: float = 0
     return measured
 
 
-def expect_end(client: socket.socket, who: str) -> None:
+def expect_end(client: socket.socket, name: str) -> None:
     """Raise Broken unless an orderly end comes, and nothing before it."""
     came, ending = pull(client)
     if came or ending != "the end":
         before = f"{len(came):,} bytes, and then " if came else ""
-        raise Broken(f"{who} got {before}{ending}, instead of an orderly end (FIN)")
+        raise Broken(f"{name} got {before}{ending}, instead of an orderly end (FIN)")
 
 
 def readable(client: socket.socket, within_s: float) -> bool:
-    """Tell whether something comes for this client within so many seconds."""
+    """Tell whether bytes or an end come for this client within `within_s` seconds."""
     return bool(select.select([client], [], [], within_s)[0])
 
 
 def receive_or_send(client: socket.socket, rest: bytes) -> bytes | int | None:
-    """Return what has come, or else how many bytes could be sent, or None when neither happens for QUIET_S."""
+    """Return what came, else how many bytes could be sent, or None if neither happens for QUIET_S."""
     can_read, can_write, _ = select.select([client], [client] if rest else [], [], QUIET_S)
     if can_read:
         return client.recv(PIECE_BYTES) or None
@@ -146,7 +145,7 @@ def receive_or_send(client: socket.socket, rest: bytes) -> bytes | int | None:
 
 
 def expect_datagram(client: socket.socket, which: str) -> bytes:
-    """Return the next datagram. Raise Broken if there is none."""
+    """Return the next datagram. Raise Broken if none comes."""
     try:
         return client.recv(PIECE_BYTES)
     except TimeoutError:
@@ -154,7 +153,7 @@ def expect_datagram(client: socket.socket, which: str) -> bytes:
 
 
 def hear(client: socket.socket, question: bytes) -> None:
-    """Receive a question. Raise Broken if another or none comes."""
+    """Receive this question. Raise Broken if another or none comes."""
     try:
         came = client.recv(PIECE_BYTES)
     except TimeoutError:

@@ -1,7 +1,6 @@
-"""A client that sends and doesn't read: what a student tries the lessons' servers with, by hand.
+"""A client that sends and doesn't read, with which a student tries the lessons' servers by hand.
 
-Law: it says what has happened, in bytes, and nothing about what ought to. No common tool does this: `nc` reads while
-it sends.
+Law: it reports what has happened, in bytes, and doesn't judge. No common tool does this: `nc` reads while it sends.
 """
 
 from __future__ import annotations
@@ -12,17 +11,17 @@ import sys
 import time
 from collections.abc import Iterator
 
-FLOOD_BYTES = 20_000_000  # more than the kernel's buffers hold, however generous
+FLOOD_BYTES = 20_000_000  # more than any kernel's buffers hold
 PIECE_BYTES = 64 * 1024
-REST_S = 0.002  # after each piece that is read: the server is quicker, so it has seen the FIN before we are through
-FULL_S = 1.0  # nothing taken for so long: nothing will be
-QUIET_S = 3.0  # and nothing come
+REST_S = 0.002  # after each piece that is read: so the server sees the FIN before all is read
+FULL_S = 1.0  # a pause of this length means that the server takes no more
+QUIET_S = 3.0  # a pause of this length means that nothing more arrives
 
 
 def flood(port: int, size_bytes: int = FLOOD_BYTES) -> Iterator[str]:
-    """Send so much without reading, wait for Enter, end the input, read to the end; yield what came of each.
+    """Send `size_bytes` without reading, wait for Enter, send FIN, read to the end; yield a report of each step.
 
-    Raise OSError if nobody serves 127.0.0.1 on this port.
+    Raise OSError if nothing serves this port of 127.0.0.1.
     """
     with socket.create_connection(("127.0.0.1", port)) as client:
         sent = send_all_that_is_taken(client, size_bytes)
@@ -36,7 +35,7 @@ def flood(port: int, size_bytes: int = FLOOD_BYTES) -> Iterator[str]:
 
 
 def send_all_that_is_taken(client: socket.socket, size_bytes: int) -> int:
-    """Send zeros up to so many, and read nothing; return how many were taken."""
+    """Send up to `size_bytes` zeros, and read nothing; return how many the server took."""
     client.setblocking(False)
     sent = 0
     while sent < size_bytes and select.select([], [client], [], FULL_S)[1]:
@@ -48,7 +47,7 @@ def send_all_that_is_taken(client: socket.socket, size_bytes: int) -> int:
 
 
 def end_and_read(client: socket.socket) -> tuple[int, str]:
-    """Send FIN and read to the end; return how many bytes came, and what then."""
+    """Send FIN and read to the end; return how many bytes came, and how it ended."""
     client.settimeout(QUIET_S)
     came = 0
     try:

@@ -1,14 +1,14 @@
-"""What runs in the process of a server under examination: a stage for somebody's `serve`.
+"""The host: it runs a program's `serve` in the process under examination.
 
-Law: nothing that the program does can hurt whoever examines it. It has a process of its own, with bounds on its memory
-and its processor time, and the process ends when the examiner hangs up, whatever the program is doing. The wire
-between the two carries JSON, a line each; what the program prints goes elsewhere.
+Law: nothing that the program does can hurt the examiner. The program runs in its own process, with bounds on memory and
+processor time. The process ends when the examiner hangs up, whatever the program is doing. The wire between the two
+carries JSON Lines; what the program prints goes elsewhere.
 
     examiner ─► {"do": "go"}      ─► `serve` is called with the sockets, in the main thread
-    examiner ◄─ {"event": …}      ◄─ what has become of it
+    examiner ◄─ {"event": …}      ◄─ what happened
     examiner ─► {"do": "usage"}   ─► what the process has used so far
 
-Only what a program needs to be called is here; what is asked of it stands in `promises`.
+This file holds only what it takes to call a program. `promises` says what is asked of it.
 """
 
 from __future__ import annotations
@@ -24,33 +24,33 @@ import types
 from collections.abc import Callable
 from typing import Any
 
-KERNEL_BUFFER_BYTES = 16 * 1024  # of the sockets that are served: small, so that a little traffic fills them
+KERNEL_BUFFER_BYTES = 16 * 1024  # of the server's sockets: small, so that little traffic fills them
 BACKLOG = 256
 HOUSE = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 MOST_ARGUMENTS = 5
-CO_VARARGS = 0x04  # as in `inspect`, which takes longer to import than all the rest here
-NOT_READY = "`ready` has not been called, so nothing can be handed in"
+CO_VARARGS = 0x04  # as in `inspect`, which takes longer to import than everything else here
+NOT_READY = "`ready` has not been called, so no call can be queued"
 MEMORY_BYTES = 2 << 30  # of address space
 PROCESSOR_S = 20
-SPARE_DESCRIPTORS = 8  # left to a server that is to run out of them
+SPARE_DESCRIPTORS = 8  # left to a server that must run out of them
 
 
 class Observed(socket.socket):
-    """A socket that notes, if asked to, to which port it has sent how many bytes; so do those that it accepts."""
+    """A socket that records, if asked to, how many bytes it sends to which port. Accepted sockets do the same."""
 
     __slots__ = ("sent",)
 
     sent: list[list[int]] | None
 
     def accept(self) -> tuple[Observed, Any]:
-        """As ever."""
+        """Accept as usual, but return an observed socket."""
         plain, address = super().accept()
         accepted = Observed(plain.family, plain.type, plain.proto, fileno=plain.detach())
         accepted.sent = self.sent
         return accepted, address
 
     def send(self, data: Any, flags: int = 0, /) -> int:
-        """As ever. What is sent is noted before the peer can have it."""
+        """Send as usual. The record is made before the client can have the bytes."""
         if self.sent is None:
             return super().send(data, flags)
         note = [self.getpeername()[1], 0]
@@ -60,7 +60,7 @@ class Observed(socket.socket):
 
 
 class Host:
-    """One program on the stage, and the wire to the examiner."""
+    """One program under examination, and the wire to the examiner."""
 
     __slots__ = ("_call_soon", "_go", "_most", "_sent", "_wire", "idle_s")
 
@@ -72,16 +72,16 @@ class Host:
         self._call_soon: Callable[..., object] | None = None
 
     def tell(self, event: str, **fields: object) -> None:
-        """Send one line to the examiner. If it has gone, so will we, at once: see `obey`."""
+        """Send one line to the examiner. If it has hung up, `obey` is about to end this process."""
         with contextlib.suppress(OSError):
             self._wire.sendall(json.dumps({"event": event, **fields}).encode() + b"\n")
 
     def run(self, path: str, name: str) -> None:
-        """Load the program and call its `serve` when the examiner says so; tell what has become of it."""
+        """Load the program, call its `serve` on the examiner's order, and report what happens."""
         threading.Thread(target=self.obey, daemon=True).start()
         try:
             serve = load(path, name)
-        except BaseException as error:  # SystemExit too: a program that ends on import can't serve
+        except BaseException as error:  # SystemExit too: a program that exits on import can't serve
             self.tell("unusable", why=f"it can't be loaded: {describe(error)}")
             return
         if not callable(serve):
@@ -103,19 +103,19 @@ class Host:
                 self.tell("ended", why="`serve` returned")
 
     def ready(self, call_soon_threadsafe: Callable[..., object]) -> None:
-        """What `serve` is given as `ready`."""
+        """Keep the function that queues calls. `serve` gets this method as `ready`."""
         self._call_soon = call_soon_threadsafe
 
     def obey(self) -> None:
-        """Do what the examiner says, in a thread of our own, until it hangs up."""
+        """Follow the examiner's orders, in a thread of our own, until it hangs up."""
         orders: dict[str, Callable[[], None]] = {
             "go": self._go.set,
             "observe": self.observe,
             "sent": self.report_sent,
             "usage": self.report_usage,
             "children": lambda: self.tell("children", count=children()),
-            "call": self.hand_in,
-            "raise": self.hand_in_trouble,
+            "call": self.queue_call,
+            "raise": self.queue_trouble,
             "starve": self.starve,
         }
         with contextlib.suppress(OSError), self._wire.makefile() as lines:
@@ -124,37 +124,37 @@ class Host:
         os._exit(0)
 
     def observe(self) -> None:
-        """Note from now on to whom the server sends."""
+        """Record from now on to which port the server sends."""
         self._sent = []
 
     def report_sent(self) -> None:
-        """Tell to which ports how much was sent, in that order."""
+        """Report how much was sent to which port, in order."""
         self.tell("sent", sends=list(self._sent or ()))
 
     def report_usage(self) -> None:
-        """Tell processor time, threads beside this one; memory and naps where there is a /proc to read them from."""
+        """Report processor time and the number of other threads; with a /proc also memory and naps."""
         usage = {"processor_s": time.process_time(), "threads": threading.active_count() - 1}
         self.tell("usage", **usage, memory_bytes=resident_bytes(), naps=naps())
 
-    def hand_in(self) -> None:
-        """Hand a call in from this thread, and tell when it has run and whether that was in the program's own."""
+    def queue_call(self) -> None:
+        """Queue a call from this thread. When it runs, report whether that is in the program's thread."""
         here = threading.get_ident()
         if self._call_soon is None:
             self.tell("called", how=NOT_READY)
         else:
             self._call_soon(lambda: self.tell("called", how="here" if threading.get_ident() == here else "there"))
 
-    def hand_in_trouble(self) -> None:
-        """Hand in a call that raises."""
+    def queue_trouble(self) -> None:
+        """Queue a call that raises."""
         if self._call_soon is None:
-            self.tell("handed_in", how=NOT_READY)
+            self.tell("queued", how=NOT_READY)
         else:
             self._call_soon(trouble)
-            self.tell("handed_in", how="there")
+            self.tell("queued", how="there")
 
     def starve(self) -> None:
-        """Leave the process a few more descriptors, and no more."""
-        import resource  # not on every system: the examiner has looked
+        """Lower the limit, so that the process can open only a few more descriptors."""
+        import resource  # not on every system: the examiner has checked
 
         lowest_free = os.dup(0)
         os.close(lowest_free)
@@ -164,29 +164,29 @@ class Host:
 
 
 def load(path: str, name: str) -> Any:
-    """Run the file as a module and return its `serve`, or None. Raise whatever it raises."""
-    sys.path.insert(0, os.path.dirname(os.path.abspath(path)))  # as for a program that is run
+    """Run the file as a module and return its `serve`, or None. Raise what it raises."""
+    sys.path.insert(0, os.path.dirname(os.path.abspath(path)))  # as if the program were run
     sys.path.append(HOUSE)  # where `reactor` is, if it isn't installed
     sys.argv = [path]
     module = sys.modules[name] = types.ModuleType(name)
     module.__file__ = path
     with open(path, "rb") as file:
         code = compile(file.read(), path, "exec")
-    exec(code, module.__dict__)  # noqa: S102  (that is what we are for)
+    exec(code, module.__dict__)  # noqa: S102  (that is our task)
     return getattr(module, "serve", None)
 
 
 def count_arguments(serve: Callable[..., object]) -> int:
-    """Return how many positional arguments `serve` takes: MOST_ARGUMENTS for any number, 1 if it isn't from Python."""
+    """Return how many positional arguments `serve` takes: MOST_ARGUMENTS if any number, 1 if it isn't Python code."""
     code = getattr(serve, "__code__", None)
     if code is None:
         return 1
-    bound = isinstance(serve, types.MethodType)  # `self` is there already
+    bound = isinstance(serve, types.MethodType)  # `self` is given already
     return MOST_ARGUMENTS if code.co_flags & CO_VARARGS else int(code.co_argcount) - bound
 
 
 def count_required(serve: Callable[..., object]) -> int:
-    """Return how many positional arguments `serve` can't be called without."""
+    """Return how many positional arguments `serve` requires."""
     if not hasattr(serve, "__code__"):
         return 1
     bound = isinstance(serve, types.MethodType)
@@ -197,7 +197,7 @@ def open_sockets() -> tuple[Observed, socket.socket]:
     """Return a listening TCP socket and a UDP one, on loopback, any port."""
     listener = socket.create_server(("127.0.0.1", 0), backlog=BACKLOG)
     for option in (socket.SO_SNDBUF, socket.SO_RCVBUF):
-        listener.setsockopt(socket.SOL_SOCKET, option, KERNEL_BUFFER_BYTES)  # those that are accepted inherit it
+        listener.setsockopt(socket.SOL_SOCKET, option, KERNEL_BUFFER_BYTES)  # accepted sockets inherit it
     datagrams = socket.socket(type=socket.SOCK_DGRAM)
     datagrams.bind(("127.0.0.1", 0))
     observed = Observed(listener.family, listener.type, listener.proto, fileno=listener.detach())
@@ -205,7 +205,7 @@ def open_sockets() -> tuple[Observed, socket.socket]:
 
 
 def resident_bytes() -> int | None:
-    """Return how much memory the process really has, None where the system doesn't say."""
+    """Return the resident memory of the process, None where the system doesn't report it."""
     try:
         with open("/proc/self/statm") as numbers:
             return int(numbers.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
@@ -214,9 +214,9 @@ def resident_bytes() -> int | None:
 
 
 def naps() -> int | None:
-    """Return how often the thread that serves has gone to sleep (proc(5): status), None where the system doesn't say.
+    """Return how often the serving thread has gone to sleep (proc(5): status), None where the system doesn't say.
 
-    In a while without events, that is how often it woke to look whether there were any.
+    Without events, this is how often it woke up to look for some.
     """
     try:
         with open(f"/proc/self/task/{threading.main_thread().native_id}/status") as lines:
@@ -226,7 +226,7 @@ def naps() -> int | None:
 
 
 def children() -> int:
-    """Return how many child processes there are, also those not yet reaped (proc(5): stat); 0 without a /proc."""
+    """Return the number of child processes, unreaped ones too (proc(5): stat); 0 without a /proc."""
     count = 0
     for name in os.listdir("/proc") if os.path.isdir("/proc") else ():
         with contextlib.suppress(OSError, IndexError), open(f"/proc/{name}/stat", "rb") as stat:  # it may have ended
@@ -244,12 +244,12 @@ def set_bounds() -> None:
 
 
 def trouble() -> None:
-    """Raise: the call that is handed in to see what becomes of the others."""
+    """Raise. This call is queued to see whether the loop survives it."""
     raise RuntimeError("this call raises, on purpose")
 
 
 async def dialogue(stream: Any) -> None:
-    """Ask twice, with a pause, and greet: three steps that remember what was said, written from top to bottom."""
+    """Ask twice, with a pause, and greet: three steps with a memory, written from top to bottom."""
     await stream.write(b"name? ")
     name = await stream.read()
     await stream.sleep(0.01)
@@ -259,13 +259,13 @@ async def dialogue(stream: Any) -> None:
 
 
 async def echo(stream: Any) -> None:
-    """Send back what comes: the handler for a `serve` that must have one, where no dialogue is asked for."""
+    """Echo: the handler for a `serve` that requires one, when no dialogue is checked."""
     while data := await stream.read():
         await stream.write(data)
 
 
 def describe(error: BaseException) -> str:
-    """Return an exception in one line, and the line of the program that it comes from, if there is one."""
+    """Return an exception in one line, with the program's line number if it comes from there."""
     what = f"{type(error).__name__}: {error}"
     if isinstance(error, SyntaxError):
         return f"{what.partition(' (')[0]} (line {error.lineno})"
@@ -278,7 +278,7 @@ def describe(error: BaseException) -> str:
 
 
 def main() -> None:
-    """Take the stage: PORT of the examiner, FILE, module NAME, idle seconds, how many arguments to give at the most."""
+    """Run as a process. Arguments: the examiner's PORT, FILE, module NAME, idle seconds, most arguments for `serve`."""
     port, path, name, idle_s, most = sys.argv[1:]
     set_bounds()
     with socket.create_connection(("127.0.0.1", int(port))) as wire:

@@ -1,7 +1,7 @@
-"""What the student sees: the staircase, a lesson with its demonstration, and the verdicts on a program of one's own.
+"""The lecture: the staircase, a lesson with its demonstration, and the verdicts on a student's program.
 
-Law: what is shown has just been measured. Lines come as soon as they are known, so no reader waits before an empty
-screen, and none is wider than a terminal.
+Law: what is shown has just been measured. Each line appears as soon as it is known, and no line is wider than the
+terminal.
 """
 
 from __future__ import annotations
@@ -32,13 +32,12 @@ def staircase() -> Iterator[str]:
         sentence = next(added(lesson.number)).sentence
         yield f"  {lesson.number:>2}  {lesson.title}"
         yield f"      {sentence}"
-    yield ""
-    yield f"Begin with:  {command(1)}"
+    yield from ("", f"Begin with:  {command(1)}")
     yield "Each lesson also has  --source  --exercise  --check FILE  --serve [--port PORT];  --help says more."
 
 
 def lesson(lesson: Lesson) -> Iterator[str]:
-    """Yield a lesson: what it says, the demonstration, what to read and do next."""
+    """Yield a lesson: its explanation, the demonstration, what to read and do next."""
     heading = f"Lesson {lesson.number}: {lesson.title}"
     yield heading
     yield "=" * len(heading)
@@ -49,46 +48,38 @@ def lesson(lesson: Lesson) -> Iterator[str]:
     if lesson.number == 12:
         yield from trip()
         yield from tour()
-    yield ""
-    yield f"By hand ({command(lesson.number)} --serve, in another terminal)"
+    yield from ("", f"By hand ({command(lesson.number)} --serve, in another terminal)")
     yield from paragraph(lesson.by_hand)
     yield from textwrap.indent(lesson.script, "    ").splitlines()
-    yield ""
-    yield "Read on in reactor"
+    yield from ("", "Read on in reactor")
     yield from places(lesson.read)
     if lesson.see:
         titles = " and ".join(f'"{title}"' for title in lesson.see)
         yield ""
         yield from paragraph(f"See it: {python()} -m reactor.player --gallery --open, {titles}", "")
-    yield ""
-    yield "Exercise (start from --exercise > mine.py, have it judged with --check mine.py)"
+    yield from ("", "Exercise (start from --exercise > mine.py, judge it with --check mine.py)")
     yield from paragraph(lesson.task)
     if lesson.number < len(LESSONS):
-        yield ""
-        yield f"Next: {command(lesson.number + 1)}"
+        yield from ("", f"Next: {command(lesson.number + 1)}")
 
 
 def demonstration(lesson: Lesson) -> Iterator[str]:
-    """Yield what was broken one step below, what is kept here, and what is broken still. All of it is run now."""
+    """Yield what the previous program breaks, what this one keeps, and what it still breaks. All is run now."""
     if lesson.number > 1:
-        yield ""
-        yield f"Run now: lesson {lesson.number - 1}'s program, and what it gets wrong"
+        yield from ("", f"Run now: lesson {lesson.number - 1}'s program, and what it gets wrong")
         yield from verdicts(added(lesson.number), LESSONS[lesson.number - 2].program)
-    yield ""
-    yield "Run now: this lesson's program"
+    yield from ("", "Run now: this lesson's program")
     yield from verdicts(added(lesson.number), lesson.program)
     if lesson.number == 12:
-        yield ""
-        yield "Run now: the same program, and all the promises of the lessons before"
+        yield from ("", "Run now: the same program, and all the promises of the lessons before")
         yield from verdicts(asked(lesson.number - 1), lesson.program)
     if lesson.number < len(LESSONS):
-        yield ""
-        yield "Run now: the same program, and what it still gets wrong"
+        yield from ("", "Run now: the same program, and what it still gets wrong")
         yield from verdicts(added(lesson.number + 1), lesson.program)
 
 
 def trip() -> Iterator[str]:
-    """Yield what the loop itself says of one client that sends a few bytes: `Reactor(observer=…)`."""
+    """Yield how an observer of the loop narrates one client that sends a few bytes."""
     said: list[str] = []
     with Reactor(observer=Trace(Narrator(said.append))) as loop:
         listener = listen_tcp(loop, ("127.0.0.1", 0), lambda: Echo(loop))
@@ -96,14 +87,13 @@ def trip() -> Iterator[str]:
             client.sendall(b"hello")
             client.shutdown(socket.SHUT_WR)
             loop.run()
-    yield ""
-    yield "Run now: five bytes and a FIN, told by Reactor(observer=Trace(Narrator(print)))"
+    yield from ("", "Run now: five bytes and a FIN, told by Reactor(observer=Trace(Narrator(print)))")
     for sentence in said:
         yield from paragraph(sentence)
 
 
 class Echo(StreamProtocol):
-    """Sends back what comes, and ends the loop with its only client."""
+    """Echoes, and stops the loop when its only client has left."""
 
     def __init__(self, loop: Reactor) -> None:
         self.loop = loop
@@ -113,12 +103,12 @@ class Echo(StreamProtocol):
         connection.write(data)
 
     def connection_lost(self, connection: Connection, error: Exception | None) -> None:
-        """It was the only one."""
+        """Stop the loop: this was the only client."""
         self.loop.stop()
 
 
 def verdicts(promises: Iterable[Promise], program: Program) -> Iterator[str]:
-    """Judge a program and yield what has been found, promise by promise."""
+    """Judge a program and yield the verdicts, promise by promise."""
     for promise in promises:
         yield from verdict(judge(promise, program))
 
@@ -130,9 +120,9 @@ def verdict(found: Verdict) -> Iterator[str]:
 
 
 def check(lesson: Lesson, path: str) -> Generator[str, None, bool]:
-    """Judge the program in a file by all that is asked up to this lesson; return whether nothing is broken.
+    """Judge the program in a file by all promises up to this lesson. Return whether it breaks none.
 
-    Yields lines meanwhile. Raise Unusable if there is nothing to judge.
+    Yields lines meanwhile. Raise Unusable if the file can't be judged.
     """
     program = Program(path)
     takes = arguments_taken(program)
@@ -154,20 +144,18 @@ def check(lesson: Lesson, path: str) -> Generator[str, None, bool]:
 
 
 def arguments_taken(program: Program) -> int:
-    """Return how many arguments a program's `serve` takes. Raise Unusable if there is none to call."""
+    """Return how many arguments a program's `serve` takes. Raise Unusable if it can't be called."""
     with Subject(program, IDLE_S, 0) as subject:
         if not subject.wants:
-            raise Unusable("its `serve` takes no arguments; it is given a listening socket at least")
+            raise Unusable("its `serve` takes no arguments; it must take at least a listening socket")
         return subject.wants
 
 
 def tour() -> Iterator[str]:
-    """Yield the ten files, and one byte's trip through them."""
-    yield ""
-    yield "The ten files of reactor, in reading order"
+    """Yield the ten files of `reactor`, each with its law."""
+    yield from ("", "The ten files of reactor, in reading order")
     for stop in TOUR:
-        yield ""
-        yield f"  {stop.file} ({stop.met})"
+        yield from ("", f"  {stop.file} ({stop.met})")
         yield from paragraph(law(stop.file), "      ")
         yield from paragraph(f"Better: {stop.better}", "      ")
 
@@ -182,7 +170,7 @@ def places(which: Iterable[Place], source: str = "") -> Iterator[str]:
 
 
 def explanation(lesson: Lesson) -> Iterator[str]:
-    """Yield what the program's docstring says, as wide as the screen; a table in it stays as it is."""
+    """Yield the program's docstring, wrapped to the screen; a table in it stays as it is."""
     text = ""
     for line in [*lesson.explanation[1:], ""]:
         if line.startswith(" " * 8) and line[8] != " ":
@@ -201,5 +189,5 @@ def paragraph(text: str, margin: str = "  ") -> list[str]:
 
 
 def columns() -> int:
-    """Return how wide lines may be."""
+    """Return the greatest width of a line."""
     return max(NARROWEST_COLUMNS, min(shutil.get_terminal_size().columns, WIDEST_COLUMNS))

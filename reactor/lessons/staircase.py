@@ -1,7 +1,7 @@
-"""The staircase: the thirteen lessons as data. What each does, fixes and breaks stands in its program's docstring.
+"""The staircase: the thirteen lessons as data.
 
-Law: the program is the lesson. Here is only what a program can't say of itself: where to look, what to try by hand,
-what to build, and where `reactor` does the same.
+Law: the program is the lesson. Its docstring says what it does, fixes and breaks. This file holds only what a program
+can't say of itself: where to look, what to try by hand, what to build, and where `reactor` does the same.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from reactor.lessons.subject import FOLDER, Program
 
 
 class Place(NamedTuple):
-    """A function or class worth a look, and why. In a file of `reactor`, or in the lesson's own program ("")."""
+    """A function or class to look at, and why. It is in a file of `reactor`, or in the lesson's program ("")."""
 
     file: str
     name: str
@@ -29,15 +29,15 @@ class Lesson(NamedTuple):
     stem: str  # of the program's file
     arguments: str
     look: tuple[Place, ...]
-    by_hand: str  # what to try while it is served
+    by_hand: str  # what to try while the program serves
     task: str
     read: tuple[Place, ...]
-    script: str = ""  # a program for trying it by hand, where a client isn't enough
+    script: str = ""  # a program to try by hand, where a client isn't enough
     see: tuple[str, ...] = ()  # titles in the player's gallery
 
     @property
     def program(self) -> Program:
-        """The program, as the examiner takes it."""
+        """The program, as the examiner loads it."""
         return Program(str(FOLDER / f"{self.stem}.py"), f"reactor.lessons.{self.stem}")
 
     @property
@@ -47,7 +47,7 @@ class Lesson(NamedTuple):
 
     @property
     def title(self) -> str:
-        """What the program's docstring begins with, without the number."""
+        """The first line of the program's docstring, without the number."""
         return self.explanation[0].partition(": ")[2].rstrip(".")
 
     @property
@@ -82,8 +82,8 @@ LESSONS: tuple[Lesson, ...] = (
         1,
         "step01_blocking",
         TCP,
-        (Place("", "serve", "three calls, and each may sleep"),),
-        "Connect two clients. Say something with the second: no answer, until the first has left.",
+        (Place("", "serve", "three calls; each may sleep"),),
+        "Connect two clients. Send something with the second: no answer comes until the first has left.",
         "Write `serve(listener)`: accept a client, send back all that it sends, close when it has finished, go on.",
         (Place("connection.py", "StreamProtocol", "what is left for you to write when a loop does the rest"),),
     ),
@@ -92,7 +92,7 @@ LESSONS: tuple[Lesson, ...] = (
         "step02_threads",
         TCP,
         (
-            Place("", "serve", "accept, and hand over at once"),
+            Place("", "serve", "accept, and start a thread at once"),
             Place("", "echo", "lesson 1's inner loop, now in a thread of its own"),
         ),
         "Connect three clients, and look at the process: ps -o nlwp,rss,args -p PID shows four threads.",
@@ -103,24 +103,24 @@ LESSONS: tuple[Lesson, ...] = (
         3,
         "step03_busy",
         TCP,
-        (Place("", "serve", "no call sleeps: that is its virtue, and its vice"),),
-        "Look at `top`, with no client connected: it takes all of a processor.",
-        "One thread for all clients. Don't let any call sleep: `setblocking(False)`, and go round.",
-        (Place("sockets/opening.py", "bind_tcp", "sockets don't block from the moment when they are made"),),
+        (Place("", "serve", "no call sleeps: that is its strength and its weakness"),),
+        "Look at `top` while no client is connected: the server takes a whole processor.",
+        "Serve all clients in one thread. Let no call sleep: use `setblocking(False)`, and ask each socket in turn.",
+        (Place("sockets/opening.py", "bind_tcp", "sockets don't block from the moment they are made"),),
     ),
     Lesson(
         4,
         "step04_selectors",
         TCP,
         (
-            Place("", "serve", "the loop: three lines, and it will look like this to the end"),
-            Place("", "echo", "the hope, in one line"),
+            Place("", "serve", "the loop: three lines, and it stays like this to the end"),
+            Place("", "echo", "the line that hopes"),
         ),
-        "Look at `top`: nothing. Then send 20 megabytes without reading (--flood): not all of it comes back.",
-        "Sleep until there is something to do. Ask a selector, and keep with each socket what to do when it is ready.",
+        "Look at `top`: no load. Then send 20 megabytes without reading (--flood): not all of it comes back.",
+        "Sleep until there is work. Use a selector, and register with each socket what to do when it is ready.",
         (
-            Place("loop.py", "Reactor.turn", "step 3 is the same loop: the data of the selector is called"),
-            Place("loop.py", "Reactor.set_interest", "the one place where the selector is told what to watch"),
+            Place("loop.py", "Reactor.turn", "step 3 is the same loop: it calls the selector's data"),
+            Place("loop.py", "Reactor.set_interest", "the one place that tells the selector what to watch"),
         ),
     ),
     Lesson(
@@ -131,11 +131,11 @@ LESSONS: tuple[Lesson, ...] = (
             Place("", "Connection.flush", "a byte leaves the buffer after `send` has taken it, not before"),
             Place("", "Connection.on_event", "watch for WRITE only while something waits, or the loop never sleeps"),
         ),
-        "Send 20 megabytes without reading (--flood), with `top` beside it: the memory grows, and stays.",
-        "Lose nothing against a slow reader. Keep what `send` didn't take, and send it when the socket is writable.",
+        "Watch `top` and send 20 megabytes without reading (--flood): the memory grows, and stays.",
+        "Lose no byte for a slow reader. Keep what `send` didn't take, and send it when the socket is writable.",
         (
             Place("connection.py", "Connection.write", "what happens when `send` takes only half"),
-            Place("connection.py", "Connection._flush", "and how the rest goes on"),
+            Place("connection.py", "Connection._flush", "how the rest is sent"),
             Place("buffer.py", "SendBuffer", "the buffer, and what it costs to take from its front"),
         ),
         see=("A partial write",),
@@ -145,12 +145,12 @@ LESSONS: tuple[Lesson, ...] = (
         "step06_backpressure",
         TCP,
         (
-            Place("", "Connection.interest", "computed from what the connection is, in one place"),
-            Place("", "Connection.receive", "asks it before each receive"),
+            Place("", "Connection.interest", "computed from the connection's state, in one place"),
+            Place("", "Connection.receive", "asks `interest` before each receive"),
         ),
-        "Send 20 megabytes without reading (--flood): now it is your client that waits. Press Ctrl-C there, instead of "
-        "reading: its reset ends the server.",
-        "Give each client a bound. Above a high-water mark of 64 KiB that wait, don't read from it.",
+        "Send 20 megabytes without reading (--flood): now your client waits. Press Ctrl-C there instead of reading: "
+        "its reset ends the server.",
+        "Bound the memory of each client. While more than a high-water mark of 64 KiB waits, don't read from it.",
         (
             Place("connection.py", "Connection._wanted", "the same decision, with all states"),
             Place("limits.py", "Limits", "every bound, on one screen"),
@@ -163,14 +163,14 @@ LESSONS: tuple[Lesson, ...] = (
         TCP,
         (
             Place("", "State", "three states; each decision looks at them and at nothing else"),
-            Place("", "Connection.on_event", "where a reset ends, and where draining does"),
+            Place("", "Connection.on_event", "where a reset ends, and where draining ends"),
         ),
-        "Send 20 megabytes (--flood), as much as is taken, and read on: all that was sent comes back, then the end. Or "
-        "press Ctrl-C there: the server goes on.",
-        "Deliver all that waits after the client's FIN, then close. And let no client's reset end the service.",
+        "Send up to 20 megabytes (--flood), then read: all that was sent comes back, then the end. Or press Ctrl-C "
+        "there: the server goes on.",
+        "After the client's FIN, deliver all that waits, then close. And let no client's reset end the service.",
         (
-            Place("connection.py", "Connection._enter", "the table has five rows: see the module's docstring"),
-            Place("connection.py", "Connection._advance", "what follows when all is delivered"),
+            Place("connection.py", "Connection._enter", "five states here: see the table in the module's docstring"),
+            Place("connection.py", "Connection._advance", "what happens when all is delivered"),
         ),
         see=("Half-close",),
     ),
@@ -182,12 +182,12 @@ LESSONS: tuple[Lesson, ...] = (
             Place("", "serve", "two descriptors of two kinds, one loop"),
             Place("", "echo_datagrams", "no connection, no buffer, no end"),
         ),
-        "Say something over UDP: nc -u 127.0.0.1 7007. Then stop a TCP client with Ctrl-Z, as if its cable had been "
-        "pulled: its connection is there tomorrow.",
+        "Send something over UDP: nc -u 127.0.0.1 7007. Then stop a TCP client with Ctrl-Z, as if its cable were "
+        "pulled: its connection is still there tomorrow.",
         "Echo datagrams beside TCP: serve(listener, datagrams), both already bound.",
         (
-            Place("datagram.py", "Datagram.on_event", "so many in a turn, and what an error of one means"),
-            Place("datagram.py", "Datagram.send", "what if the kernel's buffer is full"),
+            Place("datagram.py", "Datagram.on_event", "how many in a turn, and what an error of one means"),
+            Place("datagram.py", "Datagram.send", "what happens when the kernel's buffer is full"),
         ),
     ),
     Lesson(
@@ -195,14 +195,14 @@ LESSONS: tuple[Lesson, ...] = (
         "step09_timers",
         IDLE,
         (
-            Place("", "Loop.run", "how long to sleep, and what is due"),
-            Place("", "Connection.check_idle", "one timer for each connection; it looks again, and is never cancelled"),
+            Place("", "Loop.run", "how long to sleep, and which calls are due"),
+            Place("", "Connection.check_idle", "one timer for each connection; it looks again and is never cancelled"),
         ),
-        "Connect, and say nothing for a minute.",
+        "Connect, and send nothing for a minute.",
         "Close clients that have moved no byte for `idle_s` seconds: serve(listener, datagrams, idle_s).",
         (
             Place("timers.py", "Timers.sleep_s", "how long select may sleep"),
-            Place("timers.py", "Timer.cancel", "cancelling in constant time, and sweeping later"),
+            Place("timers.py", "Timer.cancel", "cancel in constant time, sweep later"),
         ),
     ),
     Lesson(
@@ -210,15 +210,15 @@ LESSONS: tuple[Lesson, ...] = (
         "step10_fairness",
         IDLE,
         (
-            Place("", "Connection.receive", "one receive; compare it with lesson 9's"),
-            Place("", "Loop.pop_due", "all that is due comes out before any of it is called"),
+            Place("", "Connection.receive", "one receive; compare it with lesson 9"),
+            Place("", "Loop.pop_due", "all due timers come out before the first is called"),
         ),
-        "Press Ctrl-C, or send SIGTERM, while --flood has yet to read: it gets a reset, and next to nothing before.",
-        "Let no client wait for one that never pauses. Bound every piece of work, and trust in the next turn.",
+        "Press Ctrl-C in the server, or send SIGTERM, before --flood reads: it gets almost nothing, and then a reset.",
+        "Let no client wait for one that never pauses. Bound every piece of work, and leave the rest to the next turn.",
         (
             Place("connection.py", "Connection.on_event", "receive once, flush once"),
             Place("timers.py", "Timers.pop_due", "why a timer can't starve the sockets"),
-            Place("listener.py", "Listener.on_event", "so many clients in a turn"),
+            Place("listener.py", "Listener.on_event", "how many clients in a turn"),
         ),
         see=("A hog and a ping",),
     ),
@@ -227,15 +227,15 @@ LESSONS: tuple[Lesson, ...] = (
         "step11_wakeups",
         READY,
         (
-            Place("", "Loop.call_soon_threadsafe", "note it, then wake: in this order"),
-            Place("", "Loop.on_signals", "C writes the byte even while select sleeps"),
-            Place("", "Server.stop", "how a service ends: the most that most programs never do"),
+            Place("", "Loop.call_soon_threadsafe", "queue the call, then wake: in this order"),
+            Place("", "Loop.on_signals", "C code writes the byte even while select sleeps"),
+            Place("", "Server.stop", "how a service ends in order"),
         ),
-        "Say something with nc, and press Ctrl-C in the server: nc ends in order. While --flood has yet to read: it "
-        "gets a part, and then a reset, for it had sent more than the server had received. Lesson 12 mends that.",
-        "serve(listener, datagrams, idle_s, ready): return after SIGTERM when all that was received is answered. Let "
-        "the high-water mark be 64 KiB at least, as the examiner sends 60 KiB and then SIGTERM. Call "
-        "`ready(f)` once; f(call), from any thread, has the loop make the call.",
+        "Send something with nc, and press Ctrl-C in the server: nc ends in order. Do the same before --flood reads: "
+        "it gets a part, and then a reset, because it sent more than the server received. Lesson 12 fixes that.",
+        "serve(listener, datagrams, idle_s, ready): after SIGTERM, answer all that was received, then return. Use a "
+        "high-water mark of 64 KiB or more: the examiner sends 60 KiB and then SIGTERM. Call `ready(f)` once; any "
+        "thread may call f(call), and your loop then makes the call.",
         (
             Place("signals.py", "Waker", "the socket pair, and why a lost byte does no harm"),
             Place("loop.py", "Reactor.call_soon_threadsafe", "the two lines"),
@@ -246,17 +246,17 @@ LESSONS: tuple[Lesson, ...] = (
         "step12_reactor",
         READY,
         (
-            Place("", "Echo", "all that is left of lessons 4 to 7"),
+            Place("", "Echo", "what is left of lessons 4 to 7"),
             Place("", "Server.stop", "as in lesson 11, but `close` lingers"),
         ),
-        "Press Ctrl-C in the server while --flood has yet to read, and read within five seconds: it gets all that "
-        "the server had received, and then an orderly end (FIN).",
-        "Go on when `accept` raises EMFILE, when a call raises, and when a client still talks while you close. "
-        "With `reactor`, or with your own loop of lesson 11.",
+        "Press Ctrl-C in the server before --flood reads, then let it read within five seconds: it gets all that the "
+        "server received, and then an orderly end (FIN).",
+        "Go on when `accept` raises EMFILE, when a call raises, and when a client still sends while you close. "
+        "Use `reactor`, or your own loop of lesson 11.",
         (
-            Place("listener.py", "Listener._goes_on_after", "no descriptors: wait, and let the clients queue"),
+            Place("listener.py", "Listener._goes_on_after", "no descriptors: wait, while clients queue"),
             Place("loop.py", "Reactor._guard", "around every callback"),
-            Place("connection.py", "Connection._linger", "why closing isn't the end"),
+            Place("connection.py", "Connection._linger", "why a close isn't the end"),
         ),
         see=("No descriptor left", "A stale event avoided"),
     ),
@@ -266,17 +266,17 @@ LESSONS: tuple[Lesson, ...] = (
         f"{READY}, handler",
         (
             Place("", "Future.__await__", "the only yield"),
-            Place("", "Task.step", "a coroutine is sent on, as far as it comes"),
-            Place("", "Stream.movement", "a time-out is one more that may resolve a future"),
-            Place("", "echo", "what it was all for"),
+            Place("", "Task.step", "runs a coroutine to its next await"),
+            Place("", "Stream.movement", "a timeout resolves the same future"),
+            Place("", "echo", "the result: a handler of two lines"),
         ),
-        "Write an `async def` of your own, and hand it to `serve` as `handler`, in a program such as this one:",
-        "Have a coroutine serve each connection: `async def handler(stream)`, with `await stream.read()`, "
+        "Write your own `async def`, and give it to `serve` as `handler`, in a program like this one:",
+        "Let a coroutine serve each connection: `async def handler(stream)`, with `await stream.read()`, "
         '`await stream.write(data)` and `await stream.sleep(delay_s)`. `read` returns b"" at the end. '
-        "All three are `async def`. As in lesson 11, let the high-water mark be 64 KiB at least.",
+        "All three are `async def`. As in lesson 11, use a high-water mark of 64 KiB or more.",
         (
-            Place("connection.py", "StreamProtocol", "the callbacks on which coroutines stand"),
-            Place("loop.py", "Reactor.call_soon", "what sends a task on, so that no task runs inside another"),
+            Place("connection.py", "StreamProtocol", "the callbacks under the coroutines"),
+            Place("loop.py", "Reactor.call_soon", "continues a task, so that no task runs inside another"),
         ),
         GREETER,
     ),
@@ -299,7 +299,7 @@ def _is_definition(node: ast.stmt, name: str) -> bool:
 
 
 def exercise(lesson: Lesson) -> str:
-    """Return a program to start from: the lesson before, with the task in place of its docstring."""
+    """Return a program to start from: the previous lesson, with the task in place of its docstring."""
     task = f'"""Exercise {lesson.number}. {lesson.task}\n\nCheck it: {command(lesson.number)} --check FILE\n"""\n'
     if lesson.number == 1:
         return task + SKELETON
@@ -313,17 +313,17 @@ import socket
 
 
 def serve(listener: socket.socket) -> None:
-    """Echo for ever. `listener` is bound and listening."""
+    """Echo forever. `listener` is bound and listening."""
     while True:
         client, _address = listener.accept()
 '''
 
 
 def command(number: int) -> str:
-    """Return what to type for a lesson."""
+    """Return the command for a lesson."""
     return f"{python()} -m reactor.lessons {number}"
 
 
 def python() -> str:
-    """Return the name by which this Python was run: not everywhere is there a `python`."""
+    """Return the name by which this Python was run: not every system has a `python`."""
     return pathlib.Path(sys.executable).name or "python3"

@@ -1,10 +1,10 @@
-"""Lesson 3: one thread, sockets that don't block, and a loop that asks them all again and again.
+"""Lesson 3: one thread, non-blocking sockets, and a loop that asks them all again and again.
 
-Does    with `setblocking(False)`, a call that would sleep raises BlockingIOError instead: "nothing here, go on".
-        So one thread goes round: is there a caller? Has this client said something? And this one?
+Does    after `setblocking(False)`, a call that would sleep raises BlockingIOError instead: "nothing here, go on".
+        So one thread goes round and asks: is there a new client? Has this client sent something? And this one?
 Fixes   lesson 2, where each client cost a thread: now it costs a socket and a place in a list.
-Breaks  the machine's peace. The loop never sleeps: with nobody saying anything it takes all of a processor, and each
-        round costs a system call for each client that has nothing to say, and one to ask for callers.
+Breaks  the idle machine. The loop never sleeps: while all clients are silent, it takes a whole processor. Each round
+        costs one system call for each silent client, and one to look for new clients.
 """
 
 import contextlib
@@ -15,16 +15,16 @@ RECEIVE_BYTES = 4096
 
 
 def serve(listener: socket.socket) -> None:
-    """Echo for ever, asking everybody in turn."""
+    """Echo forever, asking every socket in turn."""
     listener.setblocking(False)
     clients: list[socket.socket] = []
     while True:
-        with contextlib.suppress(BlockingIOError):  # nobody is calling
+        with contextlib.suppress(BlockingIOError):  # no new client
             client, _address = listener.accept()
             client.setblocking(False)
             clients.append(client)
-        for client in clients[:]:  # a copy, as those that leave are taken out of the list
-            with contextlib.suppress(BlockingIOError):  # this one has said nothing
+        for client in clients[:]:  # a copy, because clients that leave are removed from the list
+            with contextlib.suppress(BlockingIOError):  # it has sent nothing
                 if data := client.recv(RECEIVE_BYTES):
                     client.send(data)
                 else:
@@ -33,7 +33,7 @@ def serve(listener: socket.socket) -> None:
 
 
 def main() -> None:
-    """Serve 127.0.0.1 on the port that is given, or 7007, until Ctrl-C."""
+    """Serve 127.0.0.1 on the given port, or 7007, until Ctrl-C."""
     try:
         listener = socket.create_server(("127.0.0.1", int(sys.argv[1]) if sys.argv[1:] else 7007))
     except (ValueError, OverflowError, OSError) as error:

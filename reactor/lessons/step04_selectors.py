@@ -1,10 +1,10 @@
-"""Lesson 4: ask the kernel who is ready. The first event loop.
+"""Lesson 4: ask the kernel which sockets are ready. The first event loop.
 
-Does    register every socket with a selector, and sleep in `select` until one of them is readable. What must be done
-        then is registered with it, as its `data`: so the loop is three lines long, whatever is on it.
-Fixes   lesson 3, which burned a processor to learn that nothing had happened: now the kernel tells.
-Breaks  a client that reads slowly. Its answers fill the kernel's buffer, and then `send` takes only a part, or
-        nothing. This program hopes that it doesn't come to that. What the kernel didn't take is lost.
+Does    register every socket with a selector, and sleep in `select` until one of them is readable. The function to
+        call then is registered with the socket, as its `data`. So the loop has three lines, whatever it serves.
+Fixes   lesson 3, which used a whole processor to learn that nothing had happened: now the kernel reports readiness.
+Breaks  a client that reads slowly. Its answers fill the kernel's buffer, and then `send` takes only a part of them, or
+        nothing. This program hopes that this never happens. What the kernel doesn't take is lost.
 """
 
 import contextlib
@@ -18,34 +18,34 @@ RECEIVE_BYTES = 4096
 
 
 def serve(listener: socket.socket) -> None:
-    """Echo for ever, and sleep when nobody says anything."""
+    """Echo forever, and sleep while all clients are silent."""
     selector = selectors.DefaultSelector()
     listener.setblocking(False)
     selector.register(listener, READ, functools.partial(accept, selector, listener))
     while True:
-        for key, _mask in selector.select():  # sleeps until somebody is ready
+        for key, _mask in selector.select():  # sleeps until a socket is ready
             key.data()
 
 
 def accept(selector: selectors.BaseSelector, listener: socket.socket) -> None:
-    """Take one caller in."""
+    """Accept one client."""
     client, _address = listener.accept()
     client.setblocking(False)
     selector.register(client, READ, functools.partial(echo, selector, client))
 
 
 def echo(selector: selectors.BaseSelector, client: socket.socket) -> None:
-    """Send back what has come."""
+    """Send back what has arrived."""
     if data := client.recv(RECEIVE_BYTES):
         with contextlib.suppress(BlockingIOError):
-            client.send(data)  # hope that it takes everything
+            client.send(data)  # hopes that the kernel takes everything
     else:
         selector.unregister(client)
         client.close()
 
 
 def main() -> None:
-    """Serve 127.0.0.1 on the port that is given, or 7007, until Ctrl-C."""
+    """Serve 127.0.0.1 on the given port, or 7007, until Ctrl-C."""
     try:
         listener = socket.create_server(("127.0.0.1", int(sys.argv[1]) if sys.argv[1:] else 7007))
     except (ValueError, OverflowError, OSError) as error:

@@ -1,10 +1,10 @@
-"""Lesson 5: a buffer for each connection, and sends that take only a part.
+"""Lesson 5: a buffer for each connection, and partial writes.
 
-Does    what the kernel won't take waits in a buffer. As long as something waits, the selector is asked to say when the
-        socket is writable too, and then the rest goes on. A byte leaves the buffer only after `send` has taken it.
-Fixes   lesson 4, which lost what a slow reader's kernel buffer couldn't hold.
-Breaks  against a client that sends and never reads. All that it sends waits in the buffer, for ever: one client can
-        take all of the machine's memory.
+Does    what the kernel doesn't take waits in a buffer. While bytes wait, the selector also reports when the socket is
+        writable, and then the rest is sent. A byte leaves the buffer only after `send` has taken it.
+Fixes   lesson 4, which lost the bytes that didn't fit into the kernel's buffer.
+Breaks  with a client that sends and never reads. All that it sends waits in the buffer: one client can take all of the
+        machine's memory.
 """
 
 import contextlib
@@ -19,7 +19,7 @@ RECEIVE_BYTES = 4096
 
 
 class Connection:
-    """A client, and what has yet to be sent to it."""
+    """One client, and the bytes that wait to be sent to it."""
 
     def __init__(self, selector: selectors.BaseSelector, sock: socket.socket) -> None:
         self.selector, self.sock = selector, sock
@@ -29,7 +29,7 @@ class Connection:
         selector.register(sock, READ, self.on_event)
 
     def on_event(self, mask: int) -> None:
-        """Do what the socket is ready for, and say what to watch for from now on."""
+        """Do what the socket is ready for, then update what the selector watches."""
         if mask & READ:
             self.receive()
         if mask & WRITE and not self.closed:
@@ -38,28 +38,28 @@ class Connection:
             self.selector.modify(self.sock, READ | (WRITE if self.waiting else 0), self.on_event)
 
     def receive(self) -> None:
-        """Take all that has come, and send back what the kernel takes."""
-        with contextlib.suppress(BlockingIOError):  # raised when there is no more
+        """Receive all that has arrived, and send back what the kernel takes."""
+        with contextlib.suppress(BlockingIOError):  # nothing is left to receive
             while data := self.sock.recv(RECEIVE_BYTES):
                 self.waiting += data
                 self.flush()
             self.close()  # b"": the client has left
 
     def flush(self) -> None:
-        """Send what waits, as far as the kernel takes it."""
-        with contextlib.suppress(BlockingIOError):  # it takes nothing now
+        """Send what waits, as much of it as the kernel takes."""
+        with contextlib.suppress(BlockingIOError):  # the kernel takes nothing now
             sent = self.sock.send(self.waiting)
             del self.waiting[:sent]
 
     def close(self) -> None:
-        """Forget the client."""
+        """Unregister and close the socket."""
         self.closed = True
         self.selector.unregister(self.sock)
         self.sock.close()
 
 
 def serve(listener: socket.socket) -> None:
-    """Echo for ever."""
+    """Echo forever."""
     selector = selectors.DefaultSelector()
     listener.setblocking(False)
     selector.register(listener, READ, functools.partial(accept, selector, listener))
@@ -69,12 +69,12 @@ def serve(listener: socket.socket) -> None:
 
 
 def accept(selector: selectors.BaseSelector, listener: socket.socket, _mask: int) -> None:
-    """Take one caller in. The selector keeps its connection: `on_event` is the data."""
+    """Accept one client. The selector keeps the connection: `on_event` is its data."""
     Connection(selector, listener.accept()[0])
 
 
 def main() -> None:
-    """Serve 127.0.0.1 on the port that is given, or 7007, until Ctrl-C."""
+    """Serve 127.0.0.1 on the given port, or 7007, until Ctrl-C."""
     try:
         listener = socket.create_server(("127.0.0.1", int(sys.argv[1]) if sys.argv[1:] else 7007))
     except (ValueError, OverflowError, OSError) as error:

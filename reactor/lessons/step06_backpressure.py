@@ -1,12 +1,12 @@
 """Lesson 6: backpressure, by interest that is computed.
 
-Does    above HIGH_WATER_BYTES in the buffer, the client isn't read. Then the kernel's buffers fill too, TCP tells the
-        client's kernel to stop, and a client that never reads has stopped itself. What the selector shall watch for
-        isn't switched on and off in many places: `interest` computes it from what the connection is.
+Does    while more than HIGH_WATER_BYTES wait in the buffer, the program doesn't read from the client. Then the
+        kernel's buffers fill, TCP tells the client's kernel to stop, and a client that never reads stops itself. What
+        the selector watches isn't switched on and off in many places: `interest` computes it from the connection.
 Fixes   lesson 5, where one client could take all of the memory.
 Breaks  a client that says "I have finished, now I read": it closes its sending half and waits for the rest. This
-        program takes the end of the input for the end of everything, closes, and what still waited is lost. And a
-        client that is torn away (a reset) raises in `recv`, and ends the service for all.
+        program takes the end of the input for the end of everything and closes, and the bytes that waited are lost.
+        And when a connection is reset, `recv` raises, and the service ends for all clients.
 """
 
 import contextlib
@@ -22,7 +22,7 @@ HIGH_WATER_BYTES = 64 * 1024
 
 
 class Connection:
-    """A client, and what has yet to be sent to it."""
+    """One client, and the bytes that wait to be sent to it."""
 
     def __init__(self, selector: selectors.BaseSelector, sock: socket.socket) -> None:
         self.selector, self.sock = selector, sock
@@ -32,7 +32,7 @@ class Connection:
         selector.register(sock, READ, self.on_event)
 
     def on_event(self, mask: int) -> None:
-        """Do what the socket is ready for, and say what to watch for from now on."""
+        """Do what the socket is ready for, then update what the selector watches."""
         if mask & READ:
             self.receive()
         if mask & WRITE and not self.closed:
@@ -41,14 +41,14 @@ class Connection:
             self.selector.modify(self.sock, self.interest(), self.on_event)
 
     def interest(self) -> int:
-        """Say what to watch for: the only place where this is decided."""
+        """Return what to watch for. Only this method decides it."""
         reading = READ if len(self.waiting) <= HIGH_WATER_BYTES else 0
         writing = WRITE if self.waiting else 0
         return reading | writing
 
     def receive(self) -> None:
-        """Take all that has come, unless too much waits, and send back what the kernel takes."""
-        with contextlib.suppress(BlockingIOError):  # raised when there is no more
+        """Receive all that has arrived, unless too much waits, and send back what the kernel takes."""
+        with contextlib.suppress(BlockingIOError):  # nothing is left to receive
             while self.interest() & READ:
                 data = self.sock.recv(RECEIVE_BYTES)
                 if not data:
@@ -58,20 +58,20 @@ class Connection:
                 self.flush()
 
     def flush(self) -> None:
-        """Send what waits, as far as the kernel takes it."""
-        with contextlib.suppress(BlockingIOError):  # it takes nothing now
+        """Send what waits, as much of it as the kernel takes."""
+        with contextlib.suppress(BlockingIOError):  # the kernel takes nothing now
             sent = self.sock.send(self.waiting)
             del self.waiting[:sent]
 
     def close(self) -> None:
-        """Forget the client."""
+        """Unregister and close the socket."""
         self.closed = True
         self.selector.unregister(self.sock)
         self.sock.close()
 
 
 def serve(listener: socket.socket) -> None:
-    """Echo for ever."""
+    """Echo forever."""
     selector = selectors.DefaultSelector()
     listener.setblocking(False)
     selector.register(listener, READ, functools.partial(accept, selector, listener))
@@ -81,12 +81,12 @@ def serve(listener: socket.socket) -> None:
 
 
 def accept(selector: selectors.BaseSelector, listener: socket.socket, _mask: int) -> None:
-    """Take one caller in. The selector keeps its connection: `on_event` is the data."""
+    """Accept one client. The selector keeps the connection: `on_event` is its data."""
     Connection(selector, listener.accept()[0])
 
 
 def main() -> None:
-    """Serve 127.0.0.1 on the port that is given, or 7007, until Ctrl-C."""
+    """Serve 127.0.0.1 on the given port, or 7007, until Ctrl-C."""
     try:
         listener = socket.create_server(("127.0.0.1", int(sys.argv[1]) if sys.argv[1:] else 7007))
     except (ValueError, OverflowError, OSError) as error:

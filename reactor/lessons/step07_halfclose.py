@@ -1,16 +1,16 @@
 """Lesson 7: half-close, and states.
 
-Does    TCP has two directions, and each ends on its own. `recv` that returns b"" means that the client sends no more;
-        it may still be reading. So a connection has a state, and there is one table of what leads where:
+Does    TCP has two directions, and each ends on its own. When `recv` returns b"", the client will send no more, but
+        it may still read. So a connection has a state, and one table says which state follows which:
 
             state     means                                      goes to
             OPEN      reading and writing                        DRAINING  the client has sent its end (FIN)
             DRAINING  reading no more, delivering what waits     CLOSED    all is delivered
             CLOSED    the socket is closed                       any state gets here when the socket raises
 
-Fixes   lesson 6, which lost what waited when the client had finished sending, and which a reset ended.
-Breaks  nothing of TCP that a quiet day shows. But the echo service is on UDP too (RFC 862), and one thread that is in
-        `select` for TCP can't be in `recvfrom`.
+Fixes   lesson 6, which lost the waiting bytes when the client had finished sending, and which a reset ended.
+Breaks  nothing of TCP that a quiet day shows. But the echo service is on UDP too (RFC 862), and a thread that sleeps in
+        `select` for TCP can't sleep in `recvfrom`.
 """
 
 import contextlib
@@ -27,7 +27,7 @@ HIGH_WATER_BYTES = 64 * 1024
 
 
 class State(enum.Enum):
-    """OPEN: reading and writing. DRAINING: the client has finished, we deliver what waits. CLOSED: gone."""
+    """OPEN: reading and writing. DRAINING: the client has finished, we deliver what waits. CLOSED: the end."""
 
     OPEN = enum.auto()
     DRAINING = enum.auto()
@@ -35,7 +35,7 @@ class State(enum.Enum):
 
 
 class Connection:
-    """A client, and what has yet to be sent to it."""
+    """One client, and the bytes that wait to be sent to it."""
 
     def __init__(self, selector: selectors.BaseSelector, sock: socket.socket) -> None:
         self.selector, self.sock = selector, sock
@@ -45,13 +45,13 @@ class Connection:
         selector.register(sock, READ, self.on_event)
 
     def on_event(self, mask: int) -> None:
-        """Do what the socket is ready for, and say what to watch for from now on."""
+        """Do what the socket is ready for, then update what the selector watches."""
         try:
             if mask & READ:
                 self.receive()
             if mask & WRITE:
                 self.flush()
-        except OSError:  # a reset, or the network has given up: this client's trouble, and nobody else's
+        except OSError:  # a reset, or the network has failed: it ends this connection only
             self.close()
         if self.state is State.DRAINING and not self.waiting:
             self.close()
@@ -59,14 +59,14 @@ class Connection:
             self.selector.modify(self.sock, self.interest(), self.on_event)
 
     def interest(self) -> int:
-        """Say what to watch for: the only place where this is decided."""
+        """Return what to watch for. Only this method decides it."""
         reading = READ if self.state is State.OPEN and len(self.waiting) <= HIGH_WATER_BYTES else 0
         writing = WRITE if self.waiting else 0
         return reading | writing
 
     def receive(self) -> None:
-        """Take all that has come, unless too much waits, and send back what the kernel takes."""
-        with contextlib.suppress(BlockingIOError):  # raised when there is no more
+        """Receive all that has arrived, unless too much waits, and send back what the kernel takes."""
+        with contextlib.suppress(BlockingIOError):  # nothing is left to receive
             while self.interest() & READ:
                 data = self.sock.recv(RECEIVE_BYTES)
                 if not data:
@@ -75,21 +75,21 @@ class Connection:
                 self.flush()
 
     def flush(self) -> None:
-        """Send what waits, as far as the kernel takes it."""
-        with contextlib.suppress(BlockingIOError):  # it takes nothing now
+        """Send what waits, as much of it as the kernel takes."""
+        with contextlib.suppress(BlockingIOError):  # the kernel takes nothing now
             if self.waiting:
                 sent = self.sock.send(self.waiting)
                 del self.waiting[:sent]
 
     def close(self) -> None:
-        """Forget the client. The kernel sends our FIN behind what it has taken."""
+        """Unregister and close the socket. The kernel sends our FIN after the bytes that it has taken."""
         self.state = State.CLOSED
         self.selector.unregister(self.sock)
         self.sock.close()
 
 
 def serve(listener: socket.socket) -> None:
-    """Echo for ever."""
+    """Echo forever."""
     selector = selectors.DefaultSelector()
     listener.setblocking(False)
     selector.register(listener, READ, functools.partial(accept, selector, listener))
@@ -99,12 +99,12 @@ def serve(listener: socket.socket) -> None:
 
 
 def accept(selector: selectors.BaseSelector, listener: socket.socket, _mask: int) -> None:
-    """Take one caller in. The selector keeps its connection: `on_event` is the data."""
+    """Accept one client. The selector keeps the connection: `on_event` is its data."""
     Connection(selector, listener.accept()[0])
 
 
 def main() -> None:
-    """Serve 127.0.0.1 on the port that is given, or 7007, until Ctrl-C."""
+    """Serve 127.0.0.1 on the given port, or 7007, until Ctrl-C."""
     try:
         listener = socket.create_server(("127.0.0.1", int(sys.argv[1]) if sys.argv[1:] else 7007))
     except (ValueError, OverflowError, OSError) as error:

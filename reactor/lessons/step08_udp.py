@@ -1,11 +1,11 @@
 """Lesson 8: UDP beside TCP, in one loop.
 
 Does    a UDP socket is one more descriptor in the selector. It has no connections and no stream: each datagram comes
-        whole or not at all, an empty one is a datagram too, and `sendto` sends it back to where it came from.
-Fixes   lesson 7, which served TCP alone. No second thread is needed: the loop doesn't know what it waits for, it
-        calls what was registered.
-Breaks  when clients go away without a word (a cable pulled, a laptop closed). No FIN ever comes, and the connection
-        stays for ever. The loop knows only sockets; it has no idea of time.
+        whole or not at all, an empty one is a datagram too, and `sendto` sends it back to its source.
+Fixes   lesson 7, which served TCP alone. It takes no second thread: the loop doesn't know what it waits for. It calls
+        what was registered.
+Breaks  when a client vanishes (a cable pulled, a laptop closed). No FIN ever comes, and the connection stays forever.
+        The loop knows only sockets, and nothing of time.
 """
 
 import contextlib
@@ -19,11 +19,11 @@ from selectors import EVENT_WRITE as WRITE
 
 RECEIVE_BYTES = 4096
 HIGH_WATER_BYTES = 64 * 1024
-DATAGRAM_BYTES = 65_536  # more than any datagram has
+DATAGRAM_BYTES = 65_536  # more than any datagram holds
 
 
 class State(enum.Enum):
-    """OPEN: reading and writing. DRAINING: the client has finished, we deliver what waits. CLOSED: gone."""
+    """OPEN: reading and writing. DRAINING: the client has finished, we deliver what waits. CLOSED: the end."""
 
     OPEN = enum.auto()
     DRAINING = enum.auto()
@@ -31,7 +31,7 @@ class State(enum.Enum):
 
 
 class Connection:
-    """A client, and what has yet to be sent to it."""
+    """One client, and the bytes that wait to be sent to it."""
 
     def __init__(self, selector: selectors.BaseSelector, sock: socket.socket) -> None:
         self.selector, self.sock = selector, sock
@@ -41,13 +41,13 @@ class Connection:
         selector.register(sock, READ, self.on_event)
 
     def on_event(self, mask: int) -> None:
-        """Do what the socket is ready for, and say what to watch for from now on."""
+        """Do what the socket is ready for, then update what the selector watches."""
         try:
             if mask & READ:
                 self.receive()
             if mask & WRITE:
                 self.flush()
-        except OSError:  # a reset, or the network has given up: this client's trouble, and nobody else's
+        except OSError:  # a reset, or the network has failed: it ends this connection only
             self.close()
         if self.state is State.DRAINING and not self.waiting:
             self.close()
@@ -55,14 +55,14 @@ class Connection:
             self.selector.modify(self.sock, self.interest(), self.on_event)
 
     def interest(self) -> int:
-        """Say what to watch for: the only place where this is decided."""
+        """Return what to watch for. Only this method decides it."""
         reading = READ if self.state is State.OPEN and len(self.waiting) <= HIGH_WATER_BYTES else 0
         writing = WRITE if self.waiting else 0
         return reading | writing
 
     def receive(self) -> None:
-        """Take all that has come, unless too much waits, and send back what the kernel takes."""
-        with contextlib.suppress(BlockingIOError):  # raised when there is no more
+        """Receive all that has arrived, unless too much waits, and send back what the kernel takes."""
+        with contextlib.suppress(BlockingIOError):  # nothing is left to receive
             while self.interest() & READ:
                 data = self.sock.recv(RECEIVE_BYTES)
                 if not data:
@@ -71,21 +71,21 @@ class Connection:
                 self.flush()
 
     def flush(self) -> None:
-        """Send what waits, as far as the kernel takes it."""
-        with contextlib.suppress(BlockingIOError):  # it takes nothing now
+        """Send what waits, as much of it as the kernel takes."""
+        with contextlib.suppress(BlockingIOError):  # the kernel takes nothing now
             if self.waiting:
                 sent = self.sock.send(self.waiting)
                 del self.waiting[:sent]
 
     def close(self) -> None:
-        """Forget the client. The kernel sends our FIN behind what it has taken."""
+        """Unregister and close the socket. The kernel sends our FIN after the bytes that it has taken."""
         self.state = State.CLOSED
         self.selector.unregister(self.sock)
         self.sock.close()
 
 
 def serve(listener: socket.socket, datagrams: socket.socket) -> None:
-    """Echo for ever, TCP and UDP."""
+    """Echo forever, TCP and UDP."""
     selector = selectors.DefaultSelector()
     listener.setblocking(False)
     selector.register(listener, READ, functools.partial(accept, selector, listener))
@@ -97,24 +97,24 @@ def serve(listener: socket.socket, datagrams: socket.socket) -> None:
 
 
 def accept(selector: selectors.BaseSelector, listener: socket.socket, _mask: int) -> None:
-    """Take one caller in. The selector keeps its connection: `on_event` is the data."""
+    """Accept one client. The selector keeps the connection: `on_event` is its data."""
     Connection(selector, listener.accept()[0])
 
 
 def echo_datagrams(datagrams: socket.socket, _mask: int) -> None:
-    """Send back each datagram that is there. One that can't be sent now is lost: UDP promises nothing."""
-    with contextlib.suppress(OSError):  # no more; or trouble with one of them, and the next turn goes on
+    """Send back each datagram that has arrived. One that can't be sent now is lost: UDP promises nothing."""
+    with contextlib.suppress(OSError):  # no datagram is left, or one failed: the next turn goes on
         while True:
             data, source = datagrams.recvfrom(DATAGRAM_BYTES)
             datagrams.sendto(data, source)
 
 
 def main() -> None:
-    """Serve 127.0.0.1 on the port that is given, or 7007, until Ctrl-C."""
+    """Serve 127.0.0.1 on the given port, or 7007, until Ctrl-C."""
     try:
         listener = socket.create_server(("127.0.0.1", int(sys.argv[1]) if sys.argv[1:] else 7007))
         datagrams = socket.socket(type=socket.SOCK_DGRAM)
-        datagrams.bind(listener.getsockname())  # TCP and UDP have ports of their own: the same number is free in both
+        datagrams.bind(listener.getsockname())  # TCP's ports and UDP's are separate, so the number is free
     except (ValueError, OverflowError, OSError) as error:
         sys.exit(f"can't serve there: {error}")
     with listener, datagrams, contextlib.suppress(KeyboardInterrupt):

@@ -1,11 +1,11 @@
 """Lesson 9: timers.
 
-Does    what shall happen later waits in a heap, the earliest on top. `select` sleeps no longer than until that one
-        is due. After the sockets have had their turn, all that is due is called. On it: a client that has moved no
-        byte for `idle_s` is closed. One that goes on has its time-out looked at again later: nothing is cancelled.
-Fixes   lesson 8, where a client that had gone without a word stayed for ever.
-Breaks  the peace among clients. `receive` takes all that has come, "while we are here". From a client that sends as
-        fast as we echo, there is always more. All others wait until it has finished.
+Does    calls for later wait in a heap, the earliest on top. `select` sleeps until that one is due at most. After the
+        sockets, the loop makes all calls that are due. The first use: a client that has moved no byte for `idle_s` is
+        closed. The timer of an active client looks again later, and is never cancelled.
+Fixes   lesson 8, where the connection of a vanished client stayed forever.
+Breaks  fairness among clients. `receive` takes all that has come. A client that sends as fast as we echo always has
+        more, and all other clients wait until it has finished.
 """
 
 import contextlib
@@ -26,19 +26,19 @@ DATAGRAM_BYTES = 65_536
 
 
 class Loop:
-    """A selector, and a heap of what shall happen later."""
+    """A selector, and a heap of calls for later."""
 
     def __init__(self) -> None:
         self.selector = selectors.DefaultSelector()
         self.timers: list[tuple[float, int, Callable[[], None]]] = []
-        self.numbers = itertools.count()  # so that of two timers with one deadline the older comes first
+        self.numbers = itertools.count()  # of two timers with the same deadline, the older comes first
 
     def call_later(self, delay_s: float, callback: Callable[[], None]) -> None:
         """Call `callback()` once, after `delay_s` seconds."""
         heapq.heappush(self.timers, (time.monotonic() + delay_s, next(self.numbers), callback))
 
     def run(self) -> None:
-        """Turn for ever: sleep, sockets, timers."""
+        """Turn forever: sleep, sockets, timers."""
         while True:
             sleep_s = max(0.0, self.timers[0][0] - time.monotonic()) if self.timers else None
             for key, mask in self.selector.select(sleep_s):
@@ -49,7 +49,7 @@ class Loop:
 
 
 class State(enum.Enum):
-    """OPEN: reading and writing. DRAINING: the client has finished, we deliver what waits. CLOSED: gone."""
+    """OPEN: reading and writing. DRAINING: the client has finished, we deliver what waits. CLOSED: the end."""
 
     OPEN = enum.auto()
     DRAINING = enum.auto()
@@ -57,7 +57,7 @@ class State(enum.Enum):
 
 
 class Connection:
-    """A client, what has yet to be sent to it, and when it was last heard of."""
+    """One client, the bytes that wait to be sent to it, and when a byte last moved."""
 
     def __init__(self, loop: Loop, sock: socket.socket, idle_s: float) -> None:
         self.loop, self.sock, self.idle_s = loop, sock, idle_s
@@ -69,7 +69,7 @@ class Connection:
         loop.call_later(idle_s, self.check_idle)
 
     def check_idle(self) -> None:
-        """Close if nothing has moved for so long; else look again when that can be so at the earliest."""
+        """Close if no byte has moved for `idle_s`; else look again at the earliest time when that may be so."""
         left_s = self.moved_s + self.idle_s - time.monotonic()
         if self.state is State.CLOSED:
             return
@@ -79,7 +79,7 @@ class Connection:
             self.loop.call_later(left_s, self.check_idle)
 
     def on_event(self, mask: int) -> None:
-        """Do what the socket is ready for, and say what to watch for from now on."""
+        """Do what the socket is ready for, then update what the selector watches."""
         self.moved_s = time.monotonic()
         try:
             if mask & READ:
@@ -94,14 +94,14 @@ class Connection:
             self.loop.selector.modify(self.sock, self.interest(), self.on_event)
 
     def interest(self) -> int:
-        """Say what to watch for: the only place where this is decided."""
+        """Return what to watch for. Only this method decides it."""
         reading = READ if self.state is State.OPEN and len(self.waiting) <= HIGH_WATER_BYTES else 0
         writing = WRITE if self.waiting else 0
         return reading | writing
 
     def receive(self) -> None:
-        """Take all that has come, unless too much waits, and send back what the kernel takes."""
-        with contextlib.suppress(BlockingIOError):  # raised when there is no more
+        """Receive all that has arrived, unless too much waits, and send back what the kernel takes."""
+        with contextlib.suppress(BlockingIOError):  # nothing is left to receive
             while self.interest() & READ:
                 data = self.sock.recv(RECEIVE_BYTES)
                 if not data:
@@ -110,21 +110,21 @@ class Connection:
                 self.flush()
 
     def flush(self) -> None:
-        """Send what waits, as far as the kernel takes it."""
+        """Send what waits, as much of it as the kernel takes."""
         with contextlib.suppress(BlockingIOError):
             if self.waiting:
                 sent = self.sock.send(self.waiting)
                 del self.waiting[:sent]
 
     def close(self) -> None:
-        """Forget the client."""
+        """Unregister and close the socket."""
         self.state = State.CLOSED
         self.loop.selector.unregister(self.sock)
         self.sock.close()
 
 
 def serve(listener: socket.socket, datagrams: socket.socket, idle_s: float) -> None:
-    """Echo for ever, TCP and UDP; close clients that have been idle for `idle_s` seconds."""
+    """Echo forever, TCP and UDP; close clients that have been idle for `idle_s` seconds."""
     loop = Loop()
     listener.setblocking(False)
     datagrams.setblocking(False)
@@ -133,7 +133,7 @@ def serve(listener: socket.socket, datagrams: socket.socket, idle_s: float) -> N
         Connection(loop, listener.accept()[0], idle_s)
 
     def echo_datagrams(_mask: int) -> None:
-        with contextlib.suppress(OSError):  # no more; or trouble with one of them
+        with contextlib.suppress(OSError):  # no datagram is left, or one failed
             while True:
                 data, source = datagrams.recvfrom(DATAGRAM_BYTES)
                 datagrams.sendto(data, source)
@@ -144,7 +144,7 @@ def serve(listener: socket.socket, datagrams: socket.socket, idle_s: float) -> N
 
 
 def main() -> None:
-    """Serve 127.0.0.1 on the port that is given, or 7007, until Ctrl-C."""
+    """Serve 127.0.0.1 on the given port, or 7007, until Ctrl-C."""
     try:
         listener = socket.create_server(("127.0.0.1", int(sys.argv[1]) if sys.argv[1:] else 7007))
         datagrams = socket.socket(type=socket.SOCK_DGRAM)

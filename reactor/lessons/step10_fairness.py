@@ -1,12 +1,12 @@
 """Lesson 10: fairness.
 
-Does    every piece of work is bounded, so that everybody's turn comes round. One receive for each readiness, a larger
-        one: whoever has more is still readable in the next turn (the selector is level-triggered) and waits behind the
-        others. So many datagrams in a turn and no more. Due timers are taken out of the heap before any is called:
-        one that sets itself again comes in the next turn, after the sockets.
-Fixes   lesson 9, where a client that never paused had the loop to itself.
-Breaks  whoever wants to end it, or to tell it something. SIGTERM kills it on the spot: what it has received and not
-        yet answered is lost. And a thread that has worked for it can't say so: the loop sleeps in `select`.
+Does    every piece of work is bounded, so each client gets its turn. The server receives once for each readiness, a
+        larger piece: a client that has sent more is still readable in the next turn (the selector is level-triggered)
+        and waits behind the others. The number of datagrams in a turn is bounded too. All due timers leave the heap
+        before the first is called: a timer that sets itself again is called in the next turn, after the sockets.
+Fixes   lesson 9, where a client that never paused kept the loop to itself.
+Breaks  signals and threads. SIGTERM kills the server at once: what it has received and not yet answered is lost. And a
+        thread that has a result for the loop can't say so, because the loop sleeps in `select`.
 """
 
 import contextlib
@@ -28,19 +28,19 @@ DATAGRAMS_PER_TURN = 16
 
 
 class Loop:
-    """A selector, and a heap of what shall happen later."""
+    """A selector, and a heap of calls for later."""
 
     def __init__(self) -> None:
         self.selector = selectors.DefaultSelector()
         self.timers: list[tuple[float, int, Callable[[], None]]] = []
-        self.numbers = itertools.count()  # so that of two timers with one deadline the older comes first
+        self.numbers = itertools.count()  # of two timers with the same deadline, the older comes first
 
     def call_later(self, delay_s: float, callback: Callable[[], None]) -> None:
         """Call `callback()` once, after `delay_s` seconds."""
         heapq.heappush(self.timers, (time.monotonic() + delay_s, next(self.numbers), callback))
 
     def run(self) -> None:
-        """Turn for ever: sleep, sockets, timers."""
+        """Turn forever: sleep, sockets, timers."""
         while True:
             sleep_s = max(0.0, self.timers[0][0] - time.monotonic()) if self.timers else None
             for key, mask in self.selector.select(sleep_s):
@@ -49,7 +49,7 @@ class Loop:
                 callback()
 
     def pop_due(self, now_s: float) -> list[Callable[[], None]]:
-        """Take out all that is due, before any of it is called."""
+        """Remove all due timers and return their callbacks, before any is called."""
         due = []
         while self.timers and self.timers[0][0] <= now_s:
             due.append(heapq.heappop(self.timers)[2])
@@ -57,7 +57,7 @@ class Loop:
 
 
 class State(enum.Enum):
-    """OPEN: reading and writing. DRAINING: the client has finished, we deliver what waits. CLOSED: gone."""
+    """OPEN: reading and writing. DRAINING: the client has finished, we deliver what waits. CLOSED: the end."""
 
     OPEN = enum.auto()
     DRAINING = enum.auto()
@@ -65,7 +65,7 @@ class State(enum.Enum):
 
 
 class Connection:
-    """A client, what has yet to be sent to it, and when it was last heard of."""
+    """One client, the bytes that wait to be sent to it, and when a byte last moved."""
 
     def __init__(self, loop: Loop, sock: socket.socket, idle_s: float) -> None:
         self.loop, self.sock, self.idle_s = loop, sock, idle_s
@@ -77,7 +77,7 @@ class Connection:
         loop.call_later(idle_s, self.check_idle)
 
     def check_idle(self) -> None:
-        """Close if nothing has moved for so long; else look again when that can be so at the earliest."""
+        """Close if no byte has moved for `idle_s`; else look again at the earliest time when that may be so."""
         left_s = self.moved_s + self.idle_s - time.monotonic()
         if self.state is State.CLOSED:
             return
@@ -87,7 +87,7 @@ class Connection:
             self.loop.call_later(left_s, self.check_idle)
 
     def on_event(self, mask: int) -> None:
-        """Do what the socket is ready for, and say what to watch for from now on."""
+        """Do what the socket is ready for, then update what the selector watches."""
         self.moved_s = time.monotonic()
         try:
             if mask & READ:
@@ -102,14 +102,14 @@ class Connection:
             self.loop.selector.modify(self.sock, self.interest(), self.on_event)
 
     def interest(self) -> int:
-        """Say what to watch for: the only place where this is decided."""
+        """Return what to watch for. Only this method decides it."""
         reading = READ if self.state is State.OPEN and len(self.waiting) <= HIGH_WATER_BYTES else 0
         writing = WRITE if self.waiting else 0
         return reading | writing
 
     def receive(self) -> None:
-        """Take what has come, once, and send back what the kernel takes."""
-        with contextlib.suppress(BlockingIOError):  # readiness is a hint: there may be nothing after all
+        """Receive once, and send back what the kernel takes."""
+        with contextlib.suppress(BlockingIOError):  # readiness is a hint: nothing may be there after all
             data = self.sock.recv(RECEIVE_BYTES)
             if not data:
                 self.state = State.DRAINING
@@ -117,21 +117,21 @@ class Connection:
             self.flush()
 
     def flush(self) -> None:
-        """Send what waits, as far as the kernel takes it."""
+        """Send what waits, as much of it as the kernel takes."""
         with contextlib.suppress(BlockingIOError):
             if self.waiting:
                 sent = self.sock.send(self.waiting)
                 del self.waiting[:sent]
 
     def close(self) -> None:
-        """Forget the client."""
+        """Unregister and close the socket."""
         self.state = State.CLOSED
         self.loop.selector.unregister(self.sock)
         self.sock.close()
 
 
 def serve(listener: socket.socket, datagrams: socket.socket, idle_s: float) -> None:
-    """Echo for ever, TCP and UDP; close clients that have been idle for `idle_s` seconds."""
+    """Echo forever, TCP and UDP; close clients that have been idle for `idle_s` seconds."""
     loop = Loop()
     listener.setblocking(False)
     datagrams.setblocking(False)
@@ -140,7 +140,7 @@ def serve(listener: socket.socket, datagrams: socket.socket, idle_s: float) -> N
         Connection(loop, listener.accept()[0], idle_s)
 
     def echo_datagrams(_mask: int) -> None:
-        with contextlib.suppress(OSError):  # no more; or trouble with one of them
+        with contextlib.suppress(OSError):  # no datagram is left, or one failed
             for _ in range(DATAGRAMS_PER_TURN):
                 data, source = datagrams.recvfrom(DATAGRAM_BYTES)
                 datagrams.sendto(data, source)
@@ -151,7 +151,7 @@ def serve(listener: socket.socket, datagrams: socket.socket, idle_s: float) -> N
 
 
 def main() -> None:
-    """Serve 127.0.0.1 on the port that is given, or 7007, until Ctrl-C."""
+    """Serve 127.0.0.1 on the given port, or 7007, until Ctrl-C."""
     try:
         listener = socket.create_server(("127.0.0.1", int(sys.argv[1]) if sys.argv[1:] else 7007))
         datagrams = socket.socket(type=socket.SOCK_DGRAM)

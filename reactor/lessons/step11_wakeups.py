@@ -1,12 +1,13 @@
 """Lesson 11: signals, and calls from other threads.
 
-Does    a socket pair is one more readable descriptor: whoever writes a byte to its one end wakes the loop, which
-        watches the other. The byte says only "look"; what is to be done stands in `calls`. A thread uses it through
-        `call_soon_threadsafe`, a signal through `set_wakeup_fd`. SIGTERM and SIGINT end the service in order: no more
-        callers, nothing more is read, all that has been received is answered.
-Fixes   lesson 10, which died of SIGTERM with answers in its buffers, and was deaf in its sleep.
-Breaks  on a bad day. With no descriptor left, `accept` raises, and that is the end for everybody. So is one call that
-        raises. And closing while a client still talks makes the kernel send a reset, which destroys the last answers.
+Does    a socket pair is one more readable descriptor. The loop watches one end, and a byte written to the other end
+        wakes it. The byte says only "look"; the work itself is in `calls`. A thread writes it in
+        `call_soon_threadsafe`, a signal through `set_wakeup_fd`. SIGTERM and SIGINT end the service in order: it
+        accepts no more clients, reads nothing more, and answers all that it has received.
+Fixes   lesson 10, which SIGTERM killed with answers in its buffers, and which no thread could wake.
+Breaks  on a bad day. With no descriptor left, `accept` raises, and the service ends for all clients. So does one call
+        that raises. And to close while a client still sends makes the kernel send a reset, which destroys the last
+        answers.
 """
 
 import collections
@@ -28,11 +29,11 @@ RECEIVE_BYTES = 64 * 1024
 HIGH_WATER_BYTES = 64 * 1024
 DATAGRAM_BYTES = 65_536
 DATAGRAMS_PER_TURN = 16
-GRACE_S = 5.0  # how long the end may wait for clients that read slowly
+GRACE_S = 5.0  # the longest wait at the end for clients that read slowly
 
 
 class Loop:
-    """A selector, timers, and calls that may come from anywhere."""
+    """A selector, timers, and calls that may come from any thread."""
 
     def __init__(self) -> None:
         self.selector = selectors.DefaultSelector()
@@ -50,13 +51,13 @@ class Loop:
         heapq.heappush(self.timers, (time.monotonic() + delay_s, next(self.numbers), callback))
 
     def call_soon_threadsafe(self, callback: Call) -> None:
-        """Have the loop call `callback()`, from any thread: first note it, then wake the loop."""
+        """Have the loop call `callback()`. Any thread may ask: first queue the call, then wake the loop."""
         self.calls.append(callback)
-        with contextlib.suppress(BlockingIOError):  # the pair is full: it will wake anyway
+        with contextlib.suppress(BlockingIOError):  # the pair is full, so a wake-up is pending already
             self.writer.send(b"\0")
 
     def on_signals(self, callback: Call) -> None:
-        """Call `callback()` after SIGTERM or SIGINT. The C code writes the byte; ours runs at the next bytecode."""
+        """Call `callback()` after SIGTERM or SIGINT. C code writes the byte; our handler runs at the next bytecode."""
         signal.set_wakeup_fd(self.writer.fileno())
         for signum in (signal.SIGTERM, signal.SIGINT):
             signal.signal(signum, lambda *_: self.calls.append(callback))
@@ -69,11 +70,11 @@ class Loop:
                 key.data(mask)
             for callback in self.pop_due(time.monotonic()):
                 callback()
-            for _ in range(len(self.calls)):  # those that they add come in the next turn
+            for _ in range(len(self.calls)):  # a call that they add runs in the next turn
                 self.calls.popleft()()
 
     def pop_due(self, now_s: float) -> list[Call]:
-        """Take out all that is due, before any of it is called."""
+        """Remove all due timers and return their callbacks, before any is called."""
         due = []
         while self.timers and self.timers[0][0] <= now_s:
             due.append(heapq.heappop(self.timers)[2])
@@ -81,7 +82,7 @@ class Loop:
 
 
 class State(enum.Enum):
-    """OPEN: reading and writing. DRAINING: reading no more, we deliver what waits. CLOSED: gone."""
+    """OPEN: reading and writing. DRAINING: reading no more, we deliver what waits. CLOSED: the end."""
 
     OPEN = enum.auto()
     DRAINING = enum.auto()
@@ -89,7 +90,7 @@ class State(enum.Enum):
 
 
 class Connection:
-    """A client, what has yet to be sent to it, and when it was last heard of."""
+    """One client, the bytes that wait to be sent to it, and when a byte last moved."""
 
     def __init__(self, server: "Server", sock: socket.socket) -> None:
         self.server, self.loop, self.sock = server, server.loop, sock
@@ -101,7 +102,7 @@ class Connection:
         self.loop.call_later(server.idle_s, self.check_idle)
 
     def check_idle(self) -> None:
-        """Close if nothing has moved for so long; else look again when that can be so at the earliest."""
+        """Close if no byte has moved for `idle_s`; else look again at the earliest time when that may be so."""
         left_s = self.moved_s + self.server.idle_s - time.monotonic()
         if self.state is State.CLOSED:
             return
@@ -123,7 +124,7 @@ class Connection:
         self.update()
 
     def update(self) -> None:
-        """Close if all is done, else say what to watch for from now on."""
+        """Close if all is done, else update what the selector watches."""
         if self.state is State.DRAINING and not self.waiting:
             self.close()
         if self.state is not State.CLOSED:
@@ -132,7 +133,7 @@ class Connection:
             self.loop.selector.modify(self.sock, reading | writing, self.on_event)
 
     def receive(self) -> None:
-        """Take what has come, once, and send back what the kernel takes."""
+        """Receive once, and send back what the kernel takes."""
         with contextlib.suppress(BlockingIOError):
             data = self.sock.recv(RECEIVE_BYTES)
             if not data:
@@ -141,19 +142,19 @@ class Connection:
             self.flush()
 
     def flush(self) -> None:
-        """Send what waits, as far as the kernel takes it."""
+        """Send what waits, as much of it as the kernel takes."""
         with contextlib.suppress(BlockingIOError):
             if self.waiting:
                 sent = self.sock.send(self.waiting)
                 del self.waiting[:sent]
 
     def finish(self) -> None:
-        """Read no more, deliver what waits, close."""
+        """Stop reading, deliver what waits, then close."""
         self.state = State.DRAINING
         self.update()
 
     def close(self) -> None:
-        """Forget the client."""
+        """Unregister and close the socket."""
         self.state = State.CLOSED
         self.loop.selector.unregister(self.sock)
         self.sock.close()
@@ -161,7 +162,7 @@ class Connection:
 
 
 class Server:
-    """The echo service on a loop: whom it serves, and how it ends."""
+    """The echo service on a loop: its connections, and how it ends."""
 
     def __init__(self, loop: Loop, listener: socket.socket, datagrams: socket.socket, idle_s: float) -> None:
         self.loop, self.listener, self.datagrams, self.idle_s = loop, listener, datagrams, idle_s
@@ -173,23 +174,23 @@ class Server:
         loop.selector.register(datagrams, READ, self.echo_datagrams)
 
     def accept(self, _mask: int) -> None:
-        """Take one caller in."""
+        """Accept one client."""
         self.connections.add(Connection(self, self.listener.accept()[0]))
 
     def echo_datagrams(self, _mask: int) -> None:
-        """Send back the datagrams that are there, a bounded number of them."""
+        """Send back the datagrams that have arrived, a bounded number of them."""
         with contextlib.suppress(OSError):
             for _ in range(DATAGRAMS_PER_TURN):
                 data, source = self.datagrams.recvfrom(DATAGRAM_BYTES)
                 self.datagrams.sendto(data, source)
 
     def stop(self) -> None:
-        """Take no more callers, and end when all clients have their answers, or have had GRACE_S for it."""
-        if self.stopping:  # two signals came at once
+        """Accept no more clients, and end when all have their answers, or after GRACE_S."""
+        if self.stopping:  # a second signal came at the same time
             return
         self.stopping = True
         for signum in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(signum, signal.SIG_DFL)  # who sends a second one means it
+            signal.signal(signum, signal.SIG_DFL)  # a second signal ends the process at once
         self.loop.selector.unregister(self.listener)
         self.listener.close()
         self.loop.call_later(GRACE_S, self.end)
@@ -198,20 +199,20 @@ class Server:
         self.loop.running = bool(self.connections)
 
     def forget(self, connection: Connection) -> None:
-        """A client has gone. If we are stopping and it was the last one, that is the end."""
+        """Remove a closed connection. If we are stopping and it was the last one, end."""
         self.connections.discard(connection)
         if self.stopping and not self.connections:
             self.end()
 
     def end(self) -> None:
-        """Let this turn be the loop's last."""
+        """Make this turn the loop's last."""
         self.loop.running = False
 
 
 def serve(
     listener: socket.socket, datagrams: socket.socket, idle_s: float, ready: Callable[[Callable[[Call], None]], object]
 ) -> None:
-    """Echo until a signal. `ready` is called once, with the function by which other threads hand in calls."""
+    """Echo until a signal. `ready` is called once, with the function through which other threads queue calls."""
     loop = Loop()
     server = Server(loop, listener, datagrams, idle_s)
     loop.on_signals(server.stop)
@@ -220,7 +221,7 @@ def serve(
 
 
 def main() -> None:
-    """Serve 127.0.0.1 on the port that is given, or 7007, until Ctrl-C."""
+    """Serve 127.0.0.1 on the given port, or 7007, until Ctrl-C."""
     try:
         listener = socket.create_server(("127.0.0.1", int(sys.argv[1]) if sys.argv[1:] else 7007))
         datagrams = socket.socket(type=socket.SOCK_DGRAM)

@@ -1,12 +1,12 @@
 """Lesson 12: the same server on the real loop, `reactor`.
 
-Does    what lesson 11 did. The loop, the buffers, the states and the interest come from `reactor`, and what is left
+Does    the same as lesson 11. The loop, the buffers, the states and the interest come from `reactor`. What is left
         here is the service itself: what to answer, when to give up on a client, how to end.
-Fixes   lesson 11, on its bad days: out of descriptors, callers wait in the kernel's queue until there are some again;
-        a call that raises costs a log line; and after our FIN a connection lingers until the client's own, so that no
-        reset destroys the last answers.
+Fixes   lesson 11 on its bad days. Out of descriptors, clients wait in the kernel's queue until there are some again. A
+        call that raises costs a log line. After our FIN a connection lingers until the client's FIN, so that no reset
+        destroys the last answers.
 Breaks  the reader's thread of thought, as all callbacks do. A dialogue of three questions is three methods, and what
-        it must remember between them stands in `self`.
+        it must remember between them is in `self`.
 """
 
 import signal
@@ -17,28 +17,28 @@ from typing import Any
 
 from reactor import Address, Connection, Datagram, DatagramProtocol, Listener, Reactor, StreamProtocol
 
-GRACE_S = 5.0  # how long the end may wait for clients that read slowly
-LOOKS = 4  # for movement, in the time that a client may be idle
+GRACE_S = 5.0  # the longest wait at the end for clients that read slowly
+LOOKS = 4  # how often to look for moved bytes within `idle_s`
 
 
 class Echo(StreamProtocol):
-    """One for each connection: send back what comes, and close when nothing has moved for so long."""
+    """One for each connection: send back what arrives, and close when no byte moves for `idle_s`."""
 
     def __init__(self, server: "Server") -> None:
         self.server = server
         self.moved_bytes, self.moved_s = 0, server.loop.now()
 
     def connection_made(self, connection: Connection) -> None:
-        """A caller has been taken in."""
+        """Remember the connection, and start to look for idleness."""
         self.server.connections.add(connection)
         self.server.loop.call_later(self.server.idle_s / LOOKS, self.check_idle, connection)
 
     def data_received(self, connection: Connection, data: bytes) -> None:
-        """What the kernel won't take now, the connection keeps; above its high-water mark it reads no more."""
+        """Echo. The connection keeps what the kernel doesn't take; above its high-water mark it stops reading."""
         connection.write(data)
 
     def check_idle(self, connection: Connection) -> None:
-        """Give up if no byte has moved for so long, either way: a slow reader lives, one that never reads doesn't."""
+        """Give up if no byte has moved, either way, for `idle_s`. A slow reader stays; one that never reads doesn't."""
         if connection.closed:
             return
         moved_bytes, now_s = connection.bytes_received + connection.bytes_sent, self.server.loop.now()
@@ -47,12 +47,12 @@ class Echo(StreamProtocol):
         if now_s - self.moved_s < self.server.idle_s:
             self.server.loop.call_later(self.server.idle_s / LOOKS, self.check_idle, connection)
         elif connection.pending_bytes:
-            connection.abort()  # `close` would wait for ever for it to be read
+            connection.abort()  # `close` would wait forever for the client to read
         else:
             connection.close()
 
     def connection_lost(self, connection: Connection, error: Exception | None) -> None:
-        """The last word about a connection, whatever its end."""
+        """Forget the connection, however it ended. This is always the last callback."""
         self.server.forget(connection)
 
 
@@ -60,12 +60,12 @@ class EchoDatagrams(DatagramProtocol):
     """The same for UDP."""
 
     def datagram_received(self, endpoint: Datagram, data: bytes, source: Address, path: bytes) -> None:
-        """`path` names the address that was asked, so that the answer comes from there."""
+        """Echo from the address that was asked: `path` names it."""
         endpoint.send(data, source, path)
 
 
 class Server:
-    """The echo service on a loop: whom it serves, and how it ends."""
+    """The echo service on a loop: its connections, and how it ends."""
 
     def __init__(self, loop: Reactor, listener: socket.socket, datagrams: socket.socket, idle_s: float) -> None:
         self.loop, self.idle_s = loop, idle_s
@@ -77,7 +77,7 @@ class Server:
         self.endpoint = Datagram(loop, datagrams, EchoDatagrams())
 
     def stop(self) -> None:
-        """Take no more callers, and end when all clients have their answers, or have had GRACE_S for it."""
+        """Accept no more clients, and end when all have their answers, or after GRACE_S."""
         self.stopping = True
         self.listener.close()
         self.endpoint.close()
@@ -88,7 +88,7 @@ class Server:
             self.loop.stop()
 
     def forget(self, connection: Connection) -> None:
-        """A client has gone. If we are stopping and it was the last one, that is the end."""
+        """Remove a closed connection. If we are stopping and it was the last one, end."""
         self.connections.discard(connection)
         if self.stopping and not self.connections:
             self.loop.stop()
@@ -97,7 +97,7 @@ class Server:
 def serve(
     listener: socket.socket, datagrams: socket.socket, idle_s: float, ready: Callable[[Callable[..., None]], Any]
 ) -> None:
-    """Echo until a signal. `ready` is called once, with the function by which other threads hand in calls."""
+    """Echo until a signal. `ready` is called once, with the function through which other threads queue calls."""
     with Reactor() as loop:
         server = Server(loop, listener, datagrams, idle_s)
         for signum in (signal.SIGTERM, signal.SIGINT):
@@ -107,7 +107,7 @@ def serve(
 
 
 def main() -> None:
-    """Serve 127.0.0.1 on the port that is given, or 7007, until Ctrl-C."""
+    """Serve 127.0.0.1 on the given port, or 7007, until Ctrl-C."""
     try:
         listener = socket.create_server(("127.0.0.1", int(sys.argv[1]) if sys.argv[1:] else 7007))
         datagrams = socket.socket(type=socket.SOCK_DGRAM)

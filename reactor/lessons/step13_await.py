@@ -1,12 +1,12 @@
 """Lesson 13: `async` and `await` on top of `reactor`, in under a hundred lines.
 
-Does    a coroutine is a function that can stop in the middle and go on later. `await` stops it and hands a Future up
-        to its Task; when the future is done, the Task sends the coroutine on. That is all that there is to it, and
-        asyncio is built the same way. The handler is then written from top to bottom: see `echo`, of two lines.
+Does    a coroutine is a function that can stop in the middle and continue later. `await` stops it and hands a Future
+        to its Task; when the future is done, the Task continues the coroutine. Nothing more is needed, and asyncio is
+        built the same way. A handler is then written from top to bottom: see `echo`, of two lines.
 Fixes   lesson 12, where a dialogue falls apart into callbacks.
-Breaks  nothing that you promised. What asyncio adds: cancelling a task that waits, exceptions that reach whoever
-        awaits a task, groups and locks and queues, TLS, child processes, name look-ups in threads, Windows' IOCP,
-        and a debug mode. What both lack: nobody may block, and a task that never awaits holds up everybody.
+Breaks  no promise. asyncio adds more: cancelling a task that waits, exceptions that reach the code that awaits a task,
+        groups and locks and queues, TLS, child processes, name look-ups in threads, Windows' IOCP, and a debug mode.
+        Both share one rule: no code may block. A task that never awaits delays all others.
 """
 
 import contextlib
@@ -23,41 +23,41 @@ GRACE_S = 5.0
 
 
 class Future:
-    """A result that isn't there yet. One task may await it."""
+    """A result that comes later. One task may await it."""
 
     def __init__(self) -> None:
         self.done = False
         self.result: Any = None
-        self.wake: Callable[[], None] = lambda: None  # the task that waits puts itself here
+        self.wake: Callable[[], None] = lambda: None  # the waiting task stores its next step here
 
     def resolve(self, result: Any = None) -> None:
-        """Say that it is there. Only the first time counts."""
+        """Set the result, and wake the waiting task. Only the first result counts."""
         if not self.done:
             self.done, self.result = True, result
             self.wake()
 
     def __await__(self) -> Generator["Future", None, Any]:
-        """Hand ourselves to the task that runs this coroutine: `await` is made of generators, and this is the yield."""
+        """Give this future to the task that runs the coroutine. `await` is made of generators; this is the yield."""
         if not self.done:
             yield self
         return self.result
 
 
 class Task:
-    """Runs a coroutine: as far as it comes, then on when the future that it awaits is done."""
+    """Runs a coroutine until it awaits a future, then continues it when the future is done."""
 
     def __init__(self, loop: Reactor, coroutine: Coroutine[Future, None, None]) -> None:
         self.loop, self.coroutine = loop, coroutine
         loop.call_soon(self.step)
 
     def step(self) -> None:
-        """Go on to the next await, or to the end. What the coroutine raises, the loop logs."""
+        """Continue to the next await, or to the end. The loop logs what the coroutine raises."""
         with contextlib.suppress(StopIteration):
             self.coroutine.send(None).wake = lambda: self.loop.call_soon(self.step)
 
 
 class Stream(StreamProtocol):
-    """A connection as a coroutine sees it. `Handler` serves one: when it returns, the connection is closed."""
+    """A connection as a coroutine sees it. When the handler that serves it returns, the connection is closed."""
 
     def __init__(self, server: "Server") -> None:
         self.server, self.loop = server, server.loop
@@ -65,7 +65,7 @@ class Stream(StreamProtocol):
         self.moved = Future()
 
     async def read(self) -> bytes:
-        """Return what has come, as soon as there is something; b"" at the end. Raise TimeoutError when idle."""
+        """Return what has arrived, as soon as there is something; b"" at the end. Raise TimeoutError when idle."""
         while not (self.received or self.ended):
             await self.movement()
         data = bytes(self.received)
@@ -75,19 +75,19 @@ class Stream(StreamProtocol):
         return data
 
     async def write(self, data: bytes) -> None:
-        """Send; return when not too much of it waits. Raise TimeoutError if the peer takes none of it."""
+        """Send; return when not too much waits. Raise TimeoutError if the client takes nothing."""
         self.connection.write(data)
         while self.connection.pending_bytes > HIGH_WATER_BYTES:
             await self.movement()
 
     async def sleep(self, delay_s: float) -> None:
-        """Return after so many seconds, while the loop does other things."""
+        """Return after `delay_s` seconds. The loop does other work meanwhile."""
         awake = Future()
         self.loop.call_later(delay_s, awake.resolve)
         await awake
 
     async def movement(self) -> None:
-        """Return when something has happened on the connection. A time-out is one more that may resolve a future."""
+        """Return when something has happened on the connection. A timeout resolves the future too."""
         self.moved, moved_bytes = Future(), self.connection.bytes_received + self.connection.bytes_sent
         timer = self.loop.call_later(self.server.idle_s, self.moved.resolve, False)
         if await self.moved:
@@ -96,13 +96,13 @@ class Stream(StreamProtocol):
             raise TimeoutError
 
     async def run(self) -> None:
-        """Serve, deliver, close: the one place where a connection's life is written down whole."""
+        """Serve, deliver, close: the whole life of a connection, in one place."""
         with contextlib.suppress(TimeoutError):
             await self.server.handler(self)
             while self.connection.pending_bytes:
                 await self.movement()
         if self.connection.pending_bytes:
-            self.connection.abort()  # `close` would wait for ever for it to be read
+            self.connection.abort()  # `close` would wait forever for the client to read
         self.connection.close()
 
     def connection_made(self, connection: Connection) -> None:
@@ -112,29 +112,29 @@ class Stream(StreamProtocol):
         Task(self.loop, self.run())
 
     def data_received(self, connection: Connection, data: bytes) -> None:
-        """Keep it for `read`; too much of it, and TCP holds the peer back."""
+        """Keep the data for `read`. When there is too much, stop reading, and TCP stops the client."""
         self.received += data
         if len(self.received) > HIGH_WATER_BYTES:
             connection.pause_reading()
         self.moved.resolve(True)
 
     def end(self) -> None:
-        """Take nothing more in: `read` returns what has come, then b""."""
+        """Receive no more: `read` returns what has arrived, then b""."""
         self.ended = True
         self.connection.pause_reading()
         self.moved.resolve(True)
 
     def eof_received(self, connection: Connection) -> bool:
-        """The handler reads to the end, and may go on writing: `run` closes."""
+        """Let the handler read to the end and go on writing: `run` closes."""
         self.end()
         return True
 
     def drained(self, connection: Connection) -> None:
-        """`write` may go on."""
+        """Let `write` go on."""
         self.moved.resolve(True)
 
     def connection_lost(self, connection: Connection, error: Exception | None) -> None:
-        """Whoever waits is told: nothing more will come, nothing more can be sent."""
+        """Wake the handler: nothing more will arrive, and nothing more can be sent."""
         self.end()
         self.server.forget(self)
 
@@ -143,7 +143,7 @@ Handler = Callable[[Stream], Coroutine[Future, None, None]]
 
 
 async def echo(stream: Stream) -> None:
-    """Send back what comes, up to the end."""
+    """Send back what arrives, up to the end."""
     while data := await stream.read():
         await stream.write(data)
 
@@ -157,7 +157,7 @@ class EchoDatagrams(DatagramProtocol):
 
 
 class Server:
-    """As in lesson 12, but for the handler."""
+    """The same as in lesson 12, with a handler for each connection."""
 
     def __init__(self, loop: Reactor, listener: socket.socket, idle_s: float, handler: Handler) -> None:
         self.loop, self.idle_s, self.handler = loop, idle_s, handler
@@ -167,7 +167,7 @@ class Server:
         self.listener = Listener(loop, listener, lambda: Stream(self))
 
     def stop(self) -> None:
-        """Take no more callers, let each handler come to its end, and wait for them GRACE_S at the most."""
+        """Accept no more clients, let each handler finish, and wait for them GRACE_S at most."""
         self.stopping = True
         self.listener.close()
         for stream in self.streams:
@@ -177,7 +177,7 @@ class Server:
             self.loop.stop()
 
     def forget(self, stream: Stream) -> None:
-        """A client has gone. If we are stopping and it was the last one, that is the end."""
+        """Remove a closed connection. If we are stopping and it was the last one, end."""
         self.streams.discard(stream)
         if self.stopping and not self.streams:
             self.loop.stop()
@@ -190,7 +190,7 @@ def serve(
     ready: Callable[[Callable[..., None]], Any],
     handler: Handler = echo,
 ) -> None:
-    """Have `handler` serve each connection until a signal, and echo datagrams. `ready` is as in lesson 12."""
+    """Have `handler` serve each connection, and echo datagrams, until a signal. `ready` is as in lesson 12."""
     datagrams.setblocking(False)
     with Reactor() as loop:
         server = Server(loop, listener, idle_s, handler)
@@ -202,7 +202,7 @@ def serve(
 
 
 def main() -> None:
-    """Serve 127.0.0.1 on the port that is given, or 7007, until Ctrl-C."""
+    """Serve 127.0.0.1 on the given port, or 7007, until Ctrl-C."""
     try:
         listener = socket.create_server(("127.0.0.1", int(sys.argv[1]) if sys.argv[1:] else 7007))
         datagrams = socket.socket(type=socket.SOCK_DGRAM)

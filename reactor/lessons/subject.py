@@ -1,8 +1,7 @@
-"""A server under examination: a process with somebody's `serve` in it, and clients to try it with.
+"""A server under examination: a process that runs a program's `serve`, and clients that try it.
 
-Law: everything is bounded. Each wait has a time-out, and whatever happens, the process has ended when the context is
-left. What is found is told in words that a student can use: `Broken` says what was measured, `Unusable` why nothing
-could be.
+Law: everything is bounded. Each wait has a timeout, and the process has always ended when the context is left. The
+results are in words that a student can use: `Broken` says what was measured, `Unusable` why nothing could be.
 """
 
 from __future__ import annotations
@@ -19,28 +18,28 @@ from typing import Any, NamedTuple, Self
 
 from reactor.lessons import host
 
-PATIENCE_S = 2.0  # how long an answer may take before it is missing
-END_S = 5.0  # how long a process may take to end by itself
+PATIENCE_S = 2.0  # an answer that takes longer counts as missing
+END_S = 5.0  # how long a process may take to exit
 START_S = 5.0  # how long Python may take to start, and a program to be loaded
-RETURNED = "`serve` returned"  # what the host says of an orderly end
+RETURNED = "`serve` returned"  # the host's words for an orderly end
 BOOT = """import importlib.util, sys
 spec = importlib.util.spec_from_file_location("reactor.lessons.host", sys.argv.pop(1))
 host = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(host)
 host.main()
-"""  # the host alone: a program that doesn't import `reactor` needn't wait for that
+"""  # loads the host alone: a program that doesn't import `reactor` needn't wait for that import
 FOLDER = pathlib.Path(host.__file__).parent
 
 
 class Program(NamedTuple):
-    """A file with a `serve` in it, and the module name under which it is loaded."""
+    """A file that defines `serve`, and the module name under which it is loaded."""
 
     path: str
     name: str = "student"
 
 
 class Broken(Exception):
-    """A promise isn't kept. The text says what was measured."""
+    """The server breaks a promise. The text says what was measured."""
 
 
 class NotMeasured(Exception):
@@ -48,14 +47,14 @@ class NotMeasured(Exception):
 
 
 class Unusable(Exception):
-    """There is nothing to judge. The text says why, in one line."""
+    """The program can't be judged. The text says why, in one line."""
 
 
 class Subject:
-    """One program in its process. Raise Unusable when it can't be started; a context manager, which ends the process.
+    """One program in its own process. A context manager: it starts the process (or raises Unusable) and ends it.
 
-    `idle_s` and at the most `most` arguments are for `serve`; `start_s` is how long the program may take to be loaded.
-    Its clients stay open to the end, or the server would be blamed for what their leaving does to it.
+    `serve` gets `idle_s` and at most `most` arguments; loading the program may take `start_s`. All clients stay open to
+    the end: otherwise the server would be blamed for the effects of their closing.
     """
 
     __slots__ = (
@@ -100,16 +99,16 @@ class Subject:
             said = self._read()
         except TimeoutError:
             raise Unusable(
-                f"it was still being loaded after {self._start_s:g} s: `serve` must be all that runs"
+                f"it was still loading after {self._start_s:g} s: the file must only define `serve`, and run nothing"
             ) from None
         if said.get("event") != "ready":
-            raise Unusable(said.get("why") or f"it ended the process while it was loaded ({self.status()})")
+            raise Unusable(said.get("why") or f"it ended the process while it was loading ({self.status()})")
         self._addresses = {"tcp": tuple(said["tcp"]), "udp": tuple(said["udp"])}
         self.wants: int = said["wants"]
         self._wire.settimeout(PATIENCE_S)
 
     def close(self) -> None:
-        """Hang up: the process ends by itself, or is killed."""
+        """Hang up: the process exits, or is killed."""
         self.hang_up()
         self._lines.close()
         self._wire.close()
@@ -127,10 +126,10 @@ class Subject:
             return {}
         return said
 
-    def order(self, do: str, answer: str, late: str = "its other threads had no turn") -> dict[str, Any]:
-        """Have the host do something and return what it says. Raise Broken, with `late`, when it doesn't."""
+    def order(self, do: str, answer: str, late: str = "its other threads couldn't run") -> dict[str, Any]:
+        """Give the host an order and return its answer. Raise Broken, with `late`, if none comes."""
         self.go()
-        with contextlib.suppress(OSError):  # it has ended; what it said last is there to be read
+        with contextlib.suppress(OSError):  # the process has ended; its last words can still be read
             self._wire.sendall(json.dumps({"do": do}).encode() + b"\n")
         try:
             said = self._read()
@@ -141,26 +140,26 @@ class Subject:
         return said
 
     def go(self) -> None:
-        """Have `serve` called, if it hasn't been."""
+        """Let the host call `serve`, unless it has already."""
         if not self._started:
             self._started = True
             self._wire.sendall(b'{"do": "go"}\n')
 
     def observe(self) -> None:
-        """Have the host note to whom the server sends. Before `go`."""
+        """Let the host record to which port the server sends. Call it before `go`."""
         self._wire.sendall(b'{"do": "observe"}\n')
 
     def tcp(self, buffer_bytes: int | None = None, begin: bool = True) -> socket.socket:
-        """Return a connected client with a time-out. `buffer_bytes`: what its kernel may hold for it, each way.
+        """Return a connected client with a timeout. `buffer_bytes`: the size of its kernel buffers, each way.
 
-        Without `begin`, the server needn't have begun: the caller and what it sends wait in the kernel.
+        Without `begin`, the server isn't started: the client and what it sends wait in the kernel.
         """
         if begin:
             self.go()
         client = self._client(socket.SOCK_STREAM)
         client.settimeout(PATIENCE_S)
         if buffer_bytes is not None:
-            for option in (socket.SO_RCVBUF, socket.SO_SNDBUF):  # before connecting: tcp(7)
+            for option in (socket.SO_RCVBUF, socket.SO_SNDBUF):  # must be set before connecting: tcp(7)
                 client.setsockopt(socket.SOL_SOCKET, option, buffer_bytes)
         try:
             client.connect(self._addresses["tcp"])
@@ -170,7 +169,7 @@ class Subject:
         return client
 
     def udp(self) -> socket.socket:
-        """Return a UDP socket with the server as its peer, and a time-out."""
+        """Return a UDP socket that is connected to the server, with a timeout."""
         client = self._client(socket.SOCK_DGRAM)
         client.settimeout(PATIENCE_S)
         client.connect(self._addresses["udp"])
@@ -187,14 +186,14 @@ class Subject:
             client.close()
 
     def terminate(self) -> None:
-        """Send SIGTERM. Raise NotMeasured where there is none."""
+        """Send SIGTERM. Raise NotMeasured on a system without it."""
         if sys.platform == "win32":
             raise NotMeasured("this system has no SIGTERM to send")
         self._terminated = True
         self._process.send_signal(signal.SIGTERM)
 
     def outcome(self) -> str:
-        """Wait for the end and return what was said at it. Raise Broken when it doesn't come."""
+        """Wait until `serve` ends, and return how. Raise Broken if it doesn't."""
         try:
             said = self._read()
             if said.get("event") == "ended":
@@ -204,16 +203,16 @@ class Subject:
             raise Broken(f"the server still runs {PATIENCE_S:g} s later") from None
 
     def status(self) -> str:
-        """Say how the process has ended, once it has hung up."""
+        """Return how the process has ended, in words. Call it after the process has hung up."""
         code = self._process.wait(PATIENCE_S)
         return f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit status {code}"
 
     def obituary(self) -> str:
-        """Return "; …" if the server has ended without being asked to, and that hasn't been told; else nothing."""
+        """Return "; …" if the server has ended unasked and that isn't reported yet, else an empty text."""
         self._wire.settimeout(0.05)
         try:
             said = self._read()
-        except OSError:  # a time-out: it hasn't
+        except OSError:  # a timeout: it hasn't ended
             return ""
         asked = self._terminated and said.get("why") == RETURNED
         return "" if self._told or asked else f"; {self._epitaph(said)}"

@@ -1,7 +1,4 @@
-"""What a callback, a handler or its peer is called, for people who look inside. A room beside the simple path.
-
-Law: a name is found without asking anybody who might fail. What can't be told (a peer that has gone) is said so.
-"""
+"""Names of callbacks, handlers and peers, for people. Law: finding a name never fails."""
 
 from __future__ import annotations
 
@@ -17,7 +14,7 @@ from reactor.timers import Timer
 
 
 def callback_name(callback: Callable[..., Any]) -> str:
-    """Return where a callback is defined, as `echo7.server.EchoServer.stop`; its class where it can't be asked."""
+    """Return where a callback is defined, such as `echo7.server.EchoServer.stop`, or at least its class."""
     try:
         return _defined_as(callback)
     except Exception:
@@ -36,30 +33,30 @@ def _defined_as(callback: Callable[..., Any]) -> str:
 
 
 def timer_of(callback: Callable[..., Any]) -> Timer | None:
-    """Return the timer whose `fire` this is, None for any other callback. Asks no object that might fail."""
+    """Return the timer if `callback` is its `fire`, else None. Never calls the object's own code."""
     owner = callback.__self__ if type(callback) is types.MethodType else None
     return owner if isinstance(owner, Timer) else None
 
 
 def handler_name(handler: Handler) -> str:
     """Return a handler's kind, its protocol and its peer or address: `Connection of StreamEcho, 127.0.0.1:5000`."""
-    handler = getattr(handler, "observed_handler", handler)  # a trace has put it into the selector
+    handler = getattr(handler, "observed_handler", handler)  # a trace wraps it
     protocol, where = protocol_name(handler), place(handler)
     return type(handler).__name__ + (protocol and f" of {protocol}") + (where and f", {where}")
 
 
 def protocol_name(handler: Handler) -> str:
-    """Return the class to which a handler's events go; empty if there is none."""
+    """Return the class of a handler's protocol, "" if it has none."""
     protocol = getattr(handler, "protocol", None)
     return "" if protocol is None else type(protocol).__name__
 
 
 def place(handler: Handler) -> str:
-    """Return the peer of a connection, the address of others; empty for what has none."""
+    """Return the peer of a connection, the address of another handler, "" if it has none."""
     address = getattr(handler, "address", None)
     if isinstance(handler, Connection):
         try:
             address = handler.socket.getpeername()
-        except OSError:  # ENOTCONN: reset, and nobody has looked yet
+        except OSError:  # ENOTCONN: reset by the peer, not read yet
             return "gone"
     return format_address(address) if isinstance(address, tuple) else ""

@@ -1,8 +1,8 @@
-"""Instrumented parts: what a traced loop gets in place of its selector, sockets, buffers and timers.
+"""Instrumented parts: a traced loop uses them in place of its selector, sockets, buffers and timers.
 
-Law: each does what the plain part does, and tells. The loop gets them once, at construction, by the doors of
-`doors.Observer`; a loop without a trace has none of this. An event is told in the middle of the line of the loop that
-made it so, which is how `trace` knows the line.
+Law: each does what the plain part does, and reports it. The loop gets them once, at construction, through
+`doors.Observer`; an untraced loop has none of them. A part reports from within the call of the loop's own line, so
+`trace` can find that line.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ class Telling(Protocol):
     """What the parts need of a trace."""
 
     def tell(self, kind: str, who: object, **facts: Any) -> None:
-        """Tell of one event."""
+        """Report one event."""
 
     def begin_turn(self, timeout_s: float | None) -> bool:
-        """Tell of a new turn. Return False when nothing is told any more."""
+        """Report a new turn. Return False if the trace has ended."""
 
     def end_select(self, ready: list[tuple[Handler, int]]) -> None:
-        """Tell what select has found."""
+        """Report the result of select."""
 
 
 def mask_name(mask: int) -> str:
@@ -42,27 +42,34 @@ def mask_name(mask: int) -> str:
 
 
 def peer_name(peer: Any) -> str:
-    """Return an address in words; "" for a peer that has left none, or one of another family."""
+    """Return an address as text, "" for a peer without one or of another family."""
     try:
         return format_address(peer)
     except Exception:
         return ""
 
 
-# ---------------------------------------------------------------- the selector
+@contextlib.contextmanager
+def buffer_told(trace: Telling, handler: Handler, size: Callable[[], int]) -> Iterator[None]:
+    """Report a change of the pending bytes within the block."""
+    before = size()
+    yield
+    after = size()
+    if before != after:
+        trace.tell("buffer", handler, before=before, after=after)
 
 
 class Dispatched:
-    """Stands for a handler in the selector, and tells when the loop calls it or skips it. All else is the handler's."""
+    """Stands for a handler in the selector, and reports when the loop calls or skips it."""
 
     __slots__ = ("_trace", "mask", "observed_handler")
 
     def __init__(self, trace: Telling, handler: Handler) -> None:
         self._trace, self.observed_handler = trace, handler
-        self.mask = 0  # for what it was found ready last
+        self.mask = 0  # from the latest select
 
     def __getattr__(self, name: str) -> Any:
-        """Return what the handler has by that name."""
+        """Return the handler's attribute."""
         return getattr(self.observed_handler, name)
 
     @property
@@ -74,27 +81,27 @@ class Dispatched:
         return closed
 
     def on_event(self, mask: int) -> None:
-        """Tell, and hand on."""
+        """Report, then call the handler."""
         self._trace.tell("dispatch", self.observed_handler, mask=mask_name(mask))
         self.observed_handler.on_event(mask)
 
 
 class InstrumentedSelector(WrappedSelector):
-    """Tells what is watched, and what select finds."""
+    """Reports changes of interest and the results of select."""
 
     def __init__(self, trace: Telling, inner: selectors.BaseSelector) -> None:
         super().__init__(inner)
         self._trace = trace
 
     def register(self, fileobj: Any, events: int, data: Any = None) -> selectors.SelectorKey:
-        """Hand on, and tell."""
+        """Register, and report."""
         with self._refusals(data, "register"):
             key = self.inner.register(fileobj, events, Dispatched(self._trace, data))
         self._trace.tell("interest", data, before="", after=mask_name(events), resting=False)
         return key
 
     def modify(self, fileobj: Any, events: int, data: Any = None) -> selectors.SelectorKey:
-        """Hand on, and tell."""
+        """Modify, and report."""
         before = self.inner.get_key(fileobj)
         with self._refusals(data, "modify"):
             key = self.inner.modify(fileobj, events, before.data)
@@ -103,20 +110,20 @@ class InstrumentedSelector(WrappedSelector):
         return key
 
     def unregister(self, fileobj: Any) -> selectors.SelectorKey:
-        """Hand on, and tell. A handler that is taken out with an interest left is suspended."""
+        """Unregister, and report. A handler that still has an interest is suspended."""
         key = self.inner.unregister(fileobj)
         handler = key.data.observed_handler
-        resting = bool(handler.interest)
-        self._trace.tell("interest", handler, before=mask_name(key.events), after="", resting=resting)
+        suspended = bool(handler.interest)
+        self._trace.tell("interest", handler, before=mask_name(key.events), after="", resting=suspended)
         return key
 
     def select(self, timeout: float | None = None) -> Ready:
-        """Hand on, and tell before and after."""
+        """Select, and report before and after."""
         if not self._trace.begin_turn(timeout):
             return self.inner.select(timeout)
         ready = self.inner.select(timeout)
         found: list[tuple[Handler, int]] = []
-        # A copy is gone through: the list itself may be one that measures while the loop goes through it.
+        # Iterate over a copy: the list itself may measure the loop's iteration (`watch.TimedReady`).
         for key, mask in ready[:]:
             key.data.mask = mask
             found.append((key.data.observed_handler, mask))
@@ -132,11 +139,8 @@ class InstrumentedSelector(WrappedSelector):
             raise
 
 
-# ---------------------------------------------------------------- sockets
-
-
 class InstrumentedSocket:
-    """A handler's socket (or transport, or batch of calls), whose system calls are told."""
+    """A handler's socket (or transport, or batch of calls) that reports its system calls."""
 
     __slots__ = ("_handler", "_sock", "_trace")
 
@@ -144,77 +148,68 @@ class InstrumentedSocket:
         self._trace, self._handler, self._sock = trace, handler, sock
 
     def __getattr__(self, name: str) -> Any:
-        """Return one of the socket's own calls, or one that tells."""
+        """Return the socket's attribute, or a call that reports."""
         call, told = getattr(self._sock, name), TOLD.get(name)
         return call if told is None else functools.partial(told, self, call)
 
     def _accept(self, call: Callable[[], tuple[Any, Any]]) -> tuple[Any, Any]:
-        """Tell of accept(2)."""
-        with self._told("accept") as tell:
-            sock, peer = call()
-            tell("accepted", peer=peer_name(peer))
+        sock, peer = self._try("accept", None, call)
+        self._trace.tell("accepted", self._handler, peer=peer_name(peer))
         return sock, peer
 
     def _recv(self, call: Callable[[int], Any], size_bytes: int) -> Any:
-        """Tell of a stream's recv(2)."""
-        with self._told("recv") as tell, self._pending_told():
-            data = call(size_bytes)
+        """Receive from a stream."""
+        with self._pending_told():
+            data = self._try("recv", None, call, size_bytes)
             if data:
-                tell("received", bytes=len(data), asked=size_bytes)
+                self._trace.tell("received", self._handler, bytes=len(data), asked=size_bytes)
             else:
-                tell("eof")
+                self._trace.tell("eof", self._handler)
         return data
 
     def _send(self, call: Callable[[Any], int], data: Any) -> int:
-        """Tell of send(2)."""
-        if isinstance(self._handler, Connection):
-            with self._pending_told():
-                return self._sent(len(data), lambda: call(data))
-        return self._sent(len(data), lambda: call(data), peer="")
+        if not isinstance(self._handler, Connection):
+            return self._sent(len(data), {"peer": ""}, call, data)
+        with self._pending_told():
+            return self._sent(len(data), {}, call, data)
 
     def _sendto(self, call: Callable[..., int], data: Bytes, destination: Address) -> int:
-        """Tell of sendto(2)."""
-        return self._sent(len(data), lambda: call(data, destination), peer=peer_name(destination))
+        return self._sent(len(data), {"peer": peer_name(destination)}, call, data, destination)
 
     def _sendmsg(self, call: Callable[..., int], buffers: tuple[Bytes], control: Any, flags: int, to: Any) -> int:
-        """Tell of sendmsg(2)."""
-        return self._sent(len(buffers[0]), lambda: call(buffers, control, flags, to), peer=peer_name(to))
+        return self._sent(len(buffers[0]), {"peer": peer_name(to)}, call, buffers, control, flags, to)
 
     def _receive(self, call: Callable[..., Any], size_bytes: int, *room_bytes: int) -> Any:
-        """Tell of recvmsg(2) and recvfrom(2)."""
-        with self._told("recv") as tell:
-            received = call(size_bytes, *room_bytes)
-            tell("received", bytes=len(received[0]), asked=size_bytes, peer=peer_name(received[-1]))
+        """Receive a datagram: recvmsg(2) or recvfrom(2)."""
+        received = self._try("recv", None, call, size_bytes, *room_bytes)
+        facts = {"bytes": len(received[0]), "asked": size_bytes, "peer": peer_name(received[-1])}
+        self._trace.tell("received", self._handler, **facts)
         return received
 
     def _recvmmsg(self, call: Callable[[], int]) -> int:
-        """Tell of recvmmsg(2)."""
-        with self._told("recv") as tell:
-            count = call()
-            tell("received", bytes=sum(self._sock.lengths[:count]), asked=None, datagrams=count)
+        count: int = self._try("recv", None, call)
+        received_bytes = sum(self._sock.lengths[:count])
+        self._trace.tell("received", self._handler, bytes=received_bytes, asked=None, datagrams=count)
         return count
 
     def _sendmmsg(self, call: Callable[[int, int], int], first: int, count: int) -> int:
-        """Tell of sendmmsg(2)."""
         lengths = self._sock.lengths
         offered = sum(lengths[first : first + count])
-        with self._told("send", offered) as tell:
-            sent = call(first, count)
-            tell("sent", bytes=sum(lengths[first : first + sent]), offered=offered, datagrams=sent)
+        sent: int = self._try("send", offered, call, first, count)
+        sent_bytes = sum(lengths[first : first + sent])
+        self._trace.tell("sent", self._handler, bytes=sent_bytes, offered=offered, datagrams=sent)
         return sent
 
-    def _sent(self, offered: int, call: Callable[[], int], **peer: str) -> int:
-        with self._told("send", offered) as tell:
-            sent = call()
-            tell("sent", bytes=sent, offered=offered, **peer)
+    def _sent(self, offered: int, peer: dict[str, str], call: Callable[..., int], *args: Any) -> int:
+        sent: int = self._try("send", offered, call, *args)
+        self._trace.tell("sent", self._handler, bytes=sent, offered=offered, **peer)
         return sent
 
-    @contextlib.contextmanager
-    def _told(self, name: str, offered: int | None = None) -> Iterator[Callable[..., None]]:
-        """Make a system call in this block, and say what came of it with what is yielded. Errors are told here."""
+    def _try(self, name: str, offered: int | None, call: Callable[..., Any], *args: Any) -> Any:
+        """Make a system call, and report an error."""
         trace, handler = self._trace, self._handler
         try:
-            yield functools.partial(_tell, trace, handler)
+            return call(*args)
         except WOULD_BLOCK:
             trace.tell("blocked", handler, call=name, offered=offered)
             raise
@@ -222,18 +217,9 @@ class InstrumentedSocket:
             trace.tell("error", handler, call=name, errno=errno_name(error), text=error.strerror or str(error))
             raise
 
-    @contextlib.contextmanager
-    def _pending_told(self) -> Iterator[None]:
-        """Tell if a transport's pending bytes have changed in this block. A SendBuffer tells of itself."""
-        before = getattr(self._handler, "pending_bytes", 0)
-        yield
-        after = getattr(self._handler, "pending_bytes", 0)
-        if before != after:
-            self._trace.tell("buffer", self._handler, before=before, after=after)
-
-
-def _tell(trace: Telling, handler: Handler, kind: str, **facts: Any) -> None:
-    trace.tell(kind, handler, **facts)
+    def _pending_told(self) -> contextlib.AbstractContextManager[None]:
+        """Report a change of a transport's pending bytes. A SendBuffer reports its own."""
+        return buffer_told(self._trace, self._handler, lambda: getattr(self._handler, "pending_bytes", 0))
 
 
 TOLD: dict[str, Callable[..., Any]] = {
@@ -249,43 +235,33 @@ TOLD: dict[str, Callable[..., Any]] = {
 }
 
 
-# ---------------------------------------------------------------- buffers and timers
-
-
 class InstrumentedBuffer(SendBuffer):
-    """A connection's send buffer that tells how full it is."""
+    """A connection's send buffer that reports its size."""
 
-    __slots__ = ("_handler", "_trace")
+    __slots__ = ("_told",)
 
     def __init__(self, trace: Telling, handler: Handler, pending: Bytes) -> None:
         super().__init__(pending)
-        self._trace, self._handler = trace, handler
+        self._told = functools.partial(buffer_told, trace, handler, self.__len__)
 
     def append(self, data: Bytes, start: int = 0) -> None:
-        """Add, and tell."""
-        with self._changed():
+        """Append, and report."""
+        with self._told():
             super().append(data, start)
 
     def clear(self) -> None:
-        """Forget all, and tell."""
-        with self._changed():
+        """Clear, and report."""
+        with self._told():
             super().clear()
 
     def consume(self, count: int) -> None:
-        """Forget, and tell."""
-        with self._changed():
+        """Consume, and report."""
+        with self._told():
             super().consume(count)
-
-    @contextlib.contextmanager
-    def _changed(self) -> Iterator[None]:
-        before = len(self)
-        yield
-        if before != len(self):
-            self._trace.tell("buffer", self._handler, before=before, after=len(self))
 
 
 class InstrumentedTimers(Timers):
-    """Timers that tell when one is set or cancelled. The loop tells when one fires."""
+    """Timers that report when one is set or cancelled. The guard reports when one fires."""
 
     __slots__ = ("_trace",)
 
@@ -294,12 +270,12 @@ class InstrumentedTimers(Timers):
         self._trace = trace
 
     def add(self, deadline_s: float, callback: Callback, args: Arguments = ()) -> Timer:
-        """Set a timer, and tell."""
+        """Set a timer, and report."""
         timer = super().add(deadline_s, callback, args)
         self._trace.tell("timer_set", timer)
         return timer
 
     def cancel(self, timer: Timer) -> None:
-        """Tell, and cancel."""
+        """Report, and cancel."""
         self._trace.tell("timer_cancelled", timer)
         super().cancel(timer)

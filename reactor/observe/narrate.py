@@ -1,6 +1,6 @@
-"""What a loop does, in plain words: a sentence for each event, and a narrator who doesn't talk too much.
+"""What a loop does, in plain words: a sentence for each event, and a rate-limited narrator.
 
-Law: a sentence says what happened and to whom, in the field's own terms, and is true without the ones before it. Pure.
+Law: a sentence says what happened to what, in the field's terms, and needs no other sentence. Pure.
 """
 
 from __future__ import annotations
@@ -13,19 +13,19 @@ if TYPE_CHECKING:
 
 SENTENCES_PER_S = 25.0
 BURST = 50
-MOST_NAMED = 5  # of those who are ready
+MOST_NAMED = 5  # handlers that are ready
 READINESS = {"": "ready", "R": "readable", "W": "writable", "RW": "readable and writable"}
-WATCHED = {"": "is watched no more", "R": "wants to read", "W": "wants to write", "RW": "wants to read and to write"}
+WATCHED = {"": "nothing", "R": "READ", "W": "WRITE", "RW": "READ and WRITE"}
 MEANING = {
-    "HALF_CLOSED": ": its FIN goes when all has gone, and it reads on",
-    "DRAINING": ": it reads no more, and its FIN goes when all has gone",
-    "LINGERING": ": its FIN has gone, and it waits for the peer's",
+    "HALF_CLOSED": ": it sends its pending bytes, then FIN, and keeps reading",
+    "DRAINING": ": it stops reading, and sends its pending bytes, then FIN",
+    "LINGERING": ": its FIN is sent, and it waits for the peer's",
     "CLOSED": "",
 }
 BLOCKED = {
-    "send": "The kernel takes nothing from {who} now: its own buffer is full",
-    "recv": "{who} finds nothing to receive",
-    "accept": "{who} finds no more callers in the kernel's queue",
+    "send": "The kernel takes nothing from {name}: its own send buffer is full",
+    "recv": "{name} finds nothing to receive",
+    "accept": "{name} finds no client in the kernel's queue",
 }
 
 Fields = dict[str, Any]
@@ -37,9 +37,9 @@ def sentence(event: Event) -> str:
 
 
 class Narrator:
-    """A sink that says each event in words: `say(sentence)`.
+    """Calls `say(sentence)` for each event, after a burst at most `per_s` times a second.
 
-    So many a second, after a burst; what is left out is counted, and said with the next sentence.
+    Other events are counted, and the count is reported before the next sentence.
     """
 
     __slots__ = ("_left", "_per_s", "_said_s", "_say", "_unsaid")
@@ -50,7 +50,7 @@ class Narrator:
         self._unsaid = 0
 
     def __call__(self, event: Event) -> None:
-        """Say it, or count it."""
+        """Say or count one event."""
         self._left = min(BURST, self._left + max(0.0, event.at_s - self._said_s) * self._per_s)
         self._said_s = event.at_s
         if self._left < 1:
@@ -58,7 +58,7 @@ class Narrator:
             return
         self._left -= 1
         if self._unsaid:
-            self._say(f"… {self._unsaid:,} things more, too quick to be told")
+            self._say(f"… {self._unsaid:,} more events, not narrated")
             self._unsaid = 0
         self._say(f"turn {event.turn}: {sentence(event)}")
 
@@ -75,17 +75,17 @@ def lasting(seconds: float) -> str:
     return f"{seconds * 1e3:.3g} ms"
 
 
-def _turn(who: str, fields: Fields) -> str:
+def _turn(name: str, fields: Fields) -> str:
     sleep_s: float | None = fields["sleep_s"]
     if sleep_s is None:
         return "The loop sleeps until something is ready"
     if sleep_s > 0:
-        return f"The loop sleeps until something is ready, for {lasting(sleep_s)} at the most: then a timer is due"
-    why = f"{count(fields['calls'], 'call')} to be made" if fields["calls"] else "a timer is due, or it is to stop"
-    return f"The loop looks what is ready, without sleeping: {why}"
+        return f"The loop sleeps until something is ready, at most {lasting(sleep_s)}: then a timer is due"
+    why = count(fields["calls"], "queued call") if fields["calls"] else "a timer is due, or the loop is stopping"
+    return f"The loop polls without sleeping: {why}"
 
 
-def _select(who: str, fields: Fields) -> str:
+def _select(name: str, fields: Fields) -> str:
     if not fields["ready"]:
         return "Select returns: nothing is ready"
     named = [f"{name} is {READINESS[mask]}" for name, mask in fields["ready"][:MOST_NAMED]]
@@ -93,44 +93,45 @@ def _select(who: str, fields: Fields) -> str:
     return "Select returns: " + ", ".join(named) + (f", and {others:,} more" if others else "")
 
 
-def _adopted(who: str, fields: Fields) -> str:
+def _adopted(name: str, fields: Fields) -> str:
     protocol, where = fields["protocol"], fields["where"]
-    return f"{who} is new{protocol and f', of {protocol}'}{where and f', {where}'}, on descriptor {fields['fd']}"
+    return f"{name} is registered: {protocol and f'{protocol}, '}{where and f'{where}, '}descriptor {fields['fd']}"
 
 
-def _received(who: str, fields: Fields) -> str:
+def _received(name: str, fields: Fields) -> str:
     peer, datagrams = fields.get("peer"), fields.get("datagrams")
     number = f" in {count(datagrams, 'datagram')}" if datagrams is not None else ""
-    return f"{who} receives {count(fields['bytes'], 'byte')}{number}" + (f" from {peer}" if peer else "")
+    return f"{name} receives {count(fields['bytes'], 'byte')}{number}" + (f" from {peer}" if peer else "")
 
 
-def _sent(who: str, fields: Fields) -> str:
+def _sent(name: str, fields: Fields) -> str:
     sent, offered, to = fields["bytes"], fields["offered"], f" to {fields['peer']}" if fields.get("peer") else ""
     if sent < offered:
-        return f"The kernel takes {sent:,} of {count(offered, 'byte')} from {who}{to}: {offered - sent:,} must wait"
-    return f"The kernel takes {'all ' * (sent > 1)}{count(sent, 'byte')} from {who}{to}"
+        return f"The kernel takes {sent:,} of {count(offered, 'byte')} from {name}{to}: {offered - sent:,} stay pending"
+    return f"The kernel takes {'all ' * (sent > 1)}{count(sent, 'byte')} from {name}{to}"
 
 
-def _interest(who: str, fields: Fields) -> str:
+def _interest(name: str, fields: Fields) -> str:
     if fields["resting"]:
-        return f"{who} rests for a moment: the system is out of something"
-    return f"{who} {WATCHED[fields['after']]}"
+        return f"{name} is suspended for a while: descriptors or memory are short"
+    return f"{name} is watched for {WATCHED[fields['after']]}"
 
 
-def _closed(who: str, fields: Fields) -> str:
-    return f"{who} is closed" + (f": {fields['error']}" if fields["error"] else "")
+def _closed(name: str, fields: Fields) -> str:
+    return f"{name} is closed" + (f": {fields['error']}" if fields["error"] else "")
 
 
-def _timer_set(who: str, fields: Fields) -> str:
-    return f"{who} is set: in {lasting(fields['delay_s'])}, {_callback(fields)}"
+def _timer_set(name: str, fields: Fields) -> str:
+    return f"{name} is set: {_callback(fields)} in {lasting(fields['delay_s'])}"
 
 
-def _timer_fired(who: str, fields: Fields) -> str:
-    return f"{who} fires, {lasting(fields['lag_s'])} late: {_callback(fields)}"
+def _timer_fired(name: str, fields: Fields) -> str:
+    return f"{name} fires, {lasting(fields['lag_s'])} late: {_callback(fields)}"
 
 
-def _call(who: str, fields: Fields) -> str:
-    return f"A queued call: {_callback(fields)}" + (f", because of: {fields['error']}" if fields["error"] else "")
+def _call(name: str, fields: Fields) -> str:
+    error = f", with error {fields['error']}" if fields["error"] else ""
+    return f"A queued call runs: {_callback(fields)}{error}"
 
 
 def _callback(fields: Fields) -> str:
@@ -138,40 +139,40 @@ def _callback(fields: Fields) -> str:
     return name + (f" of {fields['owner']}" if fields["owner"] else "")
 
 
-def _raised(who: str, fields: Fields) -> str:
-    owner = f"{fields['owner']} is closed for it" if fields["owner"] else "nobody is closed for it"
-    return f"A callback raised {fields['error']}: {owner}, and the loop goes on"
+def _raised(name: str, fields: Fields) -> str:
+    closed = f"{fields['owner']} is closed, " if fields["owner"] else ""
+    return f"A callback raised {fields['error']}: {closed}the loop goes on"
 
 
-def _dropped(who: str, fields: Fields) -> str:
+def _dropped(name: str, fields: Fields) -> str:
     source = f" from or to {fields['peer']}" if fields["peer"] else ""
-    return f"{who} gives no answer to {count(fields['count'], 'datagram')}{source}: {fields['reason']}"
+    return f"{name} drops {count(fields['count'], 'datagram')}{source}: {fields['reason']}"
 
 
 SENTENCES: dict[str, Callable[[str, Fields], str]] = {
     "turn": _turn,
     "select": _select,
-    "dispatch": lambda who, fields: f"{who} is called: it is {READINESS[fields['mask']]}",
-    "stale": lambda who, fields: f"{who} was ready too, but has been closed meanwhile: it is skipped",
+    "dispatch": lambda name, fields: f"{name} is called: it is {READINESS[fields['mask']]}",
+    "stale": lambda name, fields: f"{name} was closed earlier in this batch: its stale event is skipped",
     "adopted": _adopted,
-    "accepted": lambda who, fields: f"{who} accepts a caller{fields['peer'] and ', ' + fields['peer']}",
+    "accepted": lambda name, fields: f"{name} accepts a client{fields['peer'] and ', ' + fields['peer']}",
     "received": _received,
-    "eof": lambda who, fields: f"{who} reads the peer's FIN: nothing more will come",
+    "eof": lambda name, fields: f"{name} receives the peer's FIN: the peer sends no more",
     "sent": _sent,
-    "blocked": lambda who, fields: BLOCKED[fields["call"]].format(who=who),
-    "error": lambda who, fields: f"{who}: {fields['call']}(2) fails with {fields['errno']}: {fields['text']}",
+    "blocked": lambda name, fields: BLOCKED[fields["call"]].format(name=name),
+    "error": lambda name, fields: f"{name}: {fields['call']}(2) fails with {fields['errno']}: {fields['text']}",
     "interest": _interest,
-    "buffer": lambda who, fields: f"{count(fields['after'], 'byte')} in {who}'s buffer, after {fields['before']:,}",
-    "state": lambda who, fields: f"{who} goes from {fields['before']} to {fields['after']}{MEANING[fields['after']]}",
-    "paused": lambda who, fields: f"{who} is to read no more for now",
-    "resumed": lambda who, fields: f"{who} may read again",
+    "buffer": lambda name, fields: f"{name} has {count(fields['after'], 'byte')} pending, before {fields['before']:,}",
+    "state": lambda name, fields: f"{name} goes from {fields['before']} to {fields['after']}{MEANING[fields['after']]}",
+    "paused": lambda name, fields: f"{name} pauses reading",
+    "resumed": lambda name, fields: f"{name} resumes reading",
     "closed": _closed,
     "timer_set": _timer_set,
     "timer_fired": _timer_fired,
-    "timer_cancelled": lambda who, fields: f"{who} is cancelled: {_callback(fields)}",
+    "timer_cancelled": lambda name, fields: f"{name} is cancelled: {_callback(fields)}",
     "call": _call,
     "raised": _raised,
     "dropped": _dropped,
-    "ended": lambda who, fields: f"The trace ends here: {fields['reason']}",
-    "fault": lambda who, fields: f"The simulated world lets something go wrong: {fields['fault']}",
+    "ended": lambda name, fields: f"The trace ends: {fields['reason']}",
+    "fault": lambda name, fields: f"The simulation injects a fault: {fields['fault']}",
 }

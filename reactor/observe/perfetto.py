@@ -1,51 +1,45 @@
-"""Perfetto: what a loop did as Chrome Trace Events, for ui.perfetto.dev or chrome://tracing. It is a sink.
+"""Perfetto: writes Chrome Trace Events, for ui.perfetto.dev or chrome://tracing.
 
     with Perfetto.open("echo.json") as sink, Reactor(observer=Trace(sink)) as loop: …
 
-One track is the loop's: a turn's phases, one after the other. Each handler has a track of its own, as long as it lives,
-with a slice for each time that it was called and marks for what happened in it. A counter shows each send buffer, one
-how late timers were.
+One track shows the phases of each turn. Each handler has a track for its lifetime, with a slice for each call and marks
+for its events. Counters show each send buffer and the lateness of timers.
 
-Law: slices are properly nested and never end before they begin, even if the trace is cut anywhere: the closing bracket
-may be missing (as the format allows). See "Trace Event Format", section JSON Array Format.
+Law: slices nest and never end before they begin, even if the trace is cut anywhere; the closing bracket may be missing
+(see "Trace Event Format", JSON Array Format).
 """
 
 from __future__ import annotations
 
 import json
-from typing import Any, BinaryIO, Self
+from typing import Any, BinaryIO
 
 from reactor.observe.narrate import sentence
-from reactor.observe.sinks import ENCODER, MOST_BYTES, Sink, open_file
+from reactor.observe.sinks import ENCODER, MOST_BYTES, TraceFile
 from reactor.observe.trace import Event
 
 PROCESS = 1
-LOOP = 0  # the loop's own track
+LOOP = 0  # the loop's track
 STARTS = {"turn": "sleep", "select": "dispatch", "timer_fired": "timers", "call": "calls"}  # event → phase
 ENDS_A_DISPATCH = frozenset({"turn", "dispatch", "stale", "timer_fired", "call"})
-ON_NO_TRACK = frozenset({"turn", "select", "adopted", "dispatch"})  # they are slices, or begin them
+ON_NO_TRACK = frozenset({"turn", "select", "adopted", "dispatch"})  # shown as slices
 
 
-class Perfetto:
-    """Writes Chrome Trace Events. `most_bytes`: at that, the trace ends."""
+class Perfetto(TraceFile):
+    """Writes Chrome Trace Events. The trace ends at `most_bytes`."""
 
-    __slots__ = ("_began_s", "_called", "_last_track", "_phase", "_sink", "_tracks")
+    __slots__ = ("_began_s", "_called", "_last_track", "_phase", "_tracks")
 
     def __init__(self, file: BinaryIO, *, most_bytes: int = MOST_BYTES) -> None:
-        self._sink = Sink(file, most_bytes)
+        super().__init__(file, most_bytes)
         self._began_s: float | None = None
         self._phase = ""
-        self._called: int | None = None  # the track of the handler that is being called
+        self._called: int | None = None  # the track of the handler being called
         self._tracks: dict[str, int] = {}  # of open handlers
         self._last_track = LOOP
         self._sink.write("[\n")
         self._meta("process_name", LOOP, "reactor")
         self._meta("thread_name", LOOP, "the loop")
-
-    @classmethod
-    def open(cls, path: str, **options: Any) -> Self:
-        """Return one that writes into a new file of that name. Raise OSError."""
-        return cls(open_file(path), **options)
 
     def __call__(self, event: Event) -> None:
         """Write one event."""
@@ -65,20 +59,8 @@ class Perfetto:
             self._sink.flush()
 
     def close(self) -> None:
-        """End the file. Harmless twice."""
+        """Complete and close the file. A second call does nothing."""
         self._sink.close(json.dumps({"name": "end", "ph": "M", "pid": PROCESS, "tid": LOOP, "args": {}}) + "\n]\n")
-
-    def leave(self) -> None:
-        """In a child of fork(2): leave the file to the parent."""
-        self._sink.leave()
-
-    def __enter__(self) -> Self:
-        """Return the sink itself."""
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        """End the file, whatever happened."""
-        self.close()
 
     def _turn_phase(self, event: Event, at_us: float) -> None:
         phase = STARTS.get(event.kind, "")
@@ -90,17 +72,17 @@ class Perfetto:
         self._emit("B", phase, at_us, LOOP, args={"turn": event.turn, **_arguments(event)})
 
     def _handler(self, event: Event, at_us: float) -> None:
-        who, fields = event.who, event.fields
+        label, fields = event.who, event.fields
         if event.kind == "adopted":
             self._last_track += 1
-            track = self._tracks[who] = self._last_track
-            self._meta("thread_name", track, f"{who} {fields['where']}".rstrip())
-            self._emit("B", f"{who} {fields['protocol']}".rstrip(), at_us, track, args=_arguments(event))
+            track = self._tracks[label] = self._last_track
+            self._meta("thread_name", track, f"{label} {fields['where']}".rstrip())
+            self._emit("B", f"{label} {fields['protocol']}".rstrip(), at_us, track, args=_arguments(event))
         elif event.kind == "dispatch":
-            self._called = self._tracks.get(who, LOOP)  # one that was never adopted has none
+            self._called = self._tracks.get(label, LOOP)  # a handler that was never registered has none
             self._emit("B", f"on_event({fields['mask']})", at_us, self._called, args=_arguments(event))
         elif event.kind == "buffer":
-            self._emit("C", f"{who} buffer", at_us, LOOP, args={"bytes": fields["after"]})
+            self._emit("C", f"{label} buffer", at_us, LOOP, args={"bytes": fields["after"]})
         elif event.kind == "timer_fired":
             self._emit("C", "timer lag", at_us, LOOP, args={"ms": round(fields["lag_s"] * 1e3, 3)})
 
@@ -109,11 +91,11 @@ class Perfetto:
             self._emit("E", "on_event", at_us, self._called)
             self._called = None
 
-    def _close_track(self, who: str, at_us: float) -> None:
-        track = self._tracks.pop(who)
+    def _close_track(self, label: str, at_us: float) -> None:
+        track = self._tracks.pop(label)
         if self._called == track:
             self._end_call(at_us)
-        self._emit("E", who, at_us, track)
+        self._emit("E", label, at_us, track)
 
     def _meta(self, name: str, track: int, value: str) -> None:
         self._emit("M", name, 0, track, args={"name": value})

@@ -1,10 +1,10 @@
-"""JsonLines: a file of what a loop did, to be looked at later. It is a sink: what a Trace calls.
+"""JsonLines: writes a trace to a file, for the player.
 
     with JsonLines.open("echo.jsonl") as sink, Reactor(observer=Trace(sink)) as loop: …
     python -m reactor.player echo.jsonl
 
-Law: a file is whole after every turn: what the loop did before it slept is written before it sleeps. It is bounded. And
-a disk that is full ends the trace, with one line in the log, and nothing else.
+Law: the file is complete after every turn: events are written before the loop sleeps. It is bounded. A full disk ends
+the trace with one log line, and the loop goes on.
 """
 
 from __future__ import annotations
@@ -25,43 +25,42 @@ FORMAT = 1
 MOST_BYTES = 256 * 1024 * 1024
 CHUNK_BYTES = 64 * 1024
 HEADER = '{"trace": "reactor"'
-BEGINNINGS = (HEADER.encode(), b'[\n{"name":"process_name"')  # of traces: ours, and Perfetto's
-ENCODER = json.JSONEncoder(separators=(",", ":"), default=repr)  # made once: `json.dumps` would make one for each event
+BEGINNINGS = (HEADER.encode(), b'[\n{"name":"process_name"')  # of trace files: JsonLines, Perfetto
+ENCODER = json.JSONEncoder(separators=(",", ":"), default=repr)  # `json.dumps` would make one per event
 
 logger = logging.getLogger("reactor")
 
 
 def open_file(path: str) -> BinaryIO:
-    """Open a file anew, for a trace. Raise OSError, ValueError for a name that can't be one.
+    """Open and empty a file for a trace. Raise OSError, ValueError for an impossible name.
 
-    A pipe is refused, as its reader could hold the loop up; and a file that is there already and is no trace, as it is
-    somebody's.
+    An existing file that isn't a trace is refused, and so is a pipe, because a slow reader would block the loop.
     """
-    with contextlib.suppress(FileNotFoundError), open(path, "rb", opener=_waiting_for_nobody) as before:
+    with contextlib.suppress(FileNotFoundError), open(path, "rb", opener=_without_waiting) as before:
         beginning = before.read(40) if stat.S_ISREG(os.fstat(before.fileno()).st_mode) else b""
         if beginning and not beginning.startswith(BEGINNINGS):
-            raise OSError("it is there already, and is no trace: remove it first")
+            raise OSError("the file exists and isn't a trace: remove it first")
     file = open(path, "wb", buffering=0, opener=_private)  # noqa: SIM115 - the sink closes it
     kind = os.fstat(file.fileno()).st_mode
     if not stat.S_ISREG(kind) and not stat.S_ISCHR(kind):
         file.close()
-        raise OSError("it is no file, and a loop can't wait for who reads a pipe")
+        raise OSError("it isn't a regular file, and a slow reader would block the loop: choose a file")
     if stat.S_ISREG(kind) and hasattr(os, "fchmod"):
-        os.fchmod(file.fileno(), 0o600)  # whatever it was before: it tells who calls
+        os.fchmod(file.fileno(), 0o600)  # it contains the clients' addresses
     return file
 
 
 def _private(path: str, flags: int) -> int:
-    return _waiting_for_nobody(path, flags, 0o600)
+    return _without_waiting(path, flags, 0o600)
 
 
-def _waiting_for_nobody(path: str, flags: int, mode: int = 0) -> int:
-    """Open without waiting for the other end of a pipe."""
+def _without_waiting(path: str, flags: int, mode: int = 0) -> int:
+    """Open a file. Don't wait for the other end of a pipe."""
     return os.open(path, flags | getattr(os, "O_NONBLOCK", 0), mode)
 
 
 class Sink:
-    """A file, as long as it can be written and has room. What is written waits in memory for `flush`."""
+    """A buffered, bounded file. After an error or at its limit it takes no more."""
 
     __slots__ = ("_file", "_left_bytes", "_name", "_waiting")
 
@@ -72,7 +71,7 @@ class Sink:
         self._waiting = bytearray()
 
     def write(self, text: str) -> bool:
-        """Write. Return False when there is no room for it: then it is time for the last words, to `close`."""
+        """Write to the buffer. Return False if there is no room: then call `close`, with the last text."""
         data = text.encode()
         self._left_bytes -= len(data)
         if self._left_bytes >= 0:
@@ -80,35 +79,34 @@ class Sink:
             if len(self._waiting) >= CHUNK_BYTES:
                 self.flush()
         elif self._file is not None:
-            extra = {"event": "trace_ends"}
-            logger.warning("the trace %s is as long as it may be, and ends here", self._name, extra=extra)
+            logger.warning("trace ended: %s has reached its size limit", self._name, extra={"event": "trace_ends"})
             return False
         return True
 
     def flush(self) -> None:
-        """Hand to the kernel what waits."""
+        """Write the buffer to the file."""
         waiting, self._waiting = self._waiting, bytearray()
         try:
             while waiting and self._file is not None:
                 taken: int | None = self._file.write(waiting)
-                if taken is None:  # a terminal that nobody reads; what is left out would never be missed
+                if taken is None:  # a terminal that isn't read
                     raise OSError(errno.EAGAIN, "its reader is too slow")
                 del waiting[:taken]
             if self._file is not None:
-                self._file.flush()  # it may have a buffer of its own
+                self._file.flush()  # it may have its own buffer
         except OSError as error:
-            text = f"the trace {self._name} can't be written, and ends here: {error.strerror}"
+            text = f"trace ended: can't write {self._name}: {error.strerror}"
             logger.error(text, extra={"event": "trace_ends"})
             self._close()
 
     def close(self, last: str = "") -> None:
-        """Write the last words, and no more. Harmless twice."""
+        """Write the last text and close the file. A second call does nothing."""
         self._waiting += last.encode()
         self.flush()
         self._close()
 
     def leave(self) -> None:
-        """In a child of fork(2): what waits is the parent's to write, and this copy of the file is closed."""
+        """Close a forked child's copy of the file. The parent writes the buffer."""
         self._waiting.clear()
         self._close()
 
@@ -118,14 +116,44 @@ class Sink:
             self._file = None
 
 
-class JsonLines:
-    """Writes each event as a line of JSON, after a header. `title` and `about` say what is to be seen, in the player.
-
-    `clock` says what kind the loop's is ("monotonic", "simulated"). At `most_bytes` the trace ends, and says so in its
-    last line.
-    """
+class TraceFile:
+    """Owns a Sink: what JsonLines and Perfetto have in common."""
 
     __slots__ = ("_sink",)
+
+    def __init__(self, file: BinaryIO, most_bytes: int) -> None:
+        self._sink = Sink(file, most_bytes)
+
+    @classmethod
+    def open(cls, path: str, **options: Any) -> Self:
+        """Return one that writes to a new file. Raise OSError."""
+        return cls(open_file(path), **options)
+
+    def close(self) -> None:
+        """Write the buffer and close the file. A second call does nothing."""
+        self._sink.close()
+
+    def leave(self) -> None:
+        """Leave the file to the parent, in a forked child."""
+        self._sink.leave()
+
+    def __enter__(self) -> Self:
+        """Return the sink itself."""
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        """Close the file."""
+        self.close()
+
+
+class JsonLines(TraceFile):
+    """Writes each event as a line of JSON, after a header. The player shows `title` and `about`.
+
+    `clock` is the kind of the loop's clock ("monotonic", "simulated"). The trace ends at `most_bytes`, with a last line
+    that says so.
+    """
+
+    __slots__ = ()
 
     def __init__(
         self,
@@ -137,55 +165,34 @@ class JsonLines:
         most_bytes: int = MOST_BYTES,
     ) -> None:
         first = header_line(title, about, clock)
-        self._sink = Sink(file, most_bytes + len(first))
+        super().__init__(file, most_bytes + len(first))
         self._sink.write(first)
-
-    @classmethod
-    def open(cls, path: str, **options: Any) -> Self:
-        """Return one that writes into a new file of that name. Raise OSError."""
-        return cls(open_file(path), **options)
 
     def __call__(self, event: Event) -> None:
         """Write one event."""
         if not self._sink.write(_line(event)):
-            reason = {"reason": "the file is as long as it may be"}
+            reason = {"reason": "the file has reached its size limit"}
             self._sink.close(_line(event._replace(kind="ended", who="", line="", via=(), fields=reason)))
         if event.kind == "turn":
             self._sink.flush()
 
     def flush(self) -> None:
-        """Write what waits."""
+        """Write the buffer to the file."""
         self._sink.flush()
-
-    def close(self) -> None:
-        """Write what waits, and close the file. Harmless twice."""
-        self._sink.close()
-
-    def leave(self) -> None:
-        """In a child of fork(2): leave the file to the parent."""
-        self._sink.leave()
-
-    def __enter__(self) -> Self:
-        """Return the sink itself."""
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        """Close the file, whatever happened."""
-        self.close()
 
 
 def header_line(title: str = "", about: str = "", clock: str = "monotonic") -> str:
-    """Return the first line of a trace: what it is, and of which sources its lines are."""
+    """Return the first line of a trace: its format, title and the versions of the traced sources."""
     sources = {}
     for path, name in FILES.items():
-        with contextlib.suppress(OSError), open(path, "rb") as source:  # there may be none: lines are numbers then
+        with contextlib.suppress(OSError), open(path, "rb") as source:  # a zipped package has no files
             sources[name] = fingerprint(source.read())
     about_it = {"title": title, "about": about, "clock": clock, "python": platform.python_version(), "sources": sources}
     return json.dumps({"trace": "reactor", "format": FORMAT} | about_it) + "\n"
 
 
 def fingerprint(source: bytes) -> str:
-    """Return what tells one version of a source from another: the first 12 digits of its SHA-256."""
+    """Return the first 12 digits of a source's SHA-256, which identify its version."""
     return hashlib.sha256(source).hexdigest()[:12]
 
 

@@ -1,8 +1,7 @@
-"""dump(reactor): all that a loop has, as one table for people. A room beside the simple path.
+"""dump(reactor): all that a loop holds, as one table for people.
 
-Law: to look changes nothing, and costs a bounded number of rows, whatever there is: those that matter come first. What
-was opened to serve comes before the connections, and those before each other by what they hold; then the timers by
-when they are due, then the calls in their order. What found no room is counted.
+Law: a dump changes nothing and has a bounded number of rows. Listeners and endpoints come first, then connections by
+pending bytes, then timers by deadline, then calls in their order. Rows that are cut off are counted.
 """
 
 from __future__ import annotations
@@ -16,15 +15,15 @@ from reactor.loop import READ, WRITE, Reactor
 from reactor.observe.describe import callback_name, place, protocol_name
 
 MOST_ROWS = 200
-HANDLER_ROWS, TIMER_ROWS, CALL_ROWS = 140, 40, 15  # and a summary, a head, and a row for each kind that is cut short
-HEAD = ("what", "fd", "watched", "state", "pending", "received", "sent", "whose")
-NUMBERS = {1, 4, 5, 6}  # the columns that are flush right
+HANDLER_ROWS, TIMER_ROWS, CALL_ROWS = 140, 40, 15  # plus summary, head, and a row per kind that is cut off
+HEAD = ("what", "fd", "watched", "state", "pending", "received", "sent", "where")
+NUMBERS = {1, 4, 5, 6}  # columns aligned to the right
 
 
 def dump(reactor: Reactor) -> str:
     """Return a table of handlers, interest, buffers, timers and queued calls, of at most MOST_ROWS lines.
 
-    Watched: `r`, `w`, or `-` for nothing; in brackets while the handler is suspended. Sizes are in bytes.
+    Watched: `r`, `w` or `-`, in brackets while the handler is suspended. Sizes are in bytes.
     """
     handlers, suspended, timers, calls, _ = reactor.snapshot()
     pending = {handler: pending_bytes(handler) for handler in handlers}
@@ -42,7 +41,7 @@ def dump(reactor: Reactor) -> str:
 
 
 def pending_bytes(handler: Handler) -> int:
-    """Return how much a handler holds that the kernel hasn't taken."""
+    """Return the number of bytes that a handler holds and the kernel hasn't taken."""
     return getattr(handler, "pending_bytes", 0)
 
 
@@ -52,7 +51,7 @@ def _left(pending: dict[Handler, int], shown: Iterable[Handler]) -> int:
 
 def _row(handler: Handler, suspended: bool, pending: int) -> tuple[str, ...]:
     watched = ("r" if handler.interest & READ else "") + ("w" if handler.interest & WRITE else "") or "-"
-    whose = ", ".join(part for part in (place(handler), protocol_name(handler)) if part)
+    where = ", ".join(part for part in (place(handler), protocol_name(handler)) if part)
     return (
         type(handler).__name__,
         str(handler.fileno()),
@@ -60,7 +59,7 @@ def _row(handler: Handler, suspended: bool, pending: int) -> tuple[str, ...]:
         handler.state.name if isinstance(handler, Connection) else "",
         f"{pending:,}" if pending else "",
         *(f"{getattr(handler, name):,}" if hasattr(handler, name) else "" for name in ("bytes_received", "bytes_sent")),
-        whose,
+        where,
     )
 
 

@@ -1,14 +1,13 @@
-"""Trace: what a loop does, event by event, for whatever asks. It is an `Observer`.
+"""Trace: an `Observer` that reports what a loop does, event by event.
 
-    Reactor(observer=Trace(print))     each event on a line; `sinks` has files of them, `narrate` plain words
+    Reactor(observer=Trace(print))     print each event; `sinks` writes files, `narrate` sentences
 
-Law: a trace sees everything and changes nothing. The core names its own events and tells them (`Reactor.tell`); what
-happens with every message is told by the instrumented parts that the loop was given (`instrumented`). Each event says
-on which line of the loop it came about (`line`), and which lines led there (`via`).
+Law: a trace sees everything and changes nothing. The core reports its own events (`Reactor.tell`); instrumented parts
+report what happens with every message (`instrumented`). Each event has the line of the loop that caused it (`line`)
+and the lines that called that one (`via`).
 
-The callback may call `stop` and `call_soon` of the loop, and nothing else, as it is called in the middle of things. One
-that raises is logged once, and told no more. A program may do with a trace whatever it may do without one, so looking
-for a name here never fails.
+The callback may only call the loop's `stop` and `call_soon`, because it runs in the middle of a step. If it raises, the
+error is logged once and the trace ends. Finding a name here never fails, whatever objects the program uses.
 """
 
 from __future__ import annotations
@@ -41,8 +40,8 @@ FOLDER = os.path.dirname(os.path.dirname(__file__))
 SHOWN = "loop timers buffer connection listener connector datagram signals verbs fastpath/batch fastpath/splice".split()
 FILES = {os.path.join(FOLDER, *f"{name}.py".split("/")): f"{name.rpartition('/')[2]}.py" for name in SHOWN}
 TURN: CodeType = Reactor.turn.__code__
-MOST_CALLERS = 5  # of the line that an event comes from
-REMEMBERED_TURNS = 2  # are the names of what has ended: a last callback is still to come
+MOST_CALLERS = 5  # in `via`
+REMEMBERED_TURNS = 2  # for names of closed handlers: their last callback is still to come
 
 logger = logging.getLogger("reactor")
 
@@ -51,21 +50,21 @@ class Event(NamedTuple):
     """One thing that a loop did. `player/README.md` has a table of the kinds and their fields."""
 
     number: int  # from 0
-    turn: int  # 0 before the first one
+    turn: int  # 0 before the first
     at_s: float  # on the loop's clock
     kind: str
-    who: str  # a handler or timer, by a name that it keeps: connection-2, timer-5; empty for the loop
-    line: str  # from which it comes: connection.py:208; empty where that is none of the loop's
-    via: tuple[str, ...]  # the loop's lines that called that one, innermost first
-    fields: dict[str, Any]  # of this kind; of plain types, fit for JSON
+    who: str  # a handler's or timer's label, such as connection-2; empty for the loop
+    line: str  # such as connection.py:208; empty outside the loop's files
+    via: tuple[str, ...]  # the lines that called that one, innermost first
+    fields: dict[str, Any]  # of this kind, in plain types for JSON
 
     def document(self) -> dict[str, Any]:
-        """Return it as JSON has it."""
+        """Return the event's JSON object."""
         number, turn, at_s, kind, who, line, via, fields = self
         return {"n": number, "turn": turn, "t": at_s, "kind": kind, "who": who, "at": line, "via": [*via], **fields}
 
     def __str__(self) -> str:
-        """Return it on one line, for `Trace(print)`."""
+        """Return one line, for `Trace(print)`."""
         fields = " ".join(f"{name}={value!r}" for name, value in self.fields.items())
         return f"{self.turn:4} {self.at_s:.6f} {self.line:18} {self.who:14} {self.kind:10} {fields}".rstrip()
 
@@ -74,7 +73,7 @@ EventSink = Callable[[Event], object]
 
 
 class Trace(Observer):
-    """Calls `callback(event)` for each thing that one loop does. Hand it to `Reactor(observer=…)`."""
+    """Calls `callback(event)` for each event of one loop. Pass it to `Reactor(observer=…)`."""
 
     __slots__ = (
         "_before_close", "_began_s", "_callback", "_counts", "_gone", "_labels", "_number", "_reactor", "_timers",
@@ -87,34 +86,32 @@ class Trace(Observer):
         self._began_s = 0.0  # when select was called
         self._counts: collections.Counter[str] = collections.Counter()
         self._labels: dict[object, str] = {}
-        self._gone: dict[object, int] = {}  # in which turn
+        self._gone: dict[object, int] = {}  # → the turn of its end
         self._timers = InstrumentedTimers(self)
-        self._before_close: dict[object, str] = {}  # the state of a connection that is being closed
-
-    # ---- the doors
+        self._before_close: dict[object, str] = {}  # the previous state of a connection being closed
 
     def attach(self, reactor: Reactor) -> None:
-        """Belong to this loop. Raise RuntimeError for a second one: the timers, names and turns are one loop's."""
+        """Trace this loop. Raise RuntimeError for a second one."""
         if hasattr(self, "_reactor"):
             raise RuntimeError("this Trace belongs to another loop: make a Trace for each")
         self._reactor = reactor
 
     def detach(self) -> None:
-        """Tell nothing more."""
+        """Report nothing more."""
         self._callback = None
         self._labels.clear()
         self._gone.clear()
 
     def selector(self, selector: selectors.BaseSelector) -> selectors.BaseSelector:
-        """Return a selector that tells."""
+        """Return a selector that reports."""
         return InstrumentedSelector(self, selector)
 
     def timers(self) -> Timers:
-        """Return timers that tell."""
+        """Return timers that report."""
         return self._timers
 
     def guard(self, guard: Callable[..., None]) -> Callable[..., None]:
-        """Return a guard that tells of a timer before it fires."""
+        """Return a guard that reports a timer before it fires."""
 
         def told(callback: Callback, *args: object, owner: Handler | None = None) -> None:
             timer = timer_of(callback)
@@ -125,15 +122,15 @@ class Trace(Observer):
         return told
 
     def socket(self, handler: Handler, sock: Any) -> Any:
-        """Return a socket that tells."""
+        """Return a socket that reports."""
         return InstrumentedSocket(self, handler, sock)
 
     def buffer(self, handler: Handler, pending: Bytes) -> SendBuffer:
-        """Return a buffer that tells."""
+        """Return a buffer that reports."""
         return InstrumentedBuffer(self, handler, pending)
 
     def tell(self, kind: str, who: object, **facts: Any) -> None:
-        """Hand one event on. `facts` are the core's own objects; FIELDS puts them into words."""
+        """Pass one event to the callback. FIELDS turns the core's objects in `facts` into plain values."""
         if self._callback is None:
             return
         fields = FIELDS.get(kind)
@@ -154,12 +151,10 @@ class Trace(Observer):
         except Exception as error:
             self.detach()
             extra = {"event": "callback_raised"}
-            logger.error("the observer raised %r; it is told no more", error, exc_info=error, extra=extra)
-
-    # ---- turns
+            logger.error("observer raised %r; the trace ends", error, exc_info=error, extra=extra)
 
     def begin_turn(self, timeout_s: float | None) -> bool:
-        """Tell of a new turn. Return False when nothing is told any more."""
+        """Report a new turn. Return False if the trace has ended."""
         if self._callback is None:
             return False
         calls = len(self._reactor.calls)
@@ -170,14 +165,12 @@ class Trace(Observer):
         return True
 
     def end_select(self, ready: list[tuple[Handler, int]]) -> None:
-        """Tell what select has found."""
+        """Report the result of select."""
         named = [[self.label(handler), mask_name(mask)] for handler, mask in ready]
         self.tell("select", None, ready=named, slept_s=self._reactor.now() - self._began_s)
 
-    # ---- names
-
     def label(self, thing: object) -> str:
-        """Return the name of a handler or timer: its class's and a number."""
+        """Return the label of a handler or timer: its class and a number."""
         found = self._labels.get(thing)
         if found is None:
             name = type(thing).__name__.lower()
@@ -186,39 +179,39 @@ class Trace(Observer):
         return found
 
     def _forget_what_is_gone(self, calls_wait: bool) -> None:
-        """Drop the labels of what ended, once its last callback has run: at once where no call waits."""
+        """Drop the labels of closed handlers and timers after their last callback: now, if no call waits."""
         last = self._turn - REMEMBERED_TURNS if calls_wait else self._turn
         for thing in [thing for thing, turn in self._gone.items() if turn <= last]:
             del self._gone[thing]
             self._labels.pop(thing, None)
 
     def owner(self, callback: Callback, args: Arguments = ()) -> str:
-        """Return the name of the handler that a callback belongs to or is about, if it is one that we know."""
+        """Return the label of the handler or timer that a callback belongs to, or takes as an argument; "" if none."""
         target: Any = callback
         while isinstance(target, functools.partial):
             target, args = target.func, (*target.args, *args)
         for thing in (safely(lambda: target.__self__), *args):
-            found = safely(functools.partial(self._labels.get, thing))  # many things can't be hashed
+            found = safely(functools.partial(self._labels.get, thing))  # it may be unhashable
             if found is not None:
                 return str(found)
         return ""
 
-    # ---- what the core tells, put into words
+    # The methods below make an event's fields from the facts that the core reports.
 
     def adopted(self, handler: Any) -> dict[str, Any]:
-        """Describe a handler that is new, or back."""
+        """Describe a newly registered handler."""
         self._gone.pop(handler, None)
         return {
             "what": type(handler).__name__,
             "fd": safely(handler.fileno),
             "protocol": safely(lambda: protocol_name(handler)) or "",
             "where": safely(lambda: place(handler)) or "",
-            # One without a bound has the greatest number that JSON's readers agree upon.
+            # 2**53 stands for no bound: the greatest integer that every reader of JSON has.
             "high_water_bytes": safely(lambda: int(min(handler.limits.high_water_bytes, 2**53))),
         }
 
     def closed(self, handler: object, error: Exception | None) -> dict[str, Any]:
-        """Describe why a handler is gone."""
+        """Describe why a handler was closed."""
         state = self._before_close.pop(handler, "")
         return {"error": None if error is None else words(error), "state": state}
 
@@ -229,7 +222,7 @@ class Trace(Observer):
         return {"before": before.name, "after": after.name}
 
     def call(self, _who: object, callback: Callback, args: Arguments) -> dict[str, Any]:
-        """Describe a queued call that is about to be made."""
+        """Describe a queued call that is about to run."""
         error = next((words(argument) for argument in args if isinstance(argument, Exception)), None)
         return {"callback": name_of(callback), "owner": self.owner(callback, args), "error": error}
 
@@ -239,11 +232,11 @@ class Trace(Observer):
         return {"error": words(error), "owner": "" if owner is None else self.label(owner)}
 
     def buffered(self, _handler: object, before: int, after: int) -> dict[str, Any] | None:
-        """Describe how full a buffer is; None for an empty datagram that comes or goes."""
+        """Describe a buffer's size; None if it hasn't changed (an empty datagram)."""
         return None if before == after else {"before": before, "after": after}
 
     def dropped(self, _endpoint: object, reason: str, count: int, peer: Any) -> dict[str, Any]:
-        """Describe datagrams that get no answer."""
+        """Describe dropped datagrams."""
         return {"reason": reason, "count": count, "peer": peer_name(peer)}
 
     def timer_set(self, timer: Any) -> dict[str, Any]:
@@ -252,13 +245,13 @@ class Trace(Observer):
         return {"delay_s": delay_s, "due_t": timer.deadline_s, **self.timer(timer)}
 
     def timer_fired(self, timer: Any) -> dict[str, Any] | None:
-        """Describe a timer that is about to fire; None for one that another has cancelled meanwhile."""
+        """Describe a timer that is about to fire; None if it was cancelled in the same turn."""
         if timer.callback is None:
             return None
         return {"lag_s": self._reactor.now() - timer.deadline_s, **self.timer(timer)}
 
     def timer(self, timer: Any) -> dict[str, Any]:
-        """Describe what a timer will call."""
+        """Describe a timer's callback."""
         callback = cast(Callback, timer.callback)
         return {"callback": name_of(callback), "owner": self.owner(callback, timer.args)}
 
@@ -279,7 +272,7 @@ ENDS = frozenset({"closed", "timer_cancelled", "timer_fired"})
 
 
 def where(frame: FrameType | None) -> list[str]:
-    """Return the lines of the loop that led here, the innermost first, to the loop's `turn` at the furthest."""
+    """Return the loop's lines in the call stack, innermost first, up to `Reactor.turn`."""
     lines: list[str] = []
     while frame is not None and len(lines) <= MOST_CALLERS:
         name = FILES.get(frame.f_code.co_filename)
@@ -292,7 +285,7 @@ def where(frame: FrameType | None) -> list[str]:
 
 
 def safely(ask: Callable[[], Any]) -> Any:
-    """Return what `ask()` returns, None if it fails: names are asked of other people's objects."""
+    """Return `ask()`, or None if it raises: a user's object may raise anything."""
     try:
         return ask()
     except Exception:
@@ -300,12 +293,12 @@ def safely(ask: Callable[[], Any]) -> Any:
 
 
 def name_of(callback: Callback) -> str:
-    """Return where a callback is defined, or at least its class."""
+    """Return where a callback is defined, or its class."""
     return safely(lambda: callback_name(callback)) or type(callback).__name__
 
 
 def words(error: BaseException) -> str:
-    """Return an exception in words, or at least its class: one that can't be printed must not end the loop."""
+    """Return an exception as text, or its class if it can't be printed."""
     try:
         return str(error) if isinstance(error, OSError) and str(error) else repr(error)
     except Exception:

@@ -1,14 +1,12 @@
-"""Watch: how long each turn works, how late timers fire, and which callbacks block the loop. It is an `Observer`.
+"""Watch: an `Observer` that measures turns, the lateness of timers, and callbacks that block the loop.
 
-    select returns ─► handler ─► handler ─► timer ─► call ─► select is entered
-                    └─ each is timed, the slow ones named ─┘
-                    └──────────── one turn's work ─────────┘
+    select returns ─► handler ─► handler ─► timer ─► call ─► select is called
+                    └── each is timed, slow ones named ──┘
+                    └─────────── one turn's work ────────┘
 
-Law: two places see it all, and both are wrappers chosen at construction. The selector is the first and the last that a
-turn calls, and gives out what is ready one by one, so it sees handlers begin and end. Timers and calls go through
-`Reactor.guard`. Where one slow callback has called another, each is charged with its own time.
-
-Slow callbacks are logged once a second at most; all are counted.
+Law: two wrappers, chosen at construction, see everything. A turn begins and ends at the selector, whose list of ready
+handlers notices when each handler begins and ends. Timers and calls go through `Reactor.guard`. If a slow callback
+calls another, each is charged with its own time. All slow callbacks are counted; at most one a second is logged.
 """
 
 from __future__ import annotations
@@ -18,81 +16,72 @@ import functools
 import logging
 import selectors
 from collections.abc import Callable, Iterator
-from typing import Any
 
-from reactor.buffer import Bytes, SendBuffer
 from reactor.doors import NOTHING_OBSERVED, Handler, Observer
 from reactor.loop import Reactor
 from reactor.observe.describe import callback_name, handler_name, timer_of
 from reactor.sockets.wrapped_selector import Ready, WrappedSelector
-from reactor.timers import Callback, Timers
+from reactor.timers import Callback
 
 BOUNDS_S = tuple(round(step * 10.0**power, 6) for power in range(-5, 1) for step in (1.0, 2.5, 5.0))  # 10 µs … 5 s
 SLOW_QUIET_S = 1.0  # between two log lines about slow callbacks
-TICK_S = 0.25  # between two timers whose lateness is measured, if nobody else has any
+TICK_S = 0.25  # between timers set by `tick`
 
 logger = logging.getLogger("reactor")
 
 
 class Spread:
-    """How many durations fell below each bound, and their sum: a histogram as Prometheus has it. Pure."""
+    """A histogram of durations, as in Prometheus: a count for each bound, and the sum. Pure."""
 
     __slots__ = ("bounds_s", "counts", "total_s")
 
     def __init__(self, bounds_s: tuple[float, ...] = BOUNDS_S) -> None:
         self.bounds_s = bounds_s
-        self.counts = [0] * (len(bounds_s) + 1)  # the last one is of what is above all bounds
+        self.counts = [0] * (len(bounds_s) + 1)  # the last one: above all bounds
         self.total_s = 0.0
 
     def add(self, duration_s: float) -> None:
-        """Count one. A bound belongs to what is below it."""
+        """Count one duration. A bound is inclusive."""
         self.counts[bisect.bisect_left(self.bounds_s, duration_s)] += 1
         self.total_s += duration_s
 
 
 class Watch(Observer):
-    """Measures one loop: `Reactor(observer=Watch(slow_s=0.05))`. It may stand around another observer (`inner`).
+    """Measures one loop: `Reactor(observer=Watch(slow_s=0.05))`. It may wrap another observer (`inner`).
 
-    `slow_s`: from when on a callback is slow (None: never).
+    A callback is slow if it takes `slow_s` or longer (None: never).
     """
 
     __slots__ = (
-        "_blamed_s", "_inner", "_logged_s", "_reactor", "_unsaid", "lags", "slow_callbacks", "slow_s", "turns",
+        "_blamed_s", "_inner", "_logged_s", "_reactor", "_unsaid",
+        "buffer", "detach", "lags", "slow_callbacks", "slow_s", "socket", "tell", "timers", "turns",
     )  # fmt: skip
 
     def __init__(self, slow_s: float | None = None, inner: Observer = NOTHING_OBSERVED) -> None:
-        self.turns = Spread()  # how long turns have worked; sleep isn't work
-        self.lags = Spread()  # how late timers have fired
+        self.turns = Spread()  # how long turns work, without sleep
+        self.lags = Spread()  # how late timers fire
         self.slow_callbacks = 0
         self.slow_s = slow_s
         self._inner = inner
-        self._blamed_s = 0.0  # what slow callbacks have taken, each its own
+        self.detach, self.timers, self.tell = inner.detach, inner.timers, inner.tell  # type: ignore[method-assign]
+        self.socket, self.buffer = inner.socket, inner.buffer  # type: ignore[method-assign]
+        self._blamed_s = 0.0  # the sum of the slow callbacks' own times
         self._logged_s: float | None = None
         self._unsaid = 0
 
-    # ---- the doors
-
     def attach(self, reactor: Reactor) -> None:
-        """Belong to this loop. Raise RuntimeError for a second one: all that is measured is one loop's."""
+        """Measure this loop. Raise RuntimeError for a second one."""
         if hasattr(self, "_reactor"):
             raise RuntimeError("this Watch belongs to another loop: make a Watch for each")
         self._reactor = reactor
         self._inner.attach(reactor)
 
-    def detach(self) -> None:
-        """Go on measuring; the inner observer tells nothing more."""
-        self._inner.detach()
-
     def selector(self, selector: selectors.BaseSelector) -> selectors.BaseSelector:
-        """Return a selector that sees turns and handlers begin and end."""
+        """Return a selector that notices when turns and handlers begin and end."""
         return self._inner.selector(TimedSelector(self, selector))
 
-    def timers(self) -> Timers:
-        """As `inner`."""
-        return self._inner.timers()
-
     def guard(self, guard: Callable[..., None]) -> Callable[..., None]:
-        """Return a guard that measures how long a callback takes, and how late a timer fires."""
+        """Return a guard that measures callbacks and the lateness of timers."""
         inner = self._inner.guard(guard)
 
         def timed(callback: Callback, *args: object, owner: Handler | None = None) -> None:
@@ -105,34 +94,20 @@ class Watch(Observer):
 
         return timed
 
-    def socket(self, handler: Handler, sock: Any) -> Any:
-        """As `inner`."""
-        return self._inner.socket(handler, sock)
-
-    def buffer(self, handler: Handler, pending: Bytes) -> SendBuffer:
-        """As `inner`."""
-        return self._inner.buffer(handler, pending)
-
-    def tell(self, kind: str, who: object, **facts: Any) -> None:
-        """As `inner`."""
-        self._inner.tell(kind, who, **facts)
-
-    # ---- measuring
-
     def now(self) -> float:
         """Return the time on the loop's clock."""
         return self._reactor.now()
 
     def tick(self) -> None:
-        """From now on, set a timer each TICK_S, so that lateness is measured even if there are no other timers."""
+        """Set a timer every TICK_S from now on, so that lateness is measured even without other timers."""
         self._reactor.call_later(TICK_S, self.tick)
 
     def begin(self) -> tuple[float, float]:
-        """Return what `end` needs: a callback begins."""
+        """Begin to time a callback. Pass the result to `end`."""
         return self.now(), self._blamed_s
 
     def end(self, begun: tuple[float, float], name: Callable[[], str]) -> None:
-        """Note that a callback has ended; if it was slow, count it and log its name."""
+        """End the timing of a callback. If it was slow, count and log it."""
         began_s, blamed_s = begun
         took_s = self.now() - began_s - (self._blamed_s - blamed_s)
         if self.slow_s is not None and took_s >= self.slow_s:
@@ -153,7 +128,7 @@ class Watch(Observer):
 
 
 class TimedSelector(WrappedSelector):
-    """Tells a Watch when a turn begins and ends, and each handler's part of it."""
+    """Measures turns and the handlers in them, for a Watch."""
 
     def __init__(self, watch: Watch, inner: selectors.BaseSelector) -> None:
         super().__init__(inner)
@@ -161,7 +136,7 @@ class TimedSelector(WrappedSelector):
         self._returned_s: float | None = None  # when the turn's work began
 
     def select(self, timeout: float | None = None) -> Ready:
-        """Return what is ready, as the inner one does."""
+        """Return what is ready, as the inner selector does."""
         watch = self._watch
         if self._returned_s is not None:
             watch.turns.add(watch.now() - self._returned_s)
@@ -171,19 +146,19 @@ class TimedSelector(WrappedSelector):
 
 
 class TimedReady(list[tuple[selectors.SelectorKey, int]]):
-    """What is ready. Between giving out one and the next, the first one's handler has run."""
+    """A list of ready handlers. While the loop iterates over it, each handler runs between two items."""
 
     def __init__(self, ready: Ready, watch: Watch, slow_s: float) -> None:
         super().__init__(ready)
         self._watch, self._slow_s = watch, slow_s
 
     def __iter__(self) -> Iterator[tuple[selectors.SelectorKey, int]]:
-        """Give out one by one, on the clock: one look for each, as one's end is the next one's beginning."""
+        """Yield the items and time each handler. One reading of the clock ends one and begins the next."""
         clock, slow_s, begun = self._watch.now, self._slow_s, self._watch.begin()
         for ready in super().__iter__():
             yield ready
             ended_s = clock()
-            if ended_s - begun[0] < slow_s:  # so is whatever it has called, and nobody has been charged
+            if ended_s - begun[0] < slow_s:  # then no callback within it was slow
                 begun = ended_s, begun[1]
             else:
                 self._watch.end(begun, functools.partial(handler_name, ready[0].data))

@@ -1,11 +1,11 @@
-"""The player: a trace of a loop's turns becomes one page on which they can be stepped through.
+"""The player: turns the trace of a loop into one page, on which a reader steps through it.
 
     python -m reactor.player TRACE [-o FILE.html] [--open]
     python -m reactor.player --gallery
 
     TRACE ─► tracefile.read ─► page.page (+ player.html, .css, .js, the sources) ─► one HTML file
 
-The page's own part is in `player.html` and `player.css`, and in four files of JavaScript, to be read in this order:
-`fold.js` (what the loop has after each event), `words.js` (an event in plain sentences), `view.js` (the figure) and
-`player.js` (where we are, and what moves us). `README.md` in this folder says how to use it.
+The page itself is `player.html`, `player.css` and four files of JavaScript. Read them in this order: `fold.js` (what
+the loop has after each event), `words.js` (an event in plain sentences), `view.js` (the figure) and `player.js` (the
+position, and what moves it). `README.md` in this folder says how to use the player.
 """

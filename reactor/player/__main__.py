@@ -1,7 +1,7 @@
-"""`python -m reactor.player`: arguments, and one line that says what came of it.
+"""`python -m reactor.player`: the command line.
 
-Law: what is wrong is said in one line on stderr: what, why, and what to do. Status 2 for how it was called, 1 for what
-failed. Nothing but a page that was asked for with `-o -` goes to stdout.
+Law: an error is one line on stderr: what is wrong, why, and what to do. The exit status is 2 for wrong usage, 1 for a
+failure. Only a page requested with `-o -` goes to stdout.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from reactor.player.page import page
 from reactor.player.tracefile import Trace
 
 FROM_STDIN, OF_GALLERY = "reactor-trace.html", "reactor-gallery.html"
-INTERRUPTED = 130  # 128 + SIGINT, as a shell says it
+INTERRUPTED = 130  # 128 + SIGINT, as a shell reports it
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -30,44 +30,44 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Failure as failure:
         say(str(failure))
         return 1
-    except BrokenPipeError:  # who reads our output has seen enough
+    except BrokenPipeError:  # the reader of our output has left
         return 0
     except KeyboardInterrupt:
         return INTERRUPTED
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    """Return the options. Exit with status 2 for those that can't be meant."""
+    """Return the options. Exit with status 2 if they contradict each other."""
     parser = OneLineParser(
         prog="python -m reactor.player",
-        description="Make one HTML page on which a trace of the loop can be stepped through, forward and back.",
-        epilog="A trace is recorded with Reactor(observer=Trace(JsonLines.open(FILE))): see reactor/player/README.md.",
+        description="Make one HTML page on which you step through a trace of the loop, forward and back.",
+        epilog="To record a trace, see reactor/player/README.md.",
         allow_abbrev=False,
     )
-    parser.add_argument("trace", metavar="TRACE", nargs="?", help="a trace in JSON Lines; - is the standard input")
+    parser.add_argument("trace", metavar="TRACE", nargs="?", help="a trace in JSON Lines; - is stdin")
     parser.add_argument("--gallery", action="store_true", help="play the traces that come with the player")
-    parser.add_argument("-o", dest="output", metavar="FILE", help="the page; by default beside the trace; - is stdout")
+    parser.add_argument("-o", dest="output", metavar="FILE", help="the page (default: beside the trace); - is stdout")
     parser.add_argument("--open", action="store_true", help="open the page in the browser")
     parser.add_argument("--force", action="store_true", help="overwrite FILE even if it isn't a page of the player")
     options = parser.parse_args(arguments)
     if options.gallery == (options.trace is not None):
-        parser.error("what is to be played? Either TRACE or --gallery")
+        parser.error("what to play? Give either TRACE or --gallery")
     if options.output == STDIO and options.open:
-        parser.error("a page on the standard output can't be opened: leave out --open, or name a file")
+        parser.error("argument --open: a page on stdout can't be opened; name a file with -o")
     return options
 
 
 def play(options: argparse.Namespace) -> int:
-    """Make the page. Raise Failure."""
+    """Make the page; return the exit status. Raise Failure."""
     traces = bundled() if options.gallery else [load(options.trace)]
     for remark in remarks(traces):
         say(remark)
     path = write(page(traces), target(options), force=options.force)
     if path is None:
         return 0
-    say(f"the page is in {path}")
+    say(f"page written: {path}")
     if options.open and not webbrowser.open(path.resolve().as_uri()):
-        raise Failure(f"no browser could be started: open {path} yourself")
+        raise Failure(f"can't start a browser: open {path} yourself")
     return 0
 
 
@@ -81,17 +81,17 @@ def target(options: argparse.Namespace) -> str:
 
 
 def remarks(traces: Sequence[Trace]) -> Iterator[str]:
-    """Yield what isn't in the page though it was in the file, or should have been."""
+    """Yield remarks on events that are missing from the page."""
     for trace in traces:
         if trace.cut_short:
-            yield "the last line is broken off, and left out"
+            yield "the last line is incomplete, and left out"
         if trace.left_out:
             events = f"{trace.left_out:,} further event" + ("s are" if trace.left_out > 1 else " is")
             yield f"{events} left out: the page has the first {len(trace.events):,}"
 
 
 def say(text: str) -> None:
-    """Tell the user one thing."""
+    """Print one line on stderr."""
     print(text, file=sys.stderr)
 
 

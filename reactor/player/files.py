@@ -1,7 +1,7 @@
-"""Files of the player: traces that are read, pages that are written.
+"""Files of the player: it reads traces and writes pages.
 
-Law: a file that isn't ours is never overwritten, unless somebody says so: a page says in its first line that the player
-has made it. And it comes into place when it is whole: a full disk leaves what was there.
+Law: only a page of the player is overwritten, unless the user says `--force`: the first lines of a page say what made
+it. A page replaces an old one only when it is complete, so a full disk leaves the old one.
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ from reactor.player.page import MADE_BY_US
 from reactor.player.tracefile import NotATrace, Trace, read
 
 STDIO = "-"
-STDIN, STDOUT = 0, 1  # the descriptors: they may be closed, and then Python has no file for them
-HEAD_BYTES = 200  # of a page, in which it says who has made it
+STDIN, STDOUT = 0, 1  # descriptors: if one is closed, Python has no file object for it
+HEAD_BYTES = 200  # of a page: the generator's name is in them
 USUAL_MODE = 0o666
 
 
 class Failure(Exception):
-    """What is told in one line, and ends the command."""
+    """An error that ends the command. The text says why, in one line."""
 
 
 def load(name: str) -> Trace:
-    """Read the trace of that name. Raise Failure."""
+    """Read the trace in a file, or from the standard input. Raise Failure."""
     try:
         if name == STDIO:
             with open(STDIN, "rb", closefd=False) as stdin:
@@ -33,9 +33,9 @@ def load(name: str) -> Trace:
         with open(name, "rb") as file:
             return read(file, pathlib.PurePath(name).stem)
     except NotATrace as error:
-        raise Failure(f"{name}: it can't be played: {error}") from None
+        raise Failure(f"{name}: can't be played: {error}") from None
     except (OSError, ValueError) as error:  # ValueError: a null byte in the name
-        raise Failure(f"{name}: it can't be read: {_reason(error)}") from None
+        raise Failure(f"{name}: can't be read: {_reason(error)}") from None
 
 
 def write(content: str, name: str, *, force: bool) -> pathlib.Path | None:
@@ -47,15 +47,15 @@ def write(content: str, name: str, *, force: bool) -> pathlib.Path | None:
                 stdout.write(data)
             return None
         if path.is_file() and not force and not _is_ours(path):
-            raise Failure(f"{name}: it is there already, and no page of the player: use --force, or -o another")
+            raise Failure(f"{name}: it exists, and isn't a page of the player: use --force, or another name with -o")
         if path.is_file() or not path.exists():
             _put_in_place(data, path.resolve())
-        else:  # a device; a folder says itself what is wrong
+        else:  # a device; a folder raises the right error
             path.write_bytes(data)
     except BrokenPipeError:
         raise
     except (OSError, ValueError) as error:
-        raise Failure(f"{name}: it can't be written: {_reason(error)}; -o names another file") from None
+        raise Failure(f"{name}: can't be written: {_reason(error)}; name another file with -o") from None
     return path
 
 

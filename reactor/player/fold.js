@@ -1,12 +1,12 @@
 "use strict";
 
-/* What the loop has after each event: a fold of the trace, and nothing else.
+/* What the loop has after each event: a fold of the trace.
  *
  *     state at n  =  events 0 … n, applied one after the other to an empty state
  *
- * Law: `apply` looks at the state and the event alone. A handler's entry is never changed, but replaced, so to keep a
- * state it is enough to copy its three containers. One is kept every SNAPSHOT_EVENTS: to go back is to take the one
- * before and to apply at most so many events again, whatever the length of the trace. */
+ * Law: `apply` uses the state and the event alone. It replaces a handler's entry and never changes one, so a copy of
+ * the three containers keeps a state. There is a snapshot every SNAPSHOT_EVENTS: a step back starts from the snapshot
+ * before and applies at most that many events again, however long the trace is. */
 
 const SNAPSHOT_EVENTS = 500;
 const PHASES = ["sleep", "select", "dispatch", "timers", "calls"];
@@ -18,11 +18,11 @@ const PHASE_THAT_BEGINS = new Map([
 function emptyState(startS) {
   return {
     n: -1, turn: 0, t: startS, phase: "",
-    sleepS: null, calls: 0, heap: 0, // as the turn began: how long it may sleep, calls queued, timers in the heap
+    sleepS: null, calls: 0, heap: 0, // at the turn's beginning: how long it may sleep, calls queued, timers in the heap
     ready: [],                       // what select has returned: {who, mask, progress}
-    firing: "", calling: "",         // the timer, and the call, of this very moment
-    handlers: new Map(),             // label → entry, in the order in which the loop took them in
-    timers: new Map(),               // label → {due_t, delay_s, callback, owner}, live ones
+    firing: "", calling: "",         // the timer and the call of this event
+    handlers: new Map(),             // label → entry, in the order of registration
+    timers: new Map(),               // label → {due_t, delay_s, callback, owner}, of pending timers
   };
 }
 
@@ -90,7 +90,7 @@ const EFFECTS = new Map(Object.entries({
   },
 }));
 
-/* The ready list is gone through in order: whoever was called before has been. */
+/* The loop goes through the ready list in order, so the handler called before is done. */
 function reach(state, who, progress) {
   settle(state);
   const entry = state.ready.findIndex((each) => each.who === who && each.progress === "to come");
@@ -101,7 +101,7 @@ function settle(state) {
   state.ready = state.ready.map((each) => (each.progress === "now" ? { ...each, progress: "done" } : each));
 }
 
-/* Apply one event to a state of ours, and return that. */
+/* Apply one event to a state, and return the state. */
 function apply(state, event) {
   state.n = event.n;
   state.t = event.t;
@@ -117,7 +117,7 @@ function apply(state, event) {
   return state;
 }
 
-/* What a teacher jumps to. `after` is the handler's entry. */
+/* The kind of jump that stops at an event. `after` is the handler's entry after it. */
 function jumpKind(event, after) {
   if (event.kind === "sent" && event.bytes < event.offered) return "partial";
   if (event.kind === "paused" || stopsReading(event, after)) return "pause";
@@ -126,19 +126,19 @@ function jumpKind(event, after) {
   return "";
 }
 
-/* Whether it is backpressure, or a rest, that takes READ away. Above the mark no FIN is read, so it isn't that. */
+/* Whether backpressure or a rest stops reading. Above the mark no FIN is read, so a FIN can't be the reason. */
 function stopsReading(event, after) {
   if (event.kind !== "interest" || !event.before.includes("R") || event.after.includes("R")) return false;
   return event.resting || (after.highWater !== null && after.buffer > after.highWater);
 }
 
-/* A trace that has been gone through once: snapshots, where turns begin, where to jump, each handler's history. */
+/* A trace, indexed in one pass: snapshots, where turns begin, where to jump, each handler's history. */
 class Tape {
   constructor(trace) {
     this.trace = trace;
     this.events = trace.events;
     this.startS = this.events.length ? this.events[0].t : 0;
-    this.turns = [];                                // numbers of the events with which turns begin
+    this.turns = [];                                // numbers of the events that begin turns
     this.jumps = { partial: [], pause: [], error: [] };
     this.histories = new Map();                     // label → [{n, buffer, interest, state}], one for each change
     this.peaks = new Map();                         // label → the most bytes that ever waited
@@ -149,7 +149,7 @@ class Tape {
       apply(state, event);
       this.note(event, state.handlers.get(event.who));
     }
-    this.here = state; // the state where we are: the next step forward applies one event to it
+    this.here = state; // the current state: a step forward applies one event to it
   }
 
   note(event, handler) {
@@ -166,7 +166,7 @@ class Tape {
     this.peaks.set(event.who, Math.max(buffer, this.peaks.get(event.who) ?? 0));
   }
 
-  /* The state after event n. It is the tape's own: look, and don't keep it. */
+  /* The state after event n. It belongs to the tape: read it, and don't keep it. */
   at(n) {
     if (n < this.here.n || n - this.here.n > SNAPSHOT_EVENTS) {
       this.here = copyOf(this.snapshots[Math.floor(n / SNAPSHOT_EVENTS)]);
@@ -175,7 +175,7 @@ class Tape {
     return this.here;
   }
 
-  /* The turn to go to: this one's beginning, or the one before it if we are there. */
+  /* Where a step back by a turn leads: to this turn's beginning, or from there to the previous turn. */
   turnBefore(n) {
     return this.turns.findLast((start) => start < n) ?? 0;
   }

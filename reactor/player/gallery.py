@@ -1,7 +1,7 @@
-"""The gallery: short traces that come with the player, each of one thing that a reader of the loop asks about.
+"""The gallery: short traces that come with the player, each about one question of a reader of the loop.
 
-Law: they are what a loop really did. `scenarios` has it done, on a simulated network, `remake` writes it down, and a
-test does both again and compares.
+Law: each trace is what a loop really did. `scenarios` runs it on a simulated network, `remake` writes it to a file, and
+a test runs it again and compares.
 """
 
 from __future__ import annotations
@@ -10,21 +10,13 @@ import importlib.resources
 
 from reactor.player.tracefile import Trace, read
 
-NAMES = (
-    "calm-echo",
-    "partial-write",
-    "backpressure",
-    "half-close",
-    "lingering",
-    "emfile",
-    "hog-and-ping",
-    "stale-event",
-    "timers-and-io",
+NAMES = tuple(
+    "calm-echo partial-write backpressure half-close lingering emfile hog-and-ping stale-event timers-and-io".split()
 )
 
 
 def bundled() -> list[Trace]:
-    """Return the traces that come with the player, in the order in which they are best looked at."""
+    """Return the traces that come with the player, in the best order to look at them."""
     folder = importlib.resources.files("reactor.player").joinpath("gallery")
     traces = []
     for name in NAMES:

@@ -1,10 +1,10 @@
-"""Traces and sources become one HTML file that needs nothing else.
+"""Put traces and sources into one HTML file that needs nothing else.
 
-Law: nothing in a trace can become markup or a script. It goes into the page in one place, as JSON with every `<`, `>`
-and `&` escaped, and comes out of it as text. And the page can't reach anything: its policy lets two things in, the
-style and the script that are written here, each named by its hash.
+Law: nothing in a trace can become markup or a script. It enters the page in one place, as JSON with every `<`, `>` and
+`&` escaped, and leaves it as text. The page can't load anything: its policy allows only its own style and script, each
+named by its hash.
 
-Lines of the source are those of this installation. If a trace was made with others, the page says that they may be off.
+Source lines are those of this installation. If a trace was made with other sources, the page says so.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from typing import Any
 from reactor.observe.sinks import fingerprint
 from reactor.player.tracefile import Trace
 
-MADE_BY_US = "<!-- made by reactor.player -->"  # a page that says so may be made anew
+MADE_BY_US = "<!-- made by reactor.player -->"  # a page with this line may be overwritten
 SCRIPTS = ("fold.js", "words.js", "view.js", "player.js")
 MARKER = re.compile(r"\{\{(\w+)\}\}")
 
 
 def page(traces: Sequence[Trace]) -> str:
-    """Return the page that plays these traces. ASCII but for the texts of the template."""
+    """Return the page that plays these traces. Only the template's texts aren't ASCII."""
     script, style = "".join(map(_ours, SCRIPTS)), _ours("player.css")
     parts = {
         "made": MADE_BY_US,
@@ -44,13 +44,13 @@ def page(traces: Sequence[Trace]) -> str:
 
 
 def as_data(document: Any) -> str:
-    """Return JSON in which nothing can end the element that it stands in, nor begin another."""
-    plain = json.dumps(document, allow_nan=False, separators=(",", ":"))  # ASCII: also a lone surrogate can be written
+    """Return JSON that can neither end its HTML element nor begin another."""
+    plain = json.dumps(document, allow_nan=False, separators=(",", ":"))  # ASCII: it may hold a lone surrogate
     return plain.replace("&", r"\u0026").replace("<", r"\u003c").replace(">", r"\u003e")
 
 
 def _as_text(text: str) -> str:
-    """Return a text as markup has it, in ASCII: it may hold a lone surrogate, which no UTF-8 has."""
+    """Return a text as markup, in ASCII: UTF-8 can't encode the lone surrogates that it may hold."""
     return html.escape(text).encode("ascii", "xmlcharrefreplace").decode()
 
 
@@ -67,7 +67,7 @@ def _document(traces: Sequence[Trace]) -> dict[str, Any]:
 
 
 def _changed(hashes: dict[str, str], names: Iterable[str]) -> Iterable[str]:
-    """Yield the files that aren't what they were when the trace was made."""
+    """Yield the files that have changed since the trace was made."""
     for name in names:
         content = _source(name)
         if content is not None and hashes.get(name) != fingerprint(content):
@@ -76,7 +76,7 @@ def _changed(hashes: dict[str, str], names: Iterable[str]) -> Iterable[str]:
 
 @functools.cache
 def _source(name: str) -> bytes | None:
-    """Return a file of `reactor` itself, or None: a trace can name anything, and gets nothing else."""
+    """Return a source file of `reactor`, or None. A trace may name any file, but gets no other."""
     if not re.fullmatch(r"(\w+/)*\w+\.py", name, re.ASCII):
         return None
     place: Traversable = importlib.resources.files("reactor").joinpath(*name.split("/"))

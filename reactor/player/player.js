@@ -1,9 +1,9 @@
 "use strict";
 
-/* The player: where we are, and what moves us.
+/* The player: the position in the trace, and what moves it.
  *
- * Law: everything that moves us ends in `goTo`, and there alone is the figure drawn. So a key, a button, the scrubber,
- * the address and playing can't come to different pictures. */
+ * Law: every move ends in `goTo`, and only `goTo` draws the figure. So a key, a button, the scrubber, the address and
+ * playing all give the same picture. */
 
 const HASH_QUIET_MS = 200; // browsers refuse an address that changes too often
 
@@ -11,7 +11,7 @@ class Player {
   constructor(page) {
     this.traces = page.traces;
     this.sources = new Sources(page.sources);
-    this.tapes = new Map(); // each trace is gone through once, when it is first looked at
+    this.tapes = new Map(); // each trace is indexed once, when it is first shown
     this.chosen = -1;
     this.n = 0;
     this.timer = 0;
@@ -43,7 +43,7 @@ class Player {
     this.goTo(n);
   }
 
-  /* Show what is so after event n, or the nearest there is. */
+  /* Show the state after event n, or after the nearest event. */
   goTo(n) {
     if (this.lastN < 0) return;
     this.n = Math.max(0, Math.min(this.lastN, Math.trunc(n) || 0));
@@ -82,7 +82,7 @@ class Player {
     if (this.lastN < 0) return;
     if (this.n >= this.lastN) this.goTo(0);
     const began = performance.now(), from = this.n, perSecond = Number(byId("speed").value);
-    byId("sentence").setAttribute("aria-live", "off"); // nobody can listen that fast
+    byId("sentence").setAttribute("aria-live", "off"); // too fast for a screen reader
     document.body.classList.toggle("busy", perSecond > 5);
     const tick = () => {
       const target = from + Math.floor(((performance.now() - began) / 1000) * perSecond);
@@ -137,7 +137,7 @@ class Player {
     try {
       history.replaceState(null, "", this.hash());
     } catch {
-      // some browsers refuse it to a file, or in a frame: then the address stays what it was
+      // some browsers refuse this for a file or in a frame: the address then stays as it is
     }
   }
 
@@ -146,7 +146,7 @@ class Player {
     return `#${new URLSearchParams({ ...trace, n: this.n })}`;
   }
 
-  /* Go where the address says, as far as it says it. */
+  /* Go where the address says; what it doesn't say stays as it is. */
   followHash() {
     const wanted = new URLSearchParams(location.hash.slice(1));
     const named = this.traces.findIndex((trace) => trace.name === wanted.get("trace"));
@@ -156,7 +156,7 @@ class Player {
   }
 }
 
-/* A button that can do nothing now says so, but keeps the focus: else who steps to the end by keyboard is lost. */
+/* A button without effect says so, but keeps the focus: otherwise a keyboard user would lose it at the end. */
 function disable(button, isDisabled) {
   button.setAttribute("aria-disabled", String(isDisabled));
 }
@@ -196,7 +196,7 @@ function warningsOf(trace) {
   const warnings = [];
   if (!trace.events.length) warnings.push("There is no event in this trace.");
   if (trace.cut_short) {
-    warnings.push("Its last line is broken off: the process was ended while it wrote. What is whole is here.");
+    warnings.push("Its last line is broken off: the process was ended while it wrote. All complete lines are here.");
   }
   if (trace.left_out) {
     const shown = `the player shows the first ${whole(trace.events.length)}`;
@@ -208,7 +208,7 @@ function warningsOf(trace) {
   return warnings;
 }
 
-// ---------------------------------------------------------------- what moves us
+// ---------------------------------------------------------------- what moves the position
 
 const KEYS = {
   ArrowRight: (player) => player.step(1),
@@ -235,7 +235,7 @@ function onKey(player, event) {
   if (event.ctrlKey || event.metaKey || event.altKey || byId("help").open) return;
   const inSelect = event.target instanceof HTMLSelectElement;
   const onButton = event.target instanceof HTMLElement && event.target.closest("button, summary");
-  if (inSelect || (onButton && event.key === " ")) return; // theirs
+  if (inSelect || (onButton && event.key === " ")) return; // the element handles this key itself
   const isArrow = event.key.startsWith("Arrow"), letter = event.key.toLowerCase(); // Caps Lock isn't Shift
   const action = KEYS[isArrow && event.shiftKey ? `Shift+${event.key}` : event.key]
     ?? (byId("letters").checked ? LETTERS[letter] : undefined);

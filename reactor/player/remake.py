@@ -1,7 +1,7 @@
-"""`python -m reactor.player.remake [FOLDER]`: make the gallery anew, as the loop is today. For who changes the loop.
+"""`python -m reactor.player.remake [FOLDER]`: record the gallery again, after the loop has changed.
 
-Law: a bundled trace is what today's loop does, line by line. A test plays the scenarios and compares; when it fails
-because a line has moved, this is the answer.
+Law: a bundled trace is what today's loop does, line by line. A test plays the scenarios and compares. When it fails
+because a line of the loop has moved, run this command.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ GALLERY = pathlib.Path(__file__).parent / "gallery"
 
 
 def main() -> int:
-    """Write one file for each scenario, here or into the folder that is named; return the exit status."""
+    """Write one file for each scenario, into the gallery or the folder that is named; return the exit status."""
     folder = pathlib.Path(sys.argv[1]) if len(sys.argv) > 1 else GALLERY
-    logging.getLogger("reactor").addHandler(logging.NullHandler())  # what goes wrong there is meant
+    logging.getLogger("reactor").addHandler(logging.NullHandler())  # errors in the scenarios are intended
     for name, scenario in SCENARIOS.items():
         (folder / f"{name}.jsonl").write_bytes(record(scenario))
     print(f"{len(SCENARIOS)} traces are in {folder}", file=sys.stderr)

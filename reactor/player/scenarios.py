@@ -1,9 +1,9 @@
-"""What the gallery shows, as it comes to be: each scenario is a small world in which one thing happens.
+"""The scenarios of the gallery: each is a small world in which one thing happens.
 
-Law: nothing here is made up but the world: who calls, what the network does, and when. What the loop does is what it
-does. The world is simulated (see `reactor.testing`), so the same scenario gives the same trace. `remake` writes them.
+Law: only the world is made up: which clients come, what the network does, and when. The loop is the real one. The world
+is simulated (see `reactor.testing`), so a scenario always gives the same trace. `remake` writes the traces.
 
-A scenario's docstring, and its lesson, is what the player says about it.
+The player shows a scenario's docstring and its lesson.
 """
 
 from __future__ import annotations
@@ -23,65 +23,65 @@ from reactor.verbs import connect_tcp, listen_tcp
 
 HERE, ELSEWHERE = ("10.0.0.1", 7), ("192.0.2.99", 7)
 LATENCY_S, WORK_S = 0.001, 0.0005
-REFUSAL = b"That is too long. Nobody here reads more than the first sixty-four bytes of what he is told: goodbye.\n"
+REFUSAL = b"That is too long. This service reads no more than the first sixty-four bytes of one message. Goodbye!\n"
 
 
 class Scenario(NamedTuple):
     """One trace of the gallery."""
 
     title: str
-    lesson: int  # of `reactor.lessons`: where a learner meets this
+    lesson: int  # of `reactor.lessons`: the lesson on this subject
     play: Callable[[SimulatedNetwork, Reactor], None]
 
     @property
     def about(self) -> str:
-        """What is to be seen, in a few sentences, and the lesson to which it belongs."""
+        """What the trace shows, in a few sentences, and its lesson."""
         seen = " ".join(str(inspect.getdoc(self.play)).split())
         return f"{seen} It belongs to lesson {self.lesson}: python3 -m reactor.lessons {self.lesson}"
 
 
 class Echo(StreamProtocol):
-    """What comes is sent back (RFC 862)."""
+    """Sends back what it receives (RFC 862)."""
 
     def data_received(self, connection: Connection, data: bytes) -> None:
         """Send it back."""
         connection.write(data)
 
 
-class LaboriousEcho(Echo):
-    """An echo that takes its time: else a simulated loop has none between two system calls."""
+class SlowEcho(Echo):
+    """An echo that takes time. Between two system calls, a simulated clock stands still otherwise."""
 
     def __init__(self, network: SimulatedNetwork) -> None:
         self.network = network
 
     def data_received(self, connection: Connection, data: bytes) -> None:
-        """Work, and send it back."""
+        """Work for a while, then send it back."""
         self.network.clock.advance(WORK_S)
         super().data_received(connection, data)
 
 
 class Refusal(StreamProtocol):
-    """Whatever comes is too long: say so and end, however much of it is still to come."""
+    """Refuses every message as too long, and closes while more of it is still coming."""
 
     def data_received(self, connection: Connection, data: bytes) -> None:
-        """Refuse it."""
+        """Refuse it, and close."""
         connection.write(REFUSAL)
         connection.close()
 
 
-class Jealous(StreamProtocol):
-    """Whoever speaks has all others thrown out, and somebody else called instead."""
+class OnlyOne(StreamProtocol):
+    """Keeps the connection that sends first, aborts all others, and connects to another host."""
 
     def __init__(self, loop: Reactor) -> None:
         self.loop = loop
         self.connections: list[Connection] = []
 
     def connection_made(self, connection: Connection) -> None:
-        """Remember one more."""
+        """Remember the connection."""
         self.connections.append(connection)
 
     def data_received(self, connection: Connection, data: bytes) -> None:
-        """Throw all others out."""
+        """Abort all other connections, and connect elsewhere."""
         for other in self.connections:
             if other is not connection:
                 other.abort()
@@ -89,10 +89,10 @@ class Jealous(StreamProtocol):
 
 
 def calm_echo(network: SimulatedNetwork, loop: Reactor) -> None:
-    """One caller says hello, hears it, and goes.
+    """One client sends hello, receives it, and leaves.
 
-    Follow the five bytes: select says that the connection is readable, the loop calls it, recv gives the bytes, the
-    protocol writes them and send takes them, all in one turn.
+    Follow the five bytes: select reports the connection readable, the loop calls it, recv gives the bytes, the protocol
+    writes them, and send takes them. All of this happens in one turn.
     """
     listen_tcp(loop, HERE, Echo)
     peer = network.peer(HERE)
@@ -104,8 +104,8 @@ def calm_echo(network: SimulatedNetwork, loop: Reactor) -> None:
 def partial_write(network: SimulatedNetwork, loop: Reactor) -> None:
     """Of ten bytes, send takes three.
 
-    The other seven wait in the send buffer, and the connection asks for WRITE, so that select tells when the kernel has
-    room again. No byte leaves the buffer before the kernel has it.
+    The other seven wait in the send buffer, and the connection asks for WRITE: select will report when the kernel has
+    room again. No byte leaves the buffer before the kernel has taken it.
     """
     listen_tcp(loop, HERE, Echo)
     network.plan("send", "short", 3)
@@ -118,10 +118,10 @@ def partial_write(network: SimulatedNetwork, loop: Reactor) -> None:
 
 
 def backpressure(network: SimulatedNetwork, loop: Reactor) -> None:
-    """A peer sends 4,096 bytes, and reads none of the echo for a quarter of a second.
+    """A client sends 4,096 bytes, and reads none of the echo for a quarter of a second.
 
-    Above the high-water mark of 1,024 bytes its connection isn't read any more: the kernel's buffers fill, TCP stops
-    the peer, and our memory stays bounded.
+    Above the high-water mark of 1,024 bytes, its connection stops reading: the kernel's buffers fill, TCP stops the
+    client, and our memory stays bounded.
     """
     network.send_buffer_bytes = network.receive_buffer_bytes = 512
     listen_tcp(loop, HERE, Echo, limits=Limits(high_water_bytes=1024, receive_bytes=512))
@@ -135,9 +135,10 @@ def backpressure(network: SimulatedNetwork, loop: Reactor) -> None:
 
 
 def half_close(network: SimulatedNetwork, loop: Reactor) -> None:
-    """A FIN says that its sender writes no more, not that it reads no more.
+    """A FIN says that its sender writes no more. It may still read.
 
-    The caller ends early and reads late: what waits for it is delivered first (DRAINING), and then our FIN goes.
+    The client sends its FIN early and reads late. The connection first delivers what waits (DRAINING), then sends its
+    own FIN.
     """
     network.send_buffer_bytes = network.receive_buffer_bytes = 64
     listen_tcp(loop, HERE, Echo)
@@ -150,11 +151,11 @@ def half_close(network: SimulatedNetwork, loop: Reactor) -> None:
 
 
 def lingering(network: SimulatedNetwork, loop: Reactor) -> None:
-    """We close, and the peer still talks: it has a long text for us, of which the first piece is refused.
+    """We close while the client still sends: it has a long text, and we refuse its first piece.
 
-    To close a socket that holds unread bytes, or to which more come, makes the kernel send RST, and that destroys the
-    part of our answer which is still on its way. So after our FIN we read on, to the peer's, and throw away what comes
-    (LINGERING). The peer reads late, and gets the whole answer.
+    If a socket is closed with unread bytes, or more bytes arrive for it, the kernel sends RST, and the RST destroys the
+    part of our answer that is still on its way. So after our FIN we read on until the client's FIN, and throw away what
+    comes (LINGERING). The client reads late, and gets the whole answer.
     """
     network.send_buffer_bytes = network.receive_buffer_bytes = 64
     listen_tcp(loop, HERE, Refusal)
@@ -170,8 +171,8 @@ def lingering(network: SimulatedNetwork, loop: Reactor) -> None:
 def emfile(network: SimulatedNetwork, loop: Reactor) -> None:
     """The process has no descriptor left, and accept fails with EMFILE.
 
-    The listener rests for a moment, instead of spinning on a socket that stays ready. Who calls waits in the kernel's
-    queue, and who is connected is served as before.
+    The listener rests for a moment, instead of spinning on a socket that stays ready. New clients wait in the kernel's
+    queue, and connected clients are served as before.
     """
     listen_tcp(loop, HERE, Echo)
     early = network.peer(HERE)
@@ -191,13 +192,13 @@ def emfile(network: SimulatedNetwork, loop: Reactor) -> None:
 
 
 def hog_and_ping(network: SimulatedNetwork, loop: Reactor) -> None:
-    """One peer sends as fast as it can, another a few bytes.
+    """One client sends as fast as it can, another sends a few bytes.
 
-    One receive per readiness: the hog waits its turn however much it has sent, and each ping is answered in the very
-    turn in which it comes.
+    The loop receives once per readiness: the hog waits its turn however much it has sent, and each ping is answered in
+    the turn in which it arrives.
     """
     network.send_buffer_bytes = network.receive_buffer_bytes = 8192
-    listen_tcp(loop, HERE, lambda: LaboriousEcho(network), limits=Limits(receive_bytes=1024))
+    listen_tcp(loop, HERE, lambda: SlowEcho(network), limits=Limits(receive_bytes=1024))
     hog, ping = network.peer(HERE), network.peer(HERE)
     hog.send(bytes(12 * 1024))
     network.call_later(0.002, lambda: ping.send(b"ping 1"))
@@ -210,32 +211,32 @@ def hog_and_ping(network: SimulatedNetwork, loop: Reactor) -> None:
 def stale_event(network: SimulatedNetwork, loop: Reactor) -> None:
     """Three connections are ready in one batch, and the first one's callback closes the other two.
 
-    It opens a new connection, too, which gets the descriptor's number of one of them. What select has said of that
-    number was said of somebody else: it is stale. The loop goes by the handler, not by the number, and skips it.
+    It also opens a new connection, which gets the descriptor number of a closed one. What select reported for that
+    number was about the closed connection: it is stale. The loop looks at the handler, not at the number, and skips it.
     """
-    everybody = Jealous(loop)
+    only_one = OnlyOne(loop)
     elsewhere = network.peer_server(ELSEWHERE)
-    listen_tcp(loop, HERE, lambda: everybody)
+    listen_tcp(loop, HERE, lambda: only_one)
     peers = [network.peer(HERE) for _ in range(3)]
     for peer in peers:
         network.call_later(0.010, functools.partial(peer.send, b"it's me"))
     network.call_later(0.030, peers[0].finish)
-    network.call_later(0.030, lambda: elsewhere.clients[0].finish())  # noqa: PLW0108 - nobody has called yet
+    network.call_later(0.030, lambda: elsewhere.clients[0].finish())  # noqa: PLW0108 - there is no client yet
     network.run(loop)
 
 
 def timers_and_io(network: SimulatedNetwork, loop: Reactor) -> None:
     """A timer sets the next one, with no delay, again and again.
 
-    Due timers are all taken out before any of them is called, so the next one belongs to the next turn: between two of
-    them select looks, and a caller is served. Another timer is cancelled: it is only marked, and leaves the heap later.
+    All due timers leave the heap before any is called, so the next one belongs to the next turn: between two of them,
+    select finds a client, and it is served. Another timer is cancelled: it is only marked, and leaves the heap later.
     """
     listen_tcp(loop, HERE, Echo)
     peer = network.peer(HERE)
     left = iter(range(5))
 
     def again() -> None:
-        network.clock.advance(0.001)  # as long as it takes
+        network.clock.advance(0.001)  # the time that its work takes
         if next(left, None) is not None:
             loop.call_later(0, again)
 
@@ -247,7 +248,7 @@ def timers_and_io(network: SimulatedNetwork, loop: Reactor) -> None:
     network.run(loop)
 
 
-SCENARIOS = {  # in the order in which they are best looked at
+SCENARIOS = {  # in the best order to look at them
     "calm-echo": Scenario("A calm echo", 4, calm_echo),
     "partial-write": Scenario("A partial write", 5, partial_write),
     "backpressure": Scenario("Backpressure", 6, backpressure),
@@ -261,7 +262,7 @@ SCENARIOS = {  # in the order in which they are best looked at
 
 
 def record(scenario: Scenario) -> bytes:
-    """Play a scenario; return its trace, as JSON Lines."""
+    """Play a scenario; return its trace as JSON Lines."""
     network = SimulatedNetwork(0, script="", latency_s=LATENCY_S)
     memory = io.BytesIO()
     sink = JsonLines(memory, title=scenario.title, about=scenario.about, clock="simulated")

@@ -1,10 +1,9 @@
-"""A trace, read from a file: the door through which all that the player shows comes in.
+"""Read a trace from a file. All that the player shows comes in here.
 
-Law: what comes through here is a trace, or a sentence that says what is wrong with it and in which line. So the page
-need not ask again whether a number is a number. And reading is bounded, in lines and in the length of each, whatever
-the file is: what is beyond the bound is counted, and said to be left out.
+Law: the result is a valid trace, or an error that names the fault and its line, so the page needs no checks of its own.
+Reading is bounded in lines and in the length of each line; events beyond the bound are counted and left out.
 
-A process that is killed leaves half a line at the end. What is whole is played, and the rest is said to be missing.
+A killed process leaves half a line at the end. The player plays the whole lines and says that the rest is missing.
 """
 
 from __future__ import annotations
@@ -15,110 +14,87 @@ from collections.abc import Callable
 from typing import IO, Any, NamedTuple, NoReturn
 
 FORMAT = 1
-MOST_EVENTS = 100_000  # with more, a browser's step is no longer at once
+MOST_EVENTS = 100_000  # with more, a step in a browser takes too long
 LINE_BYTES = 64 * 1024
 MOST_EXACT = 2**53  # JavaScript counts in doubles
 
 Event = dict[str, Any]
-Check = Callable[[Any], bool]
 
 
 class NotATrace(ValueError):
-    """The file isn't a trace that can be played. The text says why, in one line."""
+    """The file can't be played. The text says why, in one line."""
 
 
 class Trace(NamedTuple):
-    """One trace, whole as far as it goes."""
+    """One trace, as far as its lines are whole."""
 
     name: str  # as its page calls it: a file's name without the ending
     header: dict[str, Any]
     events: list[Event]
     left_out: int = 0  # events beyond MOST_EVENTS
-    cut_short: bool = False  # the last line was broken off
+    cut_short: bool = False  # the last line is incomplete
 
 
-def text(value: Any) -> bool:
-    """Tell whether this is a string."""
-    return isinstance(value, str)
+class Shape(NamedTuple):
+    """What a field must hold: its words in errors, and the test of a value."""
+
+    words: str
+    accepts: Callable[[Any], bool]
 
 
-def count(value: Any) -> bool:
-    """Tell whether this is a whole number of 0 or more."""
-    return type(value) is int and 0 <= value <= MOST_EXACT
+def maybe(shape: Shape) -> Shape:
+    """Return a shape that also accepts null."""
+    return Shape(f"{shape.words}, or null", lambda value: value is None or shape.accepts(value))
 
 
-def number(value: Any) -> bool:
-    """Tell whether this is a finite number."""
-    return type(value) in (int, float) and -MOST_EXACT <= value <= MOST_EXACT
+def _is_mask(value: Any) -> bool:
+    return isinstance(value, str) and value in ("", "R", "W", "RW")
 
 
-def mask(value: Any) -> bool:
-    """Tell whether this is an interest."""
-    return text(value) and value in ("", "R", "W", "RW")
+def _is_pair(value: Any) -> bool:
+    return isinstance(value, list) and len(value) == 2 and isinstance(value[0], str) and _is_mask(value[1])
 
 
-def ready(value: Any) -> bool:
-    """Tell whether this is what select has returned."""
-    return isinstance(value, list) and all(
-        isinstance(each, list) and len(each) == 2 and text(each[0]) and mask(each[1]) for each in value
-    )
-
-
-def flag(value: Any) -> bool:
-    """Tell whether this is true or false."""
-    return isinstance(value, bool)
-
-
-def texts(value: Any) -> bool:
-    """Tell whether this is a list of strings."""
-    return isinstance(value, list) and all(map(text, value))
-
-
-def maybe(check: Check) -> Check:
-    """Let null through, too."""
-    return lambda value: value is None or check(value)
-
-
-WORDS: dict[Check, str] = {
-    text: "a text", count: "a whole number, 0 or more", number: "a number", mask: 'one of "", "R", "W", "RW"',
-    ready: "a list of [who, mask]", flag: "true or false", texts: "a list of texts",
+TEXT = Shape("a text", lambda value: isinstance(value, str))
+TEXTS = Shape("a list of texts", lambda value: isinstance(value, list) and all(map(TEXT.accepts, value)))
+COUNT = Shape("a whole number, 0 or more", lambda value: type(value) is int and 0 <= value <= MOST_EXACT)
+NUMBER = Shape("a number", lambda value: type(value) in (int, float) and -MOST_EXACT <= value <= MOST_EXACT)
+FLAG = Shape("true or false", lambda value: isinstance(value, bool))
+MASK = Shape('one of "", "R", "W", "RW"', _is_mask)
+READY = Shape("a list of [who, mask]", lambda value: isinstance(value, list) and all(map(_is_pair, value)))
+MAYBE_TEXT, MAYBE_COUNT, MAYBE_NUMBER = maybe(TEXT), maybe(COUNT), maybe(NUMBER)
+EVERY: dict[str, Shape] = {"n": COUNT, "turn": COUNT, "t": NUMBER, "kind": TEXT, "who": TEXT, "at": TEXT, "via": TEXTS}
+FIELDS: dict[str, dict[str, Shape]] = {  # by the event's kind; the page needs no field of other kinds
+    "turn": {"sleep_s": MAYBE_NUMBER, "calls": COUNT, "timers": COUNT},
+    "select": {"ready": READY, "slept_s": NUMBER},
+    "dispatch": {"mask": MASK},
+    "stale": {"mask": MASK},
+    "adopted": {"what": TEXT, "fd": NUMBER, "protocol": TEXT, "where": TEXT, "high_water_bytes": MAYBE_COUNT},
+    "accepted": {"peer": TEXT},
+    "received": {"bytes": COUNT, "asked": MAYBE_COUNT},
+    "sent": {"bytes": COUNT, "offered": COUNT},
+    "blocked": {"call": TEXT, "offered": MAYBE_COUNT},
+    "error": {"call": TEXT, "errno": TEXT, "text": TEXT},
+    "interest": {"before": MASK, "after": MASK, "resting": FLAG},
+    "buffer": {"before": COUNT, "after": COUNT},
+    "state": {"before": TEXT, "after": TEXT},
+    "closed": {"error": MAYBE_TEXT, "state": TEXT},
+    "timer_set": {"delay_s": NUMBER, "due_t": NUMBER, "callback": TEXT, "owner": TEXT},
+    "timer_fired": {"lag_s": NUMBER, "callback": TEXT, "owner": TEXT},
+    "timer_cancelled": {"callback": TEXT, "owner": TEXT},
+    "call": {"callback": TEXT, "owner": TEXT},
+    "raised": {"error": TEXT, "owner": TEXT},
+    "dropped": {"reason": TEXT, "peer": MAYBE_TEXT},
+    "fault": {"fault": TEXT},
+    "ended": {"reason": TEXT},
 }  # fmt: skip
-EVERY: dict[str, Check] = {"n": count, "turn": count, "t": number, "kind": text, "who": text, "at": text, "via": texts}
-MAYBE_TEXT, MAYBE_COUNT, MAYBE_NUMBER = maybe(text), maybe(count), maybe(number)
-FIELDS: dict[str, dict[str, Check]] = {  # by kind; what is missing here has none that matter to us
-    "turn": {"sleep_s": MAYBE_NUMBER, "calls": count, "timers": count},
-    "select": {"ready": ready, "slept_s": number},
-    "dispatch": {"mask": mask},
-    "stale": {"mask": mask},
-    "adopted": {"what": text, "fd": number, "protocol": text, "where": text, "high_water_bytes": MAYBE_COUNT},
-    "accepted": {"peer": text},
-    "received": {"bytes": count, "asked": MAYBE_COUNT},
-    "sent": {"bytes": count, "offered": count},
-    "blocked": {"call": text, "offered": MAYBE_COUNT},
-    "error": {"call": text, "errno": text, "text": text},
-    "interest": {"before": mask, "after": mask, "resting": flag},
-    "buffer": {"before": count, "after": count},
-    "state": {"before": text, "after": text},
-    "closed": {"error": MAYBE_TEXT, "state": text},
-    "timer_set": {"delay_s": number, "due_t": number, "callback": text, "owner": text},
-    "timer_fired": {"lag_s": number, "callback": text, "owner": text},
-    "timer_cancelled": {"callback": text, "owner": text},
-    "call": {"callback": text, "owner": text},
-    "raised": {"error": text, "owner": text},
-    "dropped": {"reason": text, "peer": MAYBE_TEXT},
-    "fault": {"fault": text},
-    "ended": {"reason": text},
-}  # fmt: skip
-WORDS |= {maybe_check: WORDS[check] + ", or null" for maybe_check, check in (
-    (MAYBE_TEXT, text), (MAYBE_COUNT, count), (MAYBE_NUMBER, number),
-)}  # fmt: skip
 
 
 def read(file: IO[bytes], name: str) -> Trace:
-    """Read a trace in JSON Lines. Raise NotATrace for what isn't one, OSError for what can't be read."""
+    """Read a trace in JSON Lines. Raise NotATrace if it isn't one, OSError if the file can't be read."""
     first, whole = _line(file, 1)
     if not first:
-        raise NotATrace("it is empty; a trace begins with a line that says so")
+        raise NotATrace("it is empty; a trace begins with a header line")
     header = _header(first, whole)
     events: list[Event] = []
     left_out = 0
@@ -126,7 +102,7 @@ def read(file: IO[bytes], name: str) -> Trace:
         line, whole = _line(file, len(events) + left_out + 2)
         if not line:
             return Trace(name, header, events, left_out, cut_short=False)
-        if not whole:  # killed in the middle of writing
+        if not whole:  # the process was killed while it wrote
             return Trace(name, header, events, left_out, cut_short=True)
         if len(events) < MOST_EVENTS:
             events.append(_event(line, len(events)))
@@ -135,10 +111,10 @@ def read(file: IO[bytes], name: str) -> Trace:
 
 
 def _line(file: IO[bytes], lineno: int) -> tuple[bytes, bool]:
-    """Return the next line, and whether it is whole."""
+    """Return the next line, and whether it is complete."""
     line = file.readline(LINE_BYTES + 1)
     if len(line) > LINE_BYTES:
-        raise NotATrace(f"line {lineno} is longer than {LINE_BYTES:,} bytes; those of a trace aren't")
+        raise NotATrace(f"line {lineno} is longer than {LINE_BYTES:,} bytes, the most that a trace has")
     return line, line.endswith(b"\n")
 
 
@@ -162,23 +138,23 @@ def _finite(digits: str) -> float:
 
 
 def _not_finite(word: str) -> NoReturn:
-    """Refuse what Python's json reads and writes, but no browser reads: one such number would cost the page."""
-    raise NotATrace(f"has {word:.40} for a number; those of a trace are finite, and where there is none it has null")
+    """Refuse NaN and infinity: Python's json reads and writes them, but a browser would refuse the whole page."""
+    raise NotATrace(f"has the number {word:.40}; a trace has finite numbers and null only")
 
 
 def _header(line: bytes, whole: bool) -> dict[str, Any]:
     if not whole:
-        raise NotATrace("its first line is broken off: nothing of it can be played")
+        raise NotATrace("its first line is incomplete: nothing of it can be played")
     header = _json(line, 1)
     if header.get("trace") != "reactor":
         raise NotATrace('its first line doesn\'t say "trace": "reactor"')
     if header.get("format") != FORMAT:
-        raise NotATrace(f"it is of format {header.get('format')!r:.40}, and this player knows format {FORMAT} alone")
+        raise NotATrace(f"its format is {header.get('format')!r:.40}; this player knows format {FORMAT} only")
     sources = header.setdefault("sources", {})
-    if not isinstance(sources, dict) or not all(map(text, sources.values())):
+    if not isinstance(sources, dict) or not all(map(TEXT.accepts, sources.values())):
         raise NotATrace('line 1: "sources" must be an object of texts')
     for key in ("title", "about", "version", "python", "clock"):
-        if not text(header.setdefault(key, "")):
+        if not TEXT.accepts(header.setdefault(key, "")):
             raise NotATrace(f'line 1: "{key}" must be a text, not {header[key]!r:.40}')
     return header
 
@@ -189,13 +165,13 @@ def _event(line: bytes, n: int) -> Event:
     _check(event, EVERY, "an event", lineno)
     _check(event, FIELDS.get(event["kind"], {}), f"a {event['kind']!r:.40} event", lineno)
     if event["n"] != n:
-        raise NotATrace(f"line {lineno}: event {n} is expected here, not {event['n']}; lines are missing or doubled")
+        raise NotATrace(f"line {lineno}: event {n} is expected here, not {event['n']}; lines are missing or repeated")
     return event
 
 
-def _check(event: Event, fields: dict[str, Check], what: str, lineno: int) -> None:
-    for key, check in fields.items():
+def _check(event: Event, fields: dict[str, Shape], what: str, lineno: int) -> None:
+    for key, shape in fields.items():
         if key not in event:
             raise NotATrace(f'line {lineno}: {what} needs "{key}"')
-        if not check(event[key]):
-            raise NotATrace(f'line {lineno}: "{key}" of {what} must be {WORDS[check]}, not {event[key]!r:.40}')
+        if not shape.accepts(event[key]):
+            raise NotATrace(f'line {lineno}: "{key}" of {what} must be {shape.words}, not {event[key]!r:.40}')

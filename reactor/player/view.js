@@ -2,22 +2,22 @@
 
 /* The figure: a state, drawn.
  *
- * Law: what is shown is a function of the state, the event and the tape; nothing is remembered here but elements, to be
- * used again. Whatever comes from the trace becomes text, never markup. What may be without end (handlers, timers, a
- * ready list) is shown as far as it matters now, and the rest is counted. */
+ * Law: what is shown is a function of the state, the event and the tape; this file keeps only elements, to use them
+ * again. Everything from the trace becomes text, never markup. Of long lists (handlers, timers, the ready list), the
+ * relevant part is shown and the rest is counted. */
 
 const MOST_LANES = 24;
-const FEW_LANES = 3;           // always have room
-const MANY_LANES = 5;          // with more, each takes less room
+const FEW_LANES = 3;           // this many always fit
+const MANY_LANES = 5;          // with more, each lane is smaller
 const MOST_ROWS = 12;          // of the ready list and of the timers
 const MOST_CLOSED = 100;
-const WINDOW_EVENTS = 300;     // that a lane's history shows
+const WINDOW_EVENTS = 300;     // shown in a lane's history
 const HISTORY = { width: 600, height: 46, strips: 10 };
-const SOURCE_LINES = 11;       // above the line that is meant, and below it
+const SOURCE_LINES = 11;       // shown above and below the event's line
 const SVG = "http://www.w3.org/2000/svg";
 
 const PHASE_WORDS = { // as in the docstring of loop.py
-  "": "Before the first turn: what is there is being set up.",
+  "": "Before the first turn: handlers are being set up.",
   sleep: "How long may select block? Not at all if calls wait, else until the next timer.",
   select: "Ask the kernel which descriptors are ready.",
   dispatch: "Give each ready handler its mask: handler.on_event(mask).",
@@ -42,7 +42,7 @@ function draw(parent, tag, attributes = {}, text = "") {
   return element;
 }
 
-/* Set a text only where it differs: a screen reader is told of what changes. */
+/* Set a text only where it differs: a screen reader reads out every change. */
 function say(element, text) {
   if (element.textContent !== text) element.textContent = text;
 }
@@ -51,7 +51,7 @@ function say(element, text) {
 
 const RING = { outer: 104, inner: 66, label: 116 };
 
-function point(radius, turn) { // turn: 0 is at the top, 1 all the way round
+function point(radius, turn) { // turn: 0 is at the top, 1 is one full turn
   const angle = (turn - 0.25) * 2 * Math.PI;
   return [radius * Math.cos(angle), radius * Math.sin(angle)].map((value) => value.toFixed(2));
 }
@@ -160,11 +160,11 @@ function showLanes(state, event, tape) {
   const left = open.length - shown.length;
   byId("lanes-left").hidden = left === 0;
   const all = `${whole(open.length)} in all`;
-  say(byId("lanes-left"), left ? `${whole(left)} more, ${all}: those are shown that matter now.` : "");
+  say(byId("lanes-left"), left ? `${whole(left)} more, ${all}: the relevant ones are shown.` : "");
   showClosed(state, event);
 }
 
-/* Bring one lane into sight, where the lanes scroll by themselves. The page stays where it is. */
+/* Scroll one lane into sight, where the lanes have their own scroll bar. The page doesn't move. */
 function scrollTo(parent, item) {
   if (!item || parent.children.length <= FEW_LANES || parent.scrollHeight <= parent.clientHeight) return;
   const [outer, inner] = [parent.getBoundingClientRect(), item.getBoundingClientRect()];
@@ -172,7 +172,7 @@ function scrollTo(parent, item) {
   else if (inner.bottom > outer.bottom) parent.scrollTop += inner.bottom - outer.bottom;
 }
 
-/* The event's own first, then who is ready, holds bytes, or did something lately; in their usual order. */
+/* The event's handler, then those that are ready, hold bytes, or were active lately; in their usual order. */
 function mattering(open, state, event) {
   const isReady = new Set(state.ready.map((each) => each.who));
   const weight = (each) =>
@@ -203,7 +203,7 @@ function newLane({ who, highWater }) {
   lane.meter.setAttribute("role", "meter");
   lane.meter.setAttribute("aria-label", `Send buffer of ${who}`);
   lane.history.setAttribute("class", "history");
-  lane.history.setAttribute("aria-hidden", "true"); // the values are beside it
+  lane.history.setAttribute("aria-hidden", "true"); // its values are in the lane as text
   lane.history.setAttribute("preserveAspectRatio", "none");
   head.append(lane.who, lane.detail, ...(isSmall ? [lane.last] : []), lane.state, lane.mask);
   flow.append(lane.in, lane.meter, lane.out);
@@ -245,7 +245,7 @@ function showCount(element, word, value, moved) {
   element.classList.toggle("moved", moved);
 }
 
-/* The scale goes a little over the high-water mark; if nothing ever came near that, over what there was at most. */
+/* The scale ends a little above the high-water mark; if the buffer stayed far below it, a little above its peak. */
 function scaleOf(handler, tape) {
   const peak = tape.peaks.get(handler.who) ?? 0, high = handler.highWater ?? 0;
   return peak * 4 < high ? Math.max(peak * 1.25, 1) : Math.max(peak, high * 1.15, 1);
@@ -268,24 +268,24 @@ function showMeter(lane, handler, tape) {
   lane.meter.title = `Send buffer: ${bytes(buffer)} waiting${limit}`;
 }
 
-/* Which events a lane's history shows: all of a short trace, else those around where we are. */
+/* Which events a lane's history shows: all of a short trace, else those around the current event. */
 function windowAround(n, tape) {
   const length = Math.min(tape.events.length, WINDOW_EVENTS);
   const first = Math.max(0, Math.min(n - Math.floor(length / 2), tape.events.length - length));
   return { first, end: first + length };
 }
 
-/* A lane through time: what waited, as an area; below it what was watched, READ above WRITE; and where we are. */
+/* A lane through time: what waited, as an area; below it what was watched, READ above WRITE; and the cursor. */
 function showHistory(svg, handler, n, tape) {
   const { first, end } = windowAround(n, tape), { width, height, strips } = HISTORY;
   const changes = changesBetween(tape.histories.get(handler.who) ?? [], first, end);
   const scale = scaleOf(handler, tape), ground = height - strips - 2;
   const x = (at) => ((Math.max(at, first) - first) / (end - first)) * width;
   const y = (value) => ground - (value / scale) * (ground - 2);
-  const hasBuffer = (tape.peaks.get(handler.who) ?? 0) > 0; // else only what was watched
+  const hasBuffer = (tape.peaks.get(handler.who) ?? 0) > 0; // otherwise only the watched masks are drawn
   svg.classList.toggle("flat", !hasBuffer);
   const key = `${first} ${end} ${hasBuffer}`;
-  if (svg.dataset.key !== key) { // what doesn't depend on the place within the window is drawn once
+  if (svg.dataset.key !== key) { // all but the cursor is drawn once for each window
     svg.dataset.key = key;
     svg.replaceChildren();
     svg.setAttribute("viewBox", hasBuffer ? `0 0 ${width} ${height}` : `0 ${height - strips} ${width} ${strips}`);
@@ -368,7 +368,7 @@ function coloured(source) {
   return lines;
 }
 
-/* The class and function that a line stands in: the lines above that are indented less and begin one. */
+/* The class and function around a line: the lines above that are indented less and begin one. */
 function functionAround(lines, lineno) {
   const names = [];
   let indent = Infinity;
@@ -402,7 +402,7 @@ class Sources {
     const [file, number] = [at.slice(0, at.lastIndexOf(":")), Number(at.slice(at.lastIndexOf(":") + 1))];
     const place = byId("source-place"), excerpt = byId("source-lines");
     if (!this.files.has(file) || this.lines(file)[number - 1] === undefined) {
-      const why = at ? `${at}: its source isn't here` : "It comes from none of the loop's lines.";
+      const why = at ? `${at}: its source isn't here` : "No line of the loop made this event.";
       place.replaceChildren(make("span", "none", why));
       excerpt.hidden = true;
       return;
@@ -428,7 +428,7 @@ class Sources {
   }
 }
 
-/* The lines that led to this one; each can be looked at. */
+/* The lines that called this one; a click shows each. */
 function showVia(event, sources) {
   const chain = [event.at, ...(event.via ?? [])].filter(Boolean);
   const parent = byId("via");
@@ -451,7 +451,7 @@ function showVia(event, sources) {
 
 // ---------------------------------------------------------------- all of it
 
-/* Marks under the scrubber: at most one of a kind for each hundredth of its width, or two. */
+/* Marks under the scrubber: at most one of each kind at each of its 400 places. */
 function showMarks(tape) {
   const svg = byId("marks"), width = 400, count = Math.max(1, tape.events.length - 1);
   svg.setAttribute("viewBox", `0 0 ${width} 12`);
@@ -459,7 +459,7 @@ function showMarks(tape) {
   for (const [name, numbers] of [["turn", tape.turns], ...Object.entries(tape.jumps)]) {
     const [height, thickness] = name === "turn" ? [5, 1] : [12, 2];
     const places = new Set(numbers.map((n) => Math.round((n / count) * width)));
-    if (name === "turn" && places.size > width / 2) continue; // nothing but turns: that says nothing
+    if (name === "turn" && places.size > width / 2) continue; // too many to tell apart
     for (const x of places) {
       draw(svg, "rect", { class: name, x: x - thickness / 2, y: 0, width: thickness, height });
     }

@@ -2,8 +2,8 @@
 
 /* An event in plain sentences.
  *
- * Law: a sentence says what has happened, in the words of the system call where there is one, and what follows from it.
- * It may look at the state (after the event) for what the event alone can't say: how much waits, and what for. */
+ * Law: a sentence says what has happened, in the words of the system call if there is one, and what follows from it.
+ * It may use the state after the event for what the event alone can't say: how much waits, and what for. */
 
 const MASK_WORDS = { "": "nothing", R: "READ", W: "WRITE", RW: "READ and WRITE" };
 
@@ -15,7 +15,7 @@ const amount = ({ bytes: size, datagrams }) =>
 const waiting = (value) => `${bytes(value)} ${value === 1 ? "waits" : "wait"}`;
 const shortName = (callback) => callback.replace(/\.<(locals|lambda)>/g, "").split(".").slice(-2).join(".");
 
-/* A duration or a time since the start, with three or four digits that matter. */
+/* A duration or a time since the start, with three or four significant digits. */
 function duration(seconds) {
   const size = Math.abs(seconds);
   if (size < 5e-7) return "0 ms";
@@ -32,15 +32,15 @@ const SENTENCES = new Map(Object.entries({
   turn(event, _, state) {
     const begins = `Turn ${whole(event.turn)} begins.`;
     if (event.sleep_s === null) {
-      return `${begins} No call waits and no timer is set: select may block for ever, until a socket is ready.`;
+      return `${begins} No call waits and no timer is set: select may block until a socket is ready.`;
     }
     if (event.sleep_s > 0) {
-      return `${begins} A timer is due in ${duration(event.sleep_s)}: select may block for so long.`;
+      return `${begins} A timer is due in ${duration(event.sleep_s)}: select may block until then.`;
     }
     const isDue = [...state.timers.values()].some((timer) => timer.due_t <= event.t);
     const why = event.calls ? `${some(event.calls, "queued call")} must run`
-      : isDue ? "A timer is due already" : "The loop is to stop";
-    return `${begins} ${why}: select looks what is ready, and may not block.`;
+      : isDue ? "A timer is due already" : "The loop must stop";
+    return `${begins} ${why}: select reports what is ready, and must not block.`;
   },
   select(event) {
     const after = event.slept_s < 5e-7 ? "at once" : `after ${duration(event.slept_s)}`;
@@ -53,25 +53,25 @@ const SENTENCES = new Map(Object.entries({
     `The loop calls ${event.who}.on_event(${MASK_WORDS[event.mask]}): what select returns is the handler itself.`,
   stale(event, handler, state) {
     const heir = [...state.handlers.values()].find((each) => !each.closed && each.fd === handler.fd);
-    const whose = handler.fd !== null && heir ? ` Its descriptor's number, ${handler.fd}, is ${heir.who}'s now.` : "";
-    return `${event.who} was closed earlier in this batch. What select said of it is stale, and it is skipped.${whose}`;
+    const reused = handler.fd !== null && heir ? ` Its descriptor ${handler.fd} belongs to ${heir.who} now.` : "";
+    return `${event.who} was closed earlier in this batch. Its event is stale, and the loop skips it.${reused}`;
   },
   adopted(event) {
     const protocol = event.protocol && ` with ${event.protocol}`, where = event.where && `, at ${event.where}`;
     const what = `a ${event.what}${protocol}${where}, on descriptor ${event.fd}`;
-    return `The loop takes ${event.who} in: ${what}. Nothing is watched yet.`;
+    return `The loop registers ${event.who}: ${what}. Nothing is watched yet.`;
   },
-  accepted: (event) => `accept(2) gives ${event.who} a caller from its queue: ${event.peer}.`,
+  accepted: (event) => `accept(2) gives ${event.who} a client from its queue: ${event.peer}.`,
   received(event, handler) {
     if (handler.state === "LINGERING") {
-      return `recv(2) gives ${event.who} ${amount(event)}, to be thrown away. Still it must read: to close with bytes`
-        + " unread makes the kernel send RST, which destroys what is still on its way to the peer.";
+      return `recv(2) gives ${event.who} ${amount(event)}, to be thrown away. It must still read: after a close with`
+        + " bytes unread, the kernel sends RST, which destroys what is still on its way to the peer.";
     }
     const much = event.bytes === event.asked && handler.highWater !== null
-      ? " That is all it asked for, so there may be more; but one receive per readiness is its share." : "";
+      ? " That is all it asked for, so there may be more; but it gets one receive per readiness." : "";
     return `recv(2) gives ${event.who} ${amount(event)}${event.peer ? ` from ${event.peer}` : ""}.${much}`;
   },
-  eof: (event) => `recv(2) gives ${event.who} nothing: the peer's FIN. It will send no more, but may still read.`,
+  eof: (event) => `recv(2) gives ${event.who} nothing: the peer's FIN. The peer sends no more, but may still read.`,
   sent(event) {
     if (event.bytes < event.offered) {
       const part = `${whole(event.bytes)} of ${bytes(event.offered)}`, rest = whole(event.offered - event.bytes);
@@ -85,18 +85,18 @@ const SENTENCES = new Map(Object.entries({
       const rest = bytes(event.offered ?? handler.buffer);
       return `send(2) says EAGAIN: the kernel has no room for ${event.who} now. That is normal; ${rest} must wait.`;
     }
-    if (event.call === "accept") return `accept(2) says EAGAIN: nobody else is in ${event.who}'s queue.`;
+    if (event.call === "accept") return `accept(2) says EAGAIN: no other client is in ${event.who}'s queue.`;
     return `${event.call}(2) says EAGAIN: there is nothing for ${event.who} now. That is normal: ready was a hint.`;
   },
   error: (event) => `${event.call}(2) fails for ${event.who}: ${event.errno}, “${event.text}”.`,
   interest: (event, handler) => interestSentence(event, handler),
   buffer(event, handler) {
     if (event.after === 0 && handler.state === "CLOSED") {
-      return `What waited in ${event.who}'s send buffer, ${bytes(event.before)}, is thrown away.`;
+      return `${event.who} throws away ${bytes(event.before)} that waited in its send buffer.`;
     }
-    if (event.after === 0) return `${event.who}'s send buffer is empty again: the kernel has everything.`;
+    if (event.after === 0) return `${event.who}'s send buffer is empty again: the kernel has taken everything.`;
     if (event.after < event.before) {
-      return `What the kernel took leaves ${event.who}'s send buffer, no earlier. ${waiting(event.after)} still.`;
+      return `What the kernel has taken leaves ${event.who}'s send buffer. Left in it: ${bytes(event.after)}.`;
     }
     const high = handler.highWater !== null && event.after > handler.highWater
       ? ` That is above the high-water mark of ${bytes(handler.highWater)}.` : "";
@@ -104,9 +104,9 @@ const SENTENCES = new Map(Object.entries({
   },
   state(event) {
     const why = {
-      HALF_CLOSED: "it will write no more, but still reads",
+      HALF_CLOSED: "it writes no more, but still reads",
       DRAINING: "it reads no more, and delivers what waits",
-      LINGERING: "all is sent, and our FIN. To close before the peer's FIN could destroy what hasn't arrived there yet",
+      LINGERING: "all is sent, and our FIN. A close before the peer's FIN could destroy what hasn't arrived there yet",
       CLOSED: "its socket is closed; connection_lost is still to come",
     }[event.after];
     return `${event.who} goes from ${event.before} to ${event.after}${why ? `: ${why}` : ""}.`;
@@ -115,7 +115,7 @@ const SENTENCES = new Map(Object.entries({
   resumed: (event) => `The protocol resumes ${event.who}.`,
   closed(event) {
     const why = event.error === null ? "in order" : `because of an error: ${event.error}`;
-    return `${event.who} is torn down ${why}. It is unregistered, its socket closed, its protocol told soon.`;
+    return `${event.who} is torn down ${why}: unregistered, its socket closed. Its protocol is notified soon.`;
   },
   timer_set: (event) =>
     `${event.who} is set: ${shortName(event.callback)}${ownedBy(event)} in ${duration(event.delay_s)}.`,
@@ -124,20 +124,20 @@ const SENTENCES = new Map(Object.entries({
     return `${event.who} fires, ${late}: ${shortName(event.callback)}${ownedBy(event)}.`;
   },
   timer_cancelled: (event) =>
-    `${event.who} is cancelled, and only marked: ${shortName(event.callback)}${ownedBy(event)} won't be called.`,
+    `${event.who} is cancelled (only marked): ${shortName(event.callback)}${ownedBy(event)} won't be called.`,
   call(event) {
     const why = event.error ? `, with the error: ${event.error}` : "";
     return `A queued call runs: ${shortName(event.callback)}${ownedBy(event)}${why}.`;
   },
   raised(event) {
-    const cost = event.owner ? `It costs ${event.owner} and nobody else` : "The loop goes on";
+    const cost = event.owner ? `It closes ${event.owner} only` : "The loop goes on";
     return `A callback raises ${event.error}. ${cost}.`;
   },
   dropped(event) {
     const peer = event.peer ? `; its peer is ${event.peer}` : "";
     return `${some(event.count ?? 1, "datagram")} without an answer from ${event.who}: ${event.reason}${peer}.`;
   },
-  fault: (event) => `In this simulated world something is made to go wrong: ${faultWords(event.fault)}.`,
+  fault: (event) => `The simulated world injects a fault: ${faultWords(event.fault)}.`,
   ended: (event) => `The trace ends here: ${event.reason}.`,
 }));
 
@@ -154,8 +154,8 @@ const ownedBy = (event) => (event.owner ? ` of ${event.owner}` : "");
 function interestSentence(event, handler) {
   const { who, before, after } = event;
   if (event.resting) {
-    const callers = handler.what === "Listener" ? " Who calls waits in the kernel's queue." : "";
-    return `${who} isn't watched for a while: the system is out of something, and only time can help.${callers}`;
+    const clients = handler.what === "Listener" ? " New clients wait in the kernel's queue." : "";
+    return `${who} isn't watched for a while: a resource of the system is used up.${clients}`;
   }
   if (!after && handler.state === "CLOSED") {
     return `${who} is unregistered, the first step of its teardown: no event can reach it any more.`;
@@ -168,7 +168,7 @@ function interestSentence(event, handler) {
     const why = handler.buffer ? `${waiting(handler.buffer)}, so ` : "";
     parts.push(`${why}${who} asks for WRITE`);
   }
-  if (loses("W")) parts.push(`nothing waits any more, so ${who} asks for WRITE no longer`);
+  if (loses("W")) parts.push(`nothing waits any more, so ${who} stops asking for WRITE`);
   if (gains("R")) parts.push(before ? `${who} reads again` : `${who} asks for READ`);
   if (loses("R")) {
     const why = stopsReading(event, handler)
@@ -188,7 +188,7 @@ function sentenceOf(event, state) {
   return say ? say(event, handler, state) : `${event.who || "The loop"}: ${event.kind}.`;
 }
 
-/* What is said of an event where there is room for a few words only. */
+/* An event in a few words. */
 function briefly(event) {
   switch (event.kind) {
     case "received": return `received ${bytes(event.bytes)}`;

@@ -1,1 +1,1 @@
-"""Sockets below the loop: how they are made and addressed, and what their errors mean. Imports nothing above it."""
+"""Sockets below the loop: how to make and address them, and what their errors mean. Imports nothing above it."""

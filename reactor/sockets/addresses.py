@@ -1,7 +1,4 @@
-"""Numeric addresses: their family, their packed form, and how to write them.
-
-Law: names are refused, because looking one up blocks, and nothing on a loop may block.
-"""
+"""Numeric addresses: family, packed form and text. Law: names are refused, because looking one up blocks."""
 
 from __future__ import annotations
 
@@ -10,16 +7,13 @@ import socket
 from typing import Any
 
 Address = tuple[Any, ...]  # (host, port) for IPv4; (host, port, flow, scope id) for IPv6
-
-
 WILDCARDS = ("0.0.0.0", "::")  # noqa: S104 - to recognise them
 
 
 def family_of(address: Address) -> socket.AddressFamily:
     """Return AF_INET or AF_INET6 for a numeric address. Raise ValueError for a name.
 
-    Names are refused because looking one up blocks, and nothing on a loop may block: resolve them before the loop
-    runs, or in a thread that hands the result in with `call_soon_threadsafe`.
+    Resolve names before the loop runs, or in a thread that passes the result to `call_soon_threadsafe`.
     """
     host = address[0]
     number, percent, scope = host.partition("%")
@@ -32,12 +26,12 @@ def family_of(address: Address) -> socket.AddressFamily:
 
 
 def unspecified(address: Address) -> Address:
-    """Return the wildcard of an address's family, with no port: bound to it, a socket gets both when it connects."""
+    """Return the wildcard of an address's family, with port 0. A socket bound to it gets both when it connects."""
     return WILDCARDS[family_of(address) == socket.AF_INET6], 0
 
 
 def pack_host(host: str) -> bytes:
-    """Return the 4 or 16 bytes of a numeric address, less its scope. Raise OSError for a name."""
+    """Return the 4 or 16 bytes of a numeric address, without its scope. Raise OSError for a name."""
     return socket.inet_pton(socket.AF_INET6 if ":" in host else socket.AF_INET, host.partition("%")[0])
 
 

@@ -1,4 +1,4 @@
-"""What the core needs of the operating system: where sockets and signals come from. A simulation has its own."""
+"""What the core needs of the operating system: sockets and signals. A simulation has its own."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 
 class SocketFactory(Protocol):
-    """What the core needs of a network. The `socket` module is one."""
+    """Makes sockets. The module `socket` is one."""
 
     def socket(self, family: int, type: int) -> Socket:
         """Return a new socket, or raise OSError as socket(2) does."""
@@ -17,13 +17,13 @@ class SocketFactory(Protocol):
 
 
 class SignalSource(Protocol):
-    """Where signals come from. The module `signal` is one."""
+    """Delivers signals. The module `signal` is one."""
 
     def signal(self, signum: int, handler: Any, /) -> Any:
-        """Set a signal's handler and return the one before, as signal.signal does."""
+        """Set a signal's handler and return the previous one, as signal.signal does."""
 
     def getsignal(self, signum: int, /) -> Any:
         """Return a signal's handler."""
 
     def set_wakeup_fd(self, fd: int, /, *, warn_on_full_buffer: bool = True) -> int:
-        """Have a byte written to `fd` for every signal; return the descriptor before, -1 for none."""
+        """Write a byte to `fd` for every signal. Return the previous descriptor, -1 for none."""

@@ -1,8 +1,7 @@
-"""Make sockets, and ask the kernel for what ours need.
+"""Make sockets and set their options.
 
-Law: no module of `reactor` or `echo7` makes a socket except through a `SocketFactory`. The real one is the standard
-library's `socket` module; a simulated network is anything else of the same shape. Options and addresses are decided
-here, once, so that the modules about readiness need not speak of them.
+Law: no module of `reactor` or `echo7` makes a socket except through a `SocketFactory`: the module `socket`, or a
+simulated network. All options are set here.
 """
 
 from __future__ import annotations
@@ -20,18 +19,14 @@ from reactor.sockets.factory import SocketFactory
 from reactor.sockets.pktinfo import report_paths
 
 Socket = socket.socket
-
-
 RESET_ON_CLOSE = struct.pack("hh" if sys.platform == "win32" else "ii", 1, 0)  # struct linger, socket(7)
-
-
-# A silent peer is given up after 180 + 4 × 30 s = five minutes (tcp(7)). The names differ by platform.
+# A silent peer counts as dead after 180 + 4 × 30 s = five minutes (tcp(7)).
 KEEPALIVE_IDLE_S, KEEPALIVE_INTERVAL_S, KEEPALIVE_PROBES = 180, 30, 4
 
 
 @contextlib.contextmanager
 def closed_on_error(sock: Socket) -> Iterator[Socket]:
-    """Close `sock` if the block raises: whoever makes a socket closes it if the next step fails."""
+    """Close `sock` if the block raises."""
     try:
         yield sock
     except BaseException:
@@ -42,13 +37,13 @@ def closed_on_error(sock: Socket) -> Iterator[Socket]:
 def bind_tcp(sockets: SocketFactory, address: Address, *, buffer_bytes: int | None = None) -> Socket:
     """Return a bound, non-blocking TCP socket, not yet listening. Raise OSError as bind(2), ValueError for a name.
 
-    Accepted sockets inherit what is set here (Linux and BSD), so a new connection costs no system call for it.
+    Accepted sockets inherit these options (Linux, BSD), so a new connection costs no system call for them.
     """
     with closed_on_error(_new(sockets, address, socket.SOCK_STREAM, buffer_bytes)) as sock:
         set_stream_options(sock)
         if sys.platform == "win32":  # pragma: no cover - no other system has SO_EXCLUSIVEADDRUSE
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_EXCLUSIVEADDRUSE, 1)
-        else:  # only to be able to come back while old connections are in TIME_WAIT (socket(7))
+        else:  # bind even while old connections are in TIME_WAIT (socket(7))
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         sock.bind(address)
         return sock
@@ -57,14 +52,14 @@ def bind_tcp(sockets: SocketFactory, address: Address, *, buffer_bytes: int | No
 def bind_udp(sockets: SocketFactory, address: Address, *, buffer_bytes: int | None = None) -> Socket:
     """Return a bound, non-blocking UDP socket that reports the address asked. Raise as `bind_tcp` does.
 
-    Without `buffer_bytes` it asks for a receive buffer as large as the system allows, up to `UDP_RECEIVE_BYTES`.
-    SO_REUSEADDR is never set: on UDP it would let a second daemon steal every datagram in silence.
+    Without `buffer_bytes`, the receive buffer is as large as the system allows, up to `UDP_RECEIVE_BYTES`.
+    SO_REUSEADDR is never set: on UDP it would let a second process take every datagram unnoticed.
     """
     with closed_on_error(_new(sockets, address, socket.SOCK_DGRAM, buffer_bytes)) as sock:
-        if address[0] in WILDCARDS:  # a socket with an address of its own can only answer from that
+        if address[0] in WILDCARDS:  # any other socket can only answer from its own address
             report_paths(sock)
         if buffer_bytes is None:
-            with contextlib.suppress(OSError):  # BSD refuses more than it allows; Linux gives what it allows
+            with contextlib.suppress(OSError):  # BSD refuses too much; Linux reduces it
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, UDP_RECEIVE_BYTES)
         sock.bind(address)
         return sock
@@ -78,9 +73,9 @@ def new_client(sockets: SocketFactory, address: Address, *, buffer_bytes: int | 
 
 
 def set_stream_options(sock: Socket) -> None:
-    """Ask for what every stream of ours needs: urgent bytes in their place, no Nagle delay, dead peers found."""
+    """Keep urgent bytes in the stream, turn Nagle's delay off, find dead peers with keepalive."""
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE, 1)
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # we write as much as we have at once anyway
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     for name, value in (
         ("TCP_KEEPIDLE" if hasattr(socket, "TCP_KEEPIDLE") else "TCP_KEEPALIVE", KEEPALIVE_IDLE_S),
@@ -92,28 +87,27 @@ def set_stream_options(sock: Socket) -> None:
 
 
 def set_buffers(sock: Socket, size_bytes: int) -> None:
-    """Cap the kernel's receive and send buffer; it takes twice this, for its own bookkeeping (socket(7))."""
+    """Cap the kernel's receive and send buffers. The kernel doubles the size for its bookkeeping (socket(7))."""
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, size_bytes)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, size_bytes)
 
 
 def reset_on_close(sock: Socket) -> None:
-    """Have close(2) send RST instead of FIN, so that the peer can't take half a stream for a whole one (SO_LINGER)."""
-    with contextlib.suppress(OSError):  # the peer has gone already (EINVAL on macOS)
+    """Make close(2) send RST in place of FIN, so the peer knows that the stream is incomplete (SO_LINGER)."""
+    with contextlib.suppress(OSError):  # EINVAL on macOS, after the peer's RST
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
 
 
 def connect_result(sock: Socket) -> int:
-    """Return the errno with which a non-blocking connect has ended, 0 for success (connect(2), SO_ERROR).
+    """Return the errno of a finished non-blocking connect, 0 for success (connect(2), SO_ERROR).
 
-    A connect to a port of this machine on which nobody listens can meet itself: the kernel picks the very port as
-    the source, and the socket is its own peer (RFC 9293 §3.5, simultaneous open). Such a "connection" echoes
-    everything and proves nothing. It counts as refused, which it was.
+    A socket that connected to itself counts as refused. It happens on a local port with no listener, if the kernel
+    chooses that port as the source (RFC 9293 §3.5, simultaneous open).
     """
     code: int = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
     try:
         return code or (errno.ECONNREFUSED if sock.getsockname() == sock.getpeername() else 0)
-    except OSError as error:  # ENOTCONN: connected, and reset before we came
+    except OSError as error:  # ENOTCONN: connected, and reset since
         return error.errno or errno.ENOTCONN
 
 
@@ -123,6 +117,6 @@ def _new(sockets: SocketFactory, address: Address, kind: int, buffer_bytes: int 
         sock.setblocking(False)
         if family == socket.AF_INET6:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-        if buffer_bytes is not None:  # before listen(2): the window is agreed on in the handshake (tcp(7))
+        if buffer_bytes is not None:  # before listen(2): the handshake fixes the window scale (tcp(7))
             set_buffers(sock, buffer_bytes)
         return sock

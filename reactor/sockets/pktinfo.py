@@ -1,9 +1,9 @@
 """Control data: which local address a datagram was sent to, and how to answer from it.
 
-Law: an answer comes from the address that was asked (RFC 1122 §4.1.3.5). The kernel tells in a `pktinfo`
-beside each datagram (ip(7), RFC 3542 §6); that, less its interface, goes back with the answer. The interface
-is left out because naming one bypasses routing, and answers are lost on a machine with several; a link-local
-address keeps its scope in the peer's own address. Between the two it is an opaque `path` of 0, 12 or 20 bytes.
+Law: an answer leaves from the address that was asked (RFC 1122 §4.1.3.5). The kernel reports it in a `pktinfo` beside
+each datagram (ip(7), RFC 3542 §6), here an opaque `path` of 0, 12 or 20 bytes. It goes back with the answer, but with
+interface 0: a named interface bypasses routing, and a machine with several would lose answers. A link-local address
+keeps its scope in the peer's address.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-# Not all of these have names in every supported Python; the number is Linux's <bits/in.h>.
+# Some Pythons lack these names; 8 is Linux's IP_PKTINFO (<bits/in.h>).
 IP_PKTINFO: int = getattr(socket, "IP_PKTINFO", 8 if sys.platform == "linux" else -1)
 IPV6_RECVPKTINFO: int = getattr(socket, "IPV6_RECVPKTINFO", -1)
 IPV6_PKTINFO: int = getattr(socket, "IPV6_PKTINFO", -1)
@@ -21,15 +21,15 @@ IPV4_INFO_BYTES, IPV6_INFO_BYTES = 12, 20  # struct in_pktinfo, struct in6_pktin
 MSG_TRUNC: int = getattr(socket, "MSG_TRUNC", 0)
 MSG_ERRQUEUE: int = getattr(socket, "MSG_ERRQUEUE", 0)  # Linux
 
-Control = list[tuple[int, int, bytes]]  # (level, type, data), as recvmsg and sendmsg have it
+Control = list[tuple[int, int, bytes]]  # (level, type, data), as in recvmsg and sendmsg
 Receive = Callable[[int], tuple[bytes, Control, int, Any]]  # size → data, control data, flags, source
 
 
 def report_paths(sock: socket.socket) -> None:
-    """Have the kernel add the address asked to each datagram.
+    """Make the kernel report the address asked with each datagram.
 
-    An inherited IPv6 socket may carry IPv4 too (v4-mapped), so it is asked for both. Where the platform has
-    neither, answers from a wildcard socket leave from the address that routing picks.
+    An inherited IPv6 socket may carry IPv4 too (v4-mapped), so both reports are turned on. On a platform with neither,
+    answers leave from the address that routing chooses.
     """
     if not hasattr(sock, "recvmsg"):
         return
@@ -42,7 +42,7 @@ def report_paths(sock: socket.socket) -> None:
 
 
 def receiver(sock: socket.socket) -> Receive:
-    """Return `sock.recvmsg` with room for control data, or its like where there is only `recvfrom` (Windows)."""
+    """Return `sock.recvmsg` with room for control data, or an equivalent on `recvfrom` (Windows)."""
     if hasattr(sock, "recvmsg"):
         recvmsg, room_bytes = sock.recvmsg, socket.CMSG_SPACE(IPV4_INFO_BYTES) + socket.CMSG_SPACE(IPV6_INFO_BYTES)
         return lambda size_bytes: recvmsg(size_bytes, room_bytes)
@@ -55,11 +55,11 @@ def receiver(sock: socket.socket) -> Receive:
 
 
 def path_of(control: Control) -> bytes:
-    """Return the path in a datagram's control data, or b"" when there is none."""
+    """Return the path in a datagram's control data, b"" for none."""
     path = b""
     for level, kind, data in control:
         if kind == IP_PKTINFO and level == socket.IPPROTO_IP:
-            return data  # a v4-mapped datagram on an IPv6 socket brings both; only this one knows broadcast
+            return data  # a v4-mapped datagram has both; only this one shows broadcast
         if kind == IPV6_PKTINFO and level == socket.IPPROTO_IPV6:
             path = data
     return path
@@ -68,7 +68,7 @@ def path_of(control: Control) -> bytes:
 def reply_control(path: bytes) -> Control:
     """Return the control data that makes an answer leave from the address in `path`."""
     if len(path) == IPV4_INFO_BYTES:
-        asked = path[8:12]  # not path[4:8], which is empty when the datagram was queued before `report_paths`
+        asked = path[8:12]  # path[4:8] is 0 if the datagram was queued before `report_paths`
         return [(socket.IPPROTO_IP, IP_PKTINFO, bytes(4) + asked + asked)]
     return [(socket.IPPROTO_IPV6, IPV6_PKTINFO, path[:16] + bytes(4))]
 
@@ -76,10 +76,10 @@ def reply_control(path: bytes) -> Control:
 def is_unicast(path: bytes) -> bool:
     """Tell whether the datagram that came with `path` was sent to this host alone.
 
-    For IPv4 the kernel gives the address asked and the one it would answer from, and they are equal for unicast only;
-    where it gives only the first (the datagram was there before `report_paths`), multicast and 255.255.255.255 are
-    known, and the kernel refuses to answer from a subnet's broadcast address. An IPv6 address tells by itself (RFC
-    4291 §2.7). Without path: true.
+    For IPv4 the kernel reports the address asked and the one it would answer from; they are equal for unicast only.
+    A datagram queued before `report_paths` has only the first. It shows multicast and 255.255.255.255, and the kernel
+    refuses to answer from a subnet's broadcast address. An IPv6 address shows it itself (RFC 4291 §2.7). Without a
+    path, return True.
     """
     if len(path) == IPV4_INFO_BYTES:
         answering, asked = path[4:8], path[8:12]

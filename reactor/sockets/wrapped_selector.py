@@ -1,4 +1,4 @@
-"""A selector around another selector: what busy polling, tracing and timing have in common."""
+"""A selector around another selector, for busy polling, tracing and timing."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ Ready = list[tuple[selectors.SelectorKey, int]]
 
 
 class WrappedSelector(selectors.BaseSelector):
-    """Hands everything on to `inner`. Override what is to be different."""
+    """Passes every call to `inner`. Override what should differ."""
 
     def __init__(self, inner: selectors.BaseSelector) -> None:
         self.inner = inner

@@ -1,13 +1,12 @@
-"""reactor.testing: a simulated network in which real programs meet every fault you like.
+"""reactor.testing: a simulated network in which real programs meet the faults that you choose.
 
     simulate(scenario) ─► SimulatedNetwork(seed) ─► Reactor(selector, clock, sockets, signals) ─► your protocol
                               │        ▲                                                             │
-                       Chance │        └── every system call: the world moves, something goes wrong ◄┘
+                       Chance │        └── at every system call the world moves, and a fault may come ◄┘
 
-Read it in this order: `chance` (what goes wrong, and the script that repeats it), `clock`, `wire` (events to come),
-`kernel/` (sockets, ports, selector, signals), `world` (what those need), `peers` (the other end), `turns` (finds a loop
-that spins), `network` (all of it together), `simulate` (many seeds, and the smallest failure). `README.md` in this
-folder is the guide.
+Read in this order: `chance` (the faults, and the script that repeats them), `clock`, `wire` (later events), `kernel/`
+(sockets, ports, selector, signals), `world` (what the kernel needs), `peers` (the other end), `turns` (finds a spinning
+loop), `network` (all of it together), `simulate` (many seeds, and the smallest failure). `README.md` is the guide.
 """
 
 from reactor.testing.chance import CATALOGUE, FAULTS, USUAL_FAULTS, Fault, everything, random_mix

@@ -1,15 +1,16 @@
 """Chance: every decision of a simulated world, from one seed, and the script that replays it.
 
-Law: the same seed and the same program give the same run. Faults are drawn from a stream of their own, apart from the
-one that scenarios draw from. So a run can be repeated with *some* of its faults: that is how a failure gets small.
+Law: the same seed and the same program give the same run. Faults have their own random stream, separate from the one
+that scenarios use. So a run can be repeated with *some* of its faults: that is how a failure gets small.
 
-A fault has a name, `call.kind`: `send.short` lets send(2) take a part only, `recv.EINTR` has recv(2) interrupted. Each
-kind of system call is numbered from 1, and a script says what goes wrong at which one: `send#3=short:1
-accept#1=EMFILE`. The number after the colon is how much: bytes, milliseconds, or which peer.
+A fault has a name, `call.kind`: with `send.short`, send(2) takes only a part; at `recv.EINTR`, recv(2) is interrupted.
+Each kind of system call is numbered from 1, and a script names the faults of single calls: `send#3=short:1
+accept#1=EMFILE`. The number after the colon is an amount: bytes, milliseconds, or which peer.
 """
 
 from __future__ import annotations
 
+import collections
 import errno
 import random
 from collections.abc import Iterable, Iterator, Mapping
@@ -18,14 +19,14 @@ from typing import Any, NamedTuple
 
 from reactor.sockets.errors import os_error
 
-# What accept(2) returns when one client's connection has failed: an error of its packets, or a firewall's refusal.
+# What accept(2) returns when one client's connection has failed: a network error, or a firewall's refusal.
 ONE_PEER = tuple(
     "ECONNABORTED EPROTO ENOPROTOOPT EOPNOTSUPP EPERM ETIMEDOUT ENETDOWN ENETUNREACH ENONET EHOSTDOWN "
     "EHOSTUNREACH".split()
 )
 UNREACHABLE = "ENETUNREACH EHOSTUNREACH ENETDOWN"
 
-# What can go wrong at which call. `step` stands for any system call: what the world does meanwhile.
+# The faults of each call. `step` stands for any system call: what the world does during it.
 CATALOGUE: dict[str, tuple[str, ...]] = {
     call: tuple(kind for kind in kinds.split() if not kind.startswith("E") or hasattr(errno, kind))
     for call, kinds in {
@@ -46,36 +47,36 @@ CATALOGUE: dict[str, tuple[str, ...]] = {
 }
 FAULTS = tuple(f"{call}.{kind}" for call, kinds in CATALOGUE.items() for kind in kinds)
 
-# Without those at which a scenario can't even begin, unless it expects them: socket(2) has nothing to try again.
+# Without the faults of socket(2): a program has no second try, so most scenarios can't even begin.
 USUAL_FAULTS = tuple(name for name in FAULTS if not name.startswith("socket."))
 
 
 class Fault(NamedTuple):
-    """Something that goes wrong at one call."""
+    """A fault of one call."""
 
     call: str
     number: int  # which call of its kind, from 1
     kind: str  # an errno's name, or a word of CATALOGUE
-    amount: int  # what it means depends on the kind
+    amount: int  # its meaning depends on the kind
 
     def __str__(self) -> str:
-        """Write it as scripts do."""
+        """Return the fault as a script names it."""
         return f"{self.call}#{self.number}={self.kind}:{self.amount}"
 
     def error(self) -> OSError:
-        """Return the error that a kind with an errno's name stands for."""
+        """Return the error, for a kind that is an errno's name."""
         return os_error(getattr(errno, self.kind))
 
 
 def parse_script(text: str) -> list[Fault]:
-    """Read faults as `Fault.__str__` writes them, separated by space; `:amount` may be missing. Raise ValueError."""
+    """Read faults as `Fault.__str__` writes them, separated by spaces; `:amount` is optional. Raise ValueError."""
     found = []
     for word in text.split():
         call, _, rest = word.partition("#")
         number, _, rest = rest.partition("=")
         kind, _, amount = rest.partition(":")
         if kind not in CATALOGUE.get(call, ()) or not number.isdecimal() or not (amount or "1").isdecimal():
-            raise ValueError(f"{word!r} is no fault: it would be call#number=kind or call#number=kind:amount")
+            raise ValueError(f"{word!r} is no fault: write call#number=kind or call#number=kind:amount")
         found.append(Fault(call, int(number), kind, int(amount or 1)))
     return found
 
@@ -86,9 +87,9 @@ def everything(probability: float) -> dict[str, float]:
 
 
 def random_mix(source: random.Random, among: Iterable[str] = USUAL_FAULTS) -> dict[str, float]:
-    """Return a random subset of faults, each with a probability of its own, from rare to often.
+    """Return a random subset of faults, each with its own probability, from rare to frequent.
 
-    A mix of everything hides what a few faults do undisturbed; so each run has its own few.
+    All faults at once would hide what a few faults do alone, so each run has a few of its own.
     """
     share = source.choice((0.1, 0.3, 0.6))
     chosen = [name for name in among if source.random() < share]
@@ -97,12 +98,12 @@ def random_mix(source: random.Random, among: Iterable[str] = USUAL_FAULTS) -> di
 
 def mix_of(seed: int) -> dict[str, float]:
     """Return the mix that `simulate` gives to a seed."""
-    return random_mix(random.Random(f"{seed} mix"))  # noqa: S311 - to be repeated
+    return random_mix(random.Random(f"{seed} mix"))  # noqa: S311 - must be repeatable
 
 
 @dataclass(slots=True)
 class _Table:
-    """One call's faults: where in [0, 1) the trouble begins, and what lies there."""
+    """One call's faults: from `begins` on, a number in [0, 1) stands for a fault."""
 
     begins: float
     kinds: list[tuple[float, str]]  # (upper limit, kind), ascending
@@ -120,7 +121,7 @@ class _Table:
 
 
 class Chance:
-    """Decides what goes wrong. `injected` lists what did, in order: joined by spaces, it is the script."""
+    """Decides which faults happen. `injected` lists those that did, in order: joined by spaces, it is the script."""
 
     __slots__ = ("_calls", "_script", "_source", "_tables", "injected")
 
@@ -132,13 +133,13 @@ class Chance:
         self.injected: list[Fault] = []
 
     def plan(self, call: str, kind: str, amount: int = 1, *, after: int = 0) -> None:
-        """Have `kind` happen at the next `call`, or, skipping `after` of them, at a later one. Raise ValueError."""
+        """Plan a fault of the next `call`, or of a later one after `after` others. Raise ValueError."""
         number = self._calls.get(call, 0) + 1 + after
         [fault] = parse_script(f"{call}#{number}={kind}:{amount}")
         self._script[call, number] = fault
 
     def draw(self, call: str) -> Fault | None:
-        """Count one call, and return what is to go wrong with it. Only `inject` makes it count as injected."""
+        """Count one call, and return its fault or None. A fault counts as injected only after `inject`."""
         number = self._calls[call] = self._calls.get(call, 0) + 1
         if self._script and (fault := self._script.pop((call, number), None)) is not None:
             return fault
@@ -146,22 +147,18 @@ class Chance:
         if table is None:
             return None
         where = self._source.random()
-        if where < table.begins:  # trouble is at the upper end: a source that tends to 0, as when shrinking, has none
+        if where < table.begins:  # faults are at the upper end: a source that shrinks towards 0 gives none
             return None
         return Fault(call, number, table.at(where), int(2 ** (16 * self._source.random())))
 
     def inject(self, fault: Fault) -> Fault:
-        """Note that a fault has had its effect."""
+        """Record that a fault has had its effect, and return it."""
         self.injected.append(fault)
         return fault
 
     def counts(self) -> dict[str, int]:
         """Return how often each fault was injected, by name."""
-        found: dict[str, int] = {}
-        for fault in self.injected:
-            name = f"{fault.call}.{fault.kind}"
-            found[name] = found.get(name, 0) + 1
-        return found
+        return dict(collections.Counter(f"{fault.call}.{fault.kind}" for fault in self.injected))
 
     def script(self) -> str:
         """Return the script that replays this run's faults."""
@@ -173,7 +170,7 @@ def _tables(mix: Mapping[str, float]) -> dict[str, _Table]:
     for name, probability in mix.items():
         call, _, kind = name.partition(".")
         if kind not in CATALOGUE.get(call, ()):
-            raise ValueError(f"{name!r} is no fault; reactor.testing.FAULTS lists them")
+            raise ValueError(f"{name!r} is no fault; reactor.testing.FAULTS lists them all")
         if not 0 <= probability <= 1:
             raise ValueError(f"the probability of {name} must be from 0 to 1, not {probability!r}")
         if probability:
@@ -182,11 +179,11 @@ def _tables(mix: Mapping[str, float]) -> dict[str, _Table]:
 
 
 def source_of(seed: int | random.Random | Any) -> random.Random:
-    """Return the stream for a seed, a `random.Random` itself, or the one that hypothesis's `data` gives."""
+    """Return the random stream of a seed. A `random.Random` is its own stream; hypothesis's `data` draws one."""
     if isinstance(seed, random.Random):
         return seed
     if hasattr(seed, "draw"):
-        from hypothesis import strategies  # a data object comes from hypothesis, so it is installed
+        from hypothesis import strategies  # a `data` object means that hypothesis is installed
 
         drawn: random.Random = seed.draw(strategies.randoms(use_true_random=False))
         return drawn
@@ -194,14 +191,14 @@ def source_of(seed: int | random.Random | Any) -> random.Random:
 
 
 def source_apart(seed: int | random.Random | Any, drawn: random.Random) -> random.Random:
-    """Return a second stream for the same seed: draws from one don't shift the other."""
+    """Return a second stream for the same seed. Draws from one don't shift the other."""
     if hasattr(seed, "draw"):
         return source_of(seed)
     return random.Random(f"{seed} faults" if isinstance(seed, int) else drawn.getrandbits(64))  # noqa: S311
 
 
 def subsets(faults: list[Fault]) -> Iterator[list[Fault]]:
-    """Yield `faults` without some of them: without all, without each half, then without ever smaller pieces."""
+    """Yield `faults` without some of them: without all, without each half, then without smaller and smaller pieces."""
     size = len(faults)
     if faults:
         yield []

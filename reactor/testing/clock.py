@@ -1,12 +1,12 @@
-"""SimulatedClock: time that passes only when it is told to.
+"""SimulatedClock: time that passes only on request.
 
-Law: it never goes back. A loop that sleeps until its next timer wakes at once, at that time. So a day of timers takes
-milliseconds: a run takes as long as its work, not as long as its waits.
+Law: it never goes back. A loop that sleeps until its next timer wakes at once, at that time. A run takes as long as its
+work, not as long as its waits: a day of timers takes milliseconds.
 """
 
 
 class SimulatedClock:
-    """Monotonic seconds, to be handed to `Reactor(clock=…)`."""
+    """Monotonic seconds, for `Reactor(clock=…)`."""
 
     __slots__ = ("_now_s",)
 
@@ -24,5 +24,5 @@ class SimulatedClock:
         self._now_s += seconds
 
     def reach(self, at_s: float) -> None:
-        """Let time pass until `at_s`, or not at all if that is past."""
+        """Let time pass until `at_s`. If that is past, do nothing."""
         self._now_s = max(self._now_s, at_s)

@@ -4,7 +4,7 @@
     reactor = network.reactor()          # the real Reactor, on simulated sockets, selector, clock and signals
 
 Law: the program under test can't tell the difference, and the same seed gives the same run. No real socket, thread or
-sleep is used. The world moves only when the program makes a system call: a peer may reset at any of them.
+sleep is used. The world moves only while the program makes a system call: a peer may reset at any of them.
 """
 
 from __future__ import annotations
@@ -22,19 +22,20 @@ from reactor.doors import NOTHING_OBSERVED
 from reactor.fastpath.busypoll import BusyPollSelector
 from reactor.loop import Reactor
 from reactor.observe.trace import EventSink, Trace
-from reactor.sockets.addresses import Address
+from reactor.sockets.addresses import Address, family_of
 from reactor.sockets.opening import Socket, closed_on_error
 from reactor.testing.chance import Chance, Fault, source_apart, source_of
 from reactor.testing.clock import SimulatedClock
 from reactor.testing.kernel.datagram import DatagramSocket
+from reactor.testing.kernel.endpoint import SimulatedSocket
 from reactor.testing.kernel.link import join
 from reactor.testing.kernel.pipe import SplicePipe
-from reactor.testing.kernel.ports import Descriptors, Endpoint, Ports
+from reactor.testing.kernel.ports import Descriptors, Ports
 from reactor.testing.kernel.routing import Routing
 from reactor.testing.kernel.selector import Quiet, SimulatedSelector
 from reactor.testing.kernel.signals import SimulatedSignals
 from reactor.testing.kernel.stream import StreamSocket
-from reactor.testing.peers import DatagramPeer, Peer, PeerServer, datagram_outside, stream_outside
+from reactor.testing.peers import PEER_HOSTS, DatagramPeer, Peer, PeerServer, outside
 from reactor.testing.recording import Recording
 from reactor.testing.turns import POLLS, Turns
 from reactor.testing.wire import Wire
@@ -45,12 +46,12 @@ SHORTAGES = ("EMFILE", "ENFILE", "ENOBUFS", "ENOMEM", "ENOSPC")
 
 
 class Watcher:
-    """Is called for what the program under test does. Subclass it to check something after every step."""
+    """Observes the program under test. Subclass it to check something after every step."""
 
-    def call(self, name: str, sock: Endpoint, data: bytes) -> None:
+    def call(self, name: str, sock: SimulatedSocket, data: bytes) -> None:
         """Handle a call on a stream: `accept`, `recv` and `send` with the bytes moved, `eof`, `fin`."""
 
-    def datagram(self, name: str, sock: Endpoint, data: bytes, peer: Address, local: str) -> None:
+    def datagram(self, name: str, sock: SimulatedSocket, data: bytes, peer: Address, local: str) -> None:
         """Handle a `request` that was received, or an `answer` that is sent; `local` is this machine's address."""
 
     def select(self, timeout_s: float | None) -> None:
@@ -58,12 +59,12 @@ class Watcher:
 
 
 class SimulatedNetwork:
-    """The four doors of a Reactor, and the world behind them.
+    """The selector, clock, sockets and signals of a Reactor, and the world behind them.
 
-    `seed`: a number, a `random.Random`, or hypothesis's `data`. `faults`: probabilities by name (see `FAULTS`);
-    `script`: exactly these faults, as `chance.script()` returns them. `addresses`: this machine's. Buffers and latency
-    are those of every connection. `violations` lists what no program may do; `chance.injected` what went wrong.
-    `trace`: a file for what the reactors do, to be seen in the player (see `recording`).
+    `seed`: a number, a `random.Random`, or hypothesis's `data`. `faults`: probabilities by name (see `FAULTS`).
+    `script`: exactly these faults, as `chance.script()` returns them. `addresses`: those of this machine. Buffer sizes
+    and latency hold for every connection. `trace`: a file for the player (see `recording`). `violations` lists what no
+    program may do, and `chance.injected` the faults that happened.
     """
 
     def __init__(
@@ -79,7 +80,7 @@ class SimulatedNetwork:
         latency_s: float = 0.0,
         trace: str | None = None,
     ) -> None:
-        self.random = source_of(seed)  # for scenarios: faults don't disturb it
+        self.random = source_of(seed)  # for scenarios: faults don't shift it
         self.seed = seed if isinstance(seed, int) else None
         self.chance = Chance(source_apart(seed, self.random), faults or {}, script)
         self.clock = SimulatedClock()
@@ -94,21 +95,21 @@ class SimulatedNetwork:
         self.datagrams_lost = 0  # because a receive buffer was full
         self.violations: list[str] = []
         self.watchers: list[Watcher] = []
-        self.journal: list[str] | collections.deque[str] | None = None  # each system call in words, if wanted
+        self.journal: list[str] | collections.deque[str] | None = None  # each system call in words, when set
         self.reactors: list[Reactor] = []
         self.selectors: list[SimulatedSelector] = []
-        self.peers: list[Peer | PeerServer | DatagramPeer] = []  # those that may still do something
+        self.peers: list[Peer | PeerServer | DatagramPeer] = []  # peers that may still act
         self.recording = None if trace is None else Recording(trace)
         self._turns = Turns(self.clock)
-        self._poll_takes_s = 0.0  # a select(0) that finds nothing
-        self._shortages: dict[str, tuple[float, Fault]] = {}  # call → until when it fails, and how
+        self._poll_takes_s = 0.0  # duration of a select(0) that finds nothing
+        self._shortages: dict[str, tuple[float, Fault]] = {}  # call → until when it fails, and its fault
         self._until: Callable[[], object] | None = None
-        self._end_s = math.inf  # of the run
+        self._end_s = math.inf  # the end of the run
 
     # ------------------------------------------------------------ the doors
 
     def socket(self, family: int, type: int) -> Socket:
-        """Return a new socket of the program under test: socket(2). Raise OSError when there are none left."""
+        """Return a new socket of the program under test: socket(2). Raise OSError when none are left."""
         fault = self.enter("socket")
         if fault is not None:
             raise self.inject(fault).error()
@@ -116,16 +117,16 @@ class SimulatedNetwork:
         return cast(Socket, made(self, family, True))
 
     def socketpair(self) -> tuple[Socket, Socket]:
-        """Return two connected sockets, on which nothing goes wrong."""
+        """Return two connected sockets without faults."""
         one = StreamSocket(self, socket.AF_INET, True)
-        with closed_on_error(cast(Socket, one)):  # the second may find no descriptor
+        with closed_on_error(cast(Socket, one)):  # no descriptor may be left for the second
             other = StreamSocket(self, socket.AF_INET, True)
         one.faulty = other.faulty = False
         join(self, one, other)
         return cast(Socket, one), cast(Socket, other)
 
     def pipe(self) -> SplicePipe:
-        """Return a pipe for bytes that go from socket to socket (`fastpath.splice`). Raise OSError for none left."""
+        """Return a pipe between two sockets (`fastpath.splice`). Raise OSError when no descriptors are left."""
         return SplicePipe(self)
 
     def selector(self) -> selectors.BaseSelector:
@@ -134,27 +135,35 @@ class SimulatedNetwork:
         return self.selectors[-1]
 
     def reactor(self, *, busy_poll_s: float = 0.0, observer: EventSink | None = None) -> Reactor:
-        """Return a Reactor on this network. There is one thread here: one reactor can run at a time.
+        """Return a Reactor on this network. All reactors share one thread, so one can run at a time.
 
-        With `busy_poll_s`, a select(0) that finds nothing takes a part of that time: or the polling would never end.
+        With `busy_poll_s`, a select(0) that finds nothing takes a part of that time, or polling would never end.
         """
         self._poll_takes_s = busy_poll_s / POLLS
-        self._turns.looks_a_turn = POLLS + 2 if busy_poll_s else 1  # at the most
+        self._turns.looks_a_turn = POLLS + 2 if busy_poll_s else 1  # at most
         if self.recording is not None:
             observer = self.recording.observer(observer)
-        self.reactors.append(reactor_on(self, busy_poll_s, observer))
-        return self.reactors[-1]
+        selector = self.selector()
+        made = Reactor(
+            selector=BusyPollSelector(selector, self.clock, busy_poll_s) if busy_poll_s else selector,
+            clock=self.clock,
+            sockets=self,
+            signals=self.signals,
+            observer=NOTHING_OBSERVED if observer is None else Trace(observer),
+        )
+        self.reactors.append(made)
+        return made
 
     def run(self, reactor: Reactor, *, until: Callable[[], object] | None = None, for_s: float | None = None) -> None:
-        """Turn the loop until it stops, until nothing more will happen, until `until()` is true or time is up.
+        """Run the loop until it stops, nothing more will happen, `until()` is true, or `for_s` seconds have passed.
 
-        Raise AssertionError for what no program may do, RuntimeError if a million turns don't suffice.
+        Raise AssertionError for what no program may do, RuntimeError if a million turns aren't enough.
         """
         self._until = until
         self._turns.begin()
         if for_s is not None:
             self._end_s = self.clock() + for_s
-            self.wire.call_later(for_s, int)  # an event, so that the clock stops there
+            self.wire.call_later(for_s, int)  # an event that does nothing: the clock stops there
         self.changed()  # the scenario may have changed anything
         try:
             with contextlib.suppress(Quiet):
@@ -166,7 +175,7 @@ class SimulatedNetwork:
         self.check()
 
     def settle(self) -> None:
-        """Let everything that is on its way arrive, without a step of the program."""
+        """Let everything on the wire arrive, without a step of the program."""
         with contextlib.suppress(Quiet):
             while True:
                 self.go_on(None)
@@ -179,14 +188,14 @@ class SimulatedNetwork:
     # ------------------------------------------------------------ the outside
 
     def peer(self, address: Address, *, source: str = "") -> Peer:
-        """Return a peer that connects to `address`, from the host `source`."""
-        sock = stream_outside(self, address[0], source)
+        """Return a peer that connects to `address` from the host `source`."""
+        sock = outside(StreamSocket, self, source or PEER_HOSTS[family_of(address)])
         sock.connect_ex(address)
         return self.add_peer(Peer(sock))
 
     def peer_server(self, address: Address, answer: Callable[[Peer, bytes], object] | None = None) -> PeerServer:
-        """Return a peer that listens on `address`, and calls `answer(client, data)` for what each client sends."""
-        sock = stream_outside(self, address[0], address[0], address[1])
+        """Return a peer that listens on `address` and calls `answer(client, data)` for what each client sends."""
+        sock = outside(StreamSocket, self, address[0], address[1])
         sock.listen()
         server = PeerServer(sock, answer, self.add_peer)
         self.peers.append(server)
@@ -194,7 +203,7 @@ class SimulatedNetwork:
 
     def udp_peer(self, *, source: str = "192.0.2.1", port: int = 0) -> DatagramPeer:
         """Return a peer that sends and receives datagrams."""
-        peer = DatagramPeer(datagram_outside(self, source, port))
+        peer = DatagramPeer(outside(DatagramSocket, self, source, port))
         self.peers.append(peer)
         return peer
 
@@ -208,7 +217,7 @@ class SimulatedNetwork:
         self.wire.call_later(delay_s, action)
 
     def partition(self, host: str, for_s: float = math.inf) -> None:
-        """Cut a host off, for a while or until `heal`."""
+        """Cut a host off, for `for_s` seconds or until `heal`."""
         self.wire.partition(host, for_s)
         streams = [sock for sock in self.descriptors.open.values() if isinstance(sock, StreamSocket)]
         for sock in streams + [waiting for listener in streams for waiting in listener.queue]:
@@ -216,18 +225,18 @@ class SimulatedNetwork:
                 sock.link.fall_silent()
 
     def heal(self, host: str) -> None:
-        """Let a host be reached again."""
+        """Reconnect a host."""
         self.wire.heal(host)
         self.changed()
 
     def plan(self, call: str, kind: str, amount: int = 1, *, after: int = 0) -> None:
-        """Make the next `call` go wrong, or, with `after`, a later one. Raise ValueError if there is no such fault."""
+        """Plan a fault of the next `call`, or of a later one after `after` others. Raise ValueError."""
         self.chance.plan(call, kind, amount, after=after)
 
     # ------------------------------------------------------------ at every system call
 
     def enter(self, call: str, faulty: bool = True) -> Fault | None:
-        """Begin a system call of the program: the world takes a step, signals come. Return what goes wrong."""
+        """Begin a system call of the program: the world takes a step, signals come. Return the call's fault or None."""
         self.steps += 1
         meanwhile = self.chance.draw("step")
         if meanwhile is not None:
@@ -262,12 +271,12 @@ class SimulatedNetwork:
             {"fin": peer.finish_now, "reset": peer.reset}[fault.kind]()
 
     def inject(self, fault: Fault) -> Fault:
-        """Record that something went wrong. A shortage goes on at the next such call, and counts once."""
+        """Record that a fault has had its effect. A shortage lasts for later calls too, and counts once."""
         if fault.amount == 0:
             return fault
         self.changed()
         if fault.kind in SHORTAGES:
-            end_s = self.clock() + min((fault.amount - 1) / 1e3, LONGEST_SHORTAGE_S)  # 1: this call alone
+            end_s = self.clock() + min((fault.amount - 1) / 1e3, LONGEST_SHORTAGE_S)  # 1: this call only
             self._shortages[fault.call] = (end_s, fault._replace(amount=0))
         if self.journal is not None:
             self.journal.append(f"    -> {fault}")
@@ -276,28 +285,27 @@ class SimulatedNetwork:
         return self.chance.inject(fault)
 
     def changed(self) -> None:
-        """Record that something has changed: a loop that turns because of it doesn't spin."""
+        """Record a change: a loop that turns because of it doesn't spin."""
         self._turns.changes += 1
 
-    def observe(self, name: str, sock: Endpoint, data: bytes) -> None:
-        """Report a call on a stream to the watchers."""
+    def observe(
+        self, name: str, sock: SimulatedSocket, data: bytes, peer: Address | None = None, local: str = ""
+    ) -> None:
+        """Report a call on a stream, or a datagram with its addresses, to the journal and the watchers."""
         self.changed()
-        if sock.faulty:
-            if self.journal is not None:
-                self.journal.append(f"    {name}({sock.number}): {len(data)} bytes")
-            for watcher in self.watchers:
-                watcher.call(name, sock, data)
-
-    def observe_datagram(self, name: str, sock: Endpoint, data: bytes, peer: Address, local: str) -> None:
-        """Report a datagram to the watchers."""
-        self.changed()
+        if not sock.faulty:
+            return
         if self.journal is not None:
-            self.journal.append(f"    {name}({sock.number}): {len(data)} bytes, peer {peer}, local {local}")
+            about = "" if peer is None else f", peer {peer}, local {local}"
+            self.journal.append(f"    {name}({sock.number}): {len(data)} bytes{about}")
         for watcher in self.watchers:
-            watcher.datagram(name, sock, data, peer, local)
+            if peer is None:
+                watcher.call(name, sock, data)
+            else:
+                watcher.datagram(name, sock, data, peer, local)
 
     def about_to_close(self, number: int) -> None:
-        """Report a descriptor that is closed while a selector watches it: its next owner would get its events."""
+        """Report a descriptor that is closed while a selector watches it: the next owner would get its events."""
         self.changed()
         if any(number in selector.get_map() for selector in self.selectors):
             self.violations.append(f"descriptor {number} was closed while it was watched")
@@ -305,7 +313,7 @@ class SimulatedNetwork:
     # ------------------------------------------------------------ at every turn
 
     def about_to_select(self, timeout_s: float | None) -> None:
-        """Begin a turn: find a loop that spins, and let the world go on a little. Raise Quiet if the run is to end."""
+        """Begin a turn: detect a spinning loop, and let due events happen. Raise Quiet at the end of the run."""
         for watcher in self.watchers:
             watcher.select(timeout_s)
         if self.clock() >= self._end_s or (self._until is not None and self._until()):
@@ -316,7 +324,7 @@ class SimulatedNetwork:
         self.wire.run_due()
 
     def looked(self, found: bool, timeout_s: float | None) -> None:
-        """Record what a select has found. For a busy-polling loop, one that found nothing takes time."""
+        """Record whether select found ready sockets. In a busy-polling loop, one that found none takes time."""
         self._turns.found_ready = found
         if not found and timeout_s == 0:
             self.clock.advance(self._poll_takes_s)
@@ -335,7 +343,7 @@ class SimulatedNetwork:
         return moved
 
     def go_on(self, until_s: float | None) -> bool:
-        """Let the world go on while the loop sleeps; return false when it is time to wake. Raise Quiet at the end."""
+        """Let the world go on while the loop sleeps; return False when it must wake. Raise Quiet at the end."""
         if until_s is not None and until_s <= self.clock():
             return False
         if self.clock() >= self._end_s:
@@ -353,15 +361,3 @@ class SimulatedNetwork:
         self.clock.reach(next_s)
         self.wire.run_due()
         return True
-
-
-def reactor_on(network: SimulatedNetwork, busy_poll_s: float, sink: EventSink | None) -> Reactor:
-    """Return the real Reactor on a network's doors."""
-    selector = network.selector()
-    return Reactor(
-        selector=BusyPollSelector(selector, network.clock, busy_poll_s) if busy_poll_s else selector,
-        clock=network.clock,
-        sockets=network,
-        signals=network.signals,
-        observer=NOTHING_OBSERVED if sink is None else Trace(sink),
-    )

@@ -1,6 +1,6 @@
 """Peers: the other end of each connection, outside the program under test.
 
-Law: a scenario says what a peer is to do. The peer does it as fast as the connection allows, a bounded piece per move,
+Law: a scenario says what a peer does. The peer does it as fast as the connection allows, a bounded piece per move,
 whenever the loop calls select. It has no descriptor and meets no faults of its own.
 """
 
@@ -10,6 +10,7 @@ import collections
 import random
 import socket
 from collections.abc import Callable
+from typing import TypeVar
 
 from reactor.sockets.addresses import Address, family_of
 from reactor.sockets.opening import RESET_ON_CLOSE
@@ -19,6 +20,7 @@ from reactor.testing.kernel.link import CONNECTED, CONNECTING, Link
 from reactor.testing.kernel.stream import StreamSocket
 from reactor.testing.world import World
 
+S = TypeVar("S", StreamSocket, DatagramSocket)
 EAGER_BYTES = 65_536
 PEER_HOSTS: dict[int, str] = {socket.AF_INET: "192.0.2.1", socket.AF_INET6: "2001:db8::1"}
 
@@ -26,8 +28,8 @@ PEER_HOSTS: dict[int, str] = {socket.AF_INET: "192.0.2.1", socket.AF_INET6: "200
 class Peer:
     """The other end of a TCP connection, a client (`SimulatedNetwork.peer`) or a server (`peer_server`).
 
-    `received` and `sent` are the bytes so far. `eof`: the program has sent FIN. `lost`: the connection ended otherwise,
-    and `received` may be short. `cut_short`: the peer sent FIN before all it was to send. `read_bytes` and
+    `received` and `sent` are the bytes so far. `eof`: the program has sent FIN. `lost`: the connection ended without
+    FIN, and `received` may be short. `cut_short`: the peer sent FIN before it had sent everything. `read_bytes` and
     `write_bytes` are what it moves at once.
     """
 
@@ -38,7 +40,7 @@ class Peer:
 
     def __init__(self, sock: StreamSocket) -> None:
         self.socket = sock
-        self.link: Link[StreamSocket] | None = sock.link
+        self.link: Link | None = sock.link
         self.received, self.sent = bytearray(), bytearray()
         self.eof = False
         self.error: OSError | None = None
@@ -51,30 +53,30 @@ class Peer:
 
     @property
     def lost(self) -> bool:
-        """Whether the connection ended otherwise than by FIN, so that bytes may be missing."""
+        """Whether the connection ended without FIN, so that bytes may be missing."""
         return bool(self.error or (self.link is not None and self.link.fate))
 
     @property
     def finished(self) -> bool:
-        """Whether everything was sent, and FIN."""
+        """Whether everything was sent, FIN too."""
         return self._finishing and not self._outbox and bool(self.socket.outgoing and self.socket.outgoing.fin)
 
     @property
     def over(self) -> bool:
-        """Whether nothing more will happen here."""
+        """Whether this peer will do nothing more."""
         return self.socket.closed or self.error is not None
 
     def send(self, data: bytes, *, urgent: bool = False) -> None:
         """Send bytes when there is room; with `urgent`, the last one as urgent data."""
-        if data:  # to send nothing is no move
+        if data:  # empty data would be no move
             self._outbox.append((data, socket.MSG_OOB if urgent else 0))
 
     def finish(self) -> None:
-        """Send FIN when all has been sent, and close when the program has sent FIN too."""
+        """Send FIN after everything is sent; close when the program has sent FIN too."""
         self._finishing = True
 
     def finish_now(self) -> None:
-        """Send FIN now: what hasn't been sent yet never will be."""
+        """Send FIN now, and discard what isn't sent yet."""
         self.cut_short = self.cut_short or bool(self._outbox)
         self._outbox.clear()
         self._finishing = True
@@ -87,14 +89,14 @@ class Peer:
             self.close()
 
     def close(self) -> None:
-        """Close now, whatever is unread or unsent."""
+        """Close now, even with bytes unread or unsent."""
         self.socket.close()
 
     def vanish(self) -> None:
-        """Fall silent for ever, as in a power cut: no FIN, no RST, no answer."""
+        """Fall silent forever, as in a power cut: no FIN, no RST, no answer."""
         self.link = self.link or self.socket.link
         if self.link is None:
-            self.socket.close()  # the handshake will never finish
+            self.socket.close()  # the handshake never finishes
         elif not self.over:
             self.link.cut = True
             self.link.fate = self.link.fate or "the peer vanished"
@@ -102,7 +104,7 @@ class Peer:
         self.error = self.error or ConnectionError("vanished")
 
     def pause(self) -> None:
-        """Read no more until `resume`: a slow reader, or a stuck one."""
+        """Stop reading until `resume`, like a slow or stuck reader."""
         self.paused = True
 
     def resume(self) -> None:
@@ -110,7 +112,7 @@ class Peer:
         self.paused = False
 
     def move(self) -> bool:
-        """Send and receive a piece each; return whether anything has moved."""
+        """Send one piece and receive one; return whether anything has moved."""
         if self.over or self.socket.state == CONNECTING:
             return False
         self.link = self.link or self.socket.link
@@ -151,13 +153,13 @@ class Peer:
         if not data:
             self.eof = self.socket.incoming is not None and self.socket.incoming.fin_arrived
             if self.eof and not (self.socket.outgoing and self.socket.outgoing.fin):
-                return True  # half-closed: we may go on sending
+                return True  # half-closed: the peer may go on sending
             self.close()
         return True
 
 
 class PeerServer:
-    """A listening peer. `clients` are the accepted connections, each a Peer."""
+    """A listening peer. `clients` are its accepted connections, each a Peer."""
 
     __slots__ = ("_add_peer", "_answer", "_socket", "address", "clients")
 
@@ -169,7 +171,7 @@ class PeerServer:
         self.clients: list[Peer] = []
 
     def move(self) -> bool:
-        """Accept the connections that wait; return whether there were any."""
+        """Accept the waiting connections; return whether there were any."""
         came = False
         while self._socket.queue:
             sock, _ = self._socket.accept()
@@ -202,7 +204,7 @@ class DatagramPeer:
 
     @property
     def address(self) -> Address:
-        """Its own address."""
+        """The peer's own address."""
         return self.socket.getsockname()
 
     @property
@@ -215,7 +217,7 @@ class DatagramPeer:
         self.socket.sendto(data, destination)
 
     def move(self) -> bool:
-        """Receive everything that has arrived; return whether there was anything."""
+        """Receive everything that has arrived; return whether anything had."""
         moved = False
         while self.socket.inbox and not self.paused:
             self.received.append(self.socket.recvfrom(EAGER_BYTES))
@@ -223,29 +225,20 @@ class DatagramPeer:
         return moved
 
     def close(self) -> None:
-        """Close."""
+        """Close the socket."""
         self.socket.close()
 
 
-def stream_outside(world: World, destination: str, source: str = "", port: int = 0) -> StreamSocket:
-    """Return a TCP socket outside the program, bound to `source`, or to a peer's usual host."""
-    family = family_of((destination,))
-    sock = StreamSocket(world, family, False)
+def outside(kind: type[S], world: World, host: str, port: int = 0) -> S:
+    """Return a socket outside the program, bound to `host`."""
+    sock = kind(world, family_of((host,)), False)
     sock.setblocking(False)
-    sock.bind((source or PEER_HOSTS[family], port))
-    return sock
-
-
-def datagram_outside(world: World, source: str, port: int) -> DatagramSocket:
-    """Return a UDP socket outside the program."""
-    sock = DatagramSocket(world, family_of((source,)), False)
-    sock.setblocking(False)
-    sock.bind((source, port))
+    sock.bind((host, port))
     return sock
 
 
 def pieces(source: random.Random, data: bytes) -> list[bytes]:
-    """Cut bytes at random places, as a peer's writes may be cut."""
+    """Cut bytes at random places, as writes may cut them."""
     found = []
     while data:
         size = min(len(data), int(2 ** (source.random() * 16)))

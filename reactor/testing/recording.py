@@ -2,9 +2,9 @@
 
     SimulatedNetwork(seed, trace="run.jsonl")         python -m reactor.player run.jsonl
 
-Law: recording changes nothing in a run, so a failure that is run again to be seen fails again. Each run writes the file
-anew when it stops, so a hypothesis test leaves its last run, the smallest example that fails. A second reactor of the
-same network has its own file, `run-2.jsonl`.
+Law: recording changes nothing in a run, so a failure fails again when it is recorded. Each run overwrites the file when
+it stops, so a hypothesis test leaves its last run, the smallest failing example. A second reactor of the same network
+has its own file, `run-2.jsonl`.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ class Recording:
         self._path = path
         self._sinks: list[tuple[Memory, JsonLines]] = []
         self._saved_bytes: list[int] = []  # of each
-        open_file(path).close()  # raise OSError now, not in place of a failure that a run has found
+        open_file(path).close()  # raises OSError now; later it would hide the failure that a run has found
 
     def observer(self, other: EventSink | None) -> EventSink:
-        """Return the callback of one more reactor's trace; it calls the other one too."""
+        """Return the event sink of one more reactor. It passes each event on to `other`."""
         memory = Memory()
         sink = JsonLines(memory, clock="simulated", most_bytes=MOST_BYTES)
         self._sinks.append((memory, sink))
@@ -41,7 +41,7 @@ class Recording:
         return sink if other is None else functools.partial(tell_both, sink, other)
 
     def save(self) -> None:
-        """Write what has come since. Raise OSError."""
+        """Append the events since the last save. Raise OSError."""
         for index, (memory, sink) in enumerate(self._sinks):
             sink.flush()
             saved_bytes = self._saved_bytes[index]
@@ -63,13 +63,13 @@ class Recording:
 
 
 class Memory(io.BytesIO):
-    """A file that can be read when it is closed."""
+    """A file in memory that can still be read after it is closed."""
 
     def close(self) -> None:
         """Do nothing."""
 
 
 def tell_both(one: EventSink, other: EventSink, event: Event) -> None:
-    """Call two of them."""
+    """Pass an event to two sinks."""
     one(event)
     other(event)

@@ -1,7 +1,7 @@
 """simulate: run a scenario in many bad worlds, and shrink the first failure.
 
-Law: a failure that can't be repeated is worth nothing. The error names the seed, and the fewest faults that still make
-the scenario fail. With both, the run repeats exactly.
+Law: every failure can be repeated. The error names the seed, and the fewest faults with which the scenario still fails.
+With both, the run repeats exactly.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from reactor.testing.recording import Recording
 Scenario = Callable[[SimulatedNetwork], object]
 JOURNAL_LINES = 30
 MOST_FAULTS_SHOWN = 400
-MOST_RERUNS = 400  # of a failing scenario, to make it small
+MOST_RERUNS = 400  # of a failing scenario, to shrink its faults
 
 
 class SimulationFailed(AssertionError):
@@ -33,7 +33,7 @@ class SimulationFailed(AssertionError):
         player = "" if trace is None else f"\nto see it: python -m reactor.player {shlex.quote(trace)}"
         lines, count = "\n    ".join(journal), len(script.split())
         shown = f"script={script!r})"
-        if count > MOST_FAULTS_SHOWN:  # a loop that never rests has time for a million
+        if count > MOST_FAULTS_SHOWN:  # a loop that never rests may have a million
             shown = f"script=…), {count:,} of them: this error's `script`"
         super().__init__(
             f"seed {seed} fails: {type(cause).__name__}: {cause}\n"
@@ -67,12 +67,12 @@ def simulate(
     shrinking_s: float = 30.0,
     trace: str | None = None,
 ) -> Report:
-    """Call `scenario(network)` once for each seed, each time in another world, and return the counts.
+    """Call `scenario(network)` once for each seed, each time in a new world, and return the counts.
 
-    `faults`: probabilities by name; by default each seed has a random mix of its own (see `random_mix`). `script`:
-    these faults and no others. When the scenario is over, its reactors are closed. An open descriptor, a callback that
-    raised or anything else in `network.violations` fails it too. Raise SimulationFailed. With `trace`, the smallest
-    failing run is then in that file, for the player (OSError now if it can't be written, or exists and is no trace).
+    `faults`: probabilities by name; by default each seed has its own random mix (see `random_mix`). `script`: exactly
+    these faults. After the scenario, its reactors are closed. An open descriptor, a callback that raised or another
+    entry in `network.violations` fails the scenario too. Raise SimulationFailed. With `trace`, that file then holds the
+    smallest failing run, for the player. Raise OSError at once if the file can't be written, or isn't a trace.
     """
     report = Report()
     if trace is not None:
@@ -86,13 +86,13 @@ def simulate(
         report.add(network)
         if cause is not None:
             raise _smallest(scenario, seed, network.chance.injected, cause, shrinking_s, trace) from cause
-    if trace is not None and os.path.isfile(trace):  # and no device
+    if trace is not None and os.path.isfile(trace):  # not a device
         os.remove(trace)
     return report
 
 
 def run_once(scenario: Scenario, network: SimulatedNetwork) -> BaseException | None:
-    """Run a scenario, check what it leaves, and return what it raised."""
+    """Run a scenario, check what it leaves, and return what it raised or None."""
     listener = _CallbackWatch(network)
     logger = logging.getLogger("reactor")
     logger.addHandler(listener)
@@ -102,7 +102,7 @@ def run_once(scenario: Scenario, network: SimulatedNetwork) -> BaseException | N
         network.check()
     except (KeyboardInterrupt, SystemExit, GeneratorExit):
         raise
-    except BaseException as error:  # pytest.fail raises no Exception
+    except BaseException as error:  # pytest.fail raises a BaseException
         return error
     finally:
         logger.removeHandler(listener)
@@ -110,7 +110,7 @@ def run_once(scenario: Scenario, network: SimulatedNetwork) -> BaseException | N
 
 
 def close(network: SimulatedNetwork) -> None:
-    """Close the reactors, and report the descriptors that are left open."""
+    """Close the reactors, and record descriptors that are still open as a violation."""
     for reactor in network.reactors:
         reactor.close()
     if network.descriptors.open:
@@ -118,7 +118,7 @@ def close(network: SimulatedNetwork) -> None:
 
 
 class _CallbackWatch(logging.Handler):
-    """Makes a violation of a callback that raised, which the loop only logs."""
+    """Records a violation for each callback that raised; the loop only logs it."""
 
     def __init__(self, network: SimulatedNetwork) -> None:
         super().__init__(logging.ERROR)
@@ -132,7 +132,7 @@ class _CallbackWatch(logging.Handler):
 def _smallest(
     scenario: Scenario, seed: int, faults: list[Fault], cause: BaseException, shrinking_s: float, trace: str | None
 ) -> SimulationFailed:
-    """Take out faults while the scenario fails in the same way (ddmin, Zeller and Hildebrandt 2002)."""
+    """Remove faults while the scenario fails in the same way (ddmin, Zeller and Hildebrandt 2002)."""
     reruns, began_s = 0, time.monotonic()
     smaller = True
     while smaller:
@@ -158,6 +158,6 @@ def _smallest(
 
 
 def _kind(error: BaseException) -> tuple[type, str]:
-    """Return what two failures of one kind have in common: type, and the first violation without its numbers."""
+    """Return what failures of one kind have in common: the type, and the first violation without its numbers."""
     violation = re.fullmatch(r"(.*?)(;.*)? \(seed .*\)", str(error), re.DOTALL)
     return type(error), re.sub("[^a-z ]+", "", violation[1].lower()) if violation else ""

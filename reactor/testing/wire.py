@@ -1,7 +1,6 @@
-"""Wire: the events to come, and which hosts can reach each other.
+"""Wire: later events, and which hosts can reach each other.
 
-Law: all later events are in one heap, ordered by time and then by the order in which they were scheduled. So a run
-repeats itself exactly.
+Law: all later events are in one heap, ordered by time, and then by when they were scheduled. So a run is repeatable.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ from reactor.testing.clock import SimulatedClock
 
 
 class Wire:
-    """The events to come, and the hosts that are cut off for the moment."""
+    """The later events of a network, and the hosts that are cut off now."""
 
     __slots__ = ("_clock", "_events", "_healed", "_sequence", "cut_off")
 
@@ -23,20 +22,20 @@ class Wire:
         self._clock = clock
         self._events: list[tuple[float, int, Callable[[], object]]] = []
         self._sequence = 0
-        self.cut_off: dict[str, float] = {}  # host → until when
+        self.cut_off: dict[str, float] = {}  # host → until when, in seconds
         self._healed: list[Callable[[], object]] = []  # callbacks that wait for a heal
 
     def call_later(self, delay_s: float, action: Callable[[], object]) -> None:
-        """Call `action()` when `delay_s` seconds have passed, while the loop sleeps or turns."""
+        """Call `action()` after `delay_s` seconds, while the loop sleeps or between its turns."""
         heapq.heappush(self._events, (self._clock() + delay_s, self._sequence, action))
         self._sequence += 1
 
     def next_s(self) -> float | None:
-        """Return when the next event comes, or None if none will."""
+        """Return the time of the next event, or None without one."""
         return self._events[0][0] if self._events else None
 
     def run_due(self) -> bool:
-        """Call what is due; return whether there was anything."""
+        """Call what is due; return whether anything was."""
         ran = False
         while self._events and self._events[0][0] <= self._clock():
             _, _, action = heapq.heappop(self._events)
@@ -49,7 +48,7 @@ class Wire:
         return not self.cut_off or not (one in self.cut_off or other in self.cut_off)
 
     def when_healed(self, action: Callable[[], object]) -> None:
-        """Call `action()` once, after the next heal. If its hosts are still cut off, it can wait again."""
+        """Call `action()` once, after the next heal. If its hosts are still cut off, it may wait again."""
         self._healed.append(action)
 
     def partition(self, host: str, for_s: float = math.inf) -> None:
@@ -63,7 +62,7 @@ class Wire:
             self.heal(host)
 
     def heal(self, host: str) -> None:
-        """Let a host be reached again; streams go on with what they had to send."""
+        """Reconnect a host; its streams go on with what they have to send."""
         self.cut_off.pop(host, None)
         waiting, self._healed = self._healed, []
         for action in waiting:

@@ -1,4 +1,4 @@
-"""Golf and the table of known servers: each program is judged alone before it gets a score or a line."""
+"""Golf and the table of known servers: each program is checked alone before it gets a score or a row."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def may_be_alone() -> bool:
         return False
 
 
-NAMESPACE = pytest.mark.skipif(not may_be_alone(), reason="no network namespace may be made here")
+NAMESPACE = pytest.mark.skipif(not may_be_alone(), reason="cannot make a network namespace")
 MOST_BYTES = 190
 
 
@@ -38,7 +38,7 @@ def test_program_that_serves_nothing_is_not_scored(tmp_path: pathlib.Path) -> No
     program.write_text("raise SystemExit('a bug of mine')")
     card = golf.card(alone.namespace(), program)
     assert (card.multiplier, card.total) == ("", None)
-    assert card.remarks == "not judged: it doesn't answer: a bug of mine"
+    assert card.remarks == "not checked: it doesn't answer: a bug of mine"
 
 
 @NAMESPACE
@@ -51,22 +51,20 @@ def test_udp_only_program_scores_double(tmp_path: pathlib.Path) -> None:
     assert "only UDP works" in card.remarks
 
 
-def test_table_is_sorted_from_best_to_worthless() -> None:
+def test_table_is_sorted_from_best_to_omega() -> None:
     cards = [
-        golf.Card("worthless.py", 10, "ω", None, "it doesn't echo"),
+        golf.Card("omega.py", 10, "ω", None, "it doesn't echo"),
         golf.Card("long.py", 300, "×1", 300, ""),
         golf.Card("short.py", 100, "×2", 200, "only TCP works"),
-        golf.Card("unjudged.rkt", 5, "", None, "not judged: needs 'racket', which isn't on the PATH"),
+        golf.Card("unchecked.rkt", 5, "", None, "not checked: needs 'racket', which isn't on the PATH"),
     ]
     lines = golf.markdown(cards).splitlines()[2:]
-    assert [line.split("`")[1] for line in lines] == ["short.py", "long.py", "unjudged.rkt", "worthless.py"]
-    assert lines[2].startswith("| `unjudged.rkt` | 5 | ? | ω |")
+    assert [line.split("`")[1] for line in lines] == ["short.py", "long.py", "unchecked.rkt", "omega.py"]
+    assert lines[2].startswith("| `unchecked.rkt` | 5 | ? | ω |")
 
 
-@pytest.mark.parametrize(
-    ("file", "said"), [("nothing.py", "there is no such file"), ("README.md", "must end with .py")]
-)
-def test_what_cannot_be_run_costs_one_line(file: str, said: str, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(("file", "said"), [("nothing.py", "no such file"), ("README.md", "must end with .py")])
+def test_file_that_cannot_be_run_costs_one_line(file: str, said: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as end:
         golf.main([file])
     assert end.value.code == 2
@@ -84,7 +82,7 @@ def test_without_namespace_and_root_one_line_says_why(
     assert judged.main([]) == 1
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 2
-    assert all("no network namespace may be made here" in line for line in lines)
+    assert all("cannot make a network namespace" in line for line in lines)
 
 
 def test_root_without_namespaces_uses_its_own_loopback(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -106,13 +104,13 @@ def test_unknown_server_costs_one_line(arguments: list[str], said: str, capsys: 
 @pytest.mark.long
 @NAMESPACE
 def test_echo7_passes_every_case_in_the_table_of_servers(capsys: pytest.CaptureFixture[str]) -> None:
-    """On a wildcard, asked at another of the machine's addresses: the row of README's table that has no "no"."""
+    """On a wildcard, checked at the second address: the only row of the table in RESULTS.md without a "no"."""
     assert judged.main(["echo7"]) == 0
     row = capsys.readouterr().out.splitlines()[2]
     assert row == "| echo7 | ×1 | 22/22 | 10/10 | yes | yes | yes |  |"
 
 
-def test_what_is_not_installed_is_left_out_with_a_line(capsys: pytest.CaptureFixture[str]) -> None:
+def test_server_that_is_not_installed_is_reported_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     def missing(subject: judged.Subject) -> str:
         with pytest.raises(alone.AloneError) as reason:
             judged.find(subject, {})

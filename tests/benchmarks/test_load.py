@@ -1,4 +1,4 @@
-"""The load generator believes no server: a right one passes in every mode, and each lie ends it with the reason."""
+"""The load generator: a correct server passes in every mode, and each wrong answer is reported with its reason."""
 
 from __future__ import annotations
 
@@ -170,7 +170,7 @@ def leaves(client: socket.socket, data: bytes) -> bool:
 
 
 def late_flip() -> Answer:
-    """Right for the connection's first 64 bytes, so that the lie is told while the load is at work."""
+    """Correct for the connection's first 64 bytes, so that the wrong answer comes while the load works."""
     told = threading.local()
 
     def answer(client: socket.socket, data: bytes) -> bool:

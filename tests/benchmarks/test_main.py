@@ -1,4 +1,4 @@
-"""The command: what it prints and writes, what it leaves out, and what it says to bad arguments."""
+"""The command: its output and files, skipped servers, and bad arguments."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def add_server(monkeypatch: pytest.MonkeyPatch) -> Callable[[Server], None]:
 
 
 def refused(capsys: pytest.CaptureFixture[str], *words: str) -> str:
-    """The one line with which these arguments are refused."""
+    """Return the one line that refuses these arguments."""
     with pytest.raises(SystemExit) as ended:
         command.main(words)
     assert ended.value.code == 2
@@ -95,12 +95,12 @@ def test_memory_and_timers_are_measured() -> None:
         assert measure(BY_NAME["asyncio"], small, 0.1)["us_per_timer"] > 0
 
 
-def test_a_process_that_does_nothing_is_the_baseline_of_cold_starts() -> None:
+def test_process_that_does_nothing_is_the_baseline_of_cold_starts() -> None:
     [cold] = chosen(["cold-start"])
     assert measure(BY_NAME["python-pass"], cold, 0.1)["start_ms"] > 0
 
 
-def test_lying_server_is_named_and_the_others_are_measured(
+def test_server_that_changes_bytes_is_named_and_others_are_measured(
     add_server: Callable[[Server], None], capsys: pytest.CaptureFixture[str]
 ) -> None:
     add_server(Server("liar", "a liar", {"tcp": ("{python}", "-c", LIAR, "{port}")}))
@@ -127,7 +127,7 @@ def test_failure_of_echo7_is_the_exit_status(
     assert "echo7 failed: load: a byte was changed" in capsys.readouterr().out
 
 
-def test_what_is_missing_costs_one_line(
+def test_missing_peers_are_skipped_with_one_line_each(
     tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for tool in ("cc", "as", "ld"):
@@ -144,9 +144,9 @@ def test_what_is_missing_costs_one_line(
     assert "node" not in out
 
 
-def test_server_is_left_out_where_it_cannot_hold_the_connections(capsys: pytest.CaptureFixture[str]) -> None:
+def test_server_is_skipped_when_it_cannot_hold_the_connections(capsys: pytest.CaptureFixture[str]) -> None:
     reason = command.why_left_out(BY_NAME["threads"], chosen(["idle-19k"])[0], 1_000_000)
-    assert reason == "19,000 connections aren't asked of it: a thread for each connection"
+    assert reason == "19,000 connections are too many: a thread for each connection"
     assert command.why_left_out(BY_NAME["echo7"], chosen(["idle-19k"])[0], 1_000_000) is None
     assert "raise 'ulimit -Hn'" in str(command.why_left_out(BY_NAME["echo7"], chosen(["idle-19k"])[0], 1024))
     assert command.why_left_out(BY_NAME["threads"], chosen(["timers-cancel"])[0], 1024) is None
@@ -160,10 +160,12 @@ def test_program_that_does_not_compile_costs_one_line(tmp_path: pathlib.Path, mo
         build.Build("wrong.c", ("cc", "-o", "wrong", "wrong.c"), "wrong").make()
 
 
-def test_an_unsafe_cache_is_refused(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cache_that_other_users_can_write_to_is_refused(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("tempfile.gettempdir", lambda: str(tmp_path))
     build.cache_folder().chmod(0o777)
-    with pytest.raises(build.BuildError, match="isn't ours alone"):
+    with pytest.raises(build.BuildError, match="other users can write to"):
         build.cache_folder()
 
 
@@ -176,7 +178,7 @@ def test_an_unsafe_cache_is_refused(tmp_path: pathlib.Path, monkeypatch: pytest.
         (["--rounds", "many"], "'many' is not a whole number"),
         (["--seconds", "nan"], "'nan' is not a number of seconds"),
         (["--seconds", "-1"], "'-1' is not a number of seconds"),
-        (["--json", "/nowhere/at/all.json"], "can't be written: No such file or directory; name another place"),
+        (["--json", "/nowhere/a.json"], "cannot write /nowhere/a.json: No such file or directory; choose another path"),
         (["--loud"], "unrecognized arguments: --loud"),
     ],
 )
@@ -186,14 +188,12 @@ def test_bad_arguments_cost_one_line(words: list[str], reason: str, capsys: pyte
     assert reason in line
 
 
-def test_without_a_compiler_there_is_no_load(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_missing_compiler_costs_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setenv("PATH", os.devnull)
     assert "install gcc or clang as 'cc'" in refused(capsys, "rtt")
 
 
-def test_without_matplotlib_there_are_no_charts(
+def test_plot_without_matplotlib_costs_one_line(
     tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
@@ -201,14 +201,14 @@ def test_without_matplotlib_there_are_no_charts(
     assert "--plot needs matplotlib, which isn't installed; pip install 'echo7[bench]'" in line
 
 
-def test_the_list_names_all(capsys: pytest.CaptureFixture[str]) -> None:
+def test_list_names_every_workload_and_server(capsys: pytest.CaptureFixture[str]) -> None:
     assert command.main(["--list"]) == 0
     out = capsys.readouterr().out
     names = [workload.name for workload in WORKLOADS] + [server.name for server in servers.SERVERS]
     assert all(f"  {name} " in out for name in names)
 
 
-def test_charts_are_drawn_of_what_was_measured(tmp_path: pathlib.Path) -> None:
+def test_charts_of_measured_workloads_are_drawn(tmp_path: pathlib.Path) -> None:
     pytest.importorskip("matplotlib", reason="charts need matplotlib")
     from benchmarks.plot import draw_all
     from benchmarks.results import Results

@@ -1,4 +1,4 @@
-"""Every peer that is installed here is a whole echo server, so that figures compare the same work."""
+"""Every installed peer is a whole echo server, so that figures compare the same work."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ SURE_OF_HALF_CLOSE = {"echo7", "c-epoll", "go", "go-copy", "node", "threads"}
 
 @pytest.fixture(autouse=True)
 def same_version_before(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The version before, which is a peer, is this one."""
+    """Make `echo7-before` this version."""
     monkeypatch.setenv(BEFORE, str(PROJECT))
 
 
@@ -34,7 +34,7 @@ def ids(kind: str) -> list[str]:
 
 @contextlib.contextmanager
 def running_peer(name: str, kind: str) -> Iterator[Running]:
-    """Start a server of the table, or skip the test where it can't be had."""
+    """Start a server of the table, or skip the test if the server isn't available."""
     if reason := missing(BY_NAME[name]):
         pytest.skip(reason)
     with started(BY_NAME[name], kind, "127.0.0.1") as running:
@@ -42,7 +42,7 @@ def running_peer(name: str, kind: str) -> Iterator[Running]:
 
 
 @pytest.mark.parametrize("name", ids("tcp"))
-def test_a_block_comes_back_over_tcp(name: str) -> None:
+def test_block_comes_back_over_tcp(name: str) -> None:
     with running_peer(name, "tcp") as running:
         with socket.create_connection(("127.0.0.1", running.port), PATIENCE_S) as client:
             for at in range(0, len(BLOCK), 65_536):
@@ -69,7 +69,7 @@ def test_datagrams_come_back_over_udp(name: str) -> None:
 
 
 @pytest.mark.parametrize("folder", [None, "", "/", "/no/such"])
-def test_without_another_version_there_is_no_such_server(folder: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_other_version_is_reported_in_one_line(folder: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(BEFORE) if folder is None else monkeypatch.setenv(BEFORE, folder)
     assert "ECHO7_BEFORE names no folder with another version; git worktree add" in str(
         missing(BY_NAME["echo7-before"])
@@ -77,8 +77,8 @@ def test_without_another_version_there_is_no_such_server(folder: str | None, mon
 
 
 @pytest.mark.skipif(shutil.which("cc") is None, reason="needs a C compiler as 'cc'")
-def test_the_c_peer_loses_nothing_when_a_send_takes_only_part() -> None:
-    """A caller that sends much before it reads makes the peer's sends short."""
+def test_c_peer_loses_nothing_after_a_partial_write() -> None:
+    """A client that sends much before it reads causes partial writes in the peer."""
     [server] = [server for server in SERVERS if server.name == "c-epoll"]
     with started(server, "tcp", "127.0.0.1") as running:
         with socket.create_connection(("127.0.0.1", running.port), PATIENCE_S) as client:

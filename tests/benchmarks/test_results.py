@@ -20,7 +20,7 @@ def rounds(**by_server: list[float]) -> Results:
     return results
 
 
-def test_a_ratio_is_taken_within_each_round() -> None:
+def test_ratio_is_taken_within_each_round() -> None:
     """A machine that is twice as slow in the second round changes no ratio, though it moves both medians."""
     results = rounds(echo7=[100, 50, 400], asyncio=[50, 25, 200])
     assert results.ratio("asyncio", "per_second") == Spread(2, 2, 2)
@@ -57,7 +57,7 @@ def test_without_the_baseline_there_is_no_ratio() -> None:
     assert "go " in table(PINGPONG, results)
 
 
-def test_the_table_shows_medians_and_ratios() -> None:
+def test_table_shows_medians_and_ratios() -> None:
     text = table(PINGPONG, rounds(echo7=[100, 300, 200], asyncio=[50, 100, 200]))
     _, head, ours, theirs = text.splitlines()
     assert "messages/s ↑" in head
@@ -79,7 +79,7 @@ def test_figures_come_from_the_load_and_the_clock() -> None:
     assert (found["lost"], found["p99_ms"]) == (3, 0.04)
 
 
-def test_a_workload_is_chosen_by_its_name_or_its_group() -> None:
+def test_workload_is_chosen_by_name_or_group() -> None:
     assert [workload.name for workload in chosen(["udp-512"])] == ["udp-512"]
     assert [workload.name for workload in chosen(["udp"])] == ["udp-512", "udp-64", "udp-60k"]
     assert [workload.count for workload in chosen(["shape"])] == list(SHAPE_COUNTS)

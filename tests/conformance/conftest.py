@@ -1,4 +1,4 @@
-"""Every test here runs twice: on this machine's kernel, and on the simulated network."""
+"""Each test here runs twice: on this machine's kernel, and on the simulated network."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ WILDCARD = {socket.AF_INET: ("0.0.0.0", 0), socket.AF_INET6: ("::", 0, 0, 0)}
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_a_datagram_of_no_bytes_is_a_datagram(net: Sockets, family: int) -> None:
+def test_empty_datagram_is_a_datagram(net: Sockets, family: int) -> None:
     receiver, sender = net.udp(family), net.udp(family)
     assert sender.sendto(b"", receiver.getsockname()) == 0
     net.wait(receiver, "IN")
@@ -26,7 +26,7 @@ def test_a_datagram_of_no_bytes_is_a_datagram(net: Sockets, family: int) -> None
     assert told(receiver.recvfrom, 10) == "EAGAIN"
 
 
-def test_datagrams_keep_their_bounds(net: Sockets) -> None:
+def test_datagrams_keep_their_boundaries(net: Sockets) -> None:
     receiver, sender = net.udp(), net.udp()
     for data in (b"one", b"", b"three"):
         sender.sendto(data, receiver.getsockname())
@@ -35,7 +35,7 @@ def test_datagrams_keep_their_bounds(net: Sockets) -> None:
 
 
 @pytest.mark.parametrize(("family", "most"), LIMITS)
-def test_the_greatest_datagram_passes_and_a_greater_one_is_refused(net: Sockets, family: int, most: int) -> None:
+def test_largest_datagram_passes_and_a_larger_one_is_refused(net: Sockets, family: int, most: int) -> None:
     receiver, sender = net.udp(family), net.udp(family)
     sender.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 18)
     data = bytes(range(256)) * 257
@@ -54,7 +54,7 @@ def test_datagram_longer_than_the_buffer_is_cut_and_flagged(net: Sockets) -> Non
     assert told(receiver.recv, 10) == "EAGAIN"
 
 
-def test_port_0_and_broadcast_can_not_be_sent_to(net: Sockets) -> None:
+def test_send_to_port_0_or_broadcast_is_refused(net: Sockets) -> None:
     sender = net.udp()
     assert told(sender.sendto, b"x", ("127.0.0.1", 0)) == "EINVAL"
     assert told(sender.sendto, b"x", ("255.255.255.255", 9)) == "EACCES"
@@ -62,7 +62,7 @@ def test_port_0_and_broadcast_can_not_be_sent_to(net: Sockets) -> None:
     assert told(sender.send, b"x") == "EDESTADDRREQ"
 
 
-def test_only_a_connected_socket_learns_of_a_closed_port(net: Sockets) -> None:
+def test_only_a_connected_socket_gets_the_error_of_a_closed_port(net: Sockets) -> None:
     gone = net.udp()
     address = gone.getsockname()
     gone.close()
@@ -80,7 +80,7 @@ def test_only_a_connected_socket_learns_of_a_closed_port(net: Sockets) -> None:
     assert net.poll(other) == {"OUT"}
 
 
-def test_a_connected_socket_hears_its_peer_alone(net: Sockets) -> None:
+def test_connected_socket_receives_from_its_peer_only(net: Sockets) -> None:
     peer, stranger, connected = net.udp(), net.udp(), net.udp()
     connected.connect(peer.getsockname())
     stranger.sendto(b"stranger", connected.getsockname())
@@ -91,7 +91,7 @@ def test_a_connected_socket_hears_its_peer_alone(net: Sockets) -> None:
 
 
 def asked(net: Sockets, family: int, host: str) -> tuple[bytes, Any, Any]:
-    """Ask a wildcard server at `host`; return the path, the server and the client."""
+    """Send a request to a wildcard server at `host`; return the path, the server and the client."""
     server = net.world.socket(family, socket.SOCK_DGRAM)
     report_paths(server)
     server.bind(WILDCARD[socket.AddressFamily(family)])
@@ -104,7 +104,7 @@ def asked(net: Sockets, family: int, host: str) -> tuple[bytes, Any, Any]:
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.9.9.9", "::1"])
-def test_a_wildcard_socket_is_told_which_address_was_asked_and_can_answer_from_it(net: Sockets, host: str) -> None:
+def test_wildcard_socket_learns_the_asked_address_and_answers_from_it(net: Sockets, host: str) -> None:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     path, server, client = asked(net, family, host)
     assert len(path) == (20 if ":" in host else 12)
@@ -115,21 +115,21 @@ def test_a_wildcard_socket_is_told_which_address_was_asked_and_can_answer_from_i
     assert (data, source[0], source[1]) == (b"answer", host, server.getsockname()[1])
 
 
-def test_without_that_an_answer_leaves_from_the_address_that_routing_picks(net: Sockets) -> None:
-    """Why the path must be handed back: 127.9.9.9 was asked, and the answer comes from another address."""
+def test_answer_without_control_data_leaves_from_the_routed_address(net: Sockets) -> None:
+    """So a server must hand the path back: 127.9.9.9 was asked, and the answer comes from another address."""
     _path, server, client = asked(net, socket.AF_INET, "127.9.9.9")
     server.sendto(b"answer", client.getsockname())
     net.wait(client, "IN")
     assert client.recvfrom(100)[1][0] == "127.0.0.1"
 
 
-def test_address_of_another_machine_can_not_be_answered_from(net: Sockets) -> None:
+def test_answer_from_an_address_of_another_machine_is_refused(net: Sockets) -> None:
     _path, server, client = asked(net, socket.AF_INET, "127.0.0.1")
     stranger = bytes(4) + socket.inet_aton("203.0.113.9") * 2
     assert told(server.sendmsg, [b"x"], reply_control(stranger), 0, client.getsockname()) in ("EINVAL", "ENETUNREACH")
 
 
-def test_a_full_receive_buffer_loses_what_comes(net: Sockets) -> None:
+def test_full_receive_buffer_drops_new_datagrams(net: Sockets) -> None:
     receiver, sender = net.udp(), net.udp()
     receiver.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
     for _ in range(100):
@@ -148,8 +148,8 @@ def test_one_port_has_one_owner(net: Sockets) -> None:
     assert told(second.bind, ("0.0.0.0", first.getsockname()[1])) == "EADDRINUSE"
 
 
-def test_tcp_and_udp_have_ports_of_their_own(net: Sockets) -> None:
-    """Another process may have the TCP port of that number, but not time and again."""
+def test_tcp_and_udp_ports_are_separate(net: Sockets) -> None:
+    """Another process may hold the TCP port of that number, but not several times in a row."""
     for _ in range(20):
         first, tcp = net.udp(), net.tcp()
         if told(tcp.bind, first.getsockname()) is None:
@@ -158,15 +158,15 @@ def test_tcp_and_udp_have_ports_of_their_own(net: Sockets) -> None:
     raise AssertionError("no TCP port is free if UDP has it")
 
 
-def test_a_closed_port_is_free(net: Sockets) -> None:
+def test_closed_socket_frees_its_port(net: Sockets) -> None:
     first = net.udp()
     address = first.getsockname()
     first.close()
     assert net.udp(socket.AF_INET, address).getsockname() == address
 
 
-def test_a_wildcard_in_the_kernel_is_a_wildcard_here(net: Sockets) -> None:
-    """A specific address's own socket comes before the wildcard's."""
+def test_wildcard_addresses_agree_with_the_kernel(net: Sockets) -> None:
+    """A socket bound to the address comes before a wildcard socket."""
     everywhere = net.udp(socket.AF_INET, ("0.0.0.0", 0))
     sender = net.udp()
     sender.sendto(b"x", ("127.0.0.1", everywhere.getsockname()[1]))
@@ -175,8 +175,8 @@ def test_a_wildcard_in_the_kernel_is_a_wildcard_here(net: Sockets) -> None:
     assert everywhere.recv(10) == b"x"
 
 
-def test_a_request_to_a_broadcast_address_says_so(net: Sockets) -> None:
-    """It needs a network with one: the kernel gets a namespace of its own, the simulation has it."""
+def test_request_to_a_broadcast_address_reports_that_address(net: Sockets) -> None:
+    """The kernel needs a network namespace with a broadcast address; the simulation has one."""
 
     def ask() -> None:
         server, client = net.udp(socket.AF_INET, ("0.0.0.0", 0)), net.udp(socket.AF_INET, ("10.0.0.1", 0))
@@ -199,7 +199,7 @@ def test_a_request_to_a_broadcast_address_says_so(net: Sockets) -> None:
         ask()
 
 
-# ---------------------------------------------------------------- many at once
+# ---------------------------------------------------------------- batches
 
 
 class Calls:
@@ -228,7 +228,7 @@ class Calls:
 
 
 def came(net: Sockets, client: Any) -> list[tuple[bytes, str]]:
-    """All that has come to a client, and from where."""
+    """All datagrams that a client has received, with their sources."""
     net.wait(client, "IN")
     found = []
     while (one := told(client.recvfrom, 1 << 17)) != "EAGAIN":
@@ -237,7 +237,7 @@ def came(net: Sockets, client: Any) -> list[tuple[bytes, str]]:
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.9.9.9", "::1"])
-def test_many_datagrams_come_and_go_in_one_call(net: Sockets, host: str) -> None:
+def test_one_call_receives_or_sends_many_datagrams(net: Sockets, host: str) -> None:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     calls, client = Calls(net, family), net.udp(family)
     assert told(calls.receive) == "EAGAIN"
@@ -267,8 +267,8 @@ def test_datagram_cut_in_a_batch_is_flagged(net: Sockets, family: int, monkeypat
     assert (list(calls.slots.lengths[:3]), calls.slots.truncated(3)) == ([3, 3, 3], [0, 2])
 
 
-def test_a_batch_stops_at_the_datagram_that_fails_and_the_next_call_says_why(net: Sockets) -> None:
-    """Port 0 can't be sent to. What failed hasn't gone, and what comes after it neither."""
+def test_batch_stops_at_a_failing_datagram_and_the_next_call_raises_why(net: Sockets) -> None:
+    """Port 0 can't be sent to. The failing datagram isn't sent, and neither are those after it."""
     calls, client = Calls(net, socket.AF_INET), net.udp()
     calls.ask(client, "127.0.0.1", b"0", b"1", b"2")
     assert calls.receive() == 3
@@ -280,7 +280,7 @@ def test_a_batch_stops_at_the_datagram_that_fails_and_the_next_call_says_why(net
     assert came(net, client) == [(b"0", "127.0.0.1"), (b"2", "127.0.0.1")]
 
 
-def test_a_batch_is_no_larger_than_its_slots(net: Sockets) -> None:
+def test_batch_is_no_larger_than_its_slots(net: Sockets) -> None:
     calls, client = Calls(net, socket.AF_INET), net.udp()
     calls.ask(client, "127.0.0.1", *[b"x"] * 70)
     assert (calls.receive(), calls.receive()) == (64, 6)

@@ -1,4 +1,4 @@
-"""What splice(2) says of a socket, in the kernel and in the simulation."""
+"""splice(2) from and to sockets, in the kernel and in the simulation."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ pytestmark = pytest.mark.skipif(not CAN_SPLICE, reason="no splice(2) here")
 MOST = 1 << 17
 
 
-def test_what_goes_in_comes_out_in_order(net: Sockets) -> None:
+def test_bytes_leave_the_pipe_in_order(net: Sockets) -> None:
     server, client = net.pair()
     pipe = net.world.pipe()
     client.send(b"hello ")
@@ -33,12 +33,12 @@ def test_what_goes_in_comes_out_in_order(net: Sockets) -> None:
     assert client.recv(100) == b"hellworld"
 
 
-def test_where_nothing_is_the_answer_is_none(net: Sockets) -> None:
+def test_fill_from_a_silent_socket_moves_nothing(net: Sockets) -> None:
     server, _ = net.pair()
     assert net.world.pipe().fill(server, MOST) == 0
 
 
-def test_the_end_looks_like_nothing_and_recv_tells_it(net: Sockets) -> None:
+def test_fill_at_the_end_moves_nothing_and_recv_reports_the_end(net: Sockets) -> None:
     server, client = net.pair()
     pipe = net.world.pipe()
     client.send(b"last words")
@@ -49,7 +49,7 @@ def test_the_end_looks_like_nothing_and_recv_tells_it(net: Sockets) -> None:
     assert server.recv(1) == b""
 
 
-def test_an_urgent_mark_stops_it_and_recv_goes_on(net: Sockets) -> None:
+def test_urgent_mark_stops_fill_and_recv_goes_on(net: Sockets) -> None:
     """Issue: "The kernel's splice stops at an urgent mark and reports nothing to read"."""
     server, client = net.pair(inline=True)
     pipe = net.world.pipe()
@@ -62,7 +62,7 @@ def test_an_urgent_mark_stops_it_and_recv_goes_on(net: Sockets) -> None:
     assert server.recv(100) == b"Xdef"
 
 
-def test_an_urgent_mark_before_the_end_looks_like_the_end(net: Sockets) -> None:
+def test_urgent_mark_before_the_end_looks_like_the_end(net: Sockets) -> None:
     """A program that takes splice's 0 for the end of the stream loses the last four bytes here."""
     server, client = net.pair(inline=True)
     pipe = net.world.pipe()
@@ -77,8 +77,8 @@ def test_an_urgent_mark_before_the_end_looks_like_the_end(net: Sockets) -> None:
     assert server.recv(100) == b""
 
 
-def test_a_reset_is_told_once_behind_what_had_come(net: Sockets) -> None:
-    """After it, recv(2) reports an orderly end: so splice's report of a reset counts."""
+def test_reset_is_raised_once_after_the_arrived_bytes(net: Sockets) -> None:
+    """After it, recv(2) reports an orderly end, so the error from splice must be used."""
     server, client = net.pair()
     pipe = net.world.pipe()
     client.send(b"unread")
@@ -91,7 +91,7 @@ def test_a_reset_is_told_once_behind_what_had_come(net: Sockets) -> None:
     assert server.recv(100) == b""
 
 
-def test_a_reset_is_told_by_draining(net: Sockets) -> None:
+def test_drain_to_a_reset_socket_raises(net: Sockets) -> None:
     server, client = net.pair()
     pipe = net.world.pipe()
     client.send(b"in the pipe")
@@ -103,7 +103,7 @@ def test_a_reset_is_told_by_draining(net: Sockets) -> None:
     assert told(pipe.drain, server, 11) == "EPIPE"
 
 
-def test_a_full_socket_takes_no_more_from_the_pipe(net: Sockets) -> None:
+def test_full_socket_takes_nothing_from_the_pipe(net: Sockets) -> None:
     source, sender = net.pair()
     server, client = net.pair()
     for sock, option in ((server, socket.SO_SNDBUF), (client, socket.SO_RCVBUF)):
@@ -119,8 +119,8 @@ def test_a_full_socket_takes_no_more_from_the_pipe(net: Sockets) -> None:
 
 
 @given(st.lists(st.one_of(st.binary(min_size=1, max_size=9), st.integers(1, 12), st.just("urgent"), st.just("recv"))))
-def test_any_order_of_calls_gives_the_same_answers(steps: list[bytes | int | str]) -> None:
-    """A pipe and recv(2) take turns at one socket, urgent bytes on the way; kernel and simulation agree."""
+def test_any_order_of_pipe_calls_gives_the_same_results(steps: list[bytes | int | str]) -> None:
+    """A pipe and recv(2) take turns at one socket, with urgent bytes; kernel and simulation agree."""
     assert _play(KernelWorld, steps) == _play(SimulatedWorld, steps)
 
 

@@ -1,4 +1,4 @@
-"""What a selector over epoll does, and the simulated one."""
+"""The selector over epoll, and the simulated one."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.conformance.worlds import KernelWorld, SimulatedWorld, Sockets
 
 
 class LeanWorld(KernelWorld):
-    """The kernel, asked by `reactor.fastpath.epoll`."""
+    """The kernel, through `reactor.fastpath.epoll`."""
 
     def selector(self) -> selectors.BaseSelector:
         made = LeanEpollSelector()
@@ -42,8 +42,8 @@ def watched(net: Sockets, sock: Socket, interest: int) -> selectors.BaseSelector
     return selector
 
 
-def test_readiness_is_a_level(net: Sockets) -> None:
-    """What isn't dealt with is reported again."""
+def test_readiness_is_level_triggered(net: Sockets) -> None:
+    """Readiness that isn't handled is reported again."""
     server, client = net.pair()
     selector = watched(net, server, READ)
     assert masks(selector) == {}
@@ -54,7 +54,7 @@ def test_readiness_is_a_level(net: Sockets) -> None:
     assert masks(selector) == {}
 
 
-def test_only_what_was_asked_for_is_reported(net: Sockets) -> None:
+def test_only_the_registered_interest_is_reported(net: Sockets) -> None:
     server, client = net.pair()
     client.send(b"x")
     net.wait(server, "IN")
@@ -67,8 +67,8 @@ def test_only_what_was_asked_for_is_reported(net: Sockets) -> None:
 
 
 @pytest.mark.parametrize("interest", [READ, WRITE, READ | WRITE])
-def test_a_reset_is_reported_as_whatever_was_asked_for(net: Sockets, interest: int) -> None:
-    """HUP and ERR count as both, so a handler that asks for one of them learns of the end."""
+def test_reset_is_reported_for_any_interest(net: Sockets, interest: int) -> None:
+    """HUP and ERR count as READ and WRITE, so a handler that watches for one of them sees the end."""
     server, client = net.pair()
     client.send(b"unread")
     net.wait(server, "IN")
@@ -77,8 +77,8 @@ def test_a_reset_is_reported_as_whatever_was_asked_for(net: Sockets, interest: i
     assert masks(watched(net, client, interest)) == {"it": interest}
 
 
-def test_a_closed_descriptor_is_reported_no_more_but_its_key_stays(net: Sockets) -> None:
-    """Why teardown unregisters first: the number's next owner can't be registered."""
+def test_closed_descriptor_is_not_reported_but_its_key_stays(net: Sockets) -> None:
+    """So teardown must unregister first: otherwise the number's next owner can't be registered."""
     server, client = net.pair()
     client.send(b"x")
     net.wait(server, "IN")
@@ -92,7 +92,7 @@ def test_a_closed_descriptor_is_reported_no_more_but_its_key_stays(net: Sockets)
     assert selector.get_key(number).data == "it"
 
 
-def test_misuse_is_refused(net: Sockets) -> None:
+def test_misuse_raises(net: Sockets) -> None:
     sock = net.tcp()
     selector = net.world.selector()
     for events in (0, 4):
@@ -111,7 +111,7 @@ def test_misuse_is_refused(net: Sockets) -> None:
         selector.register(sock, READ, None)
 
 
-def test_a_timeout_that_nothing_ends_ends(net: Sockets) -> None:
+def test_select_without_events_returns_after_the_timeout(net: Sockets) -> None:
     sock = net.udp()
     selector = watched(net, sock, READ)
     assert selector.select(0.001) == []

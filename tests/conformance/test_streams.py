@@ -1,4 +1,4 @@
-"""What TCP sockets do, in the kernel and in the simulation."""
+"""TCP sockets, in the kernel and in the simulation."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_each_end_knows_the_other(net: Sockets, family: int) -> None:
     assert len(server.getpeername()) == (2 if family == socket.AF_INET else 4)
 
 
-def test_a_send_of_nothing_sends_nothing(net: Sockets) -> None:
+def test_empty_send_sends_nothing(net: Sockets) -> None:
     server, client = net.pair()
     assert client.send(b"") == 0
     assert told(server.recv, 1) == "EAGAIN"
@@ -57,7 +57,7 @@ def test_half_close_ends_one_direction_and_leaves_the_other(net: Sockets) -> Non
     assert client.recv(100) == b"answer"
 
 
-def test_when_both_have_sent_fin_both_are_hung_up(net: Sockets) -> None:
+def test_after_both_fins_both_ends_report_hup(net: Sockets) -> None:
     server, client = net.pair()
     server.shutdown(socket.SHUT_WR)
     net.wait(client, "RDHUP")
@@ -71,8 +71,8 @@ def test_when_both_have_sent_fin_both_are_hung_up(net: Sockets) -> None:
         assert told(sock.shutdown, socket.SHUT_WR) == "ENOTCONN"
 
 
-def test_hup_and_err_are_reported_with_no_interest_at_all(net: Sockets) -> None:
-    """Why a handler with nothing to do must be unregistered."""
+def test_hup_and_err_are_reported_without_interest(net: Sockets) -> None:
+    """So a handler with nothing to do must be unregistered."""
     server, client = net.pair()
     client.send(b"unread")
     net.wait(server, "IN")
@@ -81,8 +81,8 @@ def test_hup_and_err_are_reported_with_no_interest_at_all(net: Sockets) -> None:
     assert net.poll(client, 0) == {"ERR", "HUP"}
 
 
-def test_closing_with_bytes_unread_resets_and_what_was_read_before_stays(net: Sockets) -> None:
-    """The reset destroys what is under way; what had arrived can be read, and then the error is told, once."""
+def test_close_with_bytes_unread_resets_and_arrived_bytes_stay(net: Sockets) -> None:
+    """The reset destroys bytes on the wire. Arrived bytes can be read, and then the error is raised once."""
     server, client = net.pair()
     server.send(b"arrived")
     net.wait(client, "IN")
@@ -99,8 +99,8 @@ def test_closing_with_bytes_unread_resets_and_what_was_read_before_stays(net: So
     assert net.poll(client) == {"IN", "OUT", "HUP", "RDHUP"}
 
 
-def test_a_reset_destroys_what_the_other_kernel_has_not_sent(net: Sockets) -> None:
-    """RFC 9293 §3.6.1 and the reason for lingering: fill the way, close with bytes unread, and most of it is gone."""
+def test_reset_destroys_unsent_bytes_of_the_other_kernel(net: Sockets) -> None:
+    """RFC 9293 §3.6.1, the reason for lingering: fill the buffers, close with bytes unread, and most bytes are lost."""
     server, client = net.pair()
     sent = 0
     while net.poll(server) >= {"OUT"}:
@@ -116,7 +116,7 @@ def test_a_reset_destroys_what_the_other_kernel_has_not_sent(net: Sockets) -> No
     assert received < sent
 
 
-def test_sending_tells_of_a_reset_once_and_then_of_a_broken_pipe(net: Sockets) -> None:
+def test_send_after_a_reset_raises_it_once_and_then_epipe(net: Sockets) -> None:
     server, client = net.pair()
     client.send(b"unread")
     net.wait(server, "IN")
@@ -127,7 +127,7 @@ def test_sending_tells_of_a_reset_once_and_then_of_a_broken_pipe(net: Sockets) -
     assert client.recv(1) == b""
 
 
-def test_bytes_that_reach_a_closed_socket_are_answered_with_a_reset(net: Sockets) -> None:
+def test_bytes_to_a_closed_socket_are_answered_with_a_reset(net: Sockets) -> None:
     server, client = net.pair()
     server.send(b"bye")
     server.close()
@@ -140,7 +140,7 @@ def test_bytes_that_reach_a_closed_socket_are_answered_with_a_reset(net: Sockets
     assert client.recv(100) == b""
 
 
-def test_lingering_for_no_time_resets(net: Sockets) -> None:
+def test_close_with_so_linger_of_zero_resets(net: Sockets) -> None:
     server, client = net.pair()
     server.setsockopt(*SO_LINGER)
     server.send(b"arrived")
@@ -151,7 +151,7 @@ def test_lingering_for_no_time_resets(net: Sockets) -> None:
     assert told(client.recv, 100) == "ECONNRESET"
 
 
-def test_a_close_in_order_delivers_everything_and_then_fin(net: Sockets) -> None:
+def test_orderly_close_delivers_everything_and_then_fin(net: Sockets) -> None:
     server, client = net.pair()
     server.send(b"everything")
     server.close()
@@ -161,8 +161,8 @@ def test_a_close_in_order_delivers_everything_and_then_fin(net: Sockets) -> None
     assert client.recv(100) == b""
 
 
-def test_a_sender_waits_for_room_and_goes_on_when_there_is_some(net: Sockets) -> None:
-    """The kernel's buffers are bounded: without a reader, writing ends; then all of it comes."""
+def test_sender_blocks_without_room_and_goes_on_with_room(net: Sockets) -> None:
+    """The kernel's buffers are bounded: without a reader, sending stops; with one, all bytes arrive."""
     server, client = net.pair()
     sent = 0
     while isinstance(count := told(server.send, bytes(65536)), int):
@@ -177,8 +177,8 @@ def test_a_sender_waits_for_room_and_goes_on_when_there_is_some(net: Sockets) ->
     assert told(client.recv, 1) == "EAGAIN"
 
 
-def test_an_urgent_byte_leaves_the_stream(net: Sockets) -> None:
-    """Without SO_OOBINLINE, `X` can be had by MSG_OOB only, until it is passed; a recv ends where it was."""
+def test_urgent_byte_leaves_the_stream(net: Sockets) -> None:
+    """Without SO_OOBINLINE, only MSG_OOB reads `X`, until recv has passed it; a recv stops at its place."""
     server, client = net.pair()
     client.send(b"abc")
     client.send(b"X", socket.MSG_OOB)
@@ -196,18 +196,18 @@ def test_an_urgent_byte_leaves_the_stream(net: Sockets) -> None:
     assert told(server.recv, 100) == "EAGAIN"
 
 
-def test_an_urgent_byte_stays_in_its_place_with_oobinline_inherited_from_the_listener(net: Sockets) -> None:
+def test_urgent_byte_stays_in_place_with_oobinline_of_the_listener(net: Sockets) -> None:
     server, client = net.pair(inline=True)
     client.send(b"abc")
     client.send(b"X", socket.MSG_OOB)
     client.send(b"def")
     net.wait(server, "PRI")
-    assert server.recv(100) == b"abc", "a recv ends at the mark all the same"
+    assert server.recv(100) == b"abc", "a recv still ends at the mark"
     assert server.recv(100) == b"Xdef"
     assert net.poll(server) == {"OUT"}
 
 
-def test_urgent_bytes_one_after_the_other_are_each_in_their_place(net: Sockets) -> None:
+def test_several_urgent_bytes_are_each_in_their_place(net: Sockets) -> None:
     server, client = net.pair(inline=True)
     received = b""
     for letter in b"XYZ":
@@ -229,8 +229,8 @@ def test_new_socket_has_no_peer(net: Sockets) -> None:
     assert told(sock.accept) == "EINVAL"
 
 
-def test_connecting_to_a_closed_port_is_refused(net: Sockets) -> None:
-    """A non-blocking connect to a closed port is under way, and then refused: SO_ERROR tells, once."""
+def test_connect_to_a_closed_port_is_refused(net: Sockets) -> None:
+    """A non-blocking connect to a closed port is in progress, and then refused: SO_ERROR reports it once."""
     listener = net.listener()
     address = listener.getsockname()
     listener.close()
@@ -256,8 +256,8 @@ def test_listener_is_readable_when_a_client_waits(net: Sockets) -> None:
     assert net.poll(listener) == set()
 
 
-def test_client_that_reset_before_accept_is_accepted_all_the_same(net: Sockets) -> None:
-    """Linux hands over what it has, and the error after that."""
+def test_client_that_reset_before_accept_is_still_accepted(net: Sockets) -> None:
+    """Linux hands over the received bytes, and then the error."""
     listener = net.listener()
     client = net.call(listener)
     client.send(b"hey")
@@ -280,7 +280,7 @@ def test_closing_a_listener_resets_waiting_clients(net: Sockets) -> None:
 
 
 def test_the_lowest_descriptor_comes_back_first(net: Sockets) -> None:
-    """So a program that remembers an owner by number soon meets the wrong one."""
+    """So a program that looks up owners by number soon finds the wrong one."""
     sockets = [net.tcp() for _ in range(4)]
     first, second, third, _fourth = (sock.fileno() for sock in sockets)
     for index in (2, 0, 1):
@@ -288,7 +288,7 @@ def test_the_lowest_descriptor_comes_back_first(net: Sockets) -> None:
     assert [net.tcp().fileno() for _ in range(3)] == [first, second, third]
 
 
-def test_a_closed_socket_is_of_no_use(net: Sockets) -> None:
+def test_calls_on_a_closed_socket_raise(net: Sockets) -> None:
     server, _client = net.pair()
     server.close()
     server.close()
@@ -315,7 +315,7 @@ def test_accepted_sockets_inherit_their_listeners_options(net: Sockets) -> None:
         assert accepted.getsockopt(socket.SOL_SOCKET, option) == 1
 
 
-def test_a_buffer_size_is_doubled(net: Sockets) -> None:
+def test_buffer_size_is_doubled(net: Sockets) -> None:
     sock = net.tcp()
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 8192)
     assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) == 16384
@@ -339,10 +339,10 @@ MOVES = st.lists(
 
 @pytest.mark.skipif("sys.platform != 'linux'", reason="the simulation does what Linux does")
 @given(moves=MOVES, inline=st.booleans())
-def test_any_order_of_calls_gives_the_same_answers_in_both_worlds(
+def test_any_order_of_calls_gives_the_same_results_in_both_worlds(
     moves: list[tuple[str, int, int]], inline: bool
 ) -> None:
-    """A difference is a bug of the simulation: hypothesis looks for one.
+    """A difference is a bug of the simulation; hypothesis looks for one.
 
     Loopback delivers before send returns, so nothing is waited for. A busy machine may be late, but not every time.
     """
@@ -354,7 +354,7 @@ def test_any_order_of_calls_gives_the_same_answers_in_both_worlds(
 
 
 def play(world: KernelWorld | SimulatedWorld, moves: list[tuple[str, int, int]], inline: bool) -> list[object]:
-    """Do the moves, and write down what each one said."""
+    """Make the moves, and record the result of each."""
     net = Sockets(world)
     ends = net.pair(inline=inline)
     ends[1].setsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE, int(inline))

@@ -1,4 +1,4 @@
-"""The two worlds in which one expectation must hold: this machine's kernel on loopback, and the simulated network."""
+"""The two worlds in which each test must pass: this machine's kernel on loopback, and the simulated network."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ ALL_BITS = POLLIN | POLLPRI | POLLOUT | POLLRDHUP
 
 
 class World(Protocol):
-    """Makes sockets and tells what poll(2) says of them."""
+    """Makes sockets and returns what poll(2) reports for them."""
 
     def selector(self) -> selectors.BaseSelector:
         """A selector that works like epoll."""
@@ -36,7 +36,7 @@ class World(Protocol):
         """Return poll's bits once all of `names` are among them."""
 
     def keep(self, sock: Socket) -> Socket:
-        """Take in an accepted socket, to be closed in the end."""
+        """Register an accepted socket, so that it is closed at the end."""
 
     def pipe(self) -> Pipe:
         """A pipe between sockets."""
@@ -73,7 +73,7 @@ class KernelWorld:
         return _names(ready[0][1] if ready else 0)
 
     def wait(self, sock: Socket, *names: str) -> set[str]:
-        """Level-triggered bits that are always there (OUT) mustn't end the wait, so only `names` are asked for."""
+        """Wait for `names` only: other level-triggered bits, such as OUT, would end the wait at once."""
         for bit, name in NAMES.items():
             if name in names:
                 assert self.poll(sock, bit, int(PATIENCE_S * 1000)) >= {name} or bit in (POLLERR, POLLHUP)
@@ -85,7 +85,7 @@ class KernelWorld:
 
 
 class SimulatedWorld:
-    """The same calls on a simulated network, in which nothing goes wrong."""
+    """The same calls on a simulated network without faults."""
 
     def __init__(self) -> None:
         self.network = SimulatedNetwork(0)
@@ -112,7 +112,7 @@ class SimulatedWorld:
         return found
 
     def close(self) -> None:
-        """Nothing is left in a world that is forgotten."""
+        """Do nothing: the simulated world is garbage-collected."""
 
 
 def _names(bits: int) -> set[str]:
@@ -120,7 +120,7 @@ def _names(bits: int) -> set[str]:
 
 
 def told(call: Callable[..., Any], *args: Any) -> Any:
-    """What a call returns, or the name of the errno that it raises."""
+    """Return a call's result, or the name of the errno that it raises."""
     try:
         return call(*args)
     except OSError as error:
@@ -145,7 +145,7 @@ class Sockets:
         return sock
 
     def call(self, listener: Socket) -> Socket:
-        """A client, connected as far as it can tell."""
+        """Return a client that has connected, from its own point of view."""
         client = self.tcp(listener.family)
         assert client.connect_ex(listener.getsockname()) == errno.EINPROGRESS
         self.wait(client, "OUT")
@@ -157,7 +157,7 @@ class Sockets:
         return self.world.keep(accepted)
 
     def pair(self, family: int = socket.AF_INET, *, inline: bool = False) -> tuple[Socket, Socket]:
-        """(server's end, client's end)."""
+        """Return (server's end, client's end)."""
         listener = self.listener(family, inline=inline)
         client = self.call(listener)
         server = self.answer(listener)

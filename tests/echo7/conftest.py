@@ -9,6 +9,6 @@ from tests.support.daemon import Installation, readable_copy
 
 @pytest.fixture(scope="session")
 def installation() -> Iterator[Installation]:
-    """The code where every user may read it."""
+    """The code, in a place that every user may read."""
     with readable_copy() as made:
         yield made

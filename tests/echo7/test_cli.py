@@ -26,7 +26,7 @@ import echo7
 from echo7 import cli
 from echo7.logs import log
 from echo7.process.service import Service
-from echo7.settings import OPTIONS
+from echo7.settings import OPTIONS, by_group
 from echo7.sockets.binding import bind_all
 from reactor import Reactor
 from reactor.console import commandline
@@ -44,20 +44,20 @@ SECONDS = st.floats(0, 86_400)
 
 
 def run(*arguments: str, flags: Sequence[str] = (), prefix: Sequence[str] = ()) -> subprocess.CompletedProcess[str]:
-    """Run the command to its own end."""
+    """Run the command until it ends by itself."""
     command = [*prefix, sys.executable, *flags, "-m", "echo7", *arguments]
     return subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, timeout=PATIENCE_S, check=False)
 
 
 def only_line(text: str) -> str:
-    """The one line that there is."""
+    """Return the only line."""
     assert text.endswith("\n")
     assert text.count("\n") == 1, text
     return text.rstrip("\n")
 
 
 def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
-    """Parse arguments that make no sense; return the line that says so."""
+    """Parse invalid arguments; return the error line."""
     with pytest.raises(SystemExit) as end:
         serve_config(*arguments)
     assert end.value.code == 2
@@ -109,7 +109,7 @@ def test_invalid_port_is_refused(capsys: pytest.CaptureFixture[str], port: int |
 
 @pytest.mark.parametrize("text", ["nan", "inf", "-inf", "-1", "-0.001", "86401", "soon", "", "1e999"])
 def test_invalid_drain_timeout_is_refused(capsys: pytest.CaptureFixture[str], text: str) -> None:
-    """A timer's deadline must be finite: NaN would never come, infinity would wait for ever."""
+    """A timer's deadline must be finite: NaN and infinity would never come."""
     assert "is not a number of seconds from 0 to 86400" in refused(capsys, f"--drain-timeout={text}")
 
 
@@ -146,13 +146,13 @@ REFUSED_VALUES = {
 def test_usage_error_is_one_line_that_names_the_option(
     capsys: pytest.CaptureFixture[str], arguments: list[str]
 ) -> None:
-    """Law: "whatever an operator gets wrong costs one line"; the line says which option it was."""
+    """Law: "a mistake in an option costs one line"; the line names the option."""
     line = refused(capsys, *arguments)
     assert line.startswith("echo7")
     assert arguments[0].strip("-") in line
 
 
-# A host or a file may have any name, so later Pythons take `--` for one.
+# a host or a file may have any name, so later Pythons accept `--`
 @pytest.mark.parametrize("option", sorted({o.key for o in OPTIONS.values() if o.parse is not None} - {"host", "trace"}))
 def test_two_dashes_as_a_value_are_refused(capsys: pytest.CaptureFixture[str], option: str) -> None:
     """Story: argparse of Python 3.11 took `--port=--` for an empty list, which went as far as bind(2)."""
@@ -163,7 +163,7 @@ def test_two_dashes_as_a_value_are_refused(capsys: pytest.CaptureFixture[str], o
 def test_value_that_argparse_loses_is_refused_by_name(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, name: str, value: list[object]
 ) -> None:
-    """The same whatever this Python's argparse does with `--`: "argparse of some versions takes it for no value"."""
+    """The same for any version of argparse: some lose the value of `--port=--`."""
     options = cli.parse(["serve"])
     setattr(options, name, value)
     monkeypatch.setattr(commandline.OneLineParser, "parse_args", lambda parser, argv: options)
@@ -193,6 +193,21 @@ def test_help_goes_to_stdout_with_status_0(capsys: pytest.CaptureFixture[str], a
 
 
 @IPV6
+def test_help_of_serve_fits_one_screen(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Issue: "`echo7 serve --help` under 60 lines of 80 columns", one line for each option, examples last."""
+    monkeypatch.setenv("COLUMNS", "80")
+    with pytest.raises(SystemExit):
+        cli.main(["serve", "--help"])
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) < 60
+    assert max(map(len, lines)) <= 80
+    found = [line.split()[0] for line in lines if line.startswith("  -")]
+    assert found == ["-h,", *(option.flag for options in by_group().values() for option in options)]
+    assert not [line for line in lines if line.startswith(" " * 3)], "an option or its help goes on in a second line"
+    titles = [line.rstrip(":") for line in lines if line.endswith(":")]
+    assert titles == ["options", *by_group(), "examples"]
+
+
 def test_default_start_logs_a_loopback_hint_and_a_line_for_each_socket() -> None:
     """Issue: "one line per socket to stderr, ending in `tcp 127.0.0.1:7` / `udp [::1]:7`"; "the start-up line says
     that it is reachable from this machine only and how to open it".
@@ -208,7 +223,7 @@ def test_default_start_logs_a_loopback_hint_and_a_line_for_each_socket() -> None
 
 @pytest.mark.parametrize(("option", "kind"), [("--no-udp", "tcp"), ("--no-tcp", "udp")])
 def test_transport_that_is_off_has_no_line(option: str, kind: str) -> None:
-    """Only what was asked for is served; and with --host there is no hint about loopback."""
+    """One transport is served; and with --host there is no hint about loopback."""
     with text_log("--host", "127.0.0.1", option) as lines:
         assert len(lines) == 1
         assert f" listening on {kind} 127.0.0.1:" in lines[0]
@@ -245,14 +260,14 @@ def test_json_lines_have_stable_keys() -> None:
 
 
 def test_star_is_served_without_the_loopback_hint() -> None:
-    """`--host '*'`: everybody may call; a hint at loopback would be wrong."""
+    """`--host '*'`: every machine can connect; a hint about loopback would be wrong."""
     with EchoProcess("--host", "*") as echo:
         assert {line["event"] for line in echo.lines} - {"serving_as_root"} == {"listening"}
         assert echo.lines[-1]["address"] == "0.0.0.0"
 
 
 def test_bare_interpreter_serves() -> None:
-    """Issue: "`python3 -m echo7 serve` # … nothing to install": not even what site-packages may hold."""
+    """Issue: "`python3 -m echo7 serve` # … nothing to install": site-packages isn't used either."""
     code = "import sys, echo7.__main__; print(*{name.partition('.')[0] for name in sys.modules})"
     flags = ["-S", "-B", "-W", "error"]
     done = subprocess.run(
@@ -270,19 +285,19 @@ def test_bare_interpreter_serves() -> None:
 
 
 def test_importing_the_command_does_not_run_it() -> None:
-    """Tools that import every module (pydoc, a linter, multiprocessing) start no service by that."""
+    """Tools that import every module (pydoc, a linter, multiprocessing) must not start a service."""
     assert importlib.import_module("echo7.__main__").main is cli.main
 
 
 def test_interrupt_at_start_leaves_no_traceback() -> None:
-    """Story: ^C while a name is being looked up, before the service has taken the signal over."""
+    """Story: ^C while a name is being looked up, before the service has installed its handlers."""
     code = """if True:
         import os, signal, socket, sys
         from echo7 import cli
         signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell ignores it for its background
         def interrupted(*args, **options):
             os.kill(os.getpid(), signal.SIGINT)
-            while True:  # the interpreter looks for signals when it feels like it
+            while True:  # the interpreter checks for signals now and then
                 pass
         socket.getaddrinfo = interrupted
         sys.exit(cli.main(["serve", "--host", "slow.test", "--port", "0"]))
@@ -294,11 +309,11 @@ def test_interrupt_at_start_leaves_no_traceback() -> None:
 
 
 def test_start_without_descriptors_ends_with_one_line_and_status_1() -> None:
-    """Law: "whatever an operator gets wrong costs one line": `ulimit -n` is too low for the selector and its waker."""
+    """`ulimit -n` is too low for the selector and the waker: the error is one line."""
     code = """if True:
         import os, resource, sys
         from echo7 import cli
-        free = os.dup(2)  # the number that comes next
+        free = os.dup(2)  # the next descriptor
         os.close(free)
         resource.setrlimit(resource.RLIMIT_NOFILE, (free + 2, free + 2))  # a selector and a pair need three
         sys.exit(cli.main(["serve", "--port", "0", "--log-format", "json"]))
@@ -311,11 +326,11 @@ def test_start_without_descriptors_ends_with_one_line_and_status_1() -> None:
     assert line["message"] == "cannot start: Too many open files; raise 'ulimit -n'"
 
 
-# ---------------------------------------------------------------- what can't be bound
+# ---------------------------------------------------------------- failed binds
 
 
 def unbindable(*arguments: str, prefix: Sequence[str] = ()) -> str:
-    """Try to serve; return the one line that says why not."""
+    """Try to serve; return the error line."""
     done = run("serve", *arguments, prefix=prefix)
     assert (done.returncode, done.stdout) == (1, "")
     return only_line(done.stderr)
@@ -326,7 +341,7 @@ def test_port_in_use_ends_with_one_line_and_status_1(transport: str) -> None:
     """Issue: "one clear line that names the address, the reason and the remedy …, exit status 1, no traceback"."""
     port = quiet_port()
     holder = bind_all(socket, ["127.0.0.1"], port, tcp=transport == "tcp", udp=transport == "udp")
-    other = {"tcp": "--no-udp", "udp": "--no-tcp"}[transport]  # another process may have this number there
+    other = {"tcp": "--no-udp", "udp": "--no-tcp"}[transport]  # another process may have that port
     line = unbindable("--host", "127.0.0.1", "--port", str(port), other)
     holder.close()
     assert f" error cannot bind {transport} 127.0.0.1:{port}: Address already in use; " in line
@@ -352,12 +367,12 @@ def test_port_7_without_privilege_ends_with_one_line_and_the_remedies() -> None:
     ],
 )
 def test_host_that_is_not_local_ends_with_one_line_and_status_1(host: str, reason: str) -> None:
-    """The address, the reason and the remedy, for what can't be looked up or belongs to another machine."""
+    """An unknown name, or an address of another machine: the address, the reason and the remedy."""
     assert reason in unbindable("--host", host, "--port", "7007")
 
 
 def test_failed_bind_is_an_event_in_json() -> None:
-    """A machine that reads the log finds the failure by its name."""
+    """A program that reads the log finds the failure by its event name."""
     line = json.loads(unbindable("--host", "two..dots", "--log-format", "json"))
     assert (line["event"], line["level"]) == ("bind_failed", "error")
 
@@ -427,7 +442,10 @@ def test_signal_ends_the_service_in_order_with_a_summary(signum: signal.Signals)
         assert echo.finish(signum) == 0
     summary = echo.lines[-1]
     assert summary["event"] == "stopped"
-    assert (summary["connections"], summary["connections_open"]) == (2, 0)  # the first was the one that asked: ready?
+    assert (summary["connections"], summary["connections_open"]) == (
+        2,
+        0,
+    )  # the first connection tested whether the service is up
     assert summary["tcp_bytes_received"] == summary["tcp_bytes_sent"] == 6 + 5
     assert (summary["datagrams_received"], summary["datagrams_sent"]) == (1, 1)
     assert (summary["udp_bytes_received"], summary["udp_bytes_sent"]) == (3, 3)
@@ -450,7 +468,7 @@ def test_drops_are_in_the_summary_by_reason() -> None:
 
 
 def free_responder() -> socket.socket:
-    """A socket on a responder's port that is high enough for everybody."""
+    """Return a socket on a responder's port that needs no privilege."""
     sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
     for port in (27_960, 11_211, 5353, 3702, 3283, 1900, 1434):
         with contextlib.suppress(OSError):
@@ -461,7 +479,7 @@ def free_responder() -> socket.socket:
 
 
 def test_text_summary_is_in_words() -> None:
-    """The same for people."""
+    """The same as text."""
     command = [sys.executable, "-m", "echo7", "serve", "--port", "0", "--host", "127.0.0.1", "--no-udp"]
     with subprocess.Popen(command, cwd=PROJECT, stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None
@@ -511,8 +529,8 @@ def test_sigusr2_logs_what_the_loop_has_and_changes_nothing() -> None:
 
 
 @pytest.mark.skipif(not hasattr(os, "listdir") or not pathlib.Path("/proc/self/fd").exists(), reason="needs /proc")
-def test_sigusr2_works_when_there_is_no_descriptor_left() -> None:
-    """That is when an operator wants to look; no module is read at that moment."""
+def test_sigusr2_works_without_a_free_descriptor() -> None:
+    """An operator needs it exactly then; no module is read at that moment."""
     with EchoProcess("--host", "127.0.0.1", "--no-udp", "--max-connections", "500", preexec_fn=low_limit) as echo:
         with contextlib.ExitStack() as stack:
             for _ in range(60):
@@ -561,7 +579,7 @@ def fill_until_stuck(echo: EchoProcess, client: socket.socket) -> bytes:
 
 @contextlib.contextmanager
 def stuck(*arguments: str) -> Iterator[tuple[EchoProcess, socket.socket]]:
-    """A process, and a client that has sent a lot and reads nothing."""
+    """Yield a process, and a client that has sent a lot and reads nothing."""
     with EchoProcess("--host", "127.0.0.1", "--socket-buffer", "65536", *arguments) as echo:
         client = connect_small(("127.0.0.1", echo.port), 16_384)
         fill_until_stuck(echo, client)
@@ -600,14 +618,14 @@ def test_second_signal_ends_at_once_with_a_true_summary(first: signal.Signals, s
 
 
 def test_drain_timeout_of_zero_ends_at_once_and_in_order() -> None:
-    """0 is a time too: no client is waited for, and the exit status is that of an orderly end."""
+    """With 0, the service waits for no client, and the exit status is that of an orderly end."""
     with stuck("--drain-timeout", "0") as (echo, _):
         assert echo.finish() == 0
         assert echo.lines[-1]["event"] == "stopped"
 
 
 def test_sigusr1_while_stopping_logs_the_counters() -> None:
-    """An operator may wonder why it takes so long."""
+    """The operator can see what delays the end."""
     with stuck("--drain-timeout", "3600") as (echo, _):
         echo.process.send_signal(signal.SIGTERM)
         echo.next_line("stopping")
@@ -645,6 +663,8 @@ def test_refusals_are_counted_and_logged() -> None:
             assert client.recv(1) == b"x"
         assert echo.next_line("dropped")["reason"] == "refused_denied"
         assert echo.next_line("dropped")["source"].startswith("127.0.0.65:")
+        # an open connection would hold up the end until the drain timeout
+        inside.close()
         assert echo.finish() == 0
     dropped = [line for line in echo.lines if line["event"] == "dropped"]
     assert {line["reason"] for line in dropped} == {"refused_denied", "refused_source_cap", "rate_source"}

@@ -1,4 +1,4 @@
-"""A fresh service answers soon: it imports what serving needs, and nothing else.
+"""A new service answers soon: it imports only what serving needs.
 
 `python3 -m benchmarks cold-start` measures how long that takes; this test only lists what is imported.
 """
@@ -18,7 +18,7 @@ before = set(sys.modules)
 from echo7 import cli
 from echo7.process.service import Service
 
-Service.run = lambda service: None  # it serves, and then ends
+Service.run = lambda service: None  # it serves, then ends
 status = cli.main(["serve", "--host", "127.0.0.1", "--port", "0", "--log-level", "error", *sys.argv[1:]])
 assert status == 0
 print(*sorted(set(sys.modules) - before))
@@ -57,7 +57,7 @@ def imported(*arguments: str) -> set[str]:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems have other modules")
 @pytest.mark.parametrize("arguments", [["--no-udp"], []], ids=["tcp", "tcp and udp"])
-def test_nothing_is_imported_that_serving_does_not_need(arguments: list[str]) -> None:
+def test_service_imports_only_what_serving_needs(arguments: list[str]) -> None:
     """Issue: "nothing imported that serving doesn't need (a test lists the modules)"."""
     found = imported(*arguments)
     expected = {*OURS, *([] if arguments else BATCHES)}

@@ -1,4 +1,4 @@
-"""`--config FILE`: what a file may say, what wins, and what a mistake in it costs."""
+"""`--config FILE`: valid files, precedence, and one line for a mistake."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ def config_of(file: pathlib.Path, text: str, *arguments: str) -> Settings:
 
 
 def mistake(capsys: pytest.CaptureFixture[str], file: pathlib.Path, text: str) -> str:
-    """What is said of such a file, without its name and where to read on."""
+    """Return the error for such a file, without its name and the hint at the end."""
     file.write_text(text)
-    gc.disable()  # a text can be nested so deeply that whatever is finalized meanwhile complains, others' garbage too
+    gc.disable()  # deep nesting would make finalizers of other objects fail
     try:
         line = refused(capsys, "--config", str(file))
     finally:
@@ -78,7 +78,10 @@ def test_numbers_may_be_written_as_on_the_command_line(file: pathlib.Path) -> No
         ("config = 'x'", "there is no option 'config'"),
         ("help = true", "there is no option 'help'"),
         ("qqq = 1", "there is no option 'qqq'; there are allow, backlog, "),
-        ("[serve]\nport = 7", "has a table [serve]; there are none: write every option at the top, without [serve]"),
+        (
+            "[serve]\nport = 7",
+            "has a table [serve]; tables have no meaning here: write every option at the top, without [serve]",
+        ),
         ("port = true", "port is True, not a number or a text"),
         ("port = [7007]", "port is [7007], not a number or a text"),
         ("port = 1979-05-27", "port is datetime.date(1979, 5, 27), not a number or a text"),
@@ -91,7 +94,7 @@ def test_numbers_may_be_written_as_on_the_command_line(file: pathlib.Path) -> No
         ("port = '--'", "argument --port: '--' is not a whole number from 0 to 65535"),
         ("drain-timeout = nan", "argument --drain-timeout: 'nan' is not a number of seconds from 0 to 86400"),
         ("log-level = 'loud'", "argument --log-level: 'loud' is not one of debug, info, warning, error"),
-        ("host = ['']", "argument --host: an empty host names nothing; use '*' for every address"),
+        ("host = ['']", "argument --host: an empty host is no address; use '*' for every address"),
         ("user = 'no-such-user'", "argument --user: there is no user 'no-such-user'"),
         ("port = " + "[" * 9999, "is nested too deeply; write it as TOML"),
         ("port = " + "9" * 9999, "Exceeds the limit"),
@@ -142,8 +145,8 @@ def test_service_does_what_the_file_says(file: pathlib.Path) -> None:
         assert echo.finish() == 0
 
 
-def test_file_in_the_readme_is_accepted(file: pathlib.Path) -> None:
-    [text] = re.findall(r"```toml\n(.*?)```", (PROJECT / "README.md").read_text(), re.S)
+def test_file_in_the_tutorial_is_accepted(file: pathlib.Path) -> None:
+    [text] = re.findall(r"```toml\n(.*?)```", (PROJECT / "echo7/docs/tutorials/first-responder.md").read_text(), re.S)
     config = config_of(file, text)
     assert (config.udp, config.drain_timeout_s, config.hosts) == (False, 2.5, ("192.0.2.1", "2001:db8::1"))
 

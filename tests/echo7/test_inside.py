@@ -1,4 +1,4 @@
-"""Seeing inside `echo7 serve`: the loop that assembly makes, and what slows it down."""
+"""Observation of `echo7 serve`: the loop that assembly makes, and its slow callbacks."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ def test_slow_callbacks_are_named_on_the_loop_that_serves(caplog: pytest.LogCapt
 
 
 @pytest.mark.parametrize("arguments", [[], ["--plain"]])
-def test_a_loop_is_not_watched_unless_asked(arguments: list[str]) -> None:
-    """House: what is off costs nothing."""
+def test_loop_without_options_is_not_watched(arguments: list[str]) -> None:
+    """An observer that is off costs nothing."""
     with assembly.new_reactor(serve_config(*arguments)) as loop:
         assert not isinstance(loop.observer, Watch)
 
@@ -50,8 +50,8 @@ def test_plain_and_a_system_without_epoll_use_the_standard_selector(monkeypatch:
         assert type(selector) is selectors.DefaultSelector
 
 
-def test_a_loop_that_ends_before_it_has_run_reads_no_more_modules(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Else it would on its way out, for nothing."""
+def test_loop_closed_before_its_run_imports_no_more_modules(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The module would be read at the exit, without any use."""
     read: list[str] = []
     monkeypatch.setattr(importlib, "import_module", read.append)
     loop = Reactor()

@@ -24,6 +24,7 @@ from echo7.logs import report
 from echo7.policy.echo import DatagramEcho
 from echo7.policy.rate import Rate
 from echo7.policy.sources import BY_BIND, SourceLimits
+from echo7.server import HELD_RETRY_S, HELD_TRIES
 from echo7.sockets.binding import bind_all
 from reactor import READ, WRITE, Reactor, State, format_address
 from reactor.sockets.errors import os_error
@@ -50,15 +51,15 @@ class Calls:
 
 
 def at_hand(hosts: Sequence[str] = ("127.0.0.1",), clock: ManualClock | None = None, **options: Any) -> EchoByHand:
-    """A server turned by hand, on a clock that moves only when told to."""
+    """Return a server on a loop that the test turns, with a clock that the test moves."""
     return EchoByHand(hosts, {"clock": clock or ManualClock()}, drain_timeout_s=DRAIN_S, **options)
 
 
 # ---------------------------------------------------------------- as a library
 
 
-def test_the_packages_own_example_serves() -> None:
-    """`echo7/__init__.py`: make it, start it on a reactor, ask it for its addresses, run the reactor, stop it."""
+def test_example_of_the_package_serves() -> None:
+    """`echo7/__init__.py`: make a server, start it, read its addresses, run the reactor, stop it."""
     with Reactor() as loop:
         server = EchoServer(hosts=["127.0.0.1"], port=0)
         server.start(loop)
@@ -76,8 +77,8 @@ def test_the_packages_own_example_serves() -> None:
     assert answers == [b"library"]
 
 
-def test_a_server_without_any_transport_is_refused() -> None:
-    """Neither TCP nor UDP: a mistake that shows at once, not at the first caller."""
+def test_server_without_a_transport_is_refused() -> None:
+    """Neither TCP nor UDP: the mistake shows at once, not at the first client."""
     with pytest.raises(ValueError, match="neither TCP nor UDP"):
         EchoServer(tcp=False, udp=False)
 
@@ -85,8 +86,8 @@ def test_a_server_without_any_transport_is_refused() -> None:
 @pytest.mark.parametrize(
     ("options", "kinds"), [({}, ["tcp", "udp"]), ({"udp": False}, ["tcp"]), ({"tcp": False}, ["udp"])]
 )
-def test_the_addresses_are_those_that_are_bound_tcp_first(options: dict[str, Any], kinds: list[str]) -> None:
-    """Issue: "ask it for its bound addresses"; `text` is what a person writes: 127.0.0.1:7, [::1]:7."""
+def test_addresses_are_the_bound_ones_tcp_first(options: dict[str, Any], kinds: list[str]) -> None:
+    """Issue: "ask it for its bound addresses"; `text` is as people write it: 127.0.0.1:7, [::1]:7."""
     with at_hand(BOTH, **options) as echo:
         found = echo.server.addresses
         assert [(a.transport, a.host) for a in found] == [(kind, host) for kind in kinds for host in BOTH]
@@ -94,7 +95,7 @@ def test_the_addresses_are_those_that_are_bound_tcp_first(options: dict[str, Any
         assert [a.text for a in found] == [format_address((a.host, a.port)) for a in found]
 
 
-def test_a_server_that_cannot_bind_leaves_the_reactor_as_it_was() -> None:
+def test_failed_bind_leaves_the_reactor_unchanged() -> None:
     """`start` raises BindError: "one line, nothing left bound", and nothing watched either."""
     with EchoByHand() as first, Reactor() as reactor:
         before = list(reactor.handlers)
@@ -103,7 +104,7 @@ def test_a_server_that_cannot_bind_leaves_the_reactor_as_it_was() -> None:
         assert list(reactor.handlers) == before
 
 
-def test_sockets_that_are_already_there_are_served_in_place_of_hosts_and_port() -> None:
+def test_given_sockets_are_served_in_place_of_hosts_and_port() -> None:
     """`start(bound=…)`: "sockets that are already there, such as inherited ones"."""
     bound = bind_all(socket, ["127.0.0.2"], 0)
     with EchoByHand(bound=bound) as echo:
@@ -117,7 +118,7 @@ def test_sockets_that_are_already_there_are_served_in_place_of_hosts_and_port() 
 # ---------------------------------------------------------------- counters
 
 
-def test_a_new_server_has_done_nothing() -> None:
+def test_new_server_has_counters_at_zero() -> None:
     """The counters begin at zero, the drops empty."""
     with at_hand() as echo:
         counters = echo.server.counters
@@ -127,8 +128,8 @@ def test_a_new_server_has_done_nothing() -> None:
 
 
 @given(st.lists(st.tuples(st.integers(1, 3000), st.booleans()), min_size=1, max_size=5))
-def test_the_counters_add_up_what_has_ended_and_what_is_under_way(calls: list[tuple[int, bool]]) -> None:
-    """`counters`: "what has ended and what is under way, added up", and in whatever order callers leave."""
+def test_counters_add_up_closed_and_open_connections(calls: list[tuple[int, bool]]) -> None:
+    """`counters`: "what has ended and what is under way, added up", in any order of the clients' ends."""
     with at_hand() as echo:
         clients = [echo.connect() for _ in calls]
         for client, (size, leaves) in zip(clients, calls, strict=True):
@@ -149,7 +150,7 @@ def test_the_counters_add_up_what_has_ended_and_what_is_under_way(calls: list[tu
 
 
 def test_datagrams_and_their_bytes_are_counted() -> None:
-    """A datagram that is answered, an empty one, and one that isn't: each has its counter."""
+    """A datagram with an answer, an empty one, and one without an answer: each has its counter."""
     with at_hand(BOTH) as echo:
         for host in BOTH:
             client = echo.udp(host)
@@ -172,7 +173,7 @@ def _arrived(client: socket.socket, data: bytes) -> bool:
 
 @pytest.mark.parametrize(("plain", "call"), [(False, "sendmmsg"), (True, "sendto")])
 def test_drops_are_counted_by_reason_over_all_sockets(plain: bool, call: str) -> None:
-    """Issue: "drops by reason": refused datagrams, failing sends, and callers that accept(2) lost."""
+    """Issue: "drops by reason": refused datagrams, failing sends, and errors of accept(2)."""
     sockets = FlakySockets()
     with EchoByHand(BOTH, {"sockets": sockets}, plain=plain) as echo:
         sockets.faults.add("accept", os_error(errno.ECONNABORTED))
@@ -189,8 +190,8 @@ def test_drops_are_counted_by_reason_over_all_sockets(plain: bool, call: str) ->
             client.close()
 
 
-def test_a_snapshot_does_not_change_any_more() -> None:
-    """`counters` is "a snapshot": whoever keeps one can compare it with a later one."""
+def test_snapshot_of_counters_never_changes() -> None:
+    """`counters` is "a snapshot": it can be compared with a later one."""
     with at_hand() as echo:
         before = echo.server.counters
         client = echo.connect()
@@ -198,7 +199,7 @@ def test_a_snapshot_does_not_change_any_more() -> None:
         client.close()
 
 
-def test_the_counters_never_go_backwards() -> None:
+def test_counters_never_decrease() -> None:
     """Story: between a connection's teardown and its `connection_lost`, its bytes were in neither sum."""
     with at_hand() as echo:
         client = echo.connect()
@@ -215,8 +216,8 @@ def test_the_counters_never_go_backwards() -> None:
 
 
 @pytest.mark.parametrize("full_by", BOTH)
-def test_when_the_house_is_full_callers_wait_at_every_door_and_are_served_later(full_by: str) -> None:
-    """`max_connections`: "at that many, callers wait in the kernel's queue", on all listeners, and lose nothing."""
+def test_clients_beyond_the_connection_limit_wait_on_every_listener_and_are_served_later(full_by: str) -> None:
+    """`max_connections`: "at that many, clients wait in the kernel's queue", on all listeners, and lose nothing."""
     with at_hand(BOTH, max_connections=2) as echo:
         inside = [echo.connect(full_by) for _ in range(2)]
         waiting = [socket.create_connection((host, echo.port), PATIENCE_S) for host in BOTH]
@@ -234,8 +235,8 @@ def test_when_the_house_is_full_callers_wait_at_every_door_and_are_served_later(
             client.close()
 
 
-def test_the_limit_holds_within_one_batch_of_callers() -> None:
-    """A listener takes many callers in one turn: the pause must work in the middle of that."""
+def test_connection_limit_holds_within_one_batch_of_clients() -> None:
+    """A listener accepts many clients in one turn: the pause must work in the middle of that."""
     with at_hand(BOTH, max_connections=3) as echo:
         clients = [socket.create_connection((host, echo.port), PATIENCE_S) for host in BOTH for _ in range(5)]
         most = 0
@@ -250,8 +251,8 @@ def test_the_limit_holds_within_one_batch_of_callers() -> None:
         assert most == 3
 
 
-def test_a_full_house_does_not_spin() -> None:
-    """Promise 9, "No idle CPU": a waiting caller keeps the listening socket readable, but it isn't watched."""
+def test_loop_sleeps_at_the_connection_limit() -> None:
+    """Promise 9, "No idle CPU": a waiting client keeps the listening socket readable, but it isn't watched."""
     with at_hand(max_connections=1) as echo:
         inside = echo.connect()
         outside = socket.create_connection(("127.0.0.1", echo.port), PATIENCE_S)
@@ -261,8 +262,8 @@ def test_a_full_house_does_not_spin() -> None:
         outside.close()
 
 
-def test_udp_goes_on_in_a_full_house() -> None:
-    """The limit is one of connections: datagrams have none."""
+def test_udp_is_served_at_the_connection_limit() -> None:
+    """The limit is for connections, not for datagrams."""
     with at_hand(max_connections=1) as echo:
         inside, client = echo.connect(), echo.udp()
         client.send(b"datagram")
@@ -274,8 +275,8 @@ def test_udp_goes_on_in_a_full_house() -> None:
 # ---------------------------------------------------------------- the end
 
 
-def test_a_server_without_callers_stops_at_once() -> None:
-    """Nothing to deliver, nobody to wait for."""
+def test_server_without_clients_stops_at_once() -> None:
+    """There is nothing to deliver and no client to wait for."""
     stopped = Calls()
     with at_hand(BOTH) as echo:
         echo.server.stop(stopped)
@@ -285,14 +286,14 @@ def test_a_server_without_callers_stops_at_once() -> None:
 
 
 def test_stopped_is_called_from_the_loop_not_from_stop() -> None:
-    """No callback runs inside the call that asked for it: the caller of `stop` has not returned yet."""
+    """No callback runs inside the call that asked for it: `stop` has not returned yet."""
     stopped = Calls()
     with at_hand() as echo:
         echo.server.stop(stopped)
         assert stopped.count == 0
 
 
-def test_a_stopping_server_takes_no_more_callers_and_no_more_datagrams() -> None:
+def test_stopping_server_takes_no_new_clients_and_no_datagrams() -> None:
     """Issue: "SIGTERM/SIGINT: stop accepting, stop reading"."""
     with at_hand() as echo:
         staying, udp = echo.connect(), echo.udp()
@@ -306,7 +307,7 @@ def test_a_stopping_server_takes_no_more_callers_and_no_more_datagrams() -> None
         udp.close()
 
 
-def test_a_stopping_server_delivers_every_byte_it_has_read_then_fin() -> None:
+def test_stopping_server_delivers_every_byte_that_it_has_read_then_fin() -> None:
     """Issue: "deliver every byte that the process has read (what is still unread in the kernel is discarded
     while lingering), FIN, linger to EOF". A reset would raise here, and destroy what is under way.
     """
@@ -319,9 +320,9 @@ def test_a_stopping_server_delivers_every_byte_it_has_read_then_fin() -> None:
         assert echo.connections[0].pending_bytes > 0
         received = echo.receive_to_end(client)
         assert received == sent[:read]
-        assert len(sent) > read, "some of it was never read, and must not turn our FIN into a reset"
+        assert len(sent) > read, "the unread rest must not turn our FIN into a reset"
         turn_idle(echo.reactor)
-        assert stopped.count == 0, "our FIN is sent, but the caller's isn't here"
+        assert stopped.count == 0, "our FIN is sent, but the client's has not come"
         client.close()
         turn_until(echo.reactor, lambda: stopped.count)
         assert echo.server.counters.tcp_bytes_sent == read
@@ -342,8 +343,8 @@ def stuff(echo: EchoByHand, client: socket.socket) -> bytes:
     return bytes(sent)
 
 
-def test_an_idle_caller_gets_fin_and_is_waited_for_until_it_has_ended_too() -> None:
-    """Law: "then it sends FIN and lingers until the caller's FIN"."""
+def test_stopping_server_sends_fin_and_waits_for_an_idle_client_to_close() -> None:
+    """Law: "Then it sends FIN, and lingers until the client's FIN"."""
     stopped = Calls()
     with at_hand() as echo:
         client = echo.connect()
@@ -358,8 +359,8 @@ def test_an_idle_caller_gets_fin_and_is_waited_for_until_it_has_ended_too() -> N
         client.close()
 
 
-def test_a_caller_that_never_reads_is_aborted_at_the_drain_timeout_and_not_before() -> None:
-    """Law: "Only what has not ended by the drain timeout is aborted"."""
+def test_client_that_never_reads_is_aborted_at_the_drain_timeout_and_not_before() -> None:
+    """Law: "Only what is left at the drain timeout is aborted"."""
     stopped, clock = Calls(), ManualClock()
     with at_hand(clock=clock) as echo:
         client = echo.connect(buffer_bytes=8192)
@@ -377,8 +378,8 @@ def test_a_caller_that_never_reads_is_aborted_at_the_drain_timeout_and_not_befor
         client.close()
 
 
-def test_a_caller_that_never_ends_is_left_at_the_drain_timeout() -> None:
-    """A caller that has everything, and our FIN, but keeps its side open, holds the end up no longer than that."""
+def test_client_that_never_closes_is_aborted_at_the_drain_timeout() -> None:
+    """A client that has everything, and our FIN, but doesn't close delays the end no longer than that."""
     stopped, clock = Calls(), ManualClock()
     with at_hand(clock=clock) as echo:
         client = echo.connect()
@@ -389,12 +390,12 @@ def test_a_caller_that_never_ends_is_left_at_the_drain_timeout() -> None:
         client.close()
 
 
-@pytest.mark.parametrize("callers", [0, 1, 3])
-def test_stopped_is_called_once_however_the_end_comes(callers: int) -> None:
-    """`stop`: "then call `stopped`": once, also when a deadline was set and the last caller has gone before it."""
+@pytest.mark.parametrize("count", [0, 1, 3])
+def test_stopped_is_called_once_however_clients_end(count: int) -> None:
+    """`stop`: "then call `stopped`": once, also when the last client has gone before the deadline."""
     stopped, clock = Calls(), ManualClock()
     with at_hand(clock=clock) as echo:
-        clients = [echo.connect() for _ in range(callers)]
+        clients = [echo.connect() for _ in range(count)]
         echo.server.stop(stopped)
         for client in clients:
             client.close()
@@ -404,8 +405,8 @@ def test_stopped_is_called_once_however_the_end_comes(callers: int) -> None:
     assert stopped.count == 1
 
 
-def test_stopping_twice_is_stopping_once_and_both_are_told() -> None:
-    """`stop`: "Asked again, it only notes the other `stopped`", during the drain and after it."""
+def test_second_stop_changes_nothing_and_both_are_called_back() -> None:
+    """`stop`: "A second call only adds another `stopped`", during the drain and after it."""
     first, second, third = Calls(), Calls(), Calls()
     with at_hand() as echo:
         client = echo.connect()
@@ -421,8 +422,8 @@ def test_stopping_twice_is_stopping_once_and_both_are_told() -> None:
     assert (first.count, second.count, third.count) == (1, 1, 1)
 
 
-def test_what_makes_no_sense_is_refused_at_once() -> None:
-    """A server that was never started can't end, one that runs can't start again, and one for nobody is none."""
+def test_call_in_the_wrong_state_is_refused() -> None:
+    """A server that has not started can't stop, and a running one can't start again."""
     with pytest.raises(RuntimeError, match="hasn't been started"):
         EchoServer().stop()
     with pytest.raises(ValueError, match="max_connections"):
@@ -431,8 +432,8 @@ def test_what_makes_no_sense_is_refused_at_once() -> None:
         echo.server.start(echo.reactor)
 
 
-def test_the_drain_timeout_says_who_was_cut_off_and_who_only_waited(caplog: pytest.LogCaptureFixture) -> None:
-    """Of those who are left then, some lose data and some had everything: an operator cares which."""
+def test_drain_timeout_logs_how_many_clients_lose_data_and_how_many_do_not(caplog: pytest.LogCaptureFixture) -> None:
+    """Some clients lose data then, others had everything: an operator needs to know."""
     clock = ManualClock()
     with at_hand(clock=clock) as echo:
         reader = echo.connect(buffer_bytes=8192)
@@ -445,11 +446,11 @@ def test_the_drain_timeout_says_who_was_cut_off_and_who_only_waited(caplog: pyte
         for client in [reader, *idle]:
             client.close()
     (message,) = [record.getMessage() for record in caplog.records if vars(record).get("event") == "drain_timeout"]
-    assert message == "drain timeout: 1 callers cut off with bytes pending, 2 that had everything but hadn't closed"
+    assert message == "drain timeout: 1 clients cut off with bytes pending, 2 that had everything but hadn't closed"
 
 
 def test_abort_ends_a_drain_at_once() -> None:
-    """`abort`: "Give up what a `stop` is still waiting for"."""
+    """`abort`: "Reset the connections that `stop` still waits for"."""
     stopped = Calls()
     with at_hand() as echo:
         client = echo.connect()
@@ -460,7 +461,7 @@ def test_abort_ends_a_drain_at_once() -> None:
         client.close()
 
 
-def test_a_stopped_server_gives_its_port_back() -> None:
+def test_stopped_server_releases_its_port() -> None:
     """Another server can be started on the same reactor and port, without waiting for TIME_WAIT."""
     with at_hand() as echo:
         client = echo.connect()
@@ -473,8 +474,8 @@ def test_a_stopped_server_gives_its_port_back() -> None:
         assert [a.port for a in successor.addresses] == [echo.port] * 2
 
 
-def test_stopping_one_server_leaves_another_on_the_same_reactor_alone() -> None:
-    """Two servers on one loop: each ends its own callers only."""
+def test_stopping_one_server_leaves_another_on_the_same_reactor_running() -> None:
+    """Two servers on one loop: each ends only its own connections."""
     with at_hand() as echo:
         other = EchoServer(["127.0.0.1"], 0)
         other.start(echo.reactor)
@@ -517,7 +518,7 @@ def _poke(echo: EchoByHand, transport: str) -> None:
 
 
 def test_failed_is_called_once_when_all_sockets_break_in_the_same_turn() -> None:
-    """`failed`: "called when the last serving socket has broken": there is only one last."""
+    """`failed`: "called when the last serving socket is broken": only one socket is the last."""
     failed, sockets = Calls(), FlakySockets()
     with EchoByHand(BOTH, {"sockets": sockets}, failed=failed, udp=False) as echo:
         sockets.faults.always["accept"] = os_error(errno.EBADF)
@@ -529,8 +530,8 @@ def test_failed_is_called_once_when_all_sockets_break_in_the_same_turn() -> None
     assert failed.count == 1
 
 
-def test_callers_stay_served_when_the_last_listening_socket_breaks() -> None:
-    """What is broken takes nobody else with it: the owner decides in `failed` what becomes of those inside."""
+def test_open_connections_are_served_when_the_last_listening_socket_breaks() -> None:
+    """A broken listener ends no connection: the owner decides in `failed`."""
     failed, sockets = Calls(), FlakySockets()
     with EchoByHand(reactor_options={"sockets": sockets}, failed=failed, udp=False) as echo:
         inside = echo.connect()
@@ -543,8 +544,8 @@ def test_callers_stay_served_when_the_last_listening_socket_breaks() -> None:
 
 
 @pytest.mark.parametrize("options", [{}, {"tcp": False}, {"udp": False}])
-def test_an_orderly_end_is_no_failure(options: dict[str, Any]) -> None:
-    """`failed`: "which no ordinary trouble does": neither `stop` nor the reactor's own end is trouble at all."""
+def test_orderly_end_does_not_call_failed(options: dict[str, Any]) -> None:
+    """`failed` is for broken sockets: neither `stop` nor the reactor's end breaks one."""
     failed = Calls()
     with at_hand(failed=failed, **options) as echo:
         echo.server.stop()
@@ -554,10 +555,10 @@ def test_an_orderly_end_is_no_failure(options: dict[str, Any]) -> None:
     assert failed.count == 0
 
 
-# ---------------------------------------------------------------- the kernel's memory
+# ---------------------------------------------------------------- kernel buffers
 
 
-def test_a_cap_on_the_kernels_buffers_reaches_every_socket() -> None:
+def test_cap_on_kernel_buffers_reaches_every_socket() -> None:
     """Promise 5: "`--socket-buffer BYTES` caps it"; Linux doubles what is asked for (socket(7))."""
     with EchoThread(BOTH, socket_buffer_bytes=16_384) as echo, echo.connect() as client:
         client.sendall(b"x")
@@ -572,22 +573,22 @@ def _buffer_sizes(handler: Any) -> list[int]:
         return [sock.getsockopt(socket.SOL_SOCKET, option) for option in (socket.SO_RCVBUF, socket.SO_SNDBUF)]
 
 
-# ---------------------------------------------------------------- one life
+# ---------------------------------------------------------------- start and stop once
 
 
-def test_a_server_starts_once() -> None:
-    """A second start would bind again what nobody could ever stop."""
+def test_server_starts_once() -> None:
+    """A second start would bind sockets that no call could close."""
     with at_hand() as echo, pytest.raises(RuntimeError, match="has been started"):
         echo.server.start(echo.reactor)
 
 
-def test_a_server_that_has_not_started_cannot_stop() -> None:
+def test_server_that_has_not_started_cannot_stop() -> None:
     with pytest.raises(RuntimeError, match="hasn't been started"):
         EchoServer().stop()
 
 
-def test_whoever_asks_it_to_stop_is_told_also_the_second_time() -> None:
-    """Also when all is done already."""
+def test_stop_of_a_stopped_server_calls_back_too() -> None:
+    """Also when the server has stopped already."""
     first, second, third = Calls(), Calls(), Calls()
     with at_hand() as echo:
         client = echo.connect()
@@ -601,37 +602,37 @@ def test_whoever_asks_it_to_stop_is_told_also_the_second_time() -> None:
 
 
 @pytest.mark.parametrize("most", [0, -1])
-def test_no_callers_at_all_is_no_limit_that_makes_sense(most: int) -> None:
+def test_connection_limit_below_one_is_refused(most: int) -> None:
     with pytest.raises(ValueError, match="max_connections"):
         EchoServer(max_connections=most)
 
 
 @pytest.mark.parametrize("pipes", [0, 1])
 def test_bulk_comes_back_with_pipes_and_without(pipes: int) -> None:
-    """`pipes`: "so many bulk connections at once may be echoed by splice(2)"; none: all are copied."""
+    """`pipes`: "how many bulk connections at once may use splice(2)"; with 0, all are copied."""
     data = random.Random(862).randbytes(1 << 20)
     with EchoByHand(pipes=pipes) as echo, contextlib.closing(echo.connect()) as client:
         received = echo.send(client, data)
         assert received + echo.receive(client, len(data) - len(received)) == data
 
 
-def test_an_idle_connection_takes_no_more_than_700_bytes_of_python_memory() -> None:
+def test_idle_connection_takes_no_more_than_700_bytes_of_python_memory() -> None:
     """Issue: "Idle connection <= 700 bytes of Python memory", once it has echoed; the client's end isn't counted."""
     count = 400
     with EchoByHand(udp=False) as echo:
-        callers = [echo.connect() for _ in range(50)]  # what is shared is there by then
+        clients = [echo.connect() for _ in range(50)]  # shared objects exist by then
         gc.collect()
         tracemalloc.start()
         for _ in range(count):
-            callers.append(echo.connect())
-            callers[-1].send(b"x")
-            assert echo.receive(callers[-1], 1) == b"x"
+            clients.append(echo.connect())
+            clients[-1].send(b"x")
+            assert echo.receive(clients[-1], 1) == b"x"
         gc.collect()
-        grown_bytes = tracemalloc.get_traced_memory()[0] - sys.getsizeof(callers)
+        grown_bytes = tracemalloc.get_traced_memory()[0] - sys.getsizeof(clients)
         tracemalloc.stop()
-        each_bytes = grown_bytes / count - sys.getsizeof(callers[0])
-        for caller in callers:
-            caller.close()
+        each_bytes = grown_bytes / count - sys.getsizeof(clients[0])
+        for client in clients:
+            client.close()
     assert each_bytes <= 700
 
 
@@ -639,7 +640,7 @@ def test_an_idle_connection_takes_no_more_than_700_bytes_of_python_memory() -> N
 
 
 def call_from(echo: EchoByHand, source: str, host: str = "127.0.0.1") -> socket.socket:
-    """A TCP client with a source address of its own."""
+    """Return a TCP client that is bound to a source address."""
     client = socket.create_connection((host, echo.port), PATIENCE_S, (source, 0))
     client.setblocking(False)
     return client
@@ -656,7 +657,7 @@ def ends(echo: EchoByHand, client: socket.socket) -> bool:
         return False
 
 
-def test_a_source_that_is_denied_is_closed_at_accept_and_no_other() -> None:
+def test_denied_source_is_closed_at_accept_and_no_other() -> None:
     """Issue: "`--allow CIDR…` / `--deny CIDR…` (TCP: closed at accept …)"."""
     with at_hand(sources=SourceLimits(deny=("127.0.0.66/32",))) as echo:
         denied, other = call_from(echo, "127.0.0.66"), call_from(echo, "127.0.0.67")
@@ -670,7 +671,7 @@ def test_a_source_that_is_denied_is_closed_at_accept_and_no_other() -> None:
         other.close()
 
 
-def test_where_some_are_allowed_nobody_else_is() -> None:
+def test_with_allowed_networks_other_sources_are_refused() -> None:
     with at_hand(sources=SourceLimits(allow=("127.0.0.66",))) as echo:
         allowed, other = call_from(echo, "127.0.0.66"), call_from(echo, "127.0.0.67")
         assert not ends(echo, allowed)
@@ -679,7 +680,7 @@ def test_where_some_are_allowed_nobody_else_is() -> None:
         other.close()
 
 
-def test_a_source_has_so_many_connections_at_once_and_others_theirs() -> None:
+def test_connection_cap_counts_each_source_by_itself() -> None:
     """Issue: "per-source caps: `--max-connections-per-source N`"."""
     with at_hand(sources=SourceLimits(connections=2)) as echo:
         mine = [call_from(echo, "127.0.0.66") for _ in range(3)]
@@ -707,8 +708,8 @@ def test_by_default_a_source_has_a_quarter_of_the_connections_but_not_where_only
                 client.close()
 
 
-def test_a_caller_who_is_gone_before_he_is_looked_at_does_not_come_in_uncounted() -> None:
-    """getpeername(2) says ENOTCONN: his source isn't known, and nobody is there to be served."""
+def test_client_that_has_gone_before_accept_is_refused() -> None:
+    """getpeername(2) fails with ENOTCONN: the source is unknown, and there is no client to serve."""
     with at_hand(sources=SourceLimits(connections=1)) as echo:
         for _ in range(3):
             client = call_from(echo, "127.0.0.66")
@@ -722,8 +723,8 @@ def test_a_caller_who_is_gone_before_he_is_looked_at_does_not_come_in_uncounted(
         client.close()
 
 
-def test_refused_callers_take_no_place_of_others() -> None:
-    """A crowd at the door of a full house: who is inside stays, and the next place goes to whoever may have it."""
+def test_refused_clients_take_no_place_of_others() -> None:
+    """At the connection limit, open connections stay, and the next place goes to a client that may have it."""
     with at_hand(max_connections=2, sources=SourceLimits(connections=1)) as echo:
         crowd = [call_from(echo, "127.0.0.66") for _ in range(20)]
         other = call_from(echo, "127.0.0.67")
@@ -735,7 +736,7 @@ def test_refused_callers_take_no_place_of_others() -> None:
 
 
 def ask_from(echo: EchoByHand, source: str, count: int) -> int:
-    """Send datagrams from an address of one's own; return how many are answered."""
+    """Send datagrams from a source address; return how many are answered."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
         client.bind((source, 0))
         client.connect(("127.0.0.1", echo.port))
@@ -756,7 +757,7 @@ BOTH_PATHS = pytest.mark.parametrize("plain", [False, True], ids=["fast", "plain
 
 
 @BOTH_PATHS
-def test_udp_from_a_denied_source_is_met_with_silence(plain: bool) -> None:
+def test_udp_from_a_denied_source_gets_no_answer(plain: bool) -> None:
     """Issue: "(… UDP: silent)"."""
     with at_hand(plain=plain, sources=SourceLimits(deny=("127.0.0.66",))) as echo:
         assert ask_from(echo, "127.0.0.66", 3) == 0
@@ -765,7 +766,7 @@ def test_udp_from_a_denied_source_is_met_with_silence(plain: bool) -> None:
 
 
 @BOTH_PATHS
-def test_a_source_over_its_rate_gets_the_burst_and_then_what_the_rate_allows(plain: bool) -> None:
+def test_source_over_its_rate_gets_the_burst_and_then_what_the_rate_allows(plain: bool) -> None:
     """Issue: "UDP token bucket per source prefix … `--udp-rate PER_SECOND[:BURST]`"; neighbours are unaffected."""
     clock = ManualClock()
     with at_hand(clock=clock, plain=plain, sources=SourceLimits(udp_rate=Rate(10, 5))) as echo:
@@ -777,7 +778,7 @@ def test_a_source_over_its_rate_gets_the_burst_and_then_what_the_rate_allows(pla
 
 
 @BOTH_PATHS
-def test_all_sources_together_have_a_rate_if_one_is_asked_for(plain: bool) -> None:
+def test_total_rate_bounds_all_sources_together(plain: bool) -> None:
     """Issue: "a global bucket (off by default)"."""
     with at_hand(plain=plain, sources=SourceLimits(udp_rate_total=Rate(10, 5))) as echo:
         assert ask_from(echo, "127.0.0.66", 3) + ask_from(echo, "127.0.0.67", 3) == 5
@@ -785,7 +786,7 @@ def test_all_sources_together_have_a_rate_if_one_is_asked_for(plain: bool) -> No
 
 
 @BOTH_PATHS
-def test_a_source_has_one_bucket_on_all_sockets(plain: bool) -> None:
+def test_source_has_one_bucket_on_all_sockets(plain: bool) -> None:
     options: dict[str, Any] = {"plain": plain, "sources": SourceLimits(udp_rate=Rate(10, 5))}
     with at_hand(["127.0.0.1", "127.0.0.2"], **options) as echo:
         assert ask_from(echo, "127.0.0.66", 5) == 5
@@ -813,7 +814,7 @@ def test_rates_that_are_only_logged_drop_nothing(plain: bool, caplog: pytest.Log
 def test_by_default_only_other_machines_have_a_rate(
     host: str, most: int | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Issue: "sources 127/8 and ::1 exempt unless asked for", and nothing of the kind on loopback binds."""
+    """Issue: "sources 127/8 and ::1 exempt unless asked for", and no limit on loopback binds."""
     made: list[DatagramEcho] = []
 
     class Kept(DatagramEcho):
@@ -831,7 +832,7 @@ def test_by_default_only_other_machines_have_a_rate(
 
 @BOTH_PATHS
 def test_each_drop_is_logged_with_its_source(plain: bool, caplog: pytest.LogCaptureFixture) -> None:
-    """Issue: "every drop has one counter and a rate-limited log line with the source"; also what the kernel refuses."""
+    """Issue: "every drop has one counter and a rate-limited log line with the source"; also for drops by the kernel."""
     caplog.set_level("INFO", "echo7")
     sockets, call = FlakySockets(), "sendto" if plain else "sendmmsg"
     options: dict[str, Any] = {"plain": plain, "sources": SourceLimits(deny=("127.0.0.66",))}
@@ -852,16 +853,16 @@ def test_each_drop_is_logged_with_its_source(plain: bool, caplog: pytest.LogCapt
     ]
 
 
-def test_what_is_no_network_is_refused_before_anything_is_bound() -> None:
+def test_invalid_network_is_refused_before_anything_is_bound() -> None:
     with pytest.raises(ValueError, match="is not a network"):
         EchoServer(sources=SourceLimits(allow=("nonsense",)))
 
 
-# ---------------------------------------------------------------- another one has its place
+# ---------------------------------------------------------------- another process replaces it
 
 
-def test_one_that_retires_serves_its_callers_to_their_end_and_nobody_else() -> None:
-    """The sockets are another process's too: closing them here closes nothing there."""
+def test_retired_server_serves_open_connections_and_no_new_ones() -> None:
+    """Another process has the same sockets: closing them here closes nothing there."""
     told: list[str] = []
     with at_hand() as echo, contextlib.ExitStack() as stack:
         first, second = echo.connect(), echo.connect()
@@ -873,7 +874,7 @@ def test_one_that_retires_serves_its_callers_to_their_end_and_nobody_else() -> N
             client.send(b"still here")
             assert echo.receive(client, 10) == b"still here"
         with socket.create_connection(("127.0.0.1", echo.port), PATIENCE_S):
-            others[0].accept()[0].close()  # the other one's caller
+            others[0].accept()[0].close()  # a client of the other process
         first.close()
         turn_idle(echo.reactor)
         assert told == []
@@ -884,7 +885,7 @@ def test_one_that_retires_serves_its_callers_to_their_end_and_nobody_else() -> N
         assert echo.server.counters.connections == 2
 
 
-def test_one_that_has_retired_may_be_stopped_all_the_same() -> None:
+def test_retired_server_can_be_stopped() -> None:
     told: list[str] = []
     with at_hand() as echo:
         client = echo.connect()
@@ -896,10 +897,11 @@ def test_one_that_has_retired_may_be_stopped_all_the_same() -> None:
 
 
 @pytest.mark.parametrize("room", [True, False])
-def test_before_it_retires_it_answers_the_datagrams_that_it_holds(plain: bool, room: bool) -> None:
-    """Nobody else has them. But if the kernel never has room, it doesn't wait for ever."""
-    sockets, told = FlakySockets(), list[str]()
-    with EchoByHand(reactor_options={"sockets": sockets}) as echo, echo.udp() as client:
+def test_retiring_server_answers_held_datagrams_first(plain: bool, room: bool) -> None:
+    """No other process has them. If the kernel never has room, the server gives up after `HELD_TRIES`."""
+    sockets, told, now_s = FlakySockets(), list[str](), [0.0]
+    options = {"sockets": sockets, "clock": lambda: now_s[0]}
+    with EchoByHand(reactor_options=options) as echo, echo.udp() as client:
         call = "sendto" if plain else "sendmmsg"
         sockets.faults.always[call] = EAGAIN
         client.send(b"held")
@@ -910,5 +912,8 @@ def test_before_it_retires_it_answers_the_datagrams_that_it_holds(plain: bool, r
         if room:
             del sockets.faults.always[call]
             assert echo.answer(client) == b"held"
-        turn_until(echo.reactor, lambda: told == ["retired"])
+        for _ in range(HELD_TRIES):
+            now_s[0] += HELD_RETRY_S
+            turn_idle(echo.reactor, 2)
+        assert told == ["retired"]
         assert echo.server.counters.drops == ({} if room else {"busy": 1})

@@ -1,4 +1,4 @@
-"""Settings: every option is declared once, and reaches every place that is made from the declaration."""
+"""Settings: every option is declared once, and reaches every place that derives from the declaration."""
 
 from __future__ import annotations
 
@@ -39,29 +39,29 @@ ROWS = [
     Row("tcp", "--no-tcp", "no-tcp = true", False),
     Row("udp", "--no-udp", "no-udp = true", False),
     Row("max_connections", "--max-connections 3", "max-connections = 3", 3),
-    Row("allow", "--allow 10.0.0.0/8 ::/0 --allow 10.0.0.1", 'allow = ["10.0.0.0/8", "::/0", "10.0.0.1"]',
-        ("10.0.0.0/8", "::/0", "10.0.0.1")),
-    Row("deny", "--deny 192.0.2.128/25", 'deny = "192.0.2.128/25"', ("192.0.2.128/25",)),
     Row("max_connections_per_source", "--max-connections-per-source 2", "max-connections-per-source = 2", 2),
     Row("udp_rate", "--udp-rate 100", 'udp-rate = "100:200"', Rate(100, 200)),
     Row("udp_rate_total", "--udp-rate-total 1000:5000", 'udp-rate-total = "1000:5000"', Rate(1000, 5000)),
     Row("rate_log_only", "--rate-log-only", "rate-log-only = true", True),
+    Row("allow", "--allow 10.0.0.0/8 ::/0 --allow 10.0.0.1", 'allow = ["10.0.0.0/8", "::/0", "10.0.0.1"]',
+        ("10.0.0.0/8", "::/0", "10.0.0.1")),
+    Row("deny", "--deny 192.0.2.128/25", 'deny = "192.0.2.128/25"', ("192.0.2.128/25",)),
     Row("refuse_source_ports", "--refuse-source-ports own,<1024", 'refuse-source-ports = "own,<1024"',
         SourcePorts(own=True, responders=False, listed=frozenset(range(1024)))),
+    Row("idle_timeout_s", "--idle-timeout 60", "idle-timeout = 60", 60.0),
     Row("backlog", "--backlog 4", "backlog = 4", 4),
     Row("socket_buffer_bytes", "--socket-buffer 4096", "socket-buffer = 4096", 4096),
     Row("drain_timeout_s", "--drain-timeout 0.5", "drain-timeout = 0.5", 0.5),
-    Row("idle_timeout_s", "--idle-timeout 60", "idle-timeout = 60", 60.0),
+    Row("user", "--user 4711:4712", 'user = "4711:4712"', Identity(4711, 4712, "4711:4712")),
+    Row("workers", "--workers 2", "workers = 2", 2),
     Row("busy_poll_s", "--busy-poll 200", "busy-poll = 200", 0.0002),
     Row("plain", "--plain", "plain = true", True),
     Row("log_level", "--log-level debug", 'log-level = "debug"', "debug"),
     Row("log_format", "--log-format json", 'log-format = "json"', "json"),
-    Row("slow_callback_s", "--slow-callback 50", "slow-callback = 50", 0.05),
     Row("metrics", "--metrics [::1]:9107", 'metrics = "[::1]:9107"', ("[::1]", 9107)),
+    Row("slow_callback_s", "--slow-callback 50", "slow-callback = 50", 0.05),
     Row("trace", "--trace t.jsonl", 'trace = "t.jsonl"', "t.jsonl"),
     Row("narrate", "--narrate", "narrate = true", True),
-    Row("workers", "--workers 2", "workers = 2", 2),
-    Row("user", "--user 4711:4712", 'user = "4711:4712"', Identity(4711, 4712, "4711:4712")),
 ]  # fmt: skip
 EXTRA = all(importlib.util.find_spec(name) for name in ("h11", "prometheus_client"))
 EVERY_FIELD = pytest.mark.parametrize("row", ROWS, ids=lambda row: row.field)
@@ -85,8 +85,8 @@ def test_option_sets_its_field_and_no_other(row: Row, tmp_path: pathlib.Path) ->
     assert [flag for flag in now if now[flag] != before[flag]] == ([option.flag] if option.restart else [])
 
 
-def test_fixed_settings_are_what_is_bound_workers_and_user() -> None:
-    """The form is the one that other versions compare with theirs."""
+def test_fixed_settings_are_addresses_transports_workers_and_user() -> None:
+    """Other versions compare this form with theirs."""
     assert Settings().fixed() == {
         "--host": "", "--port": "7", "--no-tcp": "False", "--no-udp": "False", "--workers": "1", "--user": "",
     }  # fmt: skip
@@ -108,7 +108,7 @@ def test_defaults_are_the_documented_ones() -> None:
     assert words == words | {
         "--port": "7", "--backlog": "1024", "--drain-timeout": "5", "--log-level": "info", "--workers": "1",
     }  # fmt: skip
-    assert not set(words.values()) & {"", "None", "()"}, "a default that says nothing needs words"
+    assert not set(words.values()) & {"", "None", "()"}, "an empty default needs words"
 
 
 @pytest.mark.parametrize("option", [*OPTIONS.values(), *ABOUT_SETTINGS], ids=lambda option: option.key)
@@ -118,7 +118,7 @@ def test_option_is_explained_in_the_reference_and_in_the_manual(option: Any) -> 
     assert row.endswith("| refused: needs a restart |") == option.restart
     part = manpage.PAGE.read_text().partition(".SS \\fBecho7 serve\\fR")[2].partition(".SS")[0].replace("\\", "")
     assert f"fB{option.flag}fR" in part
-    for text in (option.help, option.default):
+    for text in (option.explained, option.default):
         assert text in part
         assert text.replace("'*'", "`*`").replace("'<1024'", "`<1024`") in row
 
@@ -130,7 +130,7 @@ def test_reference_is_up_to_date() -> None:
 
 
 def test_word_none_removes_a_limit() -> None:
-    """What isn't given holds by default, so there must be a word for nothing."""
+    """A limit has a default, so its absence needs a word."""
     line = "--max-connections-per-source none --udp-rate none --udp-rate-total none --refuse-source-ports none"
     config = serve_config(*line.split(), "--idle-timeout", "none")
     nothing = SourcePorts(own=False, responders=False)

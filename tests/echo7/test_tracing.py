@@ -29,7 +29,7 @@ HOST = ("--host", "127.0.0.1")
 
 
 def talk(echo: EchoProcess) -> None:
-    """Have a few bytes echoed over each transport."""
+    """Echo a few bytes over each transport."""
     with echo.connect() as client, socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as peer:
         client.sendall(b"hello")
         assert receive_exactly(client, 5) == b"hello"
@@ -39,7 +39,7 @@ def talk(echo: EchoProcess) -> None:
 
 
 @pytest.mark.parametrize("more", [(), ("--plain", "--slow-callback", "1000")])
-def test_a_trace_of_the_service_is_written(tmp_path: pathlib.Path, more: tuple[str, ...]) -> None:
+def test_trace_of_the_service_is_written(tmp_path: pathlib.Path, more: tuple[str, ...]) -> None:
     """Issue: "`--trace FILE`"."""
     path = tmp_path / "trace.jsonl"
     with EchoProcess(*HOST, "--trace", str(path), *more) as echo:
@@ -51,11 +51,11 @@ def test_a_trace_of_the_service_is_written(tmp_path: pathlib.Path, more: tuple[s
     for kind in ("received", "sent"):
         told = {(event["who"], event["bytes"]) for event in events if event["kind"] == kind}
         udp = "datagram-1" if more else "datagrambatch-1"
-        assert {("connection-2", 5), (udp, 2)} <= told, "the first was to see whether it serves"
+        assert {("connection-2", 5), (udp, 2)} <= told, "the first connection tested whether the service is up"
     assert events[-1] == {**events[-1], "kind": "closed", "who": "waker-1"}
 
 
-def test_a_name_that_ends_in_json_is_for_perfetto(tmp_path: pathlib.Path) -> None:
+def test_trace_named_json_is_for_perfetto(tmp_path: pathlib.Path) -> None:
     path = tmp_path / "trace.json"
     with EchoProcess(*HOST, "--trace", str(path)) as echo:
         talk(echo)
@@ -64,7 +64,7 @@ def test_a_name_that_ends_in_json_is_for_perfetto(tmp_path: pathlib.Path) -> Non
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="nobody owns files there")
-def test_a_file_is_given_to_the_user_and_a_device_keeps_its_owner(
+def test_trace_file_gets_the_user_as_owner_and_a_device_keeps_its_own(
     tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     given: list[tuple[object, ...]] = []
@@ -77,16 +77,16 @@ def test_a_file_is_given_to_the_user_and_a_device_keeps_its_owner(
     assert given == [(path, 4711, 4712)]
 
 
-def test_the_loop_tells_in_plain_words_what_it_does() -> None:
+def test_narrator_logs_what_the_loop_does() -> None:
     """Issue: "a narrator in plain words for the terminal (`echo7 serve --narrate`)"."""
     with EchoProcess(*HOST, "--no-udp", "--narrate") as echo:
         assert echo.finish() == 0
         said = [line["message"] for line in echo.lines if line["event"] == "narration"]
-    assert said[0].startswith("turn 0: waker-1 is new, on descriptor ")
+    assert said[0].startswith("turn 0: waker-1 is registered: descriptor ")
     assert any("The kernel takes all 6 bytes from connection-1" in text for text in said)
 
 
-def test_a_killed_process_leaves_all_but_its_last_turn(tmp_path: pathlib.Path) -> None:
+def test_trace_of_a_killed_process_lacks_only_the_last_turn(tmp_path: pathlib.Path) -> None:
     path = tmp_path / "trace.jsonl"
     with EchoProcess(*HOST, "--no-udp", "--trace", str(path)) as echo:
         with echo.connect() as client:
@@ -100,12 +100,12 @@ def test_a_killed_process_leaves_all_but_its_last_turn(tmp_path: pathlib.Path) -
     assert ("received", "connection-2") in {(event["kind"], event["who"]) for event in events}
 
 
-def test_a_file_that_cannot_be_written_is_told_before_anything_is_served(tmp_path: pathlib.Path) -> None:
+def test_unwritable_trace_is_refused_before_anything_is_served(tmp_path: pathlib.Path) -> None:
     (tmp_path / "mine").write_text("years of work")
     for where, why in {
         "no/such": "No such file or directory",
         ".": "Is a directory",
-        "mine": "it is there already, and is no trace: remove it first",
+        "mine": "the file exists and isn't a trace: remove it first",
     }.items():
         with EchoProcess(*HOST, "--trace", str(tmp_path / where), wait=False) as echo:
             assert echo.process.stderr is not None
@@ -115,7 +115,7 @@ def test_a_file_that_cannot_be_written_is_told_before_anything_is_served(tmp_pat
 
 
 @pytest.mark.parametrize("option", [["--trace", "x"], ["--narrate"]])
-def test_workers_have_several_loops(option: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_trace_with_workers_is_refused(option: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     if sys.platform != "linux":
         pytest.skip("there are no workers here")
     with pytest.raises(SystemExit) as exited:
@@ -124,14 +124,14 @@ def test_workers_have_several_loops(option: list[str], capsys: pytest.CaptureFix
     assert "--trace and --narrate show one loop, and --workers has several" in only_line(capsys.readouterr().err)
 
 
-def test_a_narrator_who_could_not_be_heard_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+def test_narrator_below_the_log_level_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as exited:
         cli.main(["serve", "--narrate", "--log-level", "warning"])
     assert exited.value.code == 2
     assert "--narrate logs at level info, which --log-level warning leaves out" in only_line(capsys.readouterr().err)
 
 
-def test_a_name_that_no_file_can_have_is_told() -> None:
+def test_trace_with_an_impossible_name_is_refused() -> None:
     tracing = assembly.new_tracing(serve_config("--trace", "a\0b"))
     assert tracing is not None
     with pytest.raises(StartError, match="embedded null byte; choose another --trace"):
@@ -139,8 +139,8 @@ def test_a_name_that_no_file_can_have_is_told() -> None:
 
 
 @pytest.mark.skipif(not is_root(), reason="only root can give a file away")
-def test_the_file_is_that_of_who_will_begin_it_anew(tmp_path: pathlib.Path) -> None:
-    """`--user`: after HUP it is he who opens it."""
+def test_trace_file_belongs_to_the_user_who_opens_it_after_a_restart(tmp_path: pathlib.Path) -> None:
+    """`--user`: after HUP, the process that opens it runs as that user."""
     path = tmp_path / "trace.jsonl"
     tracing = assembly.new_tracing(serve_config("--trace", str(path), "--user", "4711:4712"))
     assert tracing is not None
@@ -150,7 +150,7 @@ def test_the_file_is_that_of_who_will_begin_it_anew(tmp_path: pathlib.Path) -> N
     assert (found.st_uid, found.st_gid, found.st_mode & 0o777) == (4711, 4712, 0o600)
 
 
-def test_a_loop_is_not_traced_unless_asked() -> None:
+def test_loop_without_options_is_not_traced() -> None:
     config = serve_config()
     assert assembly.new_tracing(config) is None
     with assembly.new_reactor(config) as loop:
@@ -158,7 +158,7 @@ def test_a_loop_is_not_traced_unless_asked() -> None:
 
 
 @pytest.mark.parametrize("option", [[], ["--slow-callback", "20"]])
-def test_a_watched_loop_can_be_traced_too(option: list[str], tmp_path: pathlib.Path) -> None:
+def test_watched_loop_can_be_traced_too(option: list[str], tmp_path: pathlib.Path) -> None:
     config = serve_config("--trace", str(tmp_path / "trace.jsonl"), *option)
     tracing = assembly.new_tracing(config)
     assert tracing is not None
@@ -168,7 +168,7 @@ def test_a_watched_loop_can_be_traced_too(option: list[str], tmp_path: pathlib.P
     assert '"waker-1"' in (tmp_path / "trace.jsonl").read_text()
 
 
-def test_a_child_of_a_narrator_says_nothing(caplog: pytest.LogCaptureFixture) -> None:
+def test_forked_child_does_not_narrate(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO", "echo7")
     tracing = assembly.new_tracing(serve_config("--narrate"))
     assert tracing is not None
@@ -181,8 +181,8 @@ def test_a_child_of_a_narrator_says_nothing(caplog: pytest.LogCaptureFixture) ->
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="this system has no SIGHUP")
-def test_after_a_fresh_start_the_file_is_the_new_image_s(tmp_path: pathlib.Path) -> None:
-    """The old one goes on with its clients, and writes no more; if there's no file to be had, it is served without."""
+def test_after_a_restart_the_new_generation_writes_the_trace(tmp_path: pathlib.Path) -> None:
+    """The previous generation writes no more. If the file can't be opened, the new one serves without it."""
     path = tmp_path / "folder" / "trace.jsonl"
     path.parent.mkdir()
     with Phoenix("--narrate", "--trace", str(path)) as echo:

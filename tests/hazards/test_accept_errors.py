@@ -1,12 +1,13 @@
 """The errors of accept(2).
 
-accept(2) fails for many reasons that have nothing to do with the service: the client has hung up again, a firewall
-objects, the network behind one packet is down (Linux hands pending network errors of the new connection to accept), or
-the system is short of something. A naive server ends on the first error that it hadn't thought of; a slightly better
-one ignores them all and spins for ever on a listening socket that is really broken.
+accept(2) fails for many reasons that aren't the service's fault: the client has already left, a firewall objects, the
+client's network is down (Linux reports pending network errors of the new connection from accept), or the system is
+short of memory or descriptors. A naive server exits on the first error that it doesn't know. A slightly better one
+ignores every error, and spins for ever on a listening socket that is really broken.
 
-What prevents it: each errno is one of three kinds (laws 7 and 10). One client's: skip it and take the next at once. A
-shortage: pause, then try again. The socket's own: close it, say so in one line, and if it was the last, end with 1.
+What prevents it: each errno belongs to one of three kinds. An error of one client: skip that client, accept the next at
+once. A shortage: pause, then retry. A broken listening socket: close it, log one line, and exit with status 1 if it was
+the last socket.
 """
 
 import errno
@@ -40,7 +41,7 @@ def numbers(names: str) -> list[int]:
 
 # accept(2) on Linux, under "Error handling" and ERRORS; POSIX adds EOPNOTSUPP and EPROTO.
 NOT_AN_ERROR = numbers("EAGAIN EINTR")
-ONE_CALLER = numbers(
+ONE_CLIENT = numbers(
     "ECONNABORTED EPROTO EPERM ENETDOWN ENOPROTOOPT EHOSTDOWN ENONET EHOSTUNREACH EOPNOTSUPP ENETUNREACH "
     "ESOCKTNOSUPPORT EPROTONOSUPPORT ETIMEDOUT ECONNRESET"
 )
@@ -53,7 +54,7 @@ def name_of(code: int) -> str:
 
 
 class Service:
-    """An EchoServer with scripted accept errors, on a loop turned by hand. `failed` says that it reported its end."""
+    """An EchoServer with scripted accept errors, on a loop turned by hand. `failures` counts its calls of `failed`."""
 
     def __init__(self, *, hosts: tuple[str, ...] = ("127.0.0.1",), udp: bool = False) -> None:
         self.clock, self.sockets = ManualClock(), FlakySockets()
@@ -69,7 +70,7 @@ class Service:
         self.failures += 1
 
     def client(self) -> socket.socket:
-        """Return a client that waits in the kernel's queue, having sent its ping."""
+        """Return a client that has sent its ping and waits in the kernel's queue."""
         client = socket.create_connection(self.address, PATIENCE_S)
         client.sendall(b"ping")
         if not self.listener.closed:
@@ -89,9 +90,9 @@ def service() -> Iterator[Service]:
         yield running
 
 
-@pytest.mark.parametrize("code", ONE_CALLER, ids=name_of)
+@pytest.mark.parametrize("code", ONE_CLIENT, ids=name_of)
 def test_accept_error_of_one_client_is_skipped_and_the_next_is_accepted(service: Service, code: int) -> None:
-    """'Those of one client are skipped' (promise 16): in the very same turn, and the clock hasn't moved."""
+    """'Those of one client are skipped' (promise 16): the next is accepted in the same turn, before the clock moves."""
     service.faults.add("accept", os_error(code), os_error(code))
     with service.client() as client:
         turn_idle(service.reactor, 1)
@@ -103,7 +104,7 @@ def test_accept_error_of_one_client_is_skipped_and_the_next_is_accepted(service:
 
 @pytest.mark.parametrize("code", NOT_AN_ERROR, ids=name_of)
 def test_accept_that_finds_no_client_is_no_error(service: Service, code: int, caplog: pytest.LogCaptureFixture) -> None:
-    """EAGAIN and EINTR mean 'later': nothing is counted or logged, and later comes."""
+    """EAGAIN and EINTR mean "try again later": nothing is counted or logged."""
     service.faults.add("accept", os_error(code))
     with service.client() as client:
         service.assert_echoes(client)
@@ -115,7 +116,7 @@ def test_accept_that_finds_no_client_is_no_error(service: Service, code: int, ca
 def test_shortage_pauses_the_listener_until_it_is_over(
     service: Service, code: int, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """'Those of resources pause the listener' (promise 16): no call of accept before a moment has passed."""
+    """'Those of resources pause the listener' (promise 16): accept isn't called again until the pause is over."""
     service.faults.always["accept"] = os_error(code)
     with service.client() as client:
         turn_idle(service.reactor, 100)
@@ -124,7 +125,7 @@ def test_shortage_pauses_the_listener_until_it_is_over(
         service.clock.advance(1.0)
         turn_idle(service.reactor, 100)
         assert service.faults.calls["accept"] == 2
-        assert len(caplog.records) == 1, "it was said before"
+        assert len(caplog.records) == 1, "a pause is logged once, not at every retry"
         del service.faults.always["accept"]
         service.clock.advance(1.0)
         service.assert_echoes(client)
@@ -134,7 +135,7 @@ def test_shortage_pauses_the_listener_until_it_is_over(
 
 @pytest.mark.parametrize("code", SHORTAGES, ids=name_of)
 def test_shortage_in_the_middle_of_a_queue_loses_no_client(service: Service, code: int) -> None:
-    """Clients accepted before the shortage are served; those after it wait."""
+    """Clients accepted before the shortage are served. The others wait in the queue."""
     service.faults.add("accept", None, os_error(code))
     with service.client() as first, service.client() as second:
         turn_idle(service.reactor, 3)
@@ -152,7 +153,7 @@ def errors_logged(caplog: pytest.LogCaptureFixture) -> list[str]:
 def test_broken_listener_is_closed_with_one_log_line(
     service: Service, code: int, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """'EBADF, EINVAL, ENOTSOCK close it with one line' (promise 16), and the last socket's end is reported once."""
+    """'EBADF, EINVAL, ENOTSOCK close it with one line' (promise 16), and `failed` is called once."""
     with service.client() as first:
         service.assert_echoes(first)
         service.faults.always["accept"] = os_error(code)
@@ -164,15 +165,15 @@ def test_broken_listener_is_closed_with_one_log_line(
         assert service.failures == 1
         assert len(errors_logged(caplog)) == 1
         assert os.strerror(code) in errors_logged(caplog)[0]
-        first.sendall(b"ping")  # a connection isn't its listener
+        first.sendall(b"ping")  # open connections don't depend on the listener
         service.assert_echoes(first)
 
 
 @pytest.mark.parametrize("code", BROKEN, ids=name_of)
 def test_broken_listener_leaves_other_sockets_serving(code: int) -> None:
-    """'Exit 1 if it was the last': with UDP and a second listener still there, it wasn't."""
+    """'Exit 1 if it was the last': here UDP and a second listener are left, so the service goes on."""
     service = Service(hosts=("127.0.0.1", "127.0.0.2"), udp=True)
-    with service.reactor, socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asking:
+    with service.reactor, socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as udp_client:
         service.faults.add("accept", os_error(code))
         with service.client():
             turn_until(service.reactor, lambda: service.listener.closed)
@@ -181,11 +182,11 @@ def test_broken_listener_leaves_other_sockets_serving(code: int) -> None:
         assert [(a.transport, a.host) for a in service.server.addresses] == [
             ("tcp", "127.0.0.2"), ("udp", "127.0.0.1"), ("udp", "127.0.0.2"),
         ]  # fmt: skip
-        asking.settimeout(PATIENCE_S)
-        asking.connect(service.address)
-        asking.send(b"still there?")
+        udp_client.settimeout(PATIENCE_S)
+        udp_client.connect(service.address)
+        udp_client.send(b"still there?")
         turn_until(service.reactor, lambda: service.server.counters.datagrams_sent)
-        assert asking.recv(100) == b"still there?"
+        assert udp_client.recv(100) == b"still there?"
         service.address = ("127.0.0.2", service.address[1])
         with socket.create_connection(service.address, PATIENCE_S) as client:
             client.sendall(b"ping")
@@ -196,7 +197,7 @@ def test_broken_listener_leaves_other_sockets_serving(code: int) -> None:
 def test_listener_shut_down_from_outside_is_closed(
     selector_class: type[selectors.BaseSelector], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """For real: another process that shares the socket shuts it down; accept(2) then says EINVAL for ever."""
+    """With the real kernel: another process shuts the shared socket down, and accept(2) says EINVAL from then on."""
     failures: list[str] = []
     with Reactor(selector=selector_class()) as reactor:
         server = EchoServer(("127.0.0.1",), 0, udp=False, failed=lambda: failures.append("failed"))
@@ -212,7 +213,7 @@ def test_listener_shut_down_from_outside_is_closed(
 
 
 class CalledAtOnce(FlakySocket):
-    """A socket that has its first client as soon as it listens."""
+    """A socket that gets its first client as soon as it listens."""
 
     def listen(self, *args: int) -> None:
         super().listen(*args)
@@ -233,7 +234,7 @@ class CalledAtOnceSockets(FlakySockets):
 
 @pytest.fixture
 def as_before() -> Iterator[None]:
-    """Put back what `echo7 serve` changes in its process, beside its loggers."""
+    """Restore the descriptor limit and the signal handlers that `echo7 serve` changes in this process."""
     soft_and_hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     dispositions = {signum: signal.getsignal(signum) for signum in echo7.process.service.SIGNALS}
     yield
@@ -247,7 +248,7 @@ def as_before() -> Iterator[None]:
 def test_last_socket_breaks_and_process_exits_with_status_1(
     code: int, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """'Exit 1 if it was the last' (promise 16), through the whole command, with a line and no traceback."""
+    """'Exit 1 if it was the last' (promise 16), through the whole command: one log line, no traceback."""
     sockets = CalledAtOnceSockets()
     sockets.faults.always["accept"] = os_error(code)
     monkeypatch.setattr(echo7.assembly, "Reactor", functools.partial(Reactor, sockets=sockets))

@@ -1,11 +1,12 @@
 """The clock that jumps, and other trouble with time.
 
-A naive server measures its time-outs by the wall clock. When that is set back, nothing times out for an hour; when it
-is set forward (by the first NTP answer after boot), everything does at once. A naive loop runs timers until none is
-due, so one that sets itself again with no delay starves all I/O. And one classic (Redis's `ae.c`, in its day) crashed
-when its last timer fired, as it went on to ask the list of timers, now empty, for the next.
+A naive server measures its timeouts by the wall clock. When the clock is set back an hour, nothing times out for an
+hour. When it is set forward (by the first NTP answer after boot), everything times out at once. A naive loop runs
+timers until no timer is due, so a timer that re-arms itself with no delay starves all I/O. An old version of Redis's
+`ae.c` crashed when its last timer fired: it asked the list of timers, now empty, for the next one.
 
-What prevents it: time is monotonic and passed in; due timers are all taken out before any is called (law 8).
+What prevents it: time is monotonic and comes in from outside, and the loop takes out all due timers before it calls the
+first.
 """
 
 import contextlib
@@ -40,7 +41,7 @@ MOST_RUNS = 10_000
 YEARS_S = 3600.0 * 24 * 365 * 20
 
 
-# What a child process does before it imports anything of ours: set the wall clock anew at every look, 1970 … 2050.
+# A child process runs this first: from then on, each look at the wall clock shows a random time, 1970 … 2050.
 WALL_CLOCK_JUMPS = f"""
 import random, sys, time
 wall = random.Random(7)
@@ -64,14 +65,14 @@ sys.exit(main(["serve", "--host", "127.0.0.1", "--port", "0", "--no-udp"]))
 
 
 def test_wall_clock_jump_moves_no_timer() -> None:
-    """'Wall-clock jumps change nothing' (promise 18): timers fire in their order, and one an hour away doesn't."""
+    """'Wall-clock jumps change nothing' (promise 18): timers fire in order, and one due in an hour doesn't."""
     command = [sys.executable, "-c", WALL_CLOCK_JUMPS + TIMERS]
     done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, timeout=PATIENCE_S, check=True)
     assert done.stdout == "[0.01, 0.02, 0.03]\n"
 
 
 def test_daemon_serves_and_stops_while_wall_clock_jumps() -> None:
-    """End to end: the log's times make no sense, and nothing else is changed."""
+    """End to end: the log's times are wrong, and nothing else is."""
     command = [sys.executable, "-c", WALL_CLOCK_JUMPS + DAEMON]
     with contextlib.ExitStack() as stack:
         daemon = stack.enter_context(subprocess.Popen(command, cwd=PROJECT, stderr=subprocess.PIPE, text=True))
@@ -83,7 +84,7 @@ def test_daemon_serves_and_stops_while_wall_clock_jumps() -> None:
                 client.sendall(b"%d" % number)
                 assert receive_exactly(client, len(str(number))) == b"%d" % number
             daemon.send_signal(signal.SIGTERM)
-            assert client.recv(1) == b"", "our FIN, in order, not a reset after a drain time-out"
+            assert client.recv(1) == b"", "an orderly FIN, not a reset after the drain timeout"
         assert "Traceback" not in daemon.stderr.read()
         assert daemon.wait(PATIENCE_S) == 0
 
@@ -96,7 +97,7 @@ def test_daemon_serves_and_stops_while_wall_clock_jumps() -> None:
 def test_timers_fire_in_order_never_early_and_never_when_cancelled(
     delays: list[float], cancelled: set[int], steps: list[float]
 ) -> None:
-    """'Timers are monotonic, ordered, cancellable' (promise 18), whatever steps the clock takes."""
+    """'Timers are monotonic, ordered, cancellable' (promise 18), in whatever steps the clock moves."""
     clock = ManualClock()
     fired: list[int] = []
     with Reactor(clock=clock) as reactor:
@@ -115,7 +116,7 @@ def test_timers_fire_in_order_never_early_and_never_when_cancelled(
 
 
 def test_timer_may_cancel_another_due_at_the_same_time() -> None:
-    """Both were taken out before either was called; the second one still doesn't fire."""
+    """Both are taken out before the first is called. The cancelled one still doesn't fire."""
     fired: list[str] = []
     timers: list[Timer] = []
 
@@ -131,7 +132,7 @@ def test_timer_may_cancel_another_due_at_the_same_time() -> None:
 
 
 class Rearming:
-    """Work that asks for itself again, at once, for ever: as a timer or as a queued call."""
+    """Work that schedules itself again at once, for ever: as a timer or as a queued call."""
 
     def __init__(self, reactor: Reactor, as_timer: bool) -> None:
         self.reactor, self.as_timer = reactor, as_timer
@@ -139,7 +140,7 @@ class Rearming:
 
     def __call__(self) -> None:
         self.runs += 1
-        if self.runs == MOST_RUNS:  # so that a loop that does starve ends the test and not only the service
+        if self.runs == MOST_RUNS:  # a loop that starves I/O then fails the test instead of hanging it
             return
         if self.as_timer:
             self.reactor.call_later(0.0, self)
@@ -152,7 +153,7 @@ class Rearming:
 def test_zero_delay_timer_that_rearms_leaves_io_its_turn(
     selector_class: type[selectors.BaseSelector], as_timer: bool
 ) -> None:
-    """'A zero-delay timer that re-arms itself doesn't starve I/O' (promise 18): it runs once a turn, echoes go on."""
+    """'A zero-delay timer that re-arms itself doesn't starve I/O' (promise 18): it runs once a turn."""
     with Reactor(selector=selector_class()) as reactor:
         server = EchoServer(("127.0.0.1",), 0)
         server.start(reactor)
@@ -172,7 +173,7 @@ def test_zero_delay_timer_that_rearms_leaves_io_its_turn(
 
 @pytest.fixture
 def talking() -> Iterator[tuple[Reactor, RecordingSelector, socket.socket]]:
-    """A loop with recorded time-outs, no timer at all, and a client that can wake it."""
+    """A loop without timers, the selector that records its timeouts, and a client that can wake it."""
     selector = RecordingSelector()
     with Reactor(selector=selector) as reactor:
         recorder = Recorder()
@@ -204,7 +205,7 @@ def test_last_timer_fires_and_leaves_none(
 
 
 def test_after_a_long_sleep_each_timer_fires_once() -> None:
-    """A machine that was suspended for a day: what was due is done once, in order, not once per missed moment."""
+    """After a machine was suspended for a day, each due timer fires once, in order, not once per missed interval."""
     clock = ManualClock()
     fired: list[str] = []
     with Reactor(clock=clock) as reactor:
@@ -221,7 +222,7 @@ def test_after_a_long_sleep_each_timer_fires_once() -> None:
 
 
 def test_clock_that_stands_still_delays_only_timers() -> None:
-    """Nothing is due, and I/O goes on."""
+    """Without progress of time no timer is due, and I/O goes on."""
     fired: list[str] = []
     with Reactor(clock=ManualClock()) as reactor:
         server = EchoServer(("127.0.0.1",), 0)
@@ -236,7 +237,7 @@ def test_clock_that_stands_still_delays_only_timers() -> None:
 
 @pytest.mark.parametrize("selector_class", SELECTORS)
 def test_timer_due_in_a_thousand_years_does_not_overflow(selector_class: type[selectors.BaseSelector]) -> None:
-    """poll(2) and epoll_wait(2) count milliseconds in an int: 24 days. The loop sleeps a day at the most."""
+    """poll(2) and epoll_wait(2) count milliseconds in an int: 24 days. The loop sleeps at most a day."""
     selector = RecordingSelector(selector_class())
     recorder = Recorder()
     with Reactor(selector=selector) as reactor:

@@ -1,11 +1,11 @@
 """The service that has run out of descriptors.
 
-With every descriptor in use, accept(2) fails with EMFILE and the client stays in the kernel's queue, so the listening
-socket stays readable. A naive server tries again at once, fails again, logs it, and so burns a core and fills the disk
-with one line a hundred thousand times, just when it is busiest; or it takes the error for fatal and ends.
+With every descriptor in use, accept(2) fails with EMFILE. The client stays in the kernel's queue, so the listening
+socket stays readable. A naive server tries again at once, fails again and logs it: it burns a core and fills the disk
+with one line, just when it is busiest. Another naive server takes the error for fatal and exits.
 
-What prevents it: the soft limit is raised to the hard one at start; at the limit, the listener stops watching for a
-moment, says so once, and tries again (laws 7 and 10). The clients wait in the queue and are served in the end.
+What prevents it: at start, the soft limit is raised to the hard one. At the limit, the listener is suspended for a
+moment, logs that once, and tries again. The clients wait in the queue and are served later.
 """
 
 import contextlib
@@ -40,19 +40,19 @@ LOCAL = ("--host", "127.0.0.1", "--drain-timeout", "0")
 
 
 def limit_descriptors(soft: int, hard: int) -> Callable[[], None]:
-    """Return what a child process does to itself before it starts."""
+    """Return a function that limits the descriptors of a child process; for `preexec_fn`."""
     return lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 def ask(client: socket.socket, data: bytes) -> None:
-    """One round trip."""
+    """Send, and receive the echo."""
     client.sendall(data)
     assert receive_exactly(client, len(data)) == data
 
 
 @contextlib.contextmanager
 def crowded() -> Iterator[tuple[EchoProcess, list[socket.socket]]]:
-    """A daemon that has run out of descriptors, and its clients: the first are served, the last wait."""
+    """Start a daemon, and connect more clients than it has descriptors: the first are served, the last wait."""
     with contextlib.ExitStack() as stack:
         daemon = stack.enter_context(
             EchoProcess(*LOCAL, "--max-connections", "1000", preexec_fn=limit_descriptors(LIMIT, LIMIT))
@@ -63,7 +63,7 @@ def crowded() -> Iterator[tuple[EchoProcess, list[socket.socket]]]:
 
 
 def test_without_descriptors_clients_wait_until_others_leave() -> None:
-    """'At the limit, the listener pauses and retries, and recovers when descriptors free up' (promise 15)."""
+    """'At the limit, the listener pauses and retries […], and recovers when descriptors free up' (promise 15)."""
     with crowded() as (daemon, clients):
         for client in clients[:5]:
             ask(client, b"open connections go on")
@@ -91,7 +91,7 @@ def test_without_descriptors_accept_is_tried_a_few_times_a_second(tmp_path: path
             tracer.wait(PATIENCE_S)
             tracer.stderr.close()
             pytest.skip(f"strace may not look at processes here: {first_line.strip()}")
-        time.sleep(WATCH_S)  # the quiet time over which calls are counted
+        time.sleep(WATCH_S)  # no synchronisation: calls are counted over this time
         tracer.send_signal(signal.SIGINT)
         tracer.wait(PATIENCE_S)
         tracer.stderr.close()
@@ -100,7 +100,7 @@ def test_without_descriptors_accept_is_tried_a_few_times_a_second(tmp_path: path
 
 
 def test_listener_without_descriptors_retries_seldom_and_logs_once(caplog: pytest.LogCaptureFixture) -> None:
-    """The same by the loop's own clock, moved on a millisecond at a time for two seconds; and 'few log lines'."""
+    """The same with a manual clock that moves by a millisecond, for two seconds. And 'few log lines': one."""
     clock, sockets = ManualClock(), FlakySockets()
     with Reactor(clock=clock, sockets=sockets) as reactor:
         server = EchoServer(("127.0.0.1",), 0)
@@ -120,7 +120,7 @@ def test_listener_without_descriptors_retries_seldom_and_logs_once(caplog: pytes
 
 
 def test_soft_descriptor_limit_is_raised_to_the_hard_one() -> None:
-    """'Raise the soft limit to the hard one at start' (promise 15): a soft limit of 40 doesn't keep 100 clients out."""
+    """'Raise the soft limit to the hard one at start' (promise 15): with a soft limit of 40, 100 clients are served."""
     with contextlib.ExitStack() as stack:
         daemon = stack.enter_context(EchoProcess(*LOCAL, preexec_fn=limit_descriptors(40, 200)))
         clients = [stack.enter_context(daemon.connect()) for _ in range(100)]
@@ -132,7 +132,7 @@ def test_soft_descriptor_limit_is_raised_to_the_hard_one() -> None:
 
 
 def test_default_limits_keep_some_descriptors_in_reserve() -> None:
-    """A full house is not a shortage: by default, clients wait before the last descriptor is gone."""
+    """The default connection limit is below the descriptor limit, so clients wait and accept(2) doesn't fail."""
     with contextlib.ExitStack() as stack:
         daemon = stack.enter_context(EchoProcess(*LOCAL, preexec_fn=limit_descriptors(LIMIT, LIMIT)))
         clients = [stack.enter_context(daemon.connect()) for _ in range(CLIENTS)]

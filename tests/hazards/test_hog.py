@@ -1,12 +1,12 @@
 """The hog.
 
-A naive server reads a ready socket until it is empty. A client that sends faster than the server reads never lets it
-become empty, and everybody else waits for ever. The same happens with a datagram socket that is flooded (empty
-datagrams are the cheapest: they cost the sender nothing and look like "no data" to the reader), and with a listener
-that accepts until its queue is empty.
+A naive server reads a ready socket until it is empty. A client that sends faster than the server reads keeps it full,
+and all other clients wait for ever. The same happens with a flooded datagram socket (empty datagrams are the cheapest:
+they cost the sender nothing and look like "no data" to the reader), and with a listener that accepts until its queue is
+empty.
 
-What prevents it: one receive per readiness, and a bounded number of datagrams and clients per turn (laws 7 and 11). So
-nothing here needs a clock: a ping that has arrived is answered within two turns, whatever the hogs do.
+What prevents it: one receive per readiness, and a bounded number of datagrams and of accepts per turn. The tests need
+no clock: a ping that has arrived is answered within two turns, whatever the hogs do.
 """
 
 import contextlib
@@ -54,9 +54,9 @@ def serving(selector_class: type[selectors.BaseSelector], *hosts: str) -> Iterat
 
 
 def turn_with_hogs(reactor: Reactor, hogs: list[Hog]) -> None:
-    """Turn once while every hog has plenty waiting, and see that none got more than its share.
+    """Turn once while every hog has data waiting, and check that each hog gets at most its share.
 
-    One receive, or one filling of the pipe: that is at most twice as much, and takes less time, as nothing is copied.
+    A share is one receive, or one filling of the pipe, which is at most twice as much and takes less time.
     """
     for hog in hogs:
         hog.shove()
@@ -68,7 +68,7 @@ def turn_with_hogs(reactor: Reactor, hogs: list[Hog]) -> None:
 
 
 def assert_ping_is_answered(reactor: Reactor, connection: Connection, client: socket.socket, hogs: list[Hog]) -> None:
-    """Send a ping, wait until it has arrived, and count turns until the kernel has the answer."""
+    """Send a ping, wait until it has arrived, and check that it is answered within PING_TURNS turns."""
     sent_before = connection.bytes_sent
     client.sendall(b"ping")
     wait_readable(connection)
@@ -80,7 +80,7 @@ def assert_ping_is_answered(reactor: Reactor, connection: Connection, client: so
 
 @given(hogs_before=st.integers(0, 6), hogs_after=st.integers(1, 6), turns_between=st.integers(0, 3))
 def test_endless_senders_do_not_delay_a_ping(hogs_before: int, hogs_after: int, turns_between: int) -> None:
-    """'A hog starves nobody: a ping beside it is answered within two turns of its arrival' (promise 7)."""
+    """'A hog […] starves nobody: a ping beside it is answered within two turns of its arrival' (promise 7)."""
     with serving(selectors.DefaultSelector) as (reactor, _, port):
         hogs = [Hog(reactor, port) for _ in range(hogs_before)]
         with socket.create_connection(("127.0.0.1", port), PATIENCE_S) as client:
@@ -96,7 +96,7 @@ def test_endless_senders_do_not_delay_a_ping(hogs_before: int, hogs_after: int, 
 
 @pytest.mark.parametrize("selector_class", SELECTORS)
 def test_sixty_endless_senders_do_not_delay_a_ping(selector_class: type[selectors.BaseSelector]) -> None:
-    """The batch holds every ready handler, so the ping isn't left out of it, however many hogs there are."""
+    """The batch holds every ready handler, so it includes the ping, however many hogs there are."""
     with serving(selector_class) as (reactor, _, port):
         hogs = [Hog(reactor, port) for _ in range(60)]
         with socket.create_connection(("127.0.0.1", port), PATIENCE_S) as client:
@@ -106,7 +106,7 @@ def test_sixty_endless_senders_do_not_delay_a_ping(selector_class: type[selector
 
 
 def flood(sock: socket.socket, data: bytes) -> None:
-    """Send more datagrams than one turn takes; what doesn't fit into the kernel's buffer is lost, which is fine."""
+    """Send more datagrams than one turn takes. Those that don't fit into the kernel's buffer may be lost."""
     for _ in range(DATAGRAMS_PER_TURN * 3):
         with contextlib.suppress(BlockingIOError):
             sock.send(data)
@@ -114,7 +114,7 @@ def flood(sock: socket.socket, data: bytes) -> None:
 
 @pytest.mark.parametrize("data", [b"", b"x", bytes(1400)], ids=["empty", "one byte", "full"])
 def test_datagram_flood_delays_neither_stream_nor_datagram(data: bytes) -> None:
-    """A zero-length datagram is a datagram like any other: it counts against the turn's share (promise 7)."""
+    """A zero-length datagram counts against the turn's share like any other (promise 7)."""
     with serving(selectors.DefaultSelector, "127.0.0.1", "127.0.0.2") as (reactor, server, port):
         with (
             socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as flooder,
@@ -134,14 +134,14 @@ def test_datagram_flood_delays_neither_stream_nor_datagram(data: bytes) -> None:
                     before = server.counters.datagrams_received
                     turn_idle(reactor, 1)
                     taken = server.counters.datagrams_received - before
-                    assert 0 < taken <= DATAGRAMS_PER_TURN + 1  # the neighbour's, at another socket
+                    assert 0 < taken <= DATAGRAMS_PER_TURN + 1  # one from the neighbour's socket
                 assert connection.bytes_sent == 4 * (number + 1)
                 assert client.recv(5) == b"ping"
                 assert neighbour.recv(5) == b"pong"
 
 
 def test_rush_of_new_clients_does_not_delay_a_ping() -> None:
-    """A listener accepts at most its share in a turn; open connections are served meanwhile."""
+    """A listener accepts a bounded number of clients in a turn, and open connections are served meanwhile."""
     with serving(selectors.DefaultSelector) as (reactor, server, port):
         with socket.create_connection(("127.0.0.1", port), PATIENCE_S) as client, contextlib.ExitStack() as rush:
             connection = server_side(reactor, client)

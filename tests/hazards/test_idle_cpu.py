@@ -1,11 +1,11 @@
 """The loop that burns a core over nothing.
 
-poll and epoll are level-triggered and report a hang-up or an error whether it was asked for or not. A naive server
-leaves a connection registered though it has nothing to do with it: one that is half-closed stays readable for ever, one
-that was reset stays in error for ever, a stuck one is asked for room that it has but won't use. `select` then returns
-at once, each time, with an event that no handler acts upon.
+poll and epoll are level-triggered, and report a hang-up or an error even without interest. A naive server leaves a
+connection registered when it has nothing to do for it. A half-closed socket stays readable for ever; a reset one stays
+in error for ever; a socket with room stays writable when there is nothing to write. Then `select` returns at once,
+every time, with an event that no handler acts upon.
 
-What prevents it: interest is computed from the state, and a handler that wants nothing is unregistered (law 2).
+What prevents it: interest is computed from the state, and a handler without interest is unregistered.
 """
 
 import contextlib
@@ -36,14 +36,14 @@ MANY = 1_000
 QUIET_S = 1.0
 MOST_SELECTS = 50  # a spinning loop makes hundreds of thousands
 TURNS = 1_000
-STRAGGLERS = 50  # so many may find something: the kernel still moves a byte or two between small buffers
-BUFFER_BYTES = 32 * 1024  # so that a connection is soon full; much less, and the kernel drops and waits to send again
+STRAGGLERS = 50  # selects that may find something, while the kernel still moves bytes between small buffers
+BUFFER_BYTES = 32 * 1024  # soon full; with much less, the kernel drops packets and waits before it sends again
 LIMITS = Limits(linger_timeout_s=3600.0)
 BLOB = bytes(16 * 1024)
 
 
 class Paused(Recorder):
-    """Reads nothing, from the beginning."""
+    """Pauses reading at once."""
 
     def connection_made(self, connection: Connection) -> None:
         super().connection_made(connection)
@@ -51,7 +51,7 @@ class Paused(Recorder):
 
 
 class Closing(Recorder):
-    """Ends every connection at once; the peer is slow to agree."""
+    """Closes every connection at once, so that it lingers."""
 
     def connection_made(self, connection: Connection) -> None:
         super().connection_made(connection)
@@ -59,7 +59,7 @@ class Closing(Recorder):
 
 
 class Stage:
-    """A loop with three kinds of listener, and the clients of them."""
+    """A loop with an echo server and further listeners, and their clients."""
 
     def __init__(self, reactor: Reactor) -> None:
         self.reactor = reactor
@@ -80,7 +80,7 @@ class Stage:
         return client, server_side(self.reactor, client)
 
     def stuff(self, client: socket.socket, condition: Callable[[], object]) -> None:
-        """Have the client send, and read nothing, until `condition()` is true."""
+        """Let the client send without reading until `condition()` is true."""
 
         def send_and_look() -> object:
             with contextlib.suppress(BlockingIOError):
@@ -90,7 +90,7 @@ class Stage:
         turn_until(self.reactor, send_and_look)
 
     def port_of(self, factory: Callable[[], StreamProtocol]) -> int:
-        """Return the port of a new listener of that kind."""
+        """Listen with this protocol factory, and return the port."""
         port: int = listen_tcp(self.reactor, ("127.0.0.1", 0), factory, limits=LIMITS).address[1]
         return port
 
@@ -100,7 +100,7 @@ class Stage:
 
 
 def half_closed(stage: Stage, count: int) -> None:
-    """The peer's FIN was read, and the protocol would still write: the socket stays readable."""
+    """The client's FIN was read, and the protocol may still write: the socket stays readable."""
     recorder = Recorder(keep_open_on_eof=True)
     port = stage.port_of(lambda: recorder)
     for _ in range(count):
@@ -109,7 +109,7 @@ def half_closed(stage: Stage, count: int) -> None:
 
 
 def half_closed_then_reset(stage: Stage, count: int) -> None:
-    """As before, and then the peer goes: hang-up and error on a handler that wants nothing."""
+    """The same, then the client resets: hang-up and error for a handler without interest."""
     first = len(stage.clients)
     half_closed(stage, count)
     for client in stage.clients[first:]:
@@ -117,7 +117,7 @@ def half_closed_then_reset(stage: Stage, count: int) -> None:
 
 
 def reset_while_paused(stage: Stage, count: int) -> None:
-    """The protocol has paused its reading, and the peer resets."""
+    """The protocol has paused reading, and the client resets."""
     port = stage.port_of(Paused)
     for _ in range(count):
         client, _ = stage.client(port)
@@ -130,14 +130,14 @@ def holds_more(connection: Connection, count: int) -> bool:
 
 
 def stuck(stage: Stage, count: int) -> None:
-    """The peer sends until nothing more goes in, and reads nothing."""
+    """The client sends until the kernel takes no more, and never reads."""
     for _ in range(count):
         client, connection = stage.client(stage.echo_port)
         stage.stuff(client, functools.partial(holds_more, connection, LIMITS.high_water_bytes))
 
 
 def stuck_then_half_closed(stage: Stage, count: int) -> None:
-    """The peer has sent all and a FIN, and reads nothing: what is left to deliver can't go."""
+    """The client has sent data and FIN, and never reads: pending output can't be delivered."""
     for _ in range(count):
         client, connection = stage.client(stage.echo_port)
         stage.stuff(client, functools.partial(holds_more, connection, 0))
@@ -145,7 +145,7 @@ def stuck_then_half_closed(stage: Stage, count: int) -> None:
 
 
 def stuck_then_reset(stage: Stage, count: int) -> None:
-    """The peer was stuck, and has gone: one connection to forget."""
+    """The client was stuck, then resets."""
     first = len(stage.clients)
     stuck(stage, count)
     for client in stage.clients[first:]:
@@ -153,7 +153,7 @@ def stuck_then_reset(stage: Stage, count: int) -> None:
 
 
 def lingering(stage: Stage, count: int) -> None:
-    """We have ended, and the peer doesn't: for an hour, as far as the linger deadline goes."""
+    """The server has sent FIN, the client doesn't: the connection lingers for up to an hour."""
     port = stage.port_of(Closing)
     for _ in range(count):
         client, _ = stage.client(port)
@@ -171,7 +171,7 @@ KINDS = [
 def test_connection_with_nothing_to_do_is_never_ready(
     selector_class: type[selectors.BaseSelector], kind: Callable[[Stage, int], None]
 ) -> None:
-    """When all that can be done is done, the kernel reports nothing any more: 'no idle CPU' (promise 9)."""
+    """When all work is done, the kernel reports nothing more: 'no idle CPU' (promise 9)."""
     selector = RecordingSelector(selector_class())
     with Reactor(selector=selector) as reactor, contextlib.closing(Stage(reactor)) as stage:
         kind(stage, 3)
@@ -184,7 +184,7 @@ def test_connection_with_nothing_to_do_is_never_ready(
 
 @contextlib.contextmanager
 def descriptors(count: int) -> Iterator[None]:
-    """Have at least so many descriptors, or skip the test."""
+    """Raise the soft limit to `count` descriptors, or skip the test."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if hard != resource.RLIM_INFINITY and hard < count:
         pytest.skip(f"needs {count} descriptors, and the hard limit is {hard}")

@@ -1,8 +1,7 @@
 """The call that blocks.
 
-One blocking call on the loop holds up everybody: a name that is looked up in `connect` while the DNS server is slow (30
-seconds), or one accepted socket that was left blocking, on which `send` waits for one client who
-doesn't read.
+One blocking call on the loop holds up every client: a name lookup in `connect` while the DNS server is slow (30
+seconds), or a blocking accepted socket, on which `send` waits for one client that doesn't read.
 
 What prevents it: verbs take numeric addresses only, names are looked up before the loop runs, and every socket on the
 loop is non-blocking (promise 22).
@@ -25,7 +24,7 @@ from tests.support.daemon import EchoProcess
 from tests.support.loops import ManualClock, Recorder, server_side, turn_idle, turn_until
 
 NAMES = ["localhost", "example.com", "", "*", "127.1", "0x7f.1", "localhost.", "127.0.0.1 ", "[::1]", "a" * 300]
-O_NONBLOCK = 0o4000  # on Linux, and that is where /proc/PID/fdinfo is
+O_NONBLOCK = 0o4000  # on Linux, the only system with /proc/PID/fdinfo
 LOOK_UPS = ("getaddrinfo", "gethostbyname", "gethostbyname_ex", "gethostbyaddr", "getnameinfo", "getfqdn")
 
 
@@ -43,7 +42,7 @@ def open_endpoint(reactor: Reactor, host: str) -> object:
 
 @pytest.fixture
 def no_look_ups(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
-    """Return a function; once it is called, every look-up of a name fails the test."""
+    """Return a function that makes every later name lookup fail the test."""
 
     def forbidden(*args: object, **options: object) -> None:
         pytest.fail(f"a name was looked up while the loop ran: {args}")
@@ -60,7 +59,7 @@ def no_look_ups(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
 def test_names_are_refused_without_being_looked_up(
     host: str, verb: Callable[[Reactor, str], object], no_look_ups: Callable[[], None]
 ) -> None:
-    """'`connect_tcp` takes numeric addresses' (promise 22), and so do the other two. Shorthands are names too."""
+    """'`connect_tcp` takes numeric addresses' (promise 22). So do the other verbs. 127.1 counts as a name."""
     no_look_ups()
     with Reactor() as reactor:
         handlers_before = list(reactor.handlers)
@@ -73,7 +72,7 @@ def test_names_are_refused_without_being_looked_up(
 def test_address_refused_by_the_socket_call_leaves_nothing_open(
     address: tuple[str, int], no_look_ups: Callable[[], None]
 ) -> None:
-    """A scope that no interface has, a port that isn't one: raised or told to `failed`, but only one of the two."""
+    """An unknown scope, an impossible port: the error is raised or passed to `failed`, never both."""
     no_look_ups()
     clock = ManualClock()
     with Reactor(clock=clock) as reactor:
@@ -91,25 +90,25 @@ def test_address_refused_by_the_socket_call_leaves_nothing_open(
 
 
 def test_names_are_looked_up_only_before_the_loop_runs(no_look_ups: Callable[[], None]) -> None:
-    """'Names are resolved before the loop runs' (promise 22): a server on a name looks none up while it serves."""
+    """'Names are resolved before the loop runs' (promise 22): a server on a name makes no lookup while it serves."""
     with Reactor() as reactor:
         server = EchoServer(("localhost",), 0)
         server.start(reactor)
         address = next(a for a in server.addresses if a.transport == "tcp" and a.host == "127.0.0.1")[1:3]
-        asking = Recorder()
-        with socket.socket() as client, socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asker:
+        outgoing = Recorder()
+        with socket.socket() as client, socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as datagrams:
             no_look_ups()
             client.connect(address)
             client.sendall(b"ping")
-            asker.bind(("127.0.0.1", 0))
-            asker.sendto(b"ping", address)
-            connect_tcp(reactor, address, asking, lambda error: asking.events.append(("failed", error)))
+            datagrams.bind(("127.0.0.1", 0))
+            datagrams.sendto(b"ping", address)
+            connect_tcp(reactor, address, outgoing, lambda error: outgoing.events.append(("failed", error)))
             turn_until(reactor, lambda: server.counters.tcp_bytes_sent + server.counters.udp_bytes_sent == 8)
-            turn_until(reactor, lambda: asking.connections)
+            turn_until(reactor, lambda: outgoing.connections)
             assert receive_exactly(client, 4) == b"ping"
-            assert str(asking.connections[0].socket.getpeername())
+            assert str(outgoing.connections[0].socket.getpeername())
         finished: list[str] = []
-        asking.connections[0].close()
+        outgoing.connections[0].close()
         server.stop(lambda: finished.append("stopped"))
         turn_until(reactor, lambda: finished)
 
@@ -140,7 +139,7 @@ def test_every_socket_on_the_loop_is_non_blocking(hosts: tuple[str, ...]) -> Non
 
 @pytest.mark.skipif(not os.path.isdir("/proc/self/fdinfo"), reason="reads /proc/PID/fdinfo")
 def test_daemon_has_no_blocking_socket() -> None:
-    """The same from outside, for every descriptor of the real process that is a socket."""
+    """The same from outside, for every socket of the real process."""
     with EchoProcess() as daemon, daemon.connect() as one, daemon.connect() as other:
         for client in (one, other):
             client.sendall(b"ping")

@@ -1,11 +1,11 @@
 """The callback that raises.
 
-A user's code has a bug. A naive loop lets the exception out of its `run`, and one client who knows how to cause it ends
-the service for all; or it swallows the exception and leaves a connection that is never served again; or it logs it
-anew at every turn, as the socket is still ready.
+A user's code has a bug. One naive loop lets the exception out of `run`, so a client that can cause it stops the service
+for all. Another swallows the exception and leaves a connection that is never served again. A third logs it at every
+turn, because the socket is still ready.
 
 What prevents it: the exception closes the handler of that callback, is logged once with its traceback, and the loop
-goes on (law 9).
+goes on.
 """
 
 import contextlib
@@ -31,11 +31,11 @@ BLOB = bytes(1024)
 
 
 class BugError(Exception):
-    """A user's mistake."""
+    """The bug in a user's code."""
 
 
 class Buggy(Recorder):
-    """Echoes, and raises in the callback of this name."""
+    """Echoes, and raises in the callback named `where`."""
 
     def __init__(self, raises_in: str) -> None:
         super().__init__(echo=True)
@@ -68,7 +68,7 @@ class Buggy(Recorder):
 
 
 class Neighbour:
-    """Another connection on the same loop, which has nothing to do with it."""
+    """Another connection on the same loop, which must not be affected."""
 
     def __init__(self, reactor: Reactor) -> None:
         self.reactor = reactor
@@ -100,7 +100,7 @@ def neighbour(reactor: Reactor) -> Iterator[Neighbour]:
 
 
 def tracebacks(caplog: pytest.LogCaptureFixture) -> list[BaseException | None]:
-    """The exceptions that were logged with their traceback."""
+    """Return the exceptions that were logged with a traceback."""
     return [record.exc_info[1] for record in caplog.records if record.exc_info]
 
 
@@ -113,7 +113,7 @@ def assert_logged_once(caplog: pytest.LogCaptureFixture, where: str) -> None:
 
 
 def provoke(reactor: Reactor, client: socket.socket, callback: str) -> None:
-    """Do what leads to this callback."""
+    """Do what makes the loop call this callback."""
     if callback == "connection_lost":
         client.shutdown(socket.SHUT_WR)
     elif callback == "eof_received":
@@ -148,7 +148,7 @@ def test_raising_callback_closes_only_its_connection(
         assert buggy.connections[0].closed
         with contextlib.suppress(ConnectionResetError):
             while client.recv(100):
-                pass  # whatever was echoed before; then the end, in either form
+                pass  # what was echoed before, then FIN or a reset
         neighbour.assert_goes_on()
     assert_logged_once(caplog, callback)
 
@@ -157,7 +157,7 @@ def test_raising_callback_closes_only_its_connection(
 def test_next_client_of_a_raising_protocol_is_accepted(
     reactor: Reactor, callback: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The listener isn't the connection's: the next client gets its own chance, and its own traceback."""
+    """The listener isn't affected: the next client is accepted, and its exception is logged too."""
     protocols: list[Buggy] = []
 
     def factory() -> Buggy:
@@ -180,7 +180,7 @@ def test_next_client_of_a_raising_protocol_is_accepted(
 def test_raising_callback_of_an_outgoing_connection_closes_only_that(
     reactor: Reactor, neighbour: Neighbour, callback: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The same for connections that we have made."""
+    """The same for outgoing connections."""
     buggy = Buggy(callback)
     failures: list[OSError] = []
     connect_tcp(reactor, neighbour.listener.address, buggy, failures.append)
@@ -196,7 +196,7 @@ def test_raising_callback_of_an_outgoing_connection_closes_only_that(
 def test_raising_protocol_factory_costs_only_its_client(
     reactor: Reactor, neighbour: Neighbour, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """There is no protocol yet to tell: the client is let go, the socket closed, the listener goes on."""
+    """There is no protocol yet: the accepted socket is closed, and the listener goes on."""
     protocols = [Recorder(echo=True)]
 
     def factory() -> StreamProtocol:
@@ -217,7 +217,7 @@ def test_raising_protocol_factory_costs_only_its_client(
 
 
 class BuggyDatagram(DatagramProtocol):
-    """Echoes what it likes."""
+    """Raises for one datagram, and echoes every other."""
 
     def datagram_received(self, endpoint: Datagram, data: bytes, source: Address, path: bytes) -> None:
         if data == b"bug":
@@ -231,7 +231,7 @@ class BuggyDatagram(DatagramProtocol):
 def test_raising_datagram_callback_drops_only_that_datagram(
     reactor: Reactor, neighbour: Neighbour, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """One endpoint serves every peer, so it isn't closed for what one datagram has caused: counted, dropped, on."""
+    """One endpoint serves every client, so an exception drops the datagram and doesn't close the endpoint."""
     endpoint = open_udp_endpoint(reactor, ("127.0.0.1", 0), BuggyDatagram())
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
         client.settimeout(PATIENCE_S)
@@ -273,9 +273,9 @@ def by_signal(reactor: Reactor) -> None:
 
 
 def by_failed_connect(reactor: Reactor) -> None:
-    with socket.socket() as nobody:
-        nobody.bind(("127.0.0.1", 0))
-        connect_tcp(reactor, nobody.getsockname(), StreamProtocol(), lambda error: stumble("loop"))
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        connect_tcp(reactor, unused.getsockname(), StreamProtocol(), lambda error: stumble("loop"))
 
 
 WAYS = [by_timer, by_call_soon, by_call_from_a_thread, by_signal, by_failed_connect]
@@ -285,7 +285,7 @@ WAYS = [by_timer, by_call_soon, by_call_from_a_thread, by_signal, by_failed_conn
 def test_raising_loop_callback_ends_nothing(
     reactor: Reactor, neighbour: Neighbour, way: Callable[[Reactor], None], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Timers, calls and signals belong to no connection: their exception is logged, and the loop goes on."""
+    """Timers, calls and signals belong to no connection: an exception is logged, and the loop goes on."""
     way(reactor)
     called: list[str] = []
     turn_until(reactor, lambda: tracebacks(caplog))
@@ -300,7 +300,7 @@ def test_raising_loop_callback_ends_nothing(
 def test_raising_callback_leaves_the_rest_of_its_turn_to_run(
     reactor: Reactor, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """An exception in the middle of the due timers or the queued calls doesn't lose those behind it."""
+    """An exception in the middle of the due timers or the queued calls doesn't lose the later ones."""
     called: list[str] = []
     for number in range(3):
         reactor.call_later(0.0, called.append, f"timer {number}")
@@ -313,7 +313,7 @@ def test_raising_callback_leaves_the_rest_of_its_turn_to_run(
 
 
 def test_every_protocol_hears_the_end_although_the_first_raises(caplog: pytest.LogCaptureFixture) -> None:
-    """`Reactor.close` tells everybody, whatever they make of it."""
+    """`Reactor.close` calls every `connection_lost`, even when one of them raises."""
     protocols = [Buggy("connection_lost"), Buggy("connection_lost"), Buggy("")]
     with Reactor() as reactor:
         waiting = iter(protocols)
@@ -327,7 +327,7 @@ def test_every_protocol_hears_the_end_although_the_first_raises(caplog: pytest.L
 
 
 class UnprintableError(Exception):
-    """An exception that raises again when it is looked at."""
+    """An exception whose `__str__` raises too."""
 
     def __repr__(self) -> str:
         raise BugError("__repr__")
@@ -339,7 +339,7 @@ class UnprintableError(Exception):
 def test_exception_that_cannot_be_printed_does_not_end_the_loop(
     reactor: Reactor, neighbour: Neighbour, formatter: logging.Formatter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The service's log handler meets an exception that can't be printed: 'the service goes on' holds there too."""
+    """A log handler that can't print the exception doesn't stop the loop."""
     handler = StderrHandler()
     handler.setFormatter(formatter)
     logger = logging.getLogger("reactor")

@@ -1,12 +1,12 @@
 """The peer that resets.
 
-A peer can vanish with RST at any point: before it was accepted, with data half read, while our output is pending, after
-its own FIN, while we linger. Each shows in another way: an error from accept, recv, send or shutdown, ENOTCONN from
-getpeername, a hang-up with no error. A naive server catches the one it has met; the next one ends it, or leaves a
-descriptor open for ever, or tells the protocol twice.
+A client can reset at any point: before it is accepted, with data half read, while output is pending, after its own FIN,
+while the server lingers. Each shows in another way: an error from accept, recv, send or shutdown, ENOTCONN from
+getpeername, a hang-up without an error. A naive server catches the one that its author has met. The next one stops it,
+leaves a descriptor open for ever, or calls the protocol twice.
 
-What prevents it: an error of one peer never stops the service (law 10), and every end takes the same way: unregister,
-close, notify, once (law 6).
+What prevents it: an error of one peer never stops the service, and every connection ends in the same order: unregister,
+close, notify, once.
 """
 
 import contextlib
@@ -25,13 +25,13 @@ from tests.support.basics import PATIENCE_S, open_descriptors
 from tests.support.clients import drain, receive_exactly, reset
 from tests.support.loops import Recorder, server_side, turn_idle, turn_until
 
-LIMITS = Limits(linger_timeout_s=3600.0)  # no deadline helps here
+LIMITS = Limits(linger_timeout_s=3600.0)  # so that no deadline ends a connection here
 BLOB = bytes(range(256)) * 256
 needs_list_of_descriptors = pytest.mark.skipif(not os.path.isdir("/dev/fd"), reason="lists /dev/fd")
 
 
 class Peer:
-    """A client, and what can be done with it."""
+    """A client, and the steps that it can take."""
 
     def __init__(self, address: Any) -> None:
         self.sock = socket.socket()
@@ -42,16 +42,16 @@ class Peer:
         self.may_send = True
 
     def say(self) -> None:
-        """Send a little."""
+        """Send a few bytes."""
         self._send(b"hello")
 
     def stuff(self) -> None:
-        """Send as much as goes in, and read nothing of what comes back."""
+        """Send until the kernel takes no more, and read nothing."""
         for _ in range(8):
             self._send(BLOB)
 
     def read(self) -> None:
-        """Read what is there."""
+        """Read what has arrived."""
         with contextlib.suppress(OSError):
             drain(self.sock)
 
@@ -71,7 +71,7 @@ STEPS = ["say", "stuff", "read", "finish", "turn", "turn twice", "we close", "we
 
 
 def play(step: str, peer: Peer, reactor: Reactor, close: Callable[[], None]) -> None:
-    """Take one step of a peer's life."""
+    """Take one step of a client's life."""
     if step.startswith("we close"):
         close()
     if step.endswith("turn"):
@@ -85,7 +85,7 @@ def play(step: str, peer: Peer, reactor: Reactor, close: Callable[[], None]) -> 
 @needs_list_of_descriptors
 @given(lives=st.lists(st.lists(st.sampled_from(STEPS), max_size=8), min_size=1, max_size=4), keep_open=st.booleans())
 def test_reset_at_any_moment_ends_only_that_connection(lives: list[list[str]], keep_open: bool) -> None:
-    """Whatever it has done before: `connection_lost` once, no descriptor left, and the next client is served."""
+    """After any steps: `connection_lost` is called once, no descriptor is left, and the next client is served."""
     descriptors_before = open_descriptors()
     with Reactor() as reactor:
         protocols: list[Recorder] = []
@@ -107,7 +107,7 @@ def test_reset_at_any_moment_ends_only_that_connection(lives: list[list[str]], k
                 play(step, peer, reactor, close_all)
             reset(peer.sock)
             turn_idle(reactor, 2)
-        if keep_open:  # a half-closed connection that wants nothing isn't watched: its protocol ends it
+        if keep_open:  # a half-closed connection without interest isn't registered: its protocol closes it
             close_all()
         turn_until(reactor, lambda: not any(isinstance(handler, Connection) for handler in reactor.handlers))
         turn_idle(reactor)
@@ -126,7 +126,7 @@ def test_reset_at_any_moment_ends_only_that_connection(lives: list[list[str]], k
 @needs_list_of_descriptors
 @given(lives=st.lists(st.lists(st.sampled_from(STEPS[:6]), max_size=6), min_size=1, max_size=4))
 def test_echo_server_forgets_clients_that_reset(lives: list[list[str]]) -> None:
-    """End to end through EchoServer, with the peers' lives mingled: it counts each once, and is empty in the end."""
+    """End to end through EchoServer, with several clients at once: each is counted once, and the server ends empty."""
     with Reactor() as reactor:
         server = EchoServer(("127.0.0.1",), 0, drain_timeout_s=3600.0)
         server.start(reactor)
@@ -149,19 +149,19 @@ def test_echo_server_forgets_clients_that_reset(lives: list[list[str]]) -> None:
 
 
 def before_it_is_accepted(reactor: Reactor, peer: Peer) -> None:
-    """In the kernel's queue."""
+    """While it waits in the kernel's queue."""
     peer.say()
 
 
 def in_the_middle_of_data(reactor: Reactor, peer: Peer) -> None:
-    """With more waiting than one receive takes."""
+    """With more data waiting than one receive takes."""
     server_side(reactor, peer.sock)
     peer.stuff()
     turn_idle(reactor, 1)
 
 
 def while_our_output_is_pending(reactor: Reactor, peer: Peer) -> None:
-    """With the kernel's send buffer full, and ours not empty."""
+    """With the kernel's send buffer full, and output pending in the connection."""
     connection = server_side(reactor, peer.sock)
 
     def stuffed() -> int:
@@ -172,14 +172,14 @@ def while_our_output_is_pending(reactor: Reactor, peer: Peer) -> None:
 
 
 def after_its_own_fin(reactor: Reactor, peer: Peer) -> None:
-    """With its FIN read and output still pending."""
+    """With the client's FIN read and output pending."""
     while_our_output_is_pending(reactor, peer)
     peer.finish()
     turn_idle(reactor, 3)
 
 
 def while_we_linger(reactor: Reactor, peer: Peer) -> None:
-    """With our FIN sent, and its own yet to come."""
+    """With the server's FIN sent, and the client's not yet received."""
     connection = server_side(reactor, peer.sock)
     connection.close()
     peer.say()
@@ -198,7 +198,7 @@ MOMENTS = [
 
 @pytest.mark.parametrize("moment", MOMENTS, ids=lambda moment: moment.__name__)
 def test_reset_at_named_moments_ends_only_that_connection(moment: Callable[[Reactor, Peer], None]) -> None:
-    """The five that the promise names, each for certain, with a neighbour that goes on."""
+    """The five moments by name, each beside a neighbour that must be served on."""
     with Reactor() as reactor:
         server = EchoServer(("127.0.0.1",), 0, drain_timeout_s=3600.0)
         server.start(reactor)

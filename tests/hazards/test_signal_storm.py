@@ -1,8 +1,8 @@
 """The storm of signals.
 
 A naive loop gets its signals as bytes through a pipe: the C handler writes one byte for each, the loop reads them back.
-The pipe is finite. A hundred thousand SIGUSR1 (a monitoring script gone wild) fill it, and the one SIGTERM in their
-midst is dropped, so that the service can't be ended; or the write blocks, in a signal handler, for ever.
+The pipe is finite. A hundred thousand SIGUSR1 (from a broken monitoring script) fill it, and the one SIGTERM among them
+is lost, so the service can't be stopped. Or the write blocks in the signal handler for ever.
 
 What prevents it: signals are remembered in memory, each once, and the byte says only "look" (see `reactor.signals`). A
 full wake-up socket is a readable one: the loop wakes and finds everything.
@@ -43,9 +43,9 @@ os.kill(pid, last)
 
 @contextlib.contextmanager
 def storm(pid: int, count: int, last: int = 0) -> Iterator[None]:
-    """Another process that sends twice `count` signals to `pid`, a SIGTERM in the midst, and one more at the end.
+    """Run a process that sends `pid` twice `count` signals, a SIGTERM among them, and `last` at the end.
 
-    It is waited for here, and only then may the caller wait for `pid`: until then the number stays taken.
+    The block ends when that process has ended. Wait for `pid` only after the block, so that its number isn't reused.
     """
     with subprocess.Popen([sys.executable, "-c", SENDER, str(pid), str(count), str(int(last))]) as sender:
         try:
@@ -56,7 +56,7 @@ def storm(pid: int, count: int, last: int = 0) -> Iterator[None]:
 
 
 class Signals:
-    """Counts what the loop was told, by signal number."""
+    """Counts the signals that the loop delivers, by number."""
 
     def __init__(self, reactor: Reactor, *signums: int) -> None:
         self.counts = dict.fromkeys(signums, 0)
@@ -68,7 +68,7 @@ class Signals:
 
 
 def test_signal_is_not_lost_in_a_storm_of_others() -> None:
-    """'Signals are not lost under a storm of 10^5 other signals' (promise 19): SIGTERM once, and each of the others."""
+    """'Signals are not lost under a storm of 10^5 other signals' (promise 19): SIGTERM comes once."""
     with Reactor() as reactor:
         signals = Signals(reactor, signal.SIGUSR1, signal.SIGWINCH, signal.SIGTERM, signal.SIGUSR2)
         with storm(os.getpid(), STORM, signal.SIGUSR2):
@@ -81,7 +81,7 @@ def test_signal_is_not_lost_in_a_storm_of_others() -> None:
 
 
 def test_full_wake_up_socket_loses_no_signal(capfd: pytest.CaptureFixture[str]) -> None:
-    """'The wake-up socket overflowing is harmless' (promise 19): signals that come when it is full are found too."""
+    """'The wake-up socket overflowing is harmless' (promise 19): later signals are delivered too."""
     with Reactor() as reactor:
         signals = Signals(reactor, signal.SIGUSR1, signal.SIGWINCH, signal.SIGTERM)
         for _ in range(10_000):  # the loop doesn't turn meanwhile; a socket pair holds a few hundred bytes
@@ -91,7 +91,7 @@ def test_full_wake_up_socket_loses_no_signal(capfd: pytest.CaptureFixture[str]) 
         turn_idle(reactor, 3)
         assert signals.counts == {signal.SIGUSR1: 1, signal.SIGWINCH: 1, signal.SIGTERM: 1}
         turn_idle(reactor, 300)
-        assert sum(signals.counts.values()) == 3, "they were told once"
+        assert sum(signals.counts.values()) == 3, "each was delivered once"
         signal.raise_signal(signal.SIGTERM)
         turn_idle(reactor, 3)
         assert signals.counts[signal.SIGTERM] == 2
@@ -99,7 +99,7 @@ def test_full_wake_up_socket_loses_no_signal(capfd: pytest.CaptureFixture[str]) 
 
 
 def test_full_wake_up_socket_loses_no_call_from_a_thread() -> None:
-    """Calls handed in from other threads all come, in the order of each thread, however many wake-ups were lost."""
+    """Calls handed in from other threads all run, in the order of each thread, however many wake-ups are lost."""
     called: list[tuple[int, int]] = []
     threads, calls = 4, 5_000
     with Reactor() as reactor:
@@ -121,7 +121,7 @@ def test_full_wake_up_socket_loses_no_call_from_a_thread() -> None:
 
 
 def echo_until_the_end(client: socket.socket) -> int:
-    """Go on pinging until the server ends the connection; return how many pings were answered."""
+    """Ping until the server closes the connection; return the number of answers."""
     echoed = 0
     with contextlib.suppress(OSError):  # once SIGTERM has come, it reads no more
         while True:
@@ -135,13 +135,13 @@ def echo_until_the_end(client: socket.socket) -> int:
 
 
 def test_daemon_echoes_through_a_signal_storm_and_stops() -> None:
-    """End to end: SIGUSR1 logs the counters, SIGWINCH is nothing, and SIGTERM in their midst ends it.
+    """End to end: SIGUSR1 logs the counters, SIGWINCH is ignored, and SIGTERM among them stops the daemon.
 
-    The storm goes on until the process has gone, and the exit status is that of an orderly end all the same.
+    The storm goes on until the process has ended, and the exit status is 0.
     """
     with EchoProcess("--host", "127.0.0.1") as daemon:
         assert daemon.process.stderr is not None
-        reader = threading.Thread(target=daemon.process.stderr.read)  # so that its log never fills the pipe
+        reader = threading.Thread(target=daemon.process.stderr.read)  # its log must not fill the pipe
         reader.start()
         client = daemon.connect()
         with storm(daemon.process.pid, SMALL_STORM):

@@ -1,12 +1,12 @@
 """The stale event.
 
-`select` returns a batch. The first handler of the batch closes a second one that is in it too. The kernel gives the
-freed descriptor number to the next socket that is made, perhaps by a third handler of the same batch. A naive server
-that looks its connections up by number now hands the second one's event to the successor: it reads from it, writes
-another client's bytes to it, or closes it because "it" was reset.
+`select` returns a batch. The first handler of the batch closes a second one that is in the batch too. The kernel gives
+the freed descriptor number to the next new socket, perhaps one that a third handler of the same batch opens. A naive
+server looks connections up by number, and so delivers the second one's event to the new socket: it reads from it,
+writes another client's bytes to it, or closes it because "it" was reset.
 
-What prevents it: the selector's `data` is the handler itself, one that was closed is skipped, and nothing is ever
-looked up by number (law 1). So a new handler can't be taken for the old one that had its number.
+What prevents it: the selector's `data` is the handler itself, a closed handler is skipped, and nothing is looked up by
+number. So a new handler can't be mistaken for the old one that had its number.
 """
 
 import logging
@@ -47,14 +47,14 @@ class OrderedSelector(RecordingSelector):
 
 
 class Successor:
-    """A connected pair that waits to be put on the loop under a number that has just been freed."""
+    """A connected pair that is registered under a descriptor number as soon as that number is free."""
 
     def __init__(self) -> None:
         self.near, self.far = tcp_pair()
         self.recorder = Recorder(echo=True)
 
     def take(self, reactor: Reactor, number: int) -> None:
-        """Come onto the loop as descriptor `number`."""
+        """Register as descriptor `number`."""
         os.dup2(self.near.fileno(), number, inheritable=False)
         self.near.close()
         self.connection = Connection(reactor, socket.socket(fileno=number), self.recorder)
@@ -62,7 +62,7 @@ class Successor:
         assert self.connection.fileno() == number
 
     def assert_unharmed(self, reactor: Reactor) -> None:
-        """It has seen nothing but its own beginning, and works."""
+        """Check that it got no event of another handler, and that it works."""
         assert self.recorder.events == [("made",)]
         self.far.send(b"hello")
         turn_until(reactor, lambda: self.recorder.received == b"hello")
@@ -75,7 +75,7 @@ class Successor:
 
 
 class Victim(Recorder):
-    """A connection that, when it hears something, ends others and gives their numbers to successors."""
+    """A connection that, on its event, closes others and gives their numbers to successors."""
 
     def __init__(self, scene: "Scene", number: int) -> None:
         super().__init__()
@@ -91,7 +91,7 @@ class Victim(Recorder):
 
 
 class Scene:
-    """Some victims, all with an event in the same batch, and a table of which closes which."""
+    """Handlers that all have an event in the same batch, and a table that says which one closes which."""
 
     def __init__(self, reactor: Reactor, size: int, kills: dict[int, Sequence[int]]) -> None:
         self.reactor = reactor
@@ -103,7 +103,7 @@ class Scene:
             victim.connection.open()
 
     def kill(self, number: int) -> None:
-        """End one and put a successor in its place at once."""
+        """Close one, and register a successor under its number at once."""
         connection = self.victims[number].connection
         if not connection.closed:
             descriptor = connection.fileno()
@@ -120,7 +120,7 @@ class Scene:
 
 
 def expected_receivers(order: Iterable[int], kills: dict[int, Sequence[int]]) -> set[int]:
-    """The naive model: go through the batch in order, leaving out those that were closed before."""
+    """Return what should happen: go through the batch in order, and skip each one that is closed by then."""
     dead: set[int] = set()
     receivers: set[int] = set()
     for number in order:
@@ -145,7 +145,7 @@ def test_of_two_handlers_that_close_each_other_only_the_first_acts(
             reset(scene.victims[2].far)
         turn_idle(reactor, 1)
         heard = [victim.number for victim in scene.victims[:2] if victim.received]
-        assert len(heard) == 1, "the second one was closed before its turn came"
+        assert len(heard) == 1, "the second one was closed before its event was dispatched"
         assert len(scene.successors) == 2
         turn_idle(reactor)
         for successor in scene.successors:
@@ -157,7 +157,7 @@ def test_of_two_handlers_that_close_each_other_only_the_first_acts(
 def test_handlers_closing_each_other_in_any_order_leave_new_ones_alone(
     data: st.DataObject, selector_class: type[selectors.BaseSelector], size: int
 ) -> None:
-    """Any order of the batch, anybody ending anybody (itself too): as if each event had come alone."""
+    """In any order of the batch, with any handler closing any (itself too), each event reaches only its own handler."""
     numbers = st.integers(0, size - 1)
     kills: dict[int, Sequence[int]] = data.draw(st.dictionaries(numbers, st.lists(numbers, unique=True)), "kills")
     order = data.draw(st.permutations(range(size)), "order")
@@ -181,7 +181,7 @@ def test_handlers_closing_each_other_in_any_order_leave_new_ones_alone(
 
 
 class Bell:
-    """The plainest handler there is: it writes down what it hears, and then does something."""
+    """A minimal handler: it records its events, then runs an action."""
 
     def __init__(self, reactor: Reactor, near: socket.socket, then: Callable[[], object] = int) -> None:
         self.interest, self.closed = 0, False
@@ -208,7 +208,7 @@ class Bell:
 def test_stale_event_reaches_neither_the_closed_handler_nor_its_successor(
     selector_class: type[selectors.BaseSelector],
 ) -> None:
-    """A Connection shrugs off an event that isn't for it; this one wouldn't. The loop itself must not deliver it."""
+    """A Connection would ignore a stale event. This handler wouldn't, so the loop itself must not deliver it."""
     selector = OrderedSelector(selector_class())
     with Reactor(selector=selector) as reactor:
         (first_near, first_far), (near, far), (next_near, next_far) = tcp_pair(), tcp_pair(), tcp_pair()
@@ -240,7 +240,7 @@ def test_stale_event_reaches_neither_the_closed_handler_nor_its_successor(
 
 
 class Closer(StreamProtocol):
-    """Whatever it hears, it ends the connections in `targets`."""
+    """Aborts the connections in `targets` when it receives data."""
 
     def __init__(self) -> None:
         self.targets: list[Connection] = []
@@ -251,7 +251,7 @@ class Closer(StreamProtocol):
 
 
 class NoLowerNumber:
-    """Takes every free descriptor number below `number`, so that the next socket to be made gets just that one."""
+    """Takes every free descriptor number below `number`, so that the next socket gets exactly `number`."""
 
     def __init__(self, number: int) -> None:
         self.taken: list[int] = []
@@ -269,7 +269,7 @@ class NoLowerNumber:
 def test_client_accepted_under_a_number_just_freed_is_echoed(
     selector_class: type[selectors.BaseSelector], reset_too: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """End to end: in one batch a callback ends an echo connection, the listener accepts, the dead one's event comes."""
+    """End to end, in one batch: a callback aborts a connection, the listener accepts, the stale event comes."""
     selector = OrderedSelector(selector_class())
     closer = Closer()
     with Reactor(selector=selector) as reactor:

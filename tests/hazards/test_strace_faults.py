@@ -1,11 +1,11 @@
-"""The kernel that says no, to the real daemon.
+"""Failing system calls, in the real daemon.
 
-The other tests make system calls fail inside the process, at a seam. Here the process doesn't know: strace sits between
-it and the kernel and injects the error. So this also covers what the seam can't see: what the interpreter itself does
-with EINTR (it tries again, PEP 475), and that no call has been forgotten.
+Other tests make system calls fail inside the process. Here strace sits between the process and the kernel and injects
+the error. This also covers what the interpreter does by itself with EINTR (it retries, PEP 475), and calls that the
+other tests may have forgotten.
 
 `socket.send` is sendto(2) underneath, and `socket.recv` is recvfrom(2). Of several faults for one call strace takes the
-last, so a mixture has one for each. `when=2+5` is the second call and every fifth after it.
+last, so a mixture has one fault for each call. `when=2+5` means the second call and every fifth after it.
 """
 
 import contextlib
@@ -39,7 +39,7 @@ FAULTS: list[tuple[str, ...]] = [
     ("splice:error=EAGAIN:when=3+7",),
     ("splice:error=EINTR:when=2+5",),
     ("splice:error=ENOMEM:when=40+60",),
-    ("splice:error=EINVAL:when=1",),  # a kernel that won't: the bytes are copied
+    ("splice:error=EINVAL:when=1",),  # a kernel that refuses splice: the bytes are copied
     ("recvfrom:error=EINTR:when=2+3",),
     ("recvfrom:error=EAGAIN:when=3+5",),
     ("accept4:error=EINTR:when=1+2",),
@@ -62,12 +62,12 @@ FAULTS: list[tuple[str, ...]] = [
         f"{EPOLL}:error=EINTR:when=3+2",
     ),
 ]
-DATAGRAMS = 601  # one more than the last one that meets a fault
+DATAGRAMS = 601  # one more than the last one that a fault hits
 pytestmark = [pytest.mark.long, pytest.mark.skipif(not shutil.which("strace"), reason="strace isn't installed")]
 
 
 class TracedDaemon:
-    """The daemon under strace. `lines` is its log, complete when it has ended."""
+    """The daemon under strace. `lines` is its log, complete after its end."""
 
     def __init__(self, process: subprocess.Popen[str], lines: list[dict[str, Any]]) -> None:
         self.process = process
@@ -75,14 +75,14 @@ class TracedDaemon:
         self.port: int = lines[-1]["port"]
 
     def finish(self) -> int:
-        """End it with SIGTERM; strace's exit status is the daemon's."""
+        """Send SIGTERM; return the daemon's exit status, which strace passes on."""
         for pid in children(self.process.pid):
             os.kill(pid, signal.SIGTERM)
         return self.process.wait(PATIENCE_S)
 
 
 def children(pid: int) -> list[int]:
-    """The daemon is strace's only child."""
+    """Return the children of a process: strace has only the daemon."""
     return [int(text) for text in pathlib.Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
@@ -111,7 +111,7 @@ def traced(faults: tuple[str, ...], trace: pathlib.Path, *arguments: str) -> Ite
             yield daemon
             reader.join(PATIENCE_S)
         finally:
-            if process.poll() is None:  # killing strace alone would set the daemon free
+            if process.poll() is None:  # killing strace alone would leave the daemon running
                 for pid in children(process.pid):
                     os.kill(pid, signal.SIGKILL)
 
@@ -121,7 +121,7 @@ def call_of(fault: str) -> str:
 
 
 def send_payload(sock: socket.socket, digests: list[str]) -> None:
-    """Push 64 MiB of random bytes, half-close, and add what they hash to."""
+    """Send 64 MiB of random bytes, half-close, and append their hash."""
     source, digest = random.Random(7), hashlib.sha256()
     for _ in range(PAYLOAD_BYTES // PIECE_BYTES):
         piece = source.randbytes(PIECE_BYTES)
@@ -132,7 +132,7 @@ def send_payload(sock: socket.socket, digests: list[str]) -> None:
 
 
 def receive_payload(sock: socket.socket, digests: list[str]) -> None:
-    """Read to FIN, and add what it hashes to, and how much it was."""
+    """Read to FIN, check the size, and append the hash."""
     digest, size_bytes = hashlib.sha256(), 0
     while piece := sock.recv(PIECE_BYTES):
         digest.update(piece)
@@ -142,7 +142,7 @@ def receive_payload(sock: socket.socket, digests: list[str]) -> None:
 
 
 def call_many(port: int) -> None:
-    """Each client is served, one after another connecting while all before are still there."""
+    """Connect client after client, keep them all, and check that each is served."""
     with contextlib.ExitStack() as stack:
         clients = []
         for number in range(CLIENTS):
@@ -153,7 +153,7 @@ def call_many(port: int) -> None:
 
 
 def assert_injected(faults: tuple[str, ...], trace: pathlib.Path) -> None:
-    """Every call that was to fail has failed, with the errno that was asked for."""
+    """Check that each call to be injected has failed with its errno."""
     injected = [line for line in trace.read_text().splitlines() if line.endswith("(INJECTED)")]
     for fault in faults:
         calls = call_of(fault).strip("?").split(",")
@@ -163,7 +163,7 @@ def assert_injected(faults: tuple[str, ...], trace: pathlib.Path) -> None:
 
 @pytest.mark.parametrize("faults", FAULTS, ids=" ".join)
 def test_daemon_loses_no_byte_when_system_calls_fail(faults: tuple[str, ...], tmp_path: pathlib.Path) -> None:
-    """Promises 1, 15 and 16 with the real process: 64 MiB come back unchanged, clients are served meanwhile, exit 0."""
+    """Promises 1, 15 and 16 in the real process: 64 MiB come back unchanged, clients are served meanwhile."""
     trace = tmp_path / "trace"
     sent: list[str] = []
     received: list[str] = []
@@ -201,13 +201,13 @@ def test_daemon_loses_no_byte_when_system_calls_fail(faults: tuple[str, ...], tm
     ],
 )
 def test_daemon_answers_every_datagram_when_system_calls_fail(fault: str, tmp_path: pathlib.Path) -> None:
-    """Promise 11 with the real process: "try again" is not "no", so that nothing is dropped, nor sent twice."""
+    """Promise 11 in the real process: "try again" isn't a refusal, so nothing is dropped, and nothing is sent twice."""
     assert answers_under(fault, tmp_path / "trace", {}) == list(range(1, DATAGRAMS + 1))
 
 
 @pytest.mark.parametrize("code", ["ENOBUFS", "EPERM"])
 def test_daemon_drops_only_the_datagrams_that_the_kernel_refuses(code: str, tmp_path: pathlib.Path) -> None:
-    """Promise 14 with the real process: "counted, dropped, service goes on", exactly as often as it happened."""
+    """Promise 14 in the real process: "counted, dropped, service goes on", as often as a fault was injected."""
     fault = f"sendto:error={code}:when=5+5"
     answered = answers_under(fault, tmp_path / "trace", {f"send_{code}": DATAGRAMS // 5})
     assert answered == [number for number in range(1, DATAGRAMS + 1) if number % 5]
@@ -217,15 +217,16 @@ def answers_under(fault: str, trace: pathlib.Path, drops: dict[str, int]) -> lis
     """Send numbered datagrams in bursts of ten; return the numbers that came back, in order, and compare the drops."""
     answered: list[int] = []
     path = ["--plain"] if call_of(fault) in ("sendto", "recvmsg") else []
-    asker = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-    with traced((fault,), trace, "--no-tcp", *path) as daemon, asker:
-        asker.settimeout(PATIENCE_S)
-        asker.connect(("127.0.0.1", daemon.port))
+    client = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    with traced((fault,), trace, "--no-tcp", *path) as daemon, client:
+        client.settimeout(PATIENCE_S)
+        client.connect(("127.0.0.1", daemon.port))
         for number in range(1, DATAGRAMS + 1):
-            asker.send(number.to_bytes(4, "big") * 100)
-            if number % 10 == 1:  # these are never refused, and on loopback order is kept: all before have been judged
+            client.send(number.to_bytes(4, "big") * 100)
+            # These are never refused, and loopback keeps the order: all earlier ones are answered or dropped by then.
+            if number % 10 == 1:
                 while not answered or answered[-1] < number:
-                    data = asker.recv(1 << 16)
+                    data = client.recv(1 << 16)
                     answered.append(int.from_bytes(data[:4], "big"))
                     assert data == data[:4] * 100
         assert daemon.finish() == 0
@@ -249,15 +250,15 @@ def test_daemon_exits_with_status_1_when_its_last_socket_breaks(code: str, tmp_p
 
 @pytest.mark.parametrize("code", ["EBADF", "EINVAL", "ENOTSOCK"])
 def test_daemon_goes_on_with_udp_when_its_listener_breaks(code: str, tmp_path: pathlib.Path) -> None:
-    """The same when it wasn't the last: UDP goes on, and the end is an orderly one."""
+    """The same when it wasn't the last socket: UDP goes on, and the daemon exits with 0."""
     with traced((f"accept4:error={code}",), tmp_path / "trace") as daemon:
         with contextlib.suppress(ConnectionResetError), socket.socket() as client:
             client.settimeout(PATIENCE_S)
             client.connect(("127.0.0.1", daemon.port))
             assert client.recv(1) == b""
-        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asker:
-            asker.settimeout(PATIENCE_S)
-            asker.connect(("127.0.0.1", daemon.port))
-            asker.send(b"and you?")
-            assert asker.recv(100) == b"and you?"
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
+            client.settimeout(PATIENCE_S)
+            client.connect(("127.0.0.1", daemon.port))
+            client.send(b"and you?")
+            assert client.recv(100) == b"and you?"
         assert daemon.finish() == 0

@@ -1,4 +1,4 @@
-"""SendBuffer: a queue of bytes, whose work is linear in what passes through it."""
+"""SendBuffer: a FIFO of bytes with linear work."""
 
 import ctypes
 
@@ -13,7 +13,7 @@ MOST_MOVES_PER_BYTE = 10  # CPython leaves an eighth of a bytearray's size to gr
 
 
 class QueueMachine(RuleBasedStateMachine):
-    """Against the naive model: a `bytes` that is rebuilt each time."""
+    """Compare with a simple model: a `bytes` object rebuilt at every step."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -51,8 +51,8 @@ TestABufferIsAQueueOfBytes = QueueMachine.TestCase
 
 
 @pytest.mark.parametrize("count", [-1, 4])
-def test_a_count_that_the_kernel_cannot_have_taken_is_refused_and_nothing_is_forgotten(count: int) -> None:
-    """ "Raise ValueError for more than there are": what was never pending can't have been sent."""
+def test_consume_with_an_impossible_count_is_refused_and_removes_nothing(count: int) -> None:
+    """Raise ValueError: bytes that were never pending can't have been sent."""
     buffer = SendBuffer()
     buffer.append(b"abc")
     with pytest.raises(ValueError, match="can't leave a buffer of 3"):
@@ -60,8 +60,15 @@ def test_a_count_that_the_kernel_cannot_have_taken_is_refused_and_nothing_is_for
     assert buffer.peek() == b"abc"
 
 
-def test_the_caller_may_reuse_its_memory_after_append() -> None:
-    """`append`: "Add a copy"."""
+def test_cleared_buffer_has_nothing_pending() -> None:
+    buffer = SendBuffer(b"abc")
+    buffer.clear()
+    assert not buffer
+    assert buffer.peek() == b""
+
+
+def test_memory_can_be_reused_after_append() -> None:
+    """`append` adds a copy."""
     memory = bytearray(b"abc")
     buffer = SendBuffer()
     buffer.append(memory)
@@ -71,7 +78,7 @@ def test_the_caller_may_reuse_its_memory_after_append() -> None:
 
 
 class MoveCounter:
-    """Watches where in memory a buffer's contents lie, and so counts the bytes that were moved or copied."""
+    """Counts the bytes that are moved or copied, from the address of a buffer's contents."""
 
     def __init__(self) -> None:
         self.buffer = SendBuffer()
@@ -102,16 +109,16 @@ class MoveCounter:
         assert self.moved <= MOST_MOVES_PER_BYTE * self.appended, f"{self.moved} moves for {self.appended} bytes"
 
 
-def test_a_large_buffer_leaves_in_small_pieces_and_each_byte_is_moved_about_once() -> None:
-    """ "The work is linear in the bytes that pass, however small the pieces": 4 MiB leave 64 bytes at a time."""
+def test_large_buffer_sent_in_small_pieces_moves_each_byte_about_once() -> None:
+    """4 MiB leave in pieces of 64 bytes."""
     counter = MoveCounter()
     counter.append(bytes(4 << 20))
     counter.consume_all(64)
     assert counter.moved <= 2 * counter.appended
 
 
-def test_a_large_buffer_grows_in_small_pieces_without_being_copied_each_time() -> None:
-    """The same, on the way in."""
+def test_large_buffer_filled_in_small_pieces_is_not_copied_each_time() -> None:
+    """The same for `append`."""
     counter = MoveCounter()
     for _ in range(1 << 15):
         counter.append(bytes(32))
@@ -119,8 +126,8 @@ def test_a_large_buffer_grows_in_small_pieces_without_being_copied_each_time() -
 
 
 @given(st.integers(1, 1 << 20), st.integers(1, 1 << 12), st.integers(1, 1 << 12), st.integers(1, 2_000))
-def test_output_is_linear_time_for_any_mixture_of_pieces(held: int, piece_in: int, piece_out: int, rounds: int) -> None:
-    """A large buffer is held; pieces come and go; at last all of it leaves."""
+def test_work_is_linear_for_any_mixture_of_pieces(held: int, piece_in: int, piece_out: int, rounds: int) -> None:
+    """Pieces come and go while a large buffer is held; then everything leaves."""
     counter = MoveCounter()
     counter.append(bytes(held))
     for _ in range(rounds):
@@ -130,8 +137,8 @@ def test_output_is_linear_time_for_any_mixture_of_pieces(held: int, piece_in: in
     counter.assert_linear()
 
 
-def test_the_buffer_that_all_share_stays_empty() -> None:
-    """Story: a byte in it went to whoever connected next."""
+def test_shared_empty_buffer_takes_no_bytes() -> None:
+    """Story: a byte in it went to the next client."""
     shared: SendBuffer = SharedEmptyBuffer()
     with pytest.raises(TypeError, match="not callable"):
         shared.append(b"x")

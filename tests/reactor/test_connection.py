@@ -1,4 +1,4 @@
-"""THE chapter, row by row: states, half-close, backpressure, errors, and the order of callbacks."""
+"""Connection: the table of states row by row, half-close, backpressure, errors, and the order of callbacks."""
 
 from __future__ import annotations
 
@@ -43,12 +43,12 @@ def unstick(stage: Stage) -> None:
 
 
 def state_of(stage: Stage) -> State:
-    """Ask anew: mypy believes that an attribute stays what it was."""
+    """Read the attribute again: mypy assumes that it is unchanged."""
     return stage.connection.state
 
 
 def watched(stage: Stage) -> int:
-    """What the selector itself says that it watches. The waker is watched too."""
+    """Return what the selector watches, without the waker."""
     keys = [key for key in stage.selector.get_map().values() if key.data is stage.connection]
     return keys[0].events if keys else 0
 
@@ -58,7 +58,7 @@ def watched(stage: Stage) -> int:
 
 @on_every_selector
 def test_close_with_nothing_pending_sends_fin_and_lingers(selector_class: SelectorClass) -> None:
-    """OPEN → DRAINING → LINGERING: "all sent, so our FIN is sent"."""
+    """OPEN → DRAINING → LINGERING "after the last byte and our FIN"."""
     with Stage(selector_class=selector_class) as stage:
         assert state_of(stage) is State.OPEN
         stage.connection.write(b"bye")
@@ -69,8 +69,8 @@ def test_close_with_nothing_pending_sends_fin_and_lingers(selector_class: Select
 
 
 @on_every_selector
-def test_close_with_bytes_pending_drains_first_and_reads_no_more(selector_class: SelectorClass) -> None:
-    """OPEN → DRAINING: "reading no more; delivering what is pending"; then FIN."""
+def test_close_with_bytes_pending_drains_first_and_stops_reading(selector_class: SelectorClass) -> None:
+    """OPEN → DRAINING: "not reading; sending what is pending"; then FIN."""
     with Stage(selector_class=selector_class) as stage:
         stuck(stage)
         stage.connection.close()
@@ -82,12 +82,12 @@ def test_close_with_bytes_pending_drains_first_and_reads_no_more(selector_class:
         stage.until(lambda: state_of(stage) is State.LINGERING)
         assert receive_to_end(stage.peer) == b"pending"
         assert stage.protocol.received == b""
-        assert stage.protocol.kinds() == ["made"]  # `drained` would ask for more, and nothing more can be written
+        assert stage.protocol.kinds() == ["made"]  # no `drained`: nothing more can be written
 
 
 @on_every_selector
 def test_the_peers_fin_drains_and_then_closes_without_lingering(selector_class: SelectorClass) -> None:
-    """OPEN → DRAINING "the peer's FIN was read"; DRAINING → CLOSED "if the peer's FIN was read before"."""
+    """OPEN → DRAINING "after the peer's FIN"; DRAINING → CLOSED "if the peer's FIN was read before"."""
     with Stage(selector_class=selector_class) as stage:
         stuck(stage)
         stage.peer.shutdown(socket.SHUT_WR)
@@ -101,8 +101,8 @@ def test_the_peers_fin_drains_and_then_closes_without_lingering(selector_class: 
 
 
 @on_every_selector
-def test_lingering_throws_away_what_comes_up_to_the_peers_fin(selector_class: SelectorClass) -> None:
-    """LINGERING → CLOSED: "FIN read". Nothing is left unread, so the kernel sends no RST, which would destroy data."""
+def test_lingering_discards_data_until_the_peers_fin(selector_class: SelectorClass) -> None:
+    """LINGERING → CLOSED "at the peer's FIN". No input is left unread, so the kernel sends no RST."""
     with Stage(selector_class=selector_class) as stage:
         stage.connection.write(b"the answer")
         stage.connection.close()
@@ -115,11 +115,11 @@ def test_lingering_throws_away_what_comes_up_to_the_peers_fin(selector_class: Se
         assert stage.protocol.received == b""
         stage.clock.advance(2 * stage.connection.limits.linger_timeout_s)
         stage.idle()
-        assert stage.protocol.events[1:] == [("lost", None)]  # the deadline was forgotten
+        assert stage.protocol.events[1:] == [("lost", None)]  # the deadline was cancelled
 
 
-def test_lingering_ends_when_its_time_is_over_and_not_before() -> None:
-    """LINGERING → CLOSED: "`linger_timeout_s` is over"."""
+def test_lingering_ends_at_its_timeout_and_not_before() -> None:
+    """LINGERING → CLOSED "after `linger_timeout_s`"."""
     with Stage(limits=Limits(linger_timeout_s=3.0)) as stage:
         stage.connection.close()
         stage.clock.advance(2.9)
@@ -133,7 +133,7 @@ def test_lingering_ends_when_its_time_is_over_and_not_before() -> None:
 
 
 def test_draining_has_no_deadline() -> None:
-    """ "There is no deadline on the delivery (a slow reader is not a dead one)"."""
+    """A slow reader isn't a dead one."""
     with Stage() as stage:
         stuck(stage)
         stage.connection.close()
@@ -149,8 +149,8 @@ def test_draining_has_no_deadline() -> None:
 
 
 @on_every_selector
-def test_half_close_sends_fin_and_reads_on_to_the_peers(selector_class: SelectorClass) -> None:
-    """OPEN → HALF_CLOSED: a client has sent all, and still gets every answer."""
+def test_half_close_sends_fin_and_reads_until_the_peers_fin(selector_class: SelectorClass) -> None:
+    """OPEN → HALF_CLOSED: a client has sent everything, and still gets every answer."""
     with Stage(selector_class=selector_class) as stage:
         stage.connection.write(b"the question")
         stage.connection.half_close()
@@ -166,7 +166,7 @@ def test_half_close_sends_fin_and_reads_on_to_the_peers(selector_class: Selector
 
 
 @on_every_selector
-def test_half_close_delivers_what_is_pending_before_the_fin_and_reads_meanwhile(selector_class: SelectorClass) -> None:
+def test_half_close_sends_pending_bytes_before_fin_and_keeps_reading(selector_class: SelectorClass) -> None:
     with Stage(selector_class=selector_class) as stage:
         stuck(stage)
         stage.connection.half_close()
@@ -182,7 +182,7 @@ def test_half_close_delivers_what_is_pending_before_the_fin_and_reads_meanwhile(
         assert "drained" not in stage.protocol.kinds(), "nothing more can be written"
 
 
-def test_after_half_close_nothing_can_be_written_and_a_second_one_is_harmless() -> None:
+def test_after_half_close_writes_and_a_second_half_close_do_nothing() -> None:
     with Stage() as stage:
         stage.connection.half_close()
         stage.connection.half_close()
@@ -192,7 +192,7 @@ def test_after_half_close_nothing_can_be_written_and_a_second_one_is_harmless() 
 
 
 def test_close_after_half_close_lingers_without_a_second_fin() -> None:
-    """The FIN has gone: all that is left is to wait for the peer's, and to throw away what comes before it."""
+    """FIN was sent before, so the connection only waits for the peer's FIN and discards data."""
     with Stage(limits=Limits(linger_timeout_s=3.0)) as stage:
         stage.connection.half_close()
         stage.faults.always["shutdown"] = os_error(errno.ENOTCONN)
@@ -217,8 +217,8 @@ def test_close_after_half_close_with_bytes_pending_drains_first() -> None:
         assert receive_to_end(stage.peer) == b"pending"
 
 
-def test_half_close_after_the_peers_fin_is_the_end() -> None:
-    """Both directions are closed then: nothing is left to wait for."""
+def test_half_close_after_the_peers_fin_closes() -> None:
+    """Both directions are closed then."""
     with Stage(Recorder(keep_open_on_eof=True)) as stage:
         stage.peer.shutdown(socket.SHUT_WR)
         stage.until(lambda: "eof" in stage.protocol.kinds())
@@ -229,7 +229,7 @@ def test_half_close_after_the_peers_fin_is_the_end() -> None:
         assert stage.protocol.events[-1] == ("lost", None)
 
 
-def test_half_close_of_a_connection_that_was_reset_meanwhile_tells_why() -> None:
+def test_half_close_after_a_reset_reports_the_reset() -> None:
     with Stage() as stage:
         reset(stage.peer)
         stage.connection.half_close()
@@ -248,8 +248,8 @@ def test_a_half_closed_connection_can_be_paused_and_aborted() -> None:
         assert state_of(stage) is State.CLOSED
 
 
-def test_what_drained_does_with_the_connection_is_not_done_twice() -> None:
-    """A protocol that closes or half-closes as soon as all is sent: one FIN, one end."""
+def test_close_inside_drained_is_done_once() -> None:
+    """A protocol closes or half-closes inside `drained`: one FIN, one `connection_lost`."""
     for end in (Connection.half_close, Connection.close, Connection.abort):
 
         class Ends(Recorder):
@@ -268,7 +268,7 @@ def test_what_drained_does_with_the_connection_is_not_done_twice() -> None:
 
 
 def close_while_stuck(stage: Stage) -> None:
-    """To DRAINING, and it stays there."""
+    """Bring the connection to DRAINING and keep it there."""
     stuck(stage)
     stage.connection.close()
 
@@ -285,7 +285,7 @@ BEFORE_CLOSED = [State.OPEN, State.DRAINING, State.LINGERING]
 @pytest.mark.parametrize("state", BEFORE_CLOSED)
 @on_every_selector
 def test_a_reset_by_the_peer_closes_from_any_state(selector_class: SelectorClass, state: State) -> None:
-    """ "Any state gets here on an error"; the error is told."""
+    """CLOSED: "every state gets here on an error"; `connection_lost` gets the error."""
     with Stage(selector_class=selector_class) as stage:
         REACH[state](stage)
         assert state_of(stage) is state
@@ -298,8 +298,8 @@ def test_a_reset_by_the_peer_closes_from_any_state(selector_class: SelectorClass
 
 @pytest.mark.parametrize("state", BEFORE_CLOSED)
 @on_every_selector
-def test_abort_closes_from_any_state_and_tells_its_reason(selector_class: SelectorClass, state: State) -> None:
-    """ "Any state gets here on … abort()". Twice is harmless."""
+def test_abort_closes_from_any_state_and_reports_its_reason(selector_class: SelectorClass, state: State) -> None:
+    """CLOSED: "every state gets here on … abort()". A second call does nothing."""
     reason = RuntimeError("enough")
     with Stage(selector_class=selector_class) as stage:
         REACH[state](stage)
@@ -314,7 +314,7 @@ def test_abort_closes_from_any_state_and_tells_its_reason(selector_class: Select
 
 @pytest.mark.parametrize("state", [State.OPEN, State.DRAINING])
 def test_abort_sends_rst(state: State) -> None:
-    """ "So that the peer can't take half a stream for a whole one"."""
+    """The peer knows then that the stream is incomplete."""
     with Stage() as stage:
         stage.connection.write(b"half")
         REACH[state](stage)
@@ -324,7 +324,7 @@ def test_abort_sends_rst(state: State) -> None:
 
 
 def test_abort_in_lingering_sends_no_rst() -> None:
-    """ "There the peer has been sent everything, and a FIN": an RST would destroy what it hasn't read yet."""
+    """All bytes and a FIN were sent; an RST would destroy what the peer hasn't read."""
     with Stage() as stage:
         stage.connection.write(b"everything")
         stage.connection.close()
@@ -333,8 +333,8 @@ def test_abort_in_lingering_sends_no_rst() -> None:
         assert receive_to_end(stage.peer) == b"everything"
 
 
-def test_a_fin_that_cannot_be_sent_any_more_closes() -> None:
-    """shutdown(2), ENOTCONN: the peer's RST was here first."""
+def test_connection_whose_fin_cannot_be_sent_closes() -> None:
+    """shutdown(2), ENOTCONN: the peer's RST came first."""
     with Stage() as stage:
         stage.faults.add("shutdown", os_error(errno.ENOTCONN))
         stage.connection.close()
@@ -343,8 +343,8 @@ def test_a_fin_that_cannot_be_sent_any_more_closes() -> None:
         assert stage.protocol.events[-1][1].errno == errno.ENOTCONN
 
 
-def test_closing_twice_is_closing_once() -> None:
-    """In every state but OPEN, close() has nothing left to do."""
+def test_second_close_does_nothing() -> None:
+    """In every state but OPEN, close() does nothing."""
     with Stage() as stage:
         for _ in range(3):
             stage.connection.close()
@@ -360,7 +360,7 @@ def test_closing_twice_is_closing_once() -> None:
 
 
 @on_every_selector
-def test_a_peer_that_half_closes_gets_everything_and_then_our_fin(selector_class: SelectorClass) -> None:
+def test_half_closing_peer_gets_every_byte_and_then_our_fin(selector_class: SelectorClass) -> None:
     """Promise 4: "all the data, then FIN. No RST destroys data in flight"."""
     with Stage(Recorder(echo=True), selector_class) as stage:
         sent = fill(stage.peer, 3_000_000)
@@ -377,8 +377,8 @@ def test_a_peer_that_half_closes_gets_everything_and_then_our_fin(selector_class
 
 
 @on_every_selector
-def test_keep_open_on_eof_goes_on_writing_until_close(selector_class: SelectorClass) -> None:
-    """`eof_received`: "Return a true value to go on writing until `close()`". Meanwhile nothing is watched."""
+def test_connection_kept_open_after_eof_writes_until_close(selector_class: SelectorClass) -> None:
+    """`eof_received`: "Return True to keep the connection open for writing until `close()`"."""
     with Stage(Recorder(keep_open_on_eof=True), selector_class) as stage:
         stage.peer.shutdown(socket.SHUT_WR)
         stage.until(lambda: ("eof",) in stage.protocol.events)
@@ -396,8 +396,8 @@ def test_keep_open_on_eof_goes_on_writing_until_close(selector_class: SelectorCl
 
 
 @on_every_selector
-def test_a_kept_open_connection_whose_peer_resets_does_not_spin(selector_class: SelectorClass) -> None:
-    """Promise 9. The kernel reports HUP and ERR for as long as it is watched; the next write tells."""
+def test_reset_of_a_connection_kept_open_does_not_spin_the_loop(selector_class: SelectorClass) -> None:
+    """Promise 9. The kernel would report HUP and ERR again and again; the next write gets the error."""
     with Stage(Recorder(keep_open_on_eof=True), selector_class) as stage:
         stage.peer.shutdown(socket.SHUT_WR)
         stage.until(lambda: ("eof",) in stage.protocol.events)
@@ -414,10 +414,8 @@ def test_a_kept_open_connection_whose_peer_resets_does_not_spin(selector_class: 
 
 @on_every_selector
 @pytest.mark.parametrize("refusal", [EAGAIN, EINTR])
-def test_what_the_kernel_will_not_take_now_goes_later_and_in_order(
-    selector_class: SelectorClass, refusal: OSError
-) -> None:
-    """ "EAGAIN, EINTR and short sends are normal, not errors"; nothing overtakes what waits."""
+def test_bytes_refused_by_the_kernel_are_sent_later_in_order(selector_class: SelectorClass, refusal: OSError) -> None:
+    """EAGAIN, EINTR and short sends are normal; no byte overtakes pending ones."""
     with Stage(selector_class=selector_class) as stage:
         stage.faults.add("send", 2, refusal, 1, refusal, 3)
         for piece in (b"abcd", bytearray(b"efgh"), memoryview(b"ijkl")):
@@ -428,8 +426,8 @@ def test_what_the_kernel_will_not_take_now_goes_later_and_in_order(
         assert stage.protocol.kinds() == ["made", "drained"]
 
 
-def test_what_the_kernel_refused_is_not_offered_again_before_it_has_said_that_there_is_room() -> None:
-    """Readiness to be read says nothing about room: a send for each thing that arrives would be a wasted call."""
+def test_pending_bytes_are_not_offered_again_before_the_socket_is_writable() -> None:
+    """A readable socket may still be full, so a send for each receive would be a wasted call."""
     with Stage(Recorder(echo=True)) as stage:
         stage.faults.add("send", EAGAIN)
         stage.peer.send(b"abc")
@@ -452,7 +450,7 @@ def test_eagain_and_eintr_on_receiving_are_not_errors() -> None:
 
 @pytest.mark.parametrize("state", [State.DRAINING, State.LINGERING, State.CLOSED])
 def test_a_write_after_close_does_nothing(state: State) -> None:
-    """ "After `close`, or when the connection is lost, nothing is written"."""
+    """After `close` or an error, nothing is sent."""
     with Stage() as stage:
         REACH[state](stage)
         pending = stage.connection.pending_bytes
@@ -463,8 +461,8 @@ def test_a_write_after_close_does_nothing(state: State) -> None:
         assert stage.connection.bytes_sent == pending
 
 
-def test_an_empty_write_does_no_harm() -> None:
-    """Neither when all is sent nor when something waits."""
+def test_empty_write_does_nothing() -> None:
+    """Neither with an empty buffer nor with pending bytes."""
     with Stage() as stage:
         stage.connection.write(b"")
         stuck(stage)
@@ -476,8 +474,8 @@ def test_an_empty_write_does_no_harm() -> None:
         assert state_of(stage) is State.OPEN
 
 
-def test_a_write_to_a_peer_that_has_gone_closes_and_raises_nothing() -> None:
-    """`write` "never raises OSError"; `connection_lost` comes later, and tells why."""
+def test_write_to_a_lost_peer_closes_and_raises_nothing() -> None:
+    """`write` never raises OSError; `connection_lost` gets the error later."""
     with Stage() as stage:
         stage.faults.add("send", os_error(errno.EPIPE))
         stage.connection.write(b"?")
@@ -489,7 +487,7 @@ def test_a_write_to_a_peer_that_has_gone_closes_and_raises_nothing() -> None:
 
 
 def write_unwatched(stage: Stage, data: bytes) -> None:
-    """Write on a connection that isn't watched, so that the selector must take it in, which it refuses."""
+    """Write on a connection without interest, with a selector that refuses to register it."""
     stage.connection.pause_reading()
     stage.selector.failures.append(os_error(errno.ENOSPC))
     stage.faults.add("send", 2)
@@ -497,23 +495,23 @@ def write_unwatched(stage: Stage, data: bytes) -> None:
 
 
 def test_a_write_raises_no_oserror_when_the_selector_refuses() -> None:
-    """epoll_ctl(2) may say ENOMEM or ENOSPC, and `write` "never raises OSError"."""
+    """epoll_ctl(2) may fail with ENOMEM or ENOSPC; `write` never raises OSError."""
     with Stage() as stage:
         write_unwatched(stage, b"abcd")
 
 
-def test_no_write_overtakes_what_waits_when_the_selector_refuses() -> None:
-    """Promise 1, "in order". Bytes wait though nothing is watched; the next write mustn't take that for "all sent"."""
+def test_write_after_a_selector_refusal_does_not_overtake_pending_bytes() -> None:
+    """Promise 1, "in order". Bytes are pending though nothing is watched; the next write must not overtake them."""
     with Stage() as stage:
         with contextlib.suppress(OSError):
             write_unwatched(stage, b"abcd")
         stage.connection.write(b"efgh")
         stage.idle()
-        with contextlib.suppress(ConnectionResetError):  # to end the connection is one way to keep the order
+        with contextlib.suppress(ConnectionResetError):  # closing the connection also keeps the order
             assert b"abcdefgh".startswith(drain(stage.peer))
 
 
-def test_pending_bytes_are_handed_on_when_they_have_been_taken_and_not_before() -> None:
+def test_pending_bytes_leave_the_buffer_only_after_the_kernel_took_them() -> None:
     """Law 5: "No byte leaves a buffer before the kernel has taken it"."""
     with Stage() as stage:
         stuck(stage, b"0123456789")
@@ -554,7 +552,7 @@ def test_a_peer_that_never_reads_is_paused_at_the_bound(selector_class: Selector
 
 @pytest.mark.parametrize(("waiting_bytes", "reads"), [(1000, True), (1001, False)])
 def test_reading_stops_above_the_high_water_mark(waiting_bytes: int, reads: bool) -> None:
-    """`high_water_bytes`: "more than this pending: stop reading"."""
+    """`high_water_bytes`: "with more pending bytes, stop reading"."""
     with Stage(limits=SMALL) as stage:
         stuck(stage, bytes(waiting_bytes))
         assert watched(stage) == (READ | WRITE if reads else WRITE)
@@ -564,7 +562,7 @@ def test_reading_stops_above_the_high_water_mark(waiting_bytes: int, reads: bool
 
 
 def test_one_receive_per_readiness_of_at_most_receive_bytes() -> None:
-    """Law 11: "One receive per readiness, so that a hog waits its turn"."""
+    """Law 11: one receive per readiness, so a busy connection can't hold up others."""
     with Stage(limits=SMALL) as stage:
         stage.peer.send(bytes(1200))
         stage.until(lambda: stage.protocol.received)
@@ -576,7 +574,7 @@ def test_one_receive_per_readiness_of_at_most_receive_bytes() -> None:
 
 @on_every_selector
 def test_pause_reading_and_resume_reading(selector_class: SelectorClass) -> None:
-    """ "Call `data_received` no more until `resume_reading`"; a paused connection isn't watched at all."""
+    """A paused connection without pending bytes isn't registered at all."""
     with Stage(selector_class=selector_class) as stage:
         stage.connection.pause_reading()
         stage.connection.pause_reading()
@@ -588,8 +586,8 @@ def test_pause_reading_and_resume_reading(selector_class: SelectorClass) -> None
         stage.until(lambda: stage.protocol.received == b"waits")
 
 
-def test_a_reset_of_a_paused_connection_shows_when_it_is_resumed() -> None:
-    """As `pause_reading` says; until then it doesn't spin."""
+def test_reset_of_a_paused_connection_is_noticed_on_resume() -> None:
+    """Until then the loop doesn't spin."""
     with Stage() as stage:
         stage.connection.pause_reading()
         reset(stage.peer)
@@ -601,8 +599,8 @@ def test_a_reset_of_a_paused_connection_shows_when_it_is_resumed() -> None:
 
 
 @on_every_selector
-def test_a_connection_paused_in_the_same_batch_is_not_read_any_more(selector_class: SelectorClass) -> None:
-    """ "What isn't wanted any more, since the batch was made, isn't done": the first pauses the other."""
+def test_connection_paused_in_the_same_batch_is_not_read(selector_class: SelectorClass) -> None:
+    """The first connection of the batch pauses the second."""
 
     class PausesTheOther(Recorder):
         def data_received(self, connection: Connection, data: bytes) -> None:
@@ -622,8 +620,8 @@ def test_a_connection_paused_in_the_same_batch_is_not_read_any_more(selector_cla
         assert protocol.received == b"x"
 
 
-def test_a_paused_connection_still_delivers_and_closes() -> None:
-    """Pausing is about reading only; lingering reads, whatever was paused."""
+def test_paused_connection_still_sends_and_closes() -> None:
+    """A pause stops only reading; lingering reads even then."""
     with Stage() as stage:
         stage.connection.pause_reading()
         stuck(stage)
@@ -635,8 +633,8 @@ def test_a_paused_connection_still_delivers_and_closes() -> None:
         assert receive_to_end(stage.peer) == b"pending"
 
 
-def test_pause_and_resume_after_the_end_do_no_harm() -> None:
-    """A protocol may hold on to its connection for too long."""
+def test_pause_and_resume_after_close_do_nothing() -> None:
+    """A protocol may keep a reference to a closed connection."""
     with Stage() as stage:
         stage.connection.abort()
         stage.connection.pause_reading()
@@ -647,8 +645,8 @@ def test_pause_and_resume_after_the_end_do_no_harm() -> None:
             _ = stage.connection.socket.getsockname()
 
 
-def test_drained_is_called_when_bytes_had_to_wait_and_only_then() -> None:
-    """`drained`: "Called when bytes had to wait for the peer and now all have been taken by the kernel"."""
+def test_drained_is_called_only_after_bytes_were_pending() -> None:
+    """`drained`: "Called when the kernel has taken all pending bytes"."""
     with Stage() as stage:
         stage.connection.write(b"at once")
         stage.idle()
@@ -662,8 +660,8 @@ def test_drained_is_called_when_bytes_had_to_wait_and_only_then() -> None:
 SLOWLY: list[int | OSError | None] = [EAGAIN, 2, EAGAIN] * 20
 
 
-def test_drained_may_write_more_than_the_kernel_takes_at_once() -> None:
-    """A producer that goes on from `drained`, round by round."""
+def test_drained_can_write_more_than_the_kernel_takes_at_once() -> None:
+    """A producer writes the next part in each `drained`."""
 
     class Producer(Recorder):
         def drained(self, connection: Connection) -> None:
@@ -684,8 +682,8 @@ def test_drained_may_write_more_than_the_kernel_takes_at_once() -> None:
 
 
 @pytest.mark.parametrize("code", OUT_OF_MEMORY)
-def test_a_send_without_memory_is_retried_by_timer_without_loss_and_without_spin(code: int) -> None:
-    """ENOBUFS and ENOMEM are the kernel's trouble, not the peer's. The socket stays writable meanwhile."""
+def test_send_without_memory_is_retried_by_timer_without_loss_or_spin(code: int) -> None:
+    """ENOBUFS and ENOMEM aren't the peer's fault. The socket stays writable meanwhile."""
     with Stage() as stage:
         stage.faults.always["send"] = os_error(code)
         stage.connection.write(b"abc")
@@ -704,8 +702,8 @@ def test_a_send_without_memory_is_retried_by_timer_without_loss_and_without_spin
 
 
 @pytest.mark.parametrize("code", OUT_OF_MEMORY)
-def test_a_receive_without_memory_is_retried_by_timer_without_loss_and_without_spin(code: int) -> None:
-    """The same on the way in."""
+def test_receive_without_memory_is_retried_by_timer_without_loss_or_spin(code: int) -> None:
+    """The same for receiving."""
     with Stage(Recorder(echo=True)) as stage:
         stage.faults.always["recv"] = os_error(code)
         stage.peer.send(b"abc")
@@ -721,8 +719,8 @@ def test_a_receive_without_memory_is_retried_by_timer_without_loss_and_without_s
 
 
 @pytest.mark.parametrize("code", OUT_OF_MEMORY)
-def test_close_while_the_kernel_has_no_memory_still_delivers(code: int) -> None:
-    """DRAINING waits for memory, too."""
+def test_close_without_kernel_memory_still_sends_pending_bytes(code: int) -> None:
+    """DRAINING waits for memory."""
     with Stage() as stage:
         stage.faults.add("send", os_error(code), os_error(code))
         stage.connection.write(b"abc")
@@ -734,8 +732,8 @@ def test_close_while_the_kernel_has_no_memory_still_delivers(code: int) -> None:
         assert receive_to_end(stage.peer) == b"abc"
 
 
-def test_abort_while_the_kernel_has_no_memory_leaves_no_timer() -> None:
-    """A timer that came later would work on a closed socket."""
+def test_abort_without_kernel_memory_leaves_no_timer() -> None:
+    """A later retry would use a closed socket."""
     with Stage() as stage:
         stage.faults.add("send", os_error(errno.ENOBUFS))
         stage.connection.write(b"abc")
@@ -748,8 +746,8 @@ def test_abort_while_the_kernel_has_no_memory_leaves_no_timer() -> None:
 
 @pytest.mark.parametrize("call", ["recv", "send"])
 @pytest.mark.parametrize("code", [errno.ECONNRESET, errno.EPIPE, errno.ETIMEDOUT, errno.EHOSTUNREACH, errno.EIO])
-def test_any_other_error_ends_the_connection_and_is_told(call: str, code: int) -> None:
-    """ "Any state gets here on an error"."""
+def test_other_errors_close_the_connection_and_are_reported(call: str, code: int) -> None:
+    """CLOSED: "every state gets here on an error"."""
     with Stage(Recorder(echo=True)) as stage:
         stage.faults.add(call, os_error(code))
         stage.peer.send(b"abc")
@@ -757,8 +755,8 @@ def test_any_other_error_ends_the_connection_and_is_told(call: str, code: int) -
         assert stage.protocol.events[-1][1].errno == code
 
 
-def test_the_retry_survives_a_selector_that_is_out_of_memory_too() -> None:
-    """epoll_ctl(2) may say ENOMEM as well; the bytes must go out in the end, or the peer be told."""
+def test_retry_survives_a_selector_without_memory() -> None:
+    """epoll_ctl(2) may fail with ENOMEM, too; in the end the bytes are sent or the connection is closed."""
     with Stage() as stage:
         stage.faults.add("send", os_error(errno.ENOMEM))
         stage.connection.write(b"abc")
@@ -773,7 +771,7 @@ def test_the_retry_survives_a_selector_that_is_out_of_memory_too() -> None:
 
 
 class Watch(Recorder):
-    """Notes how deep the callbacks of a connection are nested, and acts in one of them."""
+    """Records how deep a connection's callbacks are nested, and acts in one of them."""
 
     def __init__(self, where: str, action: Callable[[Connection], object]) -> None:
         super().__init__(echo=True)
@@ -808,20 +806,20 @@ class Watch(Recorder):
 
 
 def fail_to_write(connection: Connection) -> None:
-    """The peer has gone, and the write shows it."""
+    """Write to a lost peer."""
     connection.socket.faults.always["send"] = os_error(errno.EPIPE)  # type: ignore[attr-defined]
     connection.socket.faults.always["shutdown"] = os_error(errno.ENOTCONN)  # type: ignore[attr-defined]
     connection.write(b"more")
 
 
 def write_and_close(connection: Connection) -> None:
-    """The usual farewell."""
+    """Write and close."""
     connection.write(b"more")
     connection.close()
 
 
 def raise_zero_division(connection: Connection) -> None:
-    """A mistake in a protocol."""
+    """Raise an exception, as a wrong protocol does."""
     _ = 1 // 0
 
 
@@ -836,14 +834,14 @@ ACTIONS: list[Callable[[Connection], object]] = [
 
 @pytest.mark.parametrize("action", ACTIONS, ids=lambda action: str(action.__name__))
 @pytest.mark.parametrize("where", ["made", "data", "drained", "eof", "lost"])
-def test_a_connection_may_end_in_any_callback_and_connection_lost_comes_once_last_and_alone(
+def test_close_inside_any_callback_calls_connection_lost_once_last_and_alone(
     where: str, action: Callable[[Connection], object], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Law 6: "A close may happen inside any callback". "No callback of a connection ever runs inside another one"."""
+    """Law 6: a close may happen inside any callback. No callback of a connection runs inside another."""
     watch = Watch(where, action)
     with Stage(watch) as stage:
         stage.faults.add("send", EAGAIN)
-        with contextlib.suppress(ConnectionError):  # it may have ended already
+        with contextlib.suppress(ConnectionError):  # it may be closed already
             stage.peer.send(b"abc")
         stage.idle()
         ends_at_once = action in (Connection.abort, fail_to_write, raise_zero_division)
@@ -874,8 +872,8 @@ def test_callbacks_come_in_the_order_of_the_protocol() -> None:
         assert stage.protocol.kinds() == ["made", "data", "drained", "eof", "lost"]
 
 
-def test_data_and_fin_that_come_together_are_told_one_after_the_other() -> None:
-    """The FIN behind the data must not swallow it."""
+def test_data_and_fin_that_arrive_together_give_two_callbacks() -> None:
+    """The FIN after the data must not hide it."""
     with Stage(Recorder(echo=True)) as stage:
         stage.peer.send(b"abc")
         stage.peer.shutdown(socket.SHUT_WR)
@@ -885,8 +883,8 @@ def test_data_and_fin_that_come_together_are_told_one_after_the_other() -> None:
         assert receive_to_end(stage.peer) == b"abc"
 
 
-def test_a_connection_knows_both_ends_until_they_have_gone() -> None:
-    """`peer_address`, `local_address`: "Raise OSError … when it has gone"."""
+def test_connection_knows_both_addresses_until_it_is_closed() -> None:
+    """The socket's addresses are public; a closed socket raises OSError."""
     with Stage() as stage:
         assert stage.connection.socket.getpeername() == stage.peer.getsockname()
         assert stage.connection.socket.getsockname() == stage.peer.getpeername()
@@ -901,8 +899,8 @@ def test_a_connection_knows_both_ends_until_they_have_gone() -> None:
             _ = stage.connection.socket.getsockname()
 
 
-def test_no_descriptor_is_left_when_connections_come_and_go() -> None:
-    """Half of them end in order, half by abort."""
+def test_many_connections_leave_no_descriptor() -> None:
+    """Half of them close in order, half abort."""
     before = open_descriptors()
     with Reactor() as reactor:
         for number in range(20):
@@ -924,7 +922,7 @@ MISHAPS = st.sampled_from([EAGAIN, EINTR, os_error(errno.ENOBUFS), os_error(errn
 
 
 class Carrier(SendBuffer):
-    """The smallest transport: the connection's socket, and a buffer that the connection doesn't know."""
+    """The smallest transport: the connection's socket and a buffer of its own."""
 
     __slots__ = ("recv", "send")
 
@@ -941,7 +939,7 @@ class Carrier(SendBuffer):
 def test_bytes_stay_in_order_whenever_the_transport_changes(
     steps: list[bytes | str], sends: list[OSError | int]
 ) -> None:
-    """`use_transport` and `use_socket`, against what a plain connection sends: all that is written, in its order."""
+    """`use_transport` and `use_socket`: everything written is sent in order, as on a plain connection."""
     with Stage(limits=SMALL) as stage:
         stage.faults.add("send", *sends)
         connection, carrier, written = stage.connection, None, bytearray()
@@ -977,7 +975,7 @@ def test_transport_is_refused_while_bytes_are_pending() -> None:
 
 
 class ConnectionMachine(RuleBasedStateMachine):
-    """Whatever we, the peer, the kernel and the clock do: no byte is lost, changed, reordered or invented."""
+    """No byte is lost, changed, reordered or invented, whatever happens on either side."""
 
     @initialize(selector_class=st.sampled_from(SELECTORS), keep_open=st.booleans())
     def begin(self, selector_class: SelectorClass, keep_open: bool) -> None:
@@ -1090,7 +1088,7 @@ class ConnectionMachine(RuleBasedStateMachine):
             self.stage.__exit__()
 
     def finish(self) -> None:
-        """The kernel recovers; all that was written must arrive, and the end be orderly."""
+        """The kernel recovers: everything written must arrive, and the connection close in order."""
         self.stage.faults.script.clear()
         self.connection.close()
         self.stage.clock.advance(SEND_RETRY_S)

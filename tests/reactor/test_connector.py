@@ -1,4 +1,4 @@
-"""Connector: either `connection_made` or `failed(error)`, never inside the call that asked for it."""
+"""Connector: the loop calls either `connection_made` or `failed(error)`."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from tests.support.faults import FlakySockets
 from tests.support.loops import SELECTORS, ManualClock, Recorder, RecordingSelector, turn_idle, turn_until
 
 
-class CallerSocket(socket.socket):
-    """A socket whose connect(2) fails at once, if told to, or binds itself to its destination first."""
+class ClientSocket(socket.socket):
+    """A socket that can fail in connect(2), or bind itself to its destination first."""
 
     code = 0
     meets_itself = False
@@ -32,7 +32,7 @@ class CallerSocket(socket.socket):
 
 
 class Client:
-    """A loop with a clock in the test's hands, and what became of an attempt."""
+    """A loop with a manual clock, and the outcome of an attempt."""
 
     def __init__(self, selector_class: type[selectors.BaseSelector] = selectors.DefaultSelector) -> None:
         self.clock = ManualClock()
@@ -44,7 +44,7 @@ class Client:
 
     def socket(self, family: int, type: int) -> Socket:
         """Be the factory, too."""
-        sock = CallerSocket(family, type)
+        sock = ClientSocket(family, type)
         sock.code, sock.meets_itself = self.code, self.meets_itself
         return sock
 
@@ -53,13 +53,13 @@ class Client:
         return socket.socketpair()
 
     def outcomes(self) -> int:
-        """How often anything was told."""
+        """The number of outcomes reported."""
         return len(self.protocol.connections) + len(self.errors)
 
 
 @pytest.fixture(params=SELECTORS, ids=lambda selector_class: str(selector_class.__name__))
 def client(request: pytest.FixtureRequest) -> Iterator[Client]:
-    """One per selector class; whatever happens, nothing stays open."""
+    """One per selector class. At the end nothing is open."""
     before = open_descriptors()
     made = Client(request.param)
     with made.reactor:
@@ -83,8 +83,8 @@ def free_port() -> int:
         return port
 
 
-def test_a_connection_is_made_through_the_loop(client: Client, server: socket.socket) -> None:
-    """ "Give the connection to `protocol`": it can be written to at once, and has the limits asked for."""
+def test_successful_connect_is_reported_through_the_loop(client: Client, server: socket.socket) -> None:
+    """The connection can be written to at once, and has the requested limits."""
     limits = Limits(receive_bytes=3)
     connect_tcp(client.reactor, server.getsockname(), client.protocol, client.errors.append, limits=limits)
     assert client.outcomes() == 0
@@ -98,8 +98,8 @@ def test_a_connection_is_made_through_the_loop(client: Client, server: socket.so
     assert connection.limits is limits
 
 
-def test_once_connected_the_deadline_is_forgotten(client: Client, server: socket.socket) -> None:
-    """Ten thousand connects a second mustn't leave a hundred thousand timers behind."""
+def test_connected_attempt_leaves_no_timer(client: Client, server: socket.socket) -> None:
+    """Ten thousand connects a second must not leave a hundred thousand timers."""
     connect_tcp(client.reactor, server.getsockname(), client.protocol, client.errors.append, timeout_s=5.0)
     client.reactor.turn()  # blocks until it is connected
     accepted, _ = server.accept()
@@ -110,10 +110,10 @@ def test_once_connected_the_deadline_is_forgotten(client: Client, server: socket
     assert client.selector.timeouts == [5.0, None]
 
 
-def test_a_connection_that_cannot_be_watched_is_lost_and_not_failed(
+def test_connection_that_cannot_be_watched_is_lost_and_not_failed(
     client: Client, server: socket.socket, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """epoll_ctl(2), EPERM, say: it was made, so `connection_lost` tells, and nothing stays open."""
+    """For example EPERM from epoll_ctl(2): the connection was made, so `connection_lost` gets the error."""
     connect_tcp(client.reactor, server.getsockname(), client.protocol, client.errors.append)
     client.selector.failures.append(os_error(errno.EPERM))
     turn_until(client.reactor, lambda: "lost" in client.protocol.kinds())
@@ -121,7 +121,7 @@ def test_a_connection_that_cannot_be_watched_is_lost_and_not_failed(
     assert len(caplog.records) == 1
 
 
-def test_a_refused_connection_is_told_through_the_loop(client: Client) -> None:
+def test_refused_connection_is_reported_through_the_loop(client: Client) -> None:
     """The error is what connect(2) would raise."""
     connector = connect_tcp(client.reactor, ("127.0.0.1", free_port()), client.protocol, client.errors.append)
     assert client.outcomes() == 0
@@ -131,8 +131,8 @@ def test_a_refused_connection_is_told_through_the_loop(client: Client) -> None:
     assert connector not in client.reactor.handlers
 
 
-def test_an_error_that_is_known_at_once_still_comes_through_the_loop(client: Client) -> None:
-    """Law: "never inside the call that asked for it"."""
+def test_error_known_at_once_is_reported_through_the_loop(client: Client) -> None:
+    """Law: "the loop calls", not the function that starts the attempt."""
     client.code = errno.ENETUNREACH
     connect_tcp(client.reactor, ("127.0.0.1", 9), client.protocol, client.errors.append)
     assert client.outcomes() == 0
@@ -149,7 +149,7 @@ def test_a_connect_under_way_is_no_error(client: Client, server: socket.socket, 
 
 
 def test_silence_ends_at_the_deadline_and_not_before(client: Client) -> None:
-    """ "ETIMEDOUT after `timeout_s`"."""
+    """The error is ETIMEDOUT, after `timeout_s`."""
     with silent_address() as address:
         connect_tcp(client.reactor, address, client.protocol, client.errors.append, timeout_s=5.0)
         client.clock.advance(4.9)
@@ -162,10 +162,8 @@ def test_silence_ends_at_the_deadline_and_not_before(client: Client) -> None:
     assert client.protocol.connections == []
 
 
-def test_a_connection_that_comes_with_its_deadline_is_made_and_nothing_else_is_told(
-    client: Client, server: socket.socket
-) -> None:
-    """Law: "exactly one of two things happens"; what is ready goes before what is due."""
+def test_connect_that_succeeds_at_its_deadline_is_reported_once(client: Client, server: socket.socket) -> None:
+    """Exactly one outcome: readiness comes before due timers."""
     connect_tcp(client.reactor, server.getsockname(), client.protocol, client.errors.append, timeout_s=5.0)
     accepted, _ = server.accept()
     client.clock.advance(60.0)
@@ -174,8 +172,8 @@ def test_a_connection_that_comes_with_its_deadline_is_made_and_nothing_else_is_t
     assert (len(client.protocol.connections), client.errors) == (1, [])
 
 
-def test_a_connect_that_meets_itself_is_refused(client: Client) -> None:
-    """A port of this machine without a listener may be picked as the source port: then it would echo itself."""
+def test_self_connect_is_refused(client: Client) -> None:
+    """The kernel may choose a local port without a listener as the source port; the socket would echo itself."""
     client.meets_itself = True
     connect_tcp(client.reactor, ("127.0.0.1", free_port()), client.protocol, client.errors.append)
     turn_until(client.reactor, client.outcomes)
@@ -183,8 +181,8 @@ def test_a_connect_that_meets_itself_is_refused(client: Client) -> None:
     assert client.protocol.connections == []
 
 
-def test_abort_is_silent(client: Client) -> None:
-    """ "Give up: close without a word". Twice is harmless."""
+def test_abort_calls_nothing(client: Client) -> None:
+    """A second call does nothing."""
     with silent_address() as address:
         connector = connect_tcp(client.reactor, address, client.protocol, client.errors.append, timeout_s=5.0)
         connector.abort()
@@ -195,16 +193,16 @@ def test_abort_is_silent(client: Client) -> None:
     assert connector not in client.reactor.handlers
 
 
-def test_abort_silences_an_error_that_is_already_under_way(client: Client) -> None:
-    """Known at once, queued on the loop, and not wanted any more."""
+def test_abort_before_a_queued_error_calls_nothing(client: Client) -> None:
+    """The error is queued on the loop when `abort` is called."""
     client.code = errno.ENETUNREACH
     connect_tcp(client.reactor, ("127.0.0.1", 9), client.protocol, client.errors.append).abort()
     turn_idle(client.reactor)
     assert client.outcomes() == 0
 
 
-def test_abort_because_of_an_oserror_tells_it_through_the_loop(client: Client) -> None:
-    """ "Unless it is because of an OSError, which is told"; never inside the call."""
+def test_abort_with_an_oserror_reports_it_through_the_loop(client: Client) -> None:
+    """`abort(OSError)` reports it, but not inside the call."""
     with silent_address() as address:
         connector = connect_tcp(client.reactor, address, client.protocol, client.errors.append)
         reason = os_error(errno.ENETDOWN)
@@ -215,7 +213,7 @@ def test_abort_because_of_an_oserror_tells_it_through_the_loop(client: Client) -
 
 
 def test_abort_after_success_leaves_the_connection_alone(client: Client, server: socket.socket) -> None:
-    """The socket has another owner then."""
+    """The socket belongs to the connection then."""
     connector = connect_tcp(client.reactor, server.getsockname(), client.protocol, client.errors.append)
     turn_until(client.reactor, client.outcomes)
     connector.abort()
@@ -223,10 +221,10 @@ def test_abort_after_success_leaves_the_connection_alone(client: Client, server:
     assert client.protocol.connections[0].socket.getpeername() == server.getsockname()
 
 
-def test_a_protocol_that_raises_in_connection_made_is_not_told_that_it_failed(
+def test_error_in_connection_made_does_not_call_failed(
     client: Client, server: socket.socket, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """It was connected; `connection_lost` tells the rest. One traceback."""
+    """The attempt succeeded; `connection_lost` gets the error. One traceback."""
 
     class Bad(Recorder):
         def connection_made(self, connection: Connection) -> None:
@@ -248,8 +246,8 @@ def test_a_name_is_refused(client: Client, host: str) -> None:
 
 
 @pytest.mark.parametrize("timeout_s", [float("nan"), float("inf")])
-def test_a_timeout_that_is_no_time_is_refused_and_leaves_nothing(client: Client, timeout_s: float) -> None:
-    """ "Raise ValueError for … a time-out that is no time"."""
+def test_non_finite_timeout_is_refused_and_leaves_nothing(client: Client, timeout_s: float) -> None:
+    """Raise ValueError for a time-out that isn't finite."""
     before = open_descriptors()
     with pytest.raises(ValueError, match="finite"):
         connect_tcp(client.reactor, ("127.0.0.1", 9), client.protocol, client.errors.append, timeout_s=timeout_s)
@@ -258,7 +256,7 @@ def test_a_timeout_that_is_no_time_is_refused_and_leaves_nothing(client: Client,
 
 
 def assert_nothing_is_left(client: Client) -> None:
-    """The call has raised; that is one answer, and there must not be another."""
+    """The call raised, and that is the only outcome."""
     client.clock.advance(60.0)
     turn_idle(client.reactor)
     assert client.outcomes() == 0
@@ -270,17 +268,15 @@ def assert_nothing_is_left(client: Client) -> None:
     [(("127.0.0.1", 70_000), OverflowError), (("fe80::1%no-such-interface", 9), OSError)],
     ids=["port", "scope"],
 )
-def test_a_connect_that_raises_leaves_nothing_behind(
-    client: Client, address: tuple[str, int], error: type[Exception]
-) -> None:
-    """An address that Python itself refuses: `failed` mustn't be called as well, ten seconds later."""
+def test_connect_that_raises_leaves_nothing(client: Client, address: tuple[str, int], error: type[Exception]) -> None:
+    """Python refuses the address; `failed` must not be called ten seconds later."""
     with pytest.raises(error):
         connect_tcp(client.reactor, address, client.protocol, client.errors.append)
     assert_nothing_is_left(client)
 
 
-def test_a_selector_that_refuses_for_a_while_only_delays(client: Client, server: socket.socket) -> None:
-    """epoll_ctl(2), ENOSPC: the attempt goes on when there is room again, and has one outcome like any other."""
+def test_temporary_selector_refusal_only_delays(client: Client, server: socket.socket) -> None:
+    """epoll_ctl(2), ENOSPC: the attempt continues when there is room, and has one outcome."""
     client.selector.failures.append(os_error(errno.ENOSPC))
     connect_tcp(client.reactor, server.getsockname(), client.protocol, client.errors.append)
     turn_idle(client.reactor)
@@ -293,8 +289,8 @@ def test_a_selector_that_refuses_for_a_while_only_delays(client: Client, server:
     assert client.errors == []
 
 
-def test_no_socket_to_be_had_is_raised_at_once() -> None:
-    """ "OSError when no socket can be made (EMFILE, EAFNOSUPPORT)"."""
+def test_missing_socket_is_raised_at_once() -> None:
+    """Raise OSError if there is no socket (EMFILE, EAFNOSUPPORT)."""
     sockets = FlakySockets()
     sockets.faults.always["socket"] = os_error(errno.EMFILE)
     with Reactor(sockets=sockets) as reactor:

@@ -27,7 +27,7 @@ IPV6 = pytest.mark.skipif(not has_ipv6(), reason="this machine has no IPv6")
 
 
 class Post:
-    """An endpoint on loopback and a client connected to it, every door in the test's hands."""
+    """An endpoint on loopback with a manual clock and faults, and a client connected to it."""
 
     def __init__(
         self, host: str = "127.0.0.1", selector_class: type[selectors.BaseSelector] = selectors.DefaultSelector
@@ -38,7 +38,7 @@ class Post:
         self.reactor = Reactor(selector=self.selector, clock=self.clock, sockets=self.sockets)
         self.protocol = DatagramRecorder(echo=True)
         self.endpoint = open_udp(self.reactor, (host, 0), self.protocol)
-        self.call = "sendto" if host == "127.0.0.1" else "sendmsg"  # on a wildcard, an answer names its source
+        self.call = "sendto" if host == "127.0.0.1" else "sendmsg"  # an answer from a wildcard socket names its source
         self.client = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         self.client.settimeout(PATIENCE_S)
         self.client.connect(("127.0.0.1", self.endpoint.address[1]))
@@ -47,7 +47,7 @@ class Post:
         turn_idle(self.reactor, turns)
 
     def receive(self) -> list[bytes]:
-        """All that has come back."""
+        """Return all answers."""
         self.client.setblocking(False)
         found: list[bytes] = []
         while True:
@@ -57,7 +57,7 @@ class Post:
                 return found
 
     def assert_serves(self) -> None:
-        """The next one is answered."""
+        """Check that the next datagram is answered."""
         self.receive()
         sent = self.endpoint.datagrams_sent
         self.client.settimeout(PATIENCE_S)
@@ -81,12 +81,12 @@ def every_post(request: pytest.FixtureRequest) -> Iterator[Post]:
 
 @pytest.fixture(params=["127.0.0.1", "0.0.0.0"])
 def post(request: pytest.FixtureRequest) -> Iterator[Post]:
-    """One with an address of its own, and one on the wildcard; they send by different calls."""
+    """One bound to an address, one to the wildcard: they send with different system calls."""
     yield from open_post(Post(request.param))
 
 
-def test_a_datagram_is_handed_over_whole_with_its_source(every_post: Post) -> None:
-    """ "Called with one whole datagram"; a zero-length one is one, too."""
+def test_datagram_is_delivered_whole_with_its_source(every_post: Post) -> None:
+    """A zero-length datagram is delivered, too."""
     for data in (b"abc", b"", b"defg"):
         every_post.client.send(data)
     turn_until(every_post.reactor, lambda: len(every_post.protocol.received) == 3)
@@ -102,7 +102,7 @@ def test_a_datagram_is_handed_over_whole_with_its_source(every_post: Post) -> No
 @pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0"])
 @pytest.mark.parametrize("name", ["MSG_CTRUNC", "MSG_EOR", "MSG_ERRQUEUE"])
 def test_other_flags_of_a_datagram_do_not_drop_it(monkeypatch: pytest.MonkeyPatch, host: str, name: str) -> None:
-    """Of recvmsg(2)'s flags, MSG_TRUNC alone means that data is missing."""
+    """Of recvmsg(2)'s flags, only MSG_TRUNC means that data is missing."""
     flag, receive = getattr(socket, name, 0), FlakySocket.recvmsg
 
     def receive_flagged(self: FlakySocket, *sizes: int) -> tuple[bytes, Control, int, Any]:
@@ -115,8 +115,8 @@ def test_other_flags_of_a_datagram_do_not_drop_it(monkeypatch: pytest.MonkeyPatc
         assert post.endpoint.drops == {}
 
 
-def test_the_kernel_is_asked_for_no_more_once_it_has_said_that_nothing_waits(post: Post) -> None:
-    """ "Receive until nothing waits": one datagram costs two calls of recvmsg(2), not a whole turn's share."""
+def test_receiving_stops_at_the_first_eagain(post: Post) -> None:
+    """One datagram costs two calls of recvmsg(2), not DATAGRAMS_PER_TURN."""
     post.client.send(b"abc")
     post.turn()
     assert len(post.protocol.received) == 1
@@ -126,8 +126,8 @@ def test_the_kernel_is_asked_for_no_more_once_it_has_said_that_nothing_waits(pos
 # ---------------------------------------------------------------- a full send buffer
 
 
-def test_a_datagram_that_does_not_fit_is_held_and_goes_out_later_and_reading_pauses(every_post: Post) -> None:
-    """ "The one datagram that didn't fit is held and nothing more is received until it has gone"."""
+def test_datagram_that_does_not_fit_is_held_and_reading_pauses(every_post: Post) -> None:
+    """Law: "one datagram is held, and nothing is received until it is sent"."""
     post = every_post
     post.faults.always["sendto"] = EAGAIN
     for data in (b"one", b"two", b"three"):
@@ -143,8 +143,8 @@ def test_a_datagram_that_does_not_fit_is_held_and_goes_out_later_and_reading_pau
     assert (post.endpoint.datagrams_sent, post.endpoint.bytes_sent) == (3, 11)
 
 
-def test_readiness_to_send_is_not_taken_for_readiness_to_receive(post: Post) -> None:
-    """ "Send what was held, or receive": whether something waits, the kernel says in the turn after."""
+def test_writable_endpoint_sends_and_does_not_receive(post: Post) -> None:
+    """`on_event` sends the held datagram or receives; the next turn shows what can be received."""
     post.faults.add(post.call, EAGAIN)
     post.client.send(b"held")
     turn_until(post.reactor, lambda: post.endpoint.interest == WRITE)
@@ -155,22 +155,33 @@ def test_readiness_to_send_is_not_taken_for_readiness_to_receive(post: Post) -> 
     turn_until(post.reactor, lambda: post.endpoint.datagrams_sent == 2)
 
 
-def test_a_held_datagram_is_answered_from_the_address_that_was_asked(post: Post) -> None:
+def test_held_datagram_leaves_from_the_address_that_was_asked(post: Post) -> None:
     """Its path is held with it."""
     post.faults.add(post.call, EAGAIN, EINTR, EAGAIN)
     post.assert_serves()
 
 
-def test_a_held_datagram_that_fails_in_the_end_is_counted(post: Post) -> None:
-    """Then reading goes on."""
+def test_held_datagram_that_fails_is_counted(post: Post) -> None:
+    """Then reading continues."""
     post.faults.add(post.call, EAGAIN, os_error(errno.EPERM))
     post.client.send(b"lost")
     turn_until(post.reactor, lambda: post.endpoint.drops == {"send_EPERM": 1})
     post.assert_serves()
 
 
-def test_while_one_is_held_further_ones_are_dropped_as_busy(post: Post) -> None:
-    """Memory stays bounded: one is held, not a queue."""
+def test_held_datagram_whose_error_closes_the_endpoint_raises_nothing(
+    post: Post, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Story: the endpoint asked for READ on its closed socket."""
+    monkeypatch.setattr(post.protocol, "error_received", lambda endpoint, error: endpoint.close())
+    post.faults.add(post.call, EAGAIN, os_error(errno.EPERM))
+    post.client.send(b"lost")
+    turn_until(post.reactor, lambda: post.endpoint.closed)
+    assert (post.endpoint.interest, caplog.records) == (0, [])
+
+
+def test_second_send_while_one_is_held_is_dropped_as_busy(post: Post) -> None:
+    """Memory is bounded: one datagram is held, not a queue."""
     post.faults.add("sendto", EAGAIN)
     destination = post.client.getsockname()
     assert post.endpoint.send(b"held", destination) is True
@@ -181,8 +192,8 @@ def test_while_one_is_held_further_ones_are_dropped_as_busy(post: Post) -> None:
     assert post.endpoint.send(b"free again", destination) is True
 
 
-def test_the_caller_may_reuse_its_memory_after_send(post: Post) -> None:
-    """As with a stream's `write`: what is held must not change when the program's buffer does."""
+def test_memory_can_be_reused_after_send(post: Post) -> None:
+    """As with a stream's `write`: a held datagram is a copy."""
     post.faults.add("sendto", EAGAIN)
     memory = bytearray(b"before")
     assert post.endpoint.send(memoryview(memory), post.client.getsockname())
@@ -194,8 +205,8 @@ def test_the_caller_may_reuse_its_memory_after_send(post: Post) -> None:
 # ---------------------------------------------------------------- errors
 
 
-def test_send_tells_whether_the_kernel_took_it(post: Post) -> None:
-    """ "Nothing is raised"."""
+def test_send_returns_whether_the_datagram_was_taken(post: Post) -> None:
+    """`send` raises nothing."""
     post.faults.add("sendto", None, os_error(errno.EPERM))
     destination = post.client.getsockname()
     assert post.endpoint.send(b"taken", destination) is True
@@ -204,8 +215,8 @@ def test_send_tells_whether_the_kernel_took_it(post: Post) -> None:
     assert post.endpoint.drops == {"send_EPERM": 1, "send_EMSGSIZE": 1}
 
 
-def test_an_endpoint_recovers_though_the_selector_is_out_of_memory_at_its_retry(post: Post) -> None:
-    """When memory is short, epoll_ctl(2) may say ENOMEM as well as recvmsg(2). It must not stay deaf for that."""
+def test_endpoint_recovers_from_a_selector_without_memory_at_its_retry(post: Post) -> None:
+    """When memory is short, epoll_ctl(2) may fail as well as recvmsg(2). The endpoint must receive again later."""
     post.faults.add("recvmsg", os_error(errno.ENOMEM))
     post.client.send(b"waits")
     post.turn()
@@ -216,8 +227,8 @@ def test_an_endpoint_recovers_though_the_selector_is_out_of_memory_at_its_retry(
     assert [data for data, _, _ in post.protocol.received] == [b"waits"]
 
 
-def test_sending_works_during_a_shortage_at_receiving(post: Post) -> None:
-    """One that doesn't fit meanwhile is held until the pause is over."""
+def test_endpoint_sends_during_a_shortage_of_receiving(post: Post) -> None:
+    """A datagram that doesn't fit is held until the suspension is over."""
     post.faults.add("recvmsg", os_error(errno.ENOMEM))
     post.client.send(b"abc")
     post.turn()
@@ -228,8 +239,8 @@ def test_sending_works_during_a_shortage_at_receiving(post: Post) -> None:
     assert post.receive() == [b"held", b"abc"]
 
 
-def test_the_protocol_is_told_of_drops_with_their_peers(post: Post, monkeypatch: pytest.MonkeyPatch) -> None:
-    """`dropped`: "from or to `peer`", and None where it is unknown."""
+def test_dropped_gets_each_drop_with_its_peer(post: Post, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`dropped` gets the peer, or None if it is unknown."""
     told: list[tuple[str, Any]] = []
     monkeypatch.setattr(post.protocol, "dropped", lambda _, reason, peer: told.append((reason, peer)), raising=False)
     me = post.client.getsockname()
@@ -245,8 +256,8 @@ def test_the_protocol_is_told_of_drops_with_their_peers(post: Post, monkeypatch:
     assert told == [("send_EPERM", me), ("receive_ECONNREFUSED", None), ("busy", me)]
 
 
-def test_a_callback_that_raises_costs_its_datagram_only(post: Post, caplog: pytest.LogCaptureFixture) -> None:
-    """Promise 17, and law 10: one logged traceback, one drop, and the others of the batch are served."""
+def test_callback_that_raises_costs_only_its_datagram(post: Post, caplog: pytest.LogCaptureFixture) -> None:
+    """Promise 17: one traceback, one drop, and the other datagrams are served."""
 
     class Sensitive(DatagramRecorder):
         def datagram_received(self, endpoint: Datagram, data: bytes, source: Any, path: bytes) -> None:
@@ -267,8 +278,8 @@ def test_a_callback_that_raises_costs_its_datagram_only(post: Post, caplog: pyte
 # ---------------------------------------------------------------- the end
 
 
-def test_close_tells_the_protocol_once_and_frees_the_port(post: Post) -> None:
-    """ "Called once, last. `error` is None after `close()`"."""
+def test_close_calls_endpoint_lost_once_and_frees_the_port(post: Post) -> None:
+    """`endpoint_lost` is called once, last; `error` is None after `close()`."""
     before = open_descriptors()
     post.endpoint.close()
     post.endpoint.close()
@@ -279,8 +290,8 @@ def test_close_tells_the_protocol_once_and_frees_the_port(post: Post) -> None:
     open_udp(post.reactor, post.endpoint.address, DatagramRecorder())
 
 
-def test_after_close_nothing_is_sent_and_a_held_one_is_counted_as_dropped(post: Post) -> None:
-    """ "After `close`, further ones are dropped as `busy`"."""
+def test_close_drops_and_counts_a_held_datagram(post: Post) -> None:
+    """A held datagram is counted as `busy`."""
     destination = post.client.getsockname()
     post.faults.add("sendto", EAGAIN)
     post.endpoint.send(b"held", destination)
@@ -293,14 +304,14 @@ def test_after_close_nothing_is_sent_and_a_held_one_is_counted_as_dropped(post: 
 
 
 def test_a_send_after_close_is_dropped_as_busy(post: Post) -> None:
-    """The closed socket isn't even asked."""
+    """The closed socket isn't used."""
     post.endpoint.close()
     assert post.endpoint.send(b"too late", post.client.getsockname()) is False
     assert post.endpoint.drops == {"busy": 1}
 
 
 def test_close_inside_a_callback_ends_the_batch(post: Post) -> None:
-    """Law 6: "A close may happen inside any callback"."""
+    """Law 6: a close may happen inside any callback."""
 
     class Brief(DatagramRecorder):
         def datagram_received(self, endpoint: Datagram, data: bytes, source: Any, path: bytes) -> None:
@@ -317,7 +328,7 @@ def test_close_inside_a_callback_ends_the_batch(post: Post) -> None:
 
 
 def test_close_during_a_shortage_leaves_no_timer(post: Post) -> None:
-    """A retry that came later would work on a closed socket."""
+    """A later retry would use a closed socket."""
     post.faults.add("recvmsg", os_error(errno.ENOMEM))
     post.client.send(b"abc")
     post.turn()
@@ -332,7 +343,7 @@ def test_close_during_a_shortage_leaves_no_timer(post: Post) -> None:
 
 
 class Client(DatagramRecorder):
-    """Keeps the errors too."""
+    """Records the errors, too."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -343,7 +354,7 @@ class Client(DatagramRecorder):
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", pytest.param("::1", marks=IPV6)])
-def test_an_endpoint_with_a_peer_sends_to_it_and_hears_nobody_else(host: str) -> None:
+def test_connected_endpoint_exchanges_datagrams_only_with_its_peer(host: str) -> None:
     """connect(2): "the only address from which datagrams are received"."""
     with Reactor() as reactor:
         other = open_udp(reactor, (host, 0), DatagramRecorder())
@@ -359,7 +370,7 @@ def test_an_endpoint_with_a_peer_sends_to_it_and_hears_nobody_else(host: str) ->
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="what ICMP says is told differently elsewhere")
-def test_an_endpoint_with_a_peer_is_told_that_nobody_is_there() -> None:
+def test_connected_endpoint_gets_econnrefused_for_a_closed_port() -> None:
     """RFC 1122 §4.1.3.3: "UDP MUST pass to the application layer all ICMP error messages that it receives"."""
     with Reactor() as reactor:
         gone = open_udp(reactor, ("127.0.0.1", 0), DatagramRecorder())
@@ -372,7 +383,7 @@ def test_an_endpoint_with_a_peer_is_told_that_nobody_is_there() -> None:
         assert endpoint.drops == {"receive_ECONNREFUSED": 1}
 
 
-def test_what_the_kernel_says_to_a_send_is_told_to_the_protocol() -> None:
+def test_error_of_a_send_is_reported_to_the_protocol() -> None:
     with Reactor() as reactor:
         client = Client()
         endpoint = open_udp(reactor, ("127.0.0.1", 0), client)
@@ -381,7 +392,7 @@ def test_what_the_kernel_says_to_a_send_is_told_to_the_protocol() -> None:
         assert not endpoint.closed
 
 
-def test_a_callback_for_errors_that_raises_costs_nothing_but_a_line(caplog: pytest.LogCaptureFixture) -> None:
+def test_error_received_that_raises_costs_one_log_line(caplog: pytest.LogCaptureFixture) -> None:
     class Raises(DatagramRecorder):
         def error_received(self, endpoint: Datagram, error: OSError) -> None:
             raise ValueError("a bug of the user's")
@@ -393,7 +404,7 @@ def test_a_callback_for_errors_that_raises_costs_nothing_but_a_line(caplog: pyte
     assert "a bug of the user's" in caplog.text
 
 
-def test_a_peer_that_is_a_name_is_refused_and_leaves_no_descriptor() -> None:
+def test_peer_given_by_name_is_refused_and_leaves_no_descriptor() -> None:
     before = open_descriptors()
     with Reactor() as reactor:
         with pytest.raises(ValueError, match="numeric"):

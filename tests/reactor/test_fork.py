@@ -1,4 +1,4 @@
-"""A child abandons or reopens its parent's loop, and the parent notices nothing of it."""
+"""A child abandons or reopens its parent's loop without any effect on the parent."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork(2)")
 
 
 def in_a_child(body: Callable[[], None]) -> None:
-    """Run `body` in a child process to its end; fail with what it has raised."""
+    """Run `body` in a child process. Fail if it raises."""
     reading, writing = os.pipe()
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # other tests' threads, of which the child uses nothing
+        warnings.simplefilter("ignore", DeprecationWarning)  # other tests' threads, which the child doesn't use
         pid = os.fork()
     if pid == 0:
         try:
@@ -47,10 +47,8 @@ def in_a_child(body: Callable[[], None]) -> None:
 
 
 @pytest.mark.parametrize("selector_class", SELECTORS)
-def test_after_the_child_has_gone_the_parents_loop_still_reports_every_socket(
-    selector_class: type[selectors.BaseSelector],
-) -> None:
-    """Story: the child's epoll descriptor is the parent's epoll. A child that "cleaned up" took the sockets away."""
+def test_parents_loop_reports_every_socket_after_the_child_exited(selector_class: type[selectors.BaseSelector]) -> None:
+    """Story: the child's epoll descriptor is the parent's. A child's clean-up unregistered the parent's sockets."""
     tcp, udp = Recorder(echo=True), DatagramRecorder(echo=True)
     with Reactor(selector=selector_class()) as reactor:
         address = listen_tcp(reactor, ("127.0.0.1", 0), lambda: tcp).address
@@ -74,8 +72,8 @@ def test_after_the_child_has_gone_the_parents_loop_still_reports_every_socket(
         assert called == [1]
 
 
-def test_the_child_can_have_a_loop_of_its_own_and_holds_nothing_of_its_parents() -> None:
-    """The peer of a socket sees its end when the parent closes it: no copy is left in the child."""
+def test_child_that_abandons_the_loop_can_have_its_own_and_holds_nothing() -> None:
+    """A peer sees FIN when the parent closes its socket: no copy is left in the child."""
     protocol = Recorder()
     with Reactor() as reactor:
         address = listen_tcp(reactor, ("127.0.0.1", 0), lambda: protocol).address
@@ -110,10 +108,10 @@ def test_the_child_can_have_a_loop_of_its_own_and_holds_nothing_of_its_parents()
 @pytest.mark.parametrize(
     "observer", [Observer, lambda: Trace(id), lambda: Watch(0.0, Trace(id))], ids=["plain", "traced", "watched"]
 )
-def test_a_reopened_loop_watches_all_that_was_watched(
+def test_reopened_loop_watches_every_handler(
     selector_class: type[selectors.BaseSelector], observer: Callable[[], Observer]
 ) -> None:
-    """Without a fork: the inherited selector is closed, and asked nothing any more. A loop is reopened again, too."""
+    """Without a fork: the inherited selector is closed and not used again. A loop can be reopened twice."""
     inherited, protocol = RecordingSelector(), Recorder(echo=True)
     pairs = [tcp_pair() for _ in range(2)]
     with Reactor(selector=inherited, observer=observer()) as reactor:
@@ -135,8 +133,8 @@ def test_a_reopened_loop_watches_all_that_was_watched(
         client.close()
 
 
-def test_a_selector_that_was_not_inherited_is_not_closed_twice() -> None:
-    """A kqueue isn't inherited, and its number may be another's by now."""
+def test_selector_that_was_not_inherited_is_not_closed_twice() -> None:
+    """A kqueue isn't inherited, and its number may have been used again."""
 
     class Gone(selectors.DefaultSelector):
         def close(self) -> None:
@@ -155,8 +153,8 @@ def test_a_selector_that_was_not_inherited_is_not_closed_twice() -> None:
 @pytest.mark.parametrize(
     "part", [Reactor.abandon_after_fork, lambda loop: loop.reopen_after_fork(selectors.DefaultSelector())]
 )
-def test_after_a_fork_only_the_parent_is_told(part: Callable[[Reactor], object], watched: bool) -> None:
-    """The trace's file is the parent's too."""
+def test_after_a_fork_only_the_parent_is_observed(part: Callable[[Reactor], object], watched: bool) -> None:
+    """Both processes have the trace's file."""
     events: list[Event] = []
     trace = Trace(events.append)
     with Reactor(observer=Watch(inner=trace) if watched else trace) as loop:
@@ -177,8 +175,8 @@ def test_after_a_fork_only_the_parent_is_told(part: Callable[[Reactor], object],
         assert len(events) > before
 
 
-def test_a_signal_is_pending_until_the_loop_has_looked() -> None:
-    """exec(2) would forget it."""
+def test_signal_is_pending_until_the_loop_handles_it() -> None:
+    """exec(2) would lose it."""
     with Reactor() as reactor:
         reactor.add_signal_handler(signal.SIGUSR1, int)
         assert not reactor.snapshot().signals_pending

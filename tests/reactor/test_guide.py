@@ -1,4 +1,4 @@
-"""The guide says what is so: its turn is `Reactor.turn`, its names exist, its programs do what it says of them."""
+"""The guide is true: its turn is `Reactor.turn`, its names exist, its programs do what it says."""
 
 from __future__ import annotations
 
@@ -49,13 +49,13 @@ MARK = re.compile(r"`([^`]+)`")
 
 
 def section(title: str) -> str:
-    """What stands under a heading of the second order."""
+    """Return the text under a heading of level 2."""
     [text] = re.findall(rf"^## {re.escape(title)}\n(.*?)(?=^## |\Z)", GUIDE, re.M | re.S)
     return str(text)
 
 
 def rows(text: str) -> list[list[str]]:
-    """The cells of a table, less its head."""
+    """Return the cells of a table, without its head."""
     lines = [line for line in text.splitlines() if line.startswith("|")]
     return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[2:]]
 
@@ -64,18 +64,18 @@ def rows(text: str) -> list[list[str]]:
 
 
 def steps() -> list[tuple[str, str, str]]:
-    """The numbered contract: each step's name, its sentence, and the lines of code below."""
+    """Return each step's name, its sentence, and its lines of code."""
     found = re.findall(r"^\d\. \*\*(\w+)\*\*: (.*?)\n\n   ```python\n(.*?)   ```\n", section("One turn"), re.M | re.S)
     return [(name, sentence, re.sub(r"^ {3}", "", code, flags=re.M)) for name, sentence, code in found]
 
 
-def test_the_steps_of_the_guide_are_those_of_the_loops_docstring_word_for_word() -> None:
+def test_the_guides_steps_equal_the_loops_docstring() -> None:
     told = re.findall(r"^ {4}(\d)\. (\w+) +(.*)$", loop.__doc__ or "", re.M)
     assert [(str(n), name, sentence) for n, (name, sentence, _) in enumerate(steps(), 1)] == told
     assert len(told) == 5
 
 
-def test_the_lines_below_the_steps_are_together_the_whole_body_of_turn() -> None:
+def test_the_guides_code_is_the_whole_body_of_turn() -> None:
     [function] = ast.parse(textwrap.dedent(inspect.getsource(Reactor.turn))).body
     assert isinstance(function, ast.FunctionDef)
     after_docstring = function.body[1].lineno - 1
@@ -87,7 +87,7 @@ def test_the_lines_below_the_steps_are_together_the_whole_body_of_turn() -> None
 
 
 def names_in(path: pathlib.Path) -> set[str]:
-    """What a file defines: functions, constants, classes, and `Class.member`, slots among them."""
+    """Return what a file defines: functions, constants, classes and `Class.member`, with slots."""
     found: set[str] = set()
     for node in ast.parse(path.read_text()).body:
         found |= defined(node)
@@ -109,9 +109,9 @@ def defined(node: ast.stmt) -> set[str]:
 
 
 def index() -> dict[str, list[tuple[str, list[str]]]]:
-    """Each concept of the index, and the files it is in, with the names there."""
+    """Return each word with its files and the names in them."""
     found: dict[str, list[tuple[str, list[str]]]] = {}
-    for concept, _, where, _ in rows(section("Index")):
+    for concept, _, where, _ in rows(section("Words")):
         places = found[concept] = []
         for name in MARK.findall(where):
             if name.endswith(".py"):
@@ -123,7 +123,7 @@ def index() -> dict[str, list[tuple[str, list[str]]]]:
 
 
 @pytest.mark.parametrize("concept", index())
-def test_every_concept_leads_to_a_file_that_exists_and_a_name_that_is_in_it(concept: str) -> None:
+def test_every_word_names_an_existing_file_and_name(concept: str) -> None:
     places = index()[concept]
     assert places
     for file, names in places:
@@ -131,17 +131,18 @@ def test_every_concept_leads_to_a_file_that_exists_and_a_name_that_is_in_it(conc
         assert set(names) <= names_in(FOLDER / file)
 
 
-def test_the_index_is_in_alphabetical_order_and_has_what_people_look_for() -> None:
+def test_the_words_are_sorted_and_complete() -> None:
     concepts = list(index())
     assert concepts == sorted(concepts, key=str.casefold)
     words = "readiness interest level-triggered partial write buffer backpressure high-water mark half-close lingering"
     words += " RST EMFILE timer heap cancel starvation fairness wake-up signals thread-safe call stale event clock"
-    words += " seams simulation truncated datagram EAGAIN state machine teardown dispatch fork"
+    words += " door simulation truncated datagram EAGAIN state machine teardown dispatch fork"
+    words += " handler turn edge-triggered drain generation observer sink snapshot suspend register"
     assert not [word for word in words.split() if word not in " ".join(concepts)]
 
 
-def test_lessons_in_the_index_are_numbers_of_lessons() -> None:
-    lessons = {cells[3] for cells in rows(section("Index"))}
+def test_the_words_lessons_exist() -> None:
+    lessons = {cells[3] for cells in rows(section("Words"))}
     assert lessons <= {"", *map(str, range(1, LESSONS + 1))}
 
 
@@ -158,7 +159,7 @@ def test_every_file_that_the_guide_names_exists() -> None:
 
 
 def test_every_module_of_the_package_is_in_the_guide() -> None:
-    """Whoever adds a room says what it is for."""
+    """A new module must be described in the guide."""
     assert not [path.name for path in FOLDER.glob("[a-z]*.py") if f"`{path.name}`" not in GUIDE]
 
 
@@ -174,7 +175,7 @@ def test_links_within_the_guide_lead_to_its_headings() -> None:
 
 
 def walk() -> list[list[str]]:
-    """The functions named in each step of the path, in order. What isn't called (`Limits`) is left out."""
+    """Return the functions named in each step of the path, in order, without `Limits`, which isn't called."""
     items = re.findall(r"^\d\. (.*?)(?=^\d\. |^$)", section("The path of one byte"), re.M | re.S)
     named = [re.findall(r"`([A-Z]\w+\.\w+)`", item) for item in items]
     return [[name for name in names if not name.startswith("Limits.")] for names in named]
@@ -188,7 +189,7 @@ def test_every_name_on_the_path_of_a_byte_exists() -> None:
 
 
 def calls_during(action: Callable[[], object], names: set[str]) -> list[str]:
-    """The functions, of those named, that are called meanwhile. A protocol's method counts as StreamProtocol's."""
+    """Return the calls of the named functions, in order. A protocol's method counts as StreamProtocol's."""
     called: list[str] = []
 
     def note(frame: FrameType, event: str, argument: object) -> None:
@@ -204,7 +205,7 @@ def calls_during(action: Callable[[], object], names: set[str]) -> list[str]:
     return called
 
 
-def test_a_byte_takes_the_path_that_the_guide_walks() -> None:
+def test_a_byte_takes_the_path_in_the_guide() -> None:
     """Of ten bytes the kernel takes three at once, three more when there is room, then the rest."""
     path = walk()
     arrival, flush, left = [name for step in path[:6] for name in step], path[6] + path[7], path[8]
@@ -220,7 +221,7 @@ def test_a_byte_takes_the_path_that_the_guide_walks() -> None:
         assert stage.connection.pending_bytes == 4
         calls = calls_during(stage.reactor.turn, names)
         assert calls[: len(flush) + len(left) - 1] == flush + left[1:]
-        assert calls[-1] == "Reactor.set_interest"  # "WRITE goes, READ is back"
+        assert calls[-1] == "Reactor.set_interest"  # WRITE is removed, READ is back
         assert (stage.connection.pending_bytes, stage.connection.interest) == (0, loop.READ)
         stage.peer.settimeout(PATIENCE_S)
         assert receive_exactly(stage.peer, 10) == b"0123456789"
@@ -240,20 +241,20 @@ LINE = 72 + 2  # a line of chargen, with CR LF
 
 
 def load(name: str) -> dict[str, Any]:
-    """The names that a program defines; its main part isn't run."""
+    """Return the names that a program defines, without running its main part."""
     names: dict[str, Any] = {"__name__": name}
     exec(compile(PROGRAMS[name], f"README.md: {name}", "exec"), names)
     return names
 
 
 def generated(count: int) -> bytes:
-    """The first `count` bytes of RFC 864's pattern, from its own words: line N has characters N … N + 71, mod 95."""
+    """Return the first `count` bytes of RFC 864's pattern: line N has characters N … N + 71, mod 95."""
     lines = ("".join(chr(32 + (n + i) % 95) for i in range(72)) + "\r\n" for n in itertools.count())
     return "".join(itertools.islice(lines, count // LINE + 1)).encode()[:count]
 
 
 class Served:
-    """A protocol of the guide, one object for all, on a loop that the test turns; a script of what the kernel does."""
+    """A protocol of the guide, shared by all connections, on a loop with scripted faults."""
 
     def __init__(self, make: Callable[[Reactor], StreamProtocol]) -> None:
         self.faults = Faults()
@@ -280,7 +281,7 @@ class Served:
         return client, connections_of(self.reactor)[-1]
 
     def read(self, client: socket.socket, count: int) -> bytes:
-        """Turn until the client has got so many bytes."""
+        """Turn until the client has received `count` bytes."""
         received = bytearray()
 
         def read() -> bool:
@@ -298,7 +299,7 @@ def test_each_program_has_ten_to_thirty_lines(name: str) -> None:
 
 @contextlib.contextmanager
 def by_hand(name: str, folder: pathlib.Path, *arguments: str) -> Iterator[subprocess.Popen[str]]:
-    """The program as a reader runs it: saved to a file, with its arguments."""
+    """Run the program as a reader does: saved to a file, with its arguments."""
     file = folder / f"{name}.py"
     file.write_text(PROGRAMS[name])
     environment = {**os.environ, "PYTHONPATH": str(PROJECT)}
@@ -320,16 +321,16 @@ def by_hand(name: str, folder: pathlib.Path, *arguments: str) -> Iterator[subpro
 
 
 def talk(name: str, address: tuple[str, int]) -> None:
-    """Have of each server what a reader would try first."""
+    """Talk to a server as a reader would first."""
     with socket.create_connection(address, PATIENCE_S) as client, socket.create_connection(address) as other:
         client.sendall(b"hello\n")
         if name == "discard":
             with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asking:
                 asking.connect(address)
                 asking.setblocking(False)
-                asking.send(b"anybody?")
+                asking.send(b"hello?")
                 assert echo_and_close(client, b"more") == b""
-                with pytest.raises(BlockingIOError):  # somebody listens (else ICMP had told), and doesn't answer
+                with pytest.raises(BlockingIOError):  # no ICMP error and no answer: a server discards
                     asking.recv(16)
         elif name == "chargen":
             assert receive_exactly(client, 100 * LINE) == generated(100 * LINE)
@@ -340,8 +341,8 @@ def talk(name: str, address: tuple[str, int]) -> None:
 
 
 @pytest.mark.parametrize("name", SERVERS)
-def test_each_server_runs_as_it_stands_and_ends_with_ctrl_c(name: str, tmp_path: pathlib.Path) -> None:
-    port = str(quiet_port()) if name == "discard" else "0"  # a port that the kernel chose may be taken on UDP
+def test_each_server_runs_unchanged_and_ends_with_ctrl_c(name: str, tmp_path: pathlib.Path) -> None:
+    port = str(quiet_port()) if name == "discard" else "0"  # the kernel's choice may be in use on UDP
     with by_hand(name, tmp_path, port) as process:
         assert process.stdout is not None
         host, _, number = process.stdout.readline().rpartition(" ")[2].rpartition(":")
@@ -353,13 +354,13 @@ def test_each_server_runs_as_it_stands_and_ends_with_ctrl_c(name: str, tmp_path:
         assert "10 bytes, in order\n" in said
 
 
-def test_the_client_runs_as_it_stands(tmp_path: pathlib.Path) -> None:
+def test_the_client_runs_unchanged(tmp_path: pathlib.Path) -> None:
     with EchoThread() as echo, by_hand("ask", tmp_path, str(echo.port), "hello") as process:
         assert process.communicate(timeout=PATIENCE_S) == ("hello\n", "")
     assert process.returncode == 0
 
 
-def test_the_client_says_why_there_is_no_answer_and_fails(tmp_path: pathlib.Path) -> None:
+def test_client_without_an_answer_prints_the_reason_and_fails(tmp_path: pathlib.Path) -> None:
     with by_hand("ask", tmp_path, str(quiet_port()), "hello") as process:
         said, wrong = process.communicate(timeout=PATIENCE_S)
     assert (process.returncode, said) == (1, "")
@@ -370,7 +371,7 @@ def test_the_client_says_why_there_is_no_answer_and_fails(tmp_path: pathlib.Path
 # ---------------------------------------------------------------- discard
 
 
-def test_discard_reads_everything_answers_nothing_and_ends_in_order(capfd: pytest.CaptureFixture[str]) -> None:
+def test_discard_reads_everything_sends_nothing_and_closes_in_order(capfd: pytest.CaptureFixture[str]) -> None:
     data = bytes(1 << 21)
     with LoopThread() as thread:
         listener = thread.call(listen_tcp, thread.reactor, ("127.0.0.1", 0), load("discard")["Discard"])
@@ -379,7 +380,7 @@ def test_discard_reads_everything_answers_nothing_and_ends_in_order(capfd: pytes
     assert capfd.readouterr().out == f"{len(data)} bytes, in order\n"
 
 
-def test_discard_says_how_a_rude_caller_has_ended(capfd: pytest.CaptureFixture[str]) -> None:
+def test_discard_reports_a_reset_by_the_client(capfd: pytest.CaptureFixture[str]) -> None:
     discard: StreamProtocol = load("discard")["Discard"]()
     with Served(lambda _: discard) as served:
         client, connection = served.connect()
@@ -391,13 +392,13 @@ def test_discard_says_how_a_rude_caller_has_ended(capfd: pytest.CaptureFixture[s
     assert capfd.readouterr().out.startswith(f"5 bytes, [Errno {errno.ECONNRESET}]")
 
 
-def test_the_defaults_of_a_datagram_protocol_discard_too() -> None:
-    """ "UDP on the same port: its defaults discard too"."""
+def test_default_datagram_protocol_discards() -> None:
+    """The program has: "UDP on the same port discards, too"."""
     with Reactor() as reactor, socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
         endpoint = open_udp(reactor, ("127.0.0.1", 0), DatagramProtocol())
         client.connect(endpoint.address)
         client.setblocking(False)
-        client.send(b"anybody?")
+        client.send(b"hello?")
         turn_until(reactor, lambda: endpoint.datagrams_received)
         turn_idle(reactor)
         with pytest.raises(BlockingIOError):
@@ -416,7 +417,7 @@ def serve_chargen() -> Served:
 @given(st.lists(st.integers(1, 5_000), min_size=1, max_size=20))
 @example([1])
 @example([7029, 1])
-def test_chargen_goes_on_where_it_was_however_little_the_kernel_takes(takes: list[int]) -> None:
+def test_chargen_continues_correctly_after_any_partial_writes(takes: list[int]) -> None:
     with serve_chargen() as served:
         served.faults.add("send", *takes)
         client, _ = served.connect()
@@ -424,7 +425,7 @@ def test_chargen_goes_on_where_it_was_however_little_the_kernel_takes(takes: lis
         assert received == generated(len(received))
 
 
-def test_one_round_waits_at_the_most_for_a_reader_that_never_reads_and_others_are_served() -> None:
+def test_chargen_holds_at_most_one_round_for_a_stuck_client_and_serves_others() -> None:
     with serve_chargen() as served:
         _, stuck = served.connect(buffer_bytes=4096)
         stuck.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
@@ -440,10 +441,10 @@ def test_one_round_waits_at_the_most_for_a_reader_that_never_reads_and_others_ar
             piece = served.read(client, 1)
             assert len(piece) >= 1
             assert is_stuck()
-        assert stuck.bytes_sent - sent < 1 << 20  # the kernel may have had a little room yet
+        assert stuck.bytes_sent - sent < 1 << 20  # the kernel may have had some room left
 
 
-def test_what_is_sent_to_chargen_is_thrown_away_also_while_it_waits() -> None:
+def test_chargen_discards_input_even_with_bytes_pending() -> None:
     """RFC 864: "any data received is thrown away"."""
     with serve_chargen() as served:
         client, connection = served.connect(buffer_bytes=4096)
@@ -455,8 +456,8 @@ def test_what_is_sent_to_chargen_is_thrown_away_also_while_it_waits() -> None:
         assert received == generated(len(received))
 
 
-def test_a_reader_that_is_as_fast_as_chargen_gets_one_round_a_turn() -> None:
-    """The kernel could take many more: the others have their turn between two rounds."""
+def test_fast_client_of_chargen_gets_one_round_a_turn() -> None:
+    """The kernel could take more; other connections have their turn between two rounds."""
     with serve_chargen() as served:
         client, connection = served.connect()
         for _ in range(50):
@@ -468,8 +469,8 @@ def test_a_reader_that_is_as_fast_as_chargen_gets_one_round_a_turn() -> None:
 
 @pytest.mark.parametrize("reads", [True, False])
 @pytest.mark.parametrize("end", [lambda client: client.shutdown(socket.SHUT_WR), reset], ids=["finish", "reset"])
-def test_chargen_does_nothing_for_a_reader_that_has_left(end: Callable[[socket.socket], object], reads: bool) -> None:
-    """RFC 864: "prepared for either the careful close or the rude abort". Nothing goes round in the queue of calls."""
+def test_chargen_queues_no_calls_for_a_closed_client(end: Callable[[socket.socket], object], reads: bool) -> None:
+    """RFC 864: "prepared for either the careful close or the rude abort". No call is queued again and again."""
     with serve_chargen() as served:
         client, connection = served.connect(buffer_bytes=None if reads else 4096)
         turn_until(served.reactor, lambda: reads or connection.pending_bytes)
@@ -497,10 +498,10 @@ PIECES = st.lists(st.integers(1, 9), max_size=80)
 
 @given(SAID, SAID, ONE_LINE, PIECES)
 @example([b"one", b"", b"two"], [b"three"], b"unfinished", [1] * 200)
-def test_whole_lines_and_nothing_else_reach_everybody_else(
+def test_chat_sends_complete_lines_to_all_other_clients(
     one: list[bytes], two: list[bytes], rest: bytes, pieces: list[int]
 ) -> None:
-    """Two talk at once, in pieces that end anywhere; a third listens."""
+    """Two clients send at once, in arbitrary pieces; a third only reads."""
     said = [[b"1" + line for line in one], [b"2" + line for line in two]]
     texts = [b"".join(line + b"\n" for line in lines) for lines in said]
     with serve_chat() as served:
@@ -522,9 +523,7 @@ def test_whole_lines_and_nothing_else_reach_everybody_else(
 @example(1024, True, [])
 @example(1025, True, [])
 @example(1025, False, [1025])
-def test_a_line_that_is_too_long_ends_its_writers_visit_and_reaches_nobody(
-    length: int, ended: bool, pieces: list[int]
-) -> None:
+def test_chat_disconnects_a_client_with_a_line_that_is_too_long(length: int, ended: bool, pieces: list[int]) -> None:
     text = b"x" * length + b"\n" * ended
     with serve_chat() as served:
         client, connection = served.connect()
@@ -537,7 +536,7 @@ def test_a_line_that_is_too_long_ends_its_writers_visit_and_reaches_nobody(
         assert not other.closed
 
 
-def test_who_falls_behind_is_put_out_before_he_eats_memory_and_all_others_hear_everything() -> None:
+def test_chat_disconnects_a_slow_client_and_others_get_every_line() -> None:
     line = b"y" * 999 + b"\n"
     with serve_chat() as served:
         slow, slow_connection = served.connect(buffer_bytes=4096)
@@ -560,7 +559,7 @@ def test_who_falls_behind_is_put_out_before_he_eats_memory_and_all_others_hear_e
             receive_to_end(slow)
 
 
-def test_who_leaves_the_chat_is_forgotten() -> None:
+def test_chat_forgets_a_client_that_left() -> None:
     room: Any = load("chat")["Chat"]()
     with Served(lambda _: room) as served:
         (client, _), (_, stays) = served.connect(), served.connect()
@@ -572,7 +571,7 @@ def test_who_leaves_the_chat_is_forgotten() -> None:
 
 
 def loaded_ask(loop: Reactor | None = None) -> Callable[..., bytes]:
-    """The client's function, on a loop of the test's if it has one."""
+    """Return the client's function, on the test's loop if there is one."""
     names = load("ask")
     if loop is not None:
         names["Reactor"] = lambda: loop
@@ -588,7 +587,7 @@ def echo() -> Iterator[EchoThread]:
 
 @given(ONE_LINE, PIECES, PIECES)
 @example(b"hello", [1] * 6, [1] * 6)
-def test_the_answer_is_whole_in_however_many_pieces_it_comes(
+def test_ask_joins_an_answer_from_any_pieces(
     echo: EchoThread, question: bytes, received: list[int], sent: list[int]
 ) -> None:
     faults = Faults()
@@ -600,27 +599,27 @@ def test_the_answer_is_whole_in_however_many_pieces_it_comes(
     assert loaded_ask(asking)(("127.0.0.1", echo.port), question, 5.0) == question
     echo.wait_for(lambda: not connections_of(echo.reactor))
     assert open_descriptors() == before
-    assert selector.timeouts[-1] == 5.0  # the deadline is still to come: nothing has waited for it
+    assert selector.timeouts[-1] == 5.0  # the deadline is still ahead
 
 
-def test_nobody_listens_is_told() -> None:
+def test_ask_raises_for_a_refused_connection() -> None:
     with pytest.raises(ConnectionRefusedError):
         loaded_ask()(("127.0.0.1", quiet_port()), b"hello", PATIENCE_S)
 
 
-def test_no_connection_in_time_is_told() -> None:
+def test_ask_raises_for_a_connect_timeout() -> None:
     with silent_address() as address, pytest.raises(TimeoutError):
         loaded_ask()(address, b"hello", 0.05)
 
 
 @pytest.mark.parametrize("piece", [b"", b"half an ans"])
-def test_no_whole_answer_in_time_is_told(piece: bytes) -> None:
+def test_ask_raises_for_an_incomplete_answer_at_the_deadline(piece: bytes) -> None:
     with answering(lambda connection: connection.write(piece)) as address, pytest.raises(TimeoutError):
         loaded_ask()(address, b"hello", 0.05)
 
 
-def test_a_server_that_never_says_good_bye_costs_no_more_than_the_deadline() -> None:
-    """It answers, and sees the client's FIN; then the deadline comes, long before lingering ends."""
+def test_ask_returns_at_the_deadline_if_the_server_sends_no_fin() -> None:
+    """The server answers and reads the client's FIN. The deadline comes long before lingering ends."""
     clock = ManualClock()
     asking = Reactor(clock=clock)
 
@@ -648,12 +647,12 @@ def hang_up(connection: Connection) -> None:
 
 
 @pytest.mark.parametrize(("answer", "error"), [(hang_up, ConnectionError), (Connection.abort, ConnectionResetError)])
-def test_half_an_answer_is_none(answer: Callable[[Connection], object], error: type[OSError]) -> None:
+def test_ask_raises_for_half_an_answer(answer: Callable[[Connection], object], error: type[OSError]) -> None:
     with answering(answer) as address, pytest.raises(error):
         loaded_ask()(address, b"hello", PATIENCE_S)
 
 
-def test_an_answer_without_end_is_not_kept() -> None:
+def test_ask_stops_reading_an_endless_answer() -> None:
     def pour(connection: Connection) -> None:
         connection.write(bytes(1 << 22))
         connection.close()
@@ -675,7 +674,7 @@ def test_an_answer_without_end_is_not_kept() -> None:
 
 @contextlib.contextmanager
 def answering(answer: Callable[[Connection], object]) -> Iterator[Sequence[Any]]:
-    """A server in a thread that does `answer(connection)` when it has heard something. Yield its address."""
+    """Run a server in a thread that calls `answer(connection)` for data. Yield its address."""
 
     class Answer(StreamProtocol):
         def data_received(self, connection: Connection, data: bytes) -> None:

@@ -20,7 +20,7 @@ from tests.support.loops import SELECTORS, ManualClock, Recorder, RecordingSelec
 
 
 def codes(names: str) -> list[int]:
-    """Errnos by name; those that the platform lacks are left out."""
+    """Return errnos by name, without those that the platform lacks."""
     return [getattr(errno, name) for name in names.split() if hasattr(errno, name)]
 
 
@@ -33,7 +33,7 @@ BROKEN = codes("EBADF EINVAL ENOTSOCK")
 
 
 class Door:
-    """A listener on loopback, and everything around it in the test's hands."""
+    """A listener on loopback with a manual clock and faults."""
 
     def __init__(self, selector_class: type[selectors.BaseSelector] = selectors.DefaultSelector) -> None:
         self.clock, self.sockets = ManualClock(), FlakySockets()
@@ -51,7 +51,7 @@ class Door:
         self.clients: list[socket.socket] = []
 
     def call(self, count: int = 1) -> socket.socket:
-        """Have clients wait in the kernel's queue; return the last one."""
+        """Connect clients that wait in the kernel's queue. Return the last one."""
         for _ in range(count):
             self.clients.append(socket.create_connection(self.listener.address, PATIENCE_S))
         return self.clients[-1]
@@ -64,7 +64,7 @@ class Door:
         return self.protocol.connections
 
     def pass_time(self, seconds: float, steps: int = 1000) -> None:
-        """Let time go by in small steps, turning all the while."""
+        """Advance the clock in small steps, with a turn after each."""
         for _ in range(steps):
             self.clock.advance(seconds / steps)
             self.turn()
@@ -91,15 +91,15 @@ def every_door(request: pytest.FixtureRequest) -> Iterator[Door]:
 
 
 def assert_serves(door: Door) -> None:
-    """A new client gets an echo."""
+    """Check that a new client is served."""
     client = door.call()
     client.send(b"ping")
     turn_until(door.reactor, lambda: door.protocol.received.endswith(b"ping"))
     assert receive_exactly(client, 4) == b"ping"
 
 
-def test_a_turn_accepts_a_bounded_number_of_callers_and_the_next_turn_the_rest(every_door: Door) -> None:
-    """Law 7: "Every step is bounded"."""
+def test_turn_accepts_a_bounded_number_of_clients_and_the_next_turn_the_rest(every_door: Door) -> None:
+    """Law 7: every step is bounded."""
     every_door.call(ACCEPTS_PER_TURN + 5)
     every_door.turn()
     assert len(every_door.served) == ACCEPTS_PER_TURN
@@ -107,7 +107,7 @@ def test_a_turn_accepts_a_bounded_number_of_callers_and_the_next_turn_the_rest(e
     assert len(every_door.served) == ACCEPTS_PER_TURN + 5
 
 
-def test_accepted_connections_do_not_block_and_have_the_listeners_limits() -> None:
+def test_accepted_connections_are_non_blocking_and_have_the_listeners_limits() -> None:
     """One blocking socket would stop the loop."""
     limits = Limits(high_water_bytes=7)
     protocol = Recorder()
@@ -123,7 +123,7 @@ def test_accepted_connections_do_not_block_and_have_the_listeners_limits() -> No
 
 
 def test_pause_and_resume(every_door: Door) -> None:
-    """ "Take no more clients until `resume`; they wait in the kernel's queue"; the loop sleeps meanwhile."""
+    """Clients wait in the kernel's queue; the loop sleeps meanwhile."""
     every_door.listener.pause()
     every_door.call(2)
     every_door.turn(5)
@@ -135,7 +135,7 @@ def test_pause_and_resume(every_door: Door) -> None:
 
 
 def test_pause_works_in_the_middle_of_a_batch(door: Door) -> None:
-    """How `--max-connections` is kept exactly: the protocol of the last one allowed pauses the listener."""
+    """This makes `--max-connections` exact: the last client's protocol pauses the listener."""
 
     class Last(Recorder):
         def connection_made(self, connection: Connection) -> None:
@@ -154,7 +154,7 @@ def test_pause_works_in_the_middle_of_a_batch(door: Door) -> None:
 
 
 def test_a_listener_closed_in_the_middle_of_a_batch_accepts_no_more(door: Door) -> None:
-    """A factory may close the door behind the one that came in."""
+    """A factory may close its listener."""
 
     def factory() -> StreamProtocol:
         door.listener.close()
@@ -167,8 +167,8 @@ def test_a_listener_closed_in_the_middle_of_a_batch_accepts_no_more(door: Door) 
     assert door.faults.calls["accept"] == 1
 
 
-def test_the_kernel_is_asked_for_no_more_once_it_has_said_that_nobody_waits(door: Door) -> None:
-    """ "Accept until the queue is empty": one client costs two calls of accept(2), not a whole turn's share."""
+def test_accepting_stops_at_the_first_eagain(door: Door) -> None:
+    """One client costs two calls of accept(2), not ACCEPTS_PER_TURN."""
     door.call()
     door.turn()
     assert len(door.served) == 1
@@ -176,15 +176,15 @@ def test_the_kernel_is_asked_for_no_more_once_it_has_said_that_nobody_waits(door
 
 
 @pytest.mark.parametrize("error", [EAGAIN, EINTR])
-def test_readiness_without_a_caller_is_no_error(door: Door, error: OSError) -> None:
-    """The client may have gone again before we came."""
+def test_readiness_without_a_client_is_no_error(door: Door, error: OSError) -> None:
+    """The client may have disconnected before accept(2)."""
     door.faults.add("accept", error)
     assert_serves(door)
     assert door.listener.errors == {}
 
 
 @pytest.mark.parametrize("code", ONE_CALLER, ids=errno.errorcode.get)
-def test_an_error_of_one_caller_is_skipped(door: Door, code: int, caplog: pytest.LogCaptureFixture) -> None:
+def test_error_of_one_client_is_skipped(door: Door, code: int, caplog: pytest.LogCaptureFixture) -> None:
     """Promise 16: "those of one client are skipped": counted, and the next one is served in the same turn."""
     door.faults.add("accept", os_error(code), os_error(code))
     door.call()
@@ -195,7 +195,9 @@ def test_an_error_of_one_caller_is_skipped(door: Door, code: int, caplog: pytest
 
 
 @pytest.mark.parametrize("code", SHORTAGE + UNKNOWN, ids=lambda code: errno.errorcode.get(code, "no name"))
-def test_a_shortage_pauses_and_recovers(door: Door, code: int, caplog: pytest.LogCaptureFixture) -> None:
+def test_shortage_suspends_the_listener_until_it_recovers(
+    door: Door, code: int, caplog: pytest.LogCaptureFixture
+) -> None:
     """Promise 15: "no spin: fewer than 20 accept calls a second; few log lines". An unknown errno is one, too."""
     door.faults.always["accept"] = os_error(code)
     door.call()
@@ -211,10 +213,10 @@ def test_a_shortage_pauses_and_recovers(door: Door, code: int, caplog: pytest.Lo
 
 
 @pytest.mark.parametrize("uptime_s", [0.0, 7.0, 1000.0])
-def test_a_shortage_is_logged_anew_after_a_quiet_while(
+def test_shortage_is_logged_again_after_the_quiet_time(
     door: Door, uptime_s: float, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """An operator who looks later must see it, too, even soon after the machine's clock began to count."""
+    """An operator must see it again later, even soon after boot, when the monotonic clock is near 0."""
     door.clock.now_s = uptime_s
     door.faults.always["accept"] = os_error(errno.EMFILE)
     door.call()
@@ -222,8 +224,8 @@ def test_a_shortage_is_logged_anew_after_a_quiet_while(
     assert [record.levelname for record in caplog.records] == ["WARNING"] * 3
 
 
-def test_a_shortage_is_logged_once_in_each_quiet_while(door: Door, caplog: pytest.LogCaptureFixture) -> None:
-    """SHORTAGE_QUIET_S lies "between two log lines about that": no less and no more."""
+def test_shortage_is_logged_once_per_quiet_time(door: Door, caplog: pytest.LogCaptureFixture) -> None:
+    """SHORTAGE_QUIET_S is the time between two log lines."""
     door.faults.always["accept"] = os_error(errno.EMFILE)
     door.call()
     door.turn()
@@ -233,8 +235,8 @@ def test_a_shortage_is_logged_once_in_each_quiet_while(door: Door, caplog: pytes
         assert len(caplog.records) == lines
 
 
-def test_a_shortage_in_the_middle_of_a_batch_keeps_those_already_in(door: Door) -> None:
-    """The descriptors may run out at any client."""
+def test_shortage_within_a_batch_keeps_accepted_clients(door: Door) -> None:
+    """Descriptors may run out at any client."""
     door.faults.add("accept", None, None, os_error(errno.EMFILE))
     door.call(4)
     door.turn(5)
@@ -243,8 +245,8 @@ def test_a_shortage_in_the_middle_of_a_batch_keeps_those_already_in(door: Door) 
     assert len(door.served) == 4
 
 
-def test_resume_during_a_shortage_does_not_cut_it_short(door: Door) -> None:
-    """Each closed connection calls `resume`; that mustn't make a spin of it."""
+def test_resume_during_a_shortage_does_not_end_the_suspension(door: Door) -> None:
+    """Each closed connection calls `resume`; the loop must not spin."""
     door.faults.always["accept"] = os_error(errno.EMFILE)
     door.call()
     for _ in range(50):
@@ -254,8 +256,8 @@ def test_resume_during_a_shortage_does_not_cut_it_short(door: Door) -> None:
     assert door.faults.calls["accept"] == 1
 
 
-def test_a_pause_outlasts_a_shortage(door: Door) -> None:
-    """The retry timer mustn't open a listener that was paused."""
+def test_pause_outlasts_a_shortage(door: Door) -> None:
+    """The retry timer must not resume a paused listener."""
     door.faults.add("accept", os_error(errno.EMFILE))
     door.call()
     door.turn()
@@ -267,8 +269,8 @@ def test_a_pause_outlasts_a_shortage(door: Door) -> None:
     assert len(door.served) == 1
 
 
-def test_a_listener_recovers_though_the_selector_is_out_of_memory_at_its_retry(door: Door) -> None:
-    """epoll_ctl(2) may say ENOMEM as well as accept(2). A listener must not stay deaf for that."""
+def test_listener_recovers_from_a_selector_without_memory_at_its_retry(door: Door) -> None:
+    """epoll_ctl(2) may fail as well as accept(2). The listener must accept again later."""
     door.faults.add("accept", os_error(errno.ENOMEM))
     door.call()
     door.turn()
@@ -278,7 +280,7 @@ def test_a_listener_recovers_though_the_selector_is_out_of_memory_at_its_retry(d
 
 
 @pytest.mark.parametrize("code", BROKEN, ids=errno.errorcode.get)
-def test_a_broken_socket_closes_the_listener_with_one_line_and_tells(
+def test_broken_socket_closes_the_listener_with_one_line_and_calls_lost(
     door: Door, code: int, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Promise 16: "EBADF, EINVAL, ENOTSOCK close it with one line"; connections live on."""
@@ -295,10 +297,10 @@ def test_a_broken_socket_closes_the_listener_with_one_line_and_tells(
     turn_until(door.reactor, lambda: door.protocol.received.endswith(b"pong"))
 
 
-def test_a_broken_socket_of_which_nobody_wants_to_be_told_closes_the_listener_all_the_same(
+def test_broken_socket_without_a_lost_callback_closes_the_listener(
     door: Door, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """`lost` may be left out, as the guide's server does: the loop goes on with whatever else is on it."""
+    """`lost` is optional; the loop serves its other handlers."""
     other = listen_tcp(door.reactor, ("127.0.0.1", 0), lambda: door.protocol)
     door.faults.add("accept", os_error(errno.EBADF))
     with socket.create_connection(other.address, PATIENCE_S):
@@ -309,7 +311,7 @@ def test_a_broken_socket_of_which_nobody_wants_to_be_told_closes_the_listener_al
     assert_serves(door)
 
 
-def test_a_factory_that_raises_costs_its_caller_only(door: Door, caplog: pytest.LogCaptureFixture) -> None:
+def test_factory_that_raises_costs_only_its_client(door: Door, caplog: pytest.LogCaptureFixture) -> None:
     """Promise 17: the client's connection is closed, one traceback logged, and the others of the batch are served."""
     mistake = ZeroDivisionError("no protocol today")
     outcomes: list[Any] = [door.protocol, mistake, door.protocol]
@@ -333,8 +335,8 @@ def test_a_factory_that_raises_costs_its_caller_only(door: Door, caplog: pytest.
     assert_serves(door)
 
 
-def test_a_factory_that_returns_no_protocol_costs_its_caller_only(door: Door, caplog: pytest.LogCaptureFixture) -> None:
-    """It is found out when the connection is made; no socket may be left."""
+def test_factory_that_returns_no_protocol_costs_only_its_client(door: Door, caplog: pytest.LogCaptureFixture) -> None:
+    """The error appears when the connection is made; no socket may be left."""
     nothing: Any = None
     door.factory = lambda: nothing
     door.call()
@@ -346,10 +348,8 @@ def test_a_factory_that_returns_no_protocol_costs_its_caller_only(door: Door, ca
     assert_serves(door)
 
 
-def test_a_protocol_that_raises_in_connection_made_costs_its_connection_only(
-    door: Door, caplog: pytest.LogCaptureFixture
-) -> None:
-    """It has been made, so it is lost, too."""
+def test_connection_made_that_raises_costs_only_its_connection(door: Door, caplog: pytest.LogCaptureFixture) -> None:
+    """The connection was made, so `connection_lost` is called."""
 
     class Bad(Recorder):
         def connection_made(self, connection: Connection) -> None:
@@ -367,8 +367,8 @@ def test_a_protocol_that_raises_in_connection_made_costs_its_connection_only(
     assert_serves(door)
 
 
-def test_a_caller_that_cannot_be_watched_is_lost_alone(door: Door, caplog: pytest.LogCaptureFixture) -> None:
-    """epoll_ctl(2), EPERM, say: a connection that isn't watched would stay for ever."""
+def test_client_that_cannot_be_watched_is_lost_alone(door: Door, caplog: pytest.LogCaptureFixture) -> None:
+    """For example EPERM from epoll_ctl(2): an unwatched connection would stay for ever."""
     door.selector.failures.append(os_error(errno.EPERM))
     client = door.call()
     door.turn(3)
@@ -379,8 +379,8 @@ def test_a_caller_that_cannot_be_watched_is_lost_alone(door: Door, caplog: pytes
     assert_serves(door)
 
 
-def test_close_resets_those_who_wait_and_frees_the_port(door: Door) -> None:
-    """ "Callers still in the kernel's queue are reset by it. Harmless twice"."""
+def test_close_resets_waiting_clients_and_frees_the_port(door: Door) -> None:
+    """The kernel resets the clients in its queue. A second call does nothing."""
     door.listener.pause()
     client = door.call()
     before = open_descriptors()
@@ -398,7 +398,7 @@ def test_close_resets_those_who_wait_and_frees_the_port(door: Door) -> None:
 
 
 def test_close_during_a_shortage_leaves_no_timer(door: Door) -> None:
-    """A retry that came later would work on a closed socket."""
+    """A later retry would use a closed socket."""
     door.faults.add("accept", os_error(errno.EMFILE))
     door.call()
     door.turn()

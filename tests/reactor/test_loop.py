@@ -35,10 +35,10 @@ THREADS, CALLS_PER_THREAD = 8, 1_000
 
 
 class Rig:
-    """A loop, its selector and clock in the test's hands, and the handlers to be closed afterwards."""
+    """A loop with a recording selector and a manual clock, and the handlers to close afterwards."""
 
     def __init__(self, selector_class: type[selectors.BaseSelector]) -> None:
-        self.order: list[str] = []  # what happened, for tests that look at the order
+        self.order: list[str] = []  # what happened, in order
         self.clock = ManualClock()
         self.selector = RecordingSelector(selector_class(), on_select=lambda: self.order.append("select"))
         self.reactor = Reactor(selector=self.selector, clock=self.clock)
@@ -47,7 +47,7 @@ class Rig:
     def handler(
         self, act: Callable[[PairHandler], object] = id, ready: bool = True, interest: int = READ
     ) -> PairHandler:
-        """A handler on one end of a socket pair; `ready`: something waits to be read."""
+        """Return a handler on one end of a socket pair, which is readable if `ready`."""
         ours, peer = socket.socketpair()
         made = PairHandler(self.reactor, ours, peer, act)
         self.handlers.append(made)
@@ -58,7 +58,7 @@ class Rig:
 
 
 class PairHandler:
-    """The smallest handler there is. It never reads, so it stays ready."""
+    """The smallest handler. It never reads, so it stays ready."""
 
     def __init__(
         self, reactor: Reactor, ours: socket.socket, peer: socket.socket, act: Callable[[PairHandler], object]
@@ -99,7 +99,7 @@ def rig(request: pytest.FixtureRequest) -> Iterator[Rig]:
 
 
 def test_a_turn_selects_then_dispatches_then_fires_timers_then_runs_calls(rig: Rig) -> None:
-    """ "One turn is five steps, and `Reactor.turn` takes them in this order"."""
+    """One turn is five steps, in this order."""
     rig.reactor.call_soon(rig.order.append, "call")
     rig.reactor.call_later(0.0, rig.order.append, "timer")
     rig.handler(lambda handler: rig.order.append("handler"))
@@ -107,8 +107,8 @@ def test_a_turn_selects_then_dispatches_then_fires_timers_then_runs_calls(rig: R
     assert rig.order == ["select", "handler", "timer", "call"]
 
 
-def test_what_a_handler_queues_is_called_in_the_same_turn(rig: Rig) -> None:
-    """That is how `connection_lost` comes after the callback that closes, and yet in the same turn."""
+def test_call_queued_by_a_handler_runs_in_the_same_turn(rig: Rig) -> None:
+    """So `connection_lost` comes after the callback that closes, but in the same turn."""
     rig.handler(lambda handler: rig.reactor.call_soon(rig.order.append, "call"))
     rig.reactor.call_later(0.0, rig.reactor.call_soon, rig.order.append, "call of timer")
     rig.reactor.turn()
@@ -116,7 +116,7 @@ def test_what_a_handler_queues_is_called_in_the_same_turn(rig: Rig) -> None:
 
 
 def test_a_call_from_a_call_runs_in_the_next_turn(rig: Rig) -> None:
-    """Step 5: "run what `call_soon` had queued when this step began, and no more"."""
+    """Step 5: "run the calls that were queued when this step began"."""
 
     def again() -> None:
         rig.order.append("call")
@@ -129,8 +129,8 @@ def test_a_call_from_a_call_runs_in_the_next_turn(rig: Rig) -> None:
     assert rig.selector.timeouts == [0.0] * 3
 
 
-def test_select_sleeps_until_the_next_timer_and_not_at_all_when_calls_wait(rig: Rig) -> None:
-    """Step 1. A handler is ready, so that select doesn't really sleep."""
+def test_select_sleeps_until_the_next_timer_but_not_with_queued_calls(rig: Rig) -> None:
+    """Step 1. A handler is ready, so select returns at once."""
     rig.handler()
     rig.reactor.call_later(1e300, int)
     rig.reactor.turn()
@@ -144,8 +144,8 @@ def test_select_sleeps_until_the_next_timer_and_not_at_all_when_calls_wait(rig: 
     assert rig.selector.timeouts == [LONGEST_SLEEP_S, 5.0, 0.0, 0.0]
 
 
-def test_the_last_timer_fires_and_leaves_none_and_then_select_blocks(rig: Rig) -> None:
-    """Redis' `ae.c` once crashed when its one-shot last timer fired. Fired or cancelled, none is left: timeout None."""
+def test_select_blocks_after_the_last_timer_fired(rig: Rig) -> None:
+    """Redis's `ae.c` once crashed after its last timer fired. Fired or cancelled, no timer is left: timeout None."""
     rig.handler()
     rig.reactor.call_later(0.0, rig.order.append, "timer")
     rig.reactor.turn()
@@ -157,7 +157,7 @@ def test_the_last_timer_fires_and_leaves_none_and_then_select_blocks(rig: Rig) -
     assert [step for step in rig.order if step != "select"] == ["timer"]
 
 
-def test_a_zero_delay_timer_that_rearms_itself_does_not_starve_io(rig: Rig) -> None:
+def test_zero_delay_timer_that_sets_itself_again_does_not_starve_io(rig: Rig) -> None:
     """Promise 18: it fires once per turn, and so does everything else."""
 
     def again() -> None:
@@ -173,15 +173,15 @@ def test_a_zero_delay_timer_that_rearms_itself_does_not_starve_io(rig: Rig) -> N
 
 
 def test_a_timer_in_the_past_fires_in_the_next_turn(rig: Rig) -> None:
-    """A negative delay is a late one, not an error."""
+    """A negative delay is a late timer, not an error."""
     rig.reactor.call_later(-5.0, rig.order.append, "timer")
     rig.reactor.turn()
     assert rig.order == ["select", "timer"]
 
 
 @pytest.mark.parametrize("delay_s", [float("nan"), float("inf"), float("-inf")])
-def test_a_delay_that_is_no_time_is_refused(rig: Rig, delay_s: float) -> None:
-    """ "Raise ValueError for NaN or infinity"."""
+def test_non_finite_delay_is_refused(rig: Rig, delay_s: float) -> None:
+    """Raise ValueError for NaN or infinity."""
     with pytest.raises(ValueError, match="finite"):
         rig.reactor.call_later(delay_s, int)
     with pytest.raises(ValueError, match="finite"):
@@ -189,7 +189,7 @@ def test_a_delay_that_is_no_time_is_refused(rig: Rig, delay_s: float) -> None:
 
 
 def test_call_at_fires_when_the_injected_clock_has_reached_the_deadline(rig: Rig) -> None:
-    """The clock is passed in; no other is looked at."""
+    """The clock is injected; no other is used."""
     rig.reactor.call_at(rig.reactor.now() + 10.0, rig.order.append, "timer")
     rig.clock.advance(9.999)
     turn_idle(rig.reactor, 3)
@@ -200,7 +200,7 @@ def test_call_at_fires_when_the_injected_clock_has_reached_the_deadline(rig: Rig
 
 
 def test_wall_clock_jumps_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Promise 18. The wall clock leaps by years, forwards and backwards, with every look."""
+    """Promise 18. Every reading of the wall clock jumps by years, forwards or backwards."""
     dice = random.Random(7)
     monkeypatch.setattr(time, "time", lambda: dice.uniform(-1e9, 1e10))
     fired: list[str] = []
@@ -218,14 +218,14 @@ def test_wall_clock_jumps_change_nothing(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_stop_before_run_makes_run_return_at_once(rig: Rig) -> None:
-    """ "Make `run` return after this turn (or at once, if it has yet to be called)"."""
+    """`stop` before `run` makes `run` return at once."""
     rig.reactor.stop()
     rig.reactor.run()
     assert rig.selector.timeouts == []
 
 
 def test_stop_lets_the_turn_finish_and_run_can_be_called_again(rig: Rig) -> None:
-    """ "What the last turn has begun, it finishes"."""
+    """`run`: "The last turn takes all its steps"."""
 
     def stop(handler: PairHandler) -> None:
         rig.reactor.stop()
@@ -243,10 +243,8 @@ def test_stop_lets_the_turn_finish_and_run_can_be_called_again(rig: Rig) -> None
 
 
 @pytest.mark.parametrize("selector_class", SELECTORS)
-def test_calls_from_many_threads_are_not_lost_and_keep_their_order(
-    selector_class: type[selectors.BaseSelector],
-) -> None:
-    """ "Calls run in the order in which they were queued"; each wakes the loop, which has nothing else to wake it."""
+def test_calls_from_many_threads_all_run_in_order(selector_class: type[selectors.BaseSelector]) -> None:
+    """Calls run in the order of queueing; each wakes the loop, and nothing else does."""
     seen: list[tuple[int, int]] = []
 
     def call_often(thread: int) -> None:
@@ -266,8 +264,8 @@ def test_calls_from_many_threads_are_not_lost_and_keep_their_order(
 
 
 @pytest.mark.parametrize("selector_class", SELECTORS)
-def test_each_call_from_a_thread_wakes_a_loop_that_sleeps(selector_class: type[selectors.BaseSelector]) -> None:
-    """A wake-up that is lost once in a thousand times leaves the loop asleep for ever."""
+def test_call_from_a_thread_wakes_a_sleeping_loop(selector_class: type[selectors.BaseSelector]) -> None:
+    """A single lost wake-up would leave the loop asleep for ever."""
     with LoopThread(selector=selector_class()) as loop:
         for number in range(300):
             assert loop.call(abs, -number) == number
@@ -277,12 +275,12 @@ def test_each_call_from_a_thread_wakes_a_loop_that_sleeps(selector_class: type[s
 
 
 def tracebacks(caplog: pytest.LogCaptureFixture) -> int:
-    """How many log records have one."""
+    """Return the number of log records with a traceback."""
     assert all(record.exc_info for record in caplog.records)
     return len(caplog.records)
 
 
-def test_an_exception_in_a_handler_costs_that_handler_alone(rig: Rig, caplog: pytest.LogCaptureFixture) -> None:
+def test_exception_in_a_handler_costs_only_that_handler(rig: Rig, caplog: pytest.LogCaptureFixture) -> None:
     """Promise 17, with exactly one traceback."""
     bad = rig.handler(lambda handler: 1 // 0)
     good = rig.handler()
@@ -295,7 +293,7 @@ def test_an_exception_in_a_handler_costs_that_handler_alone(rig: Rig, caplog: py
 
 
 def test_an_exception_in_a_timer_or_call_costs_nothing_else(rig: Rig, caplog: pytest.LogCaptureFixture) -> None:
-    """The timers and calls behind it are still called, in the same turn."""
+    """The timers and calls after it still run, in the same turn."""
     rig.reactor.call_later(0.0, lambda: 1 // 0)
     rig.reactor.call_later(0.0, rig.order.append, "timer")
     rig.reactor.call_soon(lambda: 1 // 0)
@@ -305,8 +303,8 @@ def test_an_exception_in_a_timer_or_call_costs_nothing_else(rig: Rig, caplog: py
     assert tracebacks(caplog) == 2
 
 
-def test_an_abort_that_raises_as_well_does_not_end_the_loop(rig: Rig, caplog: pytest.LogCaptureFixture) -> None:
-    """A handler that is wrong in both places costs two log lines."""
+def test_abort_that_also_raises_does_not_end_the_loop(rig: Rig, caplog: pytest.LogCaptureFixture) -> None:
+    """A handler that raises in both places costs two log lines."""
     bad = rig.handler(lambda handler: 1 // 0)
 
     def abort(error: Exception | None = None) -> None:
@@ -320,7 +318,7 @@ def test_an_abort_that_raises_as_well_does_not_end_the_loop(rig: Rig, caplog: py
 
 
 def test_keyboard_interrupt_is_not_swallowed(rig: Rig) -> None:
-    """Only an Exception is a callback's own affair; without a SIGINT handler, Ctrl-C ends the program."""
+    """Only an Exception is caught; without a SIGINT handler, Ctrl-C ends the program."""
 
     def interrupt() -> None:
         raise KeyboardInterrupt
@@ -334,13 +332,13 @@ def test_keyboard_interrupt_is_not_swallowed(rig: Rig) -> None:
 
 
 def watched(rig: Rig, handler: PairHandler) -> int:
-    """What the selector itself says that it watches."""
+    """Return what the selector watches."""
     key = rig.selector.get_map().get(handler.fileno())
     return 0 if key is None else int(key.events)
 
 
 def test_interest_is_what_the_selector_watches_through_every_change(rig: Rig) -> None:
-    """Register, modify, unregister: whatever it takes to get from one to the other."""
+    """From every interest to every other: register, modify or unregister."""
     handler = rig.handler()
     for before, after in itertools.product((0, READ, WRITE, READ | WRITE), repeat=2):
         rig.reactor.set_interest(handler, before)
@@ -348,7 +346,7 @@ def test_interest_is_what_the_selector_watches_through_every_change(rig: Rig) ->
         assert handler.interest == watched(rig, handler) == after
 
 
-def test_a_handler_is_given_what_it_is_interested_in(rig: Rig) -> None:
+def test_handler_gets_only_what_it_is_interested_in(rig: Rig) -> None:
     """The mask holds READ, WRITE or both."""
     handler = rig.handler()
     for interest in (READ, WRITE, READ | WRITE):
@@ -357,15 +355,15 @@ def test_a_handler_is_given_what_it_is_interested_in(rig: Rig) -> None:
     assert handler.masks == [READ, WRITE, READ | WRITE]
 
 
-def test_with_interest_0_a_reset_peer_does_not_spin_the_loop(rig: Rig) -> None:
-    """ "Poll and epoll report HUP and ERR whether asked for or not" (poll(2)): so the handler is unregistered."""
+def test_reset_of_a_handler_without_interest_does_not_spin_the_loop(rig: Rig) -> None:
+    """poll(2) and epoll(7) report HUP and ERR anyway, so the handler is unregistered."""
     ours, peer = tcp_pair()
     handler = PairHandler(rig.reactor, ours, peer, id)
     rig.handlers.append(handler)
     rig.reactor.set_interest(handler, READ)
     rig.reactor.set_interest(handler, 0)
     reset(peer)
-    rig.reactor.call_later(0.02, int)  # the clock stands still: select really waits, and is then asked again
+    rig.reactor.call_later(0.02, int)  # the clock stands still, so select waits and is called again
     for _ in range(3):
         rig.reactor.turn()
     assert rig.selector.batches == [[], [], []]
@@ -374,7 +372,7 @@ def test_with_interest_0_a_reset_peer_does_not_spin_the_loop(rig: Rig) -> None:
 
 @pytest.mark.parametrize("before", [0, WRITE])
 def test_interest_is_consistent_when_the_selector_refuses(rig: Rig, before: int) -> None:
-    """epoll_ctl(2) may say ENOMEM or ENOSPC: nothing is watched for a while, and then what is wanted by that time."""
+    """After ENOMEM or ENOSPC from epoll_ctl(2), nothing is watched for a while, and then the present interest."""
     handler = rig.handler(interest=before)
     rig.selector.failures.append(os_error(errno.ENOSPC))
     rig.reactor.set_interest(handler, READ)
@@ -389,8 +387,8 @@ def test_interest_is_consistent_when_the_selector_refuses(rig: Rig, before: int)
     assert set(handler.masks) == {READ}
 
 
-def test_a_suspended_handler_is_not_watched_and_comes_back_by_itself(rig: Rig) -> None:
-    """`suspend` is for a socket that is ready and of no use: only time can help. The first call counts."""
+def test_suspended_handler_is_not_watched_until_its_time_is_over(rig: Rig) -> None:
+    """`suspend` is for a ready socket that can't be used yet. The first call counts."""
     handler = rig.handler()
     rig.reactor.suspend(handler, 10.0)
     rig.reactor.suspend(handler, 99.0)
@@ -404,7 +402,7 @@ def test_a_suspended_handler_is_not_watched_and_comes_back_by_itself(rig: Rig) -
 
 
 def test_a_suspended_handler_can_be_closed_and_leaves_no_timer(rig: Rig, caplog: pytest.LogCaptureFixture) -> None:
-    """Or its number would be watched again, for another handler that has it by then."""
+    """A later retry would watch the number, which another handler may have by then."""
     handler = rig.handler()
     rig.reactor.suspend(handler)
     handler.abort()
@@ -418,8 +416,8 @@ def test_a_suspended_handler_can_be_closed_and_leaves_no_timer(rig: Rig, caplog:
     assert caplog.records == []
 
 
-def test_a_handler_that_the_selector_has_refused_can_be_closed(rig: Rig) -> None:
-    """Unregistering what isn't registered would raise, and leave the socket open."""
+def test_handler_refused_by_the_selector_can_be_closed(rig: Rig) -> None:
+    """Unregistering an unregistered descriptor would raise, and leave the socket open."""
     handler = rig.handler()
     rig.selector.failures.append(os_error(errno.ENOMEM))
     rig.reactor.set_interest(handler, WRITE)
@@ -431,7 +429,7 @@ def test_a_handler_that_the_selector_has_refused_can_be_closed(rig: Rig) -> None
 
 
 def take_over(rig: Rig, number: int) -> PairHandler:
-    """A new handler whose descriptor has the number of one just closed. Nothing waits for it."""
+    """A new handler that has the descriptor number of a closed one, and isn't ready."""
     made = rig.handler(ready=False, interest=0)
     if made.fileno() != number:
         os.dup2(made.fileno(), number, inheritable=False)
@@ -441,8 +439,8 @@ def take_over(rig: Rig, number: int) -> PairHandler:
     return made
 
 
-def test_a_handler_closed_in_the_same_batch_gets_no_event_nor_does_the_one_that_reuses_its_number(rig: Rig) -> None:
-    """Promise 8. Whichever comes first in the batch closes the other, and a new one takes its number at once."""
+def test_stale_event_reaches_neither_the_closed_handler_nor_one_with_the_same_number(rig: Rig) -> None:
+    """Promise 8. The first handler of the batch closes the second, and a new handler takes its number at once."""
     pair: list[PairHandler] = []
     heirs: list[PairHandler] = []
 
@@ -461,11 +459,11 @@ def test_a_handler_closed_in_the_same_batch_gets_no_event_nor_does_the_one_that_
     assert heirs[0].masks == []
     heirs[0].peer.send(b"!")
     rig.reactor.turn()
-    assert heirs[0].masks == [READ]  # its own event does reach it
+    assert heirs[0].masks == [READ]  # its own event reaches it
 
 
 def test_a_handler_may_close_itself_and_all_others(rig: Rig) -> None:
-    """The batch still holds them all."""
+    """All of them are still in the batch."""
 
     def close_all(handler: PairHandler) -> None:
         for each in rig.handlers:
@@ -482,7 +480,7 @@ def test_a_handler_may_close_itself_and_all_others(rig: Rig) -> None:
 
 
 class Reconnecting(Recorder):
-    """A client that doesn't give up."""
+    """A client that connects again after each loss."""
 
     def __init__(self, reactor: Reactor, address: tuple[str, int]) -> None:
         super().__init__()
@@ -494,8 +492,8 @@ class Reconnecting(Recorder):
 
 
 @pytest.mark.parametrize("selector_class", SELECTORS)
-def test_close_closes_everything_and_leaves_no_descriptor(selector_class: type[selectors.BaseSelector]) -> None:
-    """ "Abort every handler, tell their protocols": paused and unwatched connections too."""
+def test_close_aborts_all_handlers_and_leaves_no_descriptor(selector_class: type[selectors.BaseSelector]) -> None:
+    """Paused and unwatched connections are aborted, too."""
     before = open_descriptors()
     served, client, datagrams = Recorder(), Recorder(), DatagramRecorder()
     with Reactor(selector=selector_class()) as reactor:
@@ -506,30 +504,32 @@ def test_close_closes_everything_and_leaves_no_descriptor(selector_class: type[s
         turn_until(reactor, lambda: len(served.connections) == len(client.connections) == 3)
         for connection in served.connections:
             connection.pause_reading()
-        connect_tcp(reactor, listener.address, client, lambda error: None)  # under way
+        connect_tcp(reactor, listener.address, client, lambda error: None)  # in progress
     assert served.kinds().count("lost") == client.kinds().count("lost") == 3
     assert datagrams.lost == [None]
     assert reactor.handlers == {}
     assert open_descriptors() == before
 
 
-def test_close_is_harmless_twice(rig: Rig) -> None:
-    """In a `with` statement and by hand, say."""
+def test_second_close_of_the_loop_does_nothing(rig: Rig) -> None:
+    """For example by a `with` statement and by hand."""
     handler = rig.handler()
     rig.reactor.close()
     rig.reactor.close()
     assert handler.aborted_with == [None]
 
 
-def test_close_runs_the_calls_that_wait(rig: Rig) -> None:
-    """Among them is the last word of each protocol."""
+def test_close_runs_queued_calls(rig: Rig) -> None:
+    """Among them is each protocol's `connection_lost`."""
     rig.reactor.call_soon(rig.order.append, "call")
     rig.reactor.close()
     assert rig.order == ["call"]
 
 
-def test_close_goes_on_when_an_abort_or_a_last_word_raises(rig: Rig, caplog: pytest.LogCaptureFixture) -> None:
-    """One bad protocol doesn't keep the others' sockets open."""
+def test_close_continues_after_an_abort_or_connection_lost_that_raises(
+    rig: Rig, caplog: pytest.LogCaptureFixture
+) -> None:
+    """One wrong protocol must not keep other sockets open."""
 
     class Bad(StreamProtocol):
         def connection_lost(self, connection: Connection, error: Exception | None) -> None:
@@ -545,7 +545,7 @@ def test_close_goes_on_when_an_abort_or_a_last_word_raises(rig: Rig, caplog: pyt
 
 
 class RememberedSockets:
-    """A factory that keeps every socket that it has made, so that none is lost sight of."""
+    """A factory that keeps a reference to every socket."""
 
     def __init__(self) -> None:
         self.made: list[Socket] = []
@@ -558,8 +558,8 @@ class RememberedSockets:
         return socket.socketpair()
 
 
-def test_close_leaves_no_descriptor_when_a_last_word_opens_a_new_one() -> None:
-    """A client that connects anew whenever it is lost is usual, and at the end it is lost."""
+def test_connection_lost_that_reconnects_during_close_leaves_no_descriptor() -> None:
+    """Clients that reconnect in `connection_lost` are usual, and `close` calls it."""
     sockets = RememberedSockets()
     with socket.create_server(("127.0.0.1", 0)) as server, Reactor(sockets=sockets) as reactor:
         protocol = Reconnecting(reactor, server.getsockname())
@@ -580,8 +580,8 @@ def test_a_reactor_that_is_never_run_leaves_no_descriptor() -> None:
     assert open_descriptors() == before
 
 
-def test_a_running_loop_is_stopped_not_closed(rig: Rig, caplog: pytest.LogCaptureFixture) -> None:
-    """Story: closed from one of its own callbacks, it went on to select on a closed selector."""
+def test_close_of_a_running_loop_is_refused(rig: Rig, caplog: pytest.LogCaptureFixture) -> None:
+    """Story: a loop closed by its own callback called select on a closed selector."""
     rig.reactor.call_soon(rig.reactor.close)
     rig.reactor.call_soon(rig.reactor.stop)
     rig.reactor.run()
@@ -590,8 +590,8 @@ def test_a_running_loop_is_stopped_not_closed(rig: Rig, caplog: pytest.LogCaptur
 
 
 @pytest.mark.parametrize("code", [errno.EPERM, errno.EBADF])
-def test_what_can_never_be_watched_is_an_error_at_once(rig: Rig, code: int) -> None:
-    """A regular file on epoll, a descriptor that is closed: time won't help, and trying in silence would hide it."""
+def test_unwatchable_descriptor_raises_at_once(rig: Rig, code: int) -> None:
+    """A regular file on epoll or a closed descriptor: a retry can't help and would hide the error."""
     handler = rig.handler(interest=0)
     rig.selector.failures.append(os_error(code))
     with pytest.raises(OSError, match=os.strerror(code)):

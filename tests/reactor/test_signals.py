@@ -1,4 +1,4 @@
-"""Signals and wake-ups: what must be done is remembered in memory; a byte in the pair only says "look"."""
+"""Signals and wake-ups: the work is kept in memory; a byte in the socket pair only wakes the loop."""
 
 import os
 import signal
@@ -20,7 +20,7 @@ STORM = 100_000
 
 @pytest.fixture
 def reactor() -> Iterator[Reactor]:
-    """A loop in the main thread, and the process's signals as they were afterwards."""
+    """A loop in the main thread. The process's signals are restored afterwards."""
     before = {signum: signal.getsignal(signum) for signum in (USR1, USR2)}
     with Reactor() as made:
         yield made
@@ -29,17 +29,17 @@ def reactor() -> Iterator[Reactor]:
 
 
 def counter(calls: list[str], name: str) -> Callable[[], None]:
-    """A callback that notes its name."""
+    """Return a callback that records its name."""
     return lambda: calls.append(name)
 
 
 def send(signum: int) -> None:
-    """Have this process get a signal, as from outside."""
+    """Send a signal to this process, as from outside."""
     os.kill(os.getpid(), signum)
 
 
 def test_a_signal_calls_its_callback_on_the_loop(reactor: Reactor) -> None:
-    """ "A signal becomes one more readable"; never inside the handler itself."""
+    """The callback never runs inside the signal handler."""
     calls: list[str] = []
     reactor.add_signal_handler(USR1, counter(calls, "USR1"))
     send(USR1)
@@ -48,8 +48,8 @@ def test_a_signal_calls_its_callback_on_the_loop(reactor: Reactor) -> None:
     assert calls == ["USR1"]
 
 
-def test_a_signal_wakes_a_loop_that_sleeps_for_ever(reactor: Reactor) -> None:
-    """Sent from another thread, once the loop is asleep or about to be: both must do."""
+def test_signal_wakes_a_loop_without_timers(reactor: Reactor) -> None:
+    """Another thread sends it while the loop sleeps or is about to sleep."""
     reactor.add_signal_handler(USR1, reactor.stop)
     thread = threading.Thread(target=send, args=(USR1,))
     reactor.call_soon(thread.start)
@@ -58,7 +58,7 @@ def test_a_signal_wakes_a_loop_that_sleeps_for_ever(reactor: Reactor) -> None:
 
 
 def test_a_burst_of_one_signal_counts_once(reactor: Reactor) -> None:
-    """ "A signal is remembered once however often it came, as the kernel itself does" (signal(7))."""
+    """A pending signal is kept once, however often it arrives (signal(7))."""
     calls: list[str] = []
     reactor.add_signal_handler(USR1, counter(calls, "USR1"))
     for _ in range(5):
@@ -70,8 +70,8 @@ def test_a_burst_of_one_signal_counts_once(reactor: Reactor) -> None:
     turn_until(reactor, lambda: len(calls) == 2)
 
 
-def test_no_python_runs_while_a_signal_is_being_noted(reactor: Reactor) -> None:
-    """A handler in Python is itself interrupted by the next signal: in a storm, calls pile up to a RecursionError."""
+def test_no_python_code_runs_when_a_signal_arrives(reactor: Reactor) -> None:
+    """A Python handler is interrupted by the next signal; many signals would end in RecursionError."""
     reactor.add_signal_handler(USR1, int)
     frames: list[str] = []
 
@@ -102,8 +102,8 @@ def test_a_storm_of_one_signal_does_not_lose_another(reactor: Reactor) -> None:
     assert sorted(calls) == ["USR1", "USR2"]
 
 
-def test_a_signal_that_has_been_told_is_forgotten(reactor: Reactor) -> None:
-    """The next wake-up, for whatever reason, must not tell it again."""
+def test_handled_signal_is_not_reported_again(reactor: Reactor) -> None:
+    """The next wake-up must not report it again."""
     calls: list[str] = []
     reactor.add_signal_handler(USR1, counter(calls, "USR1"))
     reactor.add_signal_handler(USR2, counter(calls, "USR2"))
@@ -116,10 +116,10 @@ def test_a_signal_that_has_been_told_is_forgotten(reactor: Reactor) -> None:
     assert calls == ["USR1", "USR2"]
 
 
-def test_a_handler_removed_by_an_earlier_call_of_the_same_turn_is_not_called(
+def test_handler_removed_earlier_in_the_same_turn_is_not_called(
     reactor: Reactor, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The loop has noticed the signal, and then its handler is removed."""
+    """The handler is removed after the loop has queued its callback."""
     calls: list[str] = []
     reactor.add_signal_handler(USR1, counter(calls, "USR1"))
     signal.raise_signal(USR1)
@@ -129,8 +129,8 @@ def test_a_handler_removed_by_an_earlier_call_of_the_same_turn_is_not_called(
     assert caplog.records == []
 
 
-def test_a_signal_that_other_code_has_taken_over_meanwhile_stays_theirs(reactor: Reactor) -> None:
-    """To put back what was there before us would undo what came after us."""
+def test_disposition_replaced_by_other_code_is_kept(reactor: Reactor) -> None:
+    """Restoring the previous disposition would undo the other code's."""
     came: list[int] = []
     original = signal.getsignal(USR1)
     try:
@@ -143,8 +143,8 @@ def test_a_signal_that_other_code_has_taken_over_meanwhile_stays_theirs(reactor:
         signal.signal(USR1, original)
 
 
-def test_signals_are_called_in_the_order_in_which_they_came(reactor: Reactor) -> None:
-    """ "An ordered set: each signal once, oldest first"."""
+def test_signals_are_handled_in_order_of_arrival(reactor: Reactor) -> None:
+    """Each signal once, oldest first."""
     calls: list[str] = []
     reactor.add_signal_handler(USR1, counter(calls, "USR1"))
     reactor.add_signal_handler(USR2, counter(calls, "USR2"))
@@ -169,13 +169,13 @@ def test_a_callback_that_raises_costs_neither_the_loop_nor_the_next_signal(
     turn_until(reactor, lambda: len(calls) == 2)
 
 
-def test_removing_a_handler_puts_the_earlier_one_back(reactor: Reactor) -> None:
-    """ "Put back the signal's earlier disposition. Harmless if there was no handler"."""
+def test_removing_a_handler_restores_the_previous_one(reactor: Reactor) -> None:
+    """Removing a missing handler does nothing."""
     came: list[int] = []
     original = signal.signal(USR1, lambda signum, frame: came.append(signum))
     try:
         reactor.remove_signal_handler(USR1)
-        for _ in range(2):  # set anew, it must not take its own handler for the earlier one
+        for _ in range(2):  # set again, it must not take its own handler for the previous one
             reactor.add_signal_handler(USR1, int)
         reactor.remove_signal_handler(USR1)
         signal.raise_signal(USR1)
@@ -185,8 +185,8 @@ def test_removing_a_handler_puts_the_earlier_one_back(reactor: Reactor) -> None:
         signal.signal(USR1, original)
 
 
-def test_a_removed_handler_is_not_called_for_a_signal_that_came_before(reactor: Reactor) -> None:
-    """Nor does the loop stumble over what it remembers of it."""
+def test_removed_handler_is_not_called_for_a_pending_signal(reactor: Reactor) -> None:
+    """The loop ignores the pending signal."""
     calls: list[str] = []
     reactor.add_signal_handler(USR1, counter(calls, "USR1"))
     reactor.add_signal_handler(USR2, counter(calls, "USR2"))
@@ -199,8 +199,8 @@ def test_a_removed_handler_is_not_called_for_a_signal_that_came_before(reactor: 
     assert calls == ["USR2"]
 
 
-def test_closing_the_loop_puts_signals_and_wake_up_back() -> None:
-    """ "restore signals"; the fixture of the other tests proves it too."""
+def test_closing_the_loop_restores_signals_and_the_wakeup_fd() -> None:
+    """The fixture of the other tests checks this, too."""
     before = signal.getsignal(USR1)
     ours, theirs = socket.socketpair()
     with ours, theirs:
@@ -218,7 +218,7 @@ def test_closing_the_loop_puts_signals_and_wake_up_back() -> None:
 
 
 def test_a_signal_that_cannot_be_caught_is_an_error_and_changes_nothing(reactor: Reactor) -> None:
-    """ "Raise … OSError for a signal that can't be caught"."""
+    """Raise OSError, as signal.signal does."""
     with pytest.raises(OSError, match="Invalid argument"):
         reactor.add_signal_handler(signal.SIGKILL, int)
     assert signal.set_wakeup_fd(-1) == -1
@@ -226,7 +226,7 @@ def test_a_signal_that_cannot_be_caught_is_an_error_and_changes_nothing(reactor:
 
 
 def test_outside_the_main_thread_a_signal_handler_is_refused(reactor: Reactor) -> None:
-    """ "Raise ValueError outside the main thread" (Python delivers signals there only)."""
+    """Raise ValueError outside the main thread, as Python handles signals only there."""
     errors: list[Exception] = []
 
     def attempt() -> None:
@@ -242,7 +242,7 @@ def test_outside_the_main_thread_a_signal_handler_is_refused(reactor: Reactor) -
     reactor.remove_signal_handler(USR1)
 
 
-def test_a_full_pair_blocks_no_thread_and_loses_no_call(reactor: Reactor) -> None:
+def test_full_socket_pair_blocks_no_thread_and_loses_no_call(reactor: Reactor) -> None:
     """Promise 19: "the wake-up socket overflowing is harmless"."""
     done: list[int] = []
     for number in range(STORM):
@@ -255,8 +255,8 @@ def test_a_full_pair_blocks_no_thread_and_loses_no_call(reactor: Reactor) -> Non
     assert done[-1] == STORM
 
 
-def test_one_turn_empties_a_bounded_part_of_the_pair_and_the_rest_wakes_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As long as anything is in the pair, it stays readable; then the loop may sleep."""
+def test_turn_reads_a_bounded_number_of_wake_up_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The pair stays readable until it is empty; then the loop may sleep."""
     monkeypatch.setattr("reactor.signals.WAKE_BYTES_PER_TURN", 10)
     selector = RecordingSelector()
     with Reactor(selector=selector) as reactor:
@@ -266,8 +266,8 @@ def test_one_turn_empties_a_bounded_part_of_the_pair_and_the_rest_wakes_again(mo
     assert [len(batch) for batch in selector.batches] == [1, 1, 1, 0, 0]
 
 
-def test_waking_a_closed_loop_is_harmless() -> None:
-    """A thread that hands in its result too late must not crash."""
+def test_waking_a_closed_loop_does_nothing() -> None:
+    """A thread that delivers its result too late must not crash."""
     reactor = Reactor()
     reactor.close()
     reactor.call_soon_threadsafe(int)

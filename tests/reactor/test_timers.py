@@ -1,4 +1,4 @@
-"""Timers: against a naive sorted list; and what cancelling costs."""
+"""Timers: compared with a sorted list; and the cost of cancelling."""
 
 import math
 
@@ -14,14 +14,14 @@ HANDLES: Bundle[int] = Bundle("handles")
 
 
 def live_in(timers: Timers) -> int:
-    """How many are still to fire; their own count of the others must be right, or sweeping would go wrong."""
+    """Return the number of live timers, and check the count of cancelled ones, which sweeping needs."""
     live = sum(timer.callback is not None for _, _, timer in timers.heap)
     assert timers.cancelled == len(timers.heap) - live
     return live
 
 
 class TimersMachine(RuleBasedStateMachine):
-    """The model is a list of (deadline, number) that is sorted for every question."""
+    """Compare with a list of (deadline, number) that is sorted at every step."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -45,7 +45,7 @@ class TimersMachine(RuleBasedStateMachine):
 
     @rule(number=HANDLES)
     def cancel(self, number: int) -> None:
-        self.made[number].cancel()  # it may have fired, or been cancelled, before
+        self.made[number].cancel()  # it may have fired or been cancelled before
         self.live = [entry for entry in self.live if entry[1] != number]
 
     @rule(now_s=DEADLINES_S, number=HANDLES, fire_before_cancel=st.integers(0, 3))
@@ -79,8 +79,8 @@ TestTimersAreASortedList = TimersMachine.TestCase
 
 
 @pytest.mark.parametrize("deadline_s", [math.nan, math.inf, -math.inf])
-def test_a_deadline_that_is_no_time_is_refused(deadline_s: float) -> None:
-    """NaN compares with nothing: one in the heap would disorder it for all."""
+def test_non_finite_deadline_is_refused(deadline_s: float) -> None:
+    """A NaN in the heap would disorder all timers."""
     timers = Timers()
     with pytest.raises(ValueError, match="finite"):
         timers.add(deadline_s, int)
@@ -89,7 +89,7 @@ def test_a_deadline_that_is_no_time_is_refused(deadline_s: float) -> None:
 
 
 def test_half_a_million_timers_set_and_cancelled_never_grow_the_heap() -> None:
-    """ "A million timers set and cancelled (the usual fate of a timeout) leave an empty heap"."""
+    """Most timeouts are cancelled; the heap must stay small."""
     timers = Timers()
     longest = 0
     for number in range(500_000):
@@ -101,8 +101,8 @@ def test_half_a_million_timers_set_and_cancelled_never_grow_the_heap() -> None:
     assert not timers.heap
 
 
-def test_many_timers_cancelled_at_last_leave_a_small_heap_though_one_lives_on() -> None:
-    """The dead ones are swept out even when a live one lies on top, so that they can't be popped from there."""
+def test_many_cancelled_timers_leave_a_small_heap_beside_a_live_one() -> None:
+    """A live timer on top keeps cancelled ones from being popped, so they are swept."""
     timers = Timers()
     timers.add(0.0, int)
     for timer in [timers.add(1.0, int) for _ in range(100_000)]:
@@ -112,8 +112,8 @@ def test_many_timers_cancelled_at_last_leave_a_small_heap_though_one_lives_on() 
 
 
 @pytest.mark.parametrize("count", [100, 200, 201, 1000])
-def test_the_cancelled_are_swept_out_when_they_outnumber_the_live_and_are_many(count: int) -> None:
-    """ "Until the marked ones outnumber the live ones and all are swept out"; a sweep for a few "costs more"."""
+def test_cancelled_timers_are_swept_when_they_are_many_and_outnumber_live_ones(count: int) -> None:
+    """A sweep for few timers costs more than it frees."""
     timers = Timers()
     marked = 0
     for live, timer in reversed(list(enumerate([timers.add(0.0, int) for _ in range(count)]))):
@@ -125,8 +125,8 @@ def test_the_cancelled_are_swept_out_when_they_outnumber_the_live_and_are_many(c
         assert live_in(timers) == live
 
 
-def test_the_sleep_is_never_negative_nor_longer_than_the_system_can_count() -> None:
-    """poll(2) counts milliseconds in an int: a timer in a year is looked at once a day."""
+def test_sleep_is_neither_negative_nor_longer_than_a_day() -> None:
+    """epoll_wait(2) takes milliseconds as an int, so a loop with a timer in a year wakes once a day."""
     timers = Timers()
     timers.add(365 * 86_400.0, int)
     assert timers.sleep_s(0.0) == LONGEST_SLEEP_S
@@ -134,8 +134,8 @@ def test_the_sleep_is_never_negative_nor_longer_than_the_system_can_count() -> N
 
 
 @pytest.mark.parametrize("fire", [True, False])
-def test_cancelling_after_the_timer_was_taken_out_does_not_corrupt_the_count(fire: bool) -> None:
-    """A timer that counted as cancelled in a heap that it has left would make the count wrong."""
+def test_cancelling_a_timer_outside_the_heap_keeps_the_count(fire: bool) -> None:
+    """A timer that has left the heap must not count as cancelled in it."""
     timers = Timers()
     timer = timers.add(1.0, int)
     timers.add(2.0, int)
@@ -150,8 +150,8 @@ def test_cancelling_after_the_timer_was_taken_out_does_not_corrupt_the_count(fir
     assert timers.sleep_s(0.0) == 2.0
 
 
-def test_a_cancelled_timer_keeps_nothing_alive() -> None:
-    """ "Nothing is kept alive by a timer that won't fire": neither the callback nor its arguments."""
+def test_cancelled_timer_drops_its_references() -> None:
+    """Neither the callback nor its arguments are kept alive."""
     timer = Timers().add(1.0, print, (object(),))
     timer.cancel()
     assert timer.callback is None
@@ -159,7 +159,7 @@ def test_a_cancelled_timer_keeps_nothing_alive() -> None:
 
 
 def test_a_timer_whose_callback_raises_has_fired() -> None:
-    """It must not fire again when it is asked to."""
+    """It must not fire again."""
     timers = Timers()
     timer = timers.add(0.0, lambda: 1 // 0)
     with pytest.raises(ZeroDivisionError):

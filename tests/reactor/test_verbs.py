@@ -1,4 +1,4 @@
-"""The three verbs: what they refuse, and that nothing is left of what they could not do."""
+"""The four functions of `verbs`: what they refuse, and that a failure leaves nothing."""
 
 import errno
 import sys
@@ -28,7 +28,7 @@ CONNECT: Verb = lambda reactor, host: connect_tcp(reactor, (host, 9), Recorder()
 @pytest.mark.parametrize(
     ("verb", "step"), [(LISTEN, "socket"), (LISTEN, "bind"), (LISTEN, "listen"), (UDP, "socket"), (UDP, "bind")]
 )
-def test_a_verb_that_fails_at_any_step_leaves_nothing(verb: Verb, step: str) -> None:
+def test_function_that_fails_at_any_step_leaves_nothing(verb: Verb, step: str) -> None:
     sockets = FlakySockets()
     with Reactor(sockets=sockets) as reactor:
         before = open_descriptors()
@@ -40,8 +40,8 @@ def test_a_verb_that_fails_at_any_step_leaves_nothing(verb: Verb, step: str) -> 
 
 
 @pytest.mark.parametrize("verb", [LISTEN, UDP])
-def test_a_selector_that_refuses_for_a_while_only_delays(verb: Verb) -> None:
-    """The last step is epoll_ctl(2), which may say ENOSPC. It is tried again by the loop, not left to the program."""
+def test_temporary_selector_refusal_only_delays(verb: Verb) -> None:
+    """The last step, epoll_ctl(2), may fail with ENOSPC. The loop tries it again."""
     selector, clock = RecordingSelector(), ManualClock()
     with Reactor(selector=selector, clock=clock) as reactor:
         selector.failures.append(os_error(errno.ENOSPC))
@@ -53,8 +53,8 @@ def test_a_selector_that_refuses_for_a_while_only_delays(verb: Verb) -> None:
 
 
 @pytest.mark.parametrize("verb", [LISTEN, CONNECT, UDP])
-def test_a_closed_reactor_takes_nothing_in_and_no_descriptor_is_left(verb: Verb) -> None:
-    """`register`: "Raise RuntimeError when that has begun"; nothing would ever close the socket."""
+def test_closed_reactor_refuses_handlers_and_leaves_no_descriptor(verb: Verb) -> None:
+    """`register` raises RuntimeError: a closed loop would never close the socket."""
     reactor = Reactor()
     reactor.close()
     before = open_descriptors()
@@ -80,8 +80,8 @@ def test_a_second_socket_on_a_udp_port_is_refused() -> None:
             open_udp(reactor, first.address, DatagramRecorder())
 
 
-def test_port_0_takes_a_free_port_and_says_which() -> None:
-    """ "With the port that the kernel chose if it was asked to"."""
+def test_port_0_gives_a_free_port_in_the_address() -> None:
+    """`address` has the port that the kernel chose."""
     with Reactor() as reactor:
         assert listen_tcp(reactor, ("127.0.0.1", 0), Recorder).address[1] > 0
         assert open_udp(reactor, ("127.0.0.1", 0), DatagramRecorder()).address[1] > 0

@@ -1,4 +1,4 @@
-"""A peer that sends and never reads: what it costs, and whom. RFC 862 has no flow control of its own; TCP has."""
+"""A client that sends and never reads costs bounded memory. RFC 862 has no flow control of its own; TCP has."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ SMALL_BYTES = 32_768
 BOUND_BYTES = 131_072
 
 
-def test_the_documented_bound_is_128_kib() -> None:
+def test_documented_bound_is_128_kib() -> None:
     """Promise 5: "holds at most the documented bound (default ≤ 128 KiB, by assertion)"."""
     assert Limits().bound_bytes == BOUND_BYTES
 
 
 @pytest.mark.parametrize("buffer_bytes", [None, SMALL_BYTES, 300_000])
 def test_client_that_never_reads_is_paused_at_the_bound(buffer_bytes: int | None) -> None:
-    """Promise 5: "costs bounded memory […], its reading is paused"; and when it reads after all, it gets every byte."""
+    """Promise 5: "costs bounded memory […], its reading is paused". When it reads later, it gets every byte."""
     with EchoByHand(socket_buffer_bytes=buffer_bytes) as echo, echo.connect() as client:
         connection = echo.connections[0]
         sent = echo.fill(client, connection)
@@ -42,7 +42,7 @@ def test_client_that_never_reads_is_paused_at_the_bound(buffer_bytes: int | None
 
 
 def test_others_are_served_beside_a_client_that_never_reads() -> None:
-    """Promise 5: "and others are not slowed": nothing of theirs waits for the one that is stuck."""
+    """Promise 5: "and others are not slowed" by a client that is stuck."""
     with EchoByHand(socket_buffer_bytes=SMALL_BYTES) as echo, echo.connect() as hog, echo.connect() as client:
         stuck = echo.connections[0]
         echo.fill(hog, stuck)
@@ -57,7 +57,7 @@ def test_others_are_served_beside_a_client_that_never_reads() -> None:
 
 @given(reads=st.lists(st.integers(1, 200_000), max_size=12))
 def test_bound_holds_for_a_client_that_reads_now_and_then(reads: list[int]) -> None:
-    """Promise 5 at every moment: pausing and going on in any rhythm, nothing is lost and the bound isn't passed."""
+    """Promise 5 at every moment: in any rhythm of pauses, no byte is lost and the bound holds."""
     with EchoByHand(socket_buffer_bytes=SMALL_BYTES, udp=False) as echo:
         client = connect_small(("127.0.0.1", echo.port), SMALL_BYTES)
         client.setblocking(False)
@@ -91,7 +91,7 @@ def test_socket_buffer_caps_the_kernels_memory(buffer_bytes: int) -> None:
 
 
 def test_socket_buffer_caps_what_a_stuck_client_can_send() -> None:
-    """Promise 5: what one stuck client has got rid of is its own buffers, our bound, and the capped kernel buffers."""
+    """Promise 5: a stuck client can send what fits into its own buffers, the bound, and the capped kernel buffers."""
     with EchoByHand(socket_buffer_bytes=SMALL_BYTES) as echo:
         client = connect_small(("127.0.0.1", echo.port), SMALL_BYTES)
         client.setblocking(False)
@@ -121,7 +121,7 @@ class MeteredSocket(socket.socket):
 
 
 class Meter:
-    """Knows where the output lay in memory, so that moving it shows."""
+    """Remembers the address of the pending output, and so notices when it was moved."""
 
     def __init__(self) -> None:
         self.moved_bytes = self.sends = 0
@@ -162,7 +162,7 @@ def address_of(data: bytearray) -> int:
 
 
 def test_output_is_linear_in_its_size() -> None:
-    """Promise 6. A queue that closes the gap after each short send would move all that waits, 256 times over."""
+    """Promise 6. A buffer that closes the gap after each short send would move the pending output 256 times."""
     meter = Meter()
     with EchoByHand(reactor_options={"sockets": MeteredSockets(meter)}, udp=False) as echo, echo.connect() as client:
         sent = bytes(range(256)) * 16_384

@@ -26,7 +26,7 @@ needs_ipv6 = pytest.mark.skipif(not has_ipv6(), reason="needs IPv6 on loopback")
 
 
 def exchange(echo: EchoByHand, host: str, data: bytes = b"both ways") -> None:
-    """TCP and UDP to this address are echoed."""
+    """Check that TCP and UDP to this address are echoed."""
     with echo.connect(host) as client:
         client.send(data)
         assert echo.receive(client, len(data)) == data
@@ -60,7 +60,7 @@ def test_ipv6_sockets_are_v6only() -> None:
 
 
 class NoIPv6Address(FlakySocket):
-    """What a kernel gives that knows IPv6 but has no address of it configured."""
+    """A socket of a kernel that has IPv6 but no IPv6 address."""
 
     def bind(self, address: Any) -> None:
         if self.family == socket.AF_INET6:
@@ -85,16 +85,16 @@ class NoIPv6(FlakySockets):
 
 @pytest.mark.parametrize("how", ["EAFNOSUPPORT", "EADDRNOTAVAIL"])
 @pytest.mark.parametrize(("hosts", "left_out"), [(("*",), ["::"]), ((), ["::1"])], ids=["every address", "default"])
-def test_a_machine_without_ipv6_serves_ipv4(hosts: tuple[str, ...], left_out: list[str], how: str) -> None:
-    """Promise 20: "a machine without IPv6 still serves IPv4", and `left_out` is what the log line is made of."""
+def test_machine_without_ipv6_serves_ipv4(hosts: tuple[str, ...], left_out: list[str], how: str) -> None:
+    """Promise 20: "a machine without IPv6 still serves IPv4", and the log line is made of `left_out`."""
     with EchoByHand(hosts, reactor_options={"sockets": NoIPv6(how)}) as echo:
         assert echo.server.left_out == left_out
         assert [address.transport for address in echo.server.addresses] == ["tcp", "udp"]
         exchange(echo, "127.0.0.1")
 
 
-def test_an_interface_without_ipv6_is_served_over_ipv4() -> None:
-    """Promise 20 with the real thing: a loopback interface that has no ::1."""
+def test_interface_without_ipv6_is_served_over_ipv4() -> None:
+    """Promise 20 on the real kernel: a loopback interface without ::1."""
 
     def body() -> None:
         with EchoByHand(()) as echo:
@@ -105,7 +105,7 @@ def test_an_interface_without_ipv6_is_served_over_ipv4() -> None:
 
 
 def test_ipv6_asked_for_by_name_is_not_left_out() -> None:
-    """Asking for ::1 alone is an error there: nothing could be served."""
+    """Asking for ::1 alone is an error there, because nothing could be served."""
     sockets = NoIPv6("EAFNOSUPPORT")
     with Reactor(sockets=sockets) as reactor, pytest.raises(BindError, match="no such address family"):
         EchoServer(("::1",), 0).start(reactor)
@@ -129,7 +129,7 @@ def inherited() -> Bound:
 
 
 def drops_after_an_ordinary_datagram(echo: EchoByHand) -> Mapping[str, int]:
-    """All that was sent before has been judged once this one is answered."""
+    """Return the drops, after an ordinary datagram was answered: all earlier ones are answered or dropped by then."""
     with echo.udp() as client:
         client.send(b"ordinary")
         assert echo.answer(client) == b"ordinary"
@@ -195,7 +195,7 @@ def test_inherited_dual_stack_socket_refuses_v4_mapped_responders(source: tuple[
 
 @needs_ipv6
 def test_server_on_inherited_sockets_stops_in_order(caplog: pytest.LogCaptureFixture) -> None:
-    """Promise 4 holds there too, and nothing is logged as broken."""
+    """Promise 4 on inherited sockets. No error is logged."""
     stopped: list[bool] = []
     with caplog.at_level(logging.ERROR), EchoByHand(bound=inherited()) as echo:
         with echo.connect() as client:
@@ -207,11 +207,11 @@ def test_server_on_inherited_sockets_stops_in_order(caplog: pytest.LogCaptureFix
     assert not caplog.records
 
 
-# ---------------------------------------------------------------- what was there before we looked
+# ---------------------------------------------------------------- datagrams from before the start
 
 
 def inherited_queue(family: socket.AddressFamily) -> socket.socket:
-    """A UDP wildcard socket bound by another program, which doesn't yet report where datagrams were sent to."""
+    """A UDP wildcard socket bound by a parent process; it doesn't report the destination of datagrams yet."""
     sock = socket.socket(family, socket.SOCK_DGRAM)
     sock.setblocking(False)
     if family == socket.AF_INET6:
@@ -232,7 +232,7 @@ FAMILIES = [socket.AF_INET, pytest.param(socket.AF_INET6, marks=needs_ipv6)]
 def test_datagrams_from_before_the_start_are_treated_like_any_other(
     family: socket.AddressFamily, asked: str, answered: bool
 ) -> None:
-    """Promises 12 and 13 for what a parent's socket has queued: the kernel then knows less about each datagram."""
+    """Promises 12 and 13 for datagrams queued in a parent's socket, of which the kernel tells less."""
     sock = inherited_queue(family)
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
         client.setblocking(False)
@@ -252,8 +252,8 @@ def test_datagrams_from_before_the_start_are_treated_like_any_other(
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_an_inherited_socket_that_may_broadcast_still_answers_no_forged_broadcast(family: socket.AddressFamily) -> None:
-    """Promise 13: a parent may have set SO_BROADCAST (systemd: Broadcast=yes), and then the kernel stops nothing."""
+def test_inherited_socket_with_so_broadcast_answers_no_forged_broadcast(family: socket.AddressFamily) -> None:
+    """Promise 13: a parent may have set SO_BROADCAST (systemd: Broadcast=yes). Then the kernel refuses nothing."""
     sock = inherited_queue(family)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
     report_paths(sock)

@@ -1,8 +1,8 @@
 """RFC 862 between hosts: the server on one machine, its clients on another, and real links between the two.
 
-On loopback everything is near and every route leads home. Here are two network namespaces with two veth links: the
-kernel resolves neighbours, looks routes up, and knows broadcast addresses, as between two computers. Nothing leaves
-them, and both go with the test.
+On loopback there are no routes to choose and no neighbours to find. Here are two network namespaces with two veth
+links: the kernel resolves neighbours, looks up routes, and knows broadcast addresses, as between two computers. No
+packet leaves the namespaces, and they end with the test.
 """
 
 from __future__ import annotations
@@ -68,10 +68,10 @@ HERE_ROUTES = [
     "-6 route add fd55::2/128 via fd77:2::2",
 ]
 SETTINGS = {
-    "ipv4/conf/{}/rp_filter": "0",  # let in what takes another way than the answer will
-    "ipv4/conf/{}/arp_ignore": "1",  # answer on a link only for addresses of that link
-    "ipv4/conf/{}/arp_announce": "2",  # ask in the name of those only: the neighbour learns from questions
-    "ipv4/conf/{}/accept_local": "1",  # let in forgeries of our own address: the kernel must not save us
+    "ipv4/conf/{}/rp_filter": "0",  # accept packets whose answer takes another link
+    "ipv4/conf/{}/arp_ignore": "1",  # answer ARP on a link only for addresses of that link
+    "ipv4/conf/{}/arp_announce": "2",  # send ARP requests only with those: the neighbour learns from requests
+    "ipv4/conf/{}/accept_local": "1",  # accept forgeries of our own address, so that they reach the server
 }
 pytestmark = pytest.mark.usefixtures("plain")
 PACKET_OUTGOING = 4  # packet(7)
@@ -81,7 +81,7 @@ ROUNDS = 100
 
 
 class Namespace:
-    """A network namespace that this thread can go back to."""
+    """A network namespace that this thread can return to."""
 
     def __init__(self) -> None:
         self._descriptor = os.open("/proc/thread-self/ns/net", os.O_RDONLY)
@@ -96,7 +96,7 @@ class Namespace:
 
 
 class TwoHosts:
-    """The server's machine, where the test runs, and the clients' machine. A socket stays where it was made."""
+    """The server's machine, where the test runs, and the clients' machine. A socket stays where it was opened."""
 
     def __init__(self) -> None:
         self._here = Namespace()
@@ -118,7 +118,7 @@ class TwoHosts:
 
     @contextlib.contextmanager
     def there(self) -> Iterator[None]:
-        """What is done in this block is done on the clients' machine."""
+        """Run this block on the clients' machine."""
         self._there.enter()
         try:
             yield
@@ -126,7 +126,7 @@ class TwoHosts:
             self._here.enter()
 
     def client(self, source: tuple[Any, ...] | None, destination: tuple[Any, ...]) -> socket.socket:
-        """Return a UDP client there, connected: its kernel throws away what comes from any other address."""
+        """Return a connected UDP client there. Its kernel drops datagrams from any other address."""
         with self.there():
             sock = socket.socket(socket.AF_INET6 if ":" in destination[0] else socket.AF_INET, socket.SOCK_DGRAM)
         sock.setblocking(False)
@@ -136,7 +136,7 @@ class TwoHosts:
         return sock
 
     def forge_there(self, source: tuple[str, int], destination: tuple[str, int], data: bytes) -> None:
-        """Put a datagram from any source at all on the link, from there to here."""
+        """Put a datagram with any source on the link, from the clients' machine to the server's."""
         with self.there():
             forge(source, destination, data)
 
@@ -169,13 +169,13 @@ def raw_socket(family: int, kind: int, protocol: int) -> socket.socket:
 
 
 def forge(source: tuple[str, int], destination: tuple[str, int], data: bytes) -> None:
-    """Send a datagram with a source that isn't ours. For use in a namespace only."""
+    """Send a datagram with a forged source. For use in a namespace only."""
     with raw_socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_RAW) as raw:
         raw.sendto(udp_over_ipv4(source, destination, data), (destination[0], 0))
 
 
 def on_two_hosts(body: Callable[[TwoHosts, EchoByHand], object]) -> None:
-    """Run `body` on the server's machine, with a server on every address of it."""
+    """Run `body` on the server's machine, with a server on every one of its addresses."""
 
     def run() -> None:
         hosts = TwoHosts()
@@ -195,7 +195,7 @@ def exchange(echo: EchoByHand, client: socket.socket, data: bytes) -> None:
 
 
 class Tap:
-    """Sees every UDP datagram that arrives on a machine, for any address."""
+    """Sees every UDP datagram that arrives on a machine, to any address."""
 
     def __init__(self) -> None:
         self._sock = raw_socket(socket.AF_PACKET, socket.SOCK_DGRAM, socket.htons(EVERY_PROTOCOL))
@@ -208,7 +208,7 @@ class Tap:
         self._sock.close()
 
     def ports(self) -> list[tuple[int, int]]:
-        """Return the source and destination port of each that has come in since the last time."""
+        """Return the source and destination port of each datagram since the last call."""
         found = []
         with contextlib.suppress(BlockingIOError):
             while True:
@@ -234,8 +234,8 @@ def tap_there(hosts: TwoHosts) -> Iterator[Tap]:
 def test_each_address_answers_for_itself_on_any_route(way_back: str) -> None:
     """RFC 1122 §4.1.3.5: "the response SHOULD use as its source the specific-destination address of the request".
 
-    Promise 12 on a machine with several addresses on several links, where the answer may leave by another link than
-    the one on which the question came. An answer that named that link would be lost.
+    Promise 12 on a machine with several addresses on several links. The answer may leave by another link than the
+    request came by. An answer bound to the request's link would be lost.
     """
 
     def body(hosts: TwoHosts, echo: EchoByHand) -> None:
@@ -249,7 +249,7 @@ def test_each_address_answers_for_itself_on_any_route(way_back: str) -> None:
 
 
 def test_link_local_address_on_two_links_answers_on_the_link_used() -> None:
-    """Promise 12, RFC 4007 §6: a link-local address means something within its link only."""
+    """Promise 12, RFC 4007 §6: a link-local address is valid only within its link."""
 
     def body(hosts: TwoHosts, echo: EchoByHand) -> None:
         for link in ("one", "two"):
@@ -261,7 +261,7 @@ def test_link_local_address_on_two_links_answers_on_the_link_used() -> None:
     on_two_hosts(body)
 
 
-# ---------------------------------------------------------------- to whom no answer goes: destinations
+# ---------------------------------------------------------------- no answer: destinations
 
 
 def join(echo: EchoByHand, group: str) -> None:
@@ -272,7 +272,7 @@ def join(echo: EchoByHand, group: str) -> None:
 
 
 def call_to_many(hosts: TwoHosts, group: str, port: int) -> socket.socket:
-    """Send a datagram from there to a group, by the link `one`; return the socket."""
+    """Send a datagram from the clients' machine to a group, by the link `one`; return the socket."""
     with hosts.there():
         sock = socket.socket(socket.AF_INET6 if ":" in group else socket.AF_INET, socket.SOCK_DGRAM)
         scope = socket.if_nametoindex("one")
@@ -294,7 +294,7 @@ def call_to_many(hosts: TwoHosts, group: str, port: int) -> socket.socket:
     ],
 )
 def test_broadcast_or_multicast_request_gets_no_answer(group: str, reason: str) -> None:
-    """Promise 13, RFC 1122 §3.2.1.3: a thousand machines that answer one datagram are a flood. From another host."""
+    """Promise 13, RFC 1122 §3.2.1.3, from another host: a thousand answers to one datagram are a flood."""
 
     def body(hosts: TwoHosts, echo: EchoByHand) -> None:
         join(echo, "239.8.6.2")
@@ -307,7 +307,7 @@ def test_broadcast_or_multicast_request_gets_no_answer(group: str, reason: str) 
     on_two_hosts(body)
 
 
-# ---------------------------------------------------------------- to whom no answer goes: other responders
+# ---------------------------------------------------------------- no answer: other responders
 
 
 class NaiveResponder:
@@ -329,7 +329,7 @@ class NaiveResponder:
 
 
 def play(echo: EchoByHand, responder: NaiveResponder) -> None:
-    """Give a loop every chance: two naive ones would send a datagram each in every round."""
+    """Let both sides answer, for several rounds: two naive servers would send a datagram each in every round."""
     for _ in range(ROUNDS):
         turn_idle(echo.reactor, 2)
         responder.answer_all()
@@ -337,7 +337,7 @@ def play(echo: EchoByHand, responder: NaiveResponder) -> None:
 
 @pytest.mark.parametrize(("port", "reason"), [(7, "responder"), (19, "responder"), (None, "own"), (0, "zero")])
 def test_forged_responder_source_starts_no_loop(port: int | None, reason: str) -> None:
-    """Promise 13 (CVE-1999-0103, CVE-2024-2169): a responder on another host is sent nothing. None: our own port."""
+    """Promise 13 (CVE-1999-0103, CVE-2024-2169): a responder gets no answer. None: our own port."""
 
     def body(hosts: TwoHosts, echo: EchoByHand) -> None:
         blamed = echo.port if port is None else port
@@ -354,7 +354,7 @@ def test_forged_responder_source_starts_no_loop(port: int | None, reason: str) -
 
 @pytest.mark.parametrize("port", [7, 19, None])
 def test_responder_deceived_by_our_forged_address_answers_once(port: int | None) -> None:
-    """Promise 13, the other way round: the forgery goes to the responder, and its answer comes to us."""
+    """Promise 13 in the other direction: the forgery goes to the responder, and its answer comes to the server."""
 
     def body(hosts: TwoHosts, echo: EchoByHand) -> None:
         responder = NaiveResponder(hosts, port or echo.port)
@@ -373,7 +373,7 @@ def test_responder_deceived_by_our_forged_address_answers_once(port: int | None)
 @pytest.mark.parametrize("source", [HERE, "10.2.2.1", "10.9.9.9"])
 @pytest.mark.parametrize("port", [7, None])
 def test_forged_source_of_our_own_starts_no_loop(source: str, port: int | None) -> None:
-    """Promise 13: from the link, with one of our own addresses as its source, which kernels may be told to let in."""
+    """Promise 13: a datagram from the link with the server's own address as source, which some kernels accept."""
 
     def body(hosts: TwoHosts, echo: EchoByHand) -> None:
         hosts.forge_there((source, port or echo.port), (HERE, echo.port), b"go!")
@@ -413,7 +413,7 @@ def test_two_echo_servers_cannot_be_made_to_answer_each_other(deceived: str, oth
 
 
 def test_forged_link_broadcast_source_gets_no_answer() -> None:
-    """Promise 13: an answer to 10.1.1.255 would reach all of them. Only the kernel knows, and it is asked to refuse."""
+    """Promise 13: an answer to 10.1.1.255 would reach every host on the link. Only the kernel can know and refuse."""
 
     def body(hosts: TwoHosts, echo: EchoByHand) -> None:
         with tap_there(hosts) as tap:

@@ -1,4 +1,4 @@
-"""Never more than received: an echo server that invents a single byte, or datagram, is broken or a weapon."""
+"""Never more than received: a server that sends one extra byte is broken; one extra datagram makes it a weapon."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ MOST_CLIENTS = 4
 
 
 class LedgerSocket(FlakySocket):
-    """Enters each byte that passes the kernel's door, and notes the moment when more has gone out than came in."""
+    """A socket that counts the bytes at every system call, and notes when more were sent than received."""
 
     received = sent = 0
     overdrawn: list[str]
@@ -57,7 +57,7 @@ class LedgerSocket(FlakySocket):
 
 
 class LedgerSockets(FlakySockets):
-    """A SocketFactory of LedgerSockets; `overdrawn` is what went wrong."""
+    """A SocketFactory of LedgerSockets; `overdrawn` lists the violations."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -76,7 +76,7 @@ class LedgerSockets(FlakySockets):
 def test_at_every_system_call_no_more_is_sent_than_received(
     plans: list[list[bytes]], sends: list[int | OSError | None]
 ) -> None:
-    """Promise 2: "Never has more been sent than received, at any moment, on any connection"; several talk at once."""
+    """Promise 2: "Never has more been sent than received, at any moment, on any connection"."""
     sockets = LedgerSockets()
     sockets.faults.add("send", *sends)
     with EchoThread(reactor_options={"sockets": sockets}) as echo, contextlib.ExitStack() as stack:
@@ -90,7 +90,7 @@ def test_at_every_system_call_no_more_is_sent_than_received(
 
 
 def test_bulk_client_never_receives_more_than_it_sent() -> None:
-    """Promise 2 seen from outside: each piece that comes back is what was sent at that very place of the stream."""
+    """Promise 2 from outside: each piece that comes back equals what was sent at that place of the stream."""
     sockets = LedgerSockets()
     data = b"".join(number.to_bytes(4, "big") for number in range(500_000))
     with EchoThread(reactor_options={"sockets": sockets}) as echo, echo.connect() as client:
@@ -108,7 +108,7 @@ def test_bulk_client_never_receives_more_than_it_sent() -> None:
 
 
 def test_nothing_is_sent_before_anything_is_received() -> None:
-    """RFC 862: only "data received is sent back". No greeting, no byte, for as long as the client says nothing."""
+    """RFC 862: only "data received is sent back". So a silent client gets no byte."""
     sockets = LedgerSockets()
     with EchoByHand(reactor_options={"sockets": sockets}) as echo:
         clients = [echo.connect() for _ in range(5)]
@@ -135,7 +135,7 @@ def test_one_datagram_is_answered_by_one() -> None:
 
 
 def test_counters_agree_at_every_moment_under_load() -> None:
-    """Promise 2, as an operator sees it: no snapshot of the counters shows more sent than received."""
+    """Promise 2 for operators: no snapshot of the counters shows more sent than received."""
     finished = threading.Event()
     with EchoThread() as echo, echo.connect() as client:
         sender = send_in_background(client, bytes(4_000_000), lambda: client.shutdown(socket.SHUT_WR))
@@ -154,12 +154,12 @@ def test_counters_agree_at_every_moment_under_load() -> None:
         reader.join(PATIENCE_S)
 
 
-# ---------------------------------------------------------------- any interleaving, looked at after every step
+# ---------------------------------------------------------------- any interleaving, checked after every step
 
 
 @dataclass
 class Client:
-    """A client, and all that it knows."""
+    """A client, what it sent, and what it got back."""
 
     socket: socket.socket
     sent: bytearray = field(default_factory=bytearray)
@@ -175,7 +175,7 @@ class Client:
 
 
 class EchoMachine(RuleBasedStateMachine):
-    """Clients come, talk, read, half-close in any order, system calls fail, and the loop turns when it does."""
+    """Clients connect, send, read and half-close in any order, system calls fail, and the loop turns at any time."""
 
     clients: list[Client]
 
@@ -232,7 +232,7 @@ class EchoMachine(RuleBasedStateMachine):
         assert not self.sockets.overdrawn
 
     @invariant()
-    def every_caller_has_a_prefix_of_what_it_sent(self) -> None:
+    def every_client_has_a_prefix_of_what_it_sent(self) -> None:
         for client in self.clients:
             assert client.sent.startswith(client.received)
         counters = self.echo.server.counters
@@ -240,7 +240,7 @@ class EchoMachine(RuleBasedStateMachine):
         assert counters.tcp_bytes_sent <= counters.tcp_bytes_received <= sum(len(c.sent) for c in self.clients)
 
     @invariant()
-    def nobody_sees_the_end_before_having_said_it(self) -> None:
+    def no_client_gets_fin_before_it_sent_fin(self) -> None:
         for client in self.clients:
             assert not client.ended or (client.half_closed and client.received == client.sent)
 

@@ -47,7 +47,7 @@ faults_script = st.lists(fault, max_size=40)
 
 @pytest.fixture(scope="module", params=["copied", "spliced"], autouse=True)
 def path(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Every promise twice: on bytes that are copied, and on bytes that go through a pipe."""
+    """Run every test twice: with bytes that are copied, and with bytes that go through a pipe."""
     if request.param == "copied":
         yield
     elif not CAN_SPLICE:
@@ -90,7 +90,7 @@ def test_any_bytes_in_any_chunks_come_back(echo: EchoThread, chunks: list[bytes]
 
 @given(data=st.data(), count=st.integers(2, 5))
 def test_interleaved_connections_get_their_own_bytes_only(echo: EchoThread, data: st.DataObject, count: int) -> None:
-    """Promise 1 for several clients at once: any interleaving, and each half-closes whenever it likes."""
+    """Promise 1 for several clients at once: in any interleaving, with a half-close at any time."""
     steps = data.draw(st.lists(st.tuples(st.integers(0, count - 1), chunk | st.none()), max_size=25))
     clients = [echo.connect() for _ in range(count)]
     finished: set[int] = set()
@@ -112,7 +112,7 @@ def test_interleaved_connections_get_their_own_bytes_only(echo: EchoThread, data
 
 
 def test_megabytes_come_back(echo: EchoThread) -> None:
-    """Promise 1, in bulk: sent as fast as the kernel takes them, read as fast as they come."""
+    """Promise 1 in bulk: sent as fast as the kernel takes it, read as fast as it comes."""
     data = b"".join(number.to_bytes(4, "big") for number in range(2_000_000))
     assert echo_and_close(echo.connect(), data) == data
 
@@ -149,7 +149,7 @@ def test_every_byte_comes_back_when_system_calls_fail(
 @pytest.mark.parametrize("code", [errno.ENOBUFS, errno.ENOMEM], ids=["ENOBUFS", "ENOMEM"])
 @pytest.mark.parametrize("call", ["recv", "send"])
 def test_kernel_out_of_memory_delays_bytes_and_loses_none(call: str, code: int) -> None:
-    """Promise 1, when send(2) or recv(2) says that there is no memory just now: that isn't the peer's fault."""
+    """Promise 1 when send(2) or recv(2) reports a shortage of memory, which isn't the client's fault."""
     faults, clock = Faults(), ManualClock()
     faults.add(call, os_error(code), 3, os_error(code))
     options = {"sockets": FlakySockets(faults), "clock": clock}
@@ -184,7 +184,7 @@ def test_urgent_bytes_come_back_in_their_place(echo: EchoThread, urgent: bytes) 
 def test_urgent_bytes_anywhere_lose_nothing(
     selector: type[selectors.BaseSelector], pieces: list[tuple[bytes, bool, bool]]
 ) -> None:
-    """RFC 9293 §3.8.5: urgent data is part of the stream. Here it is sent, and met by the server, at any point."""
+    """RFC 9293 §3.8.5: urgent data is part of the stream. Here the server meets it at any point."""
     with EchoByHand(reactor_options={"selector": selector()}, udp=False) as echo, echo.connect() as client:
         for piece, is_urgent, is_read_at_once in pieces:
             client.send(piece, socket.MSG_OOB if is_urgent else 0)
@@ -208,12 +208,12 @@ def test_half_close_is_answered_with_all_data_then_fin(echo: EchoThread) -> None
 
 
 def test_half_close_without_data_is_answered_with_fin(echo: EchoThread) -> None:
-    """A client that has nothing to say is answered with nothing, and an orderly end."""
+    """A client that sends nothing but FIN gets nothing but FIN."""
     assert echo_and_close(echo.connect(), b"") == b""
 
 
 def test_half_close_behind_full_buffers_loses_nothing() -> None:
-    """Promise 4, "all the data, then FIN": the FIN waits behind megabytes; nothing is read until all is stuck."""
+    """Promise 4, "all the data, then FIN": the FIN waits behind megabytes of unread data."""
     data = b"".join(number.to_bytes(4, "big") for number in range(1_000_000))
     with (
         EchoThread(socket_buffer_bytes=SMALL_BYTES) as echo,
@@ -229,26 +229,26 @@ def test_half_close_behind_full_buffers_loses_nothing() -> None:
 
 
 def stuck_client(echo: EchoByHand) -> tuple[socket.socket, bytes]:
-    """Return a client that has filled the whole pipe without ever reading, and what it sent."""
+    """Return a client that has filled every buffer without reading, and what it sent."""
     client = echo.connect()
     return client, echo.fill(client, echo.connections[0])
 
 
 def test_stop_delivers_what_was_read_without_a_reset() -> None:
-    """Promise 4: "No RST destroys data in flight", though the client's further data lies unread in our kernel.
+    """Promise 4: "No RST destroys data in flight", though the server's kernel still holds unread data.
 
-    close(2) would answer that with a reset, which throws away what has yet to arrive (RFC 1122 §4.2.2.13).
+    close(2) would then send a reset, which destroys data in flight (RFC 1122 §4.2.2.13).
     """
     stopped: list[bool] = []
     with EchoByHand(socket_buffer_bytes=SMALL_BYTES) as echo:
         client, sent = stuck_client(echo)
         with client:
             count = echo.connections[0].bytes_received
-            assert count < len(sent), "nothing is left unread in the kernel: this proves nothing"
+            assert count < len(sent), "no unread data is left in the kernel, so this test would prove nothing"
             echo.server.stop(lambda: stopped.append(True))
             turn_idle(echo.reactor)
             assert echo.receive_to_end(client) == sent[:count]
-            assert not stopped, "the client hasn't ended yet"
+            assert not stopped, "the client hasn't sent FIN yet"
             echo.send(client, b"said into the void")
             turn_idle(echo.reactor)
             assert client.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == 0
@@ -257,7 +257,7 @@ def test_stop_delivers_what_was_read_without_a_reset() -> None:
 
 @given(chunks=st.lists(chunk, max_size=8), turns=st.integers(0, 12))
 def test_stop_at_any_moment_sends_all_that_was_read_then_fin(chunks: list[bytes], turns: int) -> None:
-    """Promise 4 and the issue: "deliver every byte that the process has read […], FIN, linger to EOF"."""
+    """Promise 4 on SIGTERM: deliver every byte that the process has read, send FIN, linger to EOF."""
     with EchoByHand(udp=False) as echo, echo.connect() as client:
         connection, sent = echo.connections[0], b"".join(chunks)
         received = b"".join(echo.send(client, piece) for piece in chunks[:-1])
@@ -286,7 +286,7 @@ def test_client_silent_for_a_day_is_kept() -> None:
 
 
 def test_client_that_does_not_read_for_a_day_gets_everything() -> None:
-    """Promise 10: nothing "kills a live peer that doesn't read", also not while its echo is pending."""
+    """Promise 10: TCP_USER_TIMEOUT, which "kills a live peer that doesn't read", isn't used."""
     clock = ManualClock()
     with EchoByHand(reactor_options={"clock": clock}, socket_buffer_bytes=SMALL_BYTES) as echo:
         client, sent = stuck_client(echo)

@@ -44,12 +44,12 @@ def echo(plain: bool) -> Iterator[EchoThread]:
 
 
 def pattern(size: int, seed: bytes) -> bytes:
-    """`size` bytes that repeat nowhere in step with a packet."""
+    """Return `size` bytes in which no two packets are alike."""
     return (seed * (size // len(seed) + 1))[:size]
 
 
 def ordinary(echo: EchoByHand, host: str = "127.0.0.1") -> None:
-    """An ordinary datagram gets its answer, so all that came before it has been judged."""
+    """Check that an ordinary datagram is answered. All earlier ones are answered or dropped by then."""
     with echo.udp(host) as client:
         client.send(b"ordinary")
         assert echo.answer(client) == b"ordinary"
@@ -73,7 +73,7 @@ def assert_silent(sock: socket.socket) -> None:
         pytest.param("*", "::1", IPV6_MOST_BYTES, marks=needs_ipv6),
     ],
 )
-def test_a_datagram_of_every_size_comes_back_in_one(served: str, host: str, most_bytes: int) -> None:
+def test_datagram_of_every_size_comes_back_in_one(served: str, host: str, most_bytes: int) -> None:
     """Promise 11: "A datagram of every size 0…65,507 (IPv6 65,527) […] comes back unchanged in one datagram"."""
     with EchoThread((served,)) as echo, echo.udp(host) as client:
         for size in (*SIZES, most_bytes - 1, most_bytes):
@@ -93,8 +93,8 @@ def test_any_datagram_comes_back_unchanged(echo: EchoThread, size: int, seed: by
 
 
 @given(datagrams=st.lists(st.binary(max_size=1000), max_size=40))
-def test_a_burst_is_answered_one_for_one_in_order(echo: EchoThread, datagrams: list[bytes]) -> None:
-    """RFC 862: each gets "an answering datagram": none is merged, split, doubled or left out, empty ones included."""
+def test_burst_is_answered_one_for_one_in_order(echo: EchoThread, datagrams: list[bytes]) -> None:
+    """RFC 862: each gets "an answering datagram", an empty one too: no merging, splitting, doubling or loss."""
     with echo.udp("127.0.0.1") as client:
         for data in datagrams:
             client.send(data)
@@ -105,7 +105,7 @@ def test_a_burst_is_answered_one_for_one_in_order(echo: EchoThread, datagrams: l
 
 @pytest.mark.parametrize("buffer_bytes", [1024, 16_384])
 def test_capped_kernel_buffers_still_carry_the_largest_datagram(buffer_bytes: int) -> None:
-    """Promise 11 under `--socket-buffer`: the cap bounds what queues up, not what one datagram may be."""
+    """Promise 11 under `--socket-buffer`: the cap bounds the queue, not the size of one datagram."""
     data = pattern(IPV4_MOST_BYTES, b"large")
     with EchoThread(("127.0.0.1",), socket_buffer_bytes=buffer_bytes) as echo, echo.udp() as client:
         client.send(data)
@@ -113,7 +113,7 @@ def test_capped_kernel_buffers_still_carry_the_largest_datagram(buffer_bytes: in
 
 
 def test_several_clients_get_their_own_answers(echo: EchoThread) -> None:
-    """RFC 862: the answer goes to where the datagram came from, with several clients asking."""
+    """RFC 862: with several clients, each answer goes to the source of its datagram."""
     with contextlib.ExitStack() as stack:
         clients = [stack.enter_context(echo.udp("127.0.0.1")) for _ in range(8)]
         for round_number in range(5):
@@ -131,7 +131,7 @@ def test_several_clients_get_their_own_answers(echo: EchoThread) -> None:
 def test_answer_comes_from_the_address_asked(echo: EchoThread, host: str) -> None:
     """RFC 1122 §4.1.3.5: "the response SHOULD use as its source the specific-destination address of the request".
 
-    Promise 12. The client is connected, so its kernel throws away what comes from anywhere else.
+    Promise 12. The client is connected, so its kernel drops datagrams from any other address.
     """
     with echo.udp(host) as client:
         client.send(b"anything there?")
@@ -156,12 +156,12 @@ def test_machine_with_several_addresses_answers_from_the_one_asked() -> None:
     in_network_namespace([f"addr add {host} dev lo" for host in hosts], body)
 
 
-# ---------------------------------------------------------------- to whom no answer goes: sources
+# ---------------------------------------------------------------- no answer: sources
 
 
 @pytest.mark.parametrize("port", sorted({7, 13, 17, 19, 37, 53, 69, 123} | RESPONDER_PORTS.keys()))
 def test_known_responder_port_gets_no_answer(port: int) -> None:
-    """Promise 13: one datagram that claims to come from a responder would go to and fro for ever (CVE-1999-0103)."""
+    """Promise 13: else one forged datagram would go back and forth between two responders for ever (CVE-1999-0103)."""
     with EchoByHand(("*",)) as echo, socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as responder:
         try:
             responder.bind(("127.77.0.1", port))
@@ -175,7 +175,7 @@ def test_known_responder_port_gets_no_answer(port: int) -> None:
 
 @pytest.mark.parametrize("port", [8, 12, 1024, 7007, 65_535])
 def test_any_other_source_port_is_answered(port: int) -> None:
-    """RFC 862 makes no exceptions: only those that promise 13 names are refused."""
+    """RFC 862 makes no exceptions: only the ports that promise 13 names are refused."""
     with EchoByHand(("*",)) as echo, socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
         client.setblocking(False)
         try:
@@ -201,7 +201,7 @@ def test_any_other_source_port_is_answered(port: int) -> None:
     ids=str,
 )
 def test_forged_source_that_is_no_single_host_gets_no_answer(served: str, source: tuple[str, int], reason: str) -> None:
-    """Promise 13, and RFC 1122 §3.2.1.3: such an address "MUST NOT be used as a source address". Port 0 is nobody's."""
+    """Promise 13, and RFC 1122 §3.2.1.3: such an address "MUST NOT be used as a source address". Nor port 0."""
     with EchoByHand((served,)) as echo:
         forge(udp_over_ipv4(source, ("127.0.0.1", echo.port), b"forged"))
         ordinary(echo)
@@ -211,7 +211,7 @@ def test_forged_source_that_is_no_single_host_gets_no_answer(served: str, source
 
 
 class NoEndpoint:
-    """Stands for an endpoint where the kernel lets no such datagram in: it counts, and sends nothing."""
+    """An endpoint for datagrams that this kernel wouldn't deliver: it records calls, and sends nothing."""
 
     def __init__(self) -> None:
         self.sent: list[Any] = []
@@ -240,7 +240,7 @@ class NoEndpoint:
     ],
     ids=str,
 )
-def test_sources_that_the_kernel_would_stop_are_refused_by_us_too(source: tuple[Any, ...], reason: str) -> None:
+def test_source_that_the_kernel_would_drop_is_refused_by_the_guard_too(source: tuple[Any, ...], reason: str) -> None:
     """Promise 13 doesn't rest on the kernel's own checks, which differ from system to system."""
     endpoint = NoEndpoint()
     echo = DatagramEcho(Guard([40_000]), lambda *_: None)
@@ -249,18 +249,18 @@ def test_sources_that_the_kernel_would_stop_are_refused_by_us_too(source: tuple[
 
 
 @pytest.mark.parametrize("source", [("2001:db8::ff02", 5000, 0, 0), ("ff::1", 5000, 0, 0), ("223.255.255.1", 5000)])
-def test_sources_that_only_look_like_multicast_are_answered(source: tuple[Any, ...]) -> None:
-    """ff00::/8 begins with ff in a group of four digits: ff::1 is 00ff::1, and a single host."""
+def test_source_that_only_looks_like_multicast_is_answered(source: tuple[Any, ...]) -> None:
+    """Multicast addresses have ff in the first byte. ff::1 is 00ff::1, a single host."""
     endpoint = NoEndpoint()
     DatagramEcho(Guard(), lambda *_: None).datagram_received(cast("Datagram", endpoint), b"honest", source, b"")
     assert endpoint.sent == [(b"honest", source, b"")]
 
 
-# ---------------------------------------------------------------- to whom no answer goes: other echo servers
+# ---------------------------------------------------------------- no answer: other echo servers
 
 
 def test_source_port_of_our_own_gets_no_answer() -> None:
-    """Promise 13: a source with our port number is taken for another echo server."""
+    """Promise 13: a source with the server's port number may be another echo server."""
     with EchoByHand() as echo, socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as twin:
         twin.bind(("127.0.0.2", echo.port))
         twin.sendto(b"hello, me", ("127.0.0.1", echo.port))
@@ -271,7 +271,7 @@ def test_source_port_of_our_own_gets_no_answer() -> None:
 
 @contextlib.contextmanager
 def two_servers(ports: tuple[int, int]) -> Iterator[tuple[EchoByHand, EchoByHand]]:
-    """Servers at 127.8.6.1 and 127.8.6.2; port 0 for any. Skips the test where the ports can't be had."""
+    """Start servers at 127.8.6.1 and 127.8.6.2 (port 0: any). Skip the test where a port can't be bound."""
     with Reactor() as reactor, contextlib.ExitStack() as stack:
         servers: list[EchoByHand] = []
         for number, port in enumerate(ports, 1):
@@ -289,7 +289,7 @@ def two_servers(ports: tuple[int, int]) -> Iterator[tuple[EchoByHand, EchoByHand
 def test_two_servers_and_one_forged_datagram_make_at_most_two_replies(ports: tuple[int, int], swapped: bool) -> None:
     """Promise 13: "Two of our servers on one port number, or with either on a refused port": at most two replies, ever.
 
-    Two naive ones made 600,000 datagrams in two seconds.
+    Two naive servers made 600,000 datagrams in two seconds.
     """
     with two_servers(ports) as (one, other):
         asked, blamed = (other, one) if swapped else (one, other)
@@ -305,11 +305,11 @@ def test_two_servers_and_one_forged_datagram_make_at_most_two_replies(ports: tup
         assert sum(sum(c.drops.values()) for c in counters) == 1
 
 
-# ---------------------------------------------------------------- to whom no answer goes: destinations
+# ---------------------------------------------------------------- no answer: destinations
 
 
-def test_a_datagram_sent_to_a_broadcast_address_gets_no_answer() -> None:
-    """Promise 13: a thousand machines that answer one broadcast are a flood (RFC 1122 §3.2.1.3)."""
+def test_datagram_to_a_broadcast_address_gets_no_answer() -> None:
+    """Promise 13: a thousand answers to one broadcast are a flood (RFC 1122 §3.2.1.3)."""
     with EchoByHand(("*",)) as echo, socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
         client.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
         client.sendto(b"all of you", ("127.255.255.255", echo.port))
@@ -323,7 +323,7 @@ def join(sock: socket.socket, group: str) -> None:
     sock.setsockopt(socket.IPPROTO_IP, socket.IP_ADD_MEMBERSHIP, member)
 
 
-def test_a_datagram_sent_to_a_multicast_group_gets_no_answer() -> None:
+def test_datagram_to_a_multicast_group_gets_no_answer() -> None:
     """Promise 13, on a machine that has joined a group."""
     with EchoByHand(("0.0.0.0",)) as echo, socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
         endpoint = next(h for h in echo.reactor.handlers if is_endpoint(h))
@@ -338,7 +338,7 @@ def test_a_datagram_sent_to_a_multicast_group_gets_no_answer() -> None:
 
 @pytest.mark.parametrize("host", ["127.255.255.255", "239.8.6.2"])
 def test_server_bound_to_a_group_address_answers_nothing(host: str) -> None:
-    """Promise 13: bound to a broadcast or multicast address, each datagram was sent to one. Refusing it is fine."""
+    """Promise 13: every datagram to such a server was sent to a group. Refusing to bind is fine too."""
     try:
         server = EchoByHand((host,))
     except BindError:
@@ -357,7 +357,7 @@ def test_server_bound_to_a_group_address_answers_nothing(host: str) -> None:
 
 TWO_INTERFACES = [
     "link add one type veth peer name two",
-    "link set one addrgenmode none",  # no addresses of its own, which would come later
+    "link set one addrgenmode none",  # no automatic addresses, which would come later
     "link set two addrgenmode none",
     "link set two up",
     "link set one up",
@@ -374,8 +374,8 @@ TWO_INTERFACES = [
         ("ff02::1", "destination_multicast"),
     ],
 )
-def test_on_a_real_interface_no_group_request_is_answered(group: str, reason: str) -> None:
-    """Promise 13 with a subnet's broadcast, all hosts, and all IPv6 nodes, which every machine listens to unasked."""
+def test_group_request_on_a_real_interface_gets_no_answer(group: str, reason: str) -> None:
+    """Promise 13 with a subnet's broadcast, all hosts, and all IPv6 nodes: groups that every machine has joined."""
 
     def body() -> None:
         family = socket.AF_INET6 if ":" in group else socket.AF_INET
@@ -399,7 +399,7 @@ def test_on_a_real_interface_no_group_request_is_answered(group: str, reason: st
 
 
 @pytest.mark.parametrize("served", ["127.0.0.1", "*"])
-def test_a_second_daemon_on_the_port_is_refused(served: str) -> None:
+def test_second_daemon_on_the_port_is_refused(served: str) -> None:
     """Promise 13: "Binding a second daemon to a UDP port in use is refused", so that no datagram is stolen."""
     with EchoByHand((served,), tcp=False) as echo, Reactor() as reactor:
         second = EchoServer((served,), echo.port, tcp=False)
@@ -411,7 +411,7 @@ def test_a_second_daemon_on_the_port_is_refused(served: str) -> None:
 @pytest.mark.parametrize("option", ["SO_REUSEADDR", "SO_REUSEPORT"])
 @pytest.mark.parametrize("served", ["127.0.0.1", "*"])
 def test_second_server_that_sets_reuse_is_refused(served: str, option: str) -> None:
-    """Promise 13: "never SO_REUSEADDR on UDP": both sides must set it to share a port, and we don't (socket(7))."""
+    """Promise 13: "never SO_REUSEADDR on UDP": both sockets would have to set it (socket(7))."""
     with EchoByHand((served,), tcp=False) as echo, socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as thief:
         thief.setsockopt(socket.SOL_SOCKET, getattr(socket, option), 1)
         with pytest.raises(OSError, match="in use") as caught:
@@ -428,7 +428,7 @@ def test_second_server_that_sets_reuse_is_refused(served: str, option: str) -> N
 )
 @pytest.mark.parametrize(("served", "call"), [("127.0.0.1", "sendto"), ("*", "sendmsg")])
 def test_answer_that_cannot_be_sent_is_counted_and_dropped(served: str, call: str, name: str, plain: bool) -> None:
-    """Promise 14: "counted, dropped, service goes on", and the very next datagram is answered."""
+    """Promise 14: "counted, dropped, service goes on": the next datagram is answered."""
     sockets = FlakySockets()
     with EchoByHand((served,), reactor_options={"sockets": sockets}) as echo, echo.udp() as client:
         sockets.faults.add(call if plain else "sendmmsg", os_error(getattr(errno, name)))
@@ -441,7 +441,7 @@ def test_answer_that_cannot_be_sent_is_counted_and_dropped(served: str, call: st
 
 @pytest.mark.parametrize("name", ["ECONNREFUSED", "EPERM", "ENETUNREACH", "EMSGSIZE", "ENOBUFS", "ENOMEM"])
 def test_failed_receive_is_counted_and_the_service_goes_on(name: str, plain: bool) -> None:
-    """Promise 14: an error that ICMP or memory has caused is nobody's end; after a shortage there is a pause."""
+    """Promise 14: an error from ICMP, or a shortage of memory, ends nothing. After a shortage there is a pause."""
     sockets, clock = FlakySockets(), ManualClock()
     with EchoByHand(reactor_options={"sockets": sockets, "clock": clock}) as echo, echo.udp() as client:
         sockets.faults.add("recvmsg" if plain else "recvmmsg", os_error(getattr(errno, name)))
@@ -465,7 +465,7 @@ def test_spurious_readiness_is_ignored(error: OSError, plain: bool) -> None:
 
 
 def test_datagram_with_a_wrong_checksum_is_dropped_by_the_kernel() -> None:
-    """Promise 14 with the real thing: the socket is ready, and the kernel then finds nothing fit to be read."""
+    """Promise 14 on the real kernel: the socket is ready, then the kernel finds the checksum wrong."""
     with EchoByHand() as echo:
         forge(udp_over_ipv4(("127.0.0.1", 5000), ("127.0.0.1", echo.port), b"damaged", checksum=0x1234))
         ordinary(echo)
@@ -474,7 +474,7 @@ def test_datagram_with_a_wrong_checksum_is_dropped_by_the_kernel() -> None:
 
 @given(blocked=st.integers(1, 6), count=st.integers(1, 20))
 def test_full_send_buffer_delays_answers_and_loses_none(plain: bool, blocked: int, count: int) -> None:
-    """Promise 11 when sendto(2) says EAGAIN: what doesn't fit is held, and no more is received until it has gone."""
+    """Promise 11 when sendto(2) says EAGAIN: the answer is held, and nothing is received until it is sent."""
     sockets = FlakySockets()
     with EchoByHand(reactor_options={"sockets": sockets}) as echo, echo.udp() as client:
         sockets.faults.add("sendto" if plain else "sendmmsg", *[EAGAIN] * blocked)
@@ -485,7 +485,7 @@ def test_full_send_buffer_delays_answers_and_loses_none(plain: bool, blocked: in
 
 
 def test_client_that_has_gone_does_not_disturb_others() -> None:
-    """Promise 14: its host answers with an ICMP error (ECONNREFUSED), which must not end the service for others."""
+    """Promise 14: the client's host sends an ICMP error (ECONNREFUSED), which must not stop the service for others."""
     with EchoByHand() as echo:
         for _ in range(PINGS):
             with echo.udp() as client:

@@ -1,9 +1,9 @@
-"""Bugs that echo servers are known for, each as an edit of our own source.
+"""Well-known bugs of echo servers, each as an edit of our own source.
 
-    "name": edit("module:Class.function", "what stands there", "what the bug has in its place")
+    "name": edit("module:Class.function", "the right code", "the bug")
 
-Law: an edit applies to exactly one place. When that line of the product changes, `plant` says so, and the edit must
-follow it: a bug that isn't planted proves nothing.
+Law: an edit applies to exactly one place. When that line of the product changes, `plant` fails, and the edit must
+follow: a bug that isn't planted proves nothing.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def edit(where: str, right: str, wrong: str) -> Bug:
 
 
 def plant(patch: pytest.MonkeyPatch, bug: Bug) -> None:
-    """Put the edited functions in place of the right ones."""
+    """Replace the right functions by the edited ones."""
     for where in dict.fromkeys(edit.where for edit in bug):
         module, _, path = where.partition(":")
         *outer, name = path.split(".")
@@ -49,7 +49,7 @@ def plant(patch: pytest.MonkeyPatch, bug: Bug) -> None:
             source = source.replace(right, wrong)
         made: dict[str, object] = {}
         exec("from __future__ import annotations\n" + source, function.__globals__, made)
-        if function is Connection.write:  # bound when its class was made
+        if function is Connection.write:  # StreamEcho has bound it at its definition
             patch.setattr(StreamEcho, "data_received", staticmethod(made[name]))  # type: ignore[arg-type]
         patch.setattr(owner, name, made[name])
 
@@ -158,13 +158,13 @@ SERVICE = {
     "pending_bytes_lost_at_the_end": edit(SERVER + "stop", "connection.close()", "connection.abort()"),
     "stop_takes_a_minute": edit(SERVER + "stop", "call_later(self._drain_timeout_s,", "call_later(60.0,"),
     "stop_never_ends": edit(SERVER + "_check_stopped", "if self._leaving and", "if False and"),
-    "max_connections_ignored": edit(LISTENER + "pause", "self._paused = True", "self._paused = False"),
+    "max_connections_ignored": edit(LISTENER + "pause", "set_interest(self, 0)", "set_interest(self, READ)"),
     "counters_forget_bytes": edit(
         SERVER + "_connection_lost", "_bytes_sent += connection.bytes_sent", "_bytes_sent += 0"
     ),
     "no_pause_when_descriptors_run_out": edit(LISTENER + "_goes_on_after", "self._reactor.suspend(self)", "pass"),
     "one_client_s_error_ends_the_listener": edit(LISTENER + "_goes_on_after", "in BROKEN_SOCKET:", "in ONE_PEER:"),
-    "accepting_never_resumed": edit(LISTENER + "resume", "self._paused = False", "self._paused = True"),
+    "accepting_never_resumed": edit(LISTENER + "resume", "set_interest(self, READ)", "set_interest(self, 0)"),
 }
 
 DATAGRAMS = {

@@ -15,7 +15,7 @@ from tests.simulation.world import ALMOST, Auditor, World, limits_scenario
 
 
 def checked_scenario(network: SimulatedNetwork) -> World:
-    """Check that no connection is ended too early; the Auditor checks all the rest."""
+    """Check that no connection ends too early; the Auditor checks everything else."""
     too_early: list[str] = []
     right = IdleWatch.__init__
 

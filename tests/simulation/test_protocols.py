@@ -16,7 +16,7 @@ SEEDS = 150
 
 
 class Contract(StreamProtocol):
-    """Answers each piece twice, closes first after some bytes, and checks the order in which it is called."""
+    """Answers each piece twice, closes first after some bytes, and checks the order of its callbacks."""
 
     def __init__(self, network: SimulatedNetwork, enough_bytes: int) -> None:
         self.network, self.enough_bytes = network, enough_bytes
@@ -52,7 +52,7 @@ class Contract(StreamProtocol):
 
 
 def contract_scenario(network: SimulatedNetwork) -> None:
-    """Run some clients; the server closes first, or they do. At rest nothing is left of any of them."""
+    """Run some clients; the server closes first, or they do. At rest no connection is left."""
     protocols: list[Contract] = []
 
     def protocol() -> Contract:
@@ -78,7 +78,7 @@ def contract_scenario(network: SimulatedNetwork) -> None:
 
 
 def check_rest(network: SimulatedNetwork, protocols: list[Contract], left: list[Connection], peers: list[Peer]) -> None:
-    for connection in left:  # they wait for a client that is silent
+    for connection in left:  # it waits for a silent client
         sock = connection.socket
         assert connection.state.name == "OPEN", f"{connection.state} at rest"
         assert not sock.link.fate  # type: ignore[attr-defined]
@@ -88,12 +88,12 @@ def check_rest(network: SimulatedNetwork, protocols: list[Contract], left: list[
 
 
 def test_bad_worlds_call_any_protocol_in_order_and_leave_no_connection() -> None:
-    """made, then data, drained and eof, then lost, once; and lingering ends for a client that never closes."""
+    """connection_made comes first, connection_lost last and once; lingering ends for a client that never closes."""
     simulate(contract_scenario, seeds=SEEDS)
 
 
 class Ask(StreamProtocol):
-    """A client: sends a question, reads the answer to its end."""
+    """A client: sends a question, and reads the answer to its end."""
 
     def __init__(self, question: bytes) -> None:
         self.question, self.answer = question, bytearray()
@@ -110,7 +110,7 @@ class Ask(StreamProtocol):
 
 
 def client_scenario(network: SimulatedNetwork) -> None:
-    """Connect to a server outside: the end comes once, and the answer is whole or there is an error."""
+    """Connect to a server outside: the end comes once, and the answer is whole or an error comes."""
 
     def answer(peer: Peer, data: bytes) -> None:
         peer.send(data.upper())
@@ -123,7 +123,7 @@ def client_scenario(network: SimulatedNetwork) -> None:
     client = Ask(question)
     try:
         connect_tcp(loop, ("192.0.2.80", 80), client, client.over.append, timeout_s=5)
-    except OSError:  # no socket to be had
+    except OSError:  # no descriptor is left
         return
     network.run(loop)
     assert len(client.over) == 1, client.over
@@ -131,7 +131,7 @@ def client_scenario(network: SimulatedNetwork) -> None:
         assert client.answer == question.upper()
 
 
-def test_a_client_gets_a_whole_answer_or_an_error() -> None:
+def test_client_gets_a_whole_answer_or_an_error() -> None:
     """`connect_tcp` in bad worlds, with every fault that connect(2) and socket(2) can have."""
     report = simulate(client_scenario, seeds=SEEDS * 3)
     assert report.injected["connect.ECONNREFUSED"]
@@ -150,7 +150,7 @@ class SaysAll(Ask):
 
 
 def half_close_scenario(network: SimulatedNetwork) -> None:
-    """Send FIN after the last byte of ours, and before the last one of the server, however slow either is."""
+    """We send FIN after our last byte, and still receive the server's last byte, however slow each side is."""
     network.send_buffer_bytes = network.random.choice((100, 65_536))
     server = network.peer_server(("192.0.2.80", 80), lambda peer, data: peer.send(data.upper()))
     question = network.random.randbytes(network.random.randrange(1, 20_000))
@@ -194,7 +194,7 @@ def test_signal_at_any_system_call_reaches_its_handler() -> None:
     simulate(signal_scenario, seeds=SEEDS, faults=SIGNALS)
 
 
-def test_no_descriptor_is_lost_when_there_are_none_left() -> None:
+def test_exhausted_descriptors_are_all_given_back() -> None:
     """socket(2) fails while a service starts: nothing is left open."""
 
     def start(network: SimulatedNetwork) -> None:
@@ -205,7 +205,7 @@ def test_no_descriptor_is_lost_when_there_are_none_left() -> None:
     simulate(start, seeds=1, faults={})
 
 
-def test_the_families_are_kept_apart() -> None:
+def test_address_families_stay_separate() -> None:
     """An IPv6 listener doesn't accept IPv4 clients (IPV6_V6ONLY)."""
     network = SimulatedNetwork()
     loop = network.reactor()

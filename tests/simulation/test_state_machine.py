@@ -20,7 +20,7 @@ WHICH = st.integers(0, 9)
 
 
 class EchoMachine(RuleBasedStateMachine):
-    """One server, and all that can happen to it. The Auditor of `World` checks every system call."""
+    """One server, and everything that can happen to it. The Auditor of `World` checks every system call."""
 
     def __init__(self) -> None:
         super().__init__()

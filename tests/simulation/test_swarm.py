@@ -1,4 +1,4 @@
-"""The real EchoServer in good and bad worlds: no byte is lost, and no promise broken."""
+"""The real EchoServer in good and bad worlds: it loses no byte, and breaks no promise."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_worlds_chosen_by_hypothesis_break_no_promise(seed: int, faults: dict[st
     each: dict[str, float] = collections.defaultdict(float)
     for name, probability in faults.items():
         each[name.partition(".")[0]] += probability
-    assume(all(total < 0.9 for total in each.values()))  # where a call never succeeds, a world has no end
+    assume(all(total < 0.9 for total in each.values()))  # if a call never succeeds, the run never ends
     simulate(swarm_scenario, seeds=[seed], faults=faults)
 
 

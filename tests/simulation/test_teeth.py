@@ -1,4 +1,4 @@
-"""The simulation finds each bug that echo servers are known for, when it is planted in ours.
+"""The simulation finds each well-known bug of echo servers, planted in ours.
 
 The same seeds pass without the bug (`test_swarm.py`, `test_limits.py`, `test_protocols.py`). SEEDS is the stated
 number: no bug may stay hidden in so many worlds.
@@ -25,7 +25,7 @@ SUITES: list[tuple[Any, dict[str, float] | None, dict[str, bugs.Bug]]] = [
     (contract_scenario, None, bugs.CONTRACT),
     (half_close_scenario, HARMLESS, bugs.HALF_CLOSE),
 ]
-SLOW = {"pipe_filled_while_lingering"}  # hides in more than sixty worlds
+SLOW = {"pipe_filled_while_lingering"}  # needs more than sixty worlds
 CASES = [
     pytest.param(scenario, faults, bug, id=name, marks=[pytest.mark.long] if name in SLOW else [])
     for scenario, faults, planted in SUITES
@@ -34,7 +34,7 @@ CASES = [
 
 
 @pytest.mark.parametrize(("scenario", "faults", "bug"), CASES)
-def test_a_planted_bug_is_found(
+def test_planted_bug_is_found(
     scenario: Any, faults: dict[str, float] | None, bug: bugs.Bug, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Within SEEDS worlds, and again by the seed and script that the failure names."""

@@ -1,4 +1,4 @@
-"""The whole EchoServer in a simulated world, and everything that must be true of it at every step.
+"""The whole EchoServer in a simulated world, and everything that must be true at every step.
 
 `World` holds the real server on a SimulatedNetwork, its clients, and an Auditor that watches every system call. The
 swarm, the state machine and the planted bugs all use it.
@@ -27,7 +27,7 @@ from reactor.limits import DEFAULT_LIMITS, Limits
 from reactor.sockets.addresses import Address
 from reactor.testing import DatagramPeer, Peer, SimulatedNetwork, Watcher, pieces
 from reactor.testing.kernel.datagram import DatagramSocket
-from reactor.testing.kernel.ports import Endpoint
+from reactor.testing.kernel.endpoint import SimulatedSocket
 from reactor.testing.kernel.stream import StreamSocket
 
 PORT = 7
@@ -36,7 +36,7 @@ PATIENCE_S = 100.0  # longer than any delay or partition
 TCP_HOSTS = ("10.0.0.1", "10.0.0.2", "fd00::1", "127.0.0.1")
 UDP_HOSTS = (*TCP_HOSTS, "fd00::2", "10.0.0.255")
 REFUSED_PORTS = (0, PORT, *RESPONDER_PORTS)
-NO_DATAGRAMS = ("receive_", "accept_", "refused_", "idle_")  # drops that aren't of datagrams received
+NO_DATAGRAMS = ("receive_", "accept_", "refused_", "idle_")  # reasons of drops that aren't received datagrams
 ALMOST = 0.999999
 USR1, TERM = 10, 15  # their numbers on Linux; no real signal is sent
 
@@ -44,7 +44,7 @@ USR1, TERM = 10, 15  # their numbers on Linux; no real signal is sent
 class Ledger:
     """One connection of the server: the bytes it received, and how many of them it has sent back."""
 
-    def __init__(self, sock: Endpoint) -> None:
+    def __init__(self, sock: SimulatedSocket) -> None:
         self.sock = sock
         self.received = bytearray()
         self.sent_bytes = 0
@@ -53,7 +53,7 @@ class Ledger:
         self.owed_bytes: int | None = None  # fixed by our FIN: bytes that come while we linger are thrown away
 
 
-def host_of(sock: Endpoint) -> str:
+def host_of(sock: SimulatedSocket) -> str:
     """Return the source of a connection."""
     return str(sock.remote[0]) if sock.remote is not None else ""
 
@@ -72,7 +72,7 @@ class Auditor(Watcher):
     def __init__(self, network: SimulatedNetwork, reactor: Reactor, max_connections: int | None) -> None:
         self.network, self.reactor, self.max_connections = network, reactor, max_connections
         self.selector = network.selectors[-1]
-        self.ledgers: dict[Endpoint, Ledger] = {}
+        self.ledgers: dict[SimulatedSocket, Ledger] = {}
         self.unanswered: collections.Counter[tuple[Address, bytes, str]] = collections.Counter()
         self.requests = self.answers = 0
         self.began_s = network.clock()
@@ -81,7 +81,7 @@ class Auditor(Watcher):
         self.server: EchoServer | None = None
         self.answered: collections.Counter[str] = collections.Counter()  # by source
 
-    def call(self, name: str, sock: Endpoint, data: bytes) -> None:
+    def call(self, name: str, sock: SimulatedSocket, data: bytes) -> None:
         self.moved_s = self.network.clock()
         if name == "accept":
             self.ledgers[sock] = Ledger(sock)
@@ -103,7 +103,7 @@ class Auditor(Watcher):
             elif ledger.received[at : at + len(data)] != data:
                 self.found(f"changed bytes at {at}")
 
-    def datagram(self, name: str, sock: Endpoint, data: bytes, peer: Address, local: str) -> None:
+    def datagram(self, name: str, sock: SimulatedSocket, data: bytes, peer: Address, local: str) -> None:
         key = (peer, data, local)
         if name == "request":
             self.requests += 1
@@ -118,7 +118,7 @@ class Auditor(Watcher):
             self.found(f"an answer to port {peer[1]} from {local}")
 
     def select(self, timeout_s: float | None) -> None:
-        """All handlers have run: state, interest and descriptors must agree."""
+        """Check that state, interest and descriptors agree. All handlers have run."""
         owners = set()
         held = sum(isinstance(handler, Connection) for handler in self.reactor.handlers)
         if self.max_connections is not None and held > self.max_connections:
@@ -140,9 +140,9 @@ class Auditor(Watcher):
         self.network.check()
 
     def _inside_from(self, host: str) -> int:
-        """Count the connections of one source, with those that the server doesn't yet know to be lost."""
+        """Count the connections of one source, with lost ones that the server hasn't noticed yet."""
         connections = self.server.handlers[2] if self.server is not None else []
-        return sum(host_of(cast(Endpoint, connection.socket)) == host for connection in connections)
+        return sum(host_of(cast(SimulatedSocket, connection.socket)) == host for connection in connections)
 
     def _check_caps(self) -> None:
         most = self.limits.connections
@@ -151,10 +151,10 @@ class Auditor(Watcher):
             if held and max(held.values()) > most:
                 self.found(f"{held} connections, one source may have {most}")
 
-    def _held(self) -> Iterator[Endpoint]:
+    def _held(self) -> Iterator[SimulatedSocket]:
         for handler in self.reactor.handlers:
             if isinstance(handler, Connection):
-                yield cast(Endpoint, handler.socket)
+                yield cast(SimulatedSocket, handler.socket)
 
     def _check_rate(self, host: str) -> None:
         rate = self.limits.udp_rate
@@ -169,7 +169,7 @@ class Auditor(Watcher):
             self.found(f"interest is {connection.interest}, the state says {interest_of(connection)}")
         if connection.pending_bytes > connection.limits.bound_bytes:
             self.found(f"{connection.pending_bytes} bytes are pending")
-        ledger = self.ledgers[cast(Endpoint, connection.socket)]
+        ledger = self.ledgers[cast(SimulatedSocket, connection.socket)]
         owed_bytes = len(ledger.received) if ledger.owed_bytes is None else ledger.owed_bytes
         if ledger.sent_bytes + connection.pending_bytes != owed_bytes:
             self.found(f"{len(ledger.received)} bytes came, {ledger.sent_bytes} went, {connection.pending_bytes} wait")
@@ -179,7 +179,7 @@ class Auditor(Watcher):
 
 
 class World:
-    """A server that serves, and its clients."""
+    """A running server, and its clients."""
 
     def __init__(
         self,
@@ -212,14 +212,14 @@ class World:
         self.datagram_peers: list[DatagramPeer] = []
         self.asked: collections.Counter[tuple[Address, bytes]] = collections.Counter()
         self.began_s = network.clock()
-        self.stopped_s: float | None = None  # when the end began
+        self.stopped_s: float | None = None  # when stopping began
         self.running = True
         self.signals_seen = 0
         self.reactor.add_signal_handler(TERM, self.stop)
         self.reactor.add_signal_handler(USR1, self.look)
 
     def stop(self) -> None:
-        """What the command does on SIGTERM; here a second one changes nothing."""
+        """Do what the command does on SIGTERM; here a second signal changes nothing."""
         if self.stopped_s is None:
             self.stopped_s = self.network.clock()
             self.server.stop(self._stopped)
@@ -233,7 +233,7 @@ class World:
         self.reactor.stop()
 
     def look(self) -> None:
-        """What the command does on SIGUSR1."""
+        """Do what the command does on SIGUSR1."""
         self.signals_seen = self.network.signals.raised[USR1]
         counters = self.server.counters
         if counters.tcp_bytes_sent > counters.tcp_bytes_received:
@@ -259,7 +259,7 @@ class World:
         self.asked[peer.address, data] += 1
 
     def finish(self) -> None:
-        """Let everything come to rest, end the service as SIGTERM does, and check the whole."""
+        """Let everything come to rest, stop the service as SIGTERM does, and check everything."""
         self.network.run(self.reactor, until=self._is_enough)
         if self.stopped_s is None:
             self._check_served()
@@ -273,18 +273,18 @@ class World:
         self.network.check()
 
     def _is_enough(self) -> bool:
-        """Return whether to end the run. At rest it ends by itself, but a full server tries accept for ever."""
+        """Return whether to end the run. At rest a run ends anyway, but a full server tries accept forever."""
         nothing_moves = self.network.clock() > self.auditor.moved_s + PATIENCE_S
         return self.stopped_s is not None or (self.network.descriptors.is_full and nothing_moves)
 
     def _check_served(self) -> None:
         """Check a server that is at rest and was not stopped: every client that wasn't reset has all its bytes."""
-        if not self.network.descriptors.is_full:  # then the run was cut off
+        if not self.network.descriptors.is_full:  # else the run was cut off
             self._check_nothing_is_missing()
         for sock in self.network.descriptors.open.values():
             if isinstance(sock, DatagramSocket) and sock.inbox:
                 self.auditor.found("an endpoint has stopped receiving")
-            full = self.network.descriptors.is_full  # then the run was cut off, and dead connections may be found later
+            full = self.network.descriptors.is_full  # the run was cut off: dead connections may be noticed later
             if isinstance(sock, StreamSocket) and sock.link is not None and sock.link.fate and not full:
                 self.auditor.found(f"a dead connection is kept: {sock.link.fate}")
         if len(self.server.addresses) != len(self.serving):
@@ -362,12 +362,12 @@ class World:
                 self.auditor.found("more answers than questions")
 
     def _check_nothing_is_missing(self) -> None:
-        """Check that every datagram that deserves an answer got it, unless a fault has lost one of the two."""
+        """Check that every valid datagram got its answer, unless a fault has lost one of the two."""
         deserving = sum(n for (address, _), n in self.asked.items() if address[1] not in REFUSED_PORTS)
         answered = sum(len(peer.received) for peer in self.datagram_peers)
         injected = self.network.chance.counts()
         kinds = {name.partition(".")[2] for name in injected if name.startswith(("recvmsg.", "sendmsg."))}
-        # A saved error is reported to the next call, whichever datagram that carries.
+        # The next call reports a saved error, whichever datagram it carries.
         excuses = {"destination_broadcast", "rate_source", "rate_total"} | {f"send_{kind}" for kind in kinds}
         excused = sum(n for reason, n in self.server.counters.drops.items() if reason in excuses)
         excused += self.network.datagrams_lost + injected.get("packet.loss", 0)
@@ -377,7 +377,7 @@ class World:
 
 @contextlib.contextmanager
 def closed_handlers_watched(network: SimulatedNetwork) -> Iterator[None]:
-    """Make a violation of each handler that runs after its close, even if it does nothing."""
+    """Record a violation for each handler that runs after its close, even if it does nothing."""
 
     def watched(on_event: Callable[[Any, int], None]) -> Callable[[Any, int], None]:
         def checked(self: Any, mask: int) -> None:
@@ -441,15 +441,15 @@ def _swarm(network: SimulatedNetwork, **limits: Any) -> World:
 
 
 def client(world: World, source: random.Random) -> None:
-    """Add one TCP client, of any temper."""
+    """Add one TCP client, with a random temper."""
     peer = world.call(source.choice(TCP_HOSTS))
     peer.read_bytes = int(2 ** source.uniform(0, 16))
     peer.write_bytes = int(2 ** source.uniform(0, 16))
     temper = source.choice("finish finish finish finish idle reset close vanish pause pause slow cut".split())
     buffers = world.network.send_buffer_bytes, world.network.receive_buffer_bytes
     receive_bytes = world.limits.receive_bytes
-    most = 500 * min(peer.read_bytes, peer.write_bytes, receive_bytes, *buffers)  # so that it ends in time
-    if temper == "pause":  # enough to fill every buffer on the way, or a little more than the kernels'
+    most = 500 * min(peer.read_bytes, peer.write_bytes, receive_bytes, *buffers)  # so that the run ends in time
+    if temper == "pause":  # enough to fill every buffer, or a little more than the kernels hold
         at_once = min(*buffers, peer.write_bytes, receive_bytes)
         wide = at_once >= 2048 and source.random() < 0.5
         most = 400_000 if wide else min(sum(buffers) + source.randrange(1, 500), 2000 * at_once)
@@ -478,11 +478,11 @@ def crowd_of_datagrams(world: World, source: random.Random) -> None:
     port = source.choice((0, 0, 0, 0, 19, 53))
     try:
         peer = world.datagram_peer(family, port)
-    except OSError:  # two with one port
+    except OSError:  # the port is taken
         return
     moment_s = 0.0
     for _ in range(source.randrange(1, 20)):
         data = source.randbytes(source.choice((0, 1, 512, 1472, 1473, 8193, 65_507)))
         host = source.choice([host for host in UDP_HOSTS if (":" in host) == (family == socket.AF_INET6)])
-        moment_s = source.choice((moment_s, source.uniform(0, 2)))  # some come at once, and make a batch
+        moment_s = source.choice((moment_s, source.uniform(0, 2)))  # some arrive at once, as a batch
         world.network.call_later(moment_s, functools.partial(world.ask, peer, data, host))

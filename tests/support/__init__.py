@@ -1,1 +1,1 @@
-"""What the tests share, by subject. Nothing here sleeps to synchronise."""
+"""Helpers for tests, one module for each subject."""

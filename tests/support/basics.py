@@ -1,4 +1,4 @@
-"""What every test may need: the project's folder, time-outs, free ports."""
+"""For every test: the project's folder, patience, free ports."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from echo7.sockets.binding import BindError, bind_all
 PROJECT = pathlib.Path(__file__).resolve().parent.parent.parent
 
 
-PATIENCE_S = 20.0  # how long a thing that must happen may take on a loaded machine before the test fails
+PATIENCE_S = 20.0  # how long an expected event may take on a loaded machine before the test fails
 
 
 def has_ipv6() -> bool:
@@ -27,21 +27,21 @@ def has_ipv6() -> bool:
 
 
 def until(condition: Callable[[], object]) -> None:
-    """Return once another process has made `condition()` true; nothing tells us when that is, so look often."""
+    """Return when `condition()` is true. Looks often, for what another process does without a notification."""
     patience_ends_s = time.monotonic() + PATIENCE_S
     while not condition():
-        assert time.monotonic() < patience_ends_s, f"still not so after {PATIENCE_S} s: {condition}"
+        assert time.monotonic() < patience_ends_s, f"the condition is still false after {PATIENCE_S} s: {condition}"
         time.sleep(0.002)
 
 
 def quiet_port(hosts: Sequence[str] = ("127.0.0.1",)) -> int:
-    """A port that is free for TCP and UDP, and that no client gets by chance from the kernel.
+    """Return a port that is free for TCP and UDP, below the ports that the kernel gives to clients.
 
-    A client that connects before anything serves there might else be given the same number, and be its own peer
+    A client that connects before a server listens could otherwise get the same number and connect to itself
     (RFC 9293 §3.5, simultaneous open).
     """
-    # Not the common generator: hypothesis seeds that, and two runs side by side would choose alike. Processes of one
-    # run choose from different ports: one that is free now may else be another's before it is used.
+    # Not the shared generator: Hypothesis seeds it, so two runs side by side would choose the same ports. Each process
+    # of one run has its own range of ports: a free port could otherwise be taken by another process before its use.
     first = 20_000 + 1_000 * (int(os.environ.get("PYTEST_XDIST_WORKER", "gw0")[2:]) % 12)
     for port in random.SystemRandom().sample(range(first, first + 1_000), 100):
         with contextlib.suppress(BindError):
@@ -52,7 +52,7 @@ def quiet_port(hosts: Sequence[str] = ("127.0.0.1",)) -> int:
 
 @contextlib.contextmanager
 def silent_address() -> Iterator[tuple[str, int]]:
-    """An address from which no answer comes: its queue is full, so the kernel drops what asks for more."""
+    """Yield an address that doesn't answer: its queue is full, so the kernel drops further SYNs."""
     with contextlib.ExitStack() as stack:
         server = stack.enter_context(socket.socket())
         server.bind(("127.0.0.1", 0))

@@ -1,4 +1,4 @@
-"""The system's Chromium, led by playwright."""
+"""The system's Chromium, driven by playwright."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ import pytest
 
 @contextlib.contextmanager
 def chromium() -> Iterator[Any]:
-    """The system's Chromium, led by playwright; the test is skipped where either is missing."""
+    """Start the system's Chromium, driven by playwright. Skip the test where either is missing."""
     playwright = pytest.importorskip("playwright.sync_api", reason="playwright isn't installed")
     names = ("chromium", "chromium-browser", "google-chrome")
     program = next(filter(None, map(shutil.which, names)), None)
     if program is None:
-        pytest.skip(f"there is no browser here: none of {', '.join(names)}")
-    options = ["--disable-dev-shm-usage"]  # a container's /dev/shm may be too small for a page
-    options += ["--no-sandbox"] if os.geteuid() == 0 else []  # root has no sandbox to go into
+        pytest.skip(f"no browser is installed; looked for {', '.join(names)}")
+    options = ["--disable-dev-shm-usage"]  # a container's /dev/shm may be too small
+    options += ["--no-sandbox"] if os.geteuid() == 0 else []  # Chromium refuses to start as root with a sandbox
     with playwright.sync_playwright() as driver:
         browser = driver.chromium.launch(executable_path=program, args=options)
         yield browser

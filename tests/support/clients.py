@@ -11,7 +11,7 @@ from tests.support.basics import PATIENCE_S
 
 
 def receive_exactly(sock: socket.socket, count: int) -> bytes:
-    """Receive `count` bytes; fail on an earlier end."""
+    """Receive `count` bytes. Fail when the stream ends before."""
     received = bytearray()
     while len(received) < count:
         piece = sock.recv(min(1 << 16, count - len(received)))
@@ -32,7 +32,7 @@ def send_in_background(sock: socket.socket, data: bytes, then: Callable[[], obje
     """Send everything from a thread, so that the test can read meanwhile; then call `then`."""
 
     def run() -> None:
-        with contextlib.suppress(OSError):  # the reading side will show what went wrong
+        with contextlib.suppress(OSError):  # the receiving side shows what went wrong
             sock.sendall(data)
             then()
 
@@ -42,7 +42,7 @@ def send_in_background(sock: socket.socket, data: bytes, then: Callable[[], obje
 
 
 def echo_and_close(sock: socket.socket, data: bytes) -> bytes:
-    """Send all, half-close, and return everything that came back up to FIN."""
+    """Send all, half-close, and return everything that comes back before FIN."""
     sender = send_in_background(sock, data, lambda: sock.shutdown(socket.SHUT_WR))
     received = receive_to_end(sock)
     sender.join(PATIENCE_S)
@@ -51,7 +51,7 @@ def echo_and_close(sock: socket.socket, data: bytes) -> bytes:
 
 
 def fill(sock: socket.socket, most_bytes: int = 1 << 28) -> bytes:
-    """Send a non-repeating pattern until the kernel takes no more; return what it took. Real backpressure, no sleep."""
+    """Send a non-repeating pattern until the kernel takes no more; return what it took. Backpressure without sleep."""
     sock.setblocking(False)
     sent = bytearray()
     number = 0
@@ -67,7 +67,7 @@ def fill(sock: socket.socket, most_bytes: int = 1 << 28) -> bytes:
 
 
 def drain(sock: socket.socket) -> bytes:
-    """Receive all that is there now, without waiting."""
+    """Receive everything that has arrived, without waiting."""
     sock.setblocking(False)
     received = bytearray()
     with contextlib.suppress(BlockingIOError):
@@ -105,7 +105,7 @@ def connect_small(address: tuple[str, int], buffer_bytes: int | None) -> socket.
     """Return a connected TCP client with kernel buffers of at most `buffer_bytes` (None: the system's)."""
     sock = socket.socket(socket.AF_INET6 if ":" in address[0] else socket.AF_INET)
     sock.settimeout(PATIENCE_S)
-    if buffer_bytes is not None:  # before connecting: the window is agreed on in the handshake
+    if buffer_bytes is not None:  # before connecting, because the handshake fixes the window
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, buffer_bytes)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, buffer_bytes)
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

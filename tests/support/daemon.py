@@ -37,7 +37,7 @@ class Installation(NamedTuple):
 
 @contextlib.contextmanager
 def readable_copy() -> Iterator[Installation]:
-    """Copy the packages to where every user may read them, and find a Python for every user. Else skip the test."""
+    """Copy the packages to a folder that every user may read, and find a Python that every user may run, or skip."""
     if os.name != "posix" or os.geteuid() != 0:
         pytest.skip("only root can become another user")
     for python in (sys.executable, "/usr/bin/python3", "/usr/local/bin/python3"):
@@ -61,7 +61,7 @@ def _any_user_runs(python: str) -> bool:
 
 
 class EchoProcess:
-    """`python -m echo7 serve` as an operator runs it. Ready when the context is entered; killed when it is left.
+    """`python -m echo7 serve` as an operator runs it. It is ready inside of the `with` block, and killed at its end.
 
     `lines` are the JSON log lines so far; `next_line` waits for one more.
     """
@@ -99,7 +99,7 @@ class EchoProcess:
         return port
 
     def wait_until_ready(self) -> None:
-        """Wait for a `listening` line, then for a first answer: all lines are there before anything is served."""
+        """Wait for a `listening` line, then for a first answer: the daemon logs every line before it serves."""
         line = self.next_line("listening")
         family = socket.AF_INET6 if ":" in line["address"] else socket.AF_INET
         kind = socket.SOCK_STREAM if line["transport"] == "tcp" else socket.SOCK_DGRAM
@@ -138,12 +138,12 @@ class EchoProcess:
         return self.process.wait(PATIENCE_S)
 
     def _parsed(self, text: str) -> dict[str, Any]:
-        """Parse a line of the log. Anything else on stderr fails the test; a traceback is shown whole."""
+        """Parse a line of the log. Other output on stderr fails the test, with the whole traceback."""
         said = [text]
         while said[-1].startswith(("Traceback", " ")):
             assert self.process.stderr is not None
             said.append(self.process.stderr.readline())
-        assert text.startswith("{"), f"no line of the log: {''.join(said)}"
+        assert text.startswith("{"), f"not a line of the log: {''.join(said)}"
         line: dict[str, Any] = json.loads(text)
         return line
 
@@ -153,19 +153,19 @@ class EchoProcess:
 
 
 class WorkersProcess(EchoProcess):
-    """`echo7 serve --workers N`, the same way. `pids` are the workers' by number, as the log says."""
+    """`echo7 serve --workers N`. `pids` maps the workers' numbers to their process ids, from the log."""
 
     def __init__(self, *arguments: str, count: int = 2, **options: Any) -> None:
         super().__init__("--workers", str(count), *arguments, **options)
 
     def __exit__(self, *exception: object) -> None:
-        """Kill the supervisor, and wait for its workers to end: they share its stderr, which ends with the last one."""
+        """Kill the supervisor, and wait for its workers: they share its stderr, which ends with the last worker."""
         if self.process.poll() is None:
             self.process.kill()
             assert self.process.stderr is not None
             overdue = threading.Timer(PATIENCE_S, self._send_workers, [signal.SIGKILL])
             overdue.start()
-            self._send_workers(signal.SIGCONT)  # the test may have stopped one
+            self._send_workers(signal.SIGCONT)  # the test may have stopped a worker
             self.process.stderr.read()
             overdue.cancel()
         super().__exit__(*exception)

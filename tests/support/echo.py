@@ -18,7 +18,7 @@ from tests.support.basics import PATIENCE_S
 from tests.support.clients import connect_small, drain, fill
 from tests.support.loops import LoopThread, connections_of, turn_until
 
-STALLED_TURNS = 500  # of 5 ms each, in which nothing has moved
+STALLED_TURNS = 500  # turns of 5 ms without any progress
 
 
 class EchoThread(LoopThread):
@@ -53,7 +53,7 @@ CAN_SPLICE = splice.pipes_on(socket) is not None
 
 @contextlib.contextmanager
 def every_connection_spliced() -> Iterator[None]:
-    """Have servers made from now on give each connection a pipe with its first byte, and leave it there."""
+    """Make every new server give each connection a pipe with its first byte, and keep it there."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(splice, "SMALL_MOVES", 1 << 60)
         patch.setattr(splice, "COPIES_AFTER_TROUBLE", 0)
@@ -67,7 +67,7 @@ def every_connection_spliced() -> Iterator[None]:
 
 
 class EchoByHand:
-    """An EchoServer on a loop that the test turns itself: between two steps nothing happens but what the test does."""
+    """An EchoServer on a loop that the test turns by hand, so nothing happens between two steps of the test."""
 
     def __init__(
         self,
@@ -93,7 +93,7 @@ class EchoByHand:
 
     @property
     def connections(self) -> list[Connection]:
-        """The server's ends, oldest first."""
+        """The server's connections, oldest first."""
         return connections_of(self.reactor)
 
     def connect(self, host: str = "127.0.0.1", buffer_bytes: int | None = None) -> socket.socket:
@@ -112,7 +112,7 @@ class EchoByHand:
         return sock
 
     def send(self, client: socket.socket, data: bytes) -> bytes:
-        """Send all of it, turning the loop; return what came back meanwhile."""
+        """Send all data while turning the loop; return what comes back meanwhile."""
         rest, received, stalled = memoryview(data), bytearray(), 0
         while rest:
             try:
@@ -124,7 +124,7 @@ class EchoByHand:
         return bytes(received)
 
     def receive(self, client: socket.socket, count: int) -> bytes:
-        """Turn the loop until the client has got `count` bytes, or the end; return them."""
+        """Turn the loop until the client has received `count` bytes, or FIN; return them."""
         received, stalled = bytearray(), 0
         while len(received) < count:
             try:
@@ -140,9 +140,9 @@ class EchoByHand:
         return bytes(received)
 
     def fill(self, client: socket.socket, connection: Connection) -> bytes:
-        """Send until `connection`, the client's other end, has stopped reading and the kernel takes no more.
+        """Send until `connection`, the client's peer, has paused reading and the kernel takes no more.
 
-        Return what was sent. The bound is looked at after every turn.
+        Return what was sent. The bound is checked after every turn.
         """
         sent, stalled = bytearray(), 0
         while stalled < 3 or connection.interest & READ:
@@ -155,7 +155,7 @@ class EchoByHand:
         return bytes(sent)
 
     def answer(self, client: socket.socket) -> bytes:
-        """Turn the loop until the UDP client has got a datagram; return it."""
+        """Turn the loop until the UDP client has received a datagram; return it."""
         for stalled in range(STALLED_TURNS + 1):
             with contextlib.suppress(BlockingIOError):
                 return client.recv(1 << 17)
@@ -163,12 +163,12 @@ class EchoByHand:
         raise AssertionError("unreachable: _turn raises first")
 
     def _turn(self, stalled: int) -> None:
-        """Turn once, waiting a little only if nothing moves; fail if nothing has moved for long."""
-        assert stalled < STALLED_TURNS, "nothing moves any more"
+        """Turn once. Wait a little if nothing has moved lately, and fail if nothing has moved for long."""
+        assert stalled < STALLED_TURNS, "no byte has moved for a long time"
         waker = self.reactor.call_later(0.005 if stalled > 1 else 0.0, int)
         self.reactor.turn()
         waker.cancel()
 
     def receive_to_end(self, client: socket.socket) -> bytes:
-        """Turn the loop until the client has got a FIN; return what came before it. A reset raises."""
+        """Turn the loop until the client has received FIN; return what came before it. A reset raises."""
         return self.receive(client, 1 << 62)

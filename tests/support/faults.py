@@ -15,9 +15,10 @@ if TYPE_CHECKING:
 
 
 class Faults:
-    """A script of what happens at the next system calls, by name. What isn't scripted goes to the kernel.
+    """A script of what happens at the next system calls, by name. Other calls go to the kernel.
 
-    An entry is None (do it), an int (do it, but with at most so many bytes), or an errno as OSError to raise.
+    An entry is None (make the call), an int (make it with at most so many bytes), or the OSError to raise. A copy is
+    raised each time: an exception that is raised again keeps its traceback, which would grow with every call.
     """
 
     def __init__(self) -> None:
@@ -31,17 +32,20 @@ class Faults:
     def next(self, call: str) -> int | None:
         self.calls[call] = self.calls.get(call, 0) + 1
         if call in self.always:
-            raise self.always[call]
+            raise copy_of(self.always[call])
         entries = self.script.get(call)
         entry = entries.pop(0) if entries else None
         if isinstance(entry, OSError):
-            raise entry
+            raise copy_of(entry)
         return entry
 
 
+def copy_of(error: OSError) -> OSError:
+    """Return a new exception that says the same, without a traceback."""
+    return type(error)(*error.args)
+
+
 EAGAIN = os_error(errno.EAGAIN)
-
-
 EINTR = os_error(errno.EINTR)
 
 
@@ -101,12 +105,12 @@ class FlakySockets:
 
     def __init__(self, faults: Faults | None = None) -> None:
         self.faults = faults if faults is not None else Faults()
-        self.refused_families: dict[int, OSError] = {}  # family → what socket(2) says
+        self.refused_families: dict[int, OSError] = {}  # family → what socket(2) raises
 
     def socket(self, family: int, type: int) -> socket.socket:
         self.faults.next("socket")
         if family in self.refused_families:
-            raise self.refused_families[family]
+            raise copy_of(self.refused_families[family])
         sock = FlakySocket(family, type)
         sock.faults = self.faults
         return sock

@@ -8,12 +8,12 @@ from concurrent.futures import ThreadPoolExecutor
 from reactor.lessons.promises import Promise, Verdict, judge
 from reactor.lessons.subject import Program
 
-AT_ONCE = 8  # most of a check is waiting
+AT_ONCE = 8  # a check mostly waits
 TRIES = 3
 
 
 def check_together(pairs: Iterable[tuple[Promise, Program]]) -> list[Verdict]:
-    """Check programs by promises, several at a time; those that this machine was too busy for again, alone."""
+    """Check programs by promises, several at a time. Repeat alone what a busy machine couldn't measure."""
     every = list(pairs)
     with ThreadPoolExecutor(AT_ONCE) as pool:
         verdicts = list(pool.map(lambda pair: judge(*pair), every))

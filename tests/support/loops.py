@@ -1,4 +1,4 @@
-"""Loops turned by hand or in a thread, and protocols that record what happens."""
+"""Loops turned by hand or in a thread, and protocols that record their callbacks."""
 
 from __future__ import annotations
 
@@ -37,15 +37,15 @@ def turn_until(reactor: Reactor, condition: Callable[[], object], turns: int = M
     for _ in range(turns):
         if condition():
             return
-        assert time.monotonic() < patience_ends_s, f"still not so after {PATIENCE_S} s: {condition}"
+        assert time.monotonic() < patience_ends_s, f"the condition is still false after {PATIENCE_S} s: {condition}"
         waker = reactor.call_later(0.005, int)
         reactor.turn()
         waker.cancel()
-    raise AssertionError(f"still not so after {turns} turns: {condition}")
+    raise AssertionError(f"the condition is still false after {turns} turns: {condition}")
 
 
 def turn_idle(reactor: Reactor, turns: int = 20) -> None:
-    """Turn the loop a few times without ever blocking, so that all that is ready is done."""
+    """Turn the loop a few times without blocking, so that everything that is ready is done."""
     for _ in range(turns):
         reactor.call_soon(int)
         reactor.turn()
@@ -57,7 +57,7 @@ def is_endpoint(handler: Handler) -> TypeGuard[Datagram | DatagramBatch]:
 
 
 class Recorder(StreamProtocol):
-    """A protocol that records what happens to its connections, and does nothing (or echoes)."""
+    """A protocol that records its callbacks, and echoes if `echo`."""
 
     def __init__(self, echo: bool = False, keep_open_on_eof: bool = False) -> None:
         self.echo = echo
@@ -87,7 +87,7 @@ class Recorder(StreamProtocol):
         self.events.append(("lost", error))
 
     def kinds(self) -> list[str]:
-        """The names of the events, runs of `data` folded into one."""
+        """Return the names of the events, with runs of `data` folded into one."""
         names: list[str] = []
         for event in self.events:
             if not (names and names[-1] == event[0] == "data"):
@@ -96,7 +96,7 @@ class Recorder(StreamProtocol):
 
 
 class DatagramRecorder(DatagramProtocol):
-    """A UDP protocol that records what comes, and echoes if `echo`."""
+    """A UDP protocol that records datagrams, and echoes if `echo`."""
 
     def __init__(self, echo: bool = False) -> None:
         self.echo = echo
@@ -115,11 +115,11 @@ class DatagramRecorder(DatagramProtocol):
 def server_side(reactor: Reactor, client: socket.socket) -> Connection:
     """Turn the loop until it has accepted this client, and return the connection that serves it."""
     found: list[Connection] = []
-    both_ends = client.getpeername(), client.getsockname()  # two clients of two listeners may have the same port
+    both_ends = client.getpeername(), client.getsockname()  # clients of two listeners may have the same port
 
     def look() -> bool:
         for handler in reversed(reactor.handlers):
-            with contextlib.suppress(OSError):  # its peer has gone
+            with contextlib.suppress(OSError):  # its client has gone
                 if isinstance(handler, Connection) and both_ends == (
                     handler.socket.getsockname(),
                     handler.socket.getpeername(),
@@ -128,19 +128,19 @@ def server_side(reactor: Reactor, client: socket.socket) -> Connection:
                     return True
         return False
 
-    turn_idle(reactor, 1)  # it is the last one then, as a rule, and is found at once
+    turn_idle(reactor, 1)  # the new connection is usually the last handler then
     turn_until(reactor, look)
     return found[0]
 
 
 def wait_readable(handler: socket.socket | Connection | Listener) -> None:
-    """Return once the kernel has something for this socket. Takes nothing from it, and turns no loop."""
+    """Return when the kernel has something to read or accept. Reads nothing, and turns no loop."""
     ready, _, _ = select.select([handler], [], [], PATIENCE_S)
-    assert ready, "nothing has arrived"
+    assert ready, f"nothing has arrived within {PATIENCE_S} s"
 
 
 class CountingSelector(selectors.DefaultSelector):
-    """Counts select calls, and how many of them found nothing though they didn't wait."""
+    """Counts select calls."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -165,7 +165,7 @@ class ManualClock:
 
 
 class LoopThread:
-    """A Reactor that runs in a thread of its own; `call` runs a function there and returns its result."""
+    """A Reactor that runs in its own thread. `call` runs a function there and returns its result."""
 
     def __init__(self, **options: Any) -> None:
         self.reactor = Reactor(**options)
@@ -182,7 +182,7 @@ class LoopThread:
         self.reactor.close()
 
     def call(self, function: Callable[..., Any], *args: Any) -> Any:
-        """Run `function(*args)` on the loop and return what it returns, or raise what it raises."""
+        """Run `function(*args)` on the loop; return its result, or raise its exception."""
         done = threading.Event()
         box: list[tuple[Any, Exception | None]] = []
 
@@ -201,7 +201,7 @@ class LoopThread:
         return result
 
     def wait_for(self, condition: Callable[[], object]) -> None:
-        """Return once `condition()` is true on the loop, looking again on each of its turns."""
+        """Return when `condition()` is true on the loop, which checks every two milliseconds."""
         done = threading.Event()
 
         def look() -> None:
@@ -211,7 +211,7 @@ class LoopThread:
                 self.reactor.call_later(0.002, look)
 
         self.reactor.call_soon_threadsafe(look)
-        assert done.wait(PATIENCE_S), f"still not so after {PATIENCE_S} s: {condition}"
+        assert done.wait(PATIENCE_S), f"the condition is still false after {PATIENCE_S} s: {condition}"
 
 
 def connections_of(reactor: Reactor) -> list[Connection]:
@@ -221,13 +221,13 @@ def connections_of(reactor: Reactor) -> list[Connection]:
 
 @contextlib.contextmanager
 def kernel_socket(handler: Handler) -> Iterator[socket.socket]:
-    """The kernel's socket behind a handler, to read or set its options. It shares all but the descriptor's number."""
+    """Yield a duplicate of a handler's socket, to read or set its options."""
     with socket.socket(fileno=os.dup(handler.fileno())) as sock:
         yield sock
 
 
 class RecordingSelector(selectors.BaseSelector):
-    """Records calls of another selector. Each entry of `failures` makes one change of interest fail."""
+    """Wraps a selector, and records timeouts and batches. Each entry of `failures` fails one change of interest."""
 
     def __init__(
         self, inner: selectors.BaseSelector | None = None, on_select: Callable[[], object] | None = None
@@ -268,7 +268,7 @@ class RecordingSelector(selectors.BaseSelector):
 
 
 class Stage:
-    """One Connection on a loop turned by hand, `peer` at its other end; the test has its clock, selector and faults."""
+    """One Connection on a loop turned by hand, with `peer` at its other end, a manual clock and scripted faults."""
 
     def __init__(
         self,
@@ -297,5 +297,5 @@ class Stage:
         turn_until(self.reactor, condition)
 
     def idle(self) -> None:
-        """Turn until all that is ready is done."""
+        """Turn until everything that is ready is done."""
         turn_idle(self.reactor)

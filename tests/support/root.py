@@ -1,4 +1,4 @@
-"""What only root can do: forged packets, network namespaces, capabilities."""
+"""For tests that need root: forged packets, network namespaces, capabilities."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ import pytest
 
 
 def without_capabilities(*names: str) -> list[str]:
-    """What to put before a command so that it lacks these capabilities (`net_bind_service`, …), even as root."""
+    """Return a prefix for a command that takes these capabilities (`net_bind_service`, …) away, even from root."""
     if os.getuid() != 0:
         return []
     if shutil.which("setpriv") is None:
-        pytest.skip("root needs setpriv(1) to do without a capability")
+        pytest.skip("needs setpriv(1), to give up a capability")
     return ["setpriv", "--bounding-set", ",".join(f"-{name}" for name in names)]
 
 
@@ -33,7 +33,7 @@ def udp_over_ipv4(source: tuple[str, int], destination: tuple[str, int], data: b
 
 
 def forge(packet: bytes) -> None:
-    """Send a ready-made IPv4 packet to this machine itself. Skips the test where raw sockets aren't allowed."""
+    """Send an IPv4 packet to this machine over loopback. Skip the test where raw sockets aren't allowed."""
     host = socket.inet_ntoa(packet[16:20])
     assert host.startswith("127."), "forged packets stay on loopback"
     try:
@@ -45,10 +45,10 @@ def forge(packet: bytes) -> None:
 
 
 def in_network_namespace(commands: Sequence[str], body: Callable[[], object]) -> None:
-    """Run `ip` commands, then `body`, in a network namespace of their own; it goes when they end.
+    """Run `ip` commands, then `body`, in a new network namespace, which ends with them.
 
-    On Linux a namespace belongs to a thread: the sockets that `body` makes are there, all others stay where they are.
-    Skips the test where that isn't allowed.
+    On Linux a thread can have its own namespace: sockets that `body` opens are in it, all others stay outside. Skip the
+    test where that isn't allowed.
     """
     problems: list[BaseException] = []
 
@@ -73,18 +73,18 @@ def _enter_network_namespace(commands: Sequence[str]) -> None:
 
 
 def new_network_namespace() -> None:
-    """Put this thread into a network namespace of its own. Skips the test where that isn't allowed."""
+    """Move this thread into a new network namespace. Skip the test where that isn't allowed."""
     if not sys.platform.startswith("linux") or shutil.which("ip") is None:
         pytest.skip("needs Linux and iproute2")
     if ctypes.CDLL(None, use_errno=True).unshare(0x40000000) != 0:  # CLONE_NEWNET
-        pytest.skip(f"no network namespace for us: {os.strerror(ctypes.get_errno())}")
+        pytest.skip(f"can't make a network namespace: {os.strerror(ctypes.get_errno())}")
     run_ip(["link set lo up"])
 
 
 def run_ip(commands: Sequence[str]) -> None:
-    """Run `ip` commands in this thread's network namespace. Skips the test where one fails.
+    """Run `ip` commands in this thread's network namespace. Skip the test where a command fails.
 
-    Neighbours in the list share a process, which is most of their cost; `-6` must be its option, not theirs.
+    Commands in a row share one process, for speed. `-6` is an option of that process, not of a command.
     """
     for is_ipv6, group in itertools.groupby(commands, lambda command: command.startswith("-6 ")):
         lines = "\n".join(command.removeprefix("-6 ") for command in group)
@@ -95,15 +95,15 @@ def run_ip(commands: Sequence[str]) -> None:
 
 
 def wait_for_network() -> None:
-    """Return once the links and addresses of this thread's network namespace can be used."""
+    """Return when the links and addresses of this thread's network namespace can be used."""
     for _ in range(5000):
         if _network_is_settled():
             return
-    raise AssertionError("the namespace's links and addresses don't come up")
+    raise AssertionError("the links and addresses of the namespace don't come up")
 
 
 def _network_is_settled() -> bool:
-    """The kernel sets links up and adds the routes to IPv6 addresses on its own time; packets are lost until then."""
+    """Tell whether links are up and IPv6 addresses have routes. Until then the kernel loses packets."""
 
     def lines(*arguments: str) -> list[str]:
         done = subprocess.run(["ip", "-o", *arguments], capture_output=True, text=True, check=True)

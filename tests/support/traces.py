@@ -7,7 +7,7 @@ from typing import Any
 
 
 def trace_file(*events: tuple[str, str, dict[str, Any]], **header: Any) -> bytes:
-    """Return a trace of these events, each (kind, handler, fields): numbered, and a millisecond apart."""
+    """Return a trace file of these events, each (kind, handler, fields), numbered and a millisecond apart."""
     lines: list[dict[str, Any]] = [{"trace": "reactor", "format": 1, "title": "", "about": "", "sources": {}} | header]
     turn = 0
     for n, (kind, handler, fields) in enumerate(events):

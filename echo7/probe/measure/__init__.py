@@ -1,5 +1,5 @@
-"""What becomes of each probe, and how it is counted. Pure: no sockets, no clocks; imports nothing outside this folder.
+"""The outcome of each probe, and counting. Pure: no sockets, no clocks; imports nothing outside this folder.
 
-Start with `words` (what can become of a probe), then `payload` (what it carries), `histogram` and `tally` (counting),
-`ledger` (the outcome of each probe), `paths` (which flows differ from the others).
+Start with `words` (the outcomes), then read `payload`, `histogram` and `tally` (counting), `ledger` (the outcome of
+each probe) and `paths` (which flows differ from the others).
 """

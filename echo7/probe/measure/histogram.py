@@ -1,7 +1,7 @@
 """Round-trip times: buckets for the percentiles, exact sums for everything else.
 
 Law: memory doesn't grow with time, and the error is bounded. A bucket's width is its value's power of two divided by
-2^bits, and the bucket counts as its middle: with 9 bits at most 1/1024 from the true value, with 5 bits 1/64. Least,
+2^bits, and a bucket counts as its middle: at most 1/1024 from the true value with 9 bits, 1/64 with 5 bits. Least,
 greatest, mean and standard deviation are exact.
 """
 
@@ -37,7 +37,7 @@ class Moments:
 
     @property
     def deviation(self) -> int:
-        """The standard deviation of these numbers (not a sample's estimate), rounded down; 0 if there are none."""
+        """The standard deviation of these numbers (no sample's estimate), rounded down; 0 if there are none."""
         return math.isqrt(self.count * self._squares - self.total * self.total) // max(1, self.count)
 
 

@@ -1,16 +1,16 @@
-"""The outcome of each probe. Payloads, times and errors in, events and counts out.
+"""Ledger: the outcome of each probe. Payloads, times and errors in, events and counts out.
 
     send ─► OUTSTANDING ─► REPLY        its answer came in time
-                       ├─► LOST         it didn't, or the connection was lost    ─► LATE, if the answer comes then
-                       ├─► REFUSED, UNREACHABLE, TOO_BIG      an error said so   ─► LATE, likewise
-                       └─► UNKNOWN      below 16 bytes: an answer came, but maybe to an earlier probe
+                       ├─► LOST         no answer in time, or the connection was lost   ─► LATE, if an answer comes
+                       ├─► REFUSED, UNREACHABLE, TOO_BIG      an error came             ─► LATE, if an answer comes
+                       └─► UNKNOWN      below 16 bytes: an answer came, perhaps to an earlier probe
 
-Laws. Each datagram that comes makes one event, and each probe has one outcome at any moment. "In time" is measured by
-the round trip (RFC 2681), not by when the loop read the answer. An answer is reordered if a later probe of its flow was
+Laws. Each received datagram makes one event, and each probe has one outcome at any moment. "In time" is measured by the
+round trip (RFC 2681), not by when the loop read the answer. An answer is reordered if a later probe of its flow was
 answered before (RFC 4737). Only the last 65,536 probes are remembered, so memory is bounded.
 
-Below 16 bytes a flow has one probe outstanding. If an earlier one with the same bytes was lost recently, its answer may
-still come, and the two can't be told apart: what comes then counts as unknown.
+Below 16 bytes a flow has one outstanding probe. If an earlier probe with the same bytes was lost recently, its answer
+may still come, and nothing tells the two answers apart: such an answer counts as unknown.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from echo7.probe.measure.tally import InOrder, Probe, Tally
 from echo7.probe.measure.words import Damage, Event, Word
 
 REMEMBERED = 65_536
-SUSPECT_TIMEOUTS = 3  # for so many time-outs the answer to a lost probe may still come
+SUSPECT_TIMEOUTS = 3  # how long the answer to a lost probe may still come
 TIMED_OUT = "timed out"
 NO_PROBE = "it answers no probe of this run"
 UNTELLABLE = "below 16 bytes an answer doesn't say which probe it belongs to"
-FORGOTTEN = "it answers a probe of long ago"
+FORGOTTEN = "it answers a forgotten probe"
 UNEXPLAINED = frozenset({Word.OUTSTANDING, Word.LOST})  # outcomes that an error may still explain
 GIVEN_UP = frozenset({Word.LOST, Word.REFUSED, Word.UNREACHABLE, Word.TOO_BIG})
 
@@ -44,24 +44,19 @@ class FlowBook:
         self.in_order = InOrder()
         self.outstanding: dict[int, Probe] = {}  # by sequence number, oldest first
         self.highest = 0  # the last sequence number that was answered
-        self.small = False  # whether any probe had less than 16 bytes
+        self.small = False  # whether a probe had less than 16 bytes
         self.suspect: Probe | None = None  # the last small probe that was lost
 
 
 class Ledger:
     """All probes of one run."""
 
-    __slots__ = (
-        "_payloads", "_ring", "_stream", "_timeout_ns", "_timing", "flows", "in_order", "next_sequence", "origin_ns",
-        "sizes", "total",
-    )  # fmt: skip
-
     def __init__(
         self, payloads: Payloads, flows: int, sizes: Sequence[int], timeout_ns: int, stream: bool = False
     ) -> None:
         self.next_sequence = 1
-        self.origin_ns = 0  # when the run began
-        self._stream = stream  # in a stream the place of a frame says which probe it answers
+        self.origin_ns = 0  # when the run started
+        self._stream = stream  # the place of a frame says which probe it answers
         self.total = Tally()
         self.in_order = InOrder()
         self.flows = [FlowBook() for _ in range(flows)]
@@ -77,7 +72,7 @@ class Ledger:
         return self.total.words[Word.OUTSTANDING]
 
     def has_room(self, flow: int, size_bytes: int) -> bool:
-        """Whether a probe may be sent: one of less than 16 bytes must be alone on its flow, and memory is bounded."""
+        """Whether a probe may be sent: below 16 bytes it must be alone on its flow, and memory is bounded."""
         book = self.flows[flow]
         first = next(iter(book.outstanding.values()), None)
         if first is not None and min(size_bytes, first.size_bytes) < HEADER_BYTES and not self._stream:
@@ -88,7 +83,7 @@ class Ledger:
     # ------------------------------------------------------------ sending
 
     def send(self, flow: int, size_bytes: int, sent_ns: int) -> Probe:
-        """Add a probe that was sent, or will be sent as soon as there is a connection."""
+        """Add a probe that was sent, or that waits for a connection."""
         probe = Probe(flow, self.next_sequence, size_bytes, sent_ns, sent_ns + self._timeout_ns)
         self._ring[probe.sequence % REMEMBERED] = probe
         self.next_sequence += 1
@@ -97,27 +92,27 @@ class Ledger:
         book.small = book.small or size_bytes < HEADER_BYTES
         for tally in self._tallies(probe):
             tally.send()
-        for line in (self.in_order, book.in_order):
-            line.send(probe)
+        self.in_order.send(probe)
+        book.in_order.send(probe)
         self._timing.append(probe)
         # drops settled probes
         self.next_deadline_ns()
         return probe
 
-    def sent_later(self, sequence: int, sent_ns: int) -> bool:
-        """Set when a probe was sent that had waited for a connection. Return false if it is settled already."""
+    def sent_later(self, sequence: int, sent_ns: int) -> Probe | None:
+        """Set the time of sending of a probe that waited for a connection. Return None if the probe is settled."""
         probe = self._remembered(sequence)
         if probe is None or probe.word is not Word.OUTSTANDING:
-            return False
+            return None
         probe.sent_ns = sent_ns
-        return True
+        return probe
 
     # ------------------------------------------------------------ receiving
 
     def arrived(self, flow: int, data: bytes, at_ns: int, queued_ns: int = 0) -> Event:
-        """Find the probe of a datagram that has come on a flow, and settle it.
+        """Find the probe that a datagram answers, and settle it.
 
-        `queued_ns`: how long it had waited in the kernel, from its wall-clock stamp; ignored if impossible.
+        `queued_ns`: how long the datagram waited in the kernel, from its wall-clock stamp; ignored if impossible.
         """
         header = self._payloads.read(data)
         if header is not None:
@@ -148,11 +143,11 @@ class Ledger:
         return self._answered(probe, data, damage, at_ns, 0)
 
     def foreign(self, flow: int, data: bytes) -> Event:
-        """Count bytes that came though no probe was outstanding."""
+        """Count bytes that came when no probe was outstanding."""
         return self._stray(flow, data, Word.FOREIGN, NO_PROBE)
 
     def failed(self, probe: Probe, word: Word, reason: str) -> Event:
-        """Settle a probe that won't be answered, for this reason."""
+        """Settle a probe without an answer, for this reason."""
         before = probe.word
         event = self._event(word, probe, reason)
         self._settle(probe, event, before)
@@ -175,9 +170,9 @@ class Ledger:
             yield self.failed(self._timing[0], Word.LOST, TIMED_OUT)
 
     def probe_of_error(self, flow: int, data: bytes = b"") -> Probe | None:
-        """Return the probe that an error is about: the one quoted in `data`, or else the oldest outstanding one.
+        """Return the probe of an error: the one quoted in `data`, or else the oldest outstanding one.
 
-        Routers may take longer than a time-out to report an error, so it can be one that has timed out.
+        It may have timed out already, because routers can take longer to report an error.
         """
         header = self._payloads.read(data)
         if header is not None:
@@ -253,8 +248,8 @@ class Ledger:
         probe.word = event.word
         book = self.flows[probe.flow]
         book.outstanding.pop(probe.sequence, None)
-        for line in (self.in_order, book.in_order):
-            line.settle()
+        self.in_order.settle()
+        book.in_order.settle()
 
     def _stray(self, flow: int, data: bytes, word: Word, reason: str) -> Event:
         event = Event(word, flow, received_bytes=len(data), reason=reason)
@@ -273,6 +268,6 @@ class Ledger:
         return probe if probe is not None and probe.sequence == sequence else None
 
     def _full_sequence(self, low_sequence: int) -> int:
-        """Return the last sequence number so far that has these lower 32 bits; it may be below 1."""
+        """Return the last sequence number so far with these lower 32 bits; it may be below 1."""
         last = self.next_sequence - 1
         return last - (last - low_sequence) % SEQUENCES

@@ -2,10 +2,10 @@
 
 Flows with different source ports may take different paths (ECMP, LAG), and a mean hides one bad path of eight.
 
-Law: a flow counts as different only if chance hardly explains it. In loss: more than three standard deviations from
-what the median flow would lose in as many probes, and at least two probes. In time: its median is further from the
-median of all flows' medians than a usual flow spreads from its 10th to its 90th percentile, and at least a twentieth;
-with fewer than five replies that isn't known.
+Law: a flow differs only if chance hardly explains it. In loss: its loss is more than three standard deviations, and at
+least two probes, from what the median flow would lose in as many probes. In time: its median is further from the median
+of all flows' medians than the median flow spreads from its 10th to its 90th percentile, and at least a twentieth away.
+A flow with fewer than five replies never differs in time.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def _by_loss(flows: Sequence[Tally]) -> list[str]:
     usual = rates[len(rates) // 2]
     found = []
     for flow in flows:
-        # never 0 or 1, because so few probes don't prove that
+        # never 0 or 1: so few probes prove neither
         rate = (usual * flow.decided + 1) / (flow.decided + 2)
         expected = flow.decided * rate
         deviation = abs(flow.unanswered - expected)

@@ -1,10 +1,10 @@
-"""What a probe carries, and how an answer differs from it. Bytes in, bytes and verdicts out.
+"""The payload of a probe, and how an answer differs from it. Bytes in, bytes and differences out.
 
     key (4)  flow (2)  size (2)  sequence (4)  CRC-32 of those (4)  fill …
 
-Law: a payload is a function of (key of the run, flow, sequence, size), so nothing that was sent has to be kept: it is
-made again to compare an answer with it. The fill is a slice of one pseudo-random block, from a different offset for
-each sequence number, so that bytes of one probe inside another are noticed.
+Law: a payload is a function of (key of the run, flow, sequence, size), so no payload is kept: it is made again to
+compare an answer with it. The fill is a slice of one pseudo-random block, from a different offset for each sequence
+number, so that bytes of one probe inside another are noticed.
 
 Below 16 bytes there is no room for the header, only fill: an answer doesn't say which probe it belongs to.
 """
@@ -21,13 +21,13 @@ from echo7.probe.measure.words import Damage, Harm
 
 HEADER = struct.Struct("!IHHI")
 HEADER_BYTES = 16  # with the checksum
-MOST_BYTES = 65_535  # what the header's two bytes of size can say; more than any datagram
+MOST_BYTES = 65_535  # the header has two bytes for the size
 BLOCK_BYTES = 65_536
 SEQUENCE_STRIDE, FLOW_STRIDE = 40_503, 25_033  # odd, so that every offset is used before one repeats
 SEQUENCES = 1 << 32  # the header has room for 32 bits
 SAMPLE_BYTES = 64  # compared to find the probe of a damaged answer
 MOST_CANDIDATES = 256  # compared with one damaged answer, so that garbage costs little time
-BITS_PER_WRONG_BIT = 8  # with more than one wrong bit in so many, it isn't an answer
+BITS_PER_WRONG_BIT = 8  # an answer has at most one wrong bit in so many
 
 
 class Header(NamedTuple):
@@ -41,12 +41,10 @@ class Header(NamedTuple):
 class Payloads:
     """The payloads of one run."""
 
-    __slots__ = ("_block", "_key")
-
     def __init__(self, key: int) -> None:
         self._key = key  # 32 bits, different for each run
         block = hashlib.shake_128(key.to_bytes(4, "big")).digest(BLOCK_BYTES)
-        self._block = block + block  # twice, so that fill from any offset is one slice
+        self._block = block + block  # fill from any offset is one slice
 
     def make(self, flow: int, sequence: int, size_bytes: int, most_bytes: int = MOST_BYTES) -> bytes:
         """Return a probe's payload, or its first `most_bytes`."""
@@ -89,7 +87,7 @@ class Payloads:
 
 
 def compare(received: bytes, expected: bytes) -> Damage | None:
-    """Say how an answer differs from its probe; None if it doesn't."""
+    """Return how an answer differs from its probe; None if it doesn't."""
     if received == expected:
         return None
     common = min(len(received), len(expected))
@@ -101,7 +99,7 @@ def compare(received: bytes, expected: bytes) -> Damage | None:
 
 
 def is_unlike(damage: Damage | None, size_bytes: int) -> bool:
-    """Whether so many bits are wrong that this isn't an answer to the probe."""
+    """Whether too many bits are wrong for an answer to the probe."""
     return damage is not None and damage.bits_wrong * BITS_PER_WRONG_BIT > size_bytes * 8
 
 

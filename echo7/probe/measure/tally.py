@@ -1,7 +1,7 @@
-"""Counting: how often each thing has happened, and what depends on the order of the probes.
+"""Counting: how often each outcome happened, and what depends on the order of the probes.
 
-Law: `Tally` counts things as they happen. `InOrder` looks at probes in the order of sending, and at a probe only when
-all before it are settled, because bursts of loss and jitter aren't known earlier. Neither grows with time.
+Law: `Tally` counts events as they happen. `InOrder` counts probes in the order of sending, each when all earlier probes
+are settled, because bursts of loss and jitter aren't known before. Neither grows with time.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Tally:
 
     def __init__(self, bits: int = FINE_BITS) -> None:
         self.sent = 0
-        self.words = dict.fromkeys(Word, 0)  # outcomes of probes, and kinds of other datagrams
+        self.words = dict.fromkeys(Word, 0)  # of probes and of stray datagrams
         self.harms = dict.fromkeys(Harm, 0)  # of all answers, duplicates included
         self.reordered = 0
         self.rtts = Histogram(bits)  # of replies, not of late answers
@@ -47,7 +47,7 @@ class Tally:
         self.words[Word.OUTSTANDING] += 1
 
     def count(self, event: Event, before: Word | None) -> None:
-        """Count an event; `before` is the probe's outcome until then, None if that doesn't change."""
+        """Count an event. `before`: the probe's outcome so far; None if the outcome doesn't change."""
         if before is not None:
             self.words[before] -= 1
         self.words[event.word] += 1
@@ -59,7 +59,7 @@ class Tally:
 
     @property
     def unanswered(self) -> int:
-        """How many weren't answered in time, though they could have been."""
+        """How many weren't answered in time."""
         return sum(self.words[word] for word in UNANSWERED)
 
     @property

@@ -1,7 +1,6 @@
-"""What can become of a probe, and how an answer can be damaged: the words that operators read and JSON has.
+"""The outcomes of a probe and the kinds of damage, in the words of every form of output.
 
-Law: one word for one thing, in every form of output. A probe has one outcome at any moment; an Event says what has just
-happened.
+Law: one word for one thing. A probe has one outcome at any moment; an Event says what has just happened.
 """
 
 from __future__ import annotations
@@ -15,14 +14,14 @@ class Word(enum.StrEnum):
 
     OUTSTANDING = "outstanding"  # sent, and still in time
     REPLY = "reply"  # answered in time
-    LATE = "late"  # answered after its time was over
-    DUPLICATE = "duplicate"  # an answer to what has been answered
+    LATE = "late"  # answered after the time-out
+    DUPLICATE = "duplicate"  # a second answer
     LOST = "lost"  # not answered in time
     REFUSED = "refused"  # nothing listens on that port (ICMP, or a reset)
-    UNREACHABLE = "unreachable"  # no route, according to our own kernel or a router
+    UNREACHABLE = "unreachable"  # no route, says our own kernel or a router
     TOO_BIG = "too_big"  # no datagram of that size gets through
-    UNKNOWN = "unknown"  # an answer to a probe of less than 16 bytes, and nothing in it says which
-    FOREIGN = "foreign"  # not an answer to anything we sent
+    UNKNOWN = "unknown"  # an answer that may belong to several probes
+    FOREIGN = "foreign"  # no answer to any probe
 
 
 class Harm(enum.StrEnum):
@@ -37,8 +36,8 @@ class Damage(NamedTuple):
     """How an answer differs from its probe (RFC 862: it should be "identical")."""
 
     kind: Harm
-    offset_bytes: int  # of the first byte that is wrong, missing or too many
-    bits: int  # that byte, as it came, XOR as it should be; 0 if it is missing or too many
+    offset_bytes: int  # of the first wrong, missing or surplus byte
+    bits: int  # received byte XOR sent byte there; 0 if missing or surplus
     bits_wrong: int  # in all bytes that both have
 
 

@@ -1,6 +1,5 @@
-"""What people and programs read of a run: text, JSON, a monitoring plugin's line, Prometheus's families.
+"""The forms of output: text, JSON, a monitoring plugin's line, Prometheus's families.
 
-Start with `views` (the forms of output), then `text`, `document` (JSON) and `nagios`, `writer` (standard output that
-never blocks), `prometheus`. Imports `probe.result`, `probe.plan` and `probe.measure`; `prometheus` also
-`echo7.metrics.families`.
+Start with `views`, then read `text`, `document` (JSON), `nagios`, `writer` (standard output that never blocks) and
+`prometheus`. Imports `probe.result`, `probe.plan` and `probe.measure`; `prometheus` also `echo7.metrics.families`.
 """

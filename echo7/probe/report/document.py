@@ -1,7 +1,7 @@
-"""What programs read: JSON, an object for each event or one document at the end. Pure.
+"""JSON for programs: an object for each event, or one document at the end. Pure.
 
-Law: within a `schema_version` keys may be added, but don't change their meaning. Times are whole nanoseconds, sizes
-bytes, `loss` a share from 0 to 1; what isn't known is null. Diagnostics go to stderr.
+Law: within a `schema_version` keys may be added, but none changes its meaning. Times are whole nanoseconds, sizes are
+bytes, `loss` is a share from 0 to 1, and null means unknown.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import json
 from typing import Any
 
 from echo7.probe.measure.words import Event
-from echo7.probe.result import Counts, FlowResult, PingResult, Rtt, SizeResult
+from echo7.probe.result import FlowResult, PingResult, SizeResult
 
 SCHEMA_VERSION = 1
 
@@ -46,9 +46,7 @@ def as_dict(result: PingResult) -> dict[str, Any]:
     return {
         "schema_version": SCHEMA_VERSION,
         "type": "summary",
-        **result._asdict(),
-        "counts": _counts(result.counts),
-        "rtt": _rtt(result.rtt),
+        **_part(result),
         "bars": [bar._asdict() for bar in result.bars],
         "path_mtu": result.path_mtu and result.path_mtu._asdict(),
         "flows": [_part(flow) for flow in result.flows],
@@ -56,13 +54,6 @@ def as_dict(result: PingResult) -> dict[str, Any]:
     }
 
 
-def _part(part: FlowResult | SizeResult) -> dict[str, Any]:
-    return part._asdict() | {"counts": _counts(part.counts), "rtt": _rtt(part.rtt)}
-
-
-def _counts(counts: Counts) -> dict[str, float]:
-    return counts._asdict() | {"loss": counts.loss}
-
-
-def _rtt(rtt: Rtt | None) -> dict[str, int] | None:
-    return None if rtt is None else rtt._asdict()
+def _part(part: PingResult | FlowResult | SizeResult) -> dict[str, Any]:
+    counts = part.counts._asdict() | {"loss": part.counts.loss}
+    return part._asdict() | {"counts": counts, "rtt": part.rtt and part.rtt._asdict()}

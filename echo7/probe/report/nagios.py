@@ -1,8 +1,8 @@
-"""Thresholds, and the line and exit status of a monitoring plugin (the Monitoring Plugins' guidelines). Pure.
+"""The thresholds, line and exit status of a monitoring plugin (the Monitoring Plugins' guidelines). Pure.
 
     0 OK     1 WARNING     2 CRITICAL     3 UNKNOWN: bad usage, or a name that can't be resolved
 
-Law: a value above a threshold meets it. No reply at all is CRITICAL, whatever the thresholds.
+Law: a value above a threshold meets it. A run without a reply is CRITICAL with any thresholds.
 """
 
 from __future__ import annotations
@@ -10,8 +10,9 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
-from echo7.probe.report.text import ms, per_cent, place
+from echo7.probe.report.text import ms, per_cent
 from echo7.probe.result import PingResult
+from reactor.sockets.addresses import format_address
 
 OK, WARNING, CRITICAL, UNKNOWN = range(4)
 NAMES = ("OK", "WARNING", "CRITICAL", "UNKNOWN")
@@ -28,12 +29,12 @@ def thresholds(text: str) -> dict[str, float]:
     for part in text.split(","):
         name, _, value = part.partition("=")
         if name not in (*TIMES, LOSS):
-            raise ValueError(f"{part!r} is no threshold; write rtt=20ms, p99=50ms, jitter=5ms or loss=1%")
+            raise ValueError(f"{part!r} is not a threshold; write rtt=20ms, p99=50ms, jitter=5ms or loss=1%")
         number = NUMBER.fullmatch(value)
         unit = number[2] if number is not None else ""
         if number is None or unit not in ({"%": 1} if name == LOSS else UNITS_NS):
             hint = "per cent, as in loss=1%" if name == LOSS else f"a time with its unit, as in {name}=20ms"
-            raise ValueError(f"{part!r} is no threshold; {name} is {hint}")
+            raise ValueError(f"{part!r} is not a threshold; {name} is {hint}")
         found[name] = float(number[1]) / 100 if name == LOSS else float(number[1]) * UNITS_NS[unit]
     return found
 
@@ -62,7 +63,7 @@ def _values(result: PingResult) -> dict[str, float | None]:
 
 
 def _words(result: PingResult) -> str:
-    where = f"{result.transport} {place(result.address, result.port)}"
+    where = f"{result.transport} {format_address((result.address, result.port))}"
     counts = result.counts
     if result.rtt is None:
         return f"{where} {result.verdict}: {counts.sent} sent, no reply"
@@ -79,5 +80,5 @@ def _performance(name: str, value: float | None, warning: Thresholds, critical: 
 
 
 def _plain(value: float | None, factor: float) -> str:
-    """Return a number without an exponent, which some readers of performance data don't know."""
+    """Return a number without an exponent, which some readers of performance data can't parse."""
     return "" if value is None else f"{value * factor:.9f}".rstrip("0").rstrip(".")

@@ -1,7 +1,4 @@
-"""What people read: a line for each event and a summary, like ping. Pure: events and results in, lines out.
-
-Law: a line says one thing, in words that the README explains, and nothing that isn't known.
-"""
+"""Text for people: a line for each event and a summary, like ping. Pure: events and results in, lines out."""
 
 from __future__ import annotations
 
@@ -32,18 +29,13 @@ def block_for(encoding: str | None) -> str:
     return BLOCK
 
 
-def place(host: str, port: int) -> str:
-    """Return `127.0.0.1:7` or `[::1]:7`."""
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-
-
 def ms(time_ns: int) -> str:
     """Return milliseconds, to the microsecond."""
     return f"{time_ns / 1e6:.3f}"
 
 
 def per_cent(share: float) -> str:
-    """Return `0%`, `12.5%`: short, but never 0 or 100 unless exact."""
+    """Return `0%`, `12.5%`: short, but 0 and 100 only if exact."""
     text = f"{share * 100:.2f}".rstrip("0").rstrip(".")
     if text == "100" and share < 1:
         return ">99.99%"
@@ -51,7 +43,7 @@ def per_cent(share: float) -> str:
 
 
 def first_line(host: str, where: str, plan: Plan) -> str:
-    """Return the line that is printed before anything is sent."""
+    """Return the line that is printed before the first probe."""
     sizes = f"{plan.sizes[0]}" if len(plan.sizes) == 1 else f"{plan.sizes[0]} to {plan.sizes[-1]}"
     flows = f", {plan.flows} flows" if plan.flows > 1 else ""
     return f"ECHO {host} ({where}) over {plan.transport}: {sizes} bytes of payload{flows}"
@@ -85,7 +77,7 @@ def damage_words(damage: Damage, size_bytes: int) -> str:
 
 
 def live_line(counts: Counts, rtt: Rtt | None) -> str:
-    """Return the state of a run in a few words."""
+    """Return the state of a run in one line."""
     times = f", rtt p50/max {ms(rtt.p50_ns)}/{ms(rtt.max_ns)} ms" if rtt is not None else ""
     return f"{counts.sent} sent, {counts.replies} replies, loss {per_cent(counts.loss)}{times}"
 
@@ -145,9 +137,8 @@ def _sizes(result: PingResult) -> Iterator[str]:
 
 def _size_line(size: SizeResult) -> str:
     counts = size.counts
-    rtt = (
-        f", rtt min/mean/max {ms(size.rtt.min_ns)}/{ms(size.rtt.mean_ns)}/{ms(size.rtt.max_ns)} ms" if size.rtt else ""
-    )
+    times = size.rtt and "/".join(map(ms, (size.rtt.min_ns, size.rtt.mean_ns, size.rtt.max_ns)))
+    rtt = f", rtt min/mean/max {times} ms" if times else ""
     too_big = f", {counts.too_big} too big" if counts.too_big else ""
     return f"size {size.size_bytes}: {counts.sent} sent, {counts.replies} replies{too_big}{rtt}"
 
@@ -155,7 +146,7 @@ def _size_line(size: SizeResult) -> str:
 def _odd_flows(result: PingResult) -> Iterator[str]:
     odd = [flow for flow in result.flows if flow.differs]
     if len(result.flows) > 1:
-        yield f"{len(result.flows)} flows, {len(odd) or 'none'} of them unlike the others"
+        yield f"{len(result.flows)} flows, different from the others: {len(odd) or 'none'}"
     yield from map(_flow_line, odd[:SHOWN_FLOWS])
     yield from _more(len(odd) - SHOWN_FLOWS, "flows")
 

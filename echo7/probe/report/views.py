@@ -1,7 +1,7 @@
 """The forms of output: text, JSON, or a monitoring plugin's line.
 
-Law: a view is given events and a result, and writes to one LineWriter, which doesn't affect the measurement. Of endless
-garbage a few lines are shown, and the rest is counted.
+Law: a view gets events and a result, and writes to one LineWriter, which doesn't affect the measurement. A few lines of
+endless garbage are shown, and the rest are counted.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ class View(Protocol):
     """A form of output. By default only the end is printed."""
 
     def begin(self, plan: Plan) -> None:
-        """Print what will be done."""
+        """Print what the run will do."""
         return
 
     def event(self, event: Event) -> None:
@@ -44,7 +44,7 @@ class TextView(View):
         self._strays = 0
 
     def begin(self, plan: Plan) -> None:
-        """Print what will be done."""
+        """Print what the run will do."""
         self._many_flows = plan.flows > 1
         self._output.line(text.first_line(self._host, self._where, plan))
 
@@ -53,7 +53,7 @@ class TextView(View):
         if not event.sequence:
             self._strays += 1
             if self._strays == SHOWN_STRAYS + 1 and not self._quiet:
-                self._output.line("more bytes that belong to no probe are only counted")
+                self._output.line("from here on, bytes that belong to no probe are only counted")
         if not self._quiet and (event.sequence or self._strays <= SHOWN_STRAYS):
             self._output.line(text.event_line(event, self._where, self._many_flows))
 

@@ -1,8 +1,8 @@
 """LineWriter: standard output that never delays a probe.
 
-Law: while probes are sent, no write can block: when the reader has stopped, lines are dropped and counted, and the
-schedule is kept. At the end the rest is written, however long that takes. The first error of a write (the reader has
-gone, the disk is full) is kept, and nothing more is written.
+Law: while probes are sent, no write blocks. When the reader stops reading, lines are dropped and counted, and probes
+are still sent on time. At the end the rest is written, which may block. After the first error of a write (no reader, a
+full disk) nothing more is written.
 
 A pipe or terminal is opened anew, because O_NONBLOCK on the inherited descriptor would affect every process that
 shares it. (`reactor.console.output` prints one result and may block.)
@@ -22,10 +22,8 @@ PIECE_BYTES = 4096  # PIPE_BUF on Linux: up to this size, a pipe takes all or no
 class LineWriter:
     """Writes lines to one descriptor."""
 
-    __slots__ = ("_descriptor", "_own", "_waiting", "dropped", "error")
-
     def __init__(self, descriptor: int) -> None:
-        self.dropped = 0  # lines for which there was no room
+        self.dropped = 0  # lines that had no room
         self.error: OSError | None = None  # why nothing more is written
         self._descriptor = descriptor
         self._own = _opened_anew(descriptor)
@@ -38,11 +36,11 @@ class LineWriter:
 
     @property
     def waiting_bytes(self) -> int:
-        """How much is still to be written."""
+        """How many bytes wait to be written."""
         return len(self._waiting)
 
     def line(self, text: str) -> None:
-        """Write a line, or keep it until it can be written."""
+        """Write a line, or keep it until the descriptor takes it."""
         data = (text + "\n").encode("utf-8", "backslashreplace")
         if len(self._waiting) + len(data) > MOST_WAITING_BYTES:
             self.dropped += 1
@@ -51,13 +49,13 @@ class LineWriter:
         self.push()
 
     def live(self, text: str) -> None:
-        """Replace the last live line, if this can be written at once."""
+        """Replace the last live line, if no earlier line waits."""
         if not self._waiting and self.error is None:
             self._waiting += f"\r{text}\x1b[K".encode("utf-8", "backslashreplace")
         self.push()
 
     def push(self) -> None:
-        """Write what can be written at once."""
+        """Write what the descriptor takes without blocking."""
         before = -1
         while self._waiting and len(self._waiting) != before:
             before = len(self._waiting)
@@ -88,7 +86,7 @@ class LineWriter:
 
 def _opened_anew(descriptor: int) -> int:
     """Return a non-blocking descriptor of the same pipe or terminal, or else the same descriptor."""
-    # a closed descriptor; another user's terminal; Windows has no such names
+    # it fails for a closed descriptor, for another user's terminal and on Windows
     with contextlib.suppress(OSError, AttributeError):
         mode = os.fstat(descriptor).st_mode
         if stat.S_ISFIFO(mode) or stat.S_ISCHR(mode):

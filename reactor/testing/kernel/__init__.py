@@ -1,9 +1,9 @@
-"""The simulated kernel: sockets, ports, selector and signals, as Linux has them.
+"""The simulated kernel: sockets, ports, selector and signals that behave as on Linux.
 
     routing ─► ports ─► endpoint ─► link ─► stream     TCP
                             └─────► batch ─► datagram   UDP
                             └─────► selector, signals
 
-Law: no file here imports `SimulatedNetwork`. They are written against `reactor.testing.world.World`, which names all
-that they need of it. `tests/conformance` puts the same questions to these files and to the real kernel.
+Law: these files use the network only through `reactor.testing.world.World`; the selector, which moves the world on,
+knows `SimulatedNetwork` itself. `tests/conformance` runs the same tests on these files and on the real kernel.
 """

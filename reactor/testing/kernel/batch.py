@@ -1,8 +1,8 @@
 """Batches: recvmmsg(2) and sendmmsg(2), made of a simulated socket's recvmsg and sendmsg.
 
-Law: a batch is its datagrams, one after another, in the same memory that the real kernel would be given. An error ends
-it. At the first datagram, the call raises it; at a later one, the call returns how many went before. Linux then keeps a
-receive error for the next call (SO_ERROR), and forgets a send error.
+Law: a batch moves its datagrams one after another, through the same memory that the real kernel gets. An error ends it.
+At the first datagram, the call raises it; at a later one, the call returns how many were moved before. Linux then keeps
+a receive error for the next call (SO_ERROR), and forgets a send error.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ RecvMsg = Callable[[int, int], tuple[bytes, Control, int, Address]]
 SendMsg = Callable[[tuple[bytes], Control, int, Address], int]
 CONTROL_HEADER = "@Nii"  # struct cmsghdr: length, level, type
 CONTROL_HEADER_BYTES = struct.calcsize(CONTROL_HEADER)
-IPV4_NAME, IPV6_NAME = "!2xH4s8x", "!2xHI16s4x"  # less what isn't in network byte order
+IPV4_NAME, IPV6_NAME = "!2xH4s8x", "!2xHI16s4x"  # without the parts that aren't in network byte order
 
 
 def receive(recvmsg: RecvMsg, keep_error: Callable[[int], None], slots: Slots) -> int:
-    """Fill slots until nothing waits, and return how many: recvmmsg(2)."""
+    """Receive datagrams into slots until no more wait, and return how many: recvmmsg(2)."""
     for index in range(DATAGRAMS_PER_TURN):
         header = Header.from_buffer(slots.headers, index * HEADER_BYTES)
         iovec = Iovec.from_address(header.message.iovecs)
@@ -53,7 +53,7 @@ def _write(header: Header, data: bytes, control: bytes, name: bytes) -> None:
 
 
 def send(sendmsg: SendMsg, slots: Slots, first: int, count: int) -> int:
-    """Send the datagrams in `count` slots, and return how many have gone: sendmmsg(2)."""
+    """Send the datagrams in `count` slots, and return how many were sent: sendmmsg(2)."""
     for index in range(first, first + count):
         header = Header.from_buffer(slots.headers, index * HEADER_BYTES)
         message, iovec = header.message, Iovec.from_address(header.message.iovecs)
@@ -101,7 +101,7 @@ def pack_control(control: Control) -> bytes:
 
 
 def unpack_control(packed: bytes) -> Control:
-    """Return control data as recvmsg(2) gives it in Python."""
+    """Return control data as Python's recvmsg gives it."""
     found: Control = []
     while packed:
         size_bytes, level, kind = struct.unpack(CONTROL_HEADER, packed[:CONTROL_HEADER_BYTES])

@@ -1,7 +1,7 @@
-"""Datagrams: UDP as a simulated kernel speaks it.
+"""Datagrams: the simulated kernel's UDP.
 
-Law: a datagram arrives whole or not at all, perhaps twice, perhaps late; never changed. A full receive buffer loses
-what arrives. With IP_PKTINFO or IPV6_RECVPKTINFO, each datagram comes with the address that it was sent to.
+Law: a datagram arrives whole or not at all, perhaps twice, perhaps late; never changed. A full receive buffer drops new
+datagrams. With IP_PKTINFO or IPV6_RECVPKTINFO, each datagram comes with the address that it was sent to.
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ if TYPE_CHECKING:
     from reactor.fastpath.mmsg import Slots
 
 MOST_BYTES = {socket.AF_INET: 65_507, socket.AF_INET6: 65_527}
-OVERHEAD_BYTES = 64  # what an empty datagram costs of the receive buffer; the kernel's is more
+OVERHEAD_BYTES = 64  # what an empty datagram takes of the receive buffer; Linux counts more
 
 
 class Packet(NamedTuple):
-    """One datagram as it lies in a receive buffer."""
+    """One datagram in a receive buffer."""
 
     data: bytes
     source: Address
     asked: str  # the address to which it was sent
-    answering: str  # the address from which the kernel would answer; not `asked` if that was a broadcast
+    answering: str  # the address from which the kernel would answer; differs from `asked` after a broadcast
     interface: int
 
 
@@ -50,14 +50,14 @@ class DatagramSocket(SimulatedSocket):
         self.held_bytes = 0
 
     def connect(self, address: Address) -> None:
-        """Choose the one peer to send to and to hear from: connect(2). EACCES for a broadcast address."""
+        """Choose the one peer for sending and receiving: connect(2). Raise EACCES for a broadcast address."""
         self.check_open("connect")
         self._check_destination(address)
         self.remote = self.world.routing.canonical(self.family, address)
         self._bind_for(address)
 
     def connect_ex(self, address: Address) -> int:
-        """Do the same, but return the errno."""
+        """Connect, but return the errno instead of raising."""
         try:
             self.connect(address)
         except OSError as error:
@@ -65,7 +65,7 @@ class DatagramSocket(SimulatedSocket):
         return 0
 
     def getpeername(self) -> Address:
-        """Return the address that we are connected to, or raise ENOTCONN."""
+        """Return the address of `connect`, or raise ENOTCONN."""
         if self.remote is None:
             raise os_error(errno.ENOTCONN)
         return self.remote
@@ -73,7 +73,7 @@ class DatagramSocket(SimulatedSocket):
     # ------------------------------------------------------------ sending
 
     def send(self, data: Buffer, flags: int = 0) -> int:
-        """Send to the peer of `connect`."""
+        """Send to the peer of `connect`: send(2)."""
         return self.sendmsg([data])
 
     def sendto(self, data: Buffer, address: Address) -> int:
@@ -105,12 +105,12 @@ class DatagramSocket(SimulatedSocket):
         self._bind_for(destination)
         source, interface = self._source(control, destination)
         if self.inside:
-            self.world.observe_datagram("answer", self, data, destination, str(source[0]))
+            self.world.observe("answer", self, data, destination, str(source[0]))
         self._carry(data, source, destination, interface)
         return len(data)
 
     def sendmmsg(self, slots: Slots, first: int, count: int) -> int:
-        """Send what lies in slots, from `first` on, and return how many have gone: sendmmsg(2)."""
+        """Send the datagrams in `count` slots from `first` on, and return how many were sent: sendmmsg(2)."""
         from reactor.testing.kernel import batch
 
         return batch.send(self.sendmsg, slots, first, count)
@@ -126,7 +126,7 @@ class DatagramSocket(SimulatedSocket):
             self.local = self.world.ports.bind(self, self.world.routing.any_address(self.family))
 
     def _source(self, control: Iterable[tuple[int, int, bytes]], destination: Address) -> tuple[Address, int]:
-        """Return the address that the datagram comes from, and the interface it must use (0: routing chooses)."""
+        """Return the datagram's source address, and the interface that it must use (0: routing chooses)."""
         assert self.local is not None
         host, interface = str(self.local[0]), 0
         for level, kind, info in control:
@@ -147,7 +147,7 @@ class DatagramSocket(SimulatedSocket):
         world = self.world
         host, port = world.routing.canonical(self.family, destination)[:2]
         if interface and interface != world.routing.interface_of(host):
-            return  # no way leads there from this interface
+            return  # no route from this interface
         if not world.wire.is_open(str(source[0]), host):
             return
 
@@ -174,14 +174,14 @@ class DatagramSocket(SimulatedSocket):
         found = ports.find(socket.SOCK_DGRAM, self.family, host, port)
         if isinstance(found, DatagramSocket):
             found.arrive(Packet(data, source, host, host, routing.interface_of(host)))
-        elif ports.knows(host) and self.remote is not None:  # ICMP: only connected sockets hear of it
+        elif ports.knows(host) and self.remote is not None:  # ICMP: reported to connected sockets only
             self.error = errno.ECONNREFUSED
             self.world.changed()
 
     # ------------------------------------------------------------ receiving
 
     def arrive(self, packet: Packet) -> None:
-        """Put a datagram into the receive buffer. Lose it if that is full, or if we are connected to another peer."""
+        """Put a datagram into the receive buffer. Drop it if that is full, or if the socket is connected elsewhere."""
         capacity_bytes = self.options[socket.SOL_SOCKET, socket.SO_RCVBUF]
         assert isinstance(capacity_bytes, int)
         cost_bytes = len(packet.data) + OVERHEAD_BYTES
@@ -197,13 +197,13 @@ class DatagramSocket(SimulatedSocket):
     def recvmsg(self, size: int, control_bytes: int = 0, flags: int = 0) -> tuple[bytes, Control, int, Address]:
         """Take one datagram, its control data, and MSG_TRUNC if it was longer than `size`: recvmsg(2).
 
-        The queue of errors (MSG_ERRQUEUE) is always empty: errors come as SO_ERROR alone.
+        The error queue (MSG_ERRQUEUE) is always empty: errors come only as SO_ERROR.
         """
         if flags & MSG_ERRQUEUE:
             raise self.would_block()
         packet = self._next(self.enter("recvmsg"))
         if self.inside:
-            self.world.observe_datagram("request", self, packet.data, packet.source, packet.asked)
+            self.world.observe("request", self, packet.data, packet.source, packet.asked)
         cut = MSG_TRUNC if len(packet.data) > size else 0
         return packet.data[:size], self._control(packet) if control_bytes else [], cut, packet.source
 
@@ -217,8 +217,8 @@ class DatagramSocket(SimulatedSocket):
         return self.recvmsg(size)[0]
 
     def recvmmsg(self, slots: Slots) -> int:
-        """Take as many datagrams as there are slots, or as wait, and return how many: recvmmsg(2)."""
-        from reactor.testing.kernel import batch  # imports ctypes, which not every Python has
+        """Take the datagrams that wait, one into each slot, and return how many: recvmmsg(2)."""
+        from reactor.testing.kernel import batch  # imports ctypes, which some Pythons lack
 
         return batch.receive(self.recvmsg, self._keep_error, slots)
 
@@ -246,7 +246,7 @@ class DatagramSocket(SimulatedSocket):
         return []
 
     def ended(self) -> None:
-        """Drop what was not read."""
+        """Drop the unread datagrams."""
         self.inbox.clear()
 
     def poll(self) -> int:

@@ -1,7 +1,7 @@
 """Endpoint: what simulated stream and datagram sockets have in common.
 
 Law: a socket does what the kernel's would, as far as `tests/conformance` compares the two. What no program may do (use
-a closed socket, close a watched one, block) is also noted in `world.violations`.
+a closed socket, close a watched one, block) is also recorded in `world.violations`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from reactor.sockets.errors import os_error
 from reactor.testing.chance import Fault
 from reactor.testing.world import World
 
-# The bits of poll(2). The module `select` has them, but not on every platform.
+# The bits of poll(2). The module `select` lacks some on some platforms.
 POLLIN, POLLPRI, POLLOUT, POLLERR, POLLHUP, POLLRDHUP = 0x1, 0x2, 0x4, 0x8, 0x10, 0x2000
 LEAST_BUFFER_BYTES = 1
 BUFFERS = {(socket.SOL_SOCKET, socket.SO_SNDBUF), (socket.SOL_SOCKET, socket.SO_RCVBUF)}
@@ -25,8 +25,8 @@ Buffer = bytes | bytearray | memoryview
 class SimulatedSocket:
     """A socket of a simulated network. Has the methods of `socket.socket` that a non-blocking program needs.
 
-    `inside`: it belongs to the program under test, so it has a descriptor and meets faults; a peer's has neither.
-    `faulty` is false for the pair that wakes the loop, which never leaves the machine.
+    `inside`: it belongs to the program under test, so it has a descriptor and meets faults; a peer's socket doesn't.
+    `faulty` is false for the socket pair that wakes the loop: its bytes never leave the machine.
     """
 
     __slots__ = (
@@ -42,7 +42,7 @@ class SimulatedSocket:
         self.number = world.descriptors.take(self) if inside else -1
         self.closed = False
         self.blocking = True
-        self.error = 0  # SO_ERROR: reported once, by the next call
+        self.error = 0  # SO_ERROR: the next call reports it, once
         self.options: dict[tuple[int, int], int | bytes] = {
             (socket.SOL_SOCKET, socket.SO_SNDBUF): world.send_buffer_bytes,
             (socket.SOL_SOCKET, socket.SO_RCVBUF): world.receive_buffer_bytes,
@@ -53,26 +53,26 @@ class SimulatedSocket:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        """Close it."""
+        """Close the socket."""
         self.close()
 
     def fileno(self) -> int:
-        """Return the descriptor, -1 when closed."""
+        """Return the descriptor, or -1 when closed."""
         return self.number
 
     def setblocking(self, flag: bool) -> None:
-        """Only False makes a socket of use here: with True, a call that would wait raises RuntimeError."""
+        """Set whether calls may block. Here none can: with True, a call that would block raises RuntimeError."""
         self.blocking = flag
 
     def setsockopt(self, level: int, name: int, value: int | bytes) -> None:
-        """Remember an option; those that matter to the simulation have their effect."""
+        """Store an option. Options that matter to the simulation take effect."""
         self.check_open("setsockopt")
         if (level, name) in BUFFERS and isinstance(value, int):
             value = max(LEAST_BUFFER_BYTES, 2 * min(value, self._most_bytes(name)))  # socket(7): the kernel doubles it
         self.options[level, name] = value
 
     def _most_bytes(self, name: int) -> int:
-        """Return what this network has in place of net.core.rmem_max and wmem_max."""
+        """Return the network's net.core.rmem_max or wmem_max."""
         return self.world.receive_buffer_bytes if name == socket.SO_RCVBUF else self.world.send_buffer_bytes
 
     def getsockopt(self, level: int, name: int) -> int:
@@ -98,7 +98,7 @@ class SimulatedSocket:
         self.local = self.world.ports.bind(self, address)
 
     def close(self) -> None:
-        """Close; the descriptor's number is free again. Harmless twice."""
+        """Close the socket, and free its descriptor's number. A second close does nothing."""
         if not self.closed:
             if self.inside:
                 self.world.enter("close")
@@ -109,27 +109,27 @@ class SimulatedSocket:
             self.world.ports.release(self)
 
     def ended(self) -> None:
-        """Do what the kernel does when the last descriptor goes."""
+        """Do what the kernel does at the close of the last descriptor."""
         raise NotImplementedError
 
     def poll(self) -> int:
-        """Return the bits of poll(2), HUP and ERR among them whether asked for or not."""
+        """Return the bits of poll(2). HUP and ERR are always included."""
         raise NotImplementedError
 
     def enter(self, call: str) -> Fault | None:
-        """Begin a system call: the world takes a step, and something may go wrong."""
+        """Begin a system call: the world takes a step. Return the call's fault or None."""
         self.check_open(call)
         return self.world.enter(call, self.faulty) if self.inside else None
 
     def check_open(self, call: str) -> None:
-        """Raise EBADF for a closed socket; of the program under test it is a violation too."""
+        """Raise EBADF for a closed socket. In the program under test it is a violation too."""
         if self.closed:
             if self.inside:
                 self.world.violations.append(f"{call} on a closed socket")
             raise os_error(errno.EBADF)
 
     def would_block(self) -> Exception:
-        """Return what to raise when there is nothing to do yet: EAGAIN."""
+        """Return the error of a call that can't do anything yet: EAGAIN."""
         if self.blocking:
             if self.inside:
                 self.world.violations.append("a call that would block")
@@ -137,6 +137,6 @@ class SimulatedSocket:
         return os_error(errno.EAGAIN)
 
     def take_error(self) -> OSError:
-        """Return the pending error as an exception, and forget it."""
+        """Return the pending error as an exception, and clear it."""
         code, self.error = self.error, 0
         return os_error(code)

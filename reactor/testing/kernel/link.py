@@ -1,8 +1,8 @@
 """Links: two pipes between two sockets, and how a connection ends.
 
-Law: a pipe is three places in a row, each bounded: the sender's kernel, the wire, and the receiver's kernel. Bytes move
-from one to the next and are never in two. Only a reset loses bytes. A reset comes when a socket is closed that holds
-unread bytes, when bytes reach a closed socket, when the program asks for one (SO_LINGER of zero), or by a fault.
+Law: a pipe is three bounded places in a row: the sender's kernel, the wire, and the receiver's kernel. A byte is in one
+place at a time. Only a reset loses bytes. A reset comes when a socket is closed with unread bytes, when bytes reach a
+closed socket, when the program asks for one (SO_LINGER of zero), or by a fault.
 """
 
 from __future__ import annotations
@@ -11,12 +11,14 @@ import collections
 import errno
 import functools
 import socket
-from typing import Any, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING
 
-from reactor.testing.kernel.ports import Endpoint
 from reactor.testing.world import World
 
-RETRANSMIT_S = 924.0  # how long Linux resends what is not acknowledged (tcp(7), tcp_retries2)
+if TYPE_CHECKING:
+    from reactor.testing.kernel.stream import StreamSocket
+
+RETRANSMIT_S = 924.0  # how long Linux retransmits (tcp(7), tcp_retries2)
 FRESH, LISTENING, CONNECTING, CONNECTED, DEAD = "fresh", "listening", "connecting", "connected", "dead"
 
 
@@ -34,69 +36,32 @@ class Pipe:
         self.flight: collections.deque[bytes | None] = collections.deque()  # on the wire; b"" is FIN, None is RST
         self.flight_bytes = 0
         self.arrived = bytearray()  # in the receiver's kernel
-        self.fin = False  # the sender has said that this is all
+        self.fin = False  # the sender has ended the stream
         self.fin_arrived = False
-        self.sent = 0  # place behind the last byte taken from the sender
+        self.sent = 0  # place after the last byte that the sender has written
         self.received = 0  # place of the first byte that the receiver hasn't taken
         self.urgent: int | None = None  # place of the last urgent byte, while it is in the stream
-        self.mark: int | None = None  # and where a recv stops because of it
+        self.mark: int | None = None  # and where it makes recv stop
 
     @property
     def room_bytes(self) -> int:
-        """How much the sender's kernel still takes."""
+        """How many bytes the sender's kernel still takes."""
         return self.send_bytes - len(self.waiting)
 
 
-class End(Endpoint, Protocol):
-    """What a link needs of a socket at one of its ends."""
-
-    closed: bool
-    state: str
-    outgoing: Pipe | None
-
-    @property
-    def host(self) -> str:
-        """The address at which this end lives."""
-
-    @property
-    def leaves_the_machine(self) -> bool:
-        """Whether what is sent goes over a network."""
-
-    def getsockopt(self, level: int, name: int) -> int:
-        """Return an option."""
-
-    def established(self, link: Any, outgoing: Pipe, incoming: Pipe) -> None:
-        """Become an end of a connection."""
-
-    def look_for_urgent(self) -> None:
-        """Handle an urgent byte that may have arrived."""
-
-    def die(self, code: int) -> None:
-        """End the connection with this SO_ERROR."""
-
-    def error_of_reset(self, code: int) -> int:
-        """Return the SO_ERROR by which a RST is reported."""
-
-    def patience_s(self) -> float | None:
-        """Return how long this end waits for a silent one."""
-
-
-E = TypeVar("E", bound=End)
-
-
-class Link(Generic[E]):
-    """Two connected sockets: client and server. `fate` says what ended the connection, if that wasn't two FINs."""
+class Link:
+    """Two connected sockets: client and server. `fate` says what ended the connection, unless two FINs did."""
 
     __slots__ = ("_reset_code", "_silent", "_world", "broken_by", "cut", "ends", "fate", "reset_s")
 
-    def __init__(self, world: World, client: E, server: E) -> None:
+    def __init__(self, world: World, client: StreamSocket, server: StreamSocket) -> None:
         self._world = world
         self.ends = (client, server)
         self.fate = ""
-        self.broken_by: E | None = None  # the end that sent RST, and when it did
+        self.broken_by: StreamSocket | None = None  # the end that sent RST, and when it did
         self.reset_s = 0.0
         self.cut = False  # one end has vanished
-        self._silent = 0  # how many silences there were
+        self._silent = 0  # number of silences so far
         self._reset_code = errno.ECONNRESET
 
     @property
@@ -105,12 +70,12 @@ class Link(Generic[E]):
         one, other = self.ends
         return not self.cut and self._world.wire.is_open(one.host, other.host)
 
-    def other(self, end: E) -> E:
+    def other(self, end: StreamSocket) -> StreamSocket:
         """Return the other end."""
         return self.ends[end is self.ends[0]]
 
-    def push(self, end: E) -> None:
-        """Send from `end` what the other's window has room for."""
+    def push(self, end: StreamSocket) -> None:
+        """Send from `end` what fits into the other end's window."""
         pipe = end.outgoing
         if pipe is None or end.state == DEAD or not (pipe.waiting or pipe.fin):
             return
@@ -129,18 +94,18 @@ class Link(Generic[E]):
             pipe.flight.append(b"")
             self._send(end, pipe)
 
-    def _send(self, end: E, pipe: Pipe) -> None:
+    def _send(self, end: StreamSocket, pipe: Pipe) -> None:
         world = self._world
         fault = world.chance.draw("segment") if end.leaves_the_machine else None
         delay_s = world.latency_s if end.leaves_the_machine else 0.0
         if fault is not None:
             delay_s += world.inject(fault).amount / 1e4
-        if delay_s or len(pipe.flight) > 1:  # streams keep their order: behind those that are late
+        if delay_s or len(pipe.flight) > 1:  # late segments hold back later ones: a stream keeps its order
             world.wire.call_later(delay_s, lambda: self._land(end, pipe))
         else:
             self._land(end, pipe)
 
-    def _land(self, end: E, pipe: Pipe) -> None:
+    def _land(self, end: StreamSocket, pipe: Pipe) -> None:
         """Take the first segment off the wire."""
         if not self.is_open:
             self._world.wire.when_healed(lambda: self._land(end, pipe))
@@ -158,12 +123,12 @@ class Link(Generic[E]):
             elif receiver.state == CONNECTED and not receiver.closed:
                 pipe.arrived += segment
                 receiver.look_for_urgent()
-            else:  # the receiver has given up, and its kernel knows of no connection
+            else:  # the receiver has given up; its kernel has no connection
                 end.die(end.error_of_reset(errno.ECONNRESET))
         self._world.changed()
 
-    def reset(self, by: E, fate: str, code: int = errno.ECONNRESET) -> None:
-        """`by` sends RST behind what is on the wire; what is still in either kernel's send buffer is destroyed."""
+    def reset(self, by: StreamSocket, fate: str, code: int = errno.ECONNRESET) -> None:
+        """Send RST from `by`, after what is on the wire. Both kernels' send buffers are lost."""
         if not self.fate:
             self.fate, self.broken_by, self.reset_s = fate, by, self._world.clock()
             self._reset_code = code
@@ -173,30 +138,30 @@ class Link(Generic[E]):
             self._send(by, by.outgoing)
 
     def fall_silent(self) -> None:
-        """Have each end give up, if the silence lasts: after retransmissions, or keepalive probes."""
+        """Let each end give up if the silence lasts: after retransmissions, or after keepalive probes."""
         self._silent += 1
         for end in self.ends:
             patience_s = end.patience_s()
             if patience_s is not None:
                 self._world.wire.call_later(patience_s, functools.partial(self._give_up, end, self._silent))
 
-    def _give_up(self, end: E, silence: int) -> None:
+    def _give_up(self, end: StreamSocket, silence: int) -> None:
         if not self.is_open and silence == self._silent and end.state == CONNECTED:
             self.fate = self.fate or "timed out"
             end.die(errno.ETIMEDOUT)
             self._world.wire.when_healed(lambda: self._probe(self.other(end)))
 
-    def _probe(self, end: E) -> None:
-        """Reset an end when its keepalive probes find that the other one has given up."""
+    def _probe(self, end: StreamSocket) -> None:
+        """Reset an end when its keepalive probes reach a host that has given up."""
         patience_s = end.patience_s()
         if patience_s is not None:
             self._world.wire.call_later(patience_s, lambda: end.die(end.error_of_reset(errno.ECONNRESET)))
 
 
-def join(world: World, client: E, server: E) -> Link[E]:
-    """Connect two sockets, each with the buffers that its options say."""
+def join(world: World, client: StreamSocket, server: StreamSocket) -> Link:
+    """Connect two sockets, with the buffer sizes of their options."""
 
-    def pipe(sender: End, receiver: End) -> Pipe:
+    def pipe(sender: StreamSocket, receiver: StreamSocket) -> Pipe:
         send_bytes = sender.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF)
         return Pipe(send_bytes, receiver.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF))
 

@@ -1,7 +1,7 @@
-"""SplicePipe: a pipe that takes bytes from one simulated socket to another, as splice(2) does.
+"""SplicePipe: a pipe that moves bytes from one simulated socket to another, as splice(2) does.
 
-Law: splice gives less away than recv. At an urgent mark it stops and says that nothing is there; that a stream has
-ended, it says in the same words. So 0 means no more than "ask recv".
+Law: splice says less than recv. At an urgent mark it stops and returns 0, and at the end of a stream it returns 0 too.
+So 0 means only "ask recv".
 """
 
 from __future__ import annotations
@@ -10,18 +10,18 @@ from typing import cast
 
 from reactor.sockets.errors import WOULD_BLOCK
 from reactor.sockets.opening import Socket
-from reactor.testing.kernel.ports import Endpoint
+from reactor.testing.kernel.endpoint import SimulatedSocket
 from reactor.testing.kernel.stream import StreamSocket
 from reactor.testing.world import World
 
 
 class SplicePipe:
-    """See `reactor.fastpath.splice.Pipe`. It takes two descriptors: raise EMFILE when there are none."""
+    """See `reactor.fastpath.splice.Pipe`. It takes two descriptors; raise EMFILE when none are left."""
 
     __slots__ = ("_bytes", "_numbers", "_world", "faulty")
 
     def __init__(self, world: World) -> None:
-        self.faulty = False  # it belongs to no handler, and needn't
+        self.faulty = False  # no handler owns it, so no call on it fails
         self._world = world
         self._bytes = bytearray()
         self._numbers: list[int] = []
@@ -30,13 +30,13 @@ class SplicePipe:
             if fault is not None:
                 raise world.inject(fault).error()
             for _ in range(2):
-                self._numbers.append(world.descriptors.take(cast(Endpoint, self)))
+                self._numbers.append(world.descriptors.take(cast(SimulatedSocket, self)))
         except OSError:
             self.close()
             raise
 
     def fill(self, sock: Socket, most_bytes: int) -> int:
-        """Move bytes from a socket into the pipe, 0 if there are none for splice."""
+        """Move bytes from a socket into the pipe; return 0 if splice finds none."""
         source = cast(StreamSocket, sock)
         if source.incoming is not None and source.incoming.mark == source.incoming.received:
             return 0

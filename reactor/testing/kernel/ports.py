@@ -1,7 +1,7 @@
 """Ports and descriptors: a kernel's small integers, and the sockets behind them.
 
-Law: as in a kernel, the lowest free descriptor is given first, so a number that was just freed comes back at once. A
-program that remembers an owner by number soon meets the wrong one.
+Law: as in a kernel, the lowest free descriptor is taken first, so a freed number comes back at once. A program that
+looks up owners by number soon finds the wrong one.
 """
 
 from __future__ import annotations
@@ -9,29 +9,17 @@ from __future__ import annotations
 import errno
 import heapq
 import socket
-from typing import Protocol
+from typing import TYPE_CHECKING
 
 from reactor.sockets.addresses import Address
 from reactor.sockets.errors import os_error
 from reactor.testing.kernel.routing import Routing
 
-FIRST_DESCRIPTOR = 3  # 0, 1 and 2 are taken in every process
+if TYPE_CHECKING:
+    from reactor.testing.kernel.endpoint import SimulatedSocket
+
+FIRST_DESCRIPTOR = 3  # 0, 1 and 2 are open in every process
 EPHEMERAL = (32_768, 60_999)  # ip(7), ip_local_port_range
-
-
-class Endpoint(Protocol):
-    """A simulated socket as these tables and watchers know it."""
-
-    family: socket.AddressFamily
-    type: socket.SocketKind
-    inside: bool  # it belongs to the program under test, not to a peer
-    faulty: bool  # its calls may fail
-    number: int  # its descriptor
-    local: Address | None
-    remote: Address | None
-
-    def poll(self) -> int:
-        """Return the bits of poll(2)."""
 
 
 class Descriptors:
@@ -41,17 +29,17 @@ class Descriptors:
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
-        self.open: dict[int, Endpoint] = {}
+        self.open: dict[int, SimulatedSocket] = {}
         self._free: list[int] = []
         self._next = FIRST_DESCRIPTOR
 
     @property
     def is_full(self) -> bool:
-        """Whether there is no number left."""
+        """Whether no number is left."""
         return len(self.open) + FIRST_DESCRIPTOR >= self.limit
 
-    def take(self, owner: Endpoint) -> int:
-        """Return the lowest free number. Raise EMFILE when there is none."""
+    def take(self, owner: SimulatedSocket) -> int:
+        """Return the lowest free number. Raise EMFILE when none is left."""
         if self.is_full:
             raise os_error(errno.EMFILE)
         if self._free:
@@ -69,17 +57,17 @@ class Descriptors:
 
 
 class Ports:
-    """Which socket is bound to what."""
+    """The addresses and ports that sockets are bound to."""
 
     __slots__ = ("_bound", "_next", "_routing")
 
     def __init__(self, routing: Routing) -> None:
         self._routing = routing
-        self._bound: dict[tuple[int, int], dict[str, Endpoint]] = {}  # (type, port) → host → socket
+        self._bound: dict[tuple[int, int], dict[str, SimulatedSocket]] = {}  # (type, port) → host → socket
         self._next = EPHEMERAL[0]
 
-    def bind(self, sock: Endpoint, address: Address) -> Address:
-        """Take (host, port) for a socket, port 0 for any, and return it in full. Raise as bind(2) does."""
+    def bind(self, sock: SimulatedSocket, address: Address) -> Address:
+        """Bind a socket to (host, port), port 0 for any. Return the full address. Raise as bind(2) does."""
         host, port, *rest = self._routing.canonical(sock.family, address)
         if sock.inside and not (self._routing.is_local(host) or self._routing.is_wildcard(host)):
             raise os_error(errno.EADDRNOTAVAIL)
@@ -89,32 +77,32 @@ class Ports:
         self._bound.setdefault((sock.type, port), {})[host] = sock
         return (host, port, *rest)
 
-    def release(self, sock: Endpoint) -> None:
+    def release(self, sock: SimulatedSocket) -> None:
         """Free the port of a socket."""
         if sock.local is not None:
             hosts = self._bound.get((sock.type, sock.local[1]), {})
             if hosts.get(sock.local[0]) is sock:
                 del hosts[sock.local[0]]
 
-    def find(self, kind: int, family: int, host: str, port: int) -> Endpoint | None:
-        """Return the socket that gets what is sent to (host, port): one bound to it, else one bound to the wildcard."""
+    def find(self, kind: int, family: int, host: str, port: int) -> SimulatedSocket | None:
+        """Return the socket that receives for (host, port): one bound to it, else one bound to the wildcard."""
         hosts = self._bound.get((kind, port), {})
         if host in hosts:
             return hosts[host]
         wildcard = hosts.get(str(self._routing.any_address(family)[0]))
         return wildcard if wildcard is not None and self._routing.is_local(host) else None
 
-    def listeners_to_all(self, port: int) -> list[Endpoint]:
+    def listeners_to_all(self, port: int) -> list[SimulatedSocket]:
         """Return the sockets that an IPv4 broadcast reaches."""
         hosts = self._bound.get((socket.SOCK_DGRAM, port), {})
         everywhere = self._routing.any_address(socket.AF_INET)[0]
         return [sock for host, sock in hosts.items() if host == everywhere]
 
     def knows(self, host: str) -> bool:
-        """Tell whether there is a machine at `host`."""
+        """Tell whether a machine has this address."""
         return self._routing.is_local(host) or any(host in hosts for hosts in self._bound.values())
 
-    def _taken(self, sock: Endpoint, host: str, port: int) -> bool:
+    def _taken(self, sock: SimulatedSocket, host: str, port: int) -> bool:
         hosts = self._bound.get((sock.type, port), {})
         for other_host, other in hosts.items():
             if other.family == sock.family:
@@ -123,7 +111,7 @@ class Ports:
                     return True
         return False
 
-    def _ephemeral(self, sock: Endpoint, host: str) -> int:
+    def _ephemeral(self, sock: SimulatedSocket, host: str) -> int:
         first, last = EPHEMERAL
         for _ in range(last - first + 1):
             port, self._next = self._next, self._next + 1 if self._next < last else first

@@ -1,6 +1,6 @@
-"""Routing: which addresses are this machine's, how they are written, and which one a packet leaves from.
+"""Routing: the addresses of this machine, their spelling, and the source address of a packet.
 
-Law: pure. An address has one spelling, the one that getsockname(2) gives.
+Law: pure. An address has one spelling, that of getsockname(2).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ LOOPBACK_INTERFACE, ROUTED_INTERFACE = 1, 2
 
 
 class Routing:
-    """The addresses of this machine. All others are outside."""
+    """The addresses of this machine. All other addresses are outside."""
 
     __slots__ = ("addresses",)
 
@@ -29,7 +29,7 @@ class Routing:
         return host in self.addresses or host.startswith("127.")
 
     def is_wildcard(self, host: str) -> bool:
-        """Tell whether an address stands for all of this machine's."""
+        """Tell whether an address stands for all addresses of this machine."""
         return host in WILDCARDS
 
     def is_broadcast(self, host: str) -> bool:
@@ -39,7 +39,7 @@ class Routing:
     def interface_of(self, host: str) -> int:
         """Return the index of the interface that has this address, or that leads to it if it is outside.
 
-        The first address of a family is on the interface that leads outside, each other one on its own.
+        The first address of a family is on the interface that leads outside; each other address has its own.
         """
         if host.startswith("127.") or host == "::1":
             return LOOPBACK_INTERFACE
@@ -52,7 +52,7 @@ class Routing:
         return [own for own in routed if family_of((own,)) == family]
 
     def any_address(self, family: int) -> Address:
-        """Return the wildcard of a family, with no port."""
+        """Return the wildcard of a family, without a port."""
         return ("0.0.0.0", 0) if family == socket.AF_INET else ("::", 0, 0, 0)  # noqa: S104
 
     def canonical(self, family: int, address: Address) -> Address:
@@ -64,7 +64,7 @@ class Routing:
         return (host, address[1]) if family == socket.AF_INET else (host, address[1], *(*address[2:], 0, 0)[:2])
 
     def source_for(self, family: int, destination: Address) -> Address:
-        """Return the address, with no port, that routing picks for what is sent to `destination`."""
+        """Return the source address, without a port, that routing picks for `destination`."""
         host = str(destination[0])
         if not self.is_local(host):
             usable = self._reachable(family)

@@ -1,7 +1,7 @@
 """SimulatedSelector: epoll over simulated sockets.
 
-Law: level-triggered, as the loop expects. When nothing is ready, it doesn't wait: the simulated world goes on, and time
-jumps to the next event. When nothing will ever happen again, it raises `Quiet`.
+Law: level-triggered, as the loop expects. When no socket is ready, it doesn't wait: the simulated world goes on, and
+time jumps to the next event. When no event is left, it raises `Quiet`.
 """
 
 from __future__ import annotations
@@ -9,45 +9,31 @@ from __future__ import annotations
 import math
 import selectors
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from reactor.testing.chance import Fault
 from reactor.testing.kernel.endpoint import POLLERR, POLLHUP, POLLIN, POLLOUT
-from reactor.testing.world import World
+
+if TYPE_CHECKING:
+    from reactor.testing.network import SimulatedNetwork
 
 READ, WRITE = selectors.EVENT_READ, selectors.EVENT_WRITE
 Ready = list[tuple[selectors.SelectorKey, int]]
 
 
 class Quiet(Exception):
-    """The run is over: the loop would sleep for ever, or `run` was to end here."""
-
-
-class MovingWorld(World, Protocol):
-    """A world that goes on while the loop waits."""
-
-    def about_to_select(self, timeout_s: float | None) -> None:
-        """Begin a turn of the loop. Raise Quiet if the run is to end."""
-
-    def move_peers(self) -> bool:
-        """Let every peer act; return whether any did."""
-
-    def go_on(self, until_s: float | None) -> bool:
-        """Let the world go on; return false when it is time to wake. Raise Quiet when nothing more will happen."""
-
-    def looked(self, found: bool, timeout_s: float | None) -> None:
-        """Record whether anything was ready at the end of a select."""
+    """The run is over: the loop would sleep forever, or `run` has reached its end."""
 
 
 class SimulatedSelector(selectors.BaseSelector):
-    """To be handed to `Reactor(selector=…)`."""
+    """A selector for `Reactor(selector=…)`."""
 
-    def __init__(self, world: MovingWorld) -> None:
-        self._world = world
+    def __init__(self, network: SimulatedNetwork) -> None:
+        self._world = network
         self._keys: dict[int, selectors.SelectorKey] = {}
 
     def register(self, fileobj: Any, events: int, data: Any = None) -> selectors.SelectorKey:
-        """Watch a descriptor. Raise ValueError and KeyError as selectors do, OSError for one that isn't open."""
+        """Watch a descriptor. Raise ValueError and KeyError as other selectors do; OSError when memory runs out."""
         fault = self._world.enter("register")
         if fault is not None:
             raise self._world.inject(fault).error()
@@ -62,7 +48,7 @@ class SimulatedSelector(selectors.BaseSelector):
         return key
 
     def modify(self, fileobj: Any, events: int, data: Any = None) -> selectors.SelectorKey:
-        """Watch it for something else."""
+        """Change what a descriptor is watched for."""
         self._world.enter("modify")
         number = _number(fileobj)
         if number not in self._keys:
@@ -71,7 +57,7 @@ class SimulatedSelector(selectors.BaseSelector):
         return key
 
     def unregister(self, fileobj: Any) -> selectors.SelectorKey:
-        """Watch it no more."""
+        """Stop watching a descriptor."""
         self._world.enter("unregister")
         number = _number(fileobj)
         if number not in self._keys:
@@ -79,7 +65,7 @@ class SimulatedSelector(selectors.BaseSelector):
         return self._keys.pop(number)
 
     def select(self, timeout: float | None = None) -> Ready:
-        """Return what is ready; else let the world go on, for at most `timeout` seconds. Raise Quiet."""
+        """Return what is ready. Meanwhile let the world go on, `timeout` seconds at most. Raise Quiet."""
         world = self._world
         fault = world.enter("select")
         world.about_to_select(timeout)
@@ -95,15 +81,15 @@ class SimulatedSelector(selectors.BaseSelector):
         return self._hampered(ready, fault) if fault is not None else ready
 
     def get_map(self) -> Mapping[Any, selectors.SelectorKey]:
-        """Return what is watched, by descriptor."""
+        """Return the registered keys by descriptor."""
         return self._keys
 
     def get_key(self, fileobj: Any) -> selectors.SelectorKey:
-        """Return what is known of one descriptor. Raise KeyError."""
+        """Return the key of a descriptor. Raise KeyError."""
         return self._keys[_number(fileobj)]
 
     def close(self) -> None:
-        """Forget everything."""
+        """Unregister everything."""
         self._keys.clear()
 
     def _ready(self) -> Ready:
@@ -111,9 +97,9 @@ class SimulatedSelector(selectors.BaseSelector):
         for number, key in self._keys.items():
             sock = sockets.get(number)
             if sock is None:
-                continue  # closed while watched: the kernel forgets it without a word (epoll(7))
+                continue  # closed while watched: epoll forgets it silently (epoll(7))
             bits = sock.poll()
-            # as in selectors: HUP and ERR count as both, though no interest asks for them
+            # as in `selectors`: HUP and ERR count as both, whatever the interest
             mask = (READ if bits & ~POLLOUT & ANY else 0) | (WRITE if bits & ~POLLIN & ANY else 0)
             if mask & key.events:
                 ready.append((key, mask & key.events))
@@ -150,5 +136,5 @@ def _number(fileobj: Any) -> int:
 
 
 def _rounded_up_s(timeout_s: float) -> float:
-    """Return a timeout as epoll_wait(2) has it: whole milliseconds, not less than was asked for."""
+    """Round a timeout up to whole milliseconds, as epoll does."""
     return math.ceil(max(timeout_s, 0.0) * 1e3) * 1e-3

@@ -1,7 +1,7 @@
-"""SimulatedSignals: in place of the module `signal`, with no real signal sent.
+"""SimulatedSignals: replaces the module `signal`, and sends no real signal.
 
-Law: a signal comes in two steps, as in CPython. A byte is written to the wake-up descriptor at once, in the middle of
-a system call. The handler is called a little later, between two steps of the program.
+Law: a signal comes in two steps, as in CPython. At once, in the middle of a system call, a byte is written to the
+wake-up descriptor. A little later, between two steps of the program, the handler is called.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from reactor.testing.kernel.stream import StreamSocket
 
 
 class SimulatedSignals:
-    """To be handed to `Reactor(signals=…)`."""
+    """A signal source for `Reactor(signals=…)`."""
 
     __slots__ = ("_descriptors", "_handlers", "_noted", "_wakeup_fd", "at_random", "raised")
 
@@ -25,11 +25,11 @@ class SimulatedSignals:
         self._handlers: dict[int, Any] = {}
         self._noted: list[int] = []
         self._wakeup_fd = -1
-        self.raised: collections.Counter[int] = collections.Counter()  # those that had a handler
-        self.at_random: tuple[int, ...] = ()  # those that the fault `step.signal` raises
+        self.raised: collections.Counter[int] = collections.Counter()  # signals that had a handler
+        self.at_random: tuple[int, ...] = ()  # signals for the fault `step.signal`
 
     def signal(self, signum: int, handler: Any, /) -> Any:
-        """Set a handler and return the one before, as signal.signal does."""
+        """Set a handler and return the previous one, as signal.signal does."""
         before = self.getsignal(signum)
         self._handlers[signum] = handler
         return before
@@ -39,12 +39,12 @@ class SimulatedSignals:
         return self._handlers.get(signum, signal.SIG_DFL)
 
     def set_wakeup_fd(self, fd: int, /, *, warn_on_full_buffer: bool = True) -> int:
-        """Have a byte written to `fd` for every signal; return the descriptor before, -1 for none."""
+        """Write a byte to `fd` at every signal from now on; return the previous descriptor, -1 for none."""
         before, self._wakeup_fd = self._wakeup_fd, fd
         return before
 
     def raise_signal(self, signum: int) -> None:
-        """Send the program a signal now. One that has no handler is ignored."""
+        """Send the program a signal now. A signal without a handler is ignored."""
         if not callable(self.getsignal(signum)):
             return
         self._noted.append(signum)
@@ -54,7 +54,7 @@ class SimulatedSignals:
             sock.write_from_kernel(bytes([signum]))
 
     def deliver(self) -> None:
-        """Call the handlers of the signals that have come."""
+        """Call the handlers of the signals that have arrived."""
         while self._noted:
             signum = self._noted.pop(0)
             handler: Callable[[int, Any], object] = self.getsignal(signum)

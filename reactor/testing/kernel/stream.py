@@ -1,7 +1,7 @@
 """StreamSocket: the TCP socket that a program sees, over a link.
 
-Law: at every moment it answers as Linux would: which bytes, which error (reported once), which bits of poll(2).
-`tests/conformance` puts the same questions to both.
+Law: at every moment it gives what Linux would: the same bytes, the same error (once), the same bits of poll(2).
+`tests/conformance` compares the two.
 """
 
 from __future__ import annotations
@@ -14,20 +14,11 @@ from reactor.sockets.addresses import Address
 from reactor.sockets.errors import os_error
 from reactor.sockets.opening import RESET_ON_CLOSE
 from reactor.testing.chance import ONE_PEER, Fault
-from reactor.testing.kernel.endpoint import (
-    POLLERR,
-    POLLHUP,
-    POLLIN,
-    POLLOUT,
-    POLLPRI,
-    POLLRDHUP,
-    Buffer,
-    SimulatedSocket,
-)
+from reactor.testing.kernel.endpoint import POLLERR, POLLHUP, POLLIN, POLLOUT, POLLPRI, POLLRDHUP, SimulatedSocket
 from reactor.testing.kernel.link import CONNECTED, CONNECTING, DEAD, FRESH, LISTENING, RETRANSMIT_S, Link, Pipe, join
 from reactor.testing.world import World
 
-CONNECT_S = 127.0  # how long a SYN is sent again (tcp(7), tcp_syn_retries)
+CONNECT_S = 127.0  # how long Linux retransmits a SYN (tcp(7), tcp_syn_retries)
 SYN_RETRY_S = 1.0
 
 
@@ -42,29 +33,28 @@ class StreamSocket(SimulatedSocket):
     def __init__(self, world: World, family: int, inside: bool) -> None:
         super().__init__(world, family, socket.SOCK_STREAM, inside)
         self.state = FRESH
-        self.link: Link[StreamSocket] | None = None
+        self.link: Link | None = None
         self.incoming: Pipe | None = None
         self.outgoing: Pipe | None = None
-        self.queue: collections.deque[StreamSocket] = (
-            collections.deque()
-        )  # a listener's connections that wait for accept
+        # a listener's connections that wait for accept
+        self.queue: collections.deque[StreamSocket] = collections.deque()
         self.backlog = 0
         self.read_shut = self.eof_reported = False
         self.shut_s: float | None = None  # when our FIN was sent
-        self.urgent_byte = b""  # out of band, without SO_OOBINLINE
+        self.urgent_byte = b""  # received out of band, without SO_OOBINLINE
 
     @property
     def leaves_the_machine(self) -> bool:
-        """Whether what is sent goes over a network: not between the two of a socket pair."""
+        """Whether sent bytes cross a network. Those of a socket pair don't."""
         return self.local is not None
 
     @property
     def _both_have_finished(self) -> bool:
-        """Whether our FIN was sent and the other's has come: for the kernel, the connection is no more."""
+        """Whether our FIN was sent and the peer's has come: the kernel then has no connection any more."""
         return bool(self.outgoing and self.outgoing.fin and self.incoming and self.incoming.fin_arrived)
 
     def setsockopt(self, level: int, name: int, value: int | bytes) -> None:
-        """Remember an option. The size of a buffer takes effect at once."""
+        """Store an option. The size of a buffer takes effect at once."""
         super().setsockopt(level, name, value)
         if self.outgoing is not None and self.incoming is not None:
             self.outgoing.send_bytes = self.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF)
@@ -72,7 +62,7 @@ class StreamSocket(SimulatedSocket):
 
     @property
     def host(self) -> str:
-        """The address at which this end lives."""
+        """The host of this end's address."""
         return str(self.local[0]) if self.local else ""
 
     # ------------------------------------------------------------ beginning
@@ -85,7 +75,7 @@ class StreamSocket(SimulatedSocket):
         self.state, self.backlog = LISTENING, backlog
 
     def accept(self) -> tuple[StreamSocket, Address]:
-        """Take the first connection that waits: accept(2)."""
+        """Take the first waiting connection: accept(2)."""
         fault = self.enter("accept")
         if self.state != LISTENING:
             raise os_error(errno.EINVAL)
@@ -105,7 +95,7 @@ class StreamSocket(SimulatedSocket):
     def _refuse_to_accept(self, fault: Fault) -> None:
         if fault.kind in ONE_PEER:
             if not self.queue:
-                return  # there is no client whose connection could have failed
+                return  # no client waits, so no client's connection can fail
             lost = self.queue.popleft()
             assert lost.link is not None
             lost.link.reset(lost, "accept failed")
@@ -113,7 +103,7 @@ class StreamSocket(SimulatedSocket):
         raise self.world.inject(fault).error()
 
     def connect_ex(self, address: Address) -> int:
-        """Begin to connect, and return EINPROGRESS or why not: connect(2)."""
+        """Begin to connect, and return EINPROGRESS or the errno of a failure: connect(2)."""
         fault = self.enter("connect")
         if fault is not None:
             self.world.inject(fault)
@@ -136,7 +126,7 @@ class StreamSocket(SimulatedSocket):
         return errno.EINPROGRESS
 
     def _syn_arrives(self) -> None:
-        """Have the listener's kernel answer, before the listener accepts."""
+        """Let the listener's kernel answer, before the listener accepts."""
         world = self.world
         if self.state != CONNECTING or self.remote is None:
             return
@@ -162,15 +152,15 @@ class StreamSocket(SimulatedSocket):
         if self.state == CONNECTING:
             self.die(errno.ETIMEDOUT)
 
-    def established(self, link: Link[StreamSocket], outgoing: Pipe, incoming: Pipe) -> None:
-        """Become an end of a connection."""
+    def established(self, link: Link, outgoing: Pipe, incoming: Pipe) -> None:
+        """Become one end of a connection."""
         self.state = CONNECTED
         self.link, self.outgoing, self.incoming = link, outgoing, incoming
 
     # ------------------------------------------------------------ bytes
 
     def recv(self, size: int, flags: int = 0) -> bytes:
-        """Take up to `size` bytes: recv(2). An urgent byte ends what one call gives, as Linux has it."""
+        """Take up to `size` bytes: recv(2). One call stops at an urgent byte, as on Linux."""
         fault = self.enter("recv")
         if flags:
             return self._recv_urgent(flags)
@@ -194,10 +184,10 @@ class StreamSocket(SimulatedSocket):
         return pipe.mark is not None and pipe.urgent is None and pipe.mark <= pipe.received
 
     def _nothing_to_read(self, pipe: Pipe) -> bytes:
-        if self._passes_urgent(pipe):  # recv has passed it: MSG_OOB can't have it any more
+        if self._passes_urgent(pipe):  # recv has passed it: MSG_OOB can't read it any more
             pipe.mark, self.urgent_byte = None, b""
         if pipe.fin_arrived or (self.read_shut and not self.error):
-            if not self.eof_reported:  # to report it again changes nothing
+            if not self.eof_reported:  # a second report would change nothing
                 self.eof_reported = True
                 self.world.observe("eof", self, b"")
             return b""
@@ -226,8 +216,8 @@ class StreamSocket(SimulatedSocket):
         buffer[: len(data)] = data
         return len(data)
 
-    def send(self, data: Buffer, flags: int = 0) -> int:
-        """Give bytes to the kernel, as many as it has room for: send(2)."""
+    def send(self, data: bytes | bytearray | memoryview, flags: int = 0) -> int:
+        """Give the kernel as many bytes as it has room for: send(2)."""
         fault = self.enter("send")
         if flags not in (0, socket.MSG_OOB):
             raise NotImplementedError(f"send with flags {flags:#x} is not simulated, only MSG_OOB")
@@ -253,7 +243,7 @@ class StreamSocket(SimulatedSocket):
         return len(taken)
 
     def _hamper(self, fault: Fault, size: int, possible: int) -> int:
-        """Let a fault have its effect on recv or send; return how many bytes it leaves to be moved."""
+        """Apply a fault to recv or send; return how many bytes may still be moved."""
         if fault.kind == "short":
             most = min(size, possible)
             if most > 1:
@@ -269,7 +259,7 @@ class StreamSocket(SimulatedSocket):
         raise fault.error()
 
     def shutdown(self, how: int) -> None:
-        """Send FIN after what waits, or read no more, or both: shutdown(2)."""
+        """Send FIN after what waits, or stop reading, or both: shutdown(2)."""
         self.enter("shutdown")
         pipe = self.outgoing
         if self.state != CONNECTED or pipe is None or self._both_have_finished:
@@ -301,7 +291,7 @@ class StreamSocket(SimulatedSocket):
             pipe.urgent = None
 
     def write_from_kernel(self, data: bytes) -> None:
-        """Send what fits, without a system call of the program: the interpreter's wake-up byte."""
+        """Send the interpreter's wake-up byte, if it fits. This is no system call of the program."""
         if self.outgoing is not None and self.link is not None and self.outgoing.room_bytes >= len(data):
             self.outgoing.waiting += data
             self.outgoing.sent += len(data)
@@ -318,7 +308,7 @@ class StreamSocket(SimulatedSocket):
     # ------------------------------------------------------------ ends
 
     def ended(self) -> None:
-        """Reset what is left in the queue; FIN, or RST if anything is unread."""
+        """Reset the connections in the queue. Send FIN, or RST if bytes are unread."""
         for waiting in self.queue:
             assert waiting.link is not None
             waiting.link.reset(waiting, "its listener was closed")
@@ -335,7 +325,7 @@ class StreamSocket(SimulatedSocket):
             self.state = DEAD
 
     def die(self, code: int) -> None:
-        """End the connection with this SO_ERROR; what has arrived can still be read."""
+        """End the connection with this SO_ERROR. The bytes that have arrived can still be read."""
         if self.state == DEAD:
             return
         self.state, self.error = DEAD, code
@@ -344,13 +334,13 @@ class StreamSocket(SimulatedSocket):
         self.world.changed()
 
     def error_of_reset(self, code: int) -> int:
-        """Return the SO_ERROR of a RST: none when both FINs were exchanged, EPIPE after the peer's (tcp_reset)."""
+        """Return the SO_ERROR of a RST: 0 after both FINs, EPIPE after the peer's FIN, else `code` (tcp_reset)."""
         if self.incoming is None or self.outgoing is None or not self.incoming.fin_arrived:
             return code
         return 0 if self.outgoing.fin_arrived else errno.EPIPE
 
     def patience_s(self) -> float | None:
-        """Return how long this end waits for a silent one: for ever (None), if it neither sends nor probes."""
+        """Return how long this end waits for a silent peer: forever (None), if it neither sends nor probes."""
         if self.state != CONNECTED or self.outgoing is None:
             return None
         if self.outgoing.waiting or self.outgoing.flight:
@@ -367,7 +357,7 @@ class StreamSocket(SimulatedSocket):
         return idle_s + interval_s * probes
 
     def getpeername(self) -> Address:
-        """Return the other end's address, or raise ENOTCONN."""
+        """Return the peer's address, or raise ENOTCONN."""
         if self.closed:
             raise os_error(errno.EBADF)
         if self.state != CONNECTED or self.remote is None or self._both_have_finished:

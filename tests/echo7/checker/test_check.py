@@ -23,7 +23,7 @@ from echo7.checker.tcp_client import difference, fault_of
 from echo7.sockets.resolve import UnresolvedName
 from reactor.sockets.errors import os_error
 from tests.support.basics import PATIENCE_S, has_ipv6, quiet_port
-from tests.support.commands import Done, run, run_echo7
+from tests.support.commands import Done, assert_help_is_readable, run, run_echo7
 from tests.support.echo import EchoThread
 
 HOST = "127.0.0.1"
@@ -64,7 +64,7 @@ def test_echo7_passes_with_and_without_its_fast_paths(options: dict[str, Any]) -
 
 @pytest.fixture(autouse=True)
 def sooner(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Shorter waits: on this machine, what should not come would come at once."""
+    """Shorten the waits: on this machine, bytes that should not come would come at once."""
     for name, value in (
         ("session.QUIET_S", 0.05),
         ("tcp_cases.STALLED_S", 0.05),
@@ -167,9 +167,9 @@ def test_only_runs_the_named_cases_and_gives_no_score() -> None:
     [
         ({"only": ["tcp-on"]}, "there is no case 'tcp-on' here; did you mean tcp-"),
         ({"only": ["udp-1"], "transports": ["tcp"]}, "there is no case 'udp-1' here"),
-        ({"transports": ["sctp"]}, "no transport is left to check; there are tcp and udp"),
-        ({"timeout_s": 0}, "timeout_s must be some seconds"),
-        ({"timeout_s": float("nan")}, "timeout_s must be some seconds"),
+        ({"transports": ["sctp"]}, "no transport to check; give tcp or udp"),
+        ({"timeout_s": 0}, "timeout_s must be above 0"),
+        ({"timeout_s": float("nan")}, "timeout_s must be above 0"),
     ],
 )
 def test_arguments_that_make_no_sense_raise_value_error(options: dict[str, Any], said: str) -> None:
@@ -249,6 +249,10 @@ def test_json_is_one_document() -> None:
     assert {finding["verdict"] for finding in document["findings"]} == {"pass"}
 
 
+def test_help_fits_a_screen_with_one_line_for_each_option_and_examples_last() -> None:
+    assert_help_is_readable("check", ["server", "cases", "output", "exit status", "examples"])
+
+
 def test_failed_case_is_status_1() -> None:
     with blocking_server(garbage) as port:
         done = run_check(HOST, "-4", "--port", str(port), "--tcp", "--only", "tcp-1", "--timeout", "1")
@@ -272,10 +276,10 @@ def test_no_server_is_status_3_and_says_refused(arguments: tuple[str, str]) -> N
         ([], 2, "required: HOST"),
         (["x", "--port", "0"], 2, "from 1 to 65535"),
         (["x", "--only", "tcp-on"], 2, "did you mean tcp-"),
-        (["x", "--only", "zzz"], 2, "'echo7 check --list' has them all"),
+        (["x", "--only", "zzz"], 2, "'echo7 check --list' lists them all"),
         (["x", "--tcp", "--only", "udp-1"], 2, "there is no case 'udp-1' here"),
         (["x", "--tcp", "--udp"], 2, "not allowed with"),
-        (["x", "--timeout", "0"], 2, "no time at all"),
+        (["x", "--timeout", "0"], 2, "no server answers in 0 seconds"),
         (["no-such-host.invalid"], 3, "no-such-host.invalid"),
         (["--list", "--json"], 2, "--list"),
     ],
@@ -301,7 +305,7 @@ def test_full_disk_is_status_1_and_one_line() -> None:
     assert done.stderr == "echo7: can't write the result: No space left on device; it is lost\n"
 
 
-def test_reader_that_has_gone_is_no_error() -> None:
+def test_closed_pipe_is_no_error() -> None:
     reader, writer = os.pipe()
     os.close(reader)
     with open(writer, "w") as gone:
@@ -321,8 +325,8 @@ def test_progress_is_shown_on_a_terminal_and_then_cleared(monkeypatch: pytest.Mo
     monkeypatch.setattr(sys.stderr, "write", written.append)
     progress = check_command.Progress()
     progress(CASES[0], HOST, None)
-    progress.end()
-    assert written == ["\r\x1b[Ktcp-answers at 127.0.0.1: there is a server, and it echoes …", "\r\x1b[K"]
+    progress.show("")
+    assert written == ["\r\x1b[Ktcp-answers at 127.0.0.1: a server is there and echoes …", "\r\x1b[K"]
 
 
 def test_terminal_gets_colours_and_a_file_none() -> None:
@@ -350,4 +354,4 @@ def test_too_few_descriptors_cost_one_line() -> None:
     """
     done = run([sys.executable, "-c", code])
     assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr == "echo7 check: cannot begin: Too many open files; raise 'ulimit -n'\n"
+    assert done.stderr == "echo7 check: cannot start: Too many open files; raise 'ulimit -n'\n"

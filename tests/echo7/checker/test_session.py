@@ -71,7 +71,7 @@ def test_wait_ends_when_nothing_moves_for_a_timeout() -> None:
 
 
 def test_case_ends_though_things_still_move() -> None:
-    """Law: "every wait has an end", also with a server that sends a byte now and then."""
+    """Law: "every wait has a deadline", also with a server that sends a byte now and then."""
     moved = [0]
 
     async def story(session: Session) -> str:
@@ -86,7 +86,7 @@ def test_case_ends_though_things_still_move() -> None:
             play.session.news()
             play.advance(0.6 * TIMEOUT_S)
         assert [finding.verdict for finding in play.findings] == [Verdict.UNKNOWN]
-        assert play.findings[0].seen == "not done in 30 s, though things still move"
+        assert play.findings[0].seen == "not done in 30 s, but still in progress"
 
 
 def test_news_at_the_deadline_finds_the_story_over() -> None:
@@ -109,8 +109,8 @@ def test_news_at_the_deadline_finds_the_story_over() -> None:
 @pytest.mark.parametrize(
     ("error", "seen"),
     [
-        (OSError(24, "Too many open files"), "this machine couldn't try: Too many open files"),
-        (ZeroDivisionError(), "the checker's own mistake: ZeroDivisionError()"),
+        (OSError(24, "Too many open files"), "this machine cannot try: Too many open files"),
+        (ZeroDivisionError(), "bug in the checker: ZeroDivisionError()"),
     ],
 )
 def test_error_on_this_machine_or_in_a_case_is_unknown(error: Exception, seen: str) -> None:

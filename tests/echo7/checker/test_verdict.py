@@ -86,6 +86,6 @@ def test_summary_names_a_failed_optional_case_once_for_all_addresses() -> None:
     lines = table.summary(Report("host", 7, (*BOTH, loses, loses._replace(address="2001:db8::1")), True))
     assert lines == [
         "4 cases: 2 pass, 2 fail, 0 not supported, 0 can't tell; all required cases pass",
-        "beyond what is required, and not counted: tcp-urgent",
+        "failed, but not required: tcp-urgent",
         "score of the smallest-server challenge: bytes of source ×1",
     ]

@@ -1,4 +1,4 @@
-"""The checker itself, checked: of servers that are wrong in one way each, it must name exactly that fault."""
+"""The checker must name exactly the fault of each server that is wrong in one way."""
 
 from __future__ import annotations
 
@@ -318,7 +318,7 @@ def test_answer_from_another_address_is_reported_and_does_not_change_the_score()
         report = report_on(network, loop, only=UDP_CASES)
     assert failed(report) == {"udp-reply-address"}
     assert [f.seen for f in report.findings if f.case.name == "udp-reply-address"] == [
-        f"asked {HOST}:{PORT}, answered by {ELSEWHERE}:{PORT}"
+        f"sent to {HOST}:{PORT}, answered by {ELSEWHERE}:{PORT}"
     ]
     assert (score_of(report), report.status) == ("×1", 0)
 
@@ -403,7 +403,7 @@ def test_endless_data_is_cut_off_and_scores_omega() -> None:
 
 
 def test_server_that_dribbles_takes_bounded_time() -> None:
-    """A byte just before every time-out: each case still ends, and so does the whole."""
+    """The server sends a byte just before every time-out: each case still ends, and so does the run."""
 
     class Dribbles(StreamProtocol):
         def data_received(self, connection: Connection, data: bytes) -> None:
@@ -422,7 +422,7 @@ def test_server_that_dribbles_takes_bounded_time() -> None:
     words = {finding.case.name: finding for finding in report.findings}
     assert words["tcp-1"].verdict is Verdict.PASS
     assert words["tcp-64k"].verdict is Verdict.UNKNOWN
-    assert words["tcp-urgent"].seen == "not tried: the time for this address is over"
+    assert words["tcp-urgent"].seen == "not tried: the time for this address is used up"
     assert network.clock() - start_s <= (PATIENCES_IN_ALL + 10) * TIMEOUT_S
 
 
@@ -442,7 +442,7 @@ def test_one_doubled_datagram_may_be_the_network() -> None:
     report = udp_report(sometimes)
     (finding,) = [f for f in report.findings if f.verdict is not Verdict.PASS]
     assert (finding.case.name, finding.verdict) == ("udp-one-answer", Verdict.UNKNOWN)
-    assert "may be the network" in finding.seen
+    assert "the network may have done that" in finding.seen
     assert report.status == 0
 
 
@@ -459,10 +459,10 @@ def test_datagram_counts_as_dropped_after_three_losses(lost: int) -> None:
     report = udp_report(lossy)
     (finding,) = [f for f in report.findings if f.case.name == "udp-512"]
     if lost < 3:
-        assert (finding.verdict, finding.seen) == (Verdict.PASS, f"answered; {lost} lost before")
+        assert (finding.verdict, finding.seen) == (Verdict.PASS, f"came back; {lost} lost before")
     else:
         assert finding.verdict is Verdict.FAIL
-        assert "lost on the way, or dropped" in finding.seen
+        assert "lost by the network, or dropped" in finding.seen
 
 
 def test_case_that_this_machine_cannot_try_is_unknown() -> None:
@@ -476,8 +476,8 @@ def test_case_that_this_machine_cannot_try_is_unknown() -> None:
         report = report_on(network, loop, transports=["udp"])
     unknown = {f.case.name: f.seen for f in report.findings if f.verdict is Verdict.UNKNOWN}
     assert unknown == {
-        "udp-0": "this machine can't send 0 bytes in one datagram: Message too long",
-        "udp-loop-guard": "source port 19 can't be bound here: Address already in use",
+        "udp-0": "this machine cannot send 0 bytes in one datagram: Message too long",
+        "udp-loop-guard": "this machine cannot bind source port 19: Address already in use",
     }
     assert report.status == 0
 
@@ -505,7 +505,7 @@ def test_refused_clients_are_counted() -> None:
         report = report_on(network, loop, transports=["tcp"], only=["tcp-many"])
     (finding,) = [f for f in report.findings if f.case.name == "tcp-many"]
     assert (finding.verdict, finding.fault) == (Verdict.FAIL, Fault.CONDUCT)
-    assert finding.seen.endswith("of 50 clients that were connected at once got an answer")
+    assert finding.seen.endswith("of 50 clients at once got an answer")
 
 
 def test_finished_check_leaves_no_socket() -> None:
@@ -530,7 +530,7 @@ def test_merged_datagrams_are_lossy_and_not_excess() -> None:
 
     report = udp_report(run_together)
     (finding,) = [f for f in report.findings if f.verdict is Verdict.FAIL]
-    assert finding.seen == "an answer of 200 bytes that is none of 5 datagrams of 100"
+    assert finding.seen == "an answer of 200 bytes is like none of 5 datagrams of 100"
     assert (finding.case.name, finding.fault) == ("udp-one-answer", Fault.LOSSY)
 
 
@@ -541,6 +541,6 @@ def test_too_few_descriptors_make_one_case_unknown_and_leave_the_others() -> Non
         serve(loop, RightEcho, EchoDatagrams(), PORT)
         report = report_on(network, loop)
     seen = {finding.case.name: finding.seen for finding in report.findings}
-    assert seen["tcp-many"] == "this machine couldn't try: Too many open files"
+    assert seen["tcp-many"] == "this machine cannot try: Too many open files"
     assert {finding.verdict for finding in report.findings} <= {Verdict.PASS, Verdict.UNKNOWN}
     assert set(seen) == TCP | UDP

@@ -19,7 +19,7 @@ from typing import Any
 ALLOW, ERRNO, KILL = 0x7FFF0000, 0x00050000, 0x80000000  # SCMP_ACT_…
 EQUAL, MASKED_EQUAL = 4, 7  # SCMP_CMP_…
 PROT_WRITE, PROT_EXEC = 2, 4
-FAMILIES = 46  # more than there are
+FAMILIES = 46  # more than exist
 
 
 class Comparison(ctypes.Structure):
@@ -29,7 +29,7 @@ class Comparison(ctypes.Structure):
 
 
 def library() -> Any:
-    """Return libseccomp. Raise OSError where there is none."""
+    """Return libseccomp. Raise OSError if it is missing."""
     found = ctypes.CDLL("libseccomp.so.2", use_errno=True)
     found.seccomp_init.restype = ctypes.c_void_p
     for name in ("seccomp_load", "seccomp_release"):
@@ -49,7 +49,7 @@ class Filter:
         assert self._context
 
     def add(self, action: int, name: str, *comparisons: tuple[int, int, int, int]) -> None:
-        """Do this with that call, if its arguments compare so. A name that this kind of processor lacks is nothing."""
+        """Set the action for a call with such arguments. Ignore a call that this processor lacks."""
         number = self._library.seccomp_syscall_resolve_name(name.encode())
         if number >= 0:
             array = (Comparison * len(comparisons))(*(Comparison(*each) for each in comparisons))
@@ -57,13 +57,13 @@ class Filter:
             assert done == 0, (name, os.strerror(-done))
 
     def load(self) -> None:
-        """From now on, for this process and all that it becomes and begets."""
+        """Apply the filter to this process and its children, permanently."""
         done = self._library.seccomp_load(self._context)
         assert done == 0, os.strerror(-done)
 
 
 def enter(calls: Sequence[str], families: Sequence[int], no_new_code: bool, refusal: int) -> None:
-    """Load the filters; that of the calls last, as it may forbid the others."""
+    """Load the filters; that of the calls last, because it may forbid the others."""
     sockets = Filter(ALLOW)
     for family in set(range(FAMILIES)) - set(families):
         sockets.add(ERRNO | errno.EAFNOSUPPORT, "socket", (0, EQUAL, family, 0))

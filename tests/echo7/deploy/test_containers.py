@@ -1,4 +1,4 @@
-"""The container and the Kubernetes manifest: every option exists, and what one says the other knows."""
+"""The container and the Kubernetes manifest: every option exists, and both agree."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ INSTRUCTIONS = "ARG CMD COPY ENTRYPOINT EXPOSE FROM RUN STOPSIGNAL USER WORKDIR"
 
 
 def instructions() -> list[tuple[str, str]]:
-    """What the Containerfile says, comments apart."""
+    """Return the instructions of the Containerfile."""
     text = re.sub(r"^#.*\n", "", CONTAINERFILE.read_text(), flags=re.MULTILINE).replace("\\\n", "")
     found = [line.partition(" ") for line in text.splitlines() if line]
     return [(name, value) for name, _, value in found]
 
 
 def said(name: str) -> str:
-    """The last one of an instruction, which holds."""
+    """Return the last use of an instruction, which is the valid one."""
     return [value for each, value in instructions() if each == name][-1]
 
 
@@ -42,7 +42,7 @@ def config_of(arguments: list[str]) -> Settings:
 
 
 def manifest() -> dict[str, Any]:
-    """The objects by kind."""
+    """Return the objects by kind."""
     yaml = pytest.importorskip("yaml", reason="PyYAML isn't installed: pip install -e '.[dev]'")
     found = list(yaml.safe_load_all((DEPLOY / "kubernetes.yaml").read_text()))
     assert len(found) == 2
@@ -63,9 +63,9 @@ def test_image_runs_unprivileged_with_options_that_exist() -> None:
 
 
 def test_copied_files_are_enough_to_serve(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The first stage done by hand, and the service started from it."""
+    """Do the first stage by hand, and start the service from it."""
     for name in [name for name in os.environ if name.startswith("COVERAGE_")]:
-        monkeypatch.delenv(name)  # a copy's lines aren't ours to count
+        monkeypatch.delenv(name)  # coverage must not count the copy
     first = instructions()[: [name for name, _ in instructions()].index("FROM", 1)]
     for source, target in [value.split() for name, value in first if name == "COPY"]:
         unwanted = shutil.ignore_patterns("__pycache__")
@@ -82,7 +82,7 @@ def test_copied_files_are_enough_to_serve(tmp_path: pathlib.Path, monkeypatch: p
 
 
 def test_both_stages_have_the_same_python() -> None:
-    """The second one uses what the first has compiled: Debian 12 has Python 3.11."""
+    """The second stage runs what the first has compiled: Debian 12 has Python 3.11."""
     build, final = [value for name, value in instructions() if name == "FROM"]
     assert "python:3.11-slim-bookworm" in build
     assert "python3-debian12:nonroot" in final
@@ -99,7 +99,7 @@ def test_deployment_starts_with_options_that_exist() -> None:
     assert [port["protocol"] for port in container["ports"]] == ["TCP", "UDP"]
 
 
-def test_the_service_has_port_7_over_both_and_keeps_the_clients_address() -> None:
+def test_kubernetes_service_has_port_7_over_both_and_keeps_client_addresses() -> None:
     found = manifest()
     service, pod = found["Service"]["spec"], found["Deployment"]["spec"]["template"]
     assert service["externalTrafficPolicy"] == "Local"
@@ -125,10 +125,10 @@ def test_pod_has_no_privileges() -> None:
 
 
 def test_memory_limit_holds_with_every_client_stuck() -> None:
-    """What each costs is in the README: `python3 -m benchmarks.stuck`, for just this --socket-buffer."""
+    """What each costs is in guard.md: `python3 -m benchmarks.stuck`, for just this --socket-buffer."""
     [container] = manifest()["Deployment"]["spec"]["template"]["spec"]["containers"]
     config = config_of(container["args"])
-    [row] = re.findall(r"^\| 65536 \|(.*)\|$", (PROJECT / "README.md").read_text(), re.MULTILINE)
+    [row] = re.findall(r"^\| 65536 \|(.*)\|$", (PROJECT / "echo7/docs/explanation/guard.md").read_text(), re.MULTILINE)
     ours, _, kernels = (int(figure.replace(",", "")) for figure in row.split("|"))
     limit = container["resources"]["limits"]["memory"]
     assert config.socket_buffer_bytes == 65_536

@@ -1,4 +1,4 @@
-"""The manual page is made from the parser's own words; a changed option needs a new page."""
+"""The manual page is made from the options; a changed option needs a new page."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from tests.echo7.deploy.units import DEPLOY
 TEXT = manpage.PAGE.read_text()
 
 
-def test_the_page_is_what_the_parser_says_now() -> None:
+def test_manual_page_is_up_to_date() -> None:
     """Issue: "made from the argument parser …, committed and checked for drift by a test"."""
     pytest.importorskip("argparse_manpage", reason="argparse-manpage isn't installed: pip install -e '.[dev]'")
     assert manpage.page() == TEXT, "run python3 -m tests.manpage"
 
 
 @pytest.mark.parametrize("command", cli.COMMANDS)
-def test_every_option_of_every_command_has_its_place(command: str) -> None:
-    """The same without argparse-manpage, a little coarser."""
+def test_every_option_of_every_command_is_in_the_manual_page(command: str) -> None:
+    """A coarser check, without argparse-manpage."""
     part = TEXT.partition(f".SS \\fBecho7 {command}\\fR")[2].partition(".SS")[0]
     _, commands = cli.new_parser([command])
     written = re.findall(r"^  (-.+?)(?:  .*)?$", commands[command].format_help(), re.MULTILINE)
@@ -35,7 +35,7 @@ def test_every_option_of_every_command_has_its_place(command: str) -> None:
 
 
 def test_every_example_is_accepted() -> None:
-    """What people copy works: the examples of every command's help are in the page."""
+    """The page has examples for every command, and each can be copied and run."""
     section = TEXT.partition("\n.SH EXAMPLES\n")[2].partition("\n.SH ")[0].replace("\\-", "-").replace("\\(aq", "'")
     found = re.findall(r"^(?:sudo )?echo7 (.+?)(?:  .*| 2?>.*)?$", section, re.MULTILINE)
     assert len(found) >= 12
@@ -48,15 +48,15 @@ def test_every_example_is_accepted() -> None:
             serve.configure(options)
 
 
-def test_no_time_and_no_machine_is_in_it() -> None:
-    """Written anywhere, it is the same."""
+def test_manual_page_names_no_time_and_no_machine() -> None:
+    """It is the same when written elsewhere."""
     assert re.match(r'\.TH ECHO7 "1" "" "echo7 [\d.]+" "User Commands"\n', TEXT)
     assert "/root" not in TEXT
     assert "/tmp" not in TEXT
 
 
 @pytest.mark.skipif(shutil.which("groff") is None, reason="no groff here")
-def test_groff_finds_nothing_wrong() -> None:
+def test_manual_page_has_no_groff_warnings() -> None:
     command = ["groff", "-man", "-Tutf8", "-ww", "-z", str(manpage.PAGE)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")

@@ -1,4 +1,4 @@
-"""The service, whole, under the unit's own filters of system calls: what is forbidden is never missed.
+"""The service, whole, under the system call filters of the unit: it never needs a forbidden call.
 
 systemd makes seccomp filters of SystemCallFilter=, RestrictAddressFamilies= and MemoryDenyWriteExecute=; here they are
 made of the same lines and loaded by a program that then becomes `echo7 serve`. Each case runs twice: refused as the
@@ -28,13 +28,13 @@ from tests.support.basics import PATIENCE_S, PROJECT, has_ipv6
 from tests.support.clients import echo_and_close, receive_exactly, receive_to_end
 from tests.support.daemon import EchoProcess
 
-BULK_BYTES = 8 << 20  # far above what makes a connection bulk
+BULK_BYTES = 8 << 20  # makes the connection a bulk one
 
 REFUSALS = ["as the unit says", "kill"]
 
 
 def prefix(refusal: str, *drop_ins: object) -> list[str]:
-    """What makes the program after it run under the unit's filters. Skips the test where that can't be."""
+    """Return words that put a command under the unit's filters. Skip the test where that is impossible."""
     if sys.platform != "linux":
         pytest.skip("seccomp is Linux's")
     try:
@@ -74,7 +74,7 @@ def refusal(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
-# ---------------------------------------------------------------- the filter has teeth
+# ---------------------------------------------------------------- the filter works
 
 
 @pytest.mark.parametrize(
@@ -89,22 +89,22 @@ def refusal(request: pytest.FixtureRequest) -> str:
         "mmap.mmap(-1, 4096, prot=mmap.PROT_WRITE | mmap.PROT_EXEC)",
     ],
 )
-def test_what_no_echo_needs_is_refused(forbidden: str) -> None:
+def test_system_call_that_no_echo_needs_is_refused(forbidden: str) -> None:
     done = under(prefix("as the unit says"), f"import mmap, os, socket\n{forbidden}")
     assert done.returncode == 1
     assert "PermissionError" in done.stderr or "not supported by protocol" in done.stderr or "No such" in done.stderr
 
 
-def test_the_switch_that_kills_does() -> None:
+def test_kill_filter_kills() -> None:
     assert under(prefix("kill"), "import os; os.mkdir('never')").returncode == -signal.SIGSYS
 
 
-# ---------------------------------------------------------------- with sockets of its own
+# ---------------------------------------------------------------- with its own sockets
 
 
 @pytest.fixture
 def echo(request: pytest.FixtureRequest, refusal: str) -> Iterator[EchoProcess]:
-    """`echo7 serve` under the filters of the unit with the drop-in for sockets of its own."""
+    """`echo7 serve` under the filters of the unit with the drop-in own-sockets.conf."""
     with EchoProcess(*getattr(request, "param", ()), prefix=prefix(refusal, OWN_SOCKETS)) as process:
         yield process
 
@@ -113,7 +113,7 @@ WORKERS = pytest.mark.parametrize("echo", [(), ("--workers", "2")], ids=["one", 
 
 
 @WORKERS
-def test_it_echoes_in_bulk_and_in_datagrams_logs_and_ends_in_order(echo: EchoProcess) -> None:
+def test_sandboxed_service_echoes_logs_and_ends_in_order(echo: EchoProcess) -> None:
     data = random.Random(862).randbytes(BULK_BYTES)
     assert echo_and_close(echo.connect(), data) == data
     ask(socket.AF_INET, "127.0.0.1", echo.port)
@@ -121,29 +121,29 @@ def test_it_echoes_in_bulk_and_in_datagrams_logs_and_ends_in_order(echo: EchoPro
         ask(socket.AF_INET6, "::1", echo.port)
     echo.process.send_signal(signal.SIGUSR1)
     assert echo.next_line("counters")["tcp_bytes_sent"] >= BULK_BYTES
-    with echo.connect() as caller:
-        caller.sendall(b"x")
-        assert receive_exactly(caller, 1) == b"x"
+    with echo.connect() as client:
+        client.sendall(b"x")
+        assert receive_exactly(client, 1) == b"x"
         echo.process.send_signal(signal.SIGTERM)
-        assert receive_to_end(caller) == b""
+        assert receive_to_end(client) == b""
     assert echo.finish(0) == 0
     assert not [line for line in echo.lines if line["level"] in ("warning", "error") and "root" not in line["event"]]
 
 
 @WORKERS
-def test_it_starts_afresh_and_keeps_its_callers(echo: EchoProcess) -> None:
-    with echo.connect() as caller:
-        caller.sendall(b"before")
-        assert receive_exactly(caller, 6) == b"before"
+def test_sandboxed_service_restarts_and_keeps_its_clients(echo: EchoProcess) -> None:
+    with echo.connect() as client:
+        client.sendall(b"before")
+        assert receive_exactly(client, 6) == b"before"
         echo.process.send_signal(signal.SIGHUP)
         echo.next_line("restarted")
-        caller.sendall(b"after")
-        assert receive_exactly(caller, 5) == b"after"
+        client.sendall(b"after")
+        assert receive_exactly(client, 5) == b"after"
         assert echo_and_close(echo.connect(), b"new") == b"new"
     assert echo.finish() == 0
 
 
-def test_what_a_crash_leaves_is_replaced(refusal: str) -> None:
+def test_sandboxed_worker_that_crashes_is_replaced(refusal: str) -> None:
     with EchoProcess("--workers", "2", prefix=prefix(refusal, OWN_SOCKETS)) as echo:
         victim = next(line["pids"][0] for line in echo.lines if line["event"] == "workers")
         os.kill(victim, signal.SIGKILL)
@@ -156,7 +156,7 @@ def test_what_a_crash_leaves_is_replaced(refusal: str) -> None:
 
 
 @pytest.mark.parametrize("workers", ["1", "2"])
-def test_with_sockets_handed_in_it_needs_no_other_family_than_unix(refusal: str, workers: str) -> None:
+def test_sandboxed_service_with_handed_in_sockets_needs_only_the_unix_family(refusal: str, workers: str) -> None:
     """One socket for both families, as systemd makes it of `ListenStream=7` and `BindIPv6Only=both`."""
     with dual_stack(socket.SOCK_STREAM) as tcp, dual_stack(socket.SOCK_DGRAM, tcp.getsockname()[1]) as udp:
         port = tcp.getsockname()[1]
@@ -176,7 +176,7 @@ def test_with_sockets_handed_in_it_needs_no_other_family_than_unix(refusal: str,
 
 
 def dual_stack(kind: int, port: int = 0) -> socket.socket:
-    """A socket for every address of both families. Skips the test where there is no IPv6."""
+    """Return a socket for every address of both families. Skip the test without IPv6."""
     if not has_ipv6():
         pytest.skip("this machine has no IPv6")
     sock = socket.socket(socket.AF_INET6, kind)
@@ -188,7 +188,7 @@ def dual_stack(kind: int, port: int = 0) -> socket.socket:
 
 
 def ask(family: int, host: str, port: int) -> None:
-    """Ask over UDP, and hear from the very address that was asked: a connected socket takes no other."""
+    """Exchange a datagram on a connected socket, which takes answers only from the address that it asked."""
     with socket.socket(family, socket.SOCK_DGRAM) as client:
         client.settimeout(PATIENCE_S)
         client.connect((host, port))

@@ -1,4 +1,4 @@
-"""The units under a systemd of their own, in namespaces of their own, on a copy of this machine's files that vanishes.
+"""The units under a separate systemd, in separate namespaces, on a temporary copy of this machine's files.
 
 Nothing of the machine is started or changed: the root is an overlay, its `*.wants` are empty, there is no network but a
 loopback of its own. Needs root. What can't be had is skipped with its reason; once systemd runs, all must be well.
@@ -94,18 +94,18 @@ def shown(name):
 
 def ask():
     for host in ("127.0.0.1", "::1"):
-        with socket.create_connection((host, 7), 20) as caller:
+        with socket.create_connection((host, 7), 20) as client:
             data, received = os.urandom(1 << 22), bytearray()
-            threading.Thread(target=lambda: (caller.sendall(data), caller.shutdown(socket.SHUT_WR))).start()
-            while piece := caller.recv(1 << 16):
+            threading.Thread(target=lambda: (client.sendall(data), client.shutdown(socket.SHUT_WR))).start()
+            while piece := client.recv(1 << 16):
                 received += piece
             assert received == data
     for family, host in ((socket.AF_INET, "127.0.0.9"), (socket.AF_INET6, "::1")):
-        with socket.socket(family, socket.SOCK_DGRAM) as caller:
-            caller.settimeout(20)
-            caller.connect((host, 7))
-            caller.send(b"datagram")
-            assert caller.recv(100) == b"datagram"
+        with socket.socket(family, socket.SOCK_DGRAM) as client:
+            client.settimeout(20)
+            client.connect((host, 7))
+            client.send(b"datagram")
+            assert client.recv(100) == b"datagram"
 
 
 def until(condition):
@@ -117,7 +117,7 @@ def until(condition):
 
 systemctl("start", "echo7.socket")
 assert shown("ActiveState") == "inactive", "nobody has called"
-ask()  # and by that it is started
+ask()  # which starts the service
 until(lambda: shown("ActiveState") == "active")
 
 first = shown("MainPID")
@@ -137,14 +137,14 @@ with socket.create_connection(("127.0.0.1", 7), 20) as held:
     time.sleep(3)  # longer than the watchdog waits
     assert (shown("MainPID"), shown("NRestarts")) == (first, "0")
 
-os.kill(int(first), signal.SIGSTOP)  # it is stuck
+os.kill(int(first), signal.SIGSTOP)  # a stuck loop
 until(lambda: shown("NRestarts") == "1" and shown("ActiveState") == "active")
 ask()
 
 again = threading.Thread(target=systemctl, args=("restart", "echo7.service"))
 again.start()
 while again.is_alive():
-    socket.create_connection(("127.0.0.1", 7), 20).close()  # who calls meanwhile waits, and isn't refused
+    socket.create_connection(("127.0.0.1", 7), 20).close()  # a client that connects meanwhile waits, and isn't refused
     time.sleep(0.01)
 ask()
 
@@ -168,7 +168,7 @@ print("all is well")
 
 @pytest.fixture
 def cgroup() -> Iterator[pathlib.Path]:
-    """A cgroup for all that runs here. Skips the test where none can be made."""
+    """Yield a cgroup for all processes of the test. Skip the test where none can be made."""
     mounts = [line.split() for line in pathlib.Path("/proc/self/mounts").read_text().splitlines()]
     found = [pathlib.Path(point) for _, point, kind, *_ in mounts if kind == "cgroup2"]
     try:
@@ -198,7 +198,7 @@ def installation() -> Iterator[Installation]:
 
 
 @pytest.mark.long
-def test_under_systemd_it_serves_reloads_is_watched_and_ends(
+def test_service_under_systemd_serves_reloads_is_watched_and_ends(
     installation: Installation, cgroup: pathlib.Path, tmp_path: pathlib.Path
 ) -> None:
     (tmp_path / "machine").mkdir()

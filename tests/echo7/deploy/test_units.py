@@ -1,4 +1,4 @@
-"""The systemd units: nothing that could be shut is open, and what they say is what echo7 does."""
+"""The systemd units: the sandbox is closed, and the settings fit what echo7 does."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ NEVER_USED = """
 """.split()
 
 
-def test_the_exposure_is_below_the_gate() -> None:
+def test_exposure_is_below_the_limit() -> None:
     """Issue: "`systemd-analyze security --offline` ≤ 0.8, and a test gates the score"."""
     done = analyze("security", "--offline=true", f"--threshold={MOST_EXPOSURE * 10:.0f}", "--no-pager", SERVICE)
     assert done.returncode == 0, done.stdout
@@ -34,15 +34,15 @@ def test_the_exposure_is_below_the_gate() -> None:
     assert float(score) <= MOST_EXPOSURE
 
 
-def test_the_gate_would_shut(tmp_path: pathlib.Path) -> None:
-    """A unit of nothing but a command is above the threshold, and that is an exit status."""
+def test_unit_without_a_sandbox_is_above_the_limit(tmp_path: pathlib.Path) -> None:
+    """A unit with only a command is above the limit, and the exit status shows it."""
     bare = tmp_path / "bare.service"
     bare.write_text(f"[Service]\nExecStart={sys.executable}\n")
     assert analyze("security", "--offline=true", "--threshold=8", "--no-pager", bare).returncode != 0
 
 
-def test_systemd_finds_nothing_wrong(tmp_path: pathlib.Path) -> None:
-    """With the program that is here in place of the one that will be installed."""
+def test_units_have_no_systemd_warnings(tmp_path: pathlib.Path) -> None:
+    """With this checkout in place of the installed program."""
     program = last(settings(SERVICE), "ExecStart").split()[0]
     (tmp_path / SERVICE.name).write_text(SERVICE.read_text().replace(program, sys.executable))
     (tmp_path / SOCKET.name).write_text(SOCKET.read_text())
@@ -54,14 +54,14 @@ def test_systemd_finds_nothing_wrong(tmp_path: pathlib.Path) -> None:
         assert not [line for line in done.stderr.splitlines() if "echo7" in line or "own-sockets" in line]
 
 
-def test_the_filter_lets_through_what_is_used_and_not_what_never_is() -> None:
-    """test_sandbox.py runs the service under it; this says why, should that fail."""
+def test_filter_allows_used_calls_and_no_others() -> None:
+    """test_sandbox.py runs the service under the filter; this test shows the reason when that fails."""
     allowed = allowed_calls(settings(SERVICE))
     assert not set(USED) - allowed
     assert not set(NEVER_USED) & allowed
 
 
-def test_activation_needs_neither_capability_nor_network() -> None:
+def test_unit_with_activation_has_neither_capability_nor_network() -> None:
     unit = settings(SERVICE)
     assert unit["CapabilityBoundingSet"] == unit["AmbientCapabilities"] == []
     assert last(unit, "PrivateNetwork") == "yes"
@@ -69,19 +69,19 @@ def test_activation_needs_neither_capability_nor_network() -> None:
     assert last(unit, "Sockets") == SOCKET.name
 
 
-def test_without_activation_there_is_the_one_capability_that_it_takes() -> None:
+def test_unit_without_activation_has_one_capability() -> None:
     unit = settings(SERVICE, OWN_SOCKETS)
     assert words(unit, "CapabilityBoundingSet") == words(unit, "AmbientCapabilities") == ["CAP_NET_BIND_SERVICE"]
     assert unit["Sockets"] == []
 
 
-def test_the_socket_unit_has_port_7_over_both() -> None:
+def test_socket_unit_has_port_7_over_both() -> None:
     unit = settings(SOCKET)
     assert unit["ListenStream"] == unit["ListenDatagram"] == ["7"]
     assert last(unit, "BindIPv6Only") == "both"
 
 
-def test_the_program_is_started_with_options_that_exist() -> None:
+def test_unit_starts_the_program_with_options_that_exist() -> None:
     python, _, package, *arguments = last(settings(SERVICE), "ExecStart").split()
     assert (pathlib.PurePath(python).name, package) == ("python3", "echo7")
     assert arguments[-2:] == ["--config", f"/etc/{OPTIONS_FILE.name}"]
@@ -96,8 +96,8 @@ def test_systemd_waits_longer_than_the_service_drains() -> None:
     assert last(unit, "ExecReload") == "/bin/kill -HUP $MAINPID"
 
 
-def test_every_option_in_the_example_file_exists_and_has_a_value_that_it_takes(tmp_path: pathlib.Path) -> None:
-    """What stands there as a comment, read as if it were none."""
+def test_every_option_in_the_example_file_exists_and_has_a_valid_value(tmp_path: pathlib.Path) -> None:
+    """The options are comments there; the test removes the comment signs."""
     text = re.sub(r"^# (?=[a-z-]+ = )", "", OPTIONS_FILE.read_text(), flags=re.MULTILINE)
     document = tomllib.loads(text)
     assert len(document) >= 6
@@ -108,8 +108,8 @@ def test_every_option_in_the_example_file_exists_and_has_a_value_that_it_takes(t
     assert {name for name in plain if plain[name] != shown[name]} <= {"max_connections", "socket_buffer_bytes"}
 
 
-def test_a_built_package_has_all_of_this() -> None:
-    """`pip install .` ships echo7/deploy, and puts the manual page where man(1) looks."""
+def test_built_package_has_the_deploy_files() -> None:
+    """`pip install .` ships echo7/deploy, and puts the manual page where man(1) finds it."""
     document = tomllib.loads((PROJECT / "pyproject.toml").read_text())["tool"]["setuptools"]
     assert "deploy/*" in document["package-data"]["echo7"]
     assert not [path for path in DEPLOY.iterdir() if path.is_dir()], "deploy/* doesn't reach into folders"

@@ -1,4 +1,4 @@
-"""What a systemd unit says, for the tests: its settings, and the system calls that its filter lets through."""
+"""The settings of a systemd unit, and the system calls that its filter allows."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ DEPLOY = PROJECT / "echo7" / "deploy"
 SERVICE, SOCKET, OWN_SOCKETS = DEPLOY / "echo7.service", DEPLOY / "echo7.socket", DEPLOY / "own-sockets.conf"
 OLDEST_SYSTEMD = 252  # knows every setting of ours
 
-Settings = dict[str, list[str]]  # by name, every value that holds; "" takes back what was there
+Settings = dict[str, list[str]]  # by name, every valid value; "" removes earlier values
 
 
 def settings(*paths: pathlib.Path) -> Settings:
-    """What the unit says once its drop-ins have been read, sections apart: no name stands in two of ours."""
+    """Return the settings of a unit with its drop-ins, without sections: no name is in two of them."""
     found: Settings = {}
     for path in paths:
         for line in path.read_text().splitlines():
@@ -31,33 +31,33 @@ def settings(*paths: pathlib.Path) -> Settings:
 
 
 def words(unit: Settings, name: str) -> list[str]:
-    """All the words of a setting that is a list."""
+    """Return all words of a setting that is a list."""
     return [word for value in unit.get(name, []) for word in value.split()]
 
 
 def last(unit: Settings, name: str) -> str:
-    """The value of a setting of which the last one holds."""
+    """Return the last value of a setting, which is the valid one."""
     return unit[name][-1]
 
 
 def analyze(*arguments: str | pathlib.Path) -> subprocess.CompletedProcess[str]:
-    """Run systemd-analyze, which needs no running systemd. Skips the test where it isn't, or is too old."""
+    """Run systemd-analyze, which needs no running systemd. Skip the test if it is missing or too old."""
     need_systemd()
     return subprocess.run(["systemd-analyze", *map(str, arguments)], capture_output=True, text=True, check=False)
 
 
 @functools.cache
 def need_systemd() -> None:
-    """Skip the test where there is no systemd-analyze that knows what our units say."""
+    """Skip the test without a systemd-analyze that knows the settings of our units."""
     if shutil.which("systemd-analyze") is None:
         pytest.skip("no systemd-analyze here")
     told = subprocess.run(["systemd-analyze", "--version"], capture_output=True, text=True, check=True).stdout
     if int("".join(c for c in told.split()[1] if c.isdigit() or c == ".").split(".")[0]) < OLDEST_SYSTEMD:
-        pytest.skip(f"systemd {told.split()[1]} doesn't know all that the units say")
+        pytest.skip(f"systemd {told.split()[1]} lacks settings of the units")
 
 
 def allowed_calls(unit: Settings) -> set[str]:
-    """The names of all system calls that SystemCallFilter= lets through. Its first line makes it a list of these."""
+    """Return the system calls that SystemCallFilter= allows. Its first line makes it a list of allowed calls."""
     allowed = set(expand(["@default"]))  # systemd.exec(5): always
     lines = unit["SystemCallFilter"]
     assert not lines[0].startswith("~")
@@ -70,7 +70,7 @@ def allowed_calls(unit: Settings) -> set[str]:
 
 
 def expand(names: Sequence[str]) -> set[str]:
-    """System calls by name, those of each @group in its place."""
+    """Replace each @group by its system calls."""
     found: set[str] = set()
     for name in names:
         found |= expand(group(name)) if name.startswith("@") else {name}
@@ -79,7 +79,7 @@ def expand(names: Sequence[str]) -> set[str]:
 
 @functools.cache
 def group(name: str) -> tuple[str, ...]:
-    """What is in one of systemd's groups, other groups among it."""
+    """Return the members of one of systemd's groups, which may be groups."""
     done = analyze("syscall-filter", name)
     assert done.returncode == 0, done.stderr
     lines = [line.strip() for line in done.stdout.splitlines()[1:]]

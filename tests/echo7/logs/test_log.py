@@ -1,4 +1,4 @@
-"""A log line never blocks, never raises, and never goes where it doesn't belong, whatever stderr is."""
+"""A log line never blocks, never raises, and never reaches a client, for any kind of stderr."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def raised(error: Exception) -> Exception:
 
 
 class Unprintable(Exception):
-    """An exception that can't be put into words."""
+    """An exception that can't be formatted."""
 
     def __repr__(self) -> str:
         raise RuntimeError("no words")
@@ -71,7 +71,7 @@ class Unprintable(Exception):
 
 @given(texts, st.dictionaries(st.text(st.characters(codec="ascii"), min_size=1, max_size=8), values, max_size=4))
 @example("line\nfeed \r\x85\u2028\x1b[31m \ud800 \x00", {})
-def test_whatever_is_logged_is_one_json_line(message: str, fields: dict[str, Any]) -> None:
+def test_any_record_is_one_json_line(message: str, fields: dict[str, Any]) -> None:
     """Issue: "`--log-format text|json`": one object a line, so no character in it may end the line or the object."""
     record = record_of(message, event="name", fields={f"x_{name}": value for name, value in fields.items()})
     line = log.JsonFormatter().format(record)
@@ -83,7 +83,7 @@ def test_whatever_is_logged_is_one_json_line(message: str, fields: dict[str, Any
 
 
 @given(texts)
-def test_a_traceback_stays_on_its_json_line(message: str) -> None:
+def test_traceback_stays_on_its_json_line(message: str) -> None:
     """Promise 17: "one traceback logged"; it has many lines, but the JSON log has one."""
     line = log.JsonFormatter().format(record_of("failed", logging.ERROR, raised(ValueError(message))))
     assert line.isprintable()
@@ -92,7 +92,7 @@ def test_a_traceback_stays_on_its_json_line(message: str) -> None:
     assert "ValueError" in text
 
 
-def test_a_text_line_has_time_level_and_message_and_the_traceback_below() -> None:
+def test_text_line_has_time_level_and_message_with_the_traceback_below() -> None:
     """`2026-01-31T12:00:00Z info listening on tcp 127.0.0.1:7`, in UTC."""
     record = record_of("it is so", logging.WARNING)
     record.created, record.msecs = 1_769_860_800.25, 250.0
@@ -103,14 +103,14 @@ def test_a_text_line_has_time_level_and_message_and_the_traceback_below() -> Non
     assert last == "KeyError: 'k'"
 
 
-def test_both_formats_tell_the_same_time() -> None:
-    """Whoever has both logs can lay them side by side."""
+def test_both_formats_have_the_same_time() -> None:
+    """Two logs can be compared line by line."""
     record = record_of("x")
     assert log.TextFormatter().format(record).split()[0] == json.loads(log.JsonFormatter().format(record))["time"]
 
 
 @pytest.mark.parametrize("text", ["100%", "%s %d %(name)s", "{}"])
-def test_an_events_text_is_taken_as_it_is(caplog: pytest.LogCaptureFixture, text: str) -> None:
+def test_text_of_an_event_is_not_a_format(caplog: pytest.LogCaptureFixture, text: str) -> None:
     """An address with a scope has a percent sign (fe80::1%eth0), which isn't a format."""
     log.event(logging.getLogger("tests.echo7.log"), logging.ERROR, "name", text, key=1)
     (record,) = caplog.records
@@ -120,7 +120,7 @@ def test_an_events_text_is_taken_as_it_is(caplog: pytest.LogCaptureFixture, text
 
 @pytest.fixture
 def loggers() -> Iterator[list[logging.Logger]]:
-    """The two loggers, put back afterwards as they were."""
+    """The two loggers, restored afterwards."""
     both = [logging.getLogger(name) for name in ("reactor", "echo7")]
     before = [(logger.level, logger.handlers[:], logger.propagate) for logger in both]
     yield both
@@ -129,8 +129,8 @@ def loggers() -> Iterator[list[logging.Logger]]:
 
 
 @pytest.mark.parametrize(("form", "formatter"), [("json", log.JsonFormatter), ("text", log.TextFormatter)])
-def test_setting_up_twice_logs_once(loggers: list[logging.Logger], form: str, formatter: type) -> None:
-    """A line that is written twice is counted twice by whoever reads the log."""
+def test_second_set_up_replaces_the_first(loggers: list[logging.Logger], form: str, formatter: type) -> None:
+    """A line must not be written twice."""
     log.set_up("info", form)
     handler = log.set_up("warning", form)
     for logger in loggers:
@@ -183,7 +183,7 @@ def fill_up(handler: log.StderrHandler) -> int:
     return count
 
 
-def test_a_full_pipe_drops_and_counts_and_says_so_when_there_is_room() -> None:
+def test_full_pipe_drops_and_counts_lines_and_reports_them_when_there_is_room() -> None:
     """Promise 21: "lines that had to be dropped are counted"."""
     with small_pipe() as (reading, handler):
         written = fill_up(handler) - 1
@@ -201,7 +201,7 @@ def test_a_full_pipe_drops_and_counts_and_says_so_when_there_is_room() -> None:
 
 @given(st.lists(st.one_of(st.just("read"), texts), max_size=60))
 def test_every_line_is_either_read_or_counted(steps: list[str]) -> None:
-    """However reader and writer take turns: lines read, plus lines reported as dropped, are the lines logged."""
+    """For any order of reads and writes, lines read plus lines reported as dropped are the lines logged."""
     with small_pipe() as (reading, handler):
         lines, logged = [], 0
         for step in [*steps, "read"]:
@@ -220,7 +220,7 @@ def test_every_line_is_either_read_or_counted(steps: list[str]) -> None:
 
 
 @linux_only
-def test_a_line_that_is_cut_short_does_not_spoil_the_next_one() -> None:
+def test_line_after_a_cut_line_is_whole() -> None:
     """Story: of a long line the first piece fitted, the second didn't, and the next line was glued to it."""
     with small_pipe() as (reading, handler):
         handler.handle(record_of("long" * SMALL_PIPE_BYTES))
@@ -231,18 +231,18 @@ def test_a_line_that_is_cut_short_does_not_spoil_the_next_one() -> None:
         assert "1 log lines were dropped" in [json.loads(line)["message"] for line in text.splitlines()[1:]]
 
 
-def test_a_reader_that_has_gone_costs_lines_and_nothing_else() -> None:
-    """EPIPE is not the service's trouble."""
+def test_reader_that_has_gone_costs_only_lines() -> None:
+    """EPIPE doesn't concern the service."""
     reading, writing = os.pipe()
     handler = log.StderrHandler(writing)
     os.close(reading)
     for _ in range(3):
-        handler.handle(record_of("is anybody there?"))
+        handler.handle(record_of("a line without a reader"))
     os.close(writing)
     assert handler.dropped == 3
 
 
-def test_a_descriptor_that_is_closed_costs_lines_and_nothing_else() -> None:
+def test_closed_descriptor_costs_only_lines() -> None:
     """A handler on a closed descriptor counts; it neither raises nor writes elsewhere."""
     reading, writing = os.pipe()
     os.close(writing)
@@ -252,7 +252,7 @@ def test_a_descriptor_that_is_closed_costs_lines_and_nothing_else() -> None:
     assert handler.dropped == 1
 
 
-def test_a_record_that_cannot_be_put_into_words_does_not_raise() -> None:
+def test_record_that_cannot_be_formatted_does_not_raise() -> None:
     """Law: "writing a log line doesn't block and doesn't raise". Story: a callback raised an exception whose own
     `__repr__` raises; logging that raised again, from inside the loop, and ended it.
     """
@@ -273,7 +273,7 @@ def test_lone_surrogates_in_text_are_escaped() -> None:
         assert line.endswith(" name \\udcff")
 
 
-def test_the_inherited_pipe_stays_as_blocking_as_it_was() -> None:
+def test_inherited_pipe_stays_blocking() -> None:
     """Setting O_NONBLOCK on an inherited descriptor "would change it for every process that shares it"."""
     reading, writing = os.pipe()
     handler = log.StderrHandler(writing)
@@ -283,11 +283,11 @@ def test_the_inherited_pipe_stays_as_blocking_as_it_was() -> None:
     os.close(writing)
 
 
-# ---------------------------------------------------------------- the service, with all sorts of stderr
+# ---------------------------------------------------------------- the service, with each kind of stderr
 
 
 class Logging:
-    """`echo7 serve` with a stderr of the test's making; `client` is a caller who stays, `port` where."""
+    """`echo7 serve` with a stderr that the test makes; `client` is a connection to `port` that stays open."""
 
     def __init__(self, stderr: int, prefix: Sequence[str] = (), port: int = 0, form: str = "json") -> None:
         arguments = ["serve", "--host", "127.0.0.1", "--port", str(port), "--log-format", form]
@@ -306,7 +306,7 @@ class Logging:
         self.process.wait(PATIENCE_S)
 
     def connect(self) -> None:
-        """Call, again and again as long as nobody is there yet; an answer shows that the signals are taken over too."""
+        """Connect, and retry until the service is up; its answer shows that its signal handlers are installed."""
         for _ in range(int(PATIENCE_S / 0.01)):
             with contextlib.suppress(ConnectionRefusedError):
                 self.client = socket.create_connection(("127.0.0.1", self.port), PATIENCE_S)
@@ -318,27 +318,27 @@ class Logging:
         raise AssertionError(f"nobody serves port {self.port}; exit status {self.process.poll()}")
 
     def ping(self) -> None:
-        """Have one echo, which shows that nothing has blocked."""
+        """Exchange one echo, which shows that nothing has blocked."""
         self.client.sendall(b"still there?")
         assert receive_exactly(self.client, 12) == b"still there?"
 
     def log_a_lot(self) -> None:
-        """Make it log, and show each time that it goes on serving."""
+        """Make it log, and check each time that it still serves."""
         for _ in range(ROUNDS):
             self.process.send_signal(signal.SIGUSR1)
             self.ping()
-        for _ in range(3):  # a signal is acted upon one turn after it has come, at the end of the turn
+        for _ in range(3):  # a signal is handled at the end of the turn after it has come
             self.ping()
 
     def end(self) -> int:
-        """Hang up, end the service, and return its exit status."""
+        """Close the connection, stop the service, and return its exit status."""
         self.client.close()
         self.process.send_signal(signal.SIGTERM)
         return self.process.wait(PATIENCE_S)
 
 
 class Reader:
-    """Reads JSON lines from a descriptor, as far as asked. A line that was cut short is no JSON, and is skipped."""
+    """Reads JSON lines from a descriptor. It skips a line that was cut short."""
 
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
@@ -352,7 +352,7 @@ class Reader:
         return lines
 
     def read_while(self, act: Callable[[], object], key: str) -> list[dict[str, Any]]:
-        """Act and read, by turns, until a line has something under this key; return the lines."""
+        """Act and read by turns, until a line has a value under this key; return the lines."""
         lines: list[dict[str, Any]] = []
         for _ in range(int(PATIENCE_S / 0.01)):
             act()
@@ -375,7 +375,7 @@ class Reader:
 
 
 def start(service: Logging, reader: Reader) -> None:
-    """Read the start-up lines and call."""
+    """Read the start-up lines and connect."""
     service.port = reader.until("listening", "udp")[-1]["port"]
     service.connect()
 
@@ -409,7 +409,7 @@ every_kind = pytest.mark.parametrize("ends", KINDS.values(), ids=KINDS.keys())
 
 
 def fill_stderr(writing: int) -> None:
-    """Leave no room, by an open file description of our own where there can be one, so as to change nothing."""
+    """Fill it, through a separate open file description if possible, so that flags don't change."""
     if stat.S_ISSOCK(os.fstat(writing).st_mode):
         with socket.socket(fileno=os.dup(writing)) as sock, contextlib.suppress(BlockingIOError):
             while True:
@@ -424,7 +424,7 @@ def fill_stderr(writing: int) -> None:
 
 
 @every_kind
-def test_a_stderr_that_nobody_reads_never_blocks_the_service(ends: Ends) -> None:
+def test_unread_stderr_never_blocks_the_service(ends: Ends) -> None:
     """Promise 21: "A closed or unread stderr (a full pipe) never blocks or ends the service; lines that had to be
     dropped are counted".
     """
@@ -441,13 +441,13 @@ def test_a_stderr_that_nobody_reads_never_blocks_the_service(ends: Ends) -> None
 
 
 somebody_elses = pytest.mark.skipif(
-    not sys.platform.startswith("linux") or os.getuid() != 0, reason="only root can give a descriptor to somebody else"
+    not sys.platform.startswith("linux") or os.getuid() != 0, reason="only root can change the owner of a descriptor"
 )
 
 
 @contextlib.contextmanager
 def logging_to_somebody_else(ends: Ends) -> Iterator[tuple[Logging, Reader, tuple[int, int]]]:
-    """A service whose stderr belongs to another user, so that it can't be opened anew."""
+    """A service whose stderr belongs to another user, so that it can't be reopened."""
     with ends() as (reading, writing):
         os.fchown(writing, NOBODY, NOBODY)
         os.fchmod(writing, 0o600)
@@ -459,8 +459,8 @@ def logging_to_somebody_else(ends: Ends) -> Iterator[tuple[Logging, Reader, tupl
 
 @somebody_elses
 @pytest.mark.parametrize("ends", [pipe_ends, terminal_ends], ids=["pipe", "terminal"])
-def test_somebody_elses_stderr_gets_every_line_to_the_last(ends: Ends) -> None:
-    """What can't be opened anew is still written to, and the summary isn't lost at the end."""
+def test_stderr_of_another_user_gets_every_line_to_the_last(ends: Ends) -> None:
+    """Lines are still written, and the summary isn't lost at the end."""
     with logging_to_somebody_else(ends) as (service, reader, _):
         service.process.send_signal(signal.SIGUSR1)
         reader.until("counters")
@@ -470,8 +470,8 @@ def test_somebody_elses_stderr_gets_every_line_to_the_last(ends: Ends) -> None:
 
 @somebody_elses
 @pytest.mark.parametrize("ends", [pipe_ends, terminal_ends], ids=["pipe", "terminal"])
-def test_somebody_elses_stderr_that_nobody_reads_never_blocks_the_service(ends: Ends) -> None:
-    """Story: after `su` the terminal or pipe belongs to another user and can't be opened anew (EACCES); poll(2) said
+def test_unread_stderr_of_another_user_never_blocks_the_service(ends: Ends) -> None:
+    """Story: after `su` the terminal or pipe belongs to another user and can't be reopened (EACCES); poll(2) said
     that there was room, though not for a whole line, and the write blocked.
     """
     with logging_to_somebody_else(ends) as (service, _, (reading, writing)):
@@ -482,8 +482,8 @@ def test_somebody_elses_stderr_that_nobody_reads_never_blocks_the_service(ends: 
 
 
 @every_kind
-def test_a_reader_that_goes_away_does_not_end_the_service(ends: Ends) -> None:
-    """Promise 21, for EPIPE and EIO: whoever read the log has ended."""
+def test_reader_that_goes_away_does_not_end_the_service(ends: Ends) -> None:
+    """Promise 21, for EPIPE and EIO: the reader has ended."""
     with contextlib.ExitStack() as stack:
         reading, writing = stack.enter_context(ends())
         service = stack.enter_context(Logging(writing))
@@ -495,7 +495,7 @@ def test_a_reader_that_goes_away_does_not_end_the_service(ends: Ends) -> None:
 
 
 @pytest.mark.parametrize("closed", ["2>&-", "<&- >&- 2>&-"])
-def test_with_a_closed_stderr_it_serves_and_no_log_line_goes_to_a_caller(closed: str) -> None:
+def test_closed_stderr_sends_no_log_line_to_a_client(closed: str) -> None:
     """Story: a socket that gets descriptor 2 gets the next log line too."""
     with Logging(subprocess.DEVNULL, ["sh", "-c", f'exec "$@" {closed}', "sh"], quiet_port()) as service:
         service.connect()
@@ -509,7 +509,7 @@ def test_with_a_closed_stderr_it_serves_and_no_log_line_goes_to_a_caller(closed:
         assert service.process.wait(PATIENCE_S) == 0
 
 
-def test_a_file_is_appended_to(tmp_path: pathlib.Path) -> None:
+def test_log_file_is_appended_to(tmp_path: pathlib.Path) -> None:
     """`2>>echo7.log`, as the help shows it: what was there stays, and what others write there stays too."""
     path = tmp_path / "echo7.log"
     path.write_text("what was there before\n")
@@ -527,7 +527,7 @@ def test_a_file_is_appended_to(tmp_path: pathlib.Path) -> None:
 
 
 def wait_for_port(service: Logging, path: pathlib.Path) -> int:
-    """Look into the file until it has the last start-up line."""
+    """Read the file until it has the last start-up line."""
     for _ in range(int(PATIENCE_S / 0.01)):
         if found := re.search(r'"transport": "udp".*"port": (\d+)', path.read_text()):
             return int(found[1])
@@ -538,7 +538,7 @@ def wait_for_port(service: Logging, path: pathlib.Path) -> int:
 
 
 @linux_only
-def test_a_full_disk_does_not_end_the_service() -> None:
+def test_full_disk_does_not_end_the_service() -> None:
     """ENOSPC: the log is lost, the service isn't."""
     with open("/dev/full", "w") as full, Logging(full.fileno(), port=quiet_port()) as service:
         service.connect()
@@ -546,7 +546,7 @@ def test_a_full_disk_does_not_end_the_service() -> None:
         assert service.end() == 0
 
 
-def test_a_courier_is_held_up_in_the_loops_stead() -> None:
+def test_courier_blocks_in_place_of_the_loop() -> None:
     """Story: poll(2) said that a terminal had room, but not for the whole line, and the write slept."""
     reading, writing = os.pipe()
     courier = Courier(writing)
@@ -557,8 +557,8 @@ def test_a_courier_is_held_up_in_the_loops_stead() -> None:
         assert file.read(4000 * len(taken)) == b"".join(taken)
 
 
-def test_a_stderr_that_cannot_be_opened_anew_has_a_courier(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The same without root: "another user's terminal; or Windows, which has no such names"."""
+def test_stderr_that_cannot_be_reopened_has_a_courier(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same without root: "another user's terminal"."""
     reading, writing = os.pipe()
     with monkeypatch.context() as patch, open(reading) as file:
         patch.setattr(os, "open", refuse)
@@ -566,7 +566,7 @@ def test_a_stderr_that_cannot_be_opened_anew_has_a_courier(monkeypatch: pytest.M
         handler.setFormatter(log.TextFormatter())
         handler.handle(record_of("through the courier"))
         assert file.readline().endswith(" info through the courier\n")
-    assert os.get_blocking(writing), "the descriptor is others' too, and stays as it was"
+    assert os.get_blocking(writing), "other processes share the descriptor: its flags stay"
     os.close(writing)
 
 
@@ -574,8 +574,8 @@ def refuse(*args: object) -> int:
     raise PermissionError
 
 
-def test_at_the_end_a_courier_has_delivered_what_finds_room() -> None:
-    """ "Give the last lines a moment": the summary is the last of them."""
+def test_courier_writes_its_last_lines_at_the_end() -> None:
+    """ "Let the last lines be written": the summary is the last of them."""
     reading, writing = os.pipe()
     courier = Courier(writing)
     pieces = [b"%04d" % number for number in range(100)]
@@ -586,8 +586,8 @@ def test_at_the_end_a_courier_has_delivered_what_finds_room() -> None:
     os.close(writing)
 
 
-def test_at_the_end_a_courier_that_is_held_up_is_not_waited_for() -> None:
-    """ "But no more: whoever holds them up must not hold up the end"."""
+def test_blocked_courier_does_not_delay_the_end() -> None:
+    """ "But only for a moment: a stopped reader must not delay the end"."""
     reading, writing = os.pipe()
     courier = Courier(writing)
     fill_stderr(writing)
@@ -607,7 +607,7 @@ def test_at_the_end_a_courier_that_is_held_up_is_not_waited_for() -> None:
 
 @pytest.mark.skipif(sys.platform == "win32", reason="journald is for Linux")
 @pytest.mark.parametrize("form", ["text", "json"])
-def test_where_stderr_is_the_journals_each_line_begins_with_its_priority(form: str) -> None:
+def test_line_to_the_journal_begins_with_its_priority(form: str) -> None:
     """Issue: "priority prefix `<4>` when stderr is journald's: JOURNAL_STREAM matches stderr's device:inode"."""
     reader, writer = os.pipe()
     found = os.fstat(writer)
@@ -626,8 +626,8 @@ def test_where_stderr_is_the_journals_each_line_begins_with_its_priority(form: s
         assert json.loads(heard[0][3:])["event"] == "notify_failed"
 
 
-def test_each_line_of_a_traceback_has_the_priority_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The journal takes them for entries of their own."""
+def test_each_line_of_a_traceback_to_the_journal_has_the_priority(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each line is an entry of the journal."""
     reader, writer = os.pipe()
     found = os.fstat(writer)
     monkeypatch.setenv("JOURNAL_STREAM", f"{found.st_dev}:{found.st_ino}")

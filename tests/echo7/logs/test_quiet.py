@@ -18,8 +18,8 @@ WAIT_S = 1 / LINES.per_second
 
 
 @given(st.lists(st.tuples(st.sampled_from("abc"), st.integers(1, 1000), st.floats(0, 30)), max_size=60))
-def test_whatever_happens_is_told_or_held_back_and_told_later(events: list[tuple[str, int, float]]) -> None:
-    """Of each kind: lines written plus those said to be held back are what has happened, up to the last line."""
+def test_every_event_is_logged_or_counted_as_held_back(events: list[tuple[str, int, float]]) -> None:
+    """Of each kind: lines written, plus lines reported as held back, are the events up to the last line."""
     quiet, now_s = Quiet(), 100.0
     happened, told, buckets = dict[str, int](), dict[str, int](), {kind: Bucket(LINES) for kind in "abc"}
     for kind, count, pause_s in events:
@@ -32,7 +32,7 @@ def test_whatever_happens_is_told_or_held_back_and_told_later(events: list[tuple
             assert told[kind] == happened[kind]
 
 
-def test_a_few_lines_at_once_then_one_now_and_then() -> None:
+def test_limit_allows_a_few_lines_at_once_then_one_now_and_then() -> None:
     quiet = Quiet()
     assert [quiet.ask("kind", 100.0) for _ in range(LINES.burst)] == [0] * LINES.burst
     assert [quiet.ask("kind", 100.0) for _ in range(1234)] == [None] * 1234
@@ -41,7 +41,7 @@ def test_a_few_lines_at_once_then_one_now_and_then() -> None:
     assert quiet.ask("kind", 100.0 + WAIT_S) is None
 
 
-def test_how_many_is_said_in_words() -> None:
+def test_held_back_count_is_in_the_line() -> None:
     """Issue: "… 1,234 more held back"."""
     assert also(0) == ""
     assert also(1234) == " (1,234 more held back)"
@@ -56,7 +56,7 @@ def lines(caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
     return caplog
 
 
-def test_a_drop_is_logged_with_its_source_and_a_flood_with_few_lines(lines: pytest.LogCaptureFixture) -> None:
+def test_drop_is_logged_with_its_source_and_a_flood_with_few_lines(lines: pytest.LogCaptureFixture) -> None:
     """Issue: "every drop has one counter and a rate-limited log line with the source"."""
     clock = ManualClock()
     drops = DropLog(clock)
@@ -75,22 +75,22 @@ def test_a_drop_is_logged_with_its_source_and_a_flood_with_few_lines(lines: pyte
     assert last["fields"] == {"reason": "rate_source", "source": "192.0.2.8:4000", "held_back": 63_680}
 
 
-def test_where_nobody_reads_such_lines_nothing_is_looked_up(caplog: pytest.LogCaptureFixture) -> None:
+def test_disabled_level_looks_up_no_source(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.WARNING, "echo7")
     drops = DropLog(lambda: pytest.fail("the clock was read"))
     drops.note("reason", lambda: pytest.fail("the source was put into words"))
     assert not caplog.records
 
 
-def test_sources_are_named_as_people_write_them() -> None:
+def test_sources_are_named_as_text() -> None:
     assert describe_peer(("192.0.2.7", 7)) == "192.0.2.7:7"
-    assert describe_peer(None) == "a source that isn't known"
+    assert describe_peer(None) == "an unknown source"
     assert describe_source(b"") == "all sources together"
     assert describe_source(bytes([192, 0, 2, 7])) == "192.0.2.7"
     assert describe_source(bytes([0x20, 1, 0xD, 0xB8, 0, 1, 0, 2])) == "2001:db8:1:2::/64"
 
 
-# ---------------------------------------------------------------- what the loop warns of
+# ---------------------------------------------------------------- the loop's warnings
 
 
 def record_of(name: str, level: int, message: str = "it failed", **extra: object) -> logging.LogRecord:
@@ -99,8 +99,8 @@ def record_of(name: str, level: int, message: str = "it failed", **extra: object
     return record
 
 
-def test_what_the_loop_warns_of_again_and_again_is_held_back_and_counted() -> None:
-    """A caller who makes a callback raise must not be able to fill a disk with tracebacks."""
+def test_repeated_warning_of_the_loop_is_held_back_and_counted() -> None:
+    """A client that makes a callback raise must not fill a disk with tracebacks."""
     clock = ManualClock()
     repeats = log.Repeats(clock)
     raised = [record_of("reactor", logging.ERROR, event="callback_raised") for _ in range(100)]
@@ -118,12 +118,12 @@ def test_what_the_loop_warns_of_again_and_again_is_held_back_and_counted() -> No
 @pytest.mark.parametrize(
     ("name", "level"), [("echo7", logging.ERROR), ("reactor", logging.INFO), ("echo7", logging.DEBUG)]
 )
-def test_what_operators_cause_or_ask_for_goes_through(name: str, level: int) -> None:
+def test_record_that_an_operator_causes_passes(name: str, level: int) -> None:
     repeats = log.Repeats(lambda: pytest.fail("the clock was read"))
     assert all(repeats.filter(record_of(name, level)) for _ in range(100))
 
 
-def test_the_daemons_handler_has_the_filter() -> None:
+def test_handler_of_the_service_has_the_filter() -> None:
     before = {name: vars(logging.getLogger(name)).copy() for name in ("reactor", "echo7")}
     try:
         handler = log.set_up("info", "text")

@@ -14,7 +14,7 @@ from tests.support.daemon import serve_config
 def test_missing_extra_is_one_line_that_says_how_to_install_it(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Brief: "missing extra → one-line usage error that says `pip install 'echo7[metrics]'`"."""
+    """Specified: "missing extra → one-line usage error that says `pip install 'echo7[metrics]'`"."""
     for name in [name for name in sys.modules if name.startswith(("h11", "echo7.metrics"))]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "h11", None)

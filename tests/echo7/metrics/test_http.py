@@ -1,4 +1,4 @@
-"""Pages over HTTP: a good request gets its page, and any other client costs next to nothing."""
+"""Pages over HTTP: a good request gets its page, and any other client costs almost nothing."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 
 h11 = pytest.importorskip("h11", reason="the extra `metrics` isn't installed")
 
-from echo7.metrics.http import FRESH_S, LIFE_S, MOST_CLIENTS, REQUEST_BYTES, Kept, Page, Pages
+from echo7.metrics.http import FRESH_S, LIFE_S, MOST_CLIENTS, REQUEST_BYTES, Page, PageProtocol, Pages, kept
 from reactor import Listener, Reactor, StreamProtocol
 from reactor.observe.snapshot import dump
 from reactor.sockets.opening import bind_tcp
@@ -27,7 +27,7 @@ class Site:
     def __init__(self) -> None:
         self.clock, self.made, self.accepted = ManualClock(), 0, 0
         self.loop = Reactor(clock=self.clock)
-        self.pages = Pages(self.loop, {"/page": Kept(self.clock, self._make)})
+        self.pages = Pages(self.loop, {"/page": kept(self.clock, self._make)})
         sock = bind_tcp(socket, ("127.0.0.1", 0))
         sock.listen(64)
         self.listener = Listener(self.loop, sock, self._new_protocol)
@@ -40,7 +40,7 @@ class Site:
 
     def _new_protocol(self) -> StreamProtocol:
         self.accepted += 1
-        return self.pages.new_protocol()
+        return PageProtocol(self.pages)
 
     def _make(self) -> Page:
         self.made += 1
@@ -55,7 +55,7 @@ class Site:
             yield client
 
     def end_of(self, client: socket.socket) -> bytes:
-        """What comes up to the server's FIN. A reset raises."""
+        """Return the bytes before the server's FIN. A reset raises."""
         received = bytearray()
 
         def ended() -> bool:
@@ -113,7 +113,7 @@ def test_request_in_pieces_or_with_trailing_data_gets_one_answer(pieces: list[by
     ],
 )
 def test_status_says_what_is_wrong(request_: bytes, expected: int) -> None:
-    """Brief: "GET/HEAD only, 404, 405, 400"; a request has a size."""
+    """Specified: "GET/HEAD only, 404, 405, 400"; a request has a size."""
     with Site() as site:
         answer = site.fetch(request_)
         assert status(answer) == expected

@@ -163,7 +163,7 @@ def test_failed_bind_leaves_nothing_open() -> None:
 
 @WORKERS
 def test_address_in_use_is_one_line_and_status_1(workers: str) -> None:
-    """Brief: "Bad HOST:PORT → one line, status 2; in use → status 1"."""
+    """Specified: "Bad HOST:PORT → one line, status 2; in use → status 1"."""
     with socket.create_server(("127.0.0.1", 0)) as other:
         where = f"127.0.0.1:{other.getsockname()[1]}"
         done = run_echo7(*f"serve --host 127.0.0.1 --port 0 --metrics {where} --workers {workers}".split())

@@ -41,7 +41,7 @@ def test_snapshot_goes_through_a_channel_unchanged() -> None:
         server.stop()
 
 
-def test_total_adds_live_processes_and_what_ended_ones_had_done() -> None:
+def test_total_adds_live_processes_and_the_counters_of_ended_ones() -> None:
     one = Snapshot().as_message() | {
         "counters": {"connections": 3, "connections_open": 2, "drops": {"a": 1}},
         "gauges": [1, 2, 3, 4],

@@ -1,4 +1,4 @@
-"""Both carriers of datagrams, alone (`Single`) and in the slots of a batch: a policy must decide alike over them."""
+"""Both carriers of datagrams, alone (`Single`) and in the slots of a batch: a policy must decide the same over both."""
 
 from __future__ import annotations
 

@@ -53,7 +53,7 @@ def expected(allow: list[Any], deny: list[Any], source: Any) -> bool:
 @example([V4("10.0.0.0/8")], [V4("10.0.0.1/32")], ipaddress.ip_address("10.0.0.1"))
 @example([V4("0.0.0.0/0")], [], ipaddress.ip_address("2001:db8::1"))
 @example([], [V6("::/0")], ipaddress.ip_address("2001:db8::1"))
-def test_the_smallest_network_decides_and_of_equal_ones_the_denied_one(
+def test_smallest_network_decides_and_of_equal_ones_the_denied_one(
     allow: list[Any], deny: list[Any], source: Any
 ) -> None:
     access = Access(map(str, allow), map(str, deny))
@@ -62,7 +62,7 @@ def test_the_smallest_network_decides_and_of_equal_ones_the_denied_one(
 
 @given(some_networks, some_networks, near(4))
 @example([V4("10.0.0.0/24")], [V4("10.0.0.1/32")], ipaddress.ip_address("10.0.0.1"))
-def test_an_ipv4_source_is_the_same_over_ipv6(allow: list[Any], deny: list[Any], source: Any) -> None:
+def test_ipv4_source_is_the_same_over_ipv6(allow: list[Any], deny: list[Any], source: Any) -> None:
     """RFC 4291 §2.5.5.2: ::ffff:192.0.2.1; networks may be written so, too."""
     mapped = ipaddress.IPv6Address(b"\0" * 10 + b"\xff\xff" + source.packed)
 
@@ -76,7 +76,7 @@ def test_an_ipv4_source_is_the_same_over_ipv6(allow: list[Any], deny: list[Any],
 @pytest.mark.parametrize(
     "text", ["", "x", "10.0.0.1/8", "10.0.0.0/33", "2001:db8::/129", "10.0.0", "fe80::1%eth0/64", "1/2/3"]
 )
-def test_an_invalid_network_is_refused_in_one_line(text: str) -> None:
+def test_invalid_network_is_refused_in_one_line(text: str) -> None:
     """`10.0.0.1/8` too: it may mean one host, or sixteen million."""
     with pytest.raises(ValueError, match=r"^[^\n]*is not a network such as[^\n]*$"):
         Access([text])

@@ -1,4 +1,4 @@
-"""What is done with a byte, and with a datagram, over both carriers."""
+"""What happens to a byte, and to a datagram, over both carriers."""
 
 from __future__ import annotations
 
@@ -37,14 +37,14 @@ class Told:
 
 
 @pytest.mark.parametrize("pieces", list(whole_dribbled_trailing(b"a\0\xff\r\n and more")))
-def test_what_arrives_is_written_however_it_is_cut(pieces: list[bytes]) -> None:
+def test_stream_is_written_back_for_any_chunking(pieces: list[bytes]) -> None:
     """RFC 862: "any data received is sent back". Nothing is added, changed, or sent unasked."""
     told = Told()
     client, ours = tcp_pair()
     with Reactor() as reactor:
         Connection(reactor, ours, StreamEcho(told.connection_made, told.something_lost)).open()
         turn_idle(reactor)
-        assert drain(client) == b"", "an echo service has nothing to say by itself"
+        assert drain(client) == b"", "an echo service sends nothing unasked"
         for piece in pieces:
             client.sendall(piece)
             turn_until(reactor, lambda: told.made[0].bytes_sent >= told.made[0].bytes_received > 0)
@@ -55,8 +55,8 @@ def test_what_arrives_is_written_however_it_is_cut(pieces: list[bytes]) -> None:
     assert told.lost == [(told.made[0], None)]
 
 
-def test_one_echo_object_serves_many_connections_and_mixes_nothing_up() -> None:
-    """`StreamEcho` holds no state of a connection: "One object serves all connections of a server"."""
+def test_one_echo_object_serves_many_connections_without_mixing_them() -> None:
+    """`StreamEcho` holds no state of a connection: "One object serves all connections of a listener"."""
     told = Told()
     echo = StreamEcho(told.connection_made, told.something_lost)
     pairs = [tcp_pair() for _ in range(5)]
@@ -140,7 +140,7 @@ class FakeEndpoint:
 
 
 @given(st.binary(max_size=64), arrivals_v4 | arrivals_v6)
-def test_a_datagram_gets_one_answer_with_its_data_or_is_counted_once(data: bytes, arrival: Arrival) -> None:
+def test_datagram_gets_one_answer_with_its_data_or_is_counted_once(data: bytes, arrival: Arrival) -> None:
     """RFC 862: "When a datagram is received, the data from it is sent back in an answering datagram".
 
     RFC 1122 §4.1.3.5: the answer comes from the address that was asked; the path says which.
@@ -154,10 +154,10 @@ def test_a_datagram_gets_one_answer_with_its_data_or_is_counted_once(data: bytes
 
 @LINUX
 @given(st.sampled_from([arrivals_v4, arrivals_v6]), st.none() | all_limits, st.booleans(), st.data())
-def test_a_batch_is_decided_as_its_datagrams_would_be_one_by_one(
+def test_batch_gets_the_decisions_of_its_datagrams_one_by_one(
     arrivals: st.SearchStrategy[Arrival], limits: Any, paths: bool, data: st.DataObject
 ) -> None:
-    """By the guard and the limits together. A datagram that the guard refuses takes no token."""
+    """The guard and the limits decide together. A datagram that the guard refuses takes no token."""
     clock = ManualClock()
     batched, single = (
         deciding(DatagramEcho(Guard({7}), Told().something_lost, limits and gate_with(limits, clock))) for _ in range(2)
@@ -170,8 +170,8 @@ def test_a_batch_is_decided_as_its_datagrams_would_be_one_by_one(
 
 
 @pytest.mark.parametrize("carrier", ["single", pytest.param("slots", marks=LINUX)])
-def test_what_the_guard_refuses_takes_no_token_from_its_source(carrier: str) -> None:
-    """Each reason stands in its place."""
+def test_datagram_that_the_guard_refuses_takes_no_token_from_its_source(carrier: str) -> None:
+    """Each reason is at the place of its datagram."""
     decide = deciding(
         DatagramEcho(Guard({7}), Told().something_lost, gate_with((Rate(1, 2), Rate(1, 9), False), ManualClock()))
     )
@@ -180,7 +180,7 @@ def test_what_the_guard_refuses_takes_no_token_from_its_source(carrier: str) -> 
     assert found == {0: "source_port_own", 2: "source_port_own", 4: "rate_source"}
 
 
-def test_the_server_is_told_of_a_lost_endpoint_and_why_and_drops_need_no_log() -> None:
+def test_lost_endpoint_is_reported_with_its_error_and_drops_need_no_callback() -> None:
     """Promise 16: the server notices a broken socket."""
     told, endpoint, error = Told(), cast(Endpoint, FakeEndpoint()), OSError("broken")
     echo = DatagramEcho(Guard(), told.something_lost)

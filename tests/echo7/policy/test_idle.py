@@ -1,4 +1,4 @@
-"""`--idle-timeout`: nobody is let go too early, nobody much too late, and what came in time is echoed first."""
+"""`--idle-timeout`: no connection is closed too early or much too late, and data that came in time is echoed first."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ STEP_S = TIMEOUT_S / LOOKS
 
 
 class BlindSelector(RecordingSelector):
-    """Sees nothing while it is blind, as epoll_wait(2) may when the process was stopped: its time-out was over."""
+    """Reports nothing while it is blind, as epoll_wait(2) may after SIGSTOP: its time-out is over."""
 
     blind = False
 
@@ -37,7 +37,7 @@ class BlindSelector(RecordingSelector):
 
 
 class Silent:
-    """Stands for a connection of which nothing is heard, unless the test has it heard."""
+    """Stands for a connection that moves bytes only when the test says so."""
 
     def __init__(self) -> None:
         self.state, self.closed, self.interest = State.OPEN, False, READ
@@ -60,7 +60,7 @@ class Silent:
 
 
 class Watch:
-    """An IdleWatch on a clock that is moved by hand."""
+    """An IdleWatch on a clock that the test moves."""
 
     def __init__(self) -> None:
         self.clock = ManualClock()
@@ -83,7 +83,7 @@ class Watch:
         self.watch.forget(cast(Connection, silent))
 
     def go_on(self, seconds: float, tick_s: float = STEP_S / 10) -> None:
-        """Let time pass, and the loop turn all the while."""
+        """Move the clock while the loop turns."""
         end_s = self.clock.now_s + seconds
         while self.clock.now_s < end_s:
             self.clock.now_s = min(end_s, self.clock.now_s + tick_s)
@@ -93,7 +93,7 @@ class Watch:
 @given(st.lists(st.floats(0, TIMEOUT_S * 0.99), max_size=4), st.booleans(), st.floats(0.01, STEP_S / 2))
 @example([], True, 0.25)
 @example([59.0, 59.0], False, 0.25)
-def test_the_time_is_measured_from_the_last_byte_either_way(pauses: list[float], sent: bool, tick_s: float) -> None:
+def test_idle_time_is_measured_from_the_last_byte_either_way(pauses: list[float], sent: bool, tick_s: float) -> None:
     """Issue: "measured from the last byte either way": never early, and late by an eighth at the most."""
     with Watch() as w:
         silent = w.add()
@@ -112,7 +112,7 @@ def test_the_time_is_measured_from_the_last_byte_either_way(pauses: list[float],
         assert w.ended == [(silent, "idle_timeout")]
 
 
-def test_what_lies_in_the_kernel_at_the_deadline_is_read_first_and_the_silence_begins_anew() -> None:
+def test_unread_data_at_the_deadline_is_read_first_and_restarts_the_idle_time() -> None:
     """Issue: "data that came before the deadline is echoed first"."""
     with Watch() as w:
         silent = w.add()
@@ -124,24 +124,24 @@ def test_what_lies_in_the_kernel_at_the_deadline_is_read_first_and_the_silence_b
         assert silent.state is State.DRAINING
 
 
-def test_who_takes_nothing_for_the_same_time_again_is_reset() -> None:
+def test_client_that_takes_nothing_for_twice_the_timeout_is_reset() -> None:
     with Watch() as w:
         silent = w.add()
         w.go_on(TIMEOUT_S + 2 * STEP_S)
         assert silent.state is State.DRAINING
         w.go_on(TIMEOUT_S / 2)
-        silent.bytes_sent += 1  # he takes something: that counts
+        silent.bytes_sent += 1  # the client takes something: that counts
         w.go_on(TIMEOUT_S - STEP_S)
         assert not silent.closed
         w.go_on(3 * STEP_S)
         assert silent.closed
         assert w.ended == [(silent, "idle_timeout"), (silent, "idle_stuck")]
-        w.go_on(2 * TIMEOUT_S)  # closed, and its loss not told yet: nothing is done twice
+        w.go_on(2 * TIMEOUT_S)  # closed, but not reported as lost yet: nothing happens twice
         assert len(w.ended) == 2
 
 
-def test_who_has_filled_his_buffers_may_take_it_for_twice_the_time() -> None:
-    """Issue: "data that came before the deadline is echoed first": there may be more, which backpressure holds back."""
+def test_client_with_full_buffers_has_twice_the_timeout_to_read() -> None:
+    """Issue: "data that came before the deadline is echoed first": backpressure may hold back more."""
     with Watch() as w:
         silent = w.add()
         silent.interest = WRITE
@@ -163,7 +163,7 @@ def test_lingering_has_a_deadline_of_its_own() -> None:
         assert (silent.state, w.ended) == (State.LINGERING, [])
 
 
-def test_a_turn_looks_at_a_bounded_number_of_connections() -> None:
+def test_turn_checks_a_bounded_number_of_connections() -> None:
     """DESIGN, law 7: "every step is bounded"."""
     with Watch() as w:
         everybody = [w.add() for _ in range(CONNECTIONS_PER_LOOK * 3)]
@@ -174,8 +174,8 @@ def test_a_turn_looks_at_a_bounded_number_of_connections() -> None:
         assert all(silent.state is State.DRAINING for silent in everybody)
 
 
-def test_nobody_to_watch_no_timer() -> None:
-    """Promise: "no idle CPU": a server whose callers have gone sleeps until the next one."""
+def test_without_connections_there_is_no_timer() -> None:
+    """Promise: "no idle CPU": a server without clients sleeps until the next one."""
     with Watch() as w:
         first, second = w.add(), w.add()
         assert len(w.reactor._heap) == 1
@@ -205,7 +205,7 @@ def pass_time(echo: EchoByHand, clock: ManualClock, seconds: float) -> None:
         turn_idle(echo.reactor, 3)
 
 
-def test_an_idle_caller_gets_a_fin_and_is_counted() -> None:
+def test_idle_client_gets_a_fin_and_is_counted() -> None:
     """Issue: "`--idle-timeout SECONDS`": an orderly end, no reset."""
     echo, clock = at_hand()
     with echo:
@@ -224,8 +224,8 @@ def test_an_idle_caller_gets_a_fin_and_is_counted() -> None:
         assert not echo.server._idle._queue
 
 
-def test_data_that_select_has_not_told_of_is_echoed_before_the_end() -> None:
-    """Issue: "also when the process was stopped meanwhile"; epoll then says that its time is over, and nothing else."""
+def test_data_that_select_has_not_reported_is_echoed_before_the_end() -> None:
+    """Issue: "also when the process was stopped meanwhile"; epoll then reports no socket."""
     selector = BlindSelector()
     echo, clock = at_hand(selector)
     with echo:
@@ -240,7 +240,7 @@ def test_data_that_select_has_not_told_of_is_echoed_before_the_end() -> None:
         client.close()
 
 
-def test_what_is_pending_is_delivered_before_the_fin() -> None:
+def test_pending_data_is_delivered_before_the_fin() -> None:
     """Issue: "an idle end is an orderly close after what is pending was delivered"."""
     echo, clock = at_hand(socket_buffer_bytes=4096)
     with echo:
@@ -257,8 +257,8 @@ def test_what_is_pending_is_delivered_before_the_fin() -> None:
         client.close()
 
 
-def test_who_takes_it_at_last_gets_all_that_he_had_sent() -> None:
-    """Much of it lay unread when the time was over: backpressure."""
+def test_slow_reader_eventually_gets_every_byte() -> None:
+    """Backpressure held much of it unread when the time was over."""
     echo, clock = at_hand(socket_buffer_bytes=4096)
     with echo:
         client = echo.connect(buffer_bytes=4096)
@@ -268,7 +268,7 @@ def test_who_takes_it_at_last_gets_all_that_he_had_sent() -> None:
         client.close()
 
 
-def test_a_caller_who_takes_nothing_is_reset_in_the_end() -> None:
+def test_client_that_takes_nothing_is_reset_in_the_end() -> None:
     echo, clock = at_hand(socket_buffer_bytes=4096)
     with echo:
         client = echo.connect(buffer_bytes=4096)
@@ -279,8 +279,8 @@ def test_a_caller_who_takes_nothing_is_reset_in_the_end() -> None:
         client.close()
 
 
-def test_a_caller_who_has_been_reset_can_still_be_named_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
-    """getpeername(2) says ENOTCONN then, which mustn't hurt."""
+def test_drop_of_a_reset_client_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    """getpeername(2) fails with ENOTCONN then."""
     caplog.set_level("INFO", "echo7")
     echo, clock = at_hand()
     with echo:
@@ -290,19 +290,17 @@ def test_a_caller_who_has_been_reset_can_still_be_named_in_the_log(caplog: pytes
         client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\x01\0\0\0\0\0\0\0")
         client.close()
         pass_time(echo, clock, 2 * TIMEOUT_S + 2 * STEP_S)
-        assert "dropped: idle_stuck of a source that isn't known" in caplog.messages
+        assert "dropped: idle_stuck of an unknown source" in caplog.messages
 
 
 @pytest.mark.parametrize("timeout_s", [0, -1, float("nan"), float("inf")])
-def test_a_timeout_that_is_no_time_is_refused(timeout_s: float) -> None:
+def test_invalid_idle_timeout_is_refused(timeout_s: float) -> None:
     with pytest.raises(ValueError, match="idle_timeout_s"):
         EchoServer(idle_timeout_s=timeout_s)
 
 
 @pytest.mark.parametrize("options", [[], ["--plain"]], ids=["fast", "plain"])
-def test_a_daemon_that_was_stopped_beyond_the_deadline_echoes_what_had_come_and_only_then_lets_go(
-    options: list[str],
-) -> None:
+def test_process_stopped_beyond_the_deadline_echoes_what_has_come_before_it_closes(options: list[str]) -> None:
     """Issue: "data that came before the deadline is echoed first, also when the process was stopped meanwhile
     (SIGSTOP/SIGCONT)".
     """
@@ -315,7 +313,7 @@ def test_a_daemon_that_was_stopped_beyond_the_deadline_echoes_what_had_come_and_
             os.kill(pid, signal.SIGSTOP)
             until(lambda: pathlib.Path("/proc", str(pid), "stat").read_text().rpartition(")")[2].split()[0] == "T")
             client.sendall(b"while it stood still")
-            time.sleep(2 * timeout_s)  # the deadline passes; there is nothing to wait for
+            time.sleep(2 * timeout_s)  # the deadline passes; no event marks it
             os.kill(pid, signal.SIGCONT)
             began_s = time.monotonic()
             client.settimeout(PATIENCE_S)

@@ -1,4 +1,4 @@
-"""`--refuse-source-ports SPEC`: what is refused is what is said."""
+"""`--refuse-source-ports SPEC`: the text says exactly which ports are refused."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def refused(spec: str, port: int) -> str | None:
 
 
 @given(st.lists(items, min_size=1, max_size=4), st.sampled_from(["", " "]))
-def test_a_list_means_all_that_its_items_mean(chosen: list[tuple[str, set[int]]], space: str) -> None:
+def test_list_of_ports_is_the_union_of_its_items(chosen: list[tuple[str, set[int]]], space: str) -> None:
     """Issue: "`none`, `<1024`, lists and ranges"."""
     said = {text for text, _ in chosen}
     assert parse_ports(f"{space},".join(text for text, _ in chosen)) == SourcePorts(
@@ -61,14 +61,14 @@ def test_a_list_means_all_that_its_items_mean(chosen: list[tuple[str, set[int]]]
         *((spec, 0, "source_port_zero") for spec in (*NAMES, "<1024", "0", "0-7")),
     ],
 )
-def test_a_port_is_refused_for_one_reason_own_before_responder_before_listed(
+def test_port_is_refused_for_one_reason_own_before_responder_before_listed(
     spec: str, port: int, reason: str | None
 ) -> None:
-    """Issue: "(default: 0, own ports, the known responders; …)"; 0 can't be answered, whatever is said."""
+    """Issue: "(default: 0, own ports, the known responders; …)"; 0 can't be answered in any case."""
     assert refused(spec, port) == reason
 
 
-def test_the_default_is_what_the_guard_always_did() -> None:
+def test_default_refuses_own_and_responder_ports() -> None:
     assert parse_ports("default") == DEFAULT_PORTS
     guard = Guard([OWN])
     found = {port for port in range(65_536) if guard.refusals(Single((b"", (HOST, port), b"")), 1)}
@@ -79,6 +79,6 @@ def test_the_default_is_what_the_guard_always_did() -> None:
     "spec", ["", ",", "7,", "x", "-1", "65536", "7-", "-7", "9-7", "0-65536", "<0", "<", "<65537", "< 9", "٧", "1-2-3",
              "9" * 5000, "none,7", "own,none", "Default"]
 )  # fmt: skip
-def test_what_makes_no_sense_is_refused_in_one_line(spec: str) -> None:
+def test_invalid_spec_is_refused_in_one_line(spec: str) -> None:
     with pytest.raises(ValueError, match=r"^[^\n]*(not a port|none)[^\n]*$"):
         parse_ports(spec)

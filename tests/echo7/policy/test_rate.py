@@ -17,7 +17,7 @@ from echo7.policy.rate import MOST_SOURCES, Bucket, Rate, SourceBuckets, is_loop
 
 # Sums of these have no rounding errors, so the model can be exact.
 TICK_S = 1 / 64
-# Ten million by hand.
+# ten million, when started with that number
 FORGED = int(os.environ.get("FORGED_SOURCES", "100000"))
 # Of a source in the table, at most.
 ENTRY_BYTES = 300
@@ -27,7 +27,7 @@ steps = st.lists(st.tuples(st.integers(0, 200), keys, st.integers(0, 30)), max_s
 
 
 def resident_bytes() -> int:
-    """Return this process's memory, 0 where there is no proc(5)."""
+    """Return this process's memory, or 0 without proc(5)."""
     try:
         pages = int(pathlib.Path("/proc/self/statm").read_text().split()[1])
     except FileNotFoundError:
@@ -52,7 +52,7 @@ class NaiveBucket:
 
 
 @given(rates, steps)
-def test_a_bucket_grants_what_the_model_grants(rate: Rate, steps: list[tuple[int, bytes, int]]) -> None:
+def test_bucket_grants_what_the_model_grants(rate: Rate, steps: list[tuple[int, bytes, int]]) -> None:
     bucket, model, now_s = Bucket(rate), NaiveBucket(rate), 1000.0
     for ticks, _, count in steps:
         now_s += ticks * TICK_S
@@ -71,10 +71,10 @@ def test_each_source_has_a_bucket_of_its_own(rate: Rate, steps: list[tuple[int, 
 
 
 @given(rates, steps, st.integers(1, 4))
-def test_the_full_table_evicts_the_source_that_has_been_silent_for_the_longest(
+def test_full_table_evicts_the_least_recently_seen_source(
     rate: Rate, steps: list[tuple[int, bytes, int]], most: int
 ) -> None:
-    """Issue: "LRU of fixed size". One of the last `most` sources is never evicted; another may be."""
+    """Issue: "LRU of fixed size". The last `most` sources are never evicted; others may be."""
     buckets, models, now_s = SourceBuckets(rate, most), dict[bytes, NaiveBucket](), 1000.0
     recent: list[bytes] = []
     for ticks, key, count in steps:
@@ -83,13 +83,13 @@ def test_the_full_table_evicts_the_source_that_has_been_silent_for_the_longest(
         recent = [*(other for other in recent if other != key), key][-most:]
         granted = buckets.take(key, count, now_s)
         assert len(buckets) <= most
-        if not known and granted == min(count, rate.burst):  # evicted, or as good as new
+        if not known and granted == min(count, rate.burst):  # evicted, or full again
             models[key] = NaiveBucket(rate)
             models[key].at_s = -Fraction(10**9)
         assert granted == models.setdefault(key, NaiveBucket(rate)).take(count, now_s)
 
 
-def test_a_burst_then_the_rate() -> None:
+def test_bucket_grants_the_burst_and_then_the_rate() -> None:
     """`--udp-rate 10:20`: twenty at once, then ten a second."""
     bucket = SourceBuckets(Rate(10, 20))
     assert bucket.take(b"host", 100, 5.0) == 20
@@ -98,14 +98,14 @@ def test_a_burst_then_the_rate() -> None:
     assert bucket.take(b"host", 100, 1000.0) == 20
 
 
-def test_a_clock_that_stands_still_or_goes_back_grants_nothing_twice() -> None:
+def test_clock_that_stands_still_or_goes_back_grants_no_token_twice() -> None:
     for bucket in (Bucket(Rate(10, 20)).take, partial(SourceBuckets(Rate(10, 20)).take, b"host")):
         assert bucket(20, 100.0) == 20
         assert bucket(1, 100.0) == 0
         assert bucket(1, 50.0) == 0
 
 
-def test_the_table_shrinks_again_after_a_flood() -> None:
+def test_table_shrinks_again_after_a_flood() -> None:
     """A full bucket holds no information: two of them are evicted for each new source."""
     buckets = SourceBuckets(Rate(1.0, 10), 1000)
     for number in range(1000):
@@ -127,8 +127,8 @@ BOTH_RATES = pytest.mark.parametrize("rate", [Rate(10_000, 20_000), Rate(0.001, 
 
 
 @BOTH_RATES
-def test_a_flood_of_forged_sources_leaves_memory_flat_and_a_neighbour_unaffected(rate: Rate) -> None:
-    """Issue: "ten million spoofed sources leave RSS flat". FORGED_SOURCES=10000000 does it by hand."""
+def test_flood_of_forged_sources_leaves_memory_flat_and_a_neighbour_unaffected(rate: Rate) -> None:
+    """Issue: "ten million spoofed sources leave RSS flat". FORGED_SOURCES=10000000 does that."""
     buckets, neighbour = SourceBuckets(rate), b"me"
     assert buckets.take(neighbour, rate.burst, 100.0) == rate.burst
     flood(buckets, 2 * MOST_SOURCES)
@@ -141,7 +141,7 @@ def test_a_flood_of_forged_sources_leaves_memory_flat_and_a_neighbour_unaffected
 
 
 @BOTH_RATES
-def test_the_full_table_needs_no_more_memory_than_documented(rate: Rate) -> None:
+def test_full_table_needs_no_more_memory_than_documented(rate: Rate) -> None:
     """`MOST_SOURCES`: "about 200 bytes each". A smaller table grows in the same steps."""
     most = MOST_SOURCES // 8
     tracemalloc.start()
@@ -155,13 +155,13 @@ def test_the_full_table_needs_no_more_memory_than_documented(rate: Rate) -> None
 
 
 @given(st.floats(0.001, 1e8), st.integers(1, 10**9))
-def test_a_rate_is_parsed_as_it_is_written(per_second: float, burst: int) -> None:
+def test_rate_is_parsed_as_written(per_second: float, burst: int) -> None:
     assert parse_rate(f"{per_second!r}:{burst}") == Rate(per_second, burst)
     assert parse_rate(f"{per_second!r}").burst >= max(1, 2 * per_second)
 
 
 @pytest.mark.parametrize(("text", "rate"), [("1000", Rate(1000, 2000)), ("0.1", Rate(0.1, 1)), ("5:1", Rate(5, 1))])
-def test_the_default_burst_is_two_seconds_of_the_rate(text: str, rate: Rate) -> None:
+def test_default_burst_is_two_seconds_of_the_rate(text: str, rate: Rate) -> None:
     """Issue: "PER_SECOND[:BURST]"."""
     assert parse_rate(text) == rate
 
@@ -169,7 +169,7 @@ def test_the_default_burst_is_two_seconds_of_the_rate(text: str, rate: Rate) -> 
 @pytest.mark.parametrize(
     "text", ["", "x", "0", "-1", "nan", "inf", "1e9", "1:", "1:0", "1:x", "1:1.5", ":5", "1:2:3", "1:9999999999"]
 )
-def test_an_invalid_rate_is_refused_in_one_line(text: str) -> None:
+def test_invalid_rate_is_refused_in_one_line(text: str) -> None:
     with pytest.raises(ValueError, match=r"^[^\n]* is not a rate such as [^\n]*$"):
         parse_rate(text)
 
@@ -179,20 +179,20 @@ def test_an_invalid_rate_is_refused_in_one_line(text: str) -> None:
 @example(ipaddress.ip_address("128.0.0.0"))
 @example(ipaddress.ip_address("::1"))
 @example(ipaddress.ip_address("::2"))
-def test_loopback_is_what_the_standard_library_calls_so(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> None:
+def test_loopback_agrees_with_the_standard_library(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> None:
     host = address.packed
     mapped = getattr(address, "ipv4_mapped", None)
     assert is_loopback(plain_host(host)) is bool((mapped or address).is_loopback)
 
 
 @given(st.ip_addresses(v=6), st.integers(0, 2**64 - 1))
-def test_an_ipv6_source_is_its_64(address: ipaddress.IPv6Address, other: int) -> None:
+def test_ipv6_source_is_its_prefix_of_64_bits(address: ipaddress.IPv6Address, other: int) -> None:
     """Issue: "per source prefix (/32, /64)"."""
     neighbour = ipaddress.IPv6Address(int(address) >> 64 << 64 | other)
     assert source_of(address.packed) == source_of(neighbour.packed) == address.packed[:8]
 
 
 @given(st.ip_addresses(v=4))
-def test_an_ipv4_source_is_itself_over_ipv6_too(address: ipaddress.IPv4Address) -> None:
+def test_ipv4_source_over_ipv6_is_the_same_source(address: ipaddress.IPv4Address) -> None:
     mapped = b"\0" * 10 + b"\xff\xff" + address.packed
     assert source_of(plain_host(address.packed)) == source_of(plain_host(mapped)) == address.packed

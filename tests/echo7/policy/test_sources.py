@@ -1,4 +1,4 @@
-"""What one source may have, and that a batch gets the decisions that its datagrams would get one by one."""
+"""The limits of one source; a batch gets the same decisions as its datagrams one by one."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def refusal(gate: DatagramGate, host: bytes) -> str | None:
 @example((Rate(1.0, 1), None, False, False, False), [(0, [HOSTS[7], HOSTS[8], HOSTS[7]])])  # two of one /64
 @example((Rate(1.0, 3), Rate(1.0, 4), True, True, False), [(0, HOSTS * 3), (64, HOSTS)])
 @example((Rate(1.0, 1), Rate(1.0, 2), True, False, True), [(0, HOSTS * 3)])
-def test_a_batch_gets_the_decisions_that_its_datagrams_would_get_one_by_one(
+def test_batch_gets_the_decisions_of_its_datagrams_one_by_one(
     policy: Any, batches: list[tuple[int, list[bytes]]]
 ) -> None:
     clock = ManualClock()
@@ -70,10 +70,9 @@ def test_a_batch_gets_the_decisions_that_its_datagrams_would_get_one_by_one(
         clock.advance(ticks / 64)
         expected = {place: why for place, host in enumerate(hosts) if (why := refusal(one_by_one, host)) is not None}
         assert by_batch.refusals(hosts, bytes_of) == expected
-        assert by_batch.over_rate == one_by_one.over_rate
 
 
-def test_an_empty_batch_is_left_alone() -> None:
+def test_empty_batch_is_not_decided() -> None:
     assert DatagramGate(lambda: pytest.fail("it looked at the clock")).refusals([], bytes_of) == {}
 
 
@@ -101,7 +100,7 @@ def test_each_limit_has_a_reason_of_its_own() -> None:
     assert gate.refusals(asked, bytes_of) == expected
 
 
-def test_loopback_is_spared_only_where_no_rate_is_configured() -> None:
+def test_loopback_is_exempt_only_without_a_configured_rate() -> None:
     """Issue: "sources 127/8 and ::1 exempt unless asked for"."""
     for spares in (True, False):
         gate = made_of((Rate(1.0, 1), None, False, spares, False), ManualClock())
@@ -109,7 +108,7 @@ def test_loopback_is_spared_only_where_no_rate_is_configured() -> None:
             assert [refusal(gate, host) for _ in range(2)] == [None, None if spares else "rate_source"]
 
 
-def test_log_only_answers_what_is_over_a_rate_and_counts_it_but_a_denied_source_is_refused() -> None:
+def test_log_only_answers_datagrams_over_a_rate_but_a_denied_source_is_refused() -> None:
     """Issue: "`--rate-log-only`"."""
     told: list[Any] = []
     gate = DatagramGate(
@@ -118,10 +117,9 @@ def test_log_only_answers_what_is_over_a_rate_and_counts_it_but_a_denied_source_
         buckets=SourceBuckets(Rate(1.0, 2)),
         total=Bucket(Rate(1.0, 3)),
         log_only=True,
-        noted=lambda *arguments: told.append(arguments),
+        over_rate=lambda *arguments: told.append(arguments),
     )
     assert gate.refusals([HOSTS[0]] * 5 + [packed("192.0.2.66")], bytes_of) == {5: "source_denied"}
-    assert gate.over_rate == 3 + 2
     assert told == [("rate_source", HOSTS[0], 3), ("rate_total", b"", 2)]
 
 
@@ -129,7 +127,7 @@ def test_log_only_answers_what_is_over_a_rate_and_counts_it_but_a_denied_source_
 
 
 @given(st.lists(st.tuples(st.sampled_from(HOSTS), st.booleans()), max_size=60), st.none() | st.integers(1, 4))
-def test_the_gate_counts_open_connections_and_forgets_closed_ones(
+def test_gate_counts_open_connections_and_forgets_closed_ones(
     steps: list[tuple[bytes, bool]], most: int | None
 ) -> None:
     """Issue: "per-source caps"; the table holds no more sources than have connections."""
@@ -149,7 +147,7 @@ def test_the_gate_counts_open_connections_and_forgets_closed_ones(
         assert len(gate) == len(set(inside))
 
 
-def test_a_denied_source_has_no_connection_whatever_the_cap() -> None:
+def test_denied_source_has_no_connection_whatever_the_cap() -> None:
     gate = ConnectionGate(Access(deny=DENY))
     assert gate.refusal(packed("192.0.2.66"), None) == "refused_denied"
     assert gate.refusal(packed("::ffff:192.0.2.66"), 1) == "refused_denied"
@@ -169,14 +167,14 @@ def test_by_default_the_library_limits_nothing() -> None:
 
 
 @pytest.mark.parametrize(("most", "cap"), [(100, 25), (7, 1), (1, 1), (None, None)])
-def test_by_bind_a_source_may_have_a_quarter_of_the_connections(most: int | None, cap: int | None) -> None:
+def test_default_gives_a_source_a_quarter_of_the_connections(most: int | None, cap: int | None) -> None:
     """Issue: "(default on non-loopback binds: a quarter of `--max-connections`)"."""
     limits = SourceLimits(connections=BY_BIND, udp_rate=BY_BIND)
     assert limits.connections_on(False, most) == cap
     assert limits.connections_on(True, most) is None
 
 
-def test_by_bind_a_source_may_have_ten_thousand_answers_a_second() -> None:
+def test_default_gives_a_source_ten_thousand_answers_a_second() -> None:
     """Issue: "(default on non-loopback binds 10,000/s, burst 20,000 …)"."""
     limits = SourceLimits(udp_rate=BY_BIND)
     assert limits.udp_rate_on(False) == DEFAULT_UDP_RATE == Rate(10_000, 20_000)

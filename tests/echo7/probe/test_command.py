@@ -28,7 +28,7 @@ from reactor import Connection, StreamProtocol, listen_tcp, open_udp
 from reactor.sockets.errors import os_error
 from tests.echo7.probe.world import LOST, ScriptedEcho, flipped
 from tests.support.basics import PATIENCE_S, PROJECT, has_ipv6, quiet_port, until
-from tests.support.commands import Done, run
+from tests.support.commands import Done, assert_help_is_readable, run
 from tests.support.echo import EchoThread
 from tests.support.loops import LoopThread
 from tests.support.root import in_network_namespace, without_capabilities
@@ -59,7 +59,7 @@ def server() -> Iterator[EchoThread]:
 @pytest.fixture(autouse=True)
 def put_back() -> Iterator[None]:
     """Restore the signals and loggers that the command changes."""
-    signals = {signum: signal.getsignal(signum) for signum in command.ENDING_SIGNALS}
+    signals = {signum: signal.getsignal(signum) for signum in once.ENDING_SIGNALS}
     loggers = [logging.getLogger(name) for name in ("reactor", "echo7")]
     before = [(logger.level, list(logger.handlers), logger.propagate) for logger in loggers]
     yield
@@ -220,7 +220,7 @@ class Running:
 
 
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
-def test_signal_ends_it_with_the_summary(server: EchoThread, signum: int) -> None:
+def test_signal_ends_the_run_with_the_summary(server: EchoThread, signum: int) -> None:
     """Issue: "a summary at the end and on Ctrl-C"; the exit status depends on the answers."""
     with Running(server.port) as running:
         running.until("seq=3")
@@ -250,7 +250,7 @@ def test_quit_prints_the_summary_so_far_on_stderr(server: EchoThread) -> None:
 
 
 @LINUX
-def test_second_signal_ends_it_even_if_the_summary_is_not_read(server: EchoThread) -> None:
+def test_second_signal_ends_the_run_even_if_the_summary_is_not_read(server: EchoThread) -> None:
     """A full pipe blocks the summary; a second ^C needn't wait for it."""
     before = server.server.counters.datagrams_received
     with Running(server.port, "-i", "0") as running:
@@ -267,7 +267,7 @@ def test_second_signal_ends_it_even_if_the_summary_is_not_read(server: EchoThrea
 # ---------------------------------------------------------------- standard output
 
 
-def test_reader_that_has_gone_ends_it_quietly(server: EchoThread) -> None:
+def test_closed_pipe_ends_the_run_quietly(server: EchoThread) -> None:
     """`echo7 ping … | head -2`."""
     with Running(server.port) as running:
         running.until("seq=1")
@@ -301,7 +301,7 @@ def test_dropped_lines_are_counted(monkeypatch: pytest.MonkeyPatch, capfd: pytes
     monkeypatch.setattr("echo7.probe.report.writer.MOST_WAITING_BYTES", 60)
     assert in_process(["127.0.0.1", "--port", str(quiet_port()), "-c", "1"]) == 3
     line = only_line(capfd.readouterr().err)
-    assert re.fullmatch(r"echo7 ping: \d lines were dropped, because they weren't read", line)
+    assert re.fullmatch(r"echo7 ping: \d lines dropped: the reader is too slow", line)
 
 
 def on_terminal(*arguments: str, port: int, encoding: str = "utf-8") -> tuple[int, str]:
@@ -423,7 +423,7 @@ def test_every_option_reaches_the_plan() -> None:
 
 
 def test_run_over_several_sizes_ends_after_one_pass_by_default() -> None:
-    """Brief: "with -s MIN:MAX:STEP one pass over the sizes unless -c"."""
+    """Specified: "with -s MIN:MAX:STEP one pass over the sizes unless -c"."""
     line = ["ping", "h", "-s", "16:48:8", "--flows", "3"]
     assert command.plan_of(cli.parse(line), False).probes == 15
     assert command.plan_of(cli.parse([*line, "-c", "7"]), False).probes == 7
@@ -486,7 +486,9 @@ def test_too_few_descriptors_for_the_loop_are_one_line(
 
 
 @pytest.mark.parametrize("form", [[], ["-q"], ["--json"], ["--jsonl"], ["--warn", "rtt=10s"]], ids=str)
-def test_every_form_in_this_process(server: EchoThread, capfd: pytest.CaptureFixture[str], form: list[str]) -> None:
+def test_every_form_of_output_prints_a_result(
+    server: EchoThread, capfd: pytest.CaptureFixture[str], form: list[str]
+) -> None:
     assert in_process(["127.0.0.1", "--port", str(server.port), "-c", "2", "-i", "0.01", *form]) == 0
     captured = capfd.readouterr()
     assert captured.out
@@ -504,6 +506,10 @@ def test_usage_error_is_unknown_for_monitoring(
         assert end.value.code == status
         captured = capfd.readouterr()
         assert (captured.out if status == 3 else captured.err).count("\n") == 1
+
+
+def test_help_fits_a_screen_with_one_line_for_each_option_and_examples_last() -> None:
+    assert_help_is_readable("ping", ["target", "probes", "output", "limits", "signals", "exit status", "examples"])
 
 
 def test_help_names_every_option(capsys: pytest.CaptureFixture[str]) -> None:

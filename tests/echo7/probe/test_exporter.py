@@ -254,9 +254,9 @@ def ask(*arguments: str) -> Plan:
     ("line", "why"),
     [
         ("a b", "several hosts need --metrics; give one host, or add that"),
-        ("a a --metrics h:1", "a host is named twice"),
-        ("a --json --metrics h:1", "--metrics has a form of its own; leave out --json"),
-        ("a --warn loss=1% --metrics h:1", "--metrics has a form of its own; leave out --json"),
+        ("a a --metrics h:1", "a host is given twice"),
+        ("a --json --metrics h:1", "--metrics serves pages instead of output; leave out --json"),
+        ("a --warn loss=1% --metrics h:1", "--metrics serves pages instead of output; leave out --json"),
         ("a b --source-port 9 --metrics h:1", "several hosts can't share a --source-port; leave it out"),
         ("a --metrics 1", "'1' is not HOST:PORT"),
     ],

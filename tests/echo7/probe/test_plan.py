@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from echo7.probe.plan import Plan, checked, size_for
+from echo7.probe.plan import Plan, checked, misfit
 
 
 @pytest.mark.parametrize(
@@ -62,7 +62,7 @@ def test_plan_that_makes_no_sense_is_refused_in_one_line(wanted: dict[str, Any],
 
 def test_ipv4_datagram_carries_less_than_ipv6() -> None:
     """RFC 791 and RFC 8200: 65,535 bytes with IPv4's header, or without IPv6's; 8 of them are UDP's (RFC 768)."""
-    assert "at most 65507 bytes" in size_for(4, Plan(sizes=(65_508,)))
-    assert size_for(4, Plan(sizes=(65_507,))) == ""
-    assert size_for(6, Plan(sizes=(65_527,))) == ""
-    assert size_for(4, Plan(sizes=(65_508,), tcp=True)) == ""
+    assert "at most 65507 bytes" in misfit(Plan(sizes=(65_508,)), "10.0.0.1")
+    assert misfit(Plan(sizes=(65_507,)), "10.0.0.1") == ""
+    assert misfit(Plan(sizes=(65_527,)), "::1") == ""
+    assert misfit(Plan(sizes=(65_508,), tcp=True), "10.0.0.1") == ""

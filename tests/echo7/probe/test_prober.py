@@ -190,7 +190,7 @@ def test_error_of_send_settles_that_probe(kind: str, word: Word) -> None:
 
 @pytest.mark.parametrize("kind", ["EAGAIN", "EINTR", "ENOBUFS", "ENOMEM"])
 def test_probe_without_room_in_the_kernel_is_not_counted_as_sent(kind: str) -> None:
-    """Brief: "EAGAIN on send: counted as not sent, never blocks"; a run with a count still ends."""
+    """Specified: "EAGAIN on send: counted as not sent, never blocks"; a run with a count still ends."""
     world = World(plan(3))
     world.network.plan("sendmsg", kind)
     result = world.run()
@@ -512,7 +512,7 @@ def test_machine_without_that_version_of_ip_is_unreachable(monkeypatch: pytest.M
 def test_df_on_a_system_without_it_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(prober_module, "can_forbid_fragments", lambda family: False)
     world = World(plan(1, df=True))
-    with pytest.raises(CannotProbe, match="no way to forbid fragments"):
+    with pytest.raises(CannotProbe, match="this system can't forbid fragments; leave out --df"):
         world.prober.start()
 
 

@@ -65,7 +65,7 @@ def test_verdict_is_the_best_outcome_of_any_probe(words: list[Word], verdict: st
 
 
 def test_loss_is_a_share_of_settled_probes() -> None:
-    """Brief: "not answered in time (lost + late)"; outstanding, too big and unknown are neither loss nor success."""
+    """Specified: "not answered in time (lost + late)"; outstanding, too big and unknown probes count as neither."""
     assert NOTHING.loss == 0
     counts = NOTHING._replace(replies=5, late=1, lost=2, refused=1, unreachable=1, too_big=9, outstanding=9, unknown=9)
     assert counts.loss == 0.5

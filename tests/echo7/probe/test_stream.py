@@ -78,7 +78,7 @@ def dribble(connection: Connection, data: bytes) -> None:
         connection.write(data[at : at + 1])
 
 
-def test_frames_are_found_however_the_stream_is_cut() -> None:
+def test_frames_are_found_in_a_stream_that_is_cut_anywhere() -> None:
     world = World(tcp(5, 0, sizes=(40,)), Server(dribble))
     for _ in range(50):
         world.network.plan("recv", "short", 3)
@@ -157,7 +157,7 @@ def test_too_few_descriptors_are_a_loss_with_its_reason(kind: str) -> None:
 
 
 def test_lost_connection_loses_outstanding_probes_and_the_next_one_connects_again() -> None:
-    """Brief: "connection lost → outstanding ones are lost, connect again at the next probe that is due"."""
+    """Specified: "connection lost → outstanding ones are lost, connect again at the next probe that is due"."""
 
     def change(connection: Connection, data: bytes) -> None:
         if len(world.server.connections) == 1:
@@ -183,7 +183,7 @@ def test_immediate_close_is_reported_as_the_reason() -> None:
 
 
 def test_server_that_sends_fin_and_stops_reading_is_dropped() -> None:
-    """Its probes would wait for ever."""
+    """Otherwise its probes would wait without end."""
     world = World(tcp(4, 0.5, 5.0, sizes=(60_000,)), send_buffer_bytes=8192, receive_buffer_bytes=8192)
 
     def made(connection: Connection) -> None:
@@ -212,7 +212,7 @@ def test_garbage_is_foreign_and_ends_the_connection() -> None:
     world = World(tcp(1), Server(lambda connection, data: connection.write(b"HTTP/1.0 400 Bad Request\r\n" * 3)))
     world.run()
     assert world.words() == [(0, Word.FOREIGN), (1, Word.LOST)]
-    assert world.reasons()[1] == "what came back was no echo"
+    assert world.reasons()[1] == "the bytes that came back were no echo"
 
 
 def test_surplus_bytes_are_foreign() -> None:

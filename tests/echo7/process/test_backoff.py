@@ -1,4 +1,4 @@
-"""When a worker is started again: the policy alone, with a clock that moves when told to."""
+"""When a worker is started again: only the policy, with a clock that the test moves."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def test_each_delay_doubles_up_to_the_limit() -> None:
     delays = []
     for _ in range(10):
         backoff.started()
-        backoff.ready()
+        backoff.serves()
         delays.append(backoff.ended())
     assert delays == pytest.approx([0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 6.4, 10, 10, 10])
 
@@ -42,7 +42,7 @@ def test_slot_with_failed_starts_alone_is_hopeless_until_one_serves() -> None:
         backoff.ended()
     assert backoff.hopeless
     backoff.started()
-    backoff.ready()
+    backoff.serves()
     assert not backoff.hopeless
     assert backoff.failed_starts == 0
 
@@ -55,5 +55,5 @@ def test_any_history_gives_a_delay_within_the_bounds(lives: list[tuple[float, bo
         backoff.started()
         clock.advance(lived_s)
         if was_ready:
-            backoff.ready()
+            backoff.serves()
         assert FIRST_DELAY_S <= backoff.ended() <= LONGEST_DELAY_S

@@ -1,4 +1,4 @@
-"""What one generation hands to the next: as text, and as sockets."""
+"""What one generation hands to the next, as text and as sockets."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def test_handover_through_environment_arrives_once(
     given = Handover(os.getpid(), sockets, previous, watches)
     environment = {VARIABLE: str(given), "HOME": "/"}
     assert received(environment) == given
-    assert environment == {"HOME": "/"}, "no child may take it for its own"
+    assert environment == {"HOME": "/"}, "a child must not take it for its own"
     assert received(environment) is None
 
 
@@ -49,7 +49,7 @@ def test_sockets_of_each_worker_come_back_as_its_set() -> None:
 
 
 def test_sockets_from_systemd_stay_shared_and_handed_in() -> None:
-    """Clients that were queued before the first generation came have inherited nothing from the listener."""
+    """Connections queued before the first generation have inherited nothing from the listener."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         listener.listen()
@@ -74,7 +74,7 @@ def test_changed_number_of_workers_is_refused() -> None:
         Handover(1, ((3, 1), (4, 2)), (), ()).sets(3)
 
 
-def test_descriptor_that_is_no_socket_is_refused_by_number() -> None:
+def test_descriptor_that_is_not_a_socket_is_refused_by_number() -> None:
     number = os.open(os.devnull, os.O_RDONLY)
     with pytest.raises(BindError, match=f"descriptor {number} in ECHO7_HANDOVER is no socket"):
         Handover(1, ((number, 1),), (), ()).sets(1)
@@ -94,7 +94,7 @@ def test_changed_setting_is_named_with_both_values() -> None:
     assert changed(described(before | {"--of-another-version": "1"}), before) is None
 
 
-def test_previous_generation_that_is_no_child_of_ours_is_forgotten() -> None:
+def test_previous_generation_that_is_not_our_child_is_forgotten() -> None:
     generations = PreviousGenerations()
     generations.take_over([os.getppid()], [])
     generations.reap()

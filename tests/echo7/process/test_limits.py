@@ -1,4 +1,4 @@
-"""How many descriptors, and so how many connections, the service may have."""
+"""How many descriptors, and so connections, the service may have."""
 
 from __future__ import annotations
 
@@ -45,12 +45,12 @@ class FakeResource:
 
 
 def with_limit(soft: int, hard: int) -> Callable[[], None]:
-    """What a new process does first, to have these limits of open descriptors."""
+    """Return what a child must call first to get these limits of open descriptors."""
     return lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 @given(st.integers(0, 4096), st.integers(0, 1 << 20))
-def test_the_soft_limit_is_raised_to_the_hard_one(soft: int, more: int) -> None:
+def test_soft_limit_is_raised_to_the_hard_one(soft: int, more: int) -> None:
     """Promise 15: "raise the soft limit to the hard one at start"."""
     system: Any = FakeResource(soft, soft + more)
     with pytest.MonkeyPatch.context() as patch:
@@ -60,26 +60,28 @@ def test_the_soft_limit_is_raised_to_the_hard_one(soft: int, more: int) -> None:
 
 
 @pytest.mark.parametrize("refusal", [ValueError("not allowed"), OSError("not allowed")])
-def test_a_system_that_refuses_is_taken_at_its_soft_limit(monkeypatch: pytest.MonkeyPatch, refusal: Exception) -> None:
+def test_system_that_refuses_to_raise_the_limit_keeps_its_soft_limit(
+    monkeypatch: pytest.MonkeyPatch, refusal: Exception
+) -> None:
     """MacOS "refuses to go to unlimited": the service starts with what it has."""
     monkeypatch.setattr(limits, "resource", FakeResource(256, UNLIMITED, refusal))
     assert limits.raise_descriptor_limit() == 256
 
 
-def test_unlimited_is_a_number_too(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unlimited_gives_a_large_number(monkeypatch: pytest.MonkeyPatch) -> None:
     """RLIM_INFINITY is -1: taken as a number it would allow one connection."""
     monkeypatch.setattr(limits, "resource", FakeResource(1024, UNLIMITED))
     assert limits.raise_descriptor_limit() == limits.WITHOUT_LIMIT
 
 
-def test_a_system_without_limits_to_ask_for_gets_what_select_can_do(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_system_without_getrlimit_has_the_limit_of_select(monkeypatch: pytest.MonkeyPatch) -> None:
     """Windows has no `resource` module, and select(2) with FD_SETSIZE."""
     monkeypatch.setattr(limits, "resource", None)
     assert limits.raise_descriptor_limit() == limits.SELECT_DESCRIPTORS
 
 
-def test_without_the_module_that_asks_for_limits_the_service_is_imported_and_works() -> None:
-    """The same from the import on, which is where Windows differs."""
+def test_service_works_without_the_resource_module() -> None:
+    """The same from the import on, as on Windows."""
     code = """if True:
         import sys
         sys.modules["resource"] = None  # the import raises ImportError
@@ -92,7 +94,7 @@ def test_without_the_module_that_asks_for_limits_the_service_is_imported_and_wor
     assert (done.stdout, done.stderr) == (f"{limits.SELECT_DESCRIPTORS}\n", "")
 
 
-def test_no_more_descriptors_are_promised_than_the_selector_can_watch(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_limit_is_no_higher_than_the_selector_can_watch(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where the default selector is select(2), descriptor numbers above FD_SETSIZE can't be watched."""
     monkeypatch.setattr(limits, "resource", FakeResource(4096, 4096))
     monkeypatch.setattr(selectors, "DefaultSelector", selectors.SelectSelector)
@@ -100,21 +102,21 @@ def test_no_more_descriptors_are_promised_than_the_selector_can_watch(monkeypatc
 
 
 @given(st.integers(0, 1 << 20))
-def test_the_default_keeps_back_what_the_service_itself_needs(descriptors: int) -> None:
-    """Law: What the service itself needs, and two for each pipe; but a service that takes no connection is none."""
+def test_default_keeps_back_descriptors_for_the_service(descriptors: int) -> None:
+    """The service needs some descriptors, and each pipe two; but at least one connection is allowed."""
     pipes = limits.default_pipes(descriptors)
     assert 0 <= 2 * pipes <= descriptors / 8
     assert limits.default_max_connections(descriptors) == max(1, descriptors - limits.KEPT_BACK)
     assert limits.default_max_connections(descriptors, pipes) == max(1, descriptors - limits.KEPT_BACK - 2 * pipes)
 
 
-def test_where_nothing_can_be_spliced_no_descriptor_is_kept_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_splice_no_descriptor_is_kept_for_pipes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(limits, "pipes_on", lambda sockets: None)
     assert limits.default_pipes(1 << 20) == 0
 
 
 @linux_only
-def test_the_service_raises_its_own_limit_at_start() -> None:
+def test_service_raises_its_own_limit_at_start() -> None:
     """The same with the kernel: a shell's usual soft limit doesn't bound a server."""
     with EchoProcess(preexec_fn=with_limit(256, 777)) as echo:
         text = pathlib.Path(f"/proc/{echo.process.pid}/limits").read_text()

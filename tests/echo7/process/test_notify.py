@@ -1,4 +1,4 @@
-"""What systemd is told (sd_notify(3)), with a socket of our own in systemd's place."""
+"""Messages to systemd (sd_notify(3)), with a test socket in place of systemd."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ HOST = ("--host", "127.0.0.1")
 
 
 class Ear:
-    """Where systemd would listen."""
+    """The socket on which systemd would listen."""
 
     def __init__(self, address: str) -> None:
         self.address = address
@@ -40,14 +40,14 @@ class Ear:
         return self._socket.recv(4096).decode()
 
     def hear_next(self, beginning: str) -> str:
-        """The next one that isn't only a sign of life; it begins so."""
+        """Tell whether the next message besides WATCHDOG=1 begins like this."""
         while (message := self.hear()) == "WATCHDOG=1":
             pass
         assert message.startswith(beginning), message
         return message
 
     def all(self) -> list[str]:
-        """What has come so far."""
+        """Return the messages so far."""
         self._socket.setblocking(False)
         heard = []
         with contextlib.suppress(BlockingIOError):
@@ -93,14 +93,14 @@ def test_with_workers_ready_comes_when_all_of_them_serve(ear: Ear) -> None:
         assert ear.hear_next("STOPPING=1")
 
 
-def test_a_stuck_loop_says_nothing(ear: Ear) -> None:
-    """The loop itself tells that it is alive, so systemd notices when it stands still."""
+def test_stuck_loop_sends_no_message(ear: Ear) -> None:
+    """The loop itself sends "alive", so systemd notices a stuck loop."""
     with EchoProcess(*HOST, env=environment(ear.address, WATCHDOG_USEC="100000")) as echo:
         assert [ear.hear() for _ in range(4)] == ["READY=1", "WATCHDOG=1", "WATCHDOG=1", "WATCHDOG=1"]
         echo.process.send_signal(signal.SIGSTOP)
         os.waitid(os.P_PID, echo.process.pid, os.WSTOPPED)
         ear.all()
-        time.sleep(0.3)  # nothing tells us that nothing comes
+        time.sleep(0.3)  # no event marks a missing message
         assert ear.all() == []
         echo.process.send_signal(signal.SIGCONT)
         assert ear.hear() == "WATCHDOG=1"
@@ -110,7 +110,7 @@ def test_a_stuck_loop_says_nothing(ear: Ear) -> None:
     ("given", "why"),
     [
         ({"NOTIFY_SOCKET": "/no/such/socket"}, "No such file or directory"),
-        ({"NOTIFY_SOCKET": "relative"}, "that is no path, nor '@' and a name"),
+        ({"NOTIFY_SOCKET": "relative"}, "it is neither a path nor '@' and a name"),
         ({"WATCHDOG_USEC": "soon"}, "WATCHDOG_USEC is 'soon', not a number of microseconds"),
     ],
     ids=str,
@@ -146,7 +146,7 @@ def test_variables_are_removed_and_kept_for_the_next_generation(ear: Ear) -> Non
         }
 
 
-def test_a_sign_of_life_comes_twice_in_the_time_that_systemd_waits(ear: Ear) -> None:
+def test_alive_is_sent_twice_within_the_watchdog_time(ear: Ear) -> None:
     with notifier({"NOTIFY_SOCKET": ear.address, "WATCHDOG_USEC": "3000000"}) as (made, reactor, clock):
         made.ready()
         assert ear.all() == ["READY=1", "WATCHDOG=1"]
@@ -161,8 +161,8 @@ def test_a_sign_of_life_comes_twice_in_the_time_that_systemd_waits(ear: Ear) -> 
         assert ear.all() == ["READY=1"], "one timer is enough"
 
 
-def test_reloading_is_told_with_the_time(ear: Ear) -> None:
-    """`Type=notify-reload` wants to know when it began, on CLOCK_MONOTONIC."""
+def test_reloading_is_sent_with_the_time(ear: Ear) -> None:
+    """`Type=notify-reload` needs the start of the reload, on CLOCK_MONOTONIC."""
     with notifier({"NOTIFY_SOCKET": ear.address}) as (made, _, _):
         before_usec = time.monotonic_ns() // 1000
         made.reloading()
@@ -179,7 +179,7 @@ def test_watchdog_for_another_process_is_ignored(ear: Ear, pid: str) -> None:
 
 
 @pytest.mark.parametrize("usec", ["", "0", "-1", "1.5", "²", "9" * 400, str(2**63)])
-def test_watchdog_time_that_is_no_number_costs_one_line(ear: Ear, caplog: pytest.LogCaptureFixture, usec: str) -> None:
+def test_invalid_watchdog_time_costs_one_line(ear: Ear, caplog: pytest.LogCaptureFixture, usec: str) -> None:
     with notifier({"NOTIFY_SOCKET": ear.address, "WATCHDOG_USEC": usec}) as (made, _, _):
         made.ready()
         assert ear.all() == ["READY=1"]
@@ -187,8 +187,8 @@ def test_watchdog_time_that_is_no_number_costs_one_line(ear: Ear, caplog: pytest
     assert "not a number of microseconds: let systemd set it, or unset it" in caplog.text
 
 
-def test_messages_without_room_wait_in_order_and_signs_of_life_are_dropped(ear: Ear) -> None:
-    """systemd may be behind with its reading: nothing blocks, and READY isn't lost."""
+def test_messages_without_room_wait_in_order_and_alive_is_dropped(ear: Ear) -> None:
+    """When systemd reads slowly, nothing blocks, and READY isn't lost."""
     with notifier({"NOTIFY_SOCKET": ear.address, "WATCHDOG_USEC": "3000000"}) as (made, reactor, clock):
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as other:
             other.setblocking(False)
@@ -220,14 +220,14 @@ def test_notifier_without_a_listener_complains_once_and_tries_again(
 
 
 @pytest.mark.parametrize("address", ["/tmp/nu\0l", "/" + "x" * 200, "@" + "x" * 200])
-def test_address_that_makes_no_sense_costs_one_line(caplog: pytest.LogCaptureFixture, address: str) -> None:
+def test_invalid_notify_address_costs_one_line(caplog: pytest.LogCaptureFixture, address: str) -> None:
     with notifier({"NOTIFY_SOCKET": address}) as (made, _, _):
         made.ready()
         made.stopping()
     assert len(caplog.records) == 1
 
 
-def test_without_a_descriptor_for_it_the_service_goes_on(
+def test_service_goes_on_without_a_descriptor_for_the_notifier(
     ear: Ear, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(*arguments: object) -> socket.socket:
@@ -242,7 +242,7 @@ def test_without_a_descriptor_for_it_the_service_goes_on(
     assert "Too many open files; serving without it" in caplog.text
 
 
-def test_after_close_nothing_is_said(ear: Ear) -> None:
+def test_closed_notifier_sends_nothing(ear: Ear) -> None:
     with notifier({"NOTIFY_SOCKET": ear.address, "WATCHDOG_USEC": "3000000"}) as (made, reactor, clock):
         made.ready()
         made.close()

@@ -1,4 +1,4 @@
-"""`--user`: root binds, a user without privileges serves. Real processes need root; the rules don't."""
+"""`--user`: root binds, an unprivileged user serves. The tests with real processes need root."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ SETPRIV = pytest.mark.skipif(os.geteuid() != 0 or shutil.which("setpriv") is Non
 
 
 def rights(pid: int) -> dict[str, list[str]]:
-    """What the kernel says of a process."""
+    """What proc(5) shows of a process."""
     lines = pathlib.Path(f"/proc/{pid}/status").read_text().splitlines()
     return {name: value.split() for name, _, value in (line.partition(":") for line in lines)}
 
@@ -46,7 +46,7 @@ def assert_powerless(pid: int, user_id: int = NOBODY, group_id: int = NOBODY) ->
 
 
 def low_port() -> int:
-    """A free port that only root may bind."""
+    """Return a free port that only root may bind."""
     for port in range(600, 1000):
         try:
             with socket.socket() as tcp, socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as udp:
@@ -58,7 +58,7 @@ def low_port() -> int:
     pytest.skip("no low port is free")
 
 
-# ---------------------------------------------------------------- the real thing
+# ---------------------------------------------------------------- real processes
 
 
 def test_root_binds_a_low_port_and_nobody_serves_it(installation: Installation) -> None:
@@ -71,12 +71,12 @@ def test_root_binds_a_low_port_and_nobody_serves_it(installation: Installation) 
         assert echo.finish() == 0
 
 
-def test_a_group_may_be_named_and_a_number_needs_no_entry(installation: Installation) -> None:
+def test_group_may_be_named_and_a_number_needs_no_entry(installation: Installation) -> None:
     with EchoProcess("--host", "127.0.0.1", "--user", "4711:4712", installation=installation) as echo:
         assert_powerless(echo.process.pid, 4711, 4712)
 
 
-def test_every_worker_and_the_supervisor_are_powerless(installation: Installation) -> None:
+def test_workers_and_supervisor_have_no_privileges(installation: Installation) -> None:
     with WorkersProcess("--host", "127.0.0.1", "--user", "nobody", installation=installation) as echo:
         for pid in (echo.process.pid, *echo.pids.values()):
             assert_powerless(pid)
@@ -105,8 +105,8 @@ def test_workers_serve_from_code_that_only_root_may_read(installation: Installat
 
 
 @SETPRIV
-def test_drop_that_could_be_undone_serves_nothing(installation: Installation) -> None:
-    """With this bit the kernel lets all capabilities be kept over the change of user."""
+def test_reversible_drop_stops_the_start(installation: Installation) -> None:
+    """With this bit, the kernel keeps all capabilities over the change of user."""
     port = low_port()
     with EchoProcess(
         "--host", "127.0.0.1", "--user", "nobody", port=port, installation=installation, wait=False,
@@ -119,7 +119,7 @@ def test_drop_that_could_be_undone_serves_nothing(installation: Installation) ->
 
 
 @SETPRIV
-def test_without_privilege_another_user_costs_one_line_and_status_1(installation: Installation) -> None:
+def test_another_user_without_privilege_costs_one_line_and_status_1(installation: Installation) -> None:
     with EchoProcess(
         "--user",
         "nobody",
@@ -143,7 +143,7 @@ def test_process_that_is_that_user_already_needs_no_privilege(installation: Inst
 
 
 @SETPRIV
-def test_an_unprivileged_start_needs_nothing_but_a_port(installation: Installation) -> None:
+def test_unprivileged_start_needs_only_a_free_port(installation: Installation) -> None:
     prefix = ["setpriv", "--reuid=4711", "--regid=4711", "--clear-groups", "--bounding-set=-all"]
     with EchoProcess("--host", "*", installation=installation, prefix=prefix) as echo:
         assert {line["event"] for line in echo.lines} == {"listening"}
@@ -189,8 +189,8 @@ def test_unknown_or_privileged_user_is_refused_in_one_line(
     assert f"argument --user: {reason}" in refused(capsys, f"--user={text}")
 
 
-def test_a_wrong_name_binds_nothing() -> None:
-    """The port is in use: a service that bound first would have complained of that."""
+def test_unknown_user_is_refused_before_anything_is_bound() -> None:
+    """The port is in use: a service that binds first would report that."""
     port = quiet_port()
     with socket.socket() as holder:
         holder.bind(("127.0.0.1", port))
@@ -202,7 +202,7 @@ def test_a_wrong_name_binds_nothing() -> None:
     assert "there is no user 'no-such-user'" in line
 
 
-def test_names_and_numbers_mean_the_same() -> None:
+def test_user_by_name_and_by_number_are_the_same() -> None:
     import pwd
 
     nobody = pwd.getpwnam("nobody")
@@ -211,11 +211,11 @@ def test_names_and_numbers_mean_the_same() -> None:
     assert identity("nobody:4712") == Identity(nobody.pw_uid, 4712, "nobody:4712")
 
 
-# ---------------------------------------------------------------- the rules, where no kernel is asked
+# ---------------------------------------------------------------- the rules, without the kernel
 
 
 class Kernel:
-    """What the system calls do to user and group, and what was called."""
+    """Simulates the system calls for user and group, and records them."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, *, allowed: bool = True, returns: str = "") -> None:
         self.calls: list[str] = []
@@ -242,13 +242,13 @@ SOMEBODY = Identity(4711, 4712, "somebody")
 TRIES = ["setuid 0", "seteuid 0", "setgid 0", "setegid 0"]
 
 
-def test_groups_are_dropped_first_and_the_user_last_and_then_root_is_tried(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_drop_of_groups_comes_first_the_user_last_and_then_root_is_tried(monkeypatch: pytest.MonkeyPatch) -> None:
     kernel = Kernel(monkeypatch)
     become(SOMEBODY)
     assert kernel.calls == ["setgroups []", "setgid 4712", "setuid 4711", *TRIES, "no_new_privs"]
 
 
-def test_after_a_restart_nothing_is_dropped_but_everything_is_checked(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_restart_drops_nothing_but_checks_everything(monkeypatch: pytest.MonkeyPatch) -> None:
     kernel = Kernel(monkeypatch)
     become(SOMEBODY)
     kernel.calls.clear()
@@ -271,15 +271,15 @@ def test_process_without_the_right_to_drop_says_what_it_needs(monkeypatch: pytes
         become(SOMEBODY)
 
 
-def test_a_system_without_prctl_does_without(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_system_without_prctl_skips_it(monkeypatch: pytest.MonkeyPatch) -> None:
     import ctypes
 
     monkeypatch.setattr(ctypes, "CDLL", lambda name: object())
     assert privileges.no_new_privileges()() == 0
 
 
-def test_no_program_that_is_run_gains_anything() -> None:
-    """In a child, as there is no way back from it."""
+def test_programs_started_later_gain_no_privileges() -> None:
+    """In a child, because it can't be undone."""
     program = """if True:
         from echo7.process import privileges
         privileges.no_new_privileges()()
@@ -293,7 +293,7 @@ def test_no_program_that_is_run_gains_anything() -> None:
     assert "NoNewPrivs:\t1" in done.stdout
 
 
-def test_wrong_name_is_an_argument_error_of_ours() -> None:
+def test_unknown_user_is_an_argument_error() -> None:
     with pytest.raises(argparse.ArgumentTypeError, match="there is no user 'x y'"):
         identity("x y")
 

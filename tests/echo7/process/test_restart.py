@@ -48,7 +48,7 @@ REFUSED = "restart refused, still serving: "
 
 
 class Phoenix(EchoProcess):
-    """A service that restarts. With `code`, something in it is broken first, in each generation."""
+    """A service that restarts. `code` breaks something in each generation first."""
 
     def __init__(self, *arguments: str, code: str = "", where: Sequence[str] = HOST, **options: Any) -> None:
         if code or where != HOST:
@@ -61,12 +61,12 @@ class Phoenix(EchoProcess):
             super().__init__(*HOST, *arguments, **options)
 
     def restart(self) -> dict[str, Any]:
-        """Restart it; return the line that says so."""
+        """Restart the service; return its log line."""
         self.process.send_signal(signal.SIGHUP)
         return self.next_line("restarted")
 
     def refuses(self) -> str:
-        """Ask for a restart that fails; return why it did, when it is sure that the service goes on."""
+        """Ask for a restart that fails; return the reason, once the service has answered again."""
         self.process.send_signal(signal.SIGHUP)
         line = self.next_line("restart_refused")
         assert line["level"] == "error"
@@ -75,14 +75,14 @@ class Phoenix(EchoProcess):
         return message.removeprefix(REFUSED)
 
     def answers(self) -> None:
-        """Be sure that it serves, over both."""
+        """Check that it serves both transports."""
         with self.connect() as client, udp_client(self.port) as flow:
             for sock in (client, flow):
                 sock.sendall(b"hello")
                 assert sock.recv(5) == b"hello"
 
     def children(self) -> list[int]:
-        """Its children, zombies too."""
+        """The pids of its children, zombies too."""
         pid = self.process.pid
         return [int(each) for each in pathlib.Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
@@ -157,7 +157,7 @@ class Tireless:
 
 
 def restart_often(echo: Phoenix, times: int) -> None:
-    """No client fails; nothing is left of the old generations, and the process is the same."""
+    """No client fails, no old generation is left, and the pid is the same."""
     before = len(os.listdir(f"/proc/{echo.process.pid}/fd"))
     with Tireless(echo.port) as clients:
         for _ in range(times):
@@ -174,7 +174,7 @@ def restart_often(echo: Phoenix, times: int) -> None:
     served = [line for line in echo.lines if line["event"] in ("drained", "stopped")]
     total = {key: sum(line[key] for line in served) for key in ("connections", "tcp_bytes_sent", "datagrams_sent")}
     assert total["datagrams_sent"] == clients.counts["datagrams"]
-    assert total["connections"] == clients.counts["calls"] + 2, "the first one asked whether it was ready"
+    assert total["connections"] == clients.counts["calls"] + 2, "the first connection tested whether the service is up"
 
 
 @LINUX
@@ -195,14 +195,14 @@ def test_restarts_after_root_was_dropped_fail_no_client(installation: Installati
 @pytest.mark.long
 @LINUX
 @pytest.mark.parametrize(("way", "count"), [(WAYS[0], 100), (WAYS[1], 50), (WAYS[2], 25)], ids=str)
-def test_a_hundred_restarts_under_clients_that_never_pause_fail_none(way: tuple[str, ...], count: int) -> None:
+def test_hundred_restarts_under_clients_that_never_pause_fail_none(way: tuple[str, ...], count: int) -> None:
     with Phoenix(*way) as echo:
         restart_often(echo, count)
 
 
 @LINUX
 @pytest.mark.parametrize(("workers", "count"), [("1", 1000), ("2", 200)])
-def test_a_thousand_open_connections_are_served_through_two_restarts(workers: str, count: int) -> None:
+def test_thousand_open_connections_are_served_through_two_restarts(workers: str, count: int) -> None:
     with contextlib.ExitStack() as stack, Phoenix("--workers", workers) as echo:
         clients = [stack.enter_context(echo.connect()) for _ in range(count)]
         for client in clients:
@@ -221,7 +221,7 @@ def test_a_thousand_open_connections_are_served_through_two_restarts(workers: st
 @LINUX
 @pytest.mark.parametrize("way", [*WAYS[:2], ("--plain",)], ids=" ".join)
 def test_bulk_through_restarts_comes_back_without_a_wrong_byte(way: tuple[str, ...]) -> None:
-    """What is in a pipe on its way back belongs to the previous generation, as the client does."""
+    """The previous generation keeps the data in its pipes, as it keeps the connection."""
     with Phoenix(*way) as echo, contextlib.ExitStack() as stack:
         sent, received, enough = hashlib.sha256(), hashlib.sha256(), threading.Event()
         client = stack.enter_context(echo.connect())
@@ -346,7 +346,7 @@ def test_mistake_in_the_configuration_leaves_the_service_untouched(file: pathlib
         assert echo.finish() == 0
 
 
-def test_program_that_is_gone_leaves_the_service_untouched(tmp_path: pathlib.Path) -> None:
+def test_missing_program_leaves_the_service_untouched(tmp_path: pathlib.Path) -> None:
     if subprocess.run([sys.executable, "-c", "import echo7"], cwd="/", capture_output=True).returncode == 0:
         pytest.skip("echo7 is installed here too, so that it isn't gone when its folder is")
     for package in ("reactor", "echo7"):
@@ -435,12 +435,12 @@ def test_workers_stay_when_the_new_program_cannot_start() -> None:
             assert echo.children() == workers
         client.close()
         assert echo.finish() == 0
-        assert "drained" not in echo.events(), "they have reported to the supervisor"
+        assert "drained" not in echo.events(), "they still report to the supervisor"
 
 
 @LINUX
 def test_restart_without_free_descriptors_is_refused() -> None:
-    """EMFILE, for real: the limit is reached while clients are served."""
+    """EMFILE from the kernel: the limit is reached while clients are served."""
     code = """if True:
         def tight(): return 64
         import resource
@@ -461,7 +461,7 @@ def test_restart_without_free_descriptors_is_refused() -> None:
             ask(client)
 
 
-def test_killed_previous_generation_costs_its_own_connections_alone() -> None:
+def test_killed_previous_generation_costs_only_its_own_connections() -> None:
     with Phoenix() as echo, echo.connect() as client:
         ask(client)
         [pid] = echo.restart()["previous"]
@@ -478,7 +478,7 @@ def test_killed_previous_generation_costs_its_own_connections_alone() -> None:
 
 @LINUX
 @pytest.mark.parametrize("way", WAYS[:2], ids=" ".join)
-def test_storm_of_requests_leaves_a_service(way: tuple[str, ...]) -> None:
+def test_service_survives_a_storm_of_restart_requests(way: tuple[str, ...]) -> None:
     with Phoenix(*way) as echo, Tireless(echo.port) as clients:
         pid = echo.process.pid
         for _ in range(2000):
@@ -488,12 +488,12 @@ def test_storm_of_requests_leaves_a_service(way: tuple[str, ...]) -> None:
             os.kill(pid, signal.SIGHUP)
             echo.answers()
     assert clients.failures == []
-    assert echo.process.poll() == -signal.SIGKILL, "by the test itself, and not before"
+    assert echo.process.poll() == -signal.SIGKILL, "the test has killed it, nothing else"
 
 
 @pytest.mark.parametrize("way", WAYS[:2], ids=" ".join)
 @pytest.mark.parametrize("first", [signal.SIGHUP, signal.SIGTERM], ids=str)
-def test_request_to_end_at_the_same_time_ends_it(way: tuple[str, ...], first: signal.Signals) -> None:
+def test_term_at_the_time_of_a_restart_request_ends_the_service(way: tuple[str, ...], first: signal.Signals) -> None:
     second = signal.SIGTERM if first == signal.SIGHUP else signal.SIGHUP
     with Phoenix(*way) as echo:
         echo.process.send_signal(first)
@@ -503,8 +503,8 @@ def test_request_to_end_at_the_same_time_ends_it(way: tuple[str, ...], first: si
 
 @LINUX
 @pytest.mark.parametrize("way", WAYS[:2], ids=" ".join)
-def test_request_to_end_at_any_moment_of_a_restart_ends_it(way: tuple[str, ...]) -> None:
-    """The moment is another one each time: before the check, in it, at exec, in the start of the new generation."""
+def test_term_at_any_moment_of_a_restart_ends_the_service(way: tuple[str, ...]) -> None:
+    """The moments: before the check, during it, at exec(2), at the start of the new generation."""
     for turn in range(6):
         with Phoenix(*way) as echo:
             echo.process.send_signal(signal.SIGHUP)
@@ -516,7 +516,7 @@ def test_request_to_end_at_any_moment_of_a_restart_ends_it(way: tuple[str, ...])
 
 @LINUX
 def test_signals_that_came_before_the_exec_are_not_forgotten() -> None:
-    """Story: one had been noted, and not looked at, when the process became another program."""
+    """Story: a signal was noted, but not handled, when the process became another program."""
     code = """if True:
         become, moments = service.Service.become_next_generation, [1]
         def late(self):
@@ -529,12 +529,12 @@ def test_signals_that_came_before_the_exec_are_not_forgotten() -> None:
     for way in WAYS[:2]:
         with Phoenix(*way, code=code) as echo:
             assert echo.finish(signal.SIGHUP) == 0
-            assert "restarted" not in echo.events(), "the end came first"
+            assert "restarted" not in echo.events(), "the signal to stop came first"
             assert echo.lines[-1]["event"] == "stopped"
 
 
 @pytest.mark.parametrize("way", WAYS[:2], ids=" ".join)
-def test_request_before_it_serves_restarts_it_later(way: tuple[str, ...]) -> None:
+def test_restart_request_before_the_service_serves_restarts_it_later(way: tuple[str, ...]) -> None:
     """Issue: "SIGHUP during startup before handlers are set must not kill the process"."""
     code = """if not NEW and not CHECK:
         service.log.ensure_standard_descriptors = lambda: os.kill(os.getpid(), signal.SIGHUP)
@@ -544,8 +544,8 @@ def test_request_before_it_serves_restarts_it_later(way: tuple[str, ...]) -> Non
         assert echo.finish() == 0
 
 
-def test_request_during_the_check_has_it_check_again(file: pathlib.Path) -> None:
-    """What was read first may have been half of a change."""
+def test_restart_request_during_the_check_starts_another_check(file: pathlib.Path) -> None:
+    """The first check may have read half of a change."""
     code = f"""if True:
         if CHECK and not os.path.exists({str(file)!r} + ".seen"):
             open({str(file)!r} + ".seen", "w").close()
@@ -632,12 +632,12 @@ def test_previous_generation_logs_its_counters_when_asked() -> None:
         assert echo.finish() == 0
 
 
-# ---------------------------------------------------------------- what systemd is told
+# ---------------------------------------------------------------- messages to systemd
 
 
 @LINUX
 @pytest.mark.parametrize("way", WAYS[:2], ids=" ".join)
-def test_systemd_hears_of_each_step(tmp_path: pathlib.Path, file: pathlib.Path, way: tuple[str, ...]) -> None:
+def test_systemd_is_notified_of_each_step(tmp_path: pathlib.Path, file: pathlib.Path, way: tuple[str, ...]) -> None:
     ear = Ear(str(tmp_path / "notify"))
     environment = {**os.environ, "NOTIFY_SOCKET": ear.address, "WATCHDOG_USEC": "400000"}
     with contextlib.closing(ear), Phoenix(*way, "--config", str(file), env=environment) as echo:
@@ -652,17 +652,17 @@ def test_systemd_hears_of_each_step(tmp_path: pathlib.Path, file: pathlib.Path, 
             echo.refuses()
             assert ear.hear_next("RELOADING=1\nMONOTONIC_USEC=")
             assert ear.hear_next("READY=1")
-            assert ear.hear() == "WATCHDOG=1", "the new generation goes on with that"
+            assert ear.hear() == "WATCHDOG=1", "the new generation keeps sending it"
         assert echo.finish() == 0
         assert ear.hear_next("STOPPING=1")
-        assert set(ear.all()) <= {"WATCHDOG=1"}, "previous generations say nothing"
+        assert set(ear.all()) <= {"WATCHDOG=1"}, "previous generations send nothing"
 
 
-# ---------------------------------------------------------------- what is handed over
+# ---------------------------------------------------------------- the handover
 
 
 @pytest.mark.parametrize("text", ["", "x", "1;2;3;4", ";;;", "1;3=1,x=2;;", "1;3=;;"])
-def test_nonsense_in_the_handover_variable_costs_one_line(text: str) -> None:
+def test_invalid_handover_variable_costs_one_line(text: str) -> None:
     environment = {**os.environ, "ECHO7_HANDOVER": text}
     command = [sys.executable, "-m", "echo7", "serve", "--port", "0"]
     done = subprocess.run(
@@ -679,7 +679,7 @@ def shell(script: str) -> list[str]:
     return ["/bin/sh", "-c", script]
 
 
-def test_check_whose_output_has_ended_may_take_its_time_to_end() -> None:
+def test_check_has_ended_only_when_it_is_reaped() -> None:
     verdicts: list[str | None] = []
     with Reactor() as reactor:
         check = Check(reactor, shell("echo tired; exec >&- 2>&- sleep 1000"), {}, verdicts.append)
@@ -694,7 +694,7 @@ def test_check_whose_output_has_ended_may_take_its_time_to_end() -> None:
     assert verdicts == ["tired"]
 
 
-def test_check_with_much_output_is_known_by_its_last_line() -> None:
+def test_check_reports_the_last_line_of_much_output() -> None:
     verdicts: list[str | None] = []
     with Reactor() as reactor:
         check = Check(reactor, shell("seq 100000; echo the end; exit 2"), {}, verdicts.append)
@@ -704,17 +704,18 @@ def test_check_with_much_output_is_known_by_its_last_line() -> None:
     assert verdicts == ["the end"]
 
 
-def test_request_when_a_restart_is_due_changes_nothing() -> None:
-    """The new generation reads everything anew, and later than that."""
+def test_request_when_a_restart_is_due_starts_no_check(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The new generation reads the configuration later than the request."""
+    monkeypatch.setattr(os, "posix_spawn", lambda *words, **options: pytest.fail("a check has started"))
     with Reactor() as reactor:
         restart = Restart(reactor, {}, NoNotifier())
         restart.due = True
         restart.ask()
-        assert not restart.checking
+        assert restart.due
 
 
-def test_second_term_means_no_more_to_previous_generation_than_the_first() -> None:
-    """The first came to the whole group, the second was passed on by the service."""
+def test_second_term_changes_nothing_for_a_previous_generation() -> None:
+    """The whole group got the first, and the service passes its own on."""
     with EchoByHand() as echo:
         client, done, terminated = echo.connect(), list[int](), list[int]()
         drain = Drain(echo.reactor, echo.server, lambda: done.append(1), lambda: terminated.append(1))

@@ -62,7 +62,7 @@ class Rig:
             worker.setblocking(False)
 
     def say(self, index: int, **message: object) -> None:
-        """Have a worker say something, and the supervisor hear it."""
+        """Send a message from a worker to the supervisor."""
         self.workers[index].sendall(json.dumps(message).encode() + b"\n")
         turn_idle(self.reactor)
 
@@ -70,7 +70,7 @@ class Rig:
         self.say(index, say="counters", round=question, counters={"connections": connections}, log_lines_dropped=index)
 
     def orders(self, index: int) -> list[dict[str, Any]]:
-        """What a worker has been told since."""
+        """Return the orders that a worker has got since."""
         turn_idle(self.reactor)
         try:
             data = self.workers[index].recv(1 << 16)
@@ -100,10 +100,8 @@ def told(caplog: pytest.LogCaptureFixture, event: str) -> list[dict[str, Any]]:
 # ---------------------------------------------------------------- the supervisor
 
 
-def test_request_for_counters_during_a_round_has_one_more_round_follow(
-    rig: Rig, caplog: pytest.LogCaptureFixture
-) -> None:
-    """However many requests come: signals are remembered once."""
+def test_request_for_counters_during_a_round_starts_one_more_round(rig: Rig, caplog: pytest.LogCaptureFixture) -> None:
+    """Several requests count as one, like pending signals."""
     for _ in range(3):
         rig.supervisor.ask_for_counters()
     assert [rig.orders(index) for index in (0, 1)] == [[{"say": "counters", "round": 1}]] * 2
@@ -126,7 +124,7 @@ def test_worker_that_does_not_answer_counts_with_its_last_report(rig: Rig, caplo
     rig.supervisor.ask_for_counters()
     rig.answer(0, 1, connections=3)
     rig.answer(1, 0, connections=4)
-    assert told(caplog, "counters") == [], "that wasn't the answer"
+    assert told(caplog, "counters") == [], "an unasked report is no answer"
     rig.clock.advance(ANSWER_PATIENCE_S)
     turn_idle(rig.reactor)
     assert [line["connections"] for line in told(caplog, "counters")] == [7]
@@ -144,7 +142,7 @@ def test_request_for_counters_without_workers_is_answered_at_once(
 
 
 def die(rig: Rig, monkeypatch: pytest.MonkeyPatch, wait_status: int) -> None:
-    """Have every worker end."""
+    """End every worker."""
     for worker in rig.workers:
         worker.shutdown(socket.SHUT_RDWR)
     turn_idle(rig.reactor)
@@ -152,7 +150,7 @@ def die(rig: Rig, monkeypatch: pytest.MonkeyPatch, wait_status: int) -> None:
     rig.supervisor.reap()
 
 
-def test_worker_is_over_when_it_is_reaped_and_its_channel_has_ended(
+def test_worker_has_ended_when_it_is_reaped_and_its_channel_has_ended(
     rig: Rig, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """SIGCHLD may come before its last words have been read."""
@@ -163,7 +161,7 @@ def test_worker_is_over_when_it_is_reaped_and_its_channel_has_ended(
     killed: list[int] = []
     monkeypatch.setattr(os, "kill", lambda pid, signum: killed.append(pid))
     rig.supervisor.kill()
-    assert killed == [FIRST_PID + 1], "the number of one that is reaped may be another process's"
+    assert killed == [FIRST_PID + 1], "the pid of a reaped worker may belong to another process"
     rig.answer(0, 0, connections=9)
     rig.workers[0].sendall(b'{"say": "coun')  # cut short
     rig.workers[0].shutdown(socket.SHUT_RDWR)
@@ -215,13 +213,13 @@ class WorkerRig:
         self.supervisor.close()
 
     def next(self) -> dict[str, Any]:
-        """What the worker says next."""
+        """Return the next message of the worker."""
         message: dict[str, Any] = json.loads(self.lines.readline())
         return message
 
 
 def test_worker_reports_its_counters_every_second() -> None:
-    """So that no more than a second of them is lost with it."""
+    """A crash loses at most one second of counters."""
     with WorkerRig() as rig:
         for _ in range(3):
             rig.clock.advance(REPORT_INTERVAL_S)
@@ -231,8 +229,8 @@ def test_worker_reports_its_counters_every_second() -> None:
             assert Counters(**message["counters"]) == Counters()
 
 
-def test_supervisor_that_stands_still_gets_no_more_reports() -> None:
-    """What waits for it is bounded, or a worker would grow."""
+def test_supervisor_that_does_not_read_gets_no_more_reports() -> None:
+    """Otherwise the worker would grow."""
     with WorkerRig() as rig:
         channel = rig.worker.channel
         assert channel is not None
@@ -245,7 +243,7 @@ def test_supervisor_that_stands_still_gets_no_more_reports() -> None:
         assert channel.pending_bytes == pending_bytes
 
 
-def test_worker_whose_last_socket_breaks_ends_with_status_1() -> None:
+def test_worker_with_a_broken_last_socket_ends_with_status_1() -> None:
     with WorkerRig() as rig:
         rig.worker.fail()
         turn_idle(rig.reactor)

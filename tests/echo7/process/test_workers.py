@@ -1,4 +1,4 @@
-"""`--workers N`: several processes on one port, and a supervisor that answers for them."""
+"""`--workers N`: several processes on one port, and their supervisor."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from tests.support.daemon import EchoProcess, WorkersProcess, serve_config
 
 pytestmark = pytest.mark.skipif(not reuseport.AVAILABLE, reason="Linux alone balances")
 HOST = ("--host", "127.0.0.1")
-CLIENTS = 24  # so many that each of two workers gets some of them, but once in eight million runs
+CLIENTS = 24  # each of two workers gets some of them, except once in eight million runs
 
 
 def udp_client(port: int) -> socket.socket:
@@ -39,7 +39,7 @@ def udp_client(port: int) -> socket.socket:
 
 @contextlib.contextmanager
 def clients_of(port: int, transport: str) -> Iterator[list[socket.socket]]:
-    """Many clients, each with a flow of its own."""
+    """Many clients, each with its own flow."""
     with contextlib.ExitStack() as stack:
         address = ("127.0.0.1", port)
         yield [
@@ -51,7 +51,7 @@ def clients_of(port: int, transport: str) -> Iterator[list[socket.socket]]:
 
 
 def patched(code: str, *arguments: str) -> list[str]:
-    """A command that serves with something in it broken first."""
+    """Return a command that breaks something, then serves."""
     program = (
         "import os, signal, sys\nfrom echo7 import cli\nfrom echo7.process import service, supervisor, worker\n"
         f"{code}\nsys.exit(cli.main(sys.argv[1:]))"
@@ -73,7 +73,7 @@ class Patched(WorkersProcess):
 # ---------------------------------------------------------------- serving
 
 
-def test_both_workers_serve_and_the_log_says_which_did() -> None:
+def test_both_workers_serve_and_their_log_lines_name_them() -> None:
     with WorkersProcess(*HOST, "--log-level", "debug") as echo, clients_of(echo.port, "tcp") as clients:
         for client in clients:
             client.sendall(b"hello")
@@ -86,7 +86,7 @@ def test_both_workers_serve_and_the_log_says_which_did() -> None:
         assert (echo.lines[-1]["event"], echo.lines[-1]["connections"]) == ("stopped", CLIENTS + 1)
 
 
-def test_the_addresses_are_logged_once_after_the_workers() -> None:
+def test_addresses_are_logged_once_after_the_workers() -> None:
     with WorkersProcess(*HOST, count=3) as echo:
         assert echo.finish() == 0
         events = [line["event"] for line in echo.lines]
@@ -98,7 +98,7 @@ def test_the_addresses_are_logged_once_after_the_workers() -> None:
         assert (echo.lines[0]["workers"], len(set(echo.lines[0]["pids"]))) == (3, 3)
 
 
-def test_sigusr1_adds_up_what_every_worker_has_done() -> None:
+def test_sigusr1_logs_the_sum_of_all_workers() -> None:
     with WorkersProcess(*HOST) as echo, clients_of(echo.port, "tcp") as streams, clients_of(echo.port, "udp") as flows:
         for client in streams + flows:
             client.send(b"12345")
@@ -115,7 +115,7 @@ def test_sigusr1_adds_up_what_every_worker_has_done() -> None:
         assert echo.lines[-1].keys() == line.keys()
 
 
-def test_sigusr2_has_every_process_log_its_loop_or_one_worker_alone() -> None:
+def test_sigusr2_makes_every_process_or_one_worker_log_its_loop() -> None:
     with WorkersProcess(*HOST) as echo:
         echo.process.send_signal(signal.SIGUSR2)
         said = [echo.next_line("dump") for _ in range(3)]
@@ -130,7 +130,7 @@ def test_sigusr2_has_every_process_log_its_loop_or_one_worker_alone() -> None:
     [(1, 1, "tcp", "--no-udp"), (1, 2, "udp", "--no-tcp"), (2, 1, "udp", "--no-tcp"), (2, 2, "tcp", "--no-udp")],
 )
 def test_second_daemon_is_refused_whichever_has_workers(first: int, second: int, transport: str, other: str) -> None:
-    """SO_REUSEPORT would let it in, and take half of the clients away."""
+    """With SO_REUSEPORT it would get half of the clients."""
     port = quiet_port()
     with WorkersProcess(*HOST, other, count=first, port=port):
         command = [sys.executable, "-m", "echo7", "serve", *HOST, other, "--port", str(port), "--workers", str(second)]
@@ -140,7 +140,7 @@ def test_second_daemon_is_refused_whichever_has_workers(first: int, second: int,
 
 
 def test_sockets_from_systemd_are_shared_by_all_workers() -> None:
-    """One for each address is all there is: a free worker takes what comes, and one is enough."""
+    """There is one socket for each address: any free worker takes the next client."""
     bound = bind_all(socket, ["127.0.0.1"], 0)
     with bound.tcp[0] as tcp, bound.udp[0] as udp:
         port, numbers = tcp.getsockname()[1], (tcp.fileno(), udp.fileno())
@@ -161,7 +161,7 @@ def test_sockets_from_systemd_are_shared_by_all_workers() -> None:
 
 @pytest.mark.parametrize("transport", ["tcp", "udp"])
 def test_clients_that_waited_for_a_killed_worker_are_served_by_the_next(transport: str) -> None:
-    """Connections and datagrams queue in the kernel: the sockets are the supervisor's, and stay."""
+    """Connections and datagrams wait in the kernel: the supervisor keeps the sockets open."""
     with WorkersProcess(*HOST) as echo:
         victim = echo.halt(1)
         with clients_of(echo.port, transport) as clients:
@@ -178,7 +178,7 @@ def test_clients_that_waited_for_a_killed_worker_are_served_by_the_next(transpor
             for client in clients:
                 client.send(b"again")
                 assert client.recv(10) == b"again"
-        assert echo.finish() == 0, "a crash before has been dealt with"
+        assert echo.finish() == 0, "an earlier crash doesn't count"
 
 
 def test_clients_of_other_workers_do_not_notice_a_killed_one() -> None:
@@ -187,12 +187,12 @@ def test_clients_of_other_workers_do_not_notice_a_killed_one() -> None:
             os.kill(echo.pids[number], signal.SIGKILL)
             assert echo.next_line("worker_ready")["worker"] == number
     assert answers.count(b"hello") > 0
-    assert len(answers) - answers.count(b"hello") <= 4, "one client at a time, so one for each worker"
+    assert len(answers) - answers.count(b"hello") <= 4, "one connection at a time for each worker"
 
 
 @contextlib.contextmanager
 def asking_without_pause(port: int) -> Iterator[list[bytes]]:
-    """A client in a thread, one connection after the other; yield what each has got, up to FIN or RST."""
+    """Run a client in a thread, one connection after another; yield the answer of each, up to FIN or RST."""
     answers: list[bytes] = []
     enough = threading.Event()
 
@@ -212,7 +212,7 @@ def asking_without_pause(port: int) -> Iterator[list[bytes]]:
         thread.join()
 
 
-def test_the_counters_of_a_killed_worker_are_not_forgotten() -> None:
+def test_counters_of_a_killed_worker_stay_in_the_sum() -> None:
     with WorkersProcess(*HOST) as echo, clients_of(echo.port, "tcp") as clients:
         for client in clients:
             client.sendall(b"12345")
@@ -231,8 +231,8 @@ def test_the_counters_of_a_killed_worker_are_not_forgotten() -> None:
         assert echo.finish() == 0
 
 
-def test_worker_that_gets_term_delivers_and_is_replaced() -> None:
-    """An operator may want a fresh one."""
+def test_worker_on_term_delivers_and_is_replaced() -> None:
+    """An operator replaces a worker this way."""
     with WorkersProcess(*HOST, "--drain-timeout", "20", "--log-level", "debug") as echo:
         with echo.connect() as client:
             client.sendall(b"first")
@@ -254,7 +254,7 @@ def test_worker_that_gets_term_delivers_and_is_replaced() -> None:
 
 @contextlib.contextmanager
 def stuck(*arguments: str, **options: Any) -> Iterator[tuple[WorkersProcess, socket.socket, bytes]]:
-    """Workers, and a client that has sent a lot and reads nothing."""
+    """Yield workers, and a client that has sent a lot and reads nothing."""
     with WorkersProcess(*HOST, "--socket-buffer", "65536", *arguments, **options) as echo:
         client = connect_small(("127.0.0.1", echo.port), 16_384)
         sent = fill_until_stuck(echo, client)
@@ -263,8 +263,8 @@ def stuck(*arguments: str, **options: Any) -> Iterator[tuple[WorkersProcess, soc
 
 
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_to_the_whole_process_group_is_one_orderly_end(signum: signal.Signals) -> None:
-    """^C in a terminal, or systemd's stop: every process gets it, and what has been read is delivered, then FIN."""
+def test_signal_to_the_whole_process_group_gives_one_orderly_end(signum: signal.Signals) -> None:
+    """^C in a terminal, or systemd's stop: every process gets it. Each delivers what it has read, then sends FIN."""
     with stuck("--drain-timeout", "20", start_new_session=True) as (echo, client, sent):
         os.killpg(echo.process.pid, signum)
         echo.next_line("stopping")
@@ -277,7 +277,7 @@ def test_a_signal_to_the_whole_process_group_is_one_orderly_end(signum: signal.S
     assert "worker_ended" not in {line["event"] for line in echo.lines}
 
 
-def test_a_second_signal_ends_all_at_once_with_a_true_summary() -> None:
+def test_second_signal_ends_all_at_once_with_a_true_summary() -> None:
     with stuck("--drain-timeout", "3600") as (echo, client, _):
         before = echo.lines[-1]
         echo.process.send_signal(signal.SIGTERM)
@@ -289,7 +289,7 @@ def test_a_second_signal_ends_all_at_once_with_a_true_summary() -> None:
             receive_to_end(client)
 
 
-def test_at_a_second_signal_a_worker_that_hangs_is_killed() -> None:
+def test_hanging_worker_is_killed_at_a_second_signal() -> None:
     with Patched("service.ABORT_GRACE_S = 0.2") as echo:
         echo.wait_until_ready()
         echo.halt(2)
@@ -299,11 +299,11 @@ def test_at_a_second_signal_a_worker_that_hangs_is_killed() -> None:
         assert 2 in {line["worker"] for line in echo.lines if line["event"] == "worker_killed"}
 
 
-def test_a_worker_that_hangs_when_it_should_drain_is_killed_in_time() -> None:
+def test_worker_that_hangs_in_its_drain_is_killed_in_time() -> None:
     with Patched("service.DRAIN_GRACE_S = 0.5", "--drain-timeout", "0") as echo:
         echo.wait_until_ready()
         echo.halt(1)
-        assert echo.finish() == 1, "that was no orderly end"
+        assert echo.finish() == 1, "a killed worker is no orderly end"
         assert 1 in {line["worker"] for line in echo.lines if line["event"] == "worker_killed"}
         ended = {line["worker"]: line["exit_code"] for line in echo.lines if line["event"] == "worker_ended"}
         assert ended[1] == -signal.SIGKILL
@@ -311,7 +311,7 @@ def test_a_worker_that_hangs_when_it_should_drain_is_killed_in_time() -> None:
 
 
 def test_workers_of_a_killed_supervisor_deliver_and_end() -> None:
-    """Nothing could stop them any more. Its stderr is theirs too, and ends with the last of them."""
+    """Nothing else could stop them. They share its stderr, which ends with the last of them."""
     with stuck("--drain-timeout", "20") as (echo, client, sent):
         echo.process.kill()
         for _ in range(2):
@@ -322,7 +322,7 @@ def test_workers_of_a_killed_supervisor_deliver_and_end() -> None:
         assert sent.startswith(received)
 
 
-def test_request_to_end_during_a_back_off_ends_at_once() -> None:
+def test_term_during_a_back_off_ends_at_once() -> None:
     code = "supervisor.BackOff.hopeless = False\nworker.run = lambda *args: 3"
     with Patched(code) as echo:
         assert [echo.next_line("worker_ended")["exit_code"] for _ in range(2)] == [3, 3]
@@ -330,7 +330,7 @@ def test_request_to_end_during_a_back_off_ends_at_once() -> None:
         assert echo.lines[-1]["event"] == "stopped"
 
 
-# ---------------------------------------------------------------- what fails at the start
+# ---------------------------------------------------------------- failures at the start
 
 
 def fails(code: str) -> list[dict[str, object]]:
@@ -340,8 +340,8 @@ def fails(code: str) -> list[dict[str, object]]:
     return [json.loads(line) for line in done.stderr.splitlines()]
 
 
-def test_workers_that_never_come_to_serve_are_given_up() -> None:
-    """Otherwise it would go on for ever, and look as if it served."""
+def test_workers_that_never_serve_are_given_up() -> None:
+    """Otherwise the supervisor would try without end, and seem to serve."""
     code = "def refuse(*args): raise OSError(24, 'Too many open files')\nworker.Worker.start = refuse"
     lines = fails(code)
     ends = [line for line in lines if line["event"] == "worker_ended"]
@@ -354,7 +354,7 @@ def test_workers_that_never_come_to_serve_are_given_up() -> None:
     assert lines[-1]["event"] == "stopped"
 
 
-def test_an_exception_in_a_worker_is_logged_with_its_traceback_and_stays_there() -> None:
+def test_exception_in_a_worker_is_logged_and_ends_only_that_worker() -> None:
     lines = fails(
         "from echo7.process import backoff\nbackoff.FAILED_STARTS_LIMIT = 1\n"
         "def refuse(*args): raise KeyError('lost')\nworker.Worker.start = refuse"
@@ -364,7 +364,7 @@ def test_an_exception_in_a_worker_is_logged_with_its_traceback_and_stays_there()
     assert all("KeyError('lost')" in message and "Traceback" in message for message in told)
 
 
-def test_a_fork_that_fails_is_tried_again() -> None:
+def test_failed_fork_is_tried_again() -> None:
     code = """if True:
         fork, refusals = os.fork, [BlockingIOError(11, "Resource temporarily unavailable")]
         def refused():
@@ -390,7 +390,7 @@ def test_auto_is_one_worker_for_each_usable_processor(monkeypatch: pytest.Monkey
     assert serve_config("--workers", "auto").workers == 256
 
 
-def test_where_the_kernel_does_not_balance_there_is_one_process_or_one_clear_line(
+def test_workers_without_a_balancing_kernel_are_refused_in_one_line(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(reuseport, "AVAILABLE", False)
@@ -411,7 +411,7 @@ def test_max_connections_are_divided_among_the_workers(
     assert given["max_connections"] == (share or limits.default_max_connections(1000, limits.default_pipes(1000)))
 
 
-def test_one_worker_is_the_plain_process() -> None:
+def test_one_worker_means_a_single_process() -> None:
     with EchoProcess(*HOST, "--workers", "1") as echo:
         assert echo.finish() == 0
         assert [line["event"] for line in echo.lines] == ["listening", "listening", "stopping", "stopped"]

@@ -1,4 +1,4 @@
-"""Sockets that systemd hands in (sd_listen_fds(3)), with a program of our own in systemd's place."""
+"""Sockets that systemd hands in (sd_listen_fds(3)), with a test program in place of systemd."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def activated(*given: HasNumber, options: tuple[str, ...] = ()) -> EchoProcess:
 
 @pytest.fixture
 def tcp() -> Iterator[socket.socket]:
-    """A listening socket with no option of ours."""
+    """A listening socket without our options."""
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))
         sock.listen(16)
@@ -52,7 +52,7 @@ def tcp() -> Iterator[socket.socket]:
 
 @pytest.fixture
 def udp(tcp: socket.socket) -> Iterator[socket.socket]:
-    """A wildcard UDP socket with no option of ours, on the same port number."""
+    """A wildcard UDP socket without our options, on the same port number."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
         sock.bind(("0.0.0.0", tcp.getsockname()[1]))
         yield sock
@@ -70,8 +70,8 @@ def test_both_transports_are_served_without_binding_anything(tcp: socket.socket,
         assert daemon.finish() == 0
 
 
-def test_who_called_before_we_came_is_served_like_anybody_else(tcp: socket.socket, udp: socket.socket) -> None:
-    """Story: such a caller's socket has inherited nothing, and its urgent byte was lost; an early datagram came without
+def test_client_queued_before_the_start_is_served_like_any_other(tcp: socket.socket, udp: socket.socket) -> None:
+    """Story: such a connection had inherited nothing, and its urgent byte was lost; an early datagram came without
     the address that it was sent to, and got no answer.
     """
     with socket.create_connection(tcp.getsockname(), PATIENCE_S) as caller:
@@ -89,21 +89,21 @@ def test_who_called_before_we_came_is_served_like_anybody_else(tcp: socket.socke
                 assert receive_to_end(caller) == b""
 
 
-def test_a_transport_that_is_not_wanted_is_closed(tcp: socket.socket, udp: socket.socket) -> None:
+def test_transport_that_is_not_wanted_is_closed(tcp: socket.socket, udp: socket.socket) -> None:
     with activated(tcp, udp, options=("--no-udp",)) as daemon:
         daemon.next_line("listening")
         assert daemon.finish() == 0
         assert [line["transport"] for line in daemon.lines if line["event"] == "listening"] == ["tcp"]
 
 
-def test_nothing_wanted_left_is_one_clear_line(udp: socket.socket) -> None:
+def test_handed_in_sockets_of_unwanted_transports_give_one_line(udp: socket.socket) -> None:
     with activated(udp, options=("--no-udp",)) as daemon:
         assert "--no-udp" in daemon.next_line("bind_failed")["message"]
         assert daemon.process.wait(PATIENCE_S) == 1
 
 
 @pytest.mark.parametrize("kind", ["file", "unix", "not listening"])
-def test_a_wrong_kind_is_refused_by_number_and_name(kind: str, udp: socket.socket) -> None:
+def test_wrong_kind_of_socket_is_refused_by_number_and_name(kind: str, udp: socket.socket) -> None:
     with contextlib.ExitStack() as stack:
         wrong: HasNumber
         if kind == "file":
@@ -115,28 +115,28 @@ def test_a_wrong_kind_is_refused_by_number_and_name(kind: str, udp: socket.socke
         assert daemon.process.wait(PATIENCE_S) == 1
 
 
-def test_what_is_meant_for_another_process_is_left_alone() -> None:
-    """LISTEN_PID: a parent of ours may have been the one."""
+def test_variables_for_another_process_are_left_alone() -> None:
+    """LISTEN_PID: the sockets may be for a parent process."""
     environment = {"LISTEN_PID": str(os.getppid()), "LISTEN_FDS": "1"}
     assert inherited(environment) is None
     assert environment["LISTEN_FDS"] == "1"
 
 
 @pytest.mark.parametrize("count", ["", "0", "00"])
-def test_no_sockets_at_all_is_no_activation(count: str) -> None:
+def test_count_of_zero_means_no_activation(count: str) -> None:
     assert inherited({"LISTEN_PID": str(os.getpid()), "LISTEN_FDS": count}) is None
 
 
 @pytest.mark.parametrize("count", ["x", "-1", "1.5", "²"])
-def test_a_count_that_is_no_number_is_one_clear_line(count: str) -> None:
+def test_count_that_is_not_a_number_gives_one_line(count: str) -> None:
     environment = {"LISTEN_PID": str(os.getpid()), "LISTEN_PIDFDID": "1", "LISTEN_FDS": count, "LISTEN_FDNAMES": "a"}
     with pytest.raises(BindError, match="LISTEN_FDS"):
         inherited(environment)
-    assert environment == {}, "no child may take them for its own"
+    assert environment == {}, "a child must not take them for its own"
 
 
-def test_the_buffers_are_capped_where_asked_for(tcp: socket.socket) -> None:
-    """The options of a socket are the same for all who hold it."""
+def test_buffers_of_handed_in_sockets_are_capped(tcp: socket.socket) -> None:
+    """All processes that hold a socket share its options."""
     with activated(tcp, options=("--socket-buffer", "8192")) as daemon:
         daemon.next_line("listening")
         sizes = [tcp.getsockopt(socket.SOL_SOCKET, name) for name in (socket.SO_RCVBUF, socket.SO_SNDBUF)]

@@ -1,4 +1,4 @@
-"""From hosts and a port to bound sockets: all of them, or none and one clear line."""
+"""From hosts and a port to bound sockets: either all, or no socket and one clear line."""
 
 from __future__ import annotations
 
@@ -92,12 +92,12 @@ def one_line(error: pytest.ExceptionInfo[BindError]) -> str:
 # ---------------------------------------------------------------- which addresses
 
 
-def test_the_default_is_loopback_on_both_families() -> None:
+def test_default_is_loopback_on_both_families() -> None:
     """Issue: "The default is loopback on both families"."""
     assert targets_of() == ["127.0.0.1:7", "[::1]:7"]
 
 
-def test_a_star_is_every_address_on_both_families() -> None:
+def test_star_means_every_address_on_both_families() -> None:
     """Issue: "`*` for every address on both families"."""
     assert targets_of("*") == ["0.0.0.0:7", "[::]:7"]
 
@@ -115,35 +115,35 @@ def test_a_star_is_every_address_on_both_families() -> None:
         ("[fe80::1%lo]", "[fe80::1%lo]:7"),
     ],
 )
-def test_numeric_hosts_are_taken_as_people_write_them(host: str, expected: str) -> None:
+def test_numeric_host_is_accepted_in_every_notation(host: str, expected: str) -> None:
     """Issue: "`--host` … takes names, IPv4, IPv6 (with scope)"; brackets are how people write IPv6 beside a port."""
     if "%lo" in host and "lo" not in (name for _, name in socket.if_nameindex()):
         pytest.skip("no interface called lo")
     assert targets_of(host) == [expected]
 
 
-def test_a_name_gives_all_its_addresses(names: Names) -> None:
+def test_name_gives_all_its_addresses(names: Names) -> None:
     """Issue: "`--host` may repeat and takes names"."""
     names({"both.test": ["127.0.0.1", "::1"]})
     assert targets_of("both.test") == ["127.0.0.1:7", "[::1]:7"]
 
 
-def test_an_address_that_is_given_twice_is_served_once(names: Names) -> None:
-    """Otherwise the second one would find the first in its way: EADDRINUSE, on one's own account."""
+def test_repeated_address_is_served_once(names: Names) -> None:
+    """Otherwise the second bind would fail because of the first (EADDRINUSE)."""
     names({"both.test": ["127.0.0.1", "::1"], "again.test": ["::1"]})
     hosts = ["::1", "both.test", "127.0.0.1", "[::1]", "again.test", "127.0.0.1"]
     assert sorted(targets_of(*hosts)) == ["127.0.0.1:7", "[::1]:7"]
 
 
-def test_a_wildcard_covers_the_addresses_of_its_family() -> None:
-    """127.0.0.1 beside 0.0.0.0 can't be bound (EADDRINUSE), and needn't be: the wildcard has it."""
+def test_wildcard_covers_the_addresses_of_its_family() -> None:
+    """127.0.0.1 beside 0.0.0.0 can't be bound (EADDRINUSE), and the wildcard includes it."""
     assert targets_of("127.0.0.1", "::1", "0.0.0.0") == ["[::1]:7", "0.0.0.0:7"]
     assert targets_of("*", "127.0.0.1", "::1", "0.0.0.0", "::") == ["0.0.0.0:7", "[::]:7"]
 
 
 @pytest.mark.parametrize("hosts", [["both.test", "::1"], ["::1", "both.test"], ["*", "::"], ["::", "*"]])
-def test_what_is_asked_for_by_its_own_address_is_not_optional(names: Names, hosts: list[str]) -> None:
-    """IPv6 may be left out only "where IPv4 was asked for in the same breath": `--host ::1` says it alone."""
+def test_address_given_by_itself_is_not_optional(names: Names, hosts: list[str]) -> None:
+    """IPv6 may be left out only when it "comes along with an IPv4 one": `--host ::1` comes alone."""
     names({"both.test": ["127.0.0.1", "::1"]})
     assert [target.optional for target in find_targets(hosts, 7) if ":" in target.address[0]] == [False]
 
@@ -165,7 +165,7 @@ def test_what_is_asked_for_by_its_own_address_is_not_optional(names: Names, host
         "[]",
     ],
 )
-def test_a_host_that_does_not_resolve_gives_one_line(monkeypatch: pytest.MonkeyPatch, host: str) -> None:
+def test_host_that_does_not_resolve_gives_one_line(monkeypatch: pytest.MonkeyPatch, host: str) -> None:
     """Issue: "one clear line that names the address, the reason and the remedy"."""
     real = socket.getaddrinfo
 
@@ -209,7 +209,7 @@ def test_any_mixture_of_hosts_is_bound_once_each_on_one_port_number(
         bound.close()
 
 
-def test_what_is_bound_is_ready_to_be_served() -> None:
+def test_bound_sockets_are_ready_to_serve() -> None:
     """TCP sockets listen, none of them blocks, and all IPv6 ones carry IPv6 only (promise 20)."""
     bound = bind_all(socket, [], 0)
     try:
@@ -243,7 +243,7 @@ def test_port_zero_moves_on_when_listen_finds_the_port_taken(sockets: Rememberin
     assert len(sockets.still_open) == 2
 
 
-def test_port_zero_really_finds_a_number_that_is_free_for_both() -> None:
+def test_port_zero_finds_a_kernel_port_that_is_free_for_both() -> None:
     """The same with the kernel itself: UDP has taken the number that TCP is given first."""
     holders: list[socket.socket] = []
 
@@ -273,8 +273,8 @@ def test_port_zero_gives_up_after_a_bounded_number_of_tries(sockets: Remembering
     assert not sockets.still_open
 
 
-def test_a_port_that_was_asked_for_by_number_is_tried_once(sockets: Remembering) -> None:
-    """Another number than the one asked for would serve nobody."""
+def test_port_given_by_number_is_tried_once(sockets: Remembering) -> None:
+    """No client would find another port."""
     sockets.faults.add("bind", os_error(errno.EADDRINUSE))
     with pytest.raises(BindError):
         bind_all(sockets, ["127.0.0.1"], 7007)
@@ -289,7 +289,7 @@ def test_a_port_that_was_asked_for_by_number_is_tried_once(sockets: Remembering)
 @pytest.mark.parametrize("failing", [1, 2, 3, 4])
 @pytest.mark.parametrize("code", [errno.EACCES, errno.EMFILE, errno.EINVAL], ids=errno.errorcode.get)
 def test_after_a_failure_nothing_is_left_bound(sockets: Remembering, call: str, failing: int, code: int) -> None:
-    """Law: "Either every socket asked for is bound … or none is left", whichever step fails."""
+    """Law: "Either every socket is bound … or no socket is left", for any failing step."""
     sockets.faults.add(call, *[None] * (failing - 1), os_error(code))
     with pytest.raises(BindError) as error:
         bind_all(sockets, ["127.0.0.1", "::1"], 0)
@@ -302,7 +302,7 @@ def test_after_a_failure_nothing_is_left_bound(sockets: Remembering, call: str, 
 @IPV6
 @pytest.mark.parametrize("failing", [1, 2])
 def test_after_a_failing_listen_nothing_is_left_bound(sockets: Remembering, failing: int) -> None:
-    """Law: "(and every TCP one listens)": listen(2) is the last step that can fail."""
+    """Law: "(and every TCP socket listens)": listen(2) is the last step that can fail."""
     sockets.faults.add("listen", *[None] * (failing - 1), os_error(errno.EINVAL))
     with pytest.raises(BindError) as error:
         bind_all(sockets, ["127.0.0.1", "::1"], 0)
@@ -310,15 +310,15 @@ def test_after_a_failing_listen_nothing_is_left_bound(sockets: Remembering, fail
     assert not sockets.still_open
 
 
-def test_nobody_is_listened_to_before_everything_is_bound(sockets: Remembering) -> None:
-    """Law, all or nothing: "nobody gets a connection that a later failure would reset"."""
+def test_listen_comes_after_every_bind(sockets: Remembering) -> None:
+    """Law, all or nothing: a later failure would reset connections that clients have got."""
     sockets.faults.add("bind", None, None, None, os_error(errno.EACCES))
     with pytest.raises(BindError):
         bind_all(sockets, ["127.0.0.1", "127.0.0.2"], 0)
     assert "listen" not in sockets.faults.calls
 
 
-def test_an_interruption_leaves_nothing_bound(sockets: Remembering) -> None:
+def test_interruption_leaves_nothing_bound(sockets: Remembering) -> None:
     """^C at start-up is not an OSError, and must not leave a socket behind either."""
 
     def interrupted(family: int, type: int) -> socket.socket:
@@ -343,12 +343,12 @@ def test_after_an_error_no_descriptor_is_open_and_the_port_is_free() -> None:
     bind_all(socket, ["127.0.0.1"], port).close()
 
 
-# ---------------------------------------------------------------- what the lines say
+# ---------------------------------------------------------------- error lines
 
 
 @pytest.mark.parametrize("transport", ["tcp", "udp"])
 @pytest.mark.parametrize("host", ["127.0.0.1", pytest.param("::1", marks=IPV6)])
-def test_a_port_in_use_is_named_with_its_reason_and_remedy(transport: str, host: str) -> None:
+def test_port_in_use_is_named_with_its_reason_and_remedy(transport: str, host: str) -> None:
     """Promise 13: "Binding a second daemon to a UDP port in use is refused"; and TCP likewise."""
     first = bind_all(socket, [host], 0)
     (port,) = ports_of(first)
@@ -360,12 +360,12 @@ def test_a_port_in_use_is_named_with_its_reason_and_remedy(transport: str, host:
     address = format_address((host, port))
     assert one_line(error) == (
         f"cannot bind {transport} {address}: Address already in use; "
-        "find who has it with 'ss -lntup', or choose another --port"
+        "find its owner with 'ss -lntup', or choose another --port"
     )
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0"])
-def test_a_second_server_on_a_udp_port_is_refused_by_wildcard_too(host: str) -> None:
+def test_second_server_on_a_udp_port_is_refused_by_wildcard_too(host: str) -> None:
     """Promise 13: "never SO_REUSEADDR on UDP": it would let a second daemon steal every datagram in silence."""
     first = bind_all(socket, [host], 0, tcp=False)
     (port,) = ports_of(first)
@@ -377,7 +377,7 @@ def test_a_second_server_on_a_udp_port_is_refused_by_wildcard_too(host: str) -> 
         first.close()
 
 
-def test_a_privileged_port_is_named_with_the_four_remedies(sockets: Remembering) -> None:
+def test_privileged_port_is_named_with_the_four_remedies(sockets: Remembering) -> None:
     """Issue: "port 7 without privilege: sudo, an ambient capability, a systemd socket, or `--port`"."""
     sockets.faults.add("bind", os_error(errno.EACCES))
     with pytest.raises(BindError) as error:
@@ -389,7 +389,7 @@ def test_a_privileged_port_is_named_with_the_four_remedies(sockets: Remembering)
 
 
 @pytest.mark.parametrize("host", [NOT_OURS_V4, NOT_OURS_V6])
-def test_an_address_of_another_machine_is_named_with_its_remedy(host: str) -> None:
+def test_address_of_another_machine_is_named_with_its_remedy(host: str) -> None:
     """Issue: "one clear line that names the address, the reason and the remedy"."""
     with pytest.raises(BindError) as error:
         bind_all(socket, [host], 0)
@@ -400,15 +400,15 @@ def test_an_address_of_another_machine_is_named_with_its_remedy(host: str) -> No
 
 @pytest.mark.parametrize("tcp", [True, False])
 @pytest.mark.parametrize("host", ["224.0.0.1", "255.255.255.255", "127.255.255.255", "ff02::1"])
-def test_an_address_that_means_many_is_refused(host: str, tcp: bool) -> None:
-    """Promise 13: "No answer to: … broadcast or multicast … destinations": UDP could be bound to one all the same."""
+def test_multicast_or_broadcast_address_is_refused(host: str, tcp: bool) -> None:
+    """Promise 13: "No answer to: … broadcast or multicast … destinations": UDP could be bound to one."""
     with pytest.raises(BindError) as error:
         bind_all(socket, [host], 0, tcp=tcp).close()
     assert host in one_line(error)
 
 
-def test_a_missing_address_family_is_named_with_its_remedy(sockets: Remembering) -> None:
-    """`--host ::1` alone asks for IPv6, and a machine without it must say so."""
+def test_missing_address_family_is_named_with_its_remedy(sockets: Remembering) -> None:
+    """`--host ::1` alone asks for IPv6, so its absence is an error."""
     sockets.refused_families[socket.AF_INET6] = os_error(errno.EAFNOSUPPORT)
     with pytest.raises(BindError) as error:
         bind_all(sockets, ["::1"], 7007)
@@ -417,7 +417,7 @@ def test_a_missing_address_family_is_named_with_its_remedy(sockets: Remembering)
 
 
 def test_any_other_error_is_one_line_too(sockets: Remembering) -> None:
-    """Whatever bind(2) says, an operator gets a line with an address, a reason and something to try."""
+    """For any error of bind(2), the line has an address, a reason and a remedy."""
     for code in errno.errorcode:
         sockets.faults.add("bind", os_error(code))
         with pytest.raises(BindError) as error:
@@ -444,16 +444,16 @@ def test_without_ipv6_ipv4_is_served_and_the_rest_is_named(
 
 
 @IPV6
-def test_an_ipv6_address_that_is_not_here_is_an_error_where_ipv6_works(names: Names) -> None:
-    """Law: "The one exception is IPv6 on a machine that has none": a stale AAAA record is no such machine."""
+def test_foreign_ipv6_address_is_an_error_when_ipv6_works(names: Names) -> None:
+    """Law: "The exception is a machine without IPv6": a stale AAAA record isn't that."""
     names({"stale.test": ["127.0.0.1", NOT_OURS_V6]})
     with pytest.raises(BindError) as error:
         bind_all(socket, ["stale.test"], 0).close()
     assert NOT_OURS_V6 in one_line(error)
 
 
-def test_whether_a_machine_has_ipv6_is_told_by_its_loopback(names: Names, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The same on a machine of any kind: `::1` can be bound, so the other address is one that belongs elsewhere."""
+def test_bindable_ipv6_loopback_means_that_the_machine_has_ipv6(names: Names, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same on any machine: `::1` can be bound, so the other address belongs to another machine."""
 
     def bind_tcp_here(sockets: Any, address: Any, **options: Any) -> Socket:
         if address[0] == NOT_OURS_V6:
@@ -475,7 +475,7 @@ def test_whether_a_machine_has_ipv6_is_told_by_its_loopback(names: Names, monkey
 
 
 def test_without_ipv6_any_address_of_a_name_with_both_is_left_out(sockets: Remembering, names: Names) -> None:
-    """Law: "where IPv4 was asked for in the same breath (`*`, the default, a name with both), it is left out"."""
+    """Law: "an IPv6 address that comes along with an IPv4 one (`*`, the default, a name with both) is left out"."""
     names({"both.test": ["127.0.0.1", NOT_OURS_V6]})
     sockets.refused_families[socket.AF_INET6] = os_error(errno.EAFNOSUPPORT)
     bound = bind_all(sockets, ["both.test"], 0)
@@ -484,8 +484,8 @@ def test_without_ipv6_any_address_of_a_name_with_both_is_left_out(sockets: Remem
     assert sockets.still_open == bound.tcp + bound.udp
 
 
-def test_whether_a_machine_has_ipv6_is_not_told_by_a_shortage(sockets: Remembering, names: Names) -> None:
-    """EADDRNOTAVAIL for an address, and then no descriptor left to find out why: that is no machine without IPv6."""
+def test_shortage_of_descriptors_does_not_mean_that_ipv6_is_missing(sockets: Remembering, names: Names) -> None:
+    """EADDRNOTAVAIL for an address, then no descriptor left to find out why: IPv6 may well be there."""
     names({"both.test": ["127.0.0.1", NOT_OURS_V6]})
     sockets.faults.add("socket", None, None, os_error(errno.EADDRNOTAVAIL), os_error(errno.EMFILE))
     with pytest.raises(BindError) as error:
@@ -495,7 +495,7 @@ def test_whether_a_machine_has_ipv6_is_not_told_by_a_shortage(sockets: Rememberi
     assert not sockets.still_open
 
 
-def test_other_trouble_with_ipv6_is_not_taken_for_its_absence(sockets: Remembering) -> None:
+def test_other_ipv6_error_does_not_mean_that_ipv6_is_missing(sockets: Remembering) -> None:
     """A port in use on ::1 alone is an error, also where ::1 may be left out."""
     sockets.faults.add("bind", None, None, os_error(errno.EADDRINUSE))
     with pytest.raises(BindError) as error:

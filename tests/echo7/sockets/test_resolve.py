@@ -1,4 +1,4 @@
-"""From a host to numeric addresses, or one line: whatever the text is, and whatever the system says."""
+"""From a host to numeric addresses, or one line: for any text, and any answer of the system."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ LOOK_UP = socket.getaddrinfo
 
 @pytest.fixture(autouse=True)
 def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is no numeric address is unknown here: no test asks a name server."""
+    """Make every name unknown: no test asks a name server."""
 
     def look_up(host: str, port: int, family: int, kind: int) -> list[Any]:
         return list(LOOK_UP(host, port, family, kind, flags=socket.AI_NUMERICHOST))
@@ -29,7 +29,7 @@ def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def answering(monkeypatch: pytest.MonkeyPatch, answer: list[Any] | Exception) -> None:
-    """Have the system's resolver say this, whatever it is asked."""
+    """Make the system's resolver answer this to every question."""
 
     def look_up(*_: Any) -> list[Any]:
         if isinstance(answer, Exception):
@@ -52,47 +52,45 @@ def refusal(host: str, family: int = socket.AF_UNSPEC) -> str:
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "[127.0.0.1]"])
-def test_a_numeric_address_is_itself(host: str) -> None:
+def test_numeric_address_is_itself(host: str) -> None:
     assert resolve(host, 7) == [("127.0.0.1", 7)]
     assert resolve(host, 7, socket.AF_INET) == [("127.0.0.1", 7)]
 
 
 @IPV6
 @pytest.mark.parametrize("host", ["::1", "[::1]", "0:0:0:0:0:0:0:1"])
-def test_a_numeric_ipv6_address_is_itself_with_or_without_brackets(host: str) -> None:
+def test_numeric_ipv6_address_is_itself_with_or_without_brackets(host: str) -> None:
     assert resolve(host, 7) == [("::1", 7, 0, 0)]
 
 
 def test_every_address_is_given_once_in_the_order_of_the_system(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Law: "the order is the system's own"; what is neither IPv4 nor IPv6 is of no use."""
+    """Law: "The order is that of the system"; other families than IPv4 and IPv6 are ignored."""
     one, other = entry(("192.0.2.2", 7)), entry(("2001:db8::1", 7, 0, 0), socket.AF_INET6)
     answering(monkeypatch, [other, one, entry(("odd",), 99), one, other])
     assert resolve("example", 7) == [("2001:db8::1", 7, 0, 0), ("192.0.2.2", 7)]
 
 
 @pytest.mark.parametrize("answer", [[], [entry(("odd",), 99)]])
-def test_a_name_without_any_address_is_refused(monkeypatch: pytest.MonkeyPatch, answer: list[Any]) -> None:
+def test_name_without_any_address_is_refused(monkeypatch: pytest.MonkeyPatch, answer: list[Any]) -> None:
     answering(monkeypatch, answer)
     assert "'example' has no address of IPv4 or IPv6" in refusal("example")
 
 
 @pytest.mark.parametrize("host", ["", " ", "[]", "\t"])
-def test_an_empty_host_names_nothing(host: str) -> None:
-    """Else the system would take it for this machine."""
+def test_empty_host_is_refused(host: str) -> None:
+    """Otherwise the system would take it for this machine."""
     assert refusal(host) == "an empty host names nothing; give a name or an address"
 
 
 @pytest.mark.parametrize("host", ["a" * 64, "a..b", ".", "\udcff", "nul\0", "ä" * 70, "x" * 100_000])
-def test_what_can_be_no_host_name_is_refused_in_one_short_line(host: str) -> None:
+def test_impossible_host_name_is_refused_in_one_short_line(host: str) -> None:
     text = refusal(host)
     assert "cannot resolve" in text
     assert len(text) < 600
 
 
 @pytest.mark.parametrize("error", [UnicodeError("label too long"), ValueError("embedded null"), OverflowError("port")])
-def test_whatever_python_says_of_a_text_it_is_not_a_host_name(
-    monkeypatch: pytest.MonkeyPatch, error: Exception
-) -> None:
+def test_any_error_of_python_means_not_a_host_name(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
     answering(monkeypatch, error)
     assert "not a host name" in refusal("example")
 
@@ -107,7 +105,7 @@ def test_whatever_python_says_of_a_text_it_is_not_a_host_name(
         (OSError(errno.EMFILE, "Too many open files"), socket.AF_UNSPEC, "Too many open files"),
     ],
 )
-def test_what_the_resolver_says_is_told_with_what_to_do(
+def test_error_of_the_resolver_is_shown_with_a_remedy(
     monkeypatch: pytest.MonkeyPatch, error: Exception, family: int, words: str
 ) -> None:
     answering(monkeypatch, error)
@@ -116,12 +114,12 @@ def test_what_the_resolver_says_is_told_with_what_to_do(
     assert words in text
 
 
-def test_an_address_of_the_other_family_is_told_as_that() -> None:
-    assert "it is no IPv6 address; leave out the -4 or -6" in refusal("127.0.0.1", socket.AF_INET6)
-    assert "it is no IPv4 address" in refusal("::1", socket.AF_INET)
+def test_address_of_the_other_family_is_named_as_such() -> None:
+    assert "it is not an IPv6 address; leave out the -4 or -6" in refusal("127.0.0.1", socket.AF_INET6)
+    assert "it is not an IPv4 address" in refusal("::1", socket.AF_INET)
 
 
-def test_a_link_local_address_needs_an_interface_that_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_link_local_address_needs_an_existing_interface(monkeypatch: pytest.MonkeyPatch) -> None:
     """RFC 4007 §11: without its zone such an address could be on any link."""
     assert "must be an interface of this machine" in refusal("fe80::1%nowhere")
     assert "must be an interface" not in refusal("no such name%lo")
@@ -135,7 +133,7 @@ def test_a_link_local_address_needs_an_interface_that_is_there(monkeypatch: pyte
 @example("1:%")
 @example("%lo")
 def test_any_text_gives_numeric_addresses_or_one_line(host: str) -> None:
-    """Law: "a list with at least one address, or an UnresolvedName". Nothing here is a name to be looked up."""
+    """Law: "a list with at least one address, or an UnresolvedName". No text here is a name to look up."""
     try:
         found = resolve(host, 7)
     except UnresolvedName as refused:

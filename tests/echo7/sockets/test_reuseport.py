@@ -1,4 +1,4 @@
-"""Sockets for several workers: the kernel balances, nobody else gets in, and a failure leaves nothing."""
+"""Sockets for several workers: the kernel balances, a second daemon is refused, and a failure leaves no socket."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def test_every_set_has_the_same_addresses() -> None:
         bound.close()
 
 
-def test_callers_and_datagrams_are_spread_over_all_sets() -> None:
+def test_connections_and_datagrams_are_spread_over_all_sets() -> None:
     """Also over the first one, which got the option only after it was bound and listened."""
     sets = shared(3)
     with contextlib.ExitStack() as stack:
@@ -48,24 +48,24 @@ def test_callers_and_datagrams_are_spread_over_all_sets() -> None:
             client = stack.enter_context(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
             client.connect(address_of(sets))
             client.send(b"%d" % number)
-        callers, datagrams = [], []
+        connections, datagrams = [], []
         for bound in sets:
-            callers.append(0)
+            connections.append(0)
             with contextlib.suppress(BlockingIOError):
                 while True:
                     stack.enter_context(bound.tcp[0].accept()[0])
-                    callers[-1] += 1
+                    connections[-1] += 1
             datagrams.append(0)
             with contextlib.suppress(BlockingIOError):
                 while bound.udp[0].recv(10):
                     datagrams[-1] += 1
-    assert sum(callers) == sum(datagrams) == 60
-    assert all(callers), callers
+    assert sum(connections) == sum(datagrams) == 60
+    assert all(connections), connections
     assert all(datagrams), datagrams
 
 
 @pytest.mark.parametrize("transport", ["tcp", "udp"])
-def test_a_second_one_is_refused_as_ever(transport: str) -> None:
+def test_second_daemon_is_refused(transport: str) -> None:
     sets = shared(2)
     wanted = {"tcp": transport == "tcp", "udp": transport == "udp"}
     with pytest.raises(BindError, match=f"cannot bind {transport} .*Address already in use"):
@@ -74,7 +74,7 @@ def test_a_second_one_is_refused_as_ever(transport: str) -> None:
         bound.close()
 
 
-def test_the_port_can_be_had_again_at_once() -> None:
+def test_port_can_be_bound_again_at_once() -> None:
     port = quiet_port()
     for _ in range(2):
         sets = reuseport.share(socket, bind_all(socket, ["127.0.0.1"], port), 2, 100, None)
@@ -84,7 +84,7 @@ def test_the_port_can_be_had_again_at_once() -> None:
 
 
 @pytest.mark.parametrize("call", ["socket", "bind", "listen"])
-def test_a_shortage_is_one_line_and_leaves_nothing_open(call: str) -> None:
+def test_shortage_is_one_line_and_leaves_nothing_open(call: str) -> None:
     sockets = FlakySockets(Faults())
     before = open_descriptors()
     first = bind_all(sockets, ["127.0.0.1"], 0)

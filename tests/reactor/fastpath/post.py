@@ -16,7 +16,7 @@ from tests.support.loops import ManualClock, RecordingSelector, turn_idle, turn_
 
 
 class Refuser(BatchProtocol):
-    """Sends back every datagram that doesn't begin with `no`, and records what comes."""
+    """Sends back every datagram that doesn't begin with `no`, and records all."""
 
     def __init__(self) -> None:
         self.batches: list[list[bytes]] = []
@@ -68,7 +68,7 @@ class Post:
         turn_idle(self.reactor, turns)
 
     def receive(self) -> list[bytes]:
-        """Return all answers that wait."""
+        """Return all waiting answers."""
         self.client.setblocking(False)
         found: list[bytes] = []
         while True:
@@ -79,7 +79,7 @@ class Post:
                 return found
 
     def assert_serves(self) -> None:
-        """The next datagram is answered."""
+        """Check that the next datagram is answered."""
         self.receive()
         sent = self.endpoint.datagrams_sent
         self.send(b"still there?")

@@ -1,4 +1,4 @@
-"""DatagramBatch: what isn't the same on the plain path. See `test_both_paths.py` for what is."""
+"""DatagramBatch: what differs from the plain path. `test_both_paths.py` tests the rest."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def test_drops_of_a_batch_are_reported_once_for_each_reason_with_one_peer() -> N
 
 
 @given(refused=st.sets(st.integers(0, 63)), count=st.integers(1, 64))
-def test_the_runs_are_all_slots_that_are_not_refused(refused: set[int], count: int) -> None:
+def test_runs_contain_every_slot_that_is_not_refused(refused: set[int], count: int) -> None:
     refused = {slot for slot in refused if slot < count}
     runs = runs_between(sorted(refused), count)
     slots = [slot for first, end in reversed(runs) for slot in range(first, end)]
@@ -75,8 +75,8 @@ def test_the_runs_are_all_slots_that_are_not_refused(refused: set[int], count: i
 
 
 @pytest.mark.parametrize("error", [EAGAIN, EINTR])
-def test_what_does_not_fit_is_held_and_goes_later_and_reading_pauses(post: Post, error: OSError) -> None:
-    """At any place in the batch. Nothing is sent twice, and nothing more is received meanwhile."""
+def test_answers_that_do_not_fit_are_held_and_reading_pauses(post: Post, error: OSError) -> None:
+    """At any place in the batch. Nothing is sent twice, and nothing is received meanwhile."""
     post.faults.add("sendmmsg", 2, error, error, 1, error)
     post.send(b"1", b"2", b"no", b"3", b"4")
     post.turn(1)
@@ -93,7 +93,7 @@ def test_what_does_not_fit_is_held_and_goes_later_and_reading_pauses(post: Post,
 
 
 def test_closing_drops_what_is_held_as_busy(post: Post) -> None:
-    """In all its runs."""
+    """In all runs."""
     post.faults.add("sendmmsg", 1, EAGAIN)
     post.send(b"1", b"2", b"no", b"3", b"4")
     post.turn(1)
@@ -119,7 +119,25 @@ def test_the_last_datagram_may_fail(post: Post) -> None:
     post.assert_serves()
 
 
-def test_a_callback_that_raises_costs_its_batch_only(caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize("held", [False, True])
+def test_close_inside_dropped_sends_nothing_more(
+    held: bool, post: Post, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The descriptor's number may belong to another file then."""
+
+    def close(endpoint: Endpoint, reason: str, peer: object, count: int = 1) -> None:
+        endpoint.close()
+
+    monkeypatch.setattr(post.refuser, "dropped", close)
+    post.faults.add("sendmmsg", 1, *([EAGAIN] if held else []), os_error(errno.EPERM))
+    post.send(b"1", b"lost", b"2", b"3")
+    post.turn()
+    assert post.endpoint.drops == {"send_EPERM": 1, "busy": 2}
+    assert (post.endpoint.interest, caplog.records) == (0, [])
+    assert post.receive() == [b"1"]
+
+
+def test_callback_that_raises_costs_only_its_batch(caplog: pytest.LogCaptureFixture) -> None:
     """One traceback is logged, each datagram counted, and the next batch served."""
 
     class Sensitive(BatchProtocol):
@@ -138,7 +156,7 @@ def test_a_callback_that_raises_costs_its_batch_only(caplog: pytest.LogCaptureFi
 
 
 def test_close_inside_a_callback_drops_its_batch() -> None:
-    """ "A close may happen inside any callback"."""
+    """Law 6: a close may happen inside any callback."""
 
     class Brief(Refuser):
         def batch_received(self, endpoint: Endpoint, batch: Batch, count: int) -> Mapping[int, str]:
@@ -203,7 +221,7 @@ IPV6 = pytest.mark.skipif(not has_ipv6(), reason="needs IPv6 on loopback")
     ],
 )
 def test_a_socket_that_is_not_plain_has_no_fast_path(sock_made: Callable[[], Any]) -> None:
-    """What the options report would lie where the address that was asked is expected."""
+    """Other control data would lie where the path is expected."""
     assert falls_back(sock_made())
 
 
@@ -236,7 +254,7 @@ class Forbidding:
 def test_a_system_without_the_calls_has_no_fast_path(
     name: str, replacement: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """This is found out at the start, when there still is a choice."""
+    """`batch_on` finds this out in time to use `Datagram`."""
     monkeypatch.setattr(name, replacement)
     assert falls_back(bind_udp(socket, ("127.0.0.1", 0)))
 
@@ -247,7 +265,7 @@ def test_a_python_without_ctypes_has_no_fast_path(monkeypatch: pytest.MonkeyPatc
 
 
 def test_an_option_that_the_kernel_does_not_know_is_off(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Older kernels know fewer."""
+    """Older kernels have fewer options."""
     unknown = (socket.SOL_SOCKET, 4321)
     monkeypatch.setattr("reactor.fastpath.batch.OTHER_CONTROL", [unknown])
     with bind_udp(socket, ("127.0.0.1", 0)) as sock, pytest.raises(OSError, match="not available"):
@@ -257,7 +275,7 @@ def test_an_option_that_the_kernel_does_not_know_is_off(monkeypatch: pytest.Monk
 
 @pytest.mark.parametrize(("arguments", "brought"), [(["--no-udp"], False), (["--plain"], False), ([], True)])
 def test_ctypes_is_imported_only_with_the_fast_path(arguments: list[str], brought: bool) -> None:
-    """It slows a start down."""
+    """It would slow the start."""
     code = (
         "import sys; from reactor import Reactor; from echo7 import cli, serve, EchoServer\n"
         "config = serve.configure(cli.parse(['serve', '--host', '127.0.0.1', '--port', '0', *sys.argv[1:]]))\n"

@@ -1,4 +1,4 @@
-"""What `Datagram` and `DatagramBatch` promise alike, for one protocol that serves both."""
+"""The common promises of `Datagram` and `DatagramBatch`, with one protocol for both."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def post(request: pytest.FixtureRequest, batched: bool) -> Iterator[Post]:
         yield made
 
 
-def test_all_that_is_not_refused_is_sent_back_and_everything_counted(post: Post) -> None:
+def test_datagrams_that_are_not_refused_are_sent_back_and_all_are_counted(post: Post) -> None:
     post.send(b"no 1", b"yes", b"", b"no 2", b"no 3", b"more")
     post.turn()
     assert post.receive() == [b"yes", b"", b"more"]
@@ -88,8 +88,8 @@ def test_a_turn_takes_a_bounded_number_of_datagrams(post: Post) -> None:
         pytest.param("::", 65_527, marks=pytest.mark.skipif(not has_ipv6(), reason="needs IPv6 on loopback")),
     ],
 )
-def test_every_size_passes(batched: bool, host: str, most: int) -> None:
-    """65,507 bytes are the most that IPv4 carries, 65,527 that IPv6 does."""
+def test_datagrams_of_every_size_are_sent_back(batched: bool, host: str, most: int) -> None:
+    """At most 65,507 bytes over IPv4, 65,527 over IPv6."""
     with Post(batched, host) as post:
         for size in (0, 1, most, 1472, most):
             data = (bytes(range(251)) * 262)[:size]
@@ -99,7 +99,7 @@ def test_every_size_passes(batched: bool, host: str, most: int) -> None:
 
 
 def test_truncated_datagrams_are_counted_and_not_answered(batched: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """ "Truncation shows only in MSG_TRUNC"; a datagram that is refused too counts once."""
+    """Only MSG_TRUNC shows it. A datagram that is also refused counts once."""
     for module in ("reactor.fastpath.mmsg", "reactor.datagram") if batched else ("reactor.datagram",):
         monkeypatch.setattr(f"{module}.DATAGRAM_BYTES", 20)
     with Post(batched) as post:
@@ -113,7 +113,7 @@ def test_truncated_datagrams_are_counted_and_not_answered(batched: bool, monkeyp
 
 
 @pytest.mark.parametrize("code", ONE_DATAGRAM + SHORTAGE + BROKEN)
-def test_any_error_of_sending_one_is_counted_and_the_others_go(post: Post, code: int) -> None:
+def test_error_of_sending_one_is_counted_and_the_others_are_sent(post: Post, code: int) -> None:
     """Promise 14: "counted, dropped, service goes on". EINVAL is what a source port of 0 gives."""
     post.faults.add(post.send_call, 1, os_error(code), None)
     post.send(b"1", b"lost", b"2", b"3")
@@ -137,14 +137,14 @@ def test_an_error_of_an_earlier_datagram_is_counted_and_receiving_goes_on(post: 
 
 @pytest.mark.parametrize("error", [EAGAIN, EINTR])
 def test_spurious_readiness_is_no_error(post: Post, error: OSError) -> None:
-    """A datagram with a wrong checksum wakes us, and then isn't there (select(2), BUGS)."""
+    """A datagram with a wrong checksum makes the socket readable, and then isn't there (select(2), BUGS)."""
     post.faults.add(post.receive_call, error)
     post.assert_serves()
     assert post.endpoint.drops == {}
 
 
 @pytest.mark.parametrize("code", SHORTAGE)
-def test_a_shortage_at_receiving_pauses_and_recovers(post: Post, code: int) -> None:
+def test_shortage_of_receiving_suspends_the_endpoint_until_it_recovers(post: Post, code: int) -> None:
     """The loop doesn't spin: it asks the readable socket at most 20 times a second. An unknown errno is a shortage."""
     post.faults.always[post.receive_call] = os_error(code)
     post.send(b"waits")
@@ -160,7 +160,7 @@ def test_a_shortage_at_receiving_pauses_and_recovers(post: Post, code: int) -> N
 
 
 @pytest.mark.parametrize("code", BROKEN)
-def test_a_broken_socket_ends_the_endpoint_and_the_protocol_learns_why(post: Post, code: int) -> None:
+def test_broken_socket_closes_the_endpoint_and_reports_the_error(post: Post, code: int) -> None:
     post.faults.always[post.receive_call] = os_error(code)
     post.send(b"abc")
     post.turn(5)

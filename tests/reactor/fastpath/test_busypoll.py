@@ -20,12 +20,12 @@ from tests.support.echo import EchoThread
 from tests.support.loops import SELECTORS, CountingSelector, ManualClock
 
 BUSY_S = 0.001
-POLL_S = 0.0001  # what one look takes here
+POLL_S = 0.0001  # the duration of one poll
 KEY = selectors.SelectorKey(0, 0, READ, "a handler")
 
 
 class Events(selectors.DefaultSelector):
-    """A selector on a clock of its own: events come at given times, a look takes a while, a sleep lasts as it must."""
+    """A selector with a manual clock and scripted events; a poll takes POLL_S."""
 
     def __init__(self, at_s: list[float]) -> None:
         super().__init__()
@@ -49,7 +49,7 @@ class Events(selectors.DefaultSelector):
 
 
 @pytest.mark.parametrize("busy_poll_s", [0.0, -1.0, math.inf, math.nan])
-def test_a_time_that_is_not_positive_or_not_finite_is_refused(busy_poll_s: float) -> None:
+def test_non_positive_or_infinite_time_is_refused(busy_poll_s: float) -> None:
     with pytest.raises(ValueError, match="busy_poll_s must be a positive number of seconds"):
         BusyPollSelector(Events([]), ManualClock(), busy_poll_s)
 
@@ -60,7 +60,7 @@ def test_before_any_activity_the_first_wait_sleeps() -> None:
     assert events.calls == [0, None]
 
 
-def test_after_activity_it_looks_without_sleeping_until_the_time_is_over_and_then_sleeps() -> None:
+def test_after_activity_it_polls_for_the_given_time_and_then_sleeps() -> None:
     events = Events([0.0, 9.0])
     poll = BusyPollSelector(events, events.clock, BUSY_S)
     assert poll.select(None)
@@ -71,7 +71,7 @@ def test_after_activity_it_looks_without_sleeping_until_the_time_is_over_and_the
     assert set(events.calls[:-1]) == {0}
 
 
-def test_an_event_while_it_polls_needs_no_wake_up() -> None:
+def test_event_during_polling_needs_no_wake_up() -> None:
     events = Events([0.0, 0.0005])
     poll = BusyPollSelector(events, events.clock, BUSY_S)
     assert poll.select(None)
@@ -79,8 +79,8 @@ def test_an_event_while_it_polls_needs_no_wake_up() -> None:
     assert set(events.calls) == {0}
 
 
-def test_a_timer_that_is_due_is_no_activity() -> None:
-    """A server whose only business is a timer sleeps between its ticks."""
+def test_due_timer_is_no_activity() -> None:
+    """A server that only has a timer sleeps between its ticks."""
     events = Events([])
     poll = BusyPollSelector(events, events.clock, BUSY_S)
     for _ in range(5):
@@ -89,7 +89,7 @@ def test_a_timer_that_is_due_is_no_activity() -> None:
         assert events.calls == [0, pytest.approx(1.0, abs=2 * POLL_S)]
 
 
-def test_without_time_to_wait_it_looks_once() -> None:
+def test_timeout_0_polls_once() -> None:
     events = Events([0.0])
     poll = BusyPollSelector(events, events.clock, BUSY_S)
     assert poll.select(0.0)
@@ -103,7 +103,7 @@ def test_without_time_to_wait_it_looks_once() -> None:
     st.lists(st.one_of(st.floats(0, 0.01), st.sampled_from([0.0, BUSY_S])), min_size=1, max_size=30),
 )
 def test_no_event_is_missed_and_no_deadline(at_s: list[float], timeouts_s: list[float]) -> None:
-    """Each call ends with an event or when its time is over, a few looks late at the most; none ends early."""
+    """Each call ends with an event or at its timeout, at most a few polls late and never early."""
     events = Events(at_s)
     poll = BusyPollSelector(events, events.clock, BUSY_S)
     seen = 0
@@ -124,7 +124,7 @@ def busy_polling(inner: selectors.BaseSelector, busy_poll_s: float) -> BusyPollS
 
 @pytest.mark.parametrize("selector_class", SELECTORS)
 def test_a_traced_and_busy_polling_loop_echoes_every_byte(selector_class: type[selectors.BaseSelector]) -> None:
-    """The trace is around the polling: a turn is told once, however often the kernel is asked."""
+    """The trace wraps the polling: one turn event, however many polls."""
     events: list[Event] = []
     options = {"selector": busy_polling(selector_class(), 0.02), "observer": Trace(events.append)}
     with EchoThread(reactor_options=options) as echo, echo.connect() as client:
@@ -136,7 +136,7 @@ def test_a_traced_and_busy_polling_loop_echoes_every_byte(selector_class: type[s
 
 
 def test_when_activity_ends_the_loop_sleeps() -> None:
-    """On the real kernel: polling ends by itself, so an idle server takes no processor."""
+    """On the real kernel: polling ends, so an idle server uses no processor."""
     selector = CountingSelector()
     with Reactor(selector=busy_polling(selector, 0.002)) as reactor:
         reactor.call_soon_threadsafe(int)  # activity: the waker's descriptor is readable
@@ -149,7 +149,7 @@ def test_when_activity_ends_the_loop_sleeps() -> None:
 
 
 def test_in_a_simulated_world_it_polls_and_sleeps_too() -> None:
-    """A look that finds nothing takes time there, or the polling would never end."""
+    """A poll takes simulated time, or polling would never end."""
     network = SimulatedNetwork(1, latency_s=0.0001)
     reactor = network.reactor(busy_poll_s=BUSY_S)
     fired: list[float] = []

@@ -1,4 +1,4 @@
-"""The lean selector does what the standard library's does, whatever is asked of it."""
+"""LeanEpollSelector does what the standard library's selector does."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ step = st.one_of(
 
 
 class Twin:
-    """One selector, and socket pairs of its own."""
+    """A selector and its own socket pairs."""
 
     def __init__(self, selector: selectors.BaseSelector) -> None:
         self.selector = selector
@@ -40,7 +40,7 @@ class Twin:
                 sock.setblocking(False)
 
     def do(self, name: str, index: int, events: int) -> Any:
-        """What one step tells: a result, or the kind of the exception."""
+        """Return the result of one step, or the kind of its exception."""
         ours, peer = self.pairs[index]
         selector = self.selector
         actions: dict[str, Callable[[], Any]] = {
@@ -75,8 +75,8 @@ def test_any_order_of_calls_gives_the_answers_of_the_standard_selector(steps: li
     assert told[0] == told[1]
 
 
-def test_a_descriptor_whose_copy_is_still_open_is_not_told_of() -> None:
-    """epoll(7), question 6: it watches the open file, not the number; an unregistered one gets no more events."""
+def test_closed_descriptor_with_an_open_copy_is_not_reported() -> None:
+    """epoll(7), question 6: epoll watches the open file, not the number."""
     ours, peer = socket.socketpair()
     selector = LeanEpollSelector()
     selector.register(ours, READ, "it")
@@ -90,7 +90,7 @@ def test_a_descriptor_whose_copy_is_still_open_is_not_told_of() -> None:
     selector.close()
 
 
-def test_a_batch_is_bounded_and_all_get_their_turn() -> None:
+def test_batch_is_bounded_and_every_descriptor_gets_its_turn() -> None:
     selector, pairs = LeanEpollSelector(), [socket.socketpair() for _ in range(EVENTS_PER_BATCH // 4)]
     owners = [os.dup(ours.fileno()) for ours, _ in pairs for _ in range(5)]
     for number in owners:
@@ -109,7 +109,7 @@ def test_a_batch_is_bounded_and_all_get_their_turn() -> None:
             sock.close()
 
 
-def test_an_interruption_is_an_empty_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_interrupted_select_returns_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     selector = LeanEpollSelector()
 
     def interrupted(*args: object) -> list[tuple[int, int]]:
@@ -120,7 +120,7 @@ def test_an_interruption_is_an_empty_answer(monkeypatch: pytest.MonkeyPatch) -> 
     selector.close()
 
 
-def test_it_says_its_own_descriptor_and_can_be_closed_twice() -> None:
+def test_it_has_a_descriptor_and_can_be_closed_twice() -> None:
     with LeanEpollSelector() as selector:
         assert os.readlink(f"/proc/self/fd/{selector.fileno()}") == "anon_inode:[eventpoll]"
         selector.close()
@@ -128,8 +128,8 @@ def test_it_says_its_own_descriptor_and_can_be_closed_twice() -> None:
         selector.select(0)
 
 
-def test_a_modify_that_the_kernel_refuses_leaves_nothing_watched() -> None:
-    """As `selectors` does: then it is unknown what is watched, so nothing is."""
+def test_refused_modify_leaves_the_descriptor_unwatched() -> None:
+    """As `selectors` does: the kernel's state is unknown then."""
     for selector in (selectors.EpollSelector(), LeanEpollSelector()):
         ours, peer = socket.socketpair()
         number = ours.fileno()
@@ -142,7 +142,7 @@ def test_a_modify_that_the_kernel_refuses_leaves_nothing_watched() -> None:
         peer.close()
 
 
-def test_the_same_interest_can_get_other_data_and_a_closed_one_is_found_among_others() -> None:
+def test_modify_can_change_only_the_data_and_a_closed_file_can_be_unregistered() -> None:
     (one, other), (third, fourth) = socket.socketpair(), socket.socketpair()
     with LeanEpollSelector() as selector:
         for number, sock in enumerate((one, other, third)):

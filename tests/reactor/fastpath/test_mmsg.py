@@ -1,4 +1,4 @@
-"""Slots: the memory that recvmmsg(2) fills and sendmmsg(2) sends from, with real sockets at both ends."""
+"""Slots, filled by recvmmsg(2) and sent by sendmmsg(2) on real sockets."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ V6 = pytest.param(("::", "::1", "::1"), marks=pytest.mark.skipif(not has_ipv6(),
 
 
 class Post:
-    """A wildcard socket with slots, and a client connected to one of its addresses, from which alone it receives."""
+    """A wildcard socket with slots, and a client connected to one of its addresses."""
 
     def __init__(self, wildcard: str, host: str) -> None:
         self.server = bind_udp(socket, (wildcard, 0))
@@ -73,13 +73,13 @@ def test_each_slot_points_to_memory_of_its_own() -> None:
 
 
 def test_slots_do_not_lie_a_power_of_two_apart() -> None:
-    """ "Slots a power of two apart share a few sets of the processor's caches"."""
+    """Such slots would evict each other from the processor's caches."""
     assert STAGGER_BYTES % 64 == 0
     assert STAGGER_BYTES % 4096 != 0
 
 
 def test_a_batch_has_the_payload_source_and_path_of_each_datagram(post: Post) -> None:
-    """The same as recvmsg(2) returns in Python, with a zero-length datagram among them."""
+    """The same as socket.recvmsg returns, with a zero-length datagram among them."""
     assert post.ask(b"one", b"", b"three") == 3
     slots = post.slots
     assert list(slots.lengths[:3]) == [3, 0, 5]
@@ -101,8 +101,8 @@ def test_hosts_are_equal_for_datagrams_of_one_address_whatever_their_ports(post:
     assert len(set(hosts)) == 1
 
 
-def test_turned_round_a_batch_goes_back_from_the_address_asked(post: Post) -> None:
-    """The client is connected, so it receives from there alone. The control data is what `reply_control` gives."""
+def test_turned_round_batch_leaves_from_the_addresses_asked(post: Post) -> None:
+    """The client is connected, so it receives only from there. The control data equals `reply_control`'s."""
     data = [b"one", b"", bytes(range(256)) * 255]
     assert post.ask(*data) == 3
     paths = [post.slots.path(i) for i in range(3)]
@@ -115,7 +115,7 @@ def test_turned_round_a_batch_goes_back_from_the_address_asked(post: Post) -> No
 
 
 def test_a_part_of_a_batch_can_be_sent(post: Post) -> None:
-    """ "First slot, how many"."""
+    """`send(first slot, count)`."""
     assert post.ask(b"0", b"1", b"2", b"3") == 4
     post.slots.turn_round(4)
     assert post.send(1, 2) == 2
@@ -124,7 +124,7 @@ def test_a_part_of_a_batch_can_be_sent(post: Post) -> None:
 
 @given(rounds=st.lists(st.lists(st.integers(0, 3000), min_size=1, max_size=5), min_size=1, max_size=4))
 def test_a_slot_has_its_full_size_for_each_batch(rounds: list[list[int]]) -> None:
-    """ "And back to full size before the next batch": short datagrams first, long ones after, and all sent as long."""
+    """Short datagrams first, then long ones, all sent whole."""
     post = Post("0.0.0.0", "127.0.0.1")
     for sizes in rounds:
         sent = [bytes([size % 251]) * size for size in sizes]
@@ -137,7 +137,7 @@ def test_a_slot_has_its_full_size_for_each_batch(rounds: list[list[int]]) -> Non
 
 
 def test_one_call_takes_a_bounded_number() -> None:
-    """64, and the rest at the next call."""
+    """64, and the rest with the next call."""
     post = Post("0.0.0.0", "127.0.0.1")
     assert post.ask(*[b"x"] * (DATAGRAMS_PER_TURN + 1)) == DATAGRAMS_PER_TURN
     assert post.receive() == 1
@@ -154,8 +154,8 @@ def test_the_largest_datagram_fits(family: str, most: int) -> None:
     post.close()
 
 
-def test_truncated_datagrams_are_known(monkeypatch: pytest.MonkeyPatch) -> None:
-    """By MSG_TRUNC alone."""
+def test_truncated_datagrams_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only MSG_TRUNC shows it."""
     monkeypatch.setattr("reactor.fastpath.mmsg.DATAGRAM_BYTES", 20)
     post = Post("0.0.0.0", "127.0.0.1")
     assert post.ask(bytes(20), bytes(21), bytes(3), bytes(400)) == 4
@@ -164,8 +164,8 @@ def test_truncated_datagrams_are_known(monkeypatch: pytest.MonkeyPatch) -> None:
     post.close()
 
 
-def test_an_error_of_the_first_datagram_is_raised_as_by_any_socket(post: Post) -> None:
-    """An error of a later one ends the call, which returns how many were sent."""
+def test_error_of_the_first_datagram_is_raised(post: Post) -> None:
+    """An error of a later datagram ends the call, which returns the number sent."""
     with pytest.raises(BlockingIOError):
         post.receive()
     assert post.ask(b"one", b"two") == 2
@@ -181,7 +181,7 @@ def test_an_error_of_the_first_datagram_is_raised_as_by_any_socket(post: Post) -
 
 
 def test_without_paths_there_is_no_control_data() -> None:
-    """A socket with an address of its own can only answer from that."""
+    """A socket bound to one address can only answer from it."""
     with bind_udp(socket, ("127.0.0.1", 0)) as server, socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
         slots = Slots(False, False)
         receive, send = slots.kernel_calls(server.fileno())
@@ -197,7 +197,7 @@ def test_without_paths_there_is_no_control_data() -> None:
 
 
 def test_an_answer_to_a_datagram_queued_before_paths_were_reported_leaves_from_the_address_asked() -> None:
-    """The kernel then leaves `ipi_spec_dst` empty, and that is what it reads when sending."""
+    """The kernel leaves `ipi_spec_dst` empty then, but reads it when sending."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as server, socket.socket(type=socket.SOCK_DGRAM) as client:
         server.bind(("", 0))
         client.settimeout(PATIENCE_S)
@@ -214,7 +214,7 @@ def test_an_answer_to_a_datagram_queued_before_paths_were_reported_leaves_from_t
 
 
 def test_a_link_local_source_has_its_scope_and_a_flow_label_its_bytes() -> None:
-    """A struct sockaddr_in6 (ipv6(7)): flow in network byte order, scope in the machine's."""
+    """struct sockaddr_in6 (ipv6(7)): flow in network byte order, scope in host byte order."""
     slots = Slots(True, True)
     name = socket.AF_INET6.to_bytes(2, sys.byteorder) + (4242).to_bytes(2, "big") + (0xBEEF).to_bytes(4, "big")
     slots.names[28:56] = name + socket.inet_pton(socket.AF_INET6, "fe80::7") + (3).to_bytes(4, sys.byteorder)
@@ -222,7 +222,7 @@ def test_a_link_local_source_has_its_scope_and_a_flow_label_its_bytes() -> None:
 
 
 def test_a_c_library_without_the_calls_raises(monkeypatch: pytest.MonkeyPatch) -> None:
-    """AttributeError, for `batch_on` to see."""
+    """`batch_on` catches AttributeError."""
     lookups: list[Callable[..., Any]] = []
     monkeypatch.setattr("reactor.fastpath.mmsg.ctypes.CDLL", lambda *_, **__: lookups)
     with pytest.raises(AttributeError):

@@ -29,7 +29,7 @@ PIECE = bytes(range(256)) * (RECEIVE_BYTES // 256)
 
 
 class Echo(StreamProtocol):
-    """Echoes, and asks for a pipe as echo7 does."""
+    """Echoes, and calls `consider` as echo7 does."""
 
     def __init__(self, splicer: Splicer) -> None:
         self.splicer = splicer
@@ -47,7 +47,7 @@ class Echo(StreamProtocol):
 
 
 class CountedPipe(KernelPipe):
-    """The kernel's, and we know how many there are."""
+    """Kernel pipes that are counted."""
 
     made = 0
     opened = 0
@@ -66,7 +66,7 @@ TRANSPORTS: dict[Handler, object] = {}
 
 
 class Transports(Observer):
-    """Notes what each connection receives and sends through: its socket, or a pipe."""
+    """Records the transport of each connection: its socket or a pipe."""
 
     def socket(self, handler: Handler, sock: Any) -> Any:
         TRANSPORTS[handler] = sock
@@ -94,14 +94,14 @@ class Rig:
         return connection, client
 
     def spliced(self) -> tuple[Connection, socket.socket]:
-        """A connection that has a pipe, and nothing under way."""
+        """Return a connection that has a pipe and nothing pending."""
         connection, client = self.connection()
         self.echo(client, PIECE)
         assert is_spliced(connection)
         return connection, client
 
     def echo(self, client: socket.socket, data: bytes) -> None:
-        """Send, and get the same back."""
+        """Send, and check the echo."""
         client.send(data)
         got = bytearray()
 
@@ -151,8 +151,8 @@ def test_a_full_receive_makes_bulk_and_a_small_one_does_not(rig: Rig) -> None:
     assert (connection.bytes_received, connection.bytes_sent) == (4 * RECEIVE_BYTES - 1,) * 2
 
 
-def test_when_no_more_bulk_comes_the_pipe_is_given_back(rig: Rig) -> None:
-    """Law: it "goes back to its socket when anything else comes"."""
+def test_connection_without_bulk_gives_its_pipe_back(rig: Rig) -> None:
+    """Law: for other bytes it goes back to its socket."""
     connection, client = rig.spliced()
     for _ in range(SMALL_MOVES + 1):
         assert is_spliced(connection)
@@ -164,7 +164,7 @@ def test_when_no_more_bulk_comes_the_pipe_is_given_back(rig: Rig) -> None:
     assert is_spliced(connection), "and had again"
 
 
-def test_large_moves_in_between_keep_it(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_large_moves_in_between_keep_the_pipe(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(room, "SMALL_MOVE_BYTES", 100)
     connection, client = rig.spliced()
     for _ in range(SMALL_MOVES * 2):
@@ -174,7 +174,7 @@ def test_large_moves_in_between_keep_it(rig: Rig, monkeypatch: pytest.MonkeyPatc
 
 
 def stuff(rig: Rig, connection: Connection, client: socket.socket) -> bytes:
-    """Have the client send until the connection reads no more; return what it sent."""
+    """Send until the connection stops reading. Return the bytes sent."""
     sent = bytearray()
 
     def full() -> bool:
@@ -186,7 +186,7 @@ def stuff(rig: Rig, connection: Connection, client: socket.socket) -> bytes:
     return bytes(sent)
 
 
-def test_a_peer_that_never_reads_stops_itself_at_the_documented_bound(rig: Rig) -> None:
+def test_peer_that_never_reads_is_stopped_at_the_documented_bound(rig: Rig) -> None:
     """Issue: "Bytes in a pipe count towards the connection's documented bound"."""
     connection, client = rig.spliced()
     sent = stuff(rig, connection, client)
@@ -202,19 +202,19 @@ def test_other_bytes_are_sent_after_those_in_the_pipe(rig: Rig) -> None:
     connection.write(b"an aside")
     assert not is_spliced(connection)
     assert connection.pending_bytes > LIMITS.high_water_bytes
-    asked = sent[: place - len(PIECE)], sent[place - len(PIECE) :]  # the first piece came back before
+    asked = sent[: place - len(PIECE)], sent[place - len(PIECE) :]  # the first piece was echoed before
     assert rig.receive(client, len(sent) + 8) == b"an aside".join(asked)
 
 
-def test_other_bytes_beside_an_empty_pipe_are_sent_at_once(rig: Rig) -> None:
+def test_other_bytes_with_an_empty_pipe_are_sent_at_once(rig: Rig) -> None:
     connection, client = rig.spliced()
     connection.write(b"unasked")
     assert not is_spliced(connection)
     assert rig.receive(client, 7) == b"unasked"
 
 
-def test_closing_delivers_what_is_in_the_pipe(rig: Rig) -> None:
-    """And what comes while lingering is thrown away by the ordinary recv, not put into the pipe."""
+def test_close_sends_what_is_in_the_pipe(rig: Rig) -> None:
+    """Lingering discards data with recv, not through the pipe."""
     connection, client = rig.spliced()
     sent = stuff(rig, connection, client)
     taken = connection.bytes_received - RECEIVE_BYTES
@@ -227,7 +227,7 @@ def test_closing_delivers_what_is_in_the_pipe(rig: Rig) -> None:
     assert rig.protocol.lost == [None]
 
 
-def test_a_reset_closes_the_pipe(rig: Rig) -> None:
+def test_reset_closes_the_pipe(rig: Rig) -> None:
     connection, client = rig.spliced()
     stuff(rig, connection, client)
     reset(client)
@@ -236,19 +236,19 @@ def test_a_reset_closes_the_pipe(rig: Rig) -> None:
     assert CountedPipe.opened == 0
 
 
-def test_an_idle_connection_loses_its_pipe_to_a_busy_one(rig: Rig) -> None:
-    """`most_pipes` is 2. Asked for a third, the splicer looks at the oldest, and takes it back if nothing has come."""
+def test_idle_connection_loses_its_pipe_to_a_busy_one(rig: Rig) -> None:
+    """`most_pipes` is 2. For a third, the splicer checks the oldest, and takes its pipe if it is idle."""
     first, first_client = rig.spliced()
     second, _ = rig.spliced()
     third, third_client = rig.connection()
-    rig.echo(third_client, PIECE)  # the first is looked at: something has come since it was made
+    rig.echo(third_client, PIECE)  # the first is checked: it has received bytes
     assert not is_spliced(third)
     rig.echo(first_client, PIECE)
-    rig.echo(third_client, PIECE)  # the second is looked at
+    rig.echo(third_client, PIECE)  # the second is checked
     assert not is_spliced(third)
-    rig.echo(third_client, PIECE)  # the first: something has come
+    rig.echo(third_client, PIECE)  # the first has received bytes
     assert not is_spliced(third)
-    rig.echo(third_client, PIECE)  # the second: nothing has come
+    rig.echo(third_client, PIECE)  # the second has received nothing
     assert [is_spliced(connection) for connection in (first, second, third)] == [True, False, True]
     assert CountedPipe.opened == 2
 
@@ -288,7 +288,7 @@ def test_a_connection_with_bytes_pending_or_closed_gets_no_pipe(rig: Rig) -> Non
 
 
 @pytest.mark.parametrize("code", [errno.EMFILE, errno.EPERM])
-def test_without_a_pipe_bytes_are_copied_and_it_is_asked_again_much_later(code: int) -> None:
+def test_connection_without_a_pipe_copies_and_asks_again_much_later(code: int) -> None:
     """Issue: "pipes limited (per-user pipe pages are limited: on failure stay with the copying path)"."""
     asked = 0
 
@@ -308,13 +308,13 @@ def test_without_a_pipe_bytes_are_copied_and_it_is_asked_again_much_later(code: 
 
 
 class Sandbox(CountedPipe):
-    """A kernel that has splice(2), and a filter that doesn't allow it."""
+    """A kernel with splice(2) and a filter that forbids it."""
 
     def fill(self, sock: Socket, most_bytes: int) -> int:
         return 0
 
 
-def test_a_kernel_that_will_not_splice_is_not_asked_again_for_long() -> None:
+def test_kernel_without_splice_is_not_asked_again_for_a_while() -> None:
     rig = Rig(Sandbox)
     connection, client = rig.connection()
     for _ in range(COPIES_AFTER_TROUBLE):
@@ -326,7 +326,7 @@ def test_a_kernel_that_will_not_splice_is_not_asked_again_for_long() -> None:
 
 
 @pytest.mark.parametrize("code", [errno.EINVAL, errno.ENOSYS, errno.EPERM])
-def test_what_splice_will_not_do_recv_does(monkeypatch: pytest.MonkeyPatch, rig: Rig, code: int) -> None:
+def test_recv_handles_what_splice_does_not_move(monkeypatch: pytest.MonkeyPatch, rig: Rig, code: int) -> None:
     connection, client = rig.spliced()
 
     def refuse(*args: object, **options: object) -> int:
@@ -337,8 +337,8 @@ def test_what_splice_will_not_do_recv_does(monkeypatch: pytest.MonkeyPatch, rig:
     assert not is_spliced(connection)
 
 
-def test_a_pipe_that_cannot_be_as_wide_as_it_should_is_closed_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    """fcntl(2), F_SETPIPE_SZ: EPERM for a user who has many already."""
+def test_pipe_that_cannot_be_enlarged_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """fcntl(2), F_SETPIPE_SZ: EPERM for a user with many pipes."""
     before = open_descriptors()
 
     def refuse(*args: object) -> int:

@@ -1,4 +1,4 @@
-"""What a student types, and what is answered."""
+"""The command line of the lessons: what a student types, and the answer."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def lessons(*arguments: str, stdout: int | IO[bytes] = subprocess.PIPE) -> subpr
 
 @pytest.fixture
 def judged(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
-    """Nothing is run: what would be is written down, and found kept, broken or unknown by what `found` says."""
+    """Run no check: record each one, and give the verdict of FOUND, or kept."""
     asked: list[tuple[str, str]] = []
 
     def judge(promise: Promise, program: Program) -> Verdict:
@@ -63,7 +63,7 @@ def test_output_goes_to_any_stream_in_place_of_stdout(monkeypatch: pytest.Monkey
     assert sys.stdout.getvalue().startswith("How an event loop works")
 
 
-def test_a_lesson_shows_the_failure_before_it_and_the_one_that_it_leaves(capsys: pytest.CaptureFixture[str]) -> None:
+def test_lesson_shows_the_fault_that_it_fixes_and_the_one_that_it_leaves(capsys: pytest.CaptureFixture[str]) -> None:
     assert command.main(["4"]) == 0
     said = capsys.readouterr().out
     idle, slow = next(added(4)), next(added(5))
@@ -73,7 +73,7 @@ def test_a_lesson_shows_the_failure_before_it_and_the_one_that_it_leaves(capsys:
 
 
 @pytest.mark.parametrize("lesson", LESSONS, ids=lambda lesson: lesson.stem)
-def test_every_lesson_says_what_to_look_at_to_try_to_read_and_to_do(
+def test_lesson_says_what_to_look_at_try_read_and_do(
     lesson: Lesson, judged: list[tuple[str, str]], capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
@@ -99,7 +99,7 @@ def test_no_line_is_wider_than_the_screen(
     assert not [line for line in capsys.readouterr().out.splitlines() if len(line) > 80]
 
 
-def test_lesson_12_tells_one_trip_and_visits_the_ten_files(
+def test_lesson_12_narrates_a_trip_and_visits_the_ten_files(
     judged: list[tuple[str, str]], capsys: pytest.CaptureFixture[str]
 ) -> None:
     command.main(["12"])
@@ -122,7 +122,7 @@ def test_check_says_which_promises_a_students_program_breaks(
     assert said.endswith("0 of 1 kept, 1 broken\n")
 
 
-def test_check_exits_with_status_0_when_all_is_kept(capsys: pytest.CaptureFixture[str]) -> None:
+def test_check_exits_with_status_0_when_all_promises_are_kept(capsys: pytest.CaptureFixture[str]) -> None:
     assert command.main(["1", "--check", LESSONS[0].program.path]) == 0
     assert capsys.readouterr().out.endswith("1 of 1 kept, 0 broken\n")
 
@@ -145,8 +145,8 @@ def test_check_says_what_could_not_be_measured_and_which_arguments_are_missing(
         ("serve = 7", "it has no function `serve`"),
         ("\n1 / 0", "ZeroDivisionError: division by zero (line 2)"),
         ("raise SystemExit", "it can't be loaded: SystemExit"),
-        ("import os; os._exit(3)", "it ended the process while it was loaded (exit status 3)"),
-        ("def serve(): pass", "its `serve` takes no arguments; it is given a listening socket at least"),
+        ("import os; os._exit(3)", "it ended the process while it was loading (exit status 3)"),
+        ("def serve(): pass", "its `serve` takes no arguments; it must take at least a listening socket"),
         (None, "No such file or directory"),
     ],
 )
@@ -169,13 +169,13 @@ def test_file_that_cannot_be_checked_costs_one_line(
     [
         (["0"], "'0' is not the number of a lesson: there are 1 to 13"),
         (["fourteen"], "'fourteen' is not the number of a lesson: there are 1 to 13"),
-        (["--serve"], "which lesson? give its number, from 1 to 13"),
-        (["--check", ""], "which lesson? give its number, from 1 to 13"),
-        (["3", "--port", "7"], "argument --port: it goes with --serve and --flood"),
+        (["--serve"], "which lesson? Give its number, from 1 to 13"),
+        (["--check", ""], "which lesson? Give its number, from 1 to 13"),
+        (["3", "--port", "7"], "argument --port: it needs --serve or --flood"),
         (["3", "--serve", "--port", "65536"], "'65536' is not a port: a whole number from 0 to 65535"),
         (["3", "--serve", "--port", "http"], "'http' is not a port: a whole number from 0 to 65535"),
         (["3", "--serve", "--source"], "not allowed with argument"),
-        (["--flood", "--port", "0"], "--flood needs the port that is served"),
+        (["--flood", "--port", "0"], "--flood needs the port of a running server"),
         (["3", "4"], "unrecognized arguments: 4"),
     ],
 )
@@ -190,7 +190,7 @@ def test_wrong_usage_costs_one_line_and_status_2(
     assert said.count("\n") == 1
 
 
-def test_source_and_exercise_are_programs_to_be_redirected(capsys: pytest.CaptureFixture[str]) -> None:
+def test_source_and_exercise_print_only_the_program(capsys: pytest.CaptureFixture[str]) -> None:
     assert command.main(["6", "--source"]) == 0
     assert capsys.readouterr().out == LESSONS[5].source
     assert command.main(["6", "--exercise"]) == 0
@@ -236,18 +236,18 @@ def test_flood_without_a_server_costs_one_line(capsys: pytest.CaptureFixture[str
         port = taken.getsockname()[1]
     assert command.main(["--flood", "--port", str(port)]) == 1
     said = capsys.readouterr()
-    assert f"nobody serves 127.0.0.1 port {port}: Connection refused; begin with N --serve" in said.err
+    assert f"nothing serves 127.0.0.1 port {port}: Connection refused; start a lesson with N --serve" in said.err
     assert said.err.count("\n") == 1
 
 
-def test_the_traces_to_see_are_in_the_gallery() -> None:
+def test_gallery_has_the_traces_that_lessons_name() -> None:
     folder = pathlib.Path(PROJECT / "reactor" / "player" / "gallery")
     titles = {json.loads(trace.read_text().partition("\n")[0])["title"] for trace in folder.glob("*.jsonl")}
     assert {lesson.number for lesson in LESSONS if lesson.see} == {5, 6, 7, 10, 12}
     assert titles.issuperset(title for lesson in LESSONS for title in lesson.see)
 
 
-def test_a_name_and_what_is_said_of_it_stand_apart(
+def test_long_name_is_separated_from_its_explanation(
     judged: list[tuple[str, str]], capsys: pytest.CaptureFixture[str]
 ) -> None:
     command.main(["11"])
@@ -279,7 +279,7 @@ def test_serve_runs_the_program_until_ctrl_c() -> None:
     assert (process.returncode, said) == (0, b"")
 
 
-def test_a_port_that_is_taken_costs_one_line_and_status_1() -> None:
+def test_taken_port_costs_one_line_and_status_1() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         process = lessons("4", "--serve", "--port", str(taken.getsockname()[1]))
         _, said = process.communicate(timeout=PATIENCE_S)
@@ -288,17 +288,17 @@ def test_a_port_that_is_taken_costs_one_line_and_status_1() -> None:
     assert said.count(b"\n") == 1
 
 
-def test_a_closed_pipe_gives_no_traceback() -> None:
+def test_closed_pipe_gives_no_traceback() -> None:
     reader, writer = os.pipe()
     os.close(reader)
-    with os.fdopen(writer, "wb") as nobody:
-        process = lessons(stdout=nobody)
+    with os.fdopen(writer, "wb") as unread:
+        process = lessons(stdout=unread)
         _, said = process.communicate(timeout=PATIENCE_S)
     assert (process.returncode, said) == (0, b"")
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="this system has no /dev/full")
-def test_a_full_disk_costs_one_line_and_status_1() -> None:
+def test_full_disk_costs_one_line_and_status_1() -> None:
     with open("/dev/full", "wb") as full:
         process = lessons("3", "--source", stdout=full)
         _, said = process.communicate(timeout=PATIENCE_S)

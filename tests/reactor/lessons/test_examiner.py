@@ -1,4 +1,4 @@
-"""The examiner: whatever a student's program does, it is judged in bounded time, and nothing of it is left."""
+"""The examiner judges any student's program in bounded time, and leaves no process behind."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ from reactor.lessons.subject import Broken, NotMeasured, Program, Subject, Unusa
 from tests.support.basics import PATIENCE_S
 from tests.support.lessons import check_together
 
-HOLDS_EVERYTHING_UP = "sum(range(10**13))"  # in C: no other thread has a turn
+HOLDS_EVERYTHING_UP = "sum(range(10**13))"  # in C: no other thread can run
 Write = Callable[[str], Program]
 
 
 @pytest.fixture
 def write(tmp_path: pathlib.Path) -> Write:
-    """Turns a text into a program."""
+    """Write a text to a file, as a program."""
 
     def made(source: str) -> Program:
         path = tmp_path / "mine.py"
@@ -41,7 +41,7 @@ def write(tmp_path: pathlib.Path) -> Write:
 
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Little is waited for, where something will not come."""
+    """Shorten the waits for what never comes."""
     monkeypatch.setattr(subject, "PATIENCE_S", 0.3)
     monkeypatch.setattr(subject, "END_S", 0.2)
 
@@ -60,7 +60,7 @@ def test_endless_import_is_killed(
 ) -> None:
     monkeypatch.setattr(subject, "END_S", end_s)
     it = Subject(write(source), 1.0, 4, start_s=0.3)
-    with pytest.raises(Unusable, match=r"it was still being loaded after 0\.3 s: `serve` must be all that runs"), it:
+    with pytest.raises(Unusable, match=r"it was still loading after 0\.3 s: the file must only define `serve`"), it:
         pass
     assert it.status() == end
 
@@ -70,7 +70,7 @@ def test_server_that_holds_the_interpreter_is_killed(write: Write) -> None:
     with Subject(write(f"def serve(listener): {HOLDS_EVERYTHING_UP}"), 1.0, 4) as it:
         it.go()
         it.tcp()
-        with pytest.raises(Broken, match=r"for 0\.3 s its other threads had no turn"):
+        with pytest.raises(Broken, match=r"for 0\.3 s its other threads couldn't run"):
             order_until_it_fails(it)
     assert it.status() == "killed by SIGKILL"
 
@@ -87,7 +87,7 @@ def test_end_of_a_server_is_reported_once(body: str, end: str, write: Write) -> 
     with Subject(write(f"def serve(listener): {body}"), 1.0, 4) as it:
         with pytest.raises(Broken, match=f"the server has ended: {end}"):
             order_until_it_fails(it)
-        assert it.obituary() == ""  # it has been told
+        assert it.obituary() == ""  # it is reported already
 
 
 def test_signal_that_ends_a_server_is_named(write: Write) -> None:
@@ -250,7 +250,7 @@ def test_answer_that_ends_too_early_is_reported() -> None:
 @pytest.mark.parametrize("lesson", LESSONS[10:], ids=lambda lesson: lesson.stem)
 def test_server_without_clients_stops_at_once(lesson: Lesson) -> None:
     with Subject(lesson.program, 1.0, 4) as it:
-        while it.order("call", "called")["how"] != "there":  # until it runs, and has taken the signal over
+        while it.order("call", "called")["how"] != "there":  # until it runs, and handles the signal
             pass
         it.terminate()
         assert it.outcome() == "`serve` returned"
@@ -280,7 +280,7 @@ def test_serve_that_needs_a_handler_gets_an_echo(write: Write) -> None:
     assert all(verdict.kept for verdict in check_together((promise, program) for promise in tried))
 
 
-def test_the_task_says_that_write_and_sleep_are_awaited() -> None:
+def test_task_says_that_write_and_sleep_are_awaited() -> None:
     assert "await stream.write(data)" in LESSONS[12].task
     assert "await stream.sleep(" in LESSONS[12].task
 

@@ -1,4 +1,4 @@
-"""A student's bug is named for what it breaks, and for nothing else."""
+"""Each planted bug breaks its promise, and no other."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from reactor.lessons.promises import PROMISES, Verdict, asked, judge
 from reactor.lessons.staircase import LESSONS
 from reactor.lessons.subject import Program
-from tests.support.lessons import check_together
+from tests.support.lessons import TRIES, check_together
 
 
 class Bug(NamedTuple):
@@ -40,13 +40,13 @@ RECEIVE_ALL += RECEIVE_ONCE.replace(" " * 12, " " * 16).replace("RECEIVE_BYTES",
 
 BUGS = [
     Bug("loses the last byte of a full piece", 2, "sendall(data)", "sendall(data[:4095])", "echo", "4095 of 4096"),
-    Bug("takes bytes for text", 2, "sendall(data)",
+    Bug("treats bytes as text", 2, "sendall(data)",
         "sendall(data.decode('latin-1').encode())", "echo", "byte 0"),
     Bug("never closes", 4, "client.close()", "MINE.append(client)\n\n\nMINE = []", "echo", "no end (FIN)"),
     Bug("waits for the thread that it starts", 2, f"{ECHO_THREAD}.start()",
         f"thread = {ECHO_THREAD}\n        thread.start()\n        thread.join()", "second-client",
         "after that had left"),
-    Bug("a thread for each client all the same", 4,
+    Bug("still starts a thread for each client", 4,
         "client.setblocking(False)",
         "client.setblocking(False)\n    __import__('threading').Thread(target=__import__('threading').Event().wait, "
         "daemon=True).start()", "no-thread-each", "40 more threads"),
@@ -74,9 +74,9 @@ BUGS = [
     Bug("closes clients before their answers", 11, "            connection.finish()\n",
         "            connection.close()\n",
         "orderly-end", "came back"),
-    Bug("notes a call and wakes nobody", 11, 'self.writer.send(b"\\0")', "pass", "wake-up", "was not made"),
+    Bug("queues a call and never wakes the loop", 11, 'self.writer.send(b"\\0")', "pass", "wake-up", "was not made"),
     Bug("makes the call in the other thread", 11, "        self.calls.append(callback)\n        with",
-        "        callback()\n        with", "wake-up", "by the thread that handed it in"),
+        "        callback()\n        with", "wake-up", "by the thread that queued it"),
     Bug("looks for calls four times a second", 11, "self.selector.select(0.0 if self.calls else sleep_s)",
         "(self.selector.unregister(self.reader) if self.reader.fileno() in self.selector.get_map() else None, "
         "self.selector.select(0.25))[1]", "wake-up"),
@@ -84,19 +84,19 @@ BUGS = [
         "lambda: Echo(self), __import__('reactor').Limits(linger_timeout_s=0.0))", "lingering", "a reset"),
 ]  # fmt: skip
 
-BY_ONE_PROMISE = [  # judged by that one alone
+BY_ONE_PROMISE = [  # judged by that promise only
     Bug("turns datagrams round", 8, "datagrams.sendto(data, source)", "datagrams.sendto(data[::-1], source)", "udp",
         "not what was sent"),
-    Bug("waits for ever for one that never reads", 12, "elif connection.pending_bytes:", "elif False:",
+    Bug("waits forever for a client that never reads", 12, "elif connection.pending_bytes:", "elif False:",
         "idle-time-out", "never read was still connected"),
-    Bug("calls only what is received a movement", 12, "connection.bytes_received + connection.bytes_sent",
+    Bug("counts only received bytes as activity", 12, "connection.bytes_received + connection.bytes_sent",
         "connection.bytes_received", "idle-time-out", "read slowly"),
-    Bug("delivers to one that never reads, however long", 13, """            self.connection.abort()""",
+    Bug("waits without limit to deliver to a client that never reads", 13, """            self.connection.abort()""",
         "            pass", "idle-time-out", "never read was still connected"),
-    Bug("looks for calls every thirty milliseconds", 11, "self.selector.select(0.0 if self.calls else sleep_s)",
+    Bug("looks for calls every tenth of a second", 11, "self.selector.select(0.0 if self.calls else sleep_s)",
         "(self.selector.unregister(self.reader) if self.reader.fileno() in self.selector.get_map() else None, "
-        "self.selector.select(0.03))[1]", "wake-up", "after it was handed in"),
-    Bug("answers a hog alone", 10, "            if not data:\n",
+        "self.selector.select(0.1))[1]", "wake-up", "after it was queued"),
+    Bug("answers only the hog", 10, "            if not data:\n",
         "            if len(data) == 1:\n                return\n"
         "            if not data:\n", "fairness", "had no answer"),
     Bug("ends at once", 11, "        self.stopping = True\n", "        return self.end()\n", "orderly-end",
@@ -118,7 +118,7 @@ ALL_BUGS = BUGS + BY_ONE_PROMISE
 
 @pytest.fixture(scope="module")
 def programs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Program]:
-    """For each bug, its lesson's program with the bug in it."""
+    """For each bug, the lesson's program with the bug in it."""
     folder = tmp_path_factory.mktemp("planted")
     return {bug.what: Program(str(plant(bug, folder / f"bug{i}.py"))) for i, bug in enumerate(ALL_BUGS)}
 
@@ -132,24 +132,25 @@ def plant(bug: Bug, path: pathlib.Path) -> pathlib.Path:
 
 @pytest.fixture(scope="module")
 def verdicts(programs: dict[str, Program]) -> dict[str, Verdict]:
-    """What is found for each bug by the promise that it breaks."""
+    """For each bug, the verdict of the promise that it breaks."""
     by_name = {promise.name: promise for promise in PROMISES}
     pairs = [(by_name[bug.broken], programs[bug.what]) for bug in ALL_BUGS]
     found = check_together(pairs)
-    # A server that was held up may hide its bug: once more, alone.
-    found = [judge(*pair) if verdict.kept else verdict for pair, verdict in zip(pairs, found, strict=True)]
+    # On a busy machine, a pause in the wrong place can hide a bug from one check.
+    for _ in range(TRIES):
+        found = [judge(*pair) if verdict.kept else verdict for pair, verdict in zip(pairs, found, strict=True)]
     return {bug.what: verdict for bug, verdict in zip(ALL_BUGS, found, strict=True)}
 
 
 @pytest.mark.parametrize("bug", ALL_BUGS, ids=lambda bug: bug.what)
-def test_bug_breaks_the_promise_that_it_is_about(bug: Bug, verdicts: dict[str, Verdict]) -> None:
+def test_bug_breaks_its_promise(bug: Bug, verdicts: dict[str, Verdict]) -> None:
     assert not verdicts[bug.what].kept
     assert bug.says in verdicts[bug.what].measured
 
 
 @pytest.mark.long
 def test_bug_breaks_no_other_promise_of_its_lesson(programs: dict[str, Program]) -> None:
-    """Asked are the first promise of all, and the latest ones."""
+    """Check the first promise, and the latest ones."""
     pairs = [
         (promise, programs[bug.what])
         for bug in BUGS

@@ -1,4 +1,4 @@
-"""Each lesson keeps what it promises, and breaks what the next one adds. Both are run."""
+"""Each lesson keeps its promises, and breaks those that the next one adds."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ SENT = bytes(range(256)) * 8192
 
 @pytest.fixture(scope="module")
 def verdicts() -> dict[tuple[int, str], Verdict]:
-    """What is found when each lesson's program is judged by its own promises and by those that come next."""
+    """The verdicts on each lesson's program, by its own promises and by those of the next lesson."""
     pairs = [(lesson, p) for lesson in LESSONS for p in PROMISES if p.since <= lesson.number + 1]
     found = check_together((promise, lesson.program) for lesson, promise in pairs)
     return {(lesson.number, p.name): verdict for (lesson, p), verdict in zip(pairs, found, strict=True)}
@@ -56,8 +56,8 @@ def test_lesson_breaks_each_promise_that_the_next_one_adds(
 
 
 @pytest.mark.parametrize("lesson", LESSONS, ids=lambda lesson: lesson.stem)
-def test_a_program_is_complete_and_can_be_read_on_a_screen_or_two(lesson: Lesson) -> None:
-    assert lesson.source.isascii()  # so that any system's redirection keeps it whole
+def test_program_is_complete_and_fits_on_a_screen_or_two(lesson: Lesson) -> None:
+    assert lesson.source.isascii()  # so that a redirection can't change it
     assert len(lesson.source.splitlines()) <= READ_ON_A_SCREEN_OR_TWO.get(lesson.number, LINES)
     assert [line.split()[0] for line in lesson.explanation if re.match("[A-Z]", line)][1:] == [
         "Does",
@@ -68,7 +68,7 @@ def test_a_program_is_complete_and_can_be_read_on_a_screen_or_two(lesson: Lesson
 
 
 @pytest.mark.parametrize("lesson", LESSONS[:11], ids=lambda lesson: lesson.stem)
-def test_the_first_eleven_need_nothing_but_python(lesson: Lesson) -> None:
+def test_first_eleven_lessons_need_only_python(lesson: Lesson) -> None:
     tree = ast.parse(lesson.source)
     imported = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
     imported |= {str(node.module).split(".")[0] for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
@@ -82,24 +82,24 @@ def test_async_and_await_take_less_than_a_hundred_lines() -> None:
 
 
 @pytest.mark.parametrize("lesson", LESSONS, ids=lambda lesson: lesson.stem)
-def test_the_places_to_look_at_and_to_read_are_there(lesson: Lesson) -> None:
+def test_places_to_look_at_and_to_read_exist(lesson: Lesson) -> None:
     assert all(line_of(lesson.source, place.name) for place in lesson.look)
     assert all(line_of((HOUSE / place.file).read_text(), place.name) for place in lesson.read)
 
 
-def test_a_place_that_is_not_there_is_named() -> None:
+def test_missing_place_is_named() -> None:
     with pytest.raises(KeyError, match=r"Reactor\.spin"):
         line_of((HOUSE / "loop.py").read_text(), "Reactor.spin")
 
 
 @pytest.mark.parametrize("lesson", LESSONS, ids=lambda lesson: lesson.stem)
-def test_serve_takes_what_the_lesson_says(lesson: Lesson) -> None:
+def test_serve_takes_the_arguments_of_its_lesson(lesson: Lesson) -> None:
     serve = import_module(lesson.program.name).serve
     assert ", ".join(serve.__code__.co_varnames[: serve.__code__.co_argcount]) == lesson.arguments
 
 
 @pytest.mark.parametrize("lesson", LESSONS, ids=lambda lesson: lesson.stem)
-def test_a_program_serves_the_port_that_it_is_given(
+def test_program_serves_the_given_port(
     lesson: Lesson, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     module = import_module(lesson.program.name)
@@ -117,27 +117,27 @@ def test_a_program_serves_the_port_that_it_is_given(
 
 
 @pytest.mark.parametrize("lesson", LESSONS, ids=lambda lesson: lesson.stem)
-def test_a_program_says_in_one_line_why_it_cannot_serve_there(lesson: Lesson, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_program_says_in_one_line_why_it_cannot_serve(lesson: Lesson, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "argv", ["step", "everywhere"])
     with pytest.raises(SystemExit, match=r"can't serve there: .*'everywhere'"):
         runpy.run_path(lesson.program.path, run_name="__main__")
 
 
 @pytest.mark.parametrize("lesson", LESSONS, ids=lambda lesson: lesson.stem)
-def test_the_exercise_is_the_lesson_before_with_the_task_on_top(lesson: Lesson) -> None:
+def test_exercise_is_the_previous_lesson_with_the_task_on_top(lesson: Lesson) -> None:
     start = exercise(lesson)
     assert lesson.task in start
-    assert "table above" not in start  # it went with the docstring
+    assert "table above" not in start  # it was in the docstring
     assert f"reactor.lessons {lesson.number} --check FILE" in start
     names: dict[str, Any] = {"__name__": "exercise"}
     exec(compile(start, "exercise.py", "exec", dont_inherit=True), names)
     assert callable(names["serve"])
 
 
-def test_a_timer_that_comes_after_its_connection_has_gone_does_nothing() -> None:
+def test_idle_timer_of_a_closed_connection_does_nothing() -> None:
     server: Any = SimpleNamespace(loop=SimpleNamespace(now=lambda: 0.0), idle_s=1.0)
     gone: Any = SimpleNamespace(closed=True)
-    step12_reactor.Echo(server).check_idle(gone)  # there is nothing that it could call
+    step12_reactor.Echo(server).check_idle(gone)  # nothing is there to call
 
 
 def test_only_the_first_result_of_a_future_counts() -> None:
@@ -163,20 +163,20 @@ def test_coroutine_that_does_not_read_stops_its_client() -> None:
         thread.wait_for(lambda: streams)
         sending = send_in_background(client, SENT, lambda: client.shutdown(socket.SHUT_WR))
         thread.wait_for(lambda: len(streams[0].received) > step13_await.HIGH_WATER_BYTES)
-        thread.wait_for(lambda: not streams[0].connection.interest)  # and so it stays, until it is read
+        thread.wait_for(lambda: not streams[0].connection.interest)  # it stays so until the handler reads
         assert thread.call(lambda: len(streams[0].received)) <= DEFAULT_LIMITS.bound_bytes
         thread.call(go_on.resolve)
         assert receive_to_end(client) == SENT
         sending.join(PATIENCE_S)
 
 
-def test_the_tour_visits_the_files_of_the_core_in_reading_order() -> None:
+def test_tour_visits_the_files_of_the_core_in_reading_order() -> None:
     assert [stop.file for stop in TOUR] == [f"{name}.py" for name in READING_ORDER]
     assert {stop.file for stop in TOUR} == {file.name for file in HOUSE.glob("*.py")} - BESIDE_THE_PATH
     assert all(law(stop.file).startswith("Law") for stop in TOUR)
 
 
-def test_the_page_for_students_has_the_whole_staircase() -> None:
+def test_readme_has_the_whole_staircase() -> None:
     page = pathlib.Path(PROJECT / "reactor" / "lessons" / "README.md").read_text()
     rows = re.findall(r"^\| (\d+) \| `(step\w+)\.py` \| .* \| .* \| (.*) \|$", page, re.M)
     assert [(int(number), stem) for number, stem, _ in rows] == [(lesson.number, lesson.stem) for lesson in LESSONS]

@@ -1,4 +1,4 @@
-"""The file opens in Perfetto: slices nest, time goes on, and each handler has a track."""
+"""The file opens in Perfetto: slices nest, time never goes back, and each handler has a track."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def run_of(seed: int) -> list[Event]:
 
 class Kept(io.BytesIO):
     def close(self) -> None:
-        """Stay readable."""
+        """Keep the data."""
 
 
 def written(events: list[Event], **options: Any) -> bytes:
@@ -48,7 +48,7 @@ def written(events: list[Event], **options: Any) -> bytes:
 
 
 def check(entries: list[dict[str, Any]], whole: bool = True) -> collections.Counter[str]:
-    """Check what the format asks; return how often each phase letter occurs."""
+    """Check the format. Return how often each phase letter occurs."""
     open_slices: dict[int, list[str]] = collections.defaultdict(list)
     now_us = 0.0
     for entry in entries:
@@ -65,7 +65,7 @@ def check(entries: list[dict[str, Any]], whole: bool = True) -> collections.Coun
 
 
 @given(seed=st.integers(0, 200))
-def test_slices_nest_and_time_goes_on(seed: int) -> None:
+def test_slices_nest_and_time_never_goes_back(seed: int) -> None:
     events = run_of(seed)
     entries = json.loads(written(events))
     counts = check(entries)
@@ -81,8 +81,8 @@ def test_slices_nest_and_time_goes_on(seed: int) -> None:
     assert set(phases) <= {"sleep", "dispatch", "timers", "calls"}
 
 
-def test_a_file_that_was_cut_is_what_the_format_allows() -> None:
-    """The JSON Array Format may lack its closing bracket: a killed process leaves a trace that opens."""
+def test_cut_file_is_valid() -> None:
+    """The JSON Array Format may lack its closing bracket, so the trace of a killed process opens."""
     file = Kept()
     sink = Perfetto(file)
     events = run_of(3)
@@ -94,13 +94,13 @@ def test_a_file_that_was_cut_is_what_the_format_allows() -> None:
     check(json.loads(text.rstrip(",\n") + "]"))
 
 
-def test_a_long_trace_is_cut_at_its_greatest_length(tmp_path: pathlib.Path) -> None:
+def test_long_trace_ends_at_its_size_limit(tmp_path: pathlib.Path) -> None:
     data = written(run_of(3), most_bytes=5000)
     assert len(data) <= 5100
     check(json.loads(data))
 
 
-def test_a_file_is_made_and_a_child_leaves_it(tmp_path: pathlib.Path) -> None:
+def test_forked_child_leaves_the_file_alone(tmp_path: pathlib.Path) -> None:
     path = tmp_path / "trace.json"
     with Perfetto.open(str(path)) as sink:
         for event in run_of(1):

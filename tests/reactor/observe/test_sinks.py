@@ -1,4 +1,4 @@
-"""What a loop did is in the file before it sleeps; a file that can't be written costs a line in the log, no more."""
+"""Events are in the file before the loop sleeps; a file that can't be written costs one log line."""
 
 from __future__ import annotations
 
@@ -50,8 +50,8 @@ def test_each_event_is_a_line_after_a_header(tmp_path: pathlib.Path) -> None:
     assert len(rest) > 10
 
 
-def test_what_was_done_before_the_loop_sleeps_is_in_the_file_by_then(tmp_path: pathlib.Path) -> None:
-    """Law: a process that is killed in its sleep leaves a whole trace."""
+def test_events_are_in_the_file_before_the_loop_sleeps(tmp_path: pathlib.Path) -> None:
+    """Law: a process killed while it sleeps leaves a complete trace."""
     path = tmp_path / "trace.jsonl"
     sink = JsonLines.open(str(path))
     sink(SOMETHING)
@@ -65,7 +65,7 @@ def test_what_was_done_before_the_loop_sleeps_is_in_the_file_by_then(tmp_path: p
     sink.close()
 
 
-def test_a_long_turn_does_not_wait_in_memory(tmp_path: pathlib.Path) -> None:
+def test_long_turn_is_written_in_chunks(tmp_path: pathlib.Path) -> None:
     path = tmp_path / "trace.jsonl"
     with JsonLines.open(str(path)) as sink:
         for _ in range(CHUNK_BYTES // 50):
@@ -73,7 +73,9 @@ def test_a_long_turn_does_not_wait_in_memory(tmp_path: pathlib.Path) -> None:
         assert path.stat().st_size >= CHUNK_BYTES
 
 
-def test_a_trace_has_a_greatest_length_and_says_so(tmp_path: pathlib.Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_trace_at_its_size_limit_ends_with_a_last_line(
+    tmp_path: pathlib.Path, caplog: pytest.LogCaptureFixture
+) -> None:
     path = tmp_path / "trace.jsonl"
     with JsonLines.open(str(path), most_bytes=2000) as sink:
         for _ in range(100):
@@ -82,16 +84,16 @@ def test_a_trace_has_a_greatest_length_and_says_so(tmp_path: pathlib.Path, caplo
     assert path.stat().st_size < 2700
     assert {line["kind"] for line in lines(path)[1:-1]} == {"eof"}
     assert lines(path)[-1]["kind"] == "ended"
-    assert caplog.messages == [f"the trace {path} is as long as it may be, and ends here"]
+    assert caplog.messages == [f"trace ended: {path} has reached its size limit"]
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full here")
-def test_a_full_disk_ends_the_trace_and_nothing_else(caplog: pytest.LogCaptureFixture) -> None:
+def test_full_disk_ends_only_the_trace(caplog: pytest.LogCaptureFixture) -> None:
     sink = JsonLines.open("/dev/full")
     with Reactor(observer=Trace(sink)) as loop:
         turn_idle(loop)
     sink.close()
-    assert caplog.messages == ["the trace /dev/full can't be written, and ends here: No space left on device"]
+    assert caplog.messages == ["trace ended: can't write /dev/full: No space left on device"]
     assert caplog.records[0].levelno == logging.ERROR
 
 
@@ -114,7 +116,7 @@ def test_after_a_short_write_the_rest_is_written() -> None:
     assert file.taken == b"hello world"
 
 
-def test_a_file_is_begun_anew_and_is_for_its_owner_alone(tmp_path: pathlib.Path) -> None:
+def test_file_is_emptied_and_private_to_its_owner(tmp_path: pathlib.Path) -> None:
     """It holds the addresses of clients."""
     path = tmp_path / "trace.jsonl"
     for before in (None, "", '{"trace": "reactor", "format": 1}\n' * 100, '[\n{"name":"process_name"'):
@@ -126,10 +128,10 @@ def test_a_file_is_begun_anew_and_is_for_its_owner_alone(tmp_path: pathlib.Path)
         assert stat.S_IMODE(path.stat().st_mode) == 0o600
 
 
-def test_a_file_that_is_no_trace_is_left_alone(tmp_path: pathlib.Path) -> None:
+def test_existing_file_that_is_no_trace_is_refused(tmp_path: pathlib.Path) -> None:
     path = tmp_path / "mine.txt"
     path.write_text("years of work")
-    with pytest.raises(OSError, match="is no trace: remove it first"):
+    with pytest.raises(OSError, match="isn't a trace: remove it first"):
         JsonLines.open(str(path))
     assert path.read_text() == "years of work"
 
@@ -143,15 +145,15 @@ class Full(io.RawIOBase):
         return None
 
 
-def test_a_reader_that_is_too_slow_ends_the_trace(caplog: pytest.LogCaptureFixture) -> None:
-    """Nothing is left out in silence: what came after would make no sense."""
+def test_slow_terminal_ends_the_trace(caplog: pytest.LogCaptureFixture) -> None:
+    """Events are never dropped silently: the later ones would make no sense."""
     sink = JsonLines(Full())  # type: ignore[arg-type]
     sink(TURN)
     sink(TURN)
-    assert caplog.messages == ["the trace terminal can't be written, and ends here: its reader is too slow"]
+    assert caplog.messages == ["trace ended: can't write terminal: its reader is too slow"]
 
 
-def test_a_file_with_a_buffer_of_its_own_is_emptied_too(tmp_path: pathlib.Path) -> None:
+def test_file_with_its_own_buffer_is_flushed(tmp_path: pathlib.Path) -> None:
     path = tmp_path / "trace.jsonl"
     with open(path, "wb") as file:
         JsonLines(file)(TURN)
@@ -164,14 +166,14 @@ def test_a_pipe_is_refused(tmp_path: pathlib.Path) -> None:
     os.mkfifo(path)
     reader = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
     try:
-        with pytest.raises(OSError, match="it is no file"):
+        with pytest.raises(OSError, match="isn't a regular file"):
             open_file(str(path))
     finally:
         os.close(reader)
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no fork here")
-def test_a_child_leaves_the_file_to_its_parent(tmp_path: pathlib.Path) -> None:
+def test_child_leaves_the_file_to_its_parent(tmp_path: pathlib.Path) -> None:
     path = tmp_path / "trace.jsonl"
     sink = JsonLines.open(str(path))
     sink(SOMETHING)

@@ -1,4 +1,4 @@
-"""Everything that a loop has, in one table that a person can read."""
+"""Everything that a loop holds, in one readable table."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tests.support.loops import DatagramRecorder, Recorder, Stage, turn_idle, wa
 
 
 def row(table: str, beginning: str) -> list[str]:
-    """The cells of the one row that begins so."""
+    """Return the cells of the row that begins with this text."""
     [line] = [line for line in table.splitlines() if line.startswith(beginning)]
     return line.split()
 
@@ -39,7 +39,7 @@ def test_handlers_interest_buffers_and_timers_are_in_one_table() -> None:
         pending = f"{connection.pending_bytes:,}"
         summary, head, *_ = table.splitlines()
         assert summary == f"3 handlers, {pending} bytes pending, 1 timers, 1 calls"
-        assert head.split() == ["what", "fd", "watched", "state", "pending", "received", "sent", "whose"]
+        assert head.split() == ["what", "fd", "watched", "state", "pending", "received", "sent", "where"]
         assert row(table, "Waker")[1:] == [str(next(iter(echo.reactor.handlers)).fileno()), "r"]
         assert row(table, "Listener")[2:] == ["r", format_address(("127.0.0.1", echo.port))]
         peer = format_address(client.getsockname())
@@ -51,7 +51,7 @@ def test_handlers_interest_buffers_and_timers_are_in_one_table() -> None:
         assert row(table, "call") == ["call:", "echo7.server.EchoServer.stop"]
 
 
-def test_a_large_loop_has_200_rows_and_the_fullest_come_first() -> None:
+def test_large_loop_gives_200_rows_with_the_fullest_first() -> None:
     """Issue: "at most 200 rows"."""
     with EchoByHand(udp=False) as echo:
         clients = [echo.connect() for _ in range(HANDLER_ROWS + 7)]
@@ -72,7 +72,7 @@ def test_a_large_loop_has_200_rows_and_the_fullest_come_first() -> None:
         assert "… and 5 more calls" in lines
 
 
-def test_a_suspended_handler_is_in_brackets_and_an_unwatched_one_has_a_dash() -> None:
+def test_suspended_handler_is_in_brackets_and_unwatched_one_has_a_dash() -> None:
     with Stage() as stage:
         stage.connection.pause_reading()
         assert row(dump(stage.reactor), "Connection")[2] == "-"
@@ -81,7 +81,7 @@ def test_a_suspended_handler_is_in_brackets_and_an_unwatched_one_has_a_dash() ->
         assert row(dump(stage.reactor), "Connection")[2] == "(r)"
 
 
-def test_a_datagram_that_is_held_counts_as_pending() -> None:
+def test_held_datagram_counts_as_pending() -> None:
     network = SimulatedNetwork(1)
     with network.reactor() as loop:
         open_udp(loop, ("10.0.0.1", 7), DatagramRecorder(echo=True))
@@ -92,7 +92,7 @@ def test_a_datagram_that_is_held_counts_as_pending() -> None:
         assert row(dump(loop), "Datagram")[3:5] == ["3", "3"]
 
 
-def test_a_batch_of_datagrams_that_is_held_counts_as_pending() -> None:
+def test_held_batch_counts_as_pending() -> None:
     faults = Faults()
     with Reactor() as loop:
         plain = bind_udp(socket, ("127.0.0.1", 0))
@@ -107,7 +107,7 @@ def test_a_batch_of_datagrams_that_is_held_counts_as_pending() -> None:
         assert row(dump(loop), "DatagramBatch")[3:6] == ["9", "9", "0"]
 
 
-def test_a_peer_without_an_address_is_called_gone() -> None:
+def test_peer_without_an_address_is_shown_as_gone() -> None:
     with Stage() as stage:
         assert place(stage.connection) == format_address(stage.peer.getsockname())
         assert handler_name(stage.connection) == f"Connection of Recorder, {place(stage.connection)}"
@@ -119,13 +119,13 @@ def test_a_peer_without_an_address_is_called_gone() -> None:
 
 class Callable_:
     def __call__(self) -> None:
-        """Nothing."""
+        """Do nothing."""
 
     def method(self) -> None:
-        """Nothing."""
+        """Do nothing."""
 
 
-def test_a_callback_is_named_after_where_it_is_defined() -> None:
+def test_callback_is_named_by_its_definition() -> None:
     here = __name__
     assert callback_name(Callable_().method) == f"{here}.Callable_.method"
     assert callback_name(functools.partial(functools.partial(Callable_().method))) == f"{here}.Callable_.method"
@@ -135,4 +135,4 @@ def test_a_callback_is_named_after_where_it_is_defined() -> None:
     assert callback_name(len) == "builtins.len"
     assert callback_name([].append) == "builtins.list.append"
     assert callback_name(Recorder().connection_lost) == "tests.support.loops.Recorder.connection_lost"
-    assert callback_name(lambda: None).endswith("test_a_callback_is_named_after_where_it_is_defined.<locals>.<lambda>")
+    assert callback_name(lambda: None).endswith("test_callback_is_named_by_its_definition.<locals>.<lambda>")

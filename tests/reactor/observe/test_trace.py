@@ -1,4 +1,4 @@
-"""A trace tells what happened, in the order and at the line where it did; and it changes nothing."""
+"""A trace reports every event in order, with its line, and changes nothing."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class Echo(StreamProtocol):
 
 
 class Stage:
-    """A simulated network, an echo server on it, and all that its observer was told."""
+    """A simulated network with a traced echo server, and the events."""
 
     def __init__(self, protocol: Callable[[], StreamProtocol] = Echo, limits: Limits | None = None) -> None:
         self.network = SimulatedNetwork(1)
@@ -65,7 +65,7 @@ class Stage:
         self.peer = self.network.peer(SERVER)
 
     def run(self) -> list[Event]:
-        """Run until nothing happens, and return what was told meanwhile."""
+        """Run until nothing happens. Return the events."""
         before = len(self.events)
         self.network.run(self.loop)
         return self.events[before:]
@@ -81,7 +81,7 @@ def kinds(events: list[Event]) -> list[str]:
 # ---------------------------------------------------------------- what is told
 
 
-def test_a_turn_is_told_in_its_five_steps() -> None:
+def test_trace_of_a_turn_has_five_steps() -> None:
     """Contract: sleep, select, dispatch, timers, calls."""
     stage = Stage()
     stage.run()
@@ -97,7 +97,7 @@ def test_a_turn_is_told_in_its_five_steps() -> None:
     assert [event.number for event in stage.events] == list(range(len(stage.events)))
 
 
-def test_a_partial_write_is_told_with_what_waits_and_the_interest() -> None:
+def test_trace_of_a_partial_write_has_pending_bytes_and_interest() -> None:
     """Issue: "bytes received/sent with partial writes, interest changed, buffer grew/shrank"."""
     stage = Stage()
     stage.run()
@@ -116,7 +116,7 @@ def test_a_partial_write_is_told_with_what_waits_and_the_interest() -> None:
     assert [event.fields for event in stage.events if event.kind == "fault"] == [{"fault": "send#1=short:3"}]
 
 
-def test_a_full_kernel_and_a_full_buffer_are_told() -> None:
+def test_trace_shows_a_full_kernel_and_a_full_buffer() -> None:
     stage = Stage(limits=Limits(high_water_bytes=100))
     stage.network.plan("send", "EAGAIN", 2)
     stage.peer.send(bytes(1000))
@@ -125,7 +125,7 @@ def test_a_full_kernel_and_a_full_buffer_are_told() -> None:
     assert {"before": "R", "after": "W", "resting": False} in stage.said("connection-1", "interest"), "held back"
 
 
-def test_the_end_of_a_connection_is_told_with_its_reason() -> None:
+def test_trace_of_a_closed_connection_has_its_reason() -> None:
     stage = Stage()
     stage.run()
     stage.peer.finish()
@@ -149,7 +149,7 @@ def test_the_end_of_a_connection_is_told_with_its_reason() -> None:
     assert lost["callback"].endswith("Echo.connection_lost")
 
 
-def test_what_is_pending_when_a_connection_is_lost_is_told_to_be_gone() -> None:
+def test_trace_of_a_lost_connection_empties_its_buffer() -> None:
     stage = Stage()
     stage.network.plan("send", "short", 1)
     stage.network.plan("send", "ECONNRESET", after=1)
@@ -158,7 +158,7 @@ def test_what_is_pending_when_a_connection_is_lost_is_told_to_be_gone() -> None:
     assert stage.said("connection-1", "buffer") == [{"before": 0, "after": 2}, {"before": 2, "after": 0}]
 
 
-def test_a_half_close_is_told() -> None:
+def test_trace_shows_a_half_close() -> None:
     stage = Stage()
     stage.run()
     [connection] = [handler for handler in stage.loop.handlers if isinstance(handler, Connection)]
@@ -166,7 +166,7 @@ def test_a_half_close_is_told() -> None:
     assert stage.said("connection-1", "state") == [{"before": "OPEN", "after": "HALF_CLOSED"}]
 
 
-def test_without_descriptors_the_error_and_the_suspended_listener_are_told() -> None:
+def test_trace_of_emfile_shows_the_error_and_the_suspended_listener() -> None:
     stage = Stage()
     stage.network.plan("accept", "EMFILE", 1)
     stage.run()
@@ -180,7 +180,7 @@ def test_without_descriptors_the_error_and_the_suspended_listener_are_told() -> 
     ]  # fmt: skip
 
 
-def test_a_handler_closed_in_the_same_batch_is_told_to_be_skipped() -> None:
+def test_trace_shows_a_stale_event() -> None:
     """Hazard: a stale event."""
 
     class CloseOthers(StreamProtocol):
@@ -199,7 +199,7 @@ def test_a_handler_closed_in_the_same_batch_is_told_to_be_skipped() -> None:
     assert [(event.who, event.fields) for event in events if event.kind == "stale"] == [("connection-2", {"mask": "R"})]
 
 
-def test_timers_are_told_from_being_set_to_their_end() -> None:
+def test_trace_follows_timers_to_their_end() -> None:
     """Issue: "timer fired/scheduled/cancelled, … lag"."""
     stage = Stage()
     stage.run()
@@ -226,7 +226,7 @@ def test_timers_are_told_from_being_set_to_their_end() -> None:
     assert two.callback is None
 
 
-def test_a_timer_cancelled_by_another_of_the_same_moment_is_not_told_to_fire() -> None:
+def test_timer_cancelled_in_the_same_turn_is_not_traced_as_fired() -> None:
     stage = Stage()
     stage.run()
     timers: list[Any] = []
@@ -237,7 +237,7 @@ def test_a_timer_cancelled_by_another_of_the_same_moment_is_not_told_to_fire() -
     assert told == [("timer-1", "timer_fired"), ("timer-2", "timer_cancelled")]
 
 
-def test_a_late_timer_says_by_how_much() -> None:
+def test_trace_of_a_late_timer_has_its_lag() -> None:
     stage = Stage()
     stage.run()
     stage.loop.call_later(1.0, int)
@@ -246,7 +246,7 @@ def test_a_late_timer_says_by_how_much() -> None:
     assert [event.fields["lag_s"] for event in stage.events if event.kind == "timer_fired"] == [0.5]
 
 
-def test_pausing_and_resuming_are_told_once() -> None:
+def test_pausing_and_resuming_are_traced_once() -> None:
     stage = Stage()
     stage.run()
     [connection] = [handler for handler in stage.loop.handlers if isinstance(handler, Connection)]
@@ -265,7 +265,7 @@ class Unprintable(Exception):
 @pytest.mark.parametrize(
     ("error", "said"), [(ValueError("x"), "ValueError('x')"), (OSError(), "OSError()"), (OSError("why"), "why")]
 )
-def test_what_a_callback_raises_is_told_and_its_connection_closed(error: Exception, said: str) -> None:
+def test_trace_of_a_callback_that_raises_has_its_closed_connection(error: Exception, said: str) -> None:
     class Raise(StreamProtocol):
         def data_received(self, connection: Connection, data: bytes) -> None:
             raise error
@@ -292,7 +292,7 @@ class DatagramEcho(DatagramProtocol):
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "10.0.0.1"])
-def test_datagrams_are_told_with_their_peers(host: str) -> None:
+def test_traced_datagrams_have_their_peers(host: str) -> None:
     network, events = SimulatedNetwork(1), list[Event]()
     loop = network.reactor(observer=events.append)
     open_udp(loop, (host, 7), DatagramEcho())
@@ -304,7 +304,7 @@ def test_datagrams_are_told_with_their_peers(host: str) -> None:
     peer.send(b"hold", SERVER)
     network.run(loop)
     network.plan("sendmsg", "EAGAIN")
-    peer.send(b"", SERVER)  # is held as well, but that is nothing to be seen in a buffer
+    peer.send(b"", SERVER)  # is held as well, but has no bytes
     network.run(loop)
     told = [(event.kind, event.fields) for event in events if event.who == "datagram-1"]
     assert [kind for kind, _ in told].count("buffer") == 2
@@ -318,7 +318,7 @@ def test_datagrams_are_told_with_their_peers(host: str) -> None:
     assert ("sent", {"bytes": 4, "offered": 4, "peer": source}) in told
 
 
-def test_a_datagram_to_a_connected_peer_is_told_without_an_address() -> None:
+def test_traced_datagram_to_a_connected_peer_has_no_address() -> None:
     events: list[Event] = []
     with Reactor(observer=Trace(events.append)) as loop, socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as peer:
         peer.bind(("127.0.0.1", 0))
@@ -330,7 +330,7 @@ def test_a_datagram_to_a_connected_peer_is_told_without_an_address() -> None:
     assert [event.fields for event in events if event.kind == "sent"] == [{"bytes": 1, "offered": 1, "peer": ""}]
 
 
-def test_a_connector_is_told_until_it_is_a_connection() -> None:
+def test_trace_follows_a_connector_until_it_is_a_connection() -> None:
     network, events = SimulatedNetwork(1), list[Event]()
     loop, failed = network.reactor(observer=events.append), list[OSError]()
     network.peer_server(("192.0.2.80", 80))
@@ -372,11 +372,11 @@ LINES = {
     "timer_fired": r"timer_fired|timer\.fire",
     **{kind: rf"tell\(.{kind}." for kind in ("adopted", "call", "closed", "dropped", "raised", "state")},
 }
-RARE = {"stale", "raised"}  # these have tests of their own
+RARE = {"stale", "raised"}  # these have their own tests
 
 
-def test_each_event_comes_from_the_line_that_made_it_so() -> None:
-    """Issue: "the line of `reactor` source that each event comes from"; over a hundred bad worlds."""
+def test_each_event_has_the_line_that_caused_it() -> None:
+    """Issue: "the line of `reactor` source that each event comes from"; over a hundred faulty simulations."""
     seen = collections.Counter[str]()
 
     def look(event: Event) -> None:
@@ -395,7 +395,7 @@ def test_each_event_comes_from_the_line_that_made_it_so() -> None:
     assert seen.keys() >= LINES.keys() - RARE
 
 
-def test_the_lines_that_led_to_an_event_are_told_as_far_as_the_turn() -> None:
+def test_via_has_the_calling_lines_up_to_the_turn() -> None:
     """Done when: "how does readiness reach my callback?" can be answered in the player."""
     stage = Stage()
     stage.peer.send(b"x")
@@ -414,7 +414,7 @@ def trace_of(loop: Reactor) -> Trace:
 
 
 class Observed(SimulatedNetwork):
-    """A network whose reactors have a trace."""
+    """A network with traced reactors."""
 
     observer: Callable[[Event], object]
 
@@ -423,7 +423,7 @@ class Observed(SimulatedNetwork):
 
 
 class Follower:
-    """Makes a picture of the loop from what is told alone, and compares it with the loop before every sleep."""
+    """Rebuilds the loop's state from its events, and compares it with the loop before every sleep."""
 
     def __init__(self, network: SimulatedNetwork) -> None:
         self.network = network
@@ -468,8 +468,8 @@ class Follower:
             self.compared += 1
 
 
-def test_a_picture_made_from_the_events_is_the_loop() -> None:
-    """In bad worlds of every kind, with splices and batches, before every sleep."""
+def test_state_rebuilt_from_events_equals_the_loops_state() -> None:
+    """In faulty simulations with splices and batches, before every sleep."""
     compared = 0
     failures: list[AssertionError] = []
     for seed in SEEDS:
@@ -493,7 +493,7 @@ def test_a_picture_made_from_the_events_is_the_loop() -> None:
     assert compared > 10_000
 
 
-def test_a_traced_world_makes_the_same_calls_as_an_untraced_one() -> None:
+def test_traced_simulation_makes_the_same_system_calls() -> None:
     """Law: the same seed, the same system calls, the same faults."""
     told = 0
     for seed in SEEDS:
@@ -516,7 +516,7 @@ def test_a_traced_world_makes_the_same_calls_as_an_untraced_one() -> None:
 @pytest.mark.parametrize("kind", SELECTORS)
 @pytest.mark.parametrize("busy_poll", [False, True])
 @pytest.mark.parametrize("watched", [False, True])
-def test_a_loop_can_be_traced_whatever_its_selector_and_watched_too(
+def test_loop_with_any_selector_can_be_traced_and_watched(
     kind: type[selectors.BaseSelector], busy_poll: bool, watched: bool
 ) -> None:
     events: list[Event] = []
@@ -548,7 +548,7 @@ def test_a_trace_whose_callback_raises_is_logged_and_ends(caplog: pytest.LogCapt
         loop.run()
     assert len(told) == 6
     [record] = [record for record in caplog.records if record.levelno >= logging.ERROR]
-    assert "the observer raised ValueError('enough'); it is told no more" in record.getMessage()
+    assert "observer raised ValueError('enough'); the trace ends" in record.getMessage()
     with pytest.raises(AssertionError, match="observer raised"):
         simulate(lambda network: network.reactor(observer=lambda event: divmod(1, 0)), seeds=1, shrinking_s=0)
 
@@ -566,13 +566,13 @@ print([name for name in sys.modules if name.startswith("reactor.observe.")], typ
 
 
 def test_without_an_observer_no_module_of_it_is_imported() -> None:
-    """Issue: "Nothing is paid when there is none"; what it costs is measured by `python3 -m benchmarks`."""
+    """Issue: "Nothing is paid when there is none". `python3 -m benchmarks` measures the cost."""
     done = subprocess.run([sys.executable, "-c", PROGRAM], cwd=PROJECT, capture_output=True, text=True, check=True)
     assert done.stdout == "[] dict\n"
 
 
 def test_without_an_observer_a_message_costs_no_call_for_one() -> None:
-    """Neither `tell` nor any other method of an observer is called on a message's way."""
+    """No method of an observer is called for a message."""
     called: list[str] = []
 
     def note(frame: Any, event: str, arg: object) -> None:
@@ -610,12 +610,12 @@ def test_an_event_can_be_printed_and_written_as_json() -> None:
     }  # fmt: skip
 
 
-def test_an_error_that_cannot_be_printed_is_told_by_its_class() -> None:
+def test_error_that_cannot_be_printed_is_traced_by_its_class() -> None:
     assert words(Unprintable()) == "Unprintable"
 
 
 def test_a_traced_selector_still_knows_its_handlers() -> None:
-    """Who made it may look into it: what stands for a handler there has all that the handler has."""
+    """The stand-in for a handler has the handler's attributes."""
     selector, events = selectors.DefaultSelector(), list[Event]()
     with Reactor(selector=selector, observer=Trace(events.append)) as loop:
         listener = listen_tcp(loop, ("127.0.0.1", 0), Echo)
@@ -629,8 +629,8 @@ def test_a_traced_selector_still_knows_its_handlers() -> None:
     assert [event.who for event in events if event.kind == "closed"] == ["listener-1", "waker-1"], "each once"
 
 
-def test_what_has_ended_is_forgotten() -> None:
-    """House: every table is bounded. What is asked for after it was forgotten gets a new name."""
+def test_labels_of_closed_handlers_are_forgotten() -> None:
+    """Every table is bounded. A forgotten handler gets a new label."""
     stage, gone = Stage(), list[object]()
     stage.run()
     for _ in range(5):
@@ -652,7 +652,7 @@ def test_what_has_ended_is_forgotten() -> None:
     assert lost == [f"connection-{number}" for number in range(2, 7)], "each had its name for its last callback"
 
 
-def test_a_loop_that_always_has_a_call_to_make_forgets_too() -> None:
+def test_busy_loop_forgets_labels_too() -> None:
     trace = Trace(lambda event: None)
     with Reactor(observer=trace) as loop:
         timers: list[Timer] = []
@@ -665,7 +665,7 @@ def test_a_loop_that_always_has_a_call_to_make_forgets_too() -> None:
 
 
 def test_a_handler_registered_again_keeps_its_name() -> None:
-    """Law: what a program may do without an observer it may do with one."""
+    """Law: a program may do with an observer whatever it may do without one."""
 
     class Own:
         interest, closed, address = 0, False, (7,)
@@ -694,7 +694,7 @@ def test_a_handler_registered_again_keeps_its_name() -> None:
 
 
 @pytest.mark.parametrize("argument", [memoryview(bytearray(b"x")), (1, [2]), {}])
-def test_an_argument_that_cannot_be_hashed_is_an_argument_like_others(argument: object) -> None:
+def test_unhashable_argument_can_be_traced(argument: object) -> None:
     with Reactor(observer=Trace(lambda event: None)) as loop:
         got: list[object] = []
         loop.call_soon(got.append, argument)
@@ -710,7 +710,7 @@ class Proxy:
         """Be called."""
 
 
-def test_a_callback_without_a_name_is_called_and_told_by_its_class() -> None:
+def test_callback_without_a_name_is_traced_by_its_class() -> None:
     events: list[Event] = []
     with Reactor(observer=Trace(events.append)) as loop:
         loop.call_soon(Proxy())
@@ -718,7 +718,7 @@ def test_a_callback_without_a_name_is_called_and_told_by_its_class() -> None:
     assert "Proxy" in [event.fields["callback"] for event in events if event.kind == "call"]
 
 
-def test_a_subclass_is_traced_like_its_base() -> None:
+def test_subclass_is_traced_like_its_base() -> None:
     class Mine(Connection):
         __slots__ = ()
 
@@ -739,13 +739,13 @@ def test_a_subclass_is_traced_like_its_base() -> None:
     ]
 
 
-def test_a_connection_without_a_bound_has_a_mark_that_json_can_write() -> None:
+def test_infinite_high_water_mark_is_written_as_a_number() -> None:
     stage = Stage(limits=Limits(high_water_bytes=float("inf")))  # type: ignore[arg-type]
     stage.run()
     assert stage.said("connection-1", "adopted")[0]["high_water_bytes"] == 2**53
 
 
-def test_a_listener_or_endpoint_that_is_closed_says_why() -> None:
+def test_closed_listener_and_endpoint_are_traced_with_the_reason() -> None:
     events: list[Event] = []
     with Reactor(observer=Trace(events.append)) as loop:
         for handler in (
@@ -757,7 +757,7 @@ def test_a_listener_or_endpoint_that_is_closed_says_why() -> None:
     assert closed == ["[Errno 9] it broke"] * 2 + [None]
 
 
-def test_a_selector_without_room_is_told() -> None:
+def test_refusal_by_the_selector_is_traced() -> None:
     stage = Stage()
     stage.network.plan("register", "ENOSPC", 1)
     stage.run()
@@ -781,7 +781,7 @@ def test_a_watch_counts_no_more_slow_callbacks_around_a_trace() -> None:
     assert slow_callbacks(Trace(lambda event: None)) == slow_callbacks(Observer()) > 0
 
 
-def test_a_loop_whose_trace_has_ended_goes_on() -> None:
+def test_loop_goes_on_after_its_trace_ended() -> None:
     def give_up(event: Event) -> None:
         raise ValueError
 
@@ -793,7 +793,7 @@ def test_a_loop_whose_trace_has_ended_goes_on() -> None:
         turn_until(loop, lambda: set(done) == {1, 3})
 
 
-def test_an_address_of_another_family_is_told_as_none() -> None:
+def test_address_of_another_family_is_traced_as_empty() -> None:
     events: list[Event] = []
     with Reactor(observer=Trace(events.append)) as loop:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)

@@ -1,4 +1,4 @@
-"""Slow callbacks are named; the work of turns and the lateness of timers are counted; the loop does what it did."""
+"""Watch names slow callbacks, counts the work of turns and the lateness of timers, and changes nothing."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ ADVANCE = callback_name(ManualClock().advance)
 
 
 class Sleeper(StreamProtocol):
-    """Takes its time with each piece of data, and when it is told of the end."""
+    """Spends time in `data_received` and `connection_lost`."""
 
     def __init__(self, clock: ManualClock, takes_s: float) -> None:
         self.clock, self.takes_s = clock, takes_s
@@ -42,7 +42,7 @@ class Sleeper(StreamProtocol):
 
 
 class Watched:
-    """A watched loop with a clock that only a callback moves, and a connection on it."""
+    """A watched loop with a clock that only callbacks advance, and a connection."""
 
     def __init__(
         self, takes_s: float = 0.0, slow_s: float | None = SLOW_S, inner: Observer | None = None, **options: Any
@@ -78,7 +78,7 @@ def test_a_slow_handler_is_named_with_its_protocol_and_peer(caplog: pytest.LogCa
     with Watched(takes_s=0.25) as watched:
         watched.send()
         watched.loop.call_soon(int)
-        watched.loop.turn()  # it has ended when the selector is asked for the next one
+        watched.loop.turn()  # the handler ends when the loop asks for the next item
         name = f"Connection of Sleeper, {format_address(watched.peer.getsockname())}"
         assert warnings(caplog) == [f"slow callback: {name} blocked the loop for 250.0 ms"]
         [record] = caplog.records
@@ -87,12 +87,12 @@ def test_a_slow_handler_is_named_with_its_protocol_and_peer(caplog: pytest.LogCa
         assert watched.watch.slow_callbacks == 1
 
 
-def test_a_callback_is_slow_from_the_limit_on(caplog: pytest.LogCaptureFixture) -> None:
+def test_callback_at_the_limit_is_slow(caplog: pytest.LogCaptureFixture) -> None:
     for takes_s, slow in ((SLOW_S * 0.999, 0), (SLOW_S, 1)):
         caplog.clear()
         with Watched() as watched:
             watched.loop.call_soon(watched.clock.advance, takes_s)
-            watched.clock.now_s = 0.0  # small numbers, or the difference is rounded
+            watched.clock.now_s = 0.0  # small numbers, or the difference would be rounded
             watched.loop.turn()
             assert len(warnings(caplog)) == watched.watch.slow_callbacks == slow
 
@@ -150,8 +150,8 @@ class Proxy:
         """Be called."""
 
 
-def test_a_callback_that_cannot_be_asked_is_named_by_its_class(caplog: pytest.LogCaptureFixture) -> None:
-    """Law: what a program may do without an observer it may do with one."""
+def test_callback_without_a_name_is_named_by_its_class(caplog: pytest.LogCaptureFixture) -> None:
+    """Law: a program may do with an observer whatever it may do without one."""
     with Reactor(observer=Watch(0.0)) as loop:
         loop.call_soon(Proxy())
         loop.turn()
@@ -159,7 +159,7 @@ def test_a_callback_that_cannot_be_asked_is_named_by_its_class(caplog: pytest.Lo
 
 
 def test_a_slow_callback_inside_another_is_charged_alone(caplog: pytest.LogCaptureFixture) -> None:
-    """A listener calls `connection_made` inside its own turn: it isn't slow because that is."""
+    """A listener isn't slow because the `connection_made` that it calls is."""
 
     class Slow(StreamProtocol):
         def connection_made(self, connection: Connection) -> None:
@@ -178,7 +178,7 @@ def test_a_slow_callback_inside_another_is_charged_alone(caplog: pytest.LogCaptu
 
 
 def test_many_slow_callbacks_cost_one_line_a_second_and_all_are_counted(caplog: pytest.LogCaptureFixture) -> None:
-    """House: every log line that others can cause has a bound."""
+    """Log lines that clients can cause are bounded."""
     with Watched() as watched:
         for _ in range(4):
             watched.loop.call_soon(watched.clock.advance, SLOW_QUIET_S * 0.3)
@@ -200,7 +200,7 @@ def test_without_a_limit_no_callback_is_slow(caplog: pytest.LogCaptureFixture) -
 # ---------------------------------------------------------------- turns and lags
 
 
-def test_a_turns_work_is_counted_without_its_sleep() -> None:
+def test_work_of_a_turn_excludes_its_sleep() -> None:
     """Issue: "loop turn time and lag histograms"."""
     clock = ManualClock()
 
@@ -229,7 +229,7 @@ def test_a_cancelled_timer_has_no_lateness() -> None:
         assert (sum(lags.counts), lags.total_s) == (1, 1.5)
 
 
-def test_a_tick_measures_lateness_where_there_are_no_other_timers() -> None:
+def test_tick_measures_lateness_without_other_timers() -> None:
     with Watched(slow_s=None) as watched:
         watched.watch.tick()
         for late_s in (0.0, 0.5):
@@ -238,8 +238,8 @@ def test_a_tick_measures_lateness_where_there_are_no_other_timers() -> None:
         assert (sum(watched.watch.lags.counts), watched.watch.lags.total_s) == (2, 0.5)
 
 
-def test_busy_polling_is_no_work() -> None:
-    """It goes on inside of the watch: else every look would count as a turn."""
+def test_busy_polling_does_not_count_as_work() -> None:
+    """The watch wraps the polling, so a poll doesn't count as a turn."""
     selector = BusyPollSelector(selectors.DefaultSelector(), time.monotonic, 0.001)
     with Watched(slow_s=None, selector=selector) as watched:
         watched.send()
@@ -250,7 +250,7 @@ def test_busy_polling_is_no_work() -> None:
 
 
 @pytest.mark.parametrize("seconds", [BOUNDS_S[3], BOUNDS_S[3] * 1.0001, 0.0, 1e9])
-def test_a_bound_belongs_to_what_is_below_it(seconds: float) -> None:
+def test_bound_is_inclusive(seconds: float) -> None:
     spread = Spread()
     spread.add(seconds)
     [number] = [number for number, count in enumerate(spread.counts) if count]
@@ -265,7 +265,7 @@ def test_a_bound_belongs_to_what_is_below_it(seconds: float) -> None:
 @pytest.mark.parametrize("selector_class", SELECTORS)
 @pytest.mark.parametrize("slow_s", [None, SLOW_S])
 @pytest.mark.parametrize("traced", [False, True])
-def test_a_watched_loop_does_what_any_loop_does(
+def test_watched_loop_works_as_any_loop(
     selector_class: Callable[[], selectors.BaseSelector], slow_s: float | None, traced: bool
 ) -> None:
     events: list[Event] = []
@@ -282,8 +282,8 @@ def test_a_watched_loop_does_what_any_loop_does(
     assert [event.fields["bytes"] for event in events if event.kind == "received"] == [1, 1] * traced
 
 
-def test_a_watch_around_a_trace_names_the_handler_and_both_are_told(caplog: pytest.LogCaptureFixture) -> None:
-    """The trace puts something of its own into the selector; the log line tells of the handler."""
+def test_watch_around_a_trace_names_the_handler_and_both_report(caplog: pytest.LogCaptureFixture) -> None:
+    """The trace registers a stand-in; the log line names the handler."""
     events: list[Event] = []
     with Watched(takes_s=0.25, inner=Trace(events.append)) as watched:
         watched.send()
@@ -302,20 +302,26 @@ def test_a_watch_around_a_trace_names_the_handler_and_both_are_told(caplog: pyte
 
 
 class Asked(Observer):
-    """Notes which doors were asked."""
+    """Records which of its methods are called, except `tell`."""
 
     def __init__(self) -> None:
         self.doors: list[str] = []
 
     def __getattribute__(self, name: str) -> Any:
-        if not name.startswith("_") and name not in ("doors", "tell"):
+        method = super().__getattribute__(name)
+        if name.startswith("_") or name in ("doors", "tell"):
+            return method
+
+        def recorded(*args: Any) -> Any:
             self.doors.append(name)
-        return super().__getattribute__(name)
+            return method(*args)
+
+        return recorded
 
 
 @pytest.mark.parametrize("watched", [False, True])
-def test_an_observer_is_asked_at_construction_and_then_told(watched: bool) -> None:
-    """Once for each part: so that a loop pays for what it observes when it is made, not with every message."""
+def test_observer_is_asked_only_at_construction(watched: bool) -> None:
+    """Once for each part, so a message costs nothing."""
     asked = Asked()
     with Reactor(observer=Watch(SLOW_S, asked) if watched else asked) as loop:
         assert sorted(asked.doors) == ["attach", "guard", "selector", "timers"]
@@ -334,8 +340,8 @@ def test_an_observer_is_asked_at_construction_and_then_told(watched: bool) -> No
         peer.close()
 
 
-def test_an_observer_that_overrides_nothing_changes_nothing() -> None:
-    """The parts that it hands out are those that a loop has without it."""
+def test_default_observer_changes_nothing() -> None:
+    """Its parts are those of a loop without an observer."""
     plain, observer = selectors.DefaultSelector(), Observer()
     assert observer.selector(plain) is plain
     assert observer.guard(print) is print

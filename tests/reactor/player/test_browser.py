@@ -1,6 +1,6 @@
-"""The page in a real browser: it shows what the trace says, goes where it is told, and everyone can use it.
+"""The page in a real browser: it shows what the trace says, goes where the user says, and is accessible.
 
-What it should show is computed here in Python, from the trace alone, and compared at every event.
+The expected content is computed here in Python, from the trace alone, and compared at every event.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ PATIENCE_MS = 10_000
 SIZE = {"width": 1280, "height": 900}
 GALLERY = {trace.name: trace for trace in bundled()}
 
-# What is to be seen at one moment: read off the page, not out of the player's memory.
+# The visible content at one event: read from the page, not from the player's memory.
 SHOWN = """() => {
   const text = (id) => document.getElementById(id).textContent;
   const lanes = [...document.querySelectorAll("#lanes > .lane")].map((lane) => [lane.dataset.who, {
@@ -66,7 +66,7 @@ def browser() -> Iterator[Any]:
 
 
 class Tab:
-    """One tab: its page, and what has gone wrong in it, and what it has asked for."""
+    """One tab: its page, its errors, and its requests."""
 
     def __init__(self, browser: Any) -> None:
         self.page = browser.new_page(viewport=SIZE)
@@ -80,13 +80,13 @@ class Tab:
 
 @pytest.fixture(scope="module")
 def tab(browser: Any) -> Tab:
-    """A tab for one page after the other: a new one for each would take most of the time."""
+    """One tab for all pages: a new tab for each would take most of the time."""
     return Tab(browser)
 
 
 @pytest.fixture
 def open_page(tab: Tab, tmp_path: pathlib.Path) -> Iterator[Open]:
-    """Opens a page with these traces; at the end there has been no error, and no request but for the page itself."""
+    """Open a page with these traces. At the end, check for no error and no request but the page itself."""
     path = tmp_path / "page.html"
 
     def opened(traces: list[Trace], place: str = "", scheme: str = "light") -> Any:
@@ -105,7 +105,7 @@ def open_page(tab: Tab, tmp_path: pathlib.Path) -> Iterator[Open]:
 
 @pytest.fixture(scope="module")
 def shared(browser: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    """The gallery, for tests that leave nothing behind."""
+    """The gallery, for tests that change nothing."""
     path = tmp_path_factory.mktemp("player") / "gallery.html"
     path.write_text(page_of(bundled()), encoding="utf-8")
     tab = Tab(browser)
@@ -117,7 +117,7 @@ def shared(browser: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[A
 
 @pytest.fixture
 def partial_write(shared: Any) -> Any:
-    """The trace of the partial write, at its beginning, and the keyboard at the page."""
+    """The trace of the partial write, at its beginning, with the keyboard focus on the page."""
     shared.evaluate("name => player.choose(player.traces.findIndex((trace) => trace.name === name))", "partial-write")
     shared.evaluate("document.activeElement.blur()")
     return shared
@@ -143,7 +143,7 @@ def is_error(event: Event) -> bool:
 
 
 class Fold:
-    """What a trace says of each moment."""
+    """The state of the loop after each event of a trace."""
 
     def __init__(self) -> None:
         self.handlers: dict[str, dict[str, Any]] = {}
@@ -217,12 +217,12 @@ def folded(events: list[Event]) -> list[Shown]:
 
 @pytest.fixture(scope="module")
 def shown_at_each(shared: Any) -> dict[str, list[Shown]]:
-    """What is shown at each event of each trace."""
+    """The visible content at each event of each trace."""
     return {name: shared.evaluate(SHOWN_AT_EACH, name) for name in NAMES}
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_what_is_shown_at_every_event_is_what_the_trace_says(shown_at_each: dict[str, list[Shown]], name: str) -> None:
+def test_page_shows_what_the_trace_says_at_every_event(shown_at_each: dict[str, list[Shown]], name: str) -> None:
     for seen, said in zip(shown_at_each[name], folded(events_of(name)), strict=True):
         assert {key: seen[key] for key in said} == said
 
@@ -243,7 +243,7 @@ def test_every_kind_of_event_has_words(shared: Any) -> None:
     assert set(shared.evaluate("[...SENTENCES.keys()]")) == {*narrate.SENTENCES, "ended"}
 
 
-def test_the_question_is_answered_what_happens_when_send_takes_only_half(partial_write: Any) -> None:
+def test_partial_write_is_explained_in_three_sentences(partial_write: Any) -> None:
     partial_write.keyboard.press("p")
     said = [partial_write.text_content("#sentence")]
     for _ in range(2):
@@ -264,7 +264,7 @@ def here(page: Any) -> int:
 
 
 def until(page: Any, condition: str) -> None:
-    """Return once it is so. Playwright's own waiting is eval, which the page's policy forbids."""
+    """Return when the condition is true. Playwright's own wait uses eval, which the page's policy forbids."""
     ends_s = time.monotonic() + PATIENCE_MS / 1000
     while not page.evaluate(condition):
         assert time.monotonic() < ends_s, condition
@@ -305,9 +305,7 @@ def test_shift_and_arrows_go_turn_by_turn(partial_write: Any) -> None:
     ("w", "backpressure", lambda event: (event.get("before"), event.get("after")) == ("RW", "W")),
     ("w", "calm-echo", lambda event: False), ("w", "half-close", lambda event: False),
 ])  # fmt: skip
-def test_letters_jump_to_what_matters_and_back(
-    shared: Any, key: str, name: str, wanted: Callable[[Event], bool]
-) -> None:
+def test_letters_jump_forward_and_back(shared: Any, key: str, name: str, wanted: Callable[[Event], bool]) -> None:
     shared.evaluate("name => player.choose(player.traces.findIndex((trace) => trace.name === name))", name)
     there = numbers(events_of(name), wanted)
     assert presses(shared, key, len(there)) == there
@@ -330,13 +328,13 @@ def test_buttons_do_what_the_keys_do(partial_write: Any) -> None:
     assert click("Previous partial write") == partials[0]
     assert click("Next error") == next(n for n in errors if n > partials[0])
     assert [click("Last event"), click("First event")] == [len(events) - 1, 0]
-    none = partial_write.get_by_role("button", name="Next read pause")  # there is none: it says so, and keeps the focus
+    none = partial_write.get_by_role("button", name="Next read pause")  # no read pause: it says so, and keeps the focus
     none.click(force=True)
     assert (here(partial_write), none.get_attribute("aria-disabled")) == (0, "true")
     assert none.evaluate("button => button === document.activeElement")
 
 
-def test_back_is_the_same_as_forward_also_over_snapshots(open_page: Open) -> None:
+def test_steps_back_over_snapshots_show_the_same_as_steps_forward(open_page: Open) -> None:
     moves: list[Move] = [
         TURN,
         ("adopted", "connection-1",
@@ -363,7 +361,7 @@ def test_back_is_the_same_as_forward_also_over_snapshots(open_page: Open) -> Non
     assert page.evaluate(walk, [near[n] for n in jumps]) == [forward[n] for n in jumps]
 
 
-def test_the_scrubber_goes_where_it_is_put(partial_write: Any) -> None:
+def test_scrubber_moves_to_its_event(partial_write: Any) -> None:
     scrubber = partial_write.get_by_role("slider", name="Event")
     last = len(events_of("partial-write")) - 1
     assert scrubber.get_attribute("max") == str(last)
@@ -373,7 +371,7 @@ def test_the_scrubber_goes_where_it_is_put(partial_write: Any) -> None:
     assert presses(partial_write, "ArrowRight") == [18]  # the scrubber has the focus, and doesn't step twice
 
 
-def test_a_click_into_a_lane_goes_there(partial_write: Any) -> None:
+def test_click_into_a_lane_moves_to_that_event(partial_write: Any) -> None:
     partial_write.evaluate("player.goTo(10)")
     history = partial_write.locator(".lane[data-who=listener-1] .history")
     box = history.bounding_box()
@@ -381,7 +379,7 @@ def test_a_click_into_a_lane_goes_there(partial_write: Any) -> None:
     assert here(partial_write) == len(events_of("partial-write")) // 2
 
 
-def test_playing_ends_at_the_last_event_and_begins_anew(partial_write: Any) -> None:
+def test_playing_ends_at_the_last_event_and_then_starts_over(partial_write: Any) -> None:
     last = len(events_of("partial-write")) - 1
     partial_write.get_by_label("Speed").select_option("500")
     partial_write.evaluate("document.activeElement.blur()")
@@ -392,7 +390,7 @@ def test_playing_ends_at_the_last_event_and_begins_anew(partial_write: Any) -> N
     partial_write.get_by_label("Speed").select_option("2")
 
 
-def test_space_pauses_and_any_step_does(partial_write: Any) -> None:
+def test_space_and_any_step_pause(partial_write: Any) -> None:
     partial_write.get_by_label("Speed").select_option("1")
     partial_write.evaluate("document.activeElement.blur()")
     for stop in ("Space", "ArrowRight", "Home", "p"):
@@ -415,7 +413,7 @@ def test_plus_and_minus_change_the_speed(partial_write: Any) -> None:
     assert speed.input_value() == "1"
 
 
-def test_the_address_keeps_the_place_and_leads_there(open_page: Open) -> None:
+def test_address_keeps_the_position_and_leads_there(open_page: Open) -> None:
     page = open_page(bundled(), "#trace=backpressure&n=38")
     assert (page.text_content("#title"), here(page)) == ("Backpressure", 38)
     page.keyboard.press("ArrowRight")
@@ -425,7 +423,7 @@ def test_the_address_keeps_the_place_and_leads_there(open_page: Open) -> None:
     assert page.text_content("#title") == "No descriptor left"
 
 
-def test_an_address_that_leads_nowhere_leads_to_the_nearest_place(open_page: Open) -> None:
+def test_invalid_address_leads_to_the_nearest_event(open_page: Open) -> None:
     last = len(events_of("calm-echo")) - 1
     page = open_page([GALLERY["calm-echo"]], "#n=99999")
     assert here(page) == last
@@ -449,7 +447,7 @@ def test_brackets_go_through_the_gallery(shared: Any) -> None:
     assert shared.text_content("#title") == titles[0]
 
 
-def test_the_lines_that_called_can_be_looked_at(partial_write: Any) -> None:
+def test_calling_lines_can_be_shown(partial_write: Any) -> None:
     partial_write.keyboard.press("p")
     event = events_of("partial-write")[here(partial_write)]
     chain = partial_write.locator("#via button")
@@ -459,7 +457,7 @@ def test_the_lines_that_called_can_be_looked_at(partial_write: Any) -> None:
     assert "on_event" in partial_write.text_content("#source-lines .now")
 
 
-# ---------------------------------------------------------------- everybody can use it
+# ---------------------------------------------------------------- accessibility
 
 
 def test_question_mark_shows_the_keys_and_escape_hides_them(partial_write: Any) -> None:
@@ -519,7 +517,7 @@ CONTRAST = """() => {
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_light_and_dark_are_as_the_system_has_it_and_can_be_read(open_page: Open, scheme: str) -> None:
+def test_theme_follows_the_system_with_enough_contrast(open_page: Open, scheme: str) -> None:
     page = open_page(bundled(), "#trace=stale-event&n=30", scheme=scheme)
     assert page.evaluate("document.documentElement.dataset.theme") == scheme
     for place in ("player.choose(7, 31)", "player.choose(2, 38)", "player.choose(5, 22)", "player.choose(8, 20)"):
@@ -528,7 +526,7 @@ def test_light_and_dark_are_as_the_system_has_it_and_can_be_read(open_page: Open
         assert page.evaluate(CONTRAST) == []
 
 
-def test_the_theme_can_be_chosen_by_hand(open_page: Open) -> None:
+def test_theme_can_be_chosen(open_page: Open) -> None:
     page = open_page([GALLERY["calm-echo"]], scheme="dark")
     ground = "getComputedStyle(document.documentElement).backgroundColor"
     dark = page.evaluate(ground)
@@ -565,7 +563,7 @@ FOCUS_IS_SEEN = """document.activeElement === document.body
     || getComputedStyle(document.activeElement).outlineStyle !== 'none'"""
 
 
-def test_all_can_be_reached_by_keyboard_and_the_focus_is_seen(partial_write: Any) -> None:
+def test_keyboard_reaches_all_controls_with_visible_focus(partial_write: Any) -> None:
     seen = []
     for _ in range(60):
         partial_write.keyboard.press("Tab")
@@ -574,14 +572,14 @@ def test_all_can_be_reached_by_keyboard_and_the_focus_is_seen(partial_write: Any
     assert {"theme", "help-open", "scrubber", "play", "forward", "turn-back", "speed", "next", "previous"} <= set(seen)
 
 
-# ---------------------------------------------------------------- whatever the trace says
+# ---------------------------------------------------------------- any trace
 
 
 def parsed(content: bytes) -> Trace:
     return read(io.BytesIO(content), EVIL)
 
 
-def test_no_text_of_a_trace_gets_out_of_its_place(open_page: Open) -> None:
+def test_no_text_of_a_trace_becomes_markup_in_the_page(open_page: Open) -> None:
     evil: list[Move] = [
         ("adopted", EVIL, {"what": EVIL, "fd": 3, "protocol": EVIL, "where": EVIL, "high_water_bytes": 5, "at": EVIL}),
         ("turn", EVIL, {"sleep_s": 1e9, "calls": 2**53, "timers": 0}),
@@ -610,7 +608,7 @@ def test_no_text_of_a_trace_gets_out_of_its_place(open_page: Open) -> None:
     assert page.title().startswith(EVIL[:40])  # as it is, and not what its script would make of it
 
 
-def test_an_empty_trace_says_so(open_page: Open) -> None:
+def test_page_of_an_empty_trace_says_so(open_page: Open) -> None:
     page = open_page([parsed(trace_file(title="Nothing"))._replace(left_out=3, cut_short=True)])
     for key in ("ArrowRight", "Space", "p", "End", "Shift+ArrowLeft"):
         page.keyboard.press(key)
@@ -618,7 +616,7 @@ def test_an_empty_trace_says_so(open_page: Open) -> None:
     assert page.text_content("#warning").endswith("3 further events left out: the player shows the first 0.")
 
 
-def test_a_protocols_pause_is_shown_and_found(open_page: Open) -> None:
+def test_pause_by_a_protocol_is_shown_and_found(open_page: Open) -> None:
     fields = {"what": "Connection", "fd": 7, "protocol": "", "where": "", "high_water_bytes": 9}
     moves: list[Move] = [TURN, ("adopted", "connection-1", fields), ("paused", "connection-1", {})]
     page = open_page([parsed(trace_file(*moves, ("resumed", "connection-1", {})))])
@@ -628,7 +626,7 @@ def test_a_protocols_pause_is_shown_and_found(open_page: Open) -> None:
     assert page.text_content(".lane .state") == "OPEN"
 
 
-def test_datagrams_are_told_with_their_number_and_their_peer(open_page: Open) -> None:
+def test_sentence_on_datagrams_has_their_number_and_peer(open_page: Open) -> None:
     batch = {"bytes": 10, "asked": None, "datagrams": 5}
     single = {"bytes": 1, "offered": 1, "peer": "10.0.0.9:7"}
     page = open_page([parsed(trace_file(("received", "datagrambatch-1", batch), ("sent", "datagram-1", single)))])
@@ -638,7 +636,7 @@ def test_datagrams_are_told_with_their_number_and_their_peer(open_page: Open) ->
 
 
 def sentences(page: Any, name: str, kind: str) -> list[str]:
-    """What the player says at each event of this kind."""
+    """The player's sentences at the events of this kind."""
     page.evaluate("name => player.choose(player.traces.findIndex((trace) => trace.name === name))", name)
     said = []
     for n in numbers(events_of(name), lambda event: event["kind"] == kind):
@@ -647,20 +645,20 @@ def sentences(page: Any, name: str, kind: str) -> list[str]:
     return said
 
 
-def test_what_is_received_in_lingering_is_said_to_be_thrown_away_and_why(shared: Any) -> None:
+def test_sentence_on_bytes_received_in_lingering_says_why_they_are_thrown_away(shared: Any) -> None:
     first, *others = sentences(shared, "lingering", "received")
     assert "thrown away" not in first
     assert others
     assert all("to be thrown away" in said and "RST" in said for said in others)
 
 
-def test_a_stale_event_says_whose_its_descriptors_number_is_now(shared: Any) -> None:
+def test_sentence_on_a_stale_event_names_the_new_owner_of_the_descriptor(shared: Any) -> None:
     said = sentences(shared, "stale-event", "stale")
-    assert said[0].endswith("and it is skipped. Its descriptor's number, 7, is connector-1's now.")
-    assert said[1].endswith("and it is skipped.")  # that number is still free
+    assert said[0].endswith("and the loop skips it. Its descriptor 7 belongs to connector-1 now.")
+    assert said[1].endswith("and the loop skips it.")  # that number is still free
 
 
-def test_lines_of_another_version_are_said_to_be_off(shared: Any, open_page: Open) -> None:
+def test_trace_of_another_version_has_a_warning(shared: Any, open_page: Open) -> None:
     trace = GALLERY["calm-echo"]
     assert not shared.is_visible("#warning")
     other = trace._replace(header=trace.header | {"sources": trace.header["sources"] | {"loop.py": "0" * 12}})
@@ -686,13 +684,13 @@ def test_with_a_thousand_handlers_the_busy_ones_are_shown(open_page: Open) -> No
     lanes = page.evaluate("[...document.querySelectorAll('.lane')].map((lane) => lane.dataset.who)")
     assert len(lanes) == 24
     assert {"connection-17", *(f"connection-{number}" for number in range(500, 505))} <= set(lanes)
-    assert page.text_content("#lanes-left") == "976 more, 1,000 in all: those are shown that matter now."
+    assert page.text_content("#lanes-left") == "976 more, 1,000 in all: the relevant ones are shown."
     page.keyboard.press("End")
     assert page.text_content("#closed summary") == "199 closed"
     assert page.locator("#closed li").count() == 100
 
 
-def test_the_lane_of_the_event_is_in_sight_and_the_page_stays_where_it_is(open_page: Open) -> None:
+def test_lane_of_the_event_is_in_sight_and_the_page_does_not_move(open_page: Open) -> None:
     moves: list[Move] = []
     for number in range(20):
         fields = {"what": "Connection", "fd": number, "protocol": "", "where": "", "high_water_bytes": 9}
@@ -707,7 +705,7 @@ def test_the_lane_of_the_event_is_in_sight_and_the_page_stays_where_it_is(open_p
         assert page.evaluate("scrollY") == 0
 
 
-def test_a_trace_of_a_hundred_thousand_events_can_be_stepped_through(open_page: Open) -> None:
+def test_trace_of_a_hundred_thousand_events_can_be_stepped_through(open_page: Open) -> None:
     moves: list[Move] = []
     for number in range(MOST_EVENTS // 5):
         who = f"connection-{number % 50}"

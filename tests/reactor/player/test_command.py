@@ -1,4 +1,4 @@
-"""The command says in one line what came of it, and overwrites nothing that isn't its own."""
+"""The command reports its result in one line, and overwrites only its own files."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ NOT_OURS = b"my letters\n"
 
 @pytest.fixture(autouse=True)
 def folder(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> pathlib.Path:
-    """A folder with a trace, in which we are."""
+    """The current folder, with a trace in it."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "run.jsonl").write_bytes(trace_file(TURN, TURN))
     return tmp_path
 
 
 def said(capsys: pytest.CaptureFixture[str], *arguments: str, status: int = 0) -> str:
-    """Run the command in this process; return what it says, which is one line on stderr."""
+    """Run the command in this process; return its one line on stderr."""
     assert command.main(arguments) == status
     out, err = capsys.readouterr()
     assert out == ""
@@ -59,33 +59,33 @@ def is_page(path: pathlib.Path) -> bool:
 def test_page_is_written_beside_the_trace(folder: pathlib.Path, capsys: pytest.CaptureFixture[str]) -> None:
     (folder / "below").mkdir()
     (folder / "run.jsonl").rename(folder / "below" / "run.jsonl")
-    assert said(capsys, "below/run.jsonl") == f"the page is in {pathlib.Path('below/run.html')}\n"
+    assert said(capsys, "below/run.jsonl") == f"page written: {pathlib.Path('below/run.html')}\n"
     assert is_page(folder / "below" / "run.html")
 
 
 def test_page_is_written_where_output_says(folder: pathlib.Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert said(capsys, "run.jsonl", "-o", "other.html") == "the page is in other.html\n"
+    assert said(capsys, "run.jsonl", "-o", "other.html") == "page written: other.html\n"
     assert is_page(folder / "other.html")
 
 
-def test_the_gallery_is_one_page(folder: pathlib.Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert said(capsys, "--gallery") == "the page is in reactor-gallery.html\n"
+def test_gallery_is_one_page(folder: pathlib.Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert said(capsys, "--gallery") == "page written: reactor-gallery.html\n"
     assert is_page(folder / "reactor-gallery.html")
 
 
-def test_a_trace_comes_from_a_pipe_and_a_page_goes_into_one(folder: pathlib.Path) -> None:
+def test_trace_is_read_from_a_pipe_and_the_page_written_to_one(folder: pathlib.Path) -> None:
     through = run("-", "-o", "-", stdin=None, input=(folder / "run.jsonl").read_bytes())
     assert (through.returncode, through.stderr) == (0, b"")
     assert MADE_BY_US.encode() in through.stdout
     with (folder / "run.jsonl").open("rb") as trace:
-        assert run("-", stdin=trace).stderr == b"the page is in reactor-trace.html\n"
+        assert run("-", stdin=trace).stderr == b"page written: reactor-trace.html\n"
 
 
-def test_the_same_input_gives_the_same_page(folder: pathlib.Path) -> None:
+def test_same_input_gives_the_same_page(folder: pathlib.Path) -> None:
     assert run("run.jsonl", "-o", "-").stdout == run("run.jsonl", "-o", "-").stdout
 
 
-def test_open_shows_it_in_the_browser(
+def test_open_shows_the_page_in_the_browser(
     folder: pathlib.Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     opened: list[str] = []
@@ -104,10 +104,10 @@ def test_without_a_browser_open_says_what_to_do(
 ) -> None:
     monkeypatch.setattr("webbrowser.open", lambda address: False)
     assert command.main(["run.jsonl", "--open"]) == 1
-    assert capsys.readouterr().err.endswith("no browser could be started: open run.html yourself\n")
+    assert capsys.readouterr().err.endswith("can't start a browser: open run.html yourself\n")
 
 
-# ---------------------------------------------------------------- files that are there already
+# ---------------------------------------------------------------- existing files
 
 
 def test_page_of_ours_is_overwritten(folder: pathlib.Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -119,19 +119,19 @@ def test_page_of_ours_is_overwritten(folder: pathlib.Path, capsys: pytest.Captur
 
 def test_other_file_is_overwritten_only_with_force(folder: pathlib.Path, capsys: pytest.CaptureFixture[str]) -> None:
     (folder / "run.html").write_bytes(NOT_OURS)
-    assert "run.html: it is there already, and no page of the player" in said(capsys, "run.jsonl", status=1)
+    assert "run.html: it exists, and isn't a page of the player" in said(capsys, "run.jsonl", status=1)
     assert (folder / "run.html").read_bytes() == NOT_OURS
     said(capsys, "run.jsonl", "--force")
     assert is_page(folder / "run.html")
 
 
-def test_the_trace_itself_is_not_overwritten(folder: pathlib.Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_trace_itself_is_not_overwritten(folder: pathlib.Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = (folder / "run.jsonl").read_bytes()
-    assert "no page of the player" in said(capsys, "run.jsonl", "-o", "run.jsonl", status=1)
+    assert "isn't a page of the player" in said(capsys, "run.jsonl", "-o", "run.jsonl", status=1)
     assert (folder / "run.jsonl").read_bytes() == before
 
 
-def test_a_page_has_the_permissions_of_any_new_file(folder: pathlib.Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_page_has_the_permissions_of_any_new_file(folder: pathlib.Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = os.umask(0o027)
     try:
         said(capsys, "run.jsonl")
@@ -140,14 +140,14 @@ def test_a_page_has_the_permissions_of_any_new_file(folder: pathlib.Path, capsys
     assert (folder / "run.html").stat().st_mode & 0o777 == 0o640
 
 
-def test_symbolic_link_stays_one(folder: pathlib.Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_symbolic_link_stays_a_link(folder: pathlib.Path, capsys: pytest.CaptureFixture[str]) -> None:
     (folder / "link.html").symlink_to("real.html")
     said(capsys, "run.jsonl", "-o", "link.html")
     assert (folder / "link.html").is_symlink()
     assert is_page(folder / "real.html")
 
 
-def test_a_disk_that_is_full_leaves_what_was_there(folder: pathlib.Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_full_disk_leaves_the_old_page(folder: pathlib.Path, capsys: pytest.CaptureFixture[str]) -> None:
     old = f"<!DOCTYPE html>\n{MADE_BY_US}\nthe old one"
     (folder / "run.html").write_text(old)
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -156,30 +156,30 @@ def test_a_disk_that_is_full_leaves_what_was_there(folder: pathlib.Path, capsys:
         words = said(capsys, "run.jsonl", status=1)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    assert words == "run.html: it can't be written: File too large; -o names another file\n"
+    assert words == "run.html: can't be written: File too large; name another file with -o\n"
     assert (folder / "run.html").read_text() == old
     assert {file.name for file in folder.iterdir()} == {"run.html", "run.jsonl"}
 
 
-def test_a_device_is_written_as_it_is(capsys: pytest.CaptureFixture[str]) -> None:
-    assert said(capsys, "run.jsonl", "-o", "/dev/null") == "the page is in /dev/null\n"
+def test_device_is_written_directly(capsys: pytest.CaptureFixture[str]) -> None:
+    assert said(capsys, "run.jsonl", "-o", "/dev/null") == "page written: /dev/null\n"
     assert "No space left on device" in said(capsys, "run.jsonl", "-o", "/dev/full", status=1)
 
 
-# ---------------------------------------------------------------- what can't be done
+# ---------------------------------------------------------------- failures
 
 
 @pytest.mark.parametrize(
     ("arguments", "why"),
     [
-        (["nowhere.jsonl"], "nowhere.jsonl: it can't be read: No such file or directory"),
-        (["."], ".: it can't be read: Is a directory"),
-        (["a\0b"], "it can't be read: embedded null byte"),
-        (["run.jsonl", "-o", "."], ".: it can't be written: Is a directory"),
-        (["run.jsonl", "-o", "no/such/page.html"], "it can't be written: No such file or directory"),
+        (["nowhere.jsonl"], "nowhere.jsonl: can't be read: No such file or directory"),
+        (["."], ".: can't be read: Is a directory"),
+        (["a\0b"], "can't be read: embedded null byte"),
+        (["run.jsonl", "-o", "."], ".: can't be written: Is a directory"),
+        (["run.jsonl", "-o", "no/such/page.html"], "can't be written: No such file or directory"),
         (["run.jsonl", "-o", "a\0b"], "embedded null"),
-        (["run.jsonl", "-o", "x" * 300], "it can't be written: File name too long"),
-        (["letter.txt"], "letter.txt: it can't be played: line 1 isn't JSON"),
+        (["run.jsonl", "-o", "x" * 300], "can't be written: File name too long"),
+        (["letter.txt"], "letter.txt: can't be played: line 1 isn't JSON"),
     ],
 )
 def test_failure_costs_one_line(
@@ -192,14 +192,14 @@ def test_failure_costs_one_line(
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read anything")
 def test_unreadable_trace_costs_one_line(folder: pathlib.Path, capsys: pytest.CaptureFixture[str]) -> None:
     (folder / "run.jsonl").chmod(0)
-    assert "it can't be read: Permission denied" in said(capsys, "run.jsonl", status=1)
+    assert "can't be read: Permission denied" in said(capsys, "run.jsonl", status=1)
 
 
 @pytest.mark.parametrize(
     ("arguments", "why"),
     [
-        ([], "Either TRACE or --gallery"),
-        (["run.jsonl", "--gallery"], "Either TRACE or --gallery"),
+        ([], "either TRACE or --gallery"),
+        (["run.jsonl", "--gallery"], "either TRACE or --gallery"),
         (["run.jsonl", "-o", "-", "--open"], "can't be opened"),
         (["run.jsonl", "--colour"], "unrecognized arguments: --colour"),
         (["run.jsonl", "--gall"], "unrecognized arguments: --gall"),
@@ -222,13 +222,13 @@ def test_trace_of_a_killed_process_is_played_with_a_note(
     (folder / "run.jsonl").write_bytes(trace_file(TURN, TURN, TURN)[:-10])
     assert command.main(["run.jsonl"]) == 0
     assert capsys.readouterr().err.splitlines() == [
-        "the last line is broken off, and left out",
+        "the last line is incomplete, and left out",
         "1 further event is left out: the page has the first 1",
-        "the page is in run.html",
+        "page written: run.html",
     ]
 
 
-def test_closed_descriptors_and_pipes_end_it_quietly(folder: pathlib.Path) -> None:
+def test_closed_descriptors_and_pipes_give_no_traceback(folder: pathlib.Path) -> None:
     reader, writer = os.pipe()
     os.close(reader)
     quiet = run("run.jsonl", "-o", "-", capture_output=False, stdout=writer, stderr=subprocess.PIPE)
@@ -236,21 +236,19 @@ def test_closed_descriptors_and_pipes_end_it_quietly(folder: pathlib.Path) -> No
     assert (quiet.returncode, quiet.stderr) == (0, b"")
     shut = run("run.jsonl", "-o", "-", preexec_fn=lambda: os.close(1))
     assert (shut.returncode, shut.stderr.count(b"\n")) == (1, 1)
-    assert b"-: it can't be written: Bad file descriptor" in shut.stderr
+    assert b"-: can't be written: Bad file descriptor" in shut.stderr
     unread = run("-", preexec_fn=lambda: os.close(0))
-    assert (unread.returncode, unread.stderr) == (1, b"-: it can't be read: Bad file descriptor\n")
+    assert (unread.returncode, unread.stderr) == (1, b"-: can't be read: Bad file descriptor\n")
 
 
-def test_control_c_ends_it_without_a_traceback(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_ctrl_c_gives_no_traceback(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(command, "load", lambda name: signal.raise_signal(signal.SIGINT))
     assert command.main(["run.jsonl"]) == 130
     assert capsys.readouterr().err == ""
 
 
-def test_a_header_of_today_is_understood(folder: pathlib.Path) -> None:
-    """What `JsonLines` writes is what `read` reads."""
+def test_current_header_is_understood(folder: pathlib.Path) -> None:
+    """`read` reads what `JsonLines` writes."""
     with JsonLines.open(str(folder / "real.jsonl"), title="A real one") as sink, Reactor(observer=Trace(sink)) as loop:
         loop.call_soon(loop.stop)
         loop.run()
@@ -260,7 +258,7 @@ def test_a_header_of_today_is_understood(folder: pathlib.Path) -> None:
     assert json.dumps(trace.events)
 
 
-def test_the_readme_says_what_the_help_dialog_says_and_what_the_gallery_has() -> None:
+def test_readme_has_the_keys_of_the_dialog_and_the_traces_of_the_gallery() -> None:
     folder = PROJECT / "reactor" / "player"
     readme, page = (folder / "README.md").read_text(), (folder / "player.html").read_text()
     keys = readme.partition("## Keys")[2].partition("\n## ")[0]
@@ -271,7 +269,7 @@ def test_the_readme_says_what_the_help_dialog_says_and_what_the_gallery_has() ->
         assert f"\n| {trace.header['title']} | " in readme
 
 
-def test_the_trace_that_the_readme_records_can_be_played(
+def test_trace_recorded_by_the_program_of_the_readme_can_be_played(
     folder: pathlib.Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (code,) = re.findall(r"```python\n(.*?)```", (PROJECT / "reactor" / "player" / "README.md").read_text(), re.S)

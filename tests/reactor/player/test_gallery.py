@@ -33,21 +33,21 @@ def without_python(header: str) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_each_bundled_trace_is_what_the_loop_does_today(name: str, caplog: pytest.LogCaptureFixture) -> None:
+def test_bundled_trace_is_what_the_loop_does_today(name: str, caplog: pytest.LogCaptureFixture) -> None:
     header, _, events = (remake.GALLERY / f"{name}.jsonl").read_text().partition("\n")
     header_now, _, events_now = record(SCENARIOS[name]).decode().partition("\n")
     assert events.splitlines() == events_now.splitlines(), AGAIN
     assert without_python(header) == without_python(header_now), AGAIN
 
 
-def test_remake_writes_them_all_anew(tmp_path: pathlib.Path) -> None:
+def test_remake_writes_all_traces(tmp_path: pathlib.Path) -> None:
     command = [sys.executable, "-m", "reactor.player.remake", str(tmp_path)]
     done = subprocess.run(command, cwd=PROJECT, capture_output=True, timeout=60, check=True)
     assert {file.stem for file in tmp_path.iterdir()} == set(NAMES)
     assert done.stderr.decode() == f"9 traces are in {tmp_path}\n"
 
 
-def test_remake_writes_the_bundled_ones_if_no_folder_is_named(
+def test_remake_without_a_folder_writes_the_bundled_traces(
     tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("sys.argv", ["remake"])
@@ -56,14 +56,14 @@ def test_remake_writes_the_bundled_ones_if_no_folder_is_named(
     assert {file.stem for file in tmp_path.iterdir()} == set(NAMES)
 
 
-def test_the_gallery_has_all_scenarios_in_their_order() -> None:
+def test_gallery_has_all_scenarios_in_order() -> None:
     assert tuple(SCENARIOS) == NAMES
     assert {file.name for file in remake.GALLERY.iterdir()} == {f"{name}.jsonl" for name in NAMES}
     assert [trace.header["title"] for trace in bundled()] == [scenario.title for scenario in SCENARIOS.values()]
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_each_trace_names_its_lesson_there_and_in_the_readme(name: str) -> None:
+def test_trace_names_its_lesson_in_its_header_and_the_readme(name: str) -> None:
     title, lesson, _ = SCENARIOS[name]
     (trace,) = (trace for trace in bundled() if trace.name == name)
     assert trace.header["about"].endswith(f" python3 -m reactor.lessons {lesson}")
@@ -134,7 +134,7 @@ def heard_by_the_talker(monkeypatch: pytest.MonkeyPatch, limits: Limits) -> tupl
     return bytes(talkers[0].received), talkers[0].lost
 
 
-def test_without_lingering_the_same_peer_would_lose_a_part_of_the_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_lingering_the_same_client_loses_a_part_of_the_answer(monkeypatch: pytest.MonkeyPatch) -> None:
     assert heard_by_the_talker(monkeypatch, Limits()) == (REFUSAL, False)
     heard, lost = heard_by_the_talker(monkeypatch, Limits(linger_timeout_s=0.0))
     assert lost
@@ -150,7 +150,7 @@ def test_emfile_suspends_the_listener_and_serves_open_connections() -> None:
     assert len(moments("emfile", "accepted")) == 3
 
 
-def test_a_ping_is_answered_in_its_turn_and_a_hog_gets_one_receive_a_turn() -> None:
+def test_ping_is_answered_in_its_turn_and_a_hog_gets_one_receive_a_turn() -> None:
     received = moments("hog-and-ping", "received")
     hogs = [event["turn"] for event in received if event["who"] == "connection-1"]
     assert len(hogs) == len(set(hogs)) >= 12
@@ -160,7 +160,7 @@ def test_a_ping_is_answered_in_its_turn_and_a_hog_gets_one_receive_a_turn() -> N
     assert set(pings) <= set(hogs)
 
 
-def test_a_stale_event_is_of_a_number_that_was_given_away_again() -> None:
+def test_stale_event_has_a_descriptor_number_with_a_new_owner() -> None:
     adopted = {event["who"]: event["fd"] for event in moments("stale-event", "adopted")}
     stale = [event["who"] for event in moments("stale-event", "stale")]
     assert stale == ["connection-2", "connection-3"]
@@ -177,8 +177,8 @@ def test_timers_without_delay_leave_a_turn_to_io() -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_each_event_names_the_line_that_made_it(name: str) -> None:
-    """The lines say what the events do, so that a reader sees in the code what the player tells."""
+def test_event_names_the_line_that_made_it(name: str) -> None:
+    """The shown line of code does what the event says."""
     (trace,) = (trace for trace in bundled() if trace.name == name)
     for event in trace.events:
         file, _, number = event["at"].rpartition(":")
@@ -186,5 +186,5 @@ def test_each_event_names_the_line_that_made_it(name: str) -> None:
         assert re.search(LINES[event["kind"]], line), event
 
 
-def test_the_whole_gallery_is_a_page_that_can_be_sent_by_mail() -> None:
+def test_page_of_the_whole_gallery_is_small_enough_for_mail() -> None:
     assert len(page(bundled()).encode()) < 500_000

@@ -1,4 +1,4 @@
-"""One file, which needs nothing else, and in which a trace is data and nothing but data."""
+"""The page is one file that needs nothing else, and a trace in it is data only."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def one_event(at: str = "", title: str = "", sources: dict[str, str] | None = No
     return parsed(trace_file(("resumed", "connection-1", {"at": at}), title=title, sources=sources or {}))
 
 
-def test_nothing_in_the_page_asks_for_anything_outside_of_it() -> None:
+def test_page_requests_nothing_from_outside() -> None:
     content = page([one_event()])
     for _, attributes in Elements(content).tags:
         assert not {"src", "href", "action", "srcset", "data"} & attributes.keys()
@@ -87,14 +87,14 @@ def test_no_text_of_a_trace_becomes_markup() -> None:
 
 
 @given(st.recursive(st.text(st.characters()), lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner)))
-def test_data_comes_out_as_it_went_in_and_has_no_sign_of_markup(value: Any) -> None:
+def test_data_survives_the_page_and_contains_no_markup(value: Any) -> None:
     data = as_data(value)
     assert not set(data) & set("<>&")
     assert data.isascii()
     assert json.loads(data) == value
 
 
-def test_the_sources_are_those_that_the_events_name() -> None:
+def test_page_contains_the_sources_that_events_name() -> None:
     trace = parsed(trace_file(*(("resumed", "c", {"at": at}) for at in ("loop.py:98", "buffer.py:3", "loop.py:94"))))
     sources = data_of(page([trace]))["sources"]
     assert sources == {name: (PROJECT / "reactor" / name).read_text() for name in ("buffer.py", "loop.py")}
@@ -113,19 +113,19 @@ def test_page_contains_no_file_but_our_sources(at: str) -> None:
     assert data_of(page([one_event(at)]))["sources"] == {}
 
 
-def test_the_page_knows_whether_the_lines_are_those_of_the_trace() -> None:
+def test_page_knows_which_sources_have_changed() -> None:
     today = json.loads(header_line())["sources"]
     for sources, changed in ((today, []), (today | {"loop.py": "0" * 12}, ["loop.py"]), ({}, ["loop.py"])):
         assert data_of(page([one_event("loop.py:94", sources=sources)]))["traces"][0]["changed"] == changed
 
 
-def test_what_is_left_out_is_said_to_the_page() -> None:
+def test_page_knows_what_is_left_out() -> None:
     trace = one_event()._replace(left_out=7, cut_short=True)
     (document,) = data_of(page([trace]))["traces"]
     assert (document["left_out"], document["cut_short"]) == (7, True)
 
 
-def test_the_title_is_the_traces_or_its_files_name() -> None:
+def test_title_is_from_the_header_or_the_file_name() -> None:
     for title, shown in (("A <title>", "A &lt;title&gt;"), ("", "name"), ("\ud800", "&#55296;")):
         assert f"<title>{shown} – one turn at a time</title>" in page([one_event(title=title)])
     assert "<title>Gallery – " in page([one_event(), one_event()])

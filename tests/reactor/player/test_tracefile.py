@@ -1,4 +1,4 @@
-"""What comes in as a trace is one, or a sentence says what is wrong with it."""
+"""A file is a valid trace, or one sentence says what is wrong with it."""
 
 from __future__ import annotations
 
@@ -32,25 +32,25 @@ def refusal(content: bytes) -> str:
 
 
 def with_event(**fields: Any) -> bytes:
-    """A trace of one event, which differs from a good one in these fields; ... leaves one out."""
+    """A trace of one event that differs from a valid one in these fields; ... removes a field."""
     event = {name: value for name, value in (GOOD | fields).items() if value is not ...}
     return trace_file() + json.dumps(event).encode() + b"\n"
 
 
-def test_a_trace_is_its_header_and_its_events() -> None:
+def test_trace_has_its_header_and_its_events() -> None:
     trace = parse(trace_file(TURN, SENT, title="A title", about="About."))
     assert (trace.name, trace.header["title"], trace.header["about"]) == ("name", "A title", "About.")
     assert [event["kind"] for event in trace.events] == ["turn", "sent"]
     assert (trace.left_out, trace.cut_short) == (0, False)
 
 
-def test_a_header_needs_no_more_than_to_say_what_it_is() -> None:
+def test_header_needs_only_trace_and_format() -> None:
     header = parse(b'{"trace": "reactor", "format": 1}\n').header
     assert (header["title"], header["clock"], header["sources"]) == ("", "", {})
 
 
 @pytest.mark.parametrize("missing", [1, 10, 60])
-def test_a_trace_whose_last_line_is_broken_off_is_played_as_far_as_it_is_whole(missing: int) -> None:
+def test_trace_with_an_incomplete_last_line_is_played_up_to_it(missing: int) -> None:
     trace = parse(trace_file(TURN, SENT)[:-missing])
     assert trace.cut_short
     assert [event["kind"] for event in trace.events] == ["turn"]
@@ -66,13 +66,13 @@ def test_excess_events_are_counted_and_left_out(monkeypatch: pytest.MonkeyPatch)
     ("content", "why"),
     [
         (b"", "it is empty"),
-        (b'{"trace": "reactor", "format": 1}', "broken off"),
+        (b'{"trace": "reactor", "format": 1}', "incomplete"),
         (b"GIF89a\n", "line 1 isn't JSON"),
         (b"\xff\xfe\n", "line 1 isn't UTF-8 (byte 1)"),
         (b"[1]\n", "line 1 is JSON, but not an object"),
         (b"{}\n", '"trace": "reactor"'),
-        (b'{"trace": "reactor"}\n', "of format None"),
-        (b'{"trace": "reactor", "format": 2}\n', "of format 2, and this player knows format 1"),
+        (b'{"trace": "reactor"}\n', "its format is None"),
+        (b'{"trace": "reactor", "format": 2}\n', "its format is 2; this player knows format 1"),
         (b'{"trace": "reactor", "format": 1, "sources": 7}\n', '"sources"'),
         (b'{"trace": "reactor", "format": 1, "sources": {"loop.py": 7}}\n', '"sources"'),
         (b'{"trace": "reactor", "format": 1, "title": 7}\n', '"title" must be a text, not 7'),
@@ -84,11 +84,11 @@ def test_excess_events_are_counted_and_left_out(monkeypatch: pytest.MonkeyPatch)
         (with_event(kind="sent"), "line 2: a 'sent' event needs \"bytes\""),
         (with_event(kind="sent", bytes="3", offered=10), "\"bytes\" of a 'sent' event must be a whole number"),
         (with_event(kind="sent", bytes=True, offered=10), "not True"),
-        (with_event(t=float("nan")), "line 2 has NaN for a number; those of a trace are finite"),
-        (with_event(high_water_bytes=float("inf")), "line 2 has Infinity for a number; those of a trace are finite"),
-        (with_event(via=[[float("-inf")]]), "line 2 has -Infinity"),
-        (with_event(more="1e999").replace(b'"1e999"', b"1e999"), "line 2 has 1e999"),
-        (b'{"trace": "reactor", "format": 1, "more": NaN}\n', "line 1 has NaN"),
+        (with_event(t=float("nan")), "line 2 has the number NaN; a trace has finite numbers"),
+        (with_event(high_water_bytes=float("inf")), "line 2 has the number Infinity; a trace has finite numbers"),
+        (with_event(via=[[float("-inf")]]), "line 2 has the number -Infinity"),
+        (with_event(more="1e999").replace(b'"1e999"', b"1e999"), "line 2 has the number 1e999"),
+        (b'{"trace": "reactor", "format": 1, "more": NaN}\n', "line 1 has the number NaN"),
         (with_event(t=1e300), "must be a number"),
         (with_event(kind="dispatch", mask="X"), 'must be one of "", "R", "W", "RW"'),
         (with_event(kind="dispatch", mask=[]), 'must be one of "", "R", "W", "RW"'),
@@ -103,25 +103,25 @@ def test_malformed_trace_is_refused_with_line_and_reason(content: bytes, why: st
     if why:
         assert why in refusal(content)
     else:
-        assert parse(content).events[0]["kind"] == "x" * 1000  # a kind that is new is none of our business
+        assert parse(content).events[0]["kind"] == "x" * 1000  # an unknown kind is accepted
 
 
 @given(st.sampled_from(sorted(FIELDS)), st.dictionaries(st.text(max_size=3), st.integers()))
-def test_a_field_that_a_kind_needs_is_missed(kind: str, more: dict[str, int]) -> None:
+def test_missing_field_of_a_kind_is_refused(kind: str, more: dict[str, int]) -> None:
     needed = FIELDS[kind]
-    if any(not check(None) for check in needed.values()):
+    if any(not shape.accepts(None) for shape in needed.values()):
         assert repr(kind) in refusal(
             with_event(**{"kind": kind, **{f"_{name}": value for name, value in more.items()}})
         )
 
 
-def test_the_fields_of_every_kind_are_known() -> None:
+def test_fields_of_every_kind_are_known() -> None:
     without = {"eof", "paused", "resumed"}  # what they say is in their names
     assert {*FIELDS, *without} == {*narrate.SENTENCES, "ended"}
 
 
 @given(st.binary(max_size=200))
-def test_bytes_of_any_kind_are_a_trace_or_refused(content: bytes) -> None:
+def test_random_bytes_are_a_trace_or_refused(content: bytes) -> None:
     for data in (content, trace_file() + content, trace_file(TURN) + content + b"\n"):
         try:
             events = parse(data).events
@@ -144,4 +144,4 @@ def test_random_fields_give_the_page_complete_events(kind: str, data: st.DataObj
         (event,) = parse(with_event(kind=kind, **fields)).events
     except NotATrace:
         return
-    assert all(check(event[name]) for name, check in FIELDS[kind].items())
+    assert all(shape.accepts(event[name]) for name, shape in FIELDS[kind].items())

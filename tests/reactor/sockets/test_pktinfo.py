@@ -1,4 +1,4 @@
-"""The small print of UDP: paths, and what an answer takes from them."""
+"""UDP paths, and the control data that answers need."""
 
 import ipaddress
 import socket
@@ -30,18 +30,18 @@ needs_ipv6 = pytest.mark.skipif(not has_ipv6(), reason="this machine has no IPv6
 
 
 def info4(path: bytes) -> tuple[int, int, bytes]:
-    """in_pktinfo as the kernel hands it out."""
+    """Return a struct in_pktinfo as the kernel makes it."""
     return socket.IPPROTO_IP, IP_PKTINFO, path
 
 
 def info6(path: bytes) -> tuple[int, int, bytes]:
-    """in6_pktinfo as the kernel hands it out."""
+    """Return a struct in6_pktinfo as the kernel makes it."""
     return socket.IPPROTO_IPV6, IPV6_PKTINFO, path
 
 
 @given(OTHERS, OTHERS, PATHS4 | PATHS6)
 def test_the_path_is_found_among_other_control_data(before: Control, after: Control, path: bytes) -> None:
-    """An inherited socket may have other options on (time stamps, say)."""
+    """An inherited socket may have other options, such as time stamps."""
     info = info4(path) if len(path) == 12 else info6(path)
     assert path_of([*before, info, *after]) == path
 
@@ -49,13 +49,13 @@ def test_the_path_is_found_among_other_control_data(before: Control, after: Cont
 @given(OTHERS)
 @example([(socket.SOL_SOCKET, 29, bytes(16))])  # SO_TIMESTAMP
 def test_without_pktinfo_there_is_no_path(others: Control) -> None:
-    """ "Return the path in a datagram's control data, or b"" when there is none"."""
+    """`path_of` returns b"" then."""
     assert path_of(others) == b""
 
 
 @given(PATHS4, PATHS6, st.booleans())
-def test_of_two_paths_the_ipv4_one_counts(path4: bytes, path6: bytes, first: bool) -> None:
-    """A v4-mapped datagram brings both, in either order, and only the IPv4 one knows broadcast."""
+def test_ipv4_path_is_preferred_to_the_ipv6_one(path4: bytes, path6: bytes, first: bool) -> None:
+    """A v4-mapped datagram has both, in either order, and only the IPv4 one shows broadcast."""
     both = [info4(path4), info6(path6)]
     assert path_of(both if first else both[::-1]) == path4
 
@@ -81,7 +81,7 @@ def test_an_ipv6_answer_leaves_from_the_address_asked_and_names_no_interface(pat
 def test_an_ipv4_request_was_unicast_only_if_it_would_be_answered_from_the_address_asked(
     index: int, local: ipaddress.IPv4Address, asked: ipaddress.IPv4Address
 ) -> None:
-    """ "An IPv4 request was unicast only if ipi_addr == ipi_spec_dst"."""
+    """ipi_addr == ipi_spec_dst only for unicast."""
     path = index.to_bytes(4, sys.byteorder)
     assume(int(local))
     assert is_unicast(path + local.packed + local.packed)
@@ -89,8 +89,8 @@ def test_an_ipv4_request_was_unicast_only_if_it_would_be_answered_from_the_addre
 
 
 @given(st.ip_addresses(v=4))
-def test_a_request_older_than_the_asking_for_paths_is_judged_by_its_address_alone(asked: ipaddress.IPv4Address) -> None:
-    """Such a datagram brings no local address to compare with."""
+def test_request_queued_before_report_paths_is_judged_by_its_address(asked: ipaddress.IPv4Address) -> None:
+    """Such a datagram has no local address to compare with."""
     many = asked.is_multicast or asked == ipaddress.IPv4Address("255.255.255.255")
     assert is_unicast(bytes(8) + asked.packed) is not many
 
@@ -102,12 +102,12 @@ def test_an_ipv6_request_was_unicast_unless_sent_to_ff00(asked: ipaddress.IPv6Ad
 
 
 def test_without_a_path_a_request_counts_as_unicast() -> None:
-    """A socket with an address of its own gets no broadcasts, and reports no paths."""
+    """A socket bound to one address gets no broadcasts and reports no paths."""
     assert is_unicast(b"")
 
 
 def asked_path(server: socket.socket, destination: tuple[Any, ...]) -> bytes:
-    """Send one datagram to `destination`, answer it by its path, and return the path."""
+    """Send a datagram to `destination`, answer it with its path, and return the path."""
     with socket.socket(socket.AF_INET6 if ":" in destination[0] else socket.AF_INET, socket.SOCK_DGRAM) as client:
         client.settimeout(PATIENCE_S)
         client.connect(destination)
@@ -116,13 +116,13 @@ def asked_path(server: socket.socket, destination: tuple[Any, ...]) -> bytes:
         data, control, _, source = receiver(server)(16)
         path = path_of(control)
         server.sendmsg((data,), reply_control(path), 0, source)
-        assert client.recv(16) == b"?"  # a connected client sees only what comes from where it asked
+        assert client.recv(16) == b"?"  # a connected client receives only from the address that it asked
         return path
 
 
 @needs_pktinfo
 @pytest.mark.parametrize("asked", ["127.0.0.1", "127.0.0.5"] if sys.platform == "linux" else ["127.0.0.1"])
-def test_the_kernel_tells_which_ipv4_address_was_asked_and_answers_from_it(asked: str) -> None:
+def test_ipv4_answer_leaves_from_the_reported_address(asked: str) -> None:
     """RFC 1122 §4.1.3.5, on a wildcard bind."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as server:
         report_paths(server)
@@ -134,8 +134,8 @@ def test_the_kernel_tells_which_ipv4_address_was_asked_and_answers_from_it(asked
 
 @needs_pktinfo
 @pytest.mark.skipif(sys.platform != "linux", reason="127.0.0.5 is an address of ours on Linux only")
-def test_a_request_older_than_the_asking_for_paths_is_answered_from_the_address_asked() -> None:
-    """An inherited socket may hold datagrams before we ask for anything."""
+def test_request_queued_before_report_paths_is_answered_from_the_address_asked() -> None:
+    """An inherited socket may hold datagrams before `report_paths`."""
     with (
         socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as server,
         socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client,
@@ -155,7 +155,7 @@ def test_a_request_older_than_the_asking_for_paths_is_answered_from_the_address_
 
 @needs_ipv6
 @pytest.mark.parametrize("v6only", [0, 1])
-def test_the_kernel_tells_which_ipv6_address_was_asked_and_answers_from_it(v6only: int) -> None:
+def test_ipv6_answer_leaves_from_the_reported_address(v6only: int) -> None:
     """The same for IPv6 (RFC 3542 §6.2), whether or not the socket carries IPv4 too."""
     with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as server:
         server.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, v6only)
@@ -179,7 +179,7 @@ def test_on_an_inherited_dual_stack_socket_the_ipv4_path_is_reported() -> None:
 
 
 class AskedSocket:
-    """An IPv6 socket on a machine with or without IPv6: it only writes down what it is asked for."""
+    """An IPv6 socket that only records its options, so no IPv6 is needed."""
 
     family = socket.AF_INET6
     recvmsg = None  # it is there
@@ -196,10 +196,8 @@ class AskedSocket:
 
 
 @pytest.mark.parametrize("v6only", [0, 1])
-def test_only_a_socket_that_may_carry_ipv4_is_asked_for_its_paths_too(
-    v6only: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """ "An inherited IPv6 socket may carry IPv4 too (v4-mapped), so it is asked for both"."""
+def test_only_a_dual_stack_socket_reports_ipv4_paths_too(v6only: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An inherited IPv6 socket may carry IPv4 too (v4-mapped), so both reports are turned on."""
     for name, number in (("IP_PKTINFO", 8), ("IPV6_RECVPKTINFO", 49)):
         monkeypatch.setattr(control, name, number)
     sock: Any = AskedSocket(v6only)
@@ -213,12 +211,12 @@ class PlainSocket:
     family = socket.AF_INET
 
     def recvfrom(self, size_bytes: int) -> tuple[bytes, Any]:
-        """One datagram, no control data."""
+        """Return a datagram without control data."""
         return b"data"[:size_bytes], ("127.0.0.1", 9)
 
 
 def test_a_platform_without_recvmsg_receives_without_paths() -> None:
-    """Where there is only recvfrom, nothing is asked of the kernel, and paths are empty."""
+    """With only recvfrom, no option is set, and paths are empty."""
     plain: Any = PlainSocket()
     report_paths(plain)  # it has no setsockopt
     assert receiver(plain)(3) == (b"dat", [], 0, ("127.0.0.1", 9))
@@ -226,7 +224,7 @@ def test_a_platform_without_recvmsg_receives_without_paths() -> None:
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", pytest.param("::1", marks=needs_ipv6)])
-def test_a_platform_without_pktinfo_is_not_asked_for_it(host: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_platform_without_pktinfo_sets_no_option(host: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """ "Where the platform has neither, answers from a wildcard socket leave from the address that routing picks":
     what comes has no path, and is answered without one.
     """
@@ -247,7 +245,7 @@ def test_a_platform_without_pktinfo_is_not_asked_for_it(host: str, monkeypatch: 
 
 
 def test_the_receiver_leaves_room_for_both_kinds_of_path() -> None:
-    """Too little room would cut the control data off (MSG_CTRUNC)."""
+    """With less room, the control data would be cut off (MSG_CTRUNC)."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as server:
         report_paths(server)
         server.bind(("127.0.0.1", 0))

@@ -1,4 +1,4 @@
-"""The one door through which sockets come in: addresses, options, and errors on the way."""
+"""Making sockets: addresses, options, errors."""
 
 import errno
 import ipaddress
@@ -31,7 +31,7 @@ BINDERS: list[Callable[..., Socket]] = [bind_tcp, bind_udp]
 
 @given(st.ip_addresses())
 def test_the_family_of_a_numeric_address_is_known(address: Any) -> None:
-    """Any numeric address, IPv4 or IPv6, in its usual form."""
+    """Draw a numeric IPv4 or IPv6 address in its usual form."""
     expected = socket.AF_INET if address.version == 4 else socket.AF_INET6
     assert family_of((str(address), 7)) is expected
 
@@ -41,7 +41,7 @@ def test_a_numeric_address_has_four_or_sixteen_bytes(address: Any) -> None:
     assert pack_host(str(address)) == address.packed
 
 
-def test_a_scope_is_none_of_an_addresss_bytes() -> None:
+def test_packed_address_has_no_scope() -> None:
     assert pack_host("fe80::1%eth0") == ipaddress.ip_address("fe80::1").packed
     with pytest.raises(OSError, match="illegal"):
         pack_host("localhost")
@@ -55,7 +55,7 @@ def test_a_scope_belongs_to_an_ipv6_address() -> None:
 
 
 @pytest.mark.parametrize("name", ["localhost", "", "example.org", "127.1", "1", "<broadcast>", "[::1]", "::1 ", "*"])
-def test_a_name_is_refused_since_looking_it_up_would_block(name: str) -> None:
+def test_host_name_is_refused(name: str) -> None:
     """Promise 22. Short forms such as 127.1 are names to the resolver, too."""
     with pytest.raises(ValueError, match="not a numeric"):
         family_of((name, 7))
@@ -63,7 +63,7 @@ def test_a_name_is_refused_since_looking_it_up_would_block(name: str) -> None:
 
 @given(st.text("0123456789abcdefx.:%[]/ λ１\0\ud800", max_size=20))
 def test_any_text_is_a_numeric_address_or_a_value_error(text: str) -> None:
-    """Nothing else comes out: no OSError, no UnicodeError that isn't a ValueError."""
+    """No other exception is raised: no OSError, no UnicodeError that isn't a ValueError."""
     try:
         family = family_of((text, 7))
     except ValueError:
@@ -74,7 +74,7 @@ def test_any_text_is_a_numeric_address_or_a_value_error(text: str) -> None:
 
 @pytest.mark.parametrize("maker", MAKERS)
 def test_no_socket_is_made_for_a_name(maker: Callable[..., Socket]) -> None:
-    """The refusal comes first."""
+    """The name is refused first."""
     sockets = FlakySockets()
     with pytest.raises(ValueError, match="localhost"):
         maker(sockets, ("localhost", 7))
@@ -82,7 +82,7 @@ def test_no_socket_is_made_for_a_name(maker: Callable[..., Socket]) -> None:
 
 
 @given(st.ip_addresses(), st.integers(0, 65535))
-def test_an_address_is_written_as_a_person_writes_it(address: Any, port: int) -> None:
+def test_address_is_written_in_its_usual_form(address: Any, port: int) -> None:
     """127.0.0.1:7 and [::1]:7 (RFC 3986 §3.2.2)."""
     text = format_address((str(address), port) if address.version == 4 else (str(address), port, 0, 0))
     assert text == (f"{address}:{port}" if address.version == 4 else f"[{address}]:{port}")
@@ -90,7 +90,7 @@ def test_an_address_is_written_as_a_person_writes_it(address: Any, port: int) ->
 
 @pytest.mark.skipif(not hasattr(socket, "if_nameindex"), reason="interfaces have no names here")
 def test_a_scope_is_written_by_its_name_once() -> None:
-    """fe80::1%lo, whether the scope comes as a number or in the host already."""
+    """fe80::1%lo, with the scope as a number or in the host."""
     index, name = socket.if_nameindex()[0]
     assert format_address(("fe80::1", 7, 0, index)) == f"[fe80::1%{name}]:7"
     assert format_address((f"fe80::1%{name}", 7, 0, index)) == f"[fe80::1%{name}]:7"
@@ -98,7 +98,7 @@ def test_a_scope_is_written_by_its_name_once() -> None:
 
 
 def test_a_scope_without_an_interface_is_written_by_its_number() -> None:
-    """An interface may have gone meanwhile."""
+    """An interface may have been removed."""
     assert format_address(("fe80::1", 7, 0, 2_000_000_000)) == "[fe80::1%2000000000]:7"
 
 
@@ -106,7 +106,7 @@ def test_a_scope_without_an_interface_is_written_by_its_number() -> None:
 
 
 def test_an_errno_has_one_meaning_only() -> None:
-    """What a client did, what the system is out of, and what breaks the socket exclude each other."""
+    """The sets for one peer, shortages and broken sockets are disjoint."""
     assert not ONE_PEER & BROKEN_SOCKET
     assert not ONE_PEER & OUT_OF_MEMORY
     assert not BROKEN_SOCKET & OUT_OF_MEMORY
@@ -114,7 +114,7 @@ def test_an_errno_has_one_meaning_only() -> None:
 
 
 def test_an_errno_without_a_name_is_written_as_a_number() -> None:
-    """Counters are named by it."""
+    """Counters use the name."""
     assert errno_name(os_error(errno.ECONNRESET)) == "ECONNRESET"
     assert errno_name(OSError(4321, "?")) == "4321"
     assert errno_name(OSError("no number at all")) == "0"
@@ -123,7 +123,7 @@ def test_an_errno_without_a_name_is_written_as_a_number() -> None:
 @pytest.mark.parametrize("binder", BINDERS)
 @pytest.mark.parametrize("host", LOOPBACKS)
 def test_a_port_in_use_is_refused_and_no_descriptor_is_left(binder: Callable[..., Socket], host: str) -> None:
-    """ "Whoever makes a socket closes it if the next step fails". For UDP: never SO_REUSEADDR."""
+    """The socket is closed. For UDP: never SO_REUSEADDR."""
     with binder(socket, (host, 0)) as first:
         if binder is bind_tcp:
             first.listen()
@@ -155,14 +155,14 @@ def test_a_port_that_is_no_port_leaves_no_descriptor(binder: Callable[..., Socke
 
 
 class Optionless(socket.socket):
-    """A socket on a system that knows none of our options."""
+    """A socket on a system without these options."""
 
     def setsockopt(self, *args: Any) -> None:
         raise os_error(errno.ENOPROTOOPT)
 
 
 class OptionlessSockets:
-    """A factory of them."""
+    """A factory of such sockets."""
 
     def socket(self, family: int, type: int) -> Socket:
         return Optionless(family, type)
@@ -173,7 +173,7 @@ class OptionlessSockets:
 
 @pytest.mark.parametrize("maker", MAKERS)
 def test_an_option_that_fails_closes_the_socket(maker: Callable[..., Socket]) -> None:
-    """The first steps after socket(2) can fail as well."""
+    """Even the first steps after socket(2) can fail."""
     before = open_descriptors()
     with pytest.raises(OSError, match="available"):
         maker(OptionlessSockets(), ("0.0.0.0", 0))
@@ -184,7 +184,7 @@ def test_an_option_that_fails_closes_the_socket(maker: Callable[..., Socket]) ->
 
 
 def assert_stream_options(sock: Socket) -> None:
-    """Every stream of ours keeps urgent bytes in place, has no Nagle delay, and finds dead peers in five minutes."""
+    """Urgent bytes stay in place, no Nagle delay, dead peers found in five minutes."""
     assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE)
     assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
     assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
@@ -196,8 +196,8 @@ def assert_stream_options(sock: Socket) -> None:
 
 @linux_only
 @pytest.mark.parametrize("host", LOOPBACKS)
-def test_accepted_sockets_inherit_what_a_stream_needs(host: str) -> None:
-    """ "Accepted sockets inherit what is set here"; SO_OOBINLINE must be set on the *listener* (promises 3 and 10)."""
+def test_accepted_sockets_inherit_the_stream_options(host: str) -> None:
+    """SO_OOBINLINE must be set on the *listener* (promises 3 and 10)."""
     with bind_tcp(socket, (host, 0)) as listener:
         listener.listen()
         assert_stream_options(listener)
@@ -209,7 +209,7 @@ def test_accepted_sockets_inherit_what_a_stream_needs(host: str) -> None:
 
 
 @linux_only
-def test_a_client_has_what_a_stream_needs() -> None:
+def test_client_socket_has_the_stream_options() -> None:
     """The same for outgoing connections."""
     with new_client(socket, ("127.0.0.1", 7)) as sock:
         assert_stream_options(sock)
@@ -217,8 +217,8 @@ def test_a_client_has_what_a_stream_needs() -> None:
 
 
 @linux_only
-def test_where_the_system_lacks_an_option_of_keepalive_the_others_are_set(monkeypatch: pytest.MonkeyPatch) -> None:
-    """ "The names differ by platform": a missing one keeps no client from connecting."""
+def test_missing_keepalive_option_leaves_the_others_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The names differ by platform; a client can connect without them."""
     monkeypatch.delattr(socket, "TCP_KEEPINTVL")
     with new_client(socket, ("127.0.0.1", 7)) as sock:
         assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
@@ -229,7 +229,7 @@ def test_where_the_system_lacks_an_option_of_keepalive_the_others_are_set(monkey
 @pytest.mark.parametrize("maker", MAKERS)
 @pytest.mark.parametrize("host", LOOPBACKS)
 def test_every_socket_is_non_blocking_and_not_inherited_by_children(maker: Callable[..., Socket], host: str) -> None:
-    """Nothing on the loop blocks; and a child process can't keep a port."""
+    """No call blocks the loop, and no child process keeps a port."""
     with maker(socket, (host, 0)) as sock:
         assert sock.gettimeout() == 0.0
         assert not sock.get_inheritable()
@@ -245,22 +245,22 @@ def test_an_ipv6_socket_is_v6only(maker: Callable[..., Socket]) -> None:
 
 @needs_ipv6
 @pytest.mark.parametrize("binder", BINDERS)
-def test_both_wildcards_fit_on_one_port(binder: Callable[..., Socket]) -> None:
-    """What V6ONLY is good for."""
+def test_both_wildcards_share_a_port(binder: Callable[..., Socket]) -> None:
+    """V6ONLY allows it."""
     with binder(socket, ("0.0.0.0", 0)) as one, binder(socket, ("::", one.getsockname()[1])) as other:
         assert one.getsockname()[1] == other.getsockname()[1]
 
 
 @pytest.mark.parametrize("address", [("127.0.0.1", 0), ("0.0.0.0", 0)])
-def test_udp_never_shares_its_port(address: Address) -> None:
-    """Promise 13: "never SO_REUSEADDR on UDP": it would let a second daemon steal every datagram in silence."""
+def test_udp_port_is_never_shared(address: Address) -> None:
+    """Promise 13: "never SO_REUSEADDR on UDP": a second process could take every datagram unnoticed."""
     with bind_udp(socket, address) as sock:
         assert not sock.getsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR)
         assert not sock.getsockopt(socket.SOL_SOCKET, getattr(socket, "SO_REUSEPORT", socket.SO_REUSEADDR))
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="SO_EXCLUSIVEADDRUSE there")
-def test_a_tcp_server_can_come_back_at_once() -> None:
+def test_tcp_server_can_bind_again_at_once() -> None:
     """Old connections in TIME_WAIT don't keep the port (socket(7), SO_REUSEADDR)."""
     with bind_tcp(socket, ("127.0.0.1", 0)) as listener:
         address = listener.getsockname()
@@ -284,8 +284,8 @@ def test_the_kernels_buffers_are_capped_when_asked_to(binder: Callable[..., Sock
 
 
 @linux_only
-def test_udp_gets_as_large_a_receive_buffer_as_the_system_gives() -> None:
-    """A burst waits in the kernel instead of being lost: no more than net.core.rmem_max, doubled (socket(7))."""
+def test_udp_gets_the_largest_receive_buffer_allowed() -> None:
+    """A burst waits in the kernel: at most net.core.rmem_max, doubled (socket(7))."""
     most_bytes = int(pathlib.Path("/proc/sys/net/core/rmem_max").read_text())
     with bind_udp(socket, ("127.0.0.1", 0)) as sock:
         assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) == 2 * min(UDP_RECEIVE_BYTES, most_bytes)
@@ -293,7 +293,7 @@ def test_udp_gets_as_large_a_receive_buffer_as_the_system_gives() -> None:
 
 @linux_only
 def test_accepted_sockets_inherit_the_cap() -> None:
-    """The listener's buffers are those of its connections."""
+    """Connections have the listener's buffer sizes."""
     with bind_tcp(socket, ("127.0.0.1", 0), buffer_bytes=16_384) as listener:
         listener.listen()
         with socket.create_connection(listener.getsockname(), PATIENCE_S):
@@ -306,8 +306,8 @@ def test_accepted_sockets_inherit_the_cap() -> None:
 # ---------------------------------------------------------------- how a connect has ended
 
 
-def test_a_connect_that_met_itself_counts_as_refused() -> None:
-    """RFC 9293 §3.5: the socket that is its own peer echoes everything and proves nothing."""
+def test_self_connect_counts_as_refused() -> None:
+    """RFC 9293 §3.5: a socket that is its own peer would echo everything."""
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))
         sock.connect(sock.getsockname())
@@ -315,12 +315,12 @@ def test_a_connect_that_met_itself_counts_as_refused() -> None:
 
 
 def test_a_socket_that_is_not_connected_has_not_succeeded() -> None:
-    """Connected, and reset before we looked: SO_ERROR says 0, but there is no peer."""
+    """Connected and reset since: SO_ERROR is 0, but there is no peer."""
     with socket.socket() as sock:
         assert connect_result(sock) == errno.ENOTCONN
 
 
-def test_a_connect_that_has_succeeded_is_zero() -> None:
+def test_successful_connect_is_zero() -> None:
     """The usual case."""
     with socket.create_server(("127.0.0.1", 0)) as server, socket.create_connection(server.getsockname()) as sock:
         assert connect_result(sock) == 0

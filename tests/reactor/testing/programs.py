@@ -1,4 +1,4 @@
-"""What the tests of the simulated network share: sockets inside, peers outside, and time that passes."""
+"""Shared by the tests of the simulated network: sockets inside, peers outside, and passing time."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from reactor.testing.kernel.stream import StreamSocket
 
 HERE = "10.0.0.1"
 PORT = 7
-ELSEWHERE = "192.0.2.1"  # where peers live unless they say otherwise
+ELSEWHERE = "192.0.2.1"  # the usual host of peers
 
 
 class Echo(StreamProtocol):
-    """Send back what comes, and remember how it ended."""
+    """Echo, and remember how the connection ended."""
 
     def __init__(self) -> None:
         self.connection: Connection | None = None
@@ -43,7 +43,7 @@ class UdpEcho(DatagramProtocol):
 
 
 def go(network: SimulatedNetwork, for_s: float = 0.0) -> None:
-    """Let the world outside go on, without the program's doing."""
+    """Let the world outside go on, without a step of the program."""
     end_s = network.clock() + for_s
     while network.move_peers() or network.wire.run_due() or network.go_on(end_s):
         pass
@@ -71,7 +71,7 @@ def answered(listener: Socket) -> Socket:
 
 
 def pair(network: SimulatedNetwork) -> tuple[Socket, Peer]:
-    """(the program's end, the peer)."""
+    """Return (the program's end, the peer)."""
     listener = listening(network)
     peer = network.peer((HERE, PORT))
     go(network, network.latency_s)

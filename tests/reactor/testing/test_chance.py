@@ -1,4 +1,4 @@
-"""Chance: what goes wrong, from one seed, and the script that repeats it."""
+"""Chance: faults from one seed, and the script that repeats them."""
 
 from __future__ import annotations
 
@@ -31,12 +31,10 @@ FAULT = st.builds(
 
 @given(faults=st.lists(FAULT))
 def test_script_reads_back_as_its_faults(faults: list[Fault]) -> None:
-    """Promise: what is written can be read, and means the same."""
     assert parse_script(" ".join(map(str, faults))) == faults
 
 
-def test_an_amount_that_is_not_given_is_one() -> None:
-    """Promise: scripts can be written by hand."""
+def test_missing_amount_is_one() -> None:
     assert parse_script("send#3=short\n accept#1=EMFILE:7") == [
         Fault("send", 3, "short", 1),
         Fault("accept", 1, "EMFILE", 7),
@@ -47,7 +45,7 @@ def test_an_amount_that_is_not_given_is_one() -> None:
     "word", ["send", "send#3", "send#=short", "send#x=short", "send#1=loss", "sent#1=short", "send#1=short:x", "#1=:"]
 )
 def test_unknown_fault_in_a_script_is_refused(word: str) -> None:
-    """Promise: a slip in a script is told, and not taken for a world in which nothing goes wrong."""
+    """A typing error in a script must not give a world without faults."""
     with pytest.raises(ValueError, match="is no fault"):
         parse_script(word)
     with pytest.raises(ValueError, match="is no fault"):
@@ -65,26 +63,23 @@ def test_unknown_fault_in_a_script_is_refused(word: str) -> None:
     ],
 )
 def test_impossible_mix_is_refused(mix: dict[str, float], words: str) -> None:
-    """Promise: a fault that doesn't exist, and a probability that is none, are told."""
     with pytest.raises(ValueError, match=words):
         chance(mix)
 
 
-def test_without_a_mix_nothing_goes_wrong() -> None:
-    """Promise: only faults that were asked for happen, and a probability of 0 means never."""
+def test_without_a_mix_no_fault_happens() -> None:
     source = chance({"recv.short": 0.0})
     assert not [fault for call in CATALOGUE for _ in range(100) if (fault := source.draw(call))]
 
 
-def test_what_is_certain_goes_wrong_each_time() -> None:
-    """Promise: a probability of 1 means always."""
+def test_probability_of_one_faults_every_call() -> None:
     source = chance({"recv.short": 1.0})
     assert len(drawn(source, "recv", 50)) == 50
     assert not drawn(source, "send", 50)
 
 
 def test_probabilities_above_one_are_shared_out() -> None:
-    """Promise: when probabilities add up to more than 1, each kind gets its share, and something happens always."""
+    """Each kind gets its share, and every call has a fault."""
     source = chance({"recv.short": 1.0, "recv.EINTR": 1.0})
     assert len(drawn(source, "recv", 1000)) == 1000
     counts = source.counts()
@@ -92,8 +87,7 @@ def test_probabilities_above_one_are_shared_out() -> None:
     assert min(counts.values()) > 400
 
 
-def test_probabilities_are_kept() -> None:
-    """Promise: a fault comes about as often as its probability says."""
+def test_faults_come_as_often_as_their_probability() -> None:
     source = chance({"recv.short": 0.2, "recv.EINTR": 0.05})
     drawn(source, "recv", 10_000)
     counts = source.counts()
@@ -102,14 +96,13 @@ def test_probabilities_are_kept() -> None:
 
 
 def test_same_seed_gives_the_same_faults_and_another_seed_others() -> None:
-    """Promise: every decision comes from the seed."""
     mix = everything(0.1)
     first, same, other = (drawn(chance(mix, seed=seed), "send", 200) for seed in (1, 1, 2))
     assert first == same != other
 
 
 def test_source_of_zeros_has_no_faults() -> None:
-    """Promise: hypothesis makes an example small by drawing 0, and then nothing goes wrong."""
+    """hypothesis shrinks an example by drawing 0."""
 
     class Zeros(random.Random):
         def random(self) -> float:
@@ -120,7 +113,6 @@ def test_source_of_zeros_has_no_faults() -> None:
 
 
 def test_script_faults_come_at_their_numbers_once() -> None:
-    """Promise: each kind of call is numbered for itself, and a script's faults come at their numbers, each once."""
     source = chance(script="send#2=short:9 recv#1=EINTR")
     assert drawn(source, "send", 5) == ["send#2=short:9"]
     assert drawn(source, "recv", 5) == ["recv#1=EINTR:1"]
@@ -128,15 +120,13 @@ def test_script_faults_come_at_their_numbers_once() -> None:
 
 
 def test_fault_without_effect_is_not_in_the_script() -> None:
-    """Promise: a script lists what did go wrong, not what could have."""
     source = chance(script="send#1=short")
     assert source.draw("send") is not None
     assert source.script() == ""
     assert source.counts() == {}
 
 
-def test_a_plan_counts_from_now() -> None:
-    """Promise: `plan` means the next call, or a later one."""
+def test_plan_counts_calls_from_now() -> None:
     source = chance()
     drawn(source, "send", 3)
     source.plan("send", "EAGAIN")
@@ -146,28 +136,25 @@ def test_a_plan_counts_from_now() -> None:
         source.plan("send", "loss")
 
 
-def test_a_script_comes_before_the_mix() -> None:
-    """Promise: what was planned happens, whatever luck has."""
+def test_script_takes_precedence_over_the_mix() -> None:
     source = chance({"send.EINTR": 1.0}, "send#2=short:7")
     assert [word.split(":")[0] for word in drawn(source, "send", 3)] == ["send#1=EINTR", "send#2=short", "send#3=EINTR"]
 
 
 @pytest.mark.parametrize("name", [name for name in FAULTS if name.split(".")[1].startswith("E")])
-def test_a_fault_with_an_errnos_name_is_that_error(name: str) -> None:
-    """Promise: what is raised is what the kernel would have Python raise, of the right class."""
+def test_fault_named_after_an_errno_gives_that_error(name: str) -> None:
     call, _, kind = name.partition(".")
     error = Fault(call, 1, kind, 1).error()
     assert error.errno == getattr(errno, kind)
     assert type(error) is type(OSError(error.errno, ""))
 
 
-def test_the_usual_faults_leave_a_scenario_its_sockets() -> None:
-    """Promise: by default a scenario can begin."""
+def test_usual_faults_exclude_socket_faults() -> None:
     assert set(FAULTS) - set(USUAL_FAULTS) == {"socket.EMFILE", "socket.ENFILE", "socket.ENOBUFS", "socket.ENOMEM"}
 
 
-def test_a_random_mix_has_some_faults_from_rare_to_often() -> None:
-    """Promise: each world has its own few, so that none hides what another does undisturbed."""
+def test_random_mix_has_a_few_faults_from_rare_to_frequent() -> None:
+    """Each world has a few faults, so that none hides the effects of another."""
     mixes = [random_mix(random.Random(seed)) for seed in range(50)]
     assert {name for mix in mixes for name in mix} == set(USUAL_FAULTS)
     assert all(len(mix) < len(USUAL_FAULTS) for mix in mixes)
@@ -177,26 +164,23 @@ def test_a_random_mix_has_some_faults_from_rare_to_often() -> None:
 
 
 def test_everything_has_every_fault() -> None:
-    """Promise: `everything` leaves nothing out."""
     assert everything(0.01) == dict.fromkeys(FAULTS, 0.01)
 
 
-def test_a_seed_may_be_a_number_or_a_source() -> None:
-    """Promise: a number gives the same stream each time, and a `random.Random` is used itself."""
+def test_seed_may_be_a_number_or_a_source() -> None:
     assert source_of(7).random() == source_of(7).random()
     own = random.Random(1)
     assert source_of(own) is own
 
 
 @given(data=st.data())
-def test_a_seed_may_be_what_hypothesis_draws_from(data: st.DataObject) -> None:
-    """Promise: with hypothesis's `data`, hypothesis decides, and can make an example small."""
+def test_seed_may_be_hypothesis_data(data: st.DataObject) -> None:
     assert 0 <= source_of(data).random() < 1
 
 
 @given(count=st.integers(0, 40))
-def test_subsets_take_out_all_then_halves_then_ever_smaller_pieces(count: int) -> None:
-    """Promise: whichever single fault isn't needed is tried without, at last."""
+def test_subsets_leave_out_all_then_halves_then_smaller_pieces(count: int) -> None:
+    """In the end, each single fault is left out once."""
     faults = [Fault("send", number, "short", 1) for number in range(1, count + 1)]
     found = list(subsets(faults))
     assert all(len(left) < len(faults) for left in found)

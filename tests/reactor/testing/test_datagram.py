@@ -1,4 +1,4 @@
-"""Simulated UDP: what becomes of a datagram on its way."""
+"""Simulated UDP: what happens to a datagram on its way."""
 
 from __future__ import annotations
 
@@ -18,8 +18,7 @@ from tests.conformance.worlds import told
 from tests.reactor.testing.programs import ELSEWHERE, HERE, bits, error_of, go, udp
 
 
-def test_a_datagram_takes_the_latency() -> None:
-    """Promise: it arrives after `latency_s`, and not before."""
+def test_datagram_arrives_after_the_latency() -> None:
     network = SimulatedNetwork(latency_s=0.5)
     sock, peer = udp(network), network.udp_peer()
     peer.send(b"hello", sock.getsockname())
@@ -35,7 +34,7 @@ def test_a_datagram_takes_the_latency() -> None:
     ("kind", "at_once", "later"), [("loss", 0, 0), ("delay", 0, 1), ("duplicate", 1, 2)], ids=lambda value: str(value)
 )
 def test_packet_fault_loses_delays_or_doubles_a_datagram(kind: str, at_once: int, later: int) -> None:
-    """Promise: never changed; the amount is how many tenths of a millisecond it, or its double, is late."""
+    """A datagram is never changed. The amount is its delay, or its double's, in tenths of a millisecond."""
     network = SimulatedNetwork(script=f"packet#1={kind}:5000")
     sock, peer = udp(network), network.udp_peer()
     sock.sendto(b"x", peer.address)
@@ -48,7 +47,7 @@ def test_packet_fault_loses_delays_or_doubles_a_datagram(kind: str, at_once: int
 
 @pytest.mark.skipif(not MSG_ERRQUEUE, reason="only Linux has such a queue")
 def test_error_queue_is_empty_and_keeps_datagrams_where_they_are() -> None:
-    """README: "the queue of MSG_ERRQUEUE is always empty"; what waits stays where it is."""
+    """README: "the queue of MSG_ERRQUEUE is always empty"; waiting datagrams stay in the receive buffer."""
     network = SimulatedNetwork()
     sock, peer = udp(network), network.udp_peer()
     peer.send(b"hello", sock.getsockname())
@@ -57,8 +56,7 @@ def test_error_queue_is_empty_and_keeps_datagrams_where_they_are() -> None:
     assert sock.recv(10) == b"hello"
 
 
-def test_a_late_datagram_is_overtaken() -> None:
-    """Promise: datagrams don't keep their order."""
+def test_delayed_datagram_is_overtaken() -> None:
     network = SimulatedNetwork(script="packet#1=delay:100")
     sock, peer = udp(network), network.udp_peer()
     for data in (b"one", b"two"):
@@ -67,8 +65,7 @@ def test_a_late_datagram_is_overtaken() -> None:
     assert [data for data, _ in peer.received] == [b"two", b"one"]
 
 
-def test_a_partition_loses_datagrams() -> None:
-    """Promise: unlike a stream's bytes, they are not sent again."""
+def test_partition_loses_datagrams() -> None:
     network = SimulatedNetwork()
     sock, peer = udp(network), network.udp_peer()
     network.partition(ELSEWHERE)
@@ -84,7 +81,7 @@ def test_a_partition_loses_datagrams() -> None:
 
 
 def test_connected_socket_gets_econnrefused_only_from_a_host_that_exists() -> None:
-    """Promise: ECONNREFUSED comes from a host without such a port, silence from where there is no host."""
+    """A host without such a port refuses; an address without a host stays silent."""
     network = SimulatedNetwork()
     network.udp_peer()
     refused, silent, unconnected = (udp(network) for _ in range(3))
@@ -100,7 +97,6 @@ def test_connected_socket_gets_econnrefused_only_from_a_host_that_exists() -> No
 
 
 def test_connect_ex_returns_what_connect_raises() -> None:
-    """Promise: EACCES for a broadcast address that wasn't asked for."""
     network = SimulatedNetwork()
     sock = network.socket(socket.AF_INET, socket.SOCK_DGRAM)
     assert sock.connect_ex(("10.0.0.255", 9)) == errno.EACCES
@@ -110,7 +106,6 @@ def test_connect_ex_returns_what_connect_raises() -> None:
 
 
 def test_too_large_datagram_is_refused_and_not_sent() -> None:
-    """Promise: EMSGSIZE above 65,507 bytes."""
     network = SimulatedNetwork()
     sock, peer = udp(network), network.udp_peer()
     assert told(sock.sendto, bytes(65_508), peer.address) == "EMSGSIZE"
@@ -120,8 +115,7 @@ def test_too_large_datagram_is_refused_and_not_sent() -> None:
 
 
 @pytest.mark.parametrize("call", ["sendmsg", "recvmsg"])
-def test_a_call_fails_as_the_script_says_and_the_next_one_works(call: str) -> None:
-    """Promise: each kind in the catalogue is raised once, whichever name the call goes by, and no datagram is lost."""
+def test_scripted_fault_fails_one_call_and_the_next_works(call: str) -> None:
     for kind in CATALOGUE[call]:
         network = SimulatedNetwork(script=f"{call}#1={kind}")
         sock, peer = udp(network), network.udp_peer()
@@ -138,7 +132,7 @@ def test_a_call_fails_as_the_script_says_and_the_next_one_works(call: str) -> No
 
 @pytest.mark.parametrize("ipv6", [False, True])
 def test_forced_interface_that_leads_nowhere_loses_the_datagram(ipv6: bool) -> None:
-    """Promise: so a reply must not name the interface of the question; control data of another kind is ignored."""
+    """So a reply must not name the interface of the question. Control data of another kind is ignored."""
     network = SimulatedNetwork()
     sock, peer = (
         udp(network, "::" if ipv6 else "0.0.0.0"),
@@ -157,8 +151,7 @@ def test_forced_interface_that_leads_nowhere_loses_the_datagram(ipv6: bool) -> N
     assert peer.received == [(b"0", source), (b"2", source)]
 
 
-def test_interface_of_an_address() -> None:
-    """Promise: the first address of a family is on the interface that leads outside, each other one on its own."""
+def test_each_address_has_its_interface() -> None:
     interface_of = SimulatedNetwork().routing.interface_of
     assert [interface_of(host) for host in ("::1", "127.9.9.9", "10.0.0.1", "fd00::1", ELSEWHERE)] == [1, 1, 2, 2, 2]
     assert [interface_of(host) for host in ("10.0.0.2", "fd00::2")] == [3, 3]
@@ -166,7 +159,6 @@ def test_interface_of_an_address() -> None:
 
 @pytest.mark.parametrize(("host", "option"), [("0.0.0.0", IP_PKTINFO), ("::", IPV6_RECVPKTINFO)])
 def test_control_data_comes_only_with_the_option_and_room_for_it(host: str, option: int) -> None:
-    """Promise: without the option, or without room for control data, there is none."""
     network = SimulatedNetwork()
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     sock = udp(network, host)
@@ -182,7 +174,7 @@ def test_control_data_comes_only_with_the_option_and_room_for_it(host: str, opti
 
 
 def test_full_receive_buffer_counts_lost_datagrams() -> None:
-    """Promise: the first datagram always fits, what doesn't is in `datagrams_lost`, and room comes back by reading."""
+    """The first datagram always fits; reading makes room again."""
     network = SimulatedNetwork(receive_buffer_bytes=200)
     sock, peer = udp(network), network.udp_peer()
     for size in (1000, 1):
@@ -197,7 +189,6 @@ def test_full_receive_buffer_counts_lost_datagrams() -> None:
 
 
 def test_broadcast_reaches_every_wildcard_socket_of_its_port() -> None:
-    """Promise: UDP sockets bound to the wildcard and that port receive it, each with its own address."""
     network = SimulatedNetwork()
     everywhere, here = udp(network, "0.0.0.0", 4000), udp(network, "0.0.0.0", 4001)
     peer = network.udp_peer()
@@ -210,8 +201,7 @@ def test_broadcast_reaches_every_wildcard_socket_of_its_port() -> None:
     assert everywhere.recv(10) == b"again"
 
 
-def test_a_call_that_would_block_is_refused_and_noted() -> None:
-    """Promise: as for streams."""
+def test_call_that_would_block_raises_and_is_a_violation() -> None:
     network = SimulatedNetwork()
     sock = network.socket(socket.AF_INET, socket.SOCK_DGRAM)
     with pytest.raises(RuntimeError, match="nothing blocks"):
@@ -219,8 +209,7 @@ def test_a_call_that_would_block_is_refused_and_noted() -> None:
     assert network.violations == ["a call that would block"]
 
 
-def test_an_unbound_socket_is_bound_by_its_first_datagram() -> None:
-    """Promise: an answer finds it."""
+def test_first_datagram_binds_an_unbound_socket() -> None:
     network = SimulatedNetwork()
     sock = network.socket(socket.AF_INET, socket.SOCK_DGRAM)
     peer = network.udp_peer()
@@ -231,7 +220,7 @@ def test_an_unbound_socket_is_bound_by_its_first_datagram() -> None:
     assert sock.recv(100) == b"answer"
 
 
-# ---------------------------------------------------------------- many at once
+# ---------------------------------------------------------------- batches
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="Linux alone has both calls")

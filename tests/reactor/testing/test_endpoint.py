@@ -11,8 +11,7 @@ from reactor.testing import SimulatedNetwork
 from reactor.testing.kernel.endpoint import SimulatedSocket
 
 
-def test_what_a_kind_of_socket_must_say_for_itself() -> None:
-    """Promise: readiness and the end depend on the kind: the base class has no opinion."""
+def test_base_socket_has_no_poll_and_no_end() -> None:
     sock = SimulatedSocket(SimulatedNetwork(), socket.AF_INET, socket.SOCK_STREAM, False)
     with pytest.raises(NotImplementedError):
         sock.poll()
@@ -21,8 +20,7 @@ def test_what_a_kind_of_socket_must_say_for_itself() -> None:
 
 
 @pytest.mark.parametrize("kind", [socket.SOCK_STREAM, socket.SOCK_DGRAM])
-def test_a_socket_knows_what_it_is(kind: socket.SocketKind) -> None:
-    """Promise: family and type are as for `socket.socket`, and the descriptor is one of this network."""
+def test_socket_has_family_type_and_descriptor(kind: socket.SocketKind) -> None:
     network = SimulatedNetwork()
     sock = network.socket(socket.AF_INET6, kind)
     assert (sock.family, sock.type, sock.proto) == (socket.AF_INET6, kind, 0)

@@ -1,4 +1,4 @@
-"""SimulatedNetwork: running a loop in it, and what no loop should do."""
+"""SimulatedNetwork: runs of a loop, and what no loop may do."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from reactor import READ, Connection, Reactor, StreamProtocol, listen_tcp, open_
 from reactor.sockets.addresses import Address
 from reactor.sockets.opening import Socket
 from reactor.testing import SimulatedNetwork, Watcher
-from reactor.testing.kernel.ports import Endpoint
+from reactor.testing.kernel.endpoint import SimulatedSocket
 from reactor.testing.turns import IDLE_TURNS
 from tests.conformance.worlds import told
 from tests.reactor.testing.programs import ELSEWHERE, HERE, PORT, Echo, UdpEcho, go, pair, udp
 
 
 def ticking(network: SimulatedNetwork) -> tuple[Reactor, list[float]]:
-    """A loop with a timer every second, for ever."""
+    """A loop with a timer every second, forever."""
     made = network.reactor()
     ticks: list[float] = []
 
@@ -34,8 +34,7 @@ def ticking(network: SimulatedNetwork) -> tuple[Reactor, list[float]]:
     return made, ticks
 
 
-def test_a_run_ends_when_the_loop_stops() -> None:
-    """Promise: the first of four ends."""
+def test_run_ends_when_the_loop_stops() -> None:
     network = SimulatedNetwork()
     made, ticks = ticking(network)
     made.call_later(3.5, made.stop)
@@ -43,15 +42,13 @@ def test_a_run_ends_when_the_loop_stops() -> None:
     assert len(ticks) == 3
 
 
-def test_a_run_ends_when_nothing_more_will_happen() -> None:
-    """Promise: the second: a loop without timers and news would sleep for ever."""
+def test_run_ends_when_nothing_more_will_happen() -> None:
     network = SimulatedNetwork()
     network.run(network.reactor())
     assert network.clock() == 1000.0
 
 
-def test_a_run_ends_when_until_says_so_and_can_go_on() -> None:
-    """Promise: the third, looked at in each turn; and the next run goes on where it was."""
+def test_run_ends_when_until_is_true_and_the_next_run_goes_on() -> None:
     network = SimulatedNetwork()
     made, ticks = ticking(network)
     network.run(made, until=lambda: len(ticks) >= 5)
@@ -60,8 +57,8 @@ def test_a_run_ends_when_until_says_so_and_can_go_on() -> None:
     assert len(ticks) == 7
 
 
-def test_a_run_ends_when_its_time_is_up() -> None:
-    """Promise: the fourth: at that very moment, even if nothing else would have woken the loop."""
+def test_run_ends_after_for_s() -> None:
+    """It ends at that moment, even if nothing else would wake the loop."""
     network = SimulatedNetwork()
     made = network.reactor()
     network.run(made, for_s=2.5)
@@ -73,16 +70,14 @@ def test_a_run_ends_when_its_time_is_up() -> None:
 
 
 @pytest.mark.parametrize(("enough", "for_s", "ticked"), [(2, 5.5, 2), (9, 5.5, 5)])
-def test_run_with_until_and_for_s_ends_by_the_first_of_them(enough: int, for_s: float, ticked: int) -> None:
-    """Promise: neither `until` nor `for_s` is forgotten for the other."""
+def test_run_with_until_and_for_s_ends_at_the_first(enough: int, for_s: float, ticked: int) -> None:
     network = SimulatedNetwork()
     made, ticks = ticking(network)
     network.run(made, until=lambda: len(ticks) >= enough, for_s=for_s)
     assert len(ticks) == ticked
 
 
-def test_loop_that_never_rests_is_stopped_and_each_run_counts_anew(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Promise: RuntimeError after so many turns of one run, rather than a test that hangs."""
+def test_loop_that_never_rests_is_stopped_and_each_run_counts_from_zero(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reactor.testing.turns, "MOST_TURNS", 20)
     network = SimulatedNetwork()
     made, ticks = ticking(network)
@@ -93,7 +88,7 @@ def test_loop_that_never_rests_is_stopped_and_each_run_counts_anew(monkeypatch: 
 
 
 def test_loop_that_turns_while_time_stands_still_is_stopped_sooner(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Promise: RuntimeError: something changes in each turn, so it is no spin, but time never passes."""
+    """Something changes in each turn, so it isn't a spin, but time never passes."""
     monkeypatch.setattr(reactor.testing.turns, "MOST_TURNS_AT_ONCE", 50)
     network = SimulatedNetwork()
     made = network.reactor()
@@ -108,7 +103,7 @@ def test_loop_that_turns_while_time_stands_still_is_stopped_sooner(monkeypatch: 
 
 
 def test_shortage_lasts_for_its_milliseconds_and_counts_once() -> None:
-    """Promise: ENOBUFS with an amount goes on at the same call until its time is over; other calls don't see it."""
+    """Other calls don't see the shortage."""
     network = SimulatedNetwork(script="send#1=ENOBUFS:101")
     sock, peer = pair(network)
     for _ in range(3):
@@ -120,8 +115,7 @@ def test_shortage_lasts_for_its_milliseconds_and_counts_once() -> None:
     assert not peer.lost
 
 
-def test_settle_lets_everything_arrive_without_the_program() -> None:
-    """Promise: afterwards nothing is under way."""
+def test_settle_delivers_everything_without_the_program() -> None:
     network = SimulatedNetwork(latency_s=3.0)
     sock, peer = pair(network)
     sock.send(b"x")
@@ -133,7 +127,7 @@ def test_settle_lets_everything_arrive_without_the_program() -> None:
 
 
 class Deaf:
-    """A handler that is ready and does nothing about it."""
+    """A ready handler that does nothing."""
 
     def __init__(self, sock: Socket) -> None:
         self.interest, self.closed = 0, False
@@ -141,7 +135,7 @@ class Deaf:
         self.calls = 0
 
     def on_event(self, mask: int) -> None:
-        """Do nothing but count."""
+        """Only count the call."""
         self.calls += 1
 
     def abort(self, error: Exception | None = None) -> None:
@@ -149,8 +143,7 @@ class Deaf:
 
 
 @pytest.mark.parametrize("busy_poll_s", [0.0, 1e-3])
-def test_a_loop_that_spins_is_found(busy_poll_s: float) -> None:
-    """Promise: to turn again and again while nothing changes is a violation, after a few turns."""
+def test_spinning_loop_is_a_violation(busy_poll_s: float) -> None:
     network = SimulatedNetwork()
     made = network.reactor(busy_poll_s=busy_poll_s)
     sock, peer = pair(network)
@@ -160,11 +153,11 @@ def test_a_loop_that_spins_is_found(busy_poll_s: float) -> None:
     made.set_interest(handler, READ)
     with pytest.raises(AssertionError, match="the loop spins"):
         network.run(made, until=lambda: network.violations)
-    assert handler.calls <= IDLE_TURNS + 2  # in the first two something still moves
+    assert handler.calls <= IDLE_TURNS + 2  # in the first two turns something still changes
 
 
-def test_a_descriptor_closed_while_it_is_watched_is_found() -> None:
-    """Promise: its number's next owner would be taken for it, so this is a violation."""
+def test_descriptor_closed_while_watched_is_a_violation() -> None:
+    """The number's next owner would get its events."""
     network = SimulatedNetwork()
     made = network.reactor()
     sock, _peer = pair(network)
@@ -177,8 +170,7 @@ def test_a_descriptor_closed_while_it_is_watched_is_found() -> None:
         network.run(made)
 
 
-def test_a_good_program_passes_its_check() -> None:
-    """Promise: nothing is noted without a reason."""
+def test_correct_program_passes_the_check() -> None:
     network = SimulatedNetwork()
     made = network.reactor()
     listen_tcp(made, (HERE, PORT), Echo)
@@ -195,7 +187,6 @@ def test_a_good_program_passes_its_check() -> None:
 
 @pytest.mark.parametrize("kind", ["fin", "reset", "partition"])
 def test_step_fault_hits_one_peer_at_any_system_call(kind: str) -> None:
-    """Promise: one peer is struck, and only if there is one."""
     network = SimulatedNetwork()
     network.plan("step", kind)
     network.enter("anything")
@@ -211,22 +202,21 @@ def test_step_fault_hits_one_peer_at_any_system_call(kind: str) -> None:
     assert not network.wire.cut_off
 
 
-def test_plan_of_an_unknown_fault_is_refused() -> None:
-    """Promise: `plan` names the slip."""
+def test_plan_of_an_unknown_fault_raises() -> None:
     with pytest.raises(ValueError, match="is no fault"):
         SimulatedNetwork().plan("send", "loss")
 
 
 class Notes(Watcher):
-    """Writes down everything it is told."""
+    """Records every call."""
 
     def __init__(self) -> None:
         self.seen: list[tuple[Any, ...]] = []
 
-    def call(self, name: str, sock: Endpoint, data: bytes) -> None:
+    def call(self, name: str, sock: SimulatedSocket, data: bytes) -> None:
         self.seen.append((name, data))
 
-    def datagram(self, name: str, sock: Endpoint, data: bytes, peer: Address, local: str) -> None:
+    def datagram(self, name: str, sock: SimulatedSocket, data: bytes, peer: Address, local: str) -> None:
         self.seen.append((name, data, peer[0], local))
 
     def select(self, timeout_s: float | None) -> None:
@@ -234,7 +224,6 @@ class Notes(Watcher):
 
 
 def test_watchers_see_every_call_datagram_and_turn_in_order() -> None:
-    """Promise: each call on a stream with its bytes, each datagram with both its ends, and each turn; in order."""
     network = SimulatedNetwork()
     made = network.reactor()
     notes = Notes()
@@ -261,7 +250,6 @@ def test_watchers_see_every_call_datagram_and_turn_in_order() -> None:
 
 
 def test_wake_up_pair_has_no_faults_and_no_watchers() -> None:
-    """Promise: it never leaves the machine: no fault, no note."""
     network = SimulatedNetwork(faults={"recv.short": 1.0, "send.EAGAIN": 1.0})
     notes = Notes()
     network.watchers.append(notes)
@@ -293,21 +281,19 @@ def bytes_heard(seed: Any) -> list[bytes]:
     return said
 
 
-def test_a_run_is_decided_by_its_seed() -> None:
-    """Promise: a number, or a source in the same state, gives the same run; another gives another."""
+def test_same_seed_gives_the_same_run() -> None:
     assert bytes_heard(7) == bytes_heard(7)
     assert bytes_heard(random.Random(7)) == bytes_heard(random.Random(7))
     assert len({tuple(bytes_heard(seed)) for seed in range(5)}) == 5
 
 
 @given(data=st.data())
-def test_hypothesis_data_decides_a_run(data: st.DataObject) -> None:
-    """Promise: `data` is a seed, for the scenario and for what goes wrong."""
+def test_hypothesis_data_is_a_seed(data: st.DataObject) -> None:
     assert sum(map(len, bytes_heard(data))) == 100
 
 
-def test_faults_do_not_disturb_what_the_scenario_draws() -> None:
-    """Promise: why a failure can be repeated with fewer faults: scenarios have a stream of their own."""
+def test_faults_do_not_shift_the_random_numbers_of_a_scenario() -> None:
+    """Scenarios have their own random stream, so a failure can be repeated with fewer faults."""
     good, bad = SimulatedNetwork(3), SimulatedNetwork(3, faults={"step.signal": 0.5, "recv.short": 0.5})
     for _ in range(100):
         bad.enter("recv")
@@ -316,7 +302,6 @@ def test_faults_do_not_disturb_what_the_scenario_draws() -> None:
 
 @pytest.mark.parametrize("kind", ["EMFILE", "ENFILE", "ENOBUFS", "ENOMEM"])
 def test_socket_fault_takes_no_descriptor(kind: str) -> None:
-    """Promise: socket(2) fails as the script says, and takes no number."""
     network = SimulatedNetwork(script=f"socket#1={kind}")
     with pytest.raises(OSError, match=r"\[Errno"):
         network.socket(socket.AF_INET, socket.SOCK_STREAM)
@@ -325,7 +310,6 @@ def test_socket_fault_takes_no_descriptor(kind: str) -> None:
 
 
 def test_partition_leaves_other_hosts_reachable() -> None:
-    """Promise: other hosts are still reached, and unconnected sockets don't matter."""
     network = SimulatedNetwork()
     sock, peer = pair(network)
     udp(network)
@@ -337,7 +321,6 @@ def test_partition_leaves_other_hosts_reachable() -> None:
 
 
 def test_routing_picks_a_source_address_that_others_can_reach() -> None:
-    """Promise: routing picks an address of this machine, of the same family, that others can reach, if there is one."""
     network = SimulatedNetwork(addresses=("127.0.0.1", "10.9.9.9", "fd00::7"))
     source = network.routing.source_for
     assert source(socket.AF_INET, (ELSEWHERE, 1)) == ("10.9.9.9", 0)
@@ -346,8 +329,8 @@ def test_routing_picks_a_source_address_that_others_can_reach() -> None:
     assert SimulatedNetwork(addresses=()).routing.source_for(socket.AF_INET, (ELSEWHERE, 1)) == (ELSEWHERE, 0)
 
 
-def test_an_address_has_one_spelling() -> None:
-    """Promise: as getsockname(2) gives it: short, without a scope's name, with flow and scope id."""
+def test_canonical_address_has_one_spelling() -> None:
+    """The spelling of getsockname(2): short, without a scope's name, with flow and scope id."""
     canonical = SimulatedNetwork().routing.canonical
     assert canonical(socket.AF_INET, (HERE, 7)) == (HERE, 7)
     assert canonical(socket.AF_INET6, ("FD00:0::1%eth0", 7)) == ("fd00::1", 7, 0, 0)
@@ -356,8 +339,7 @@ def test_an_address_has_one_spelling() -> None:
         canonical(socket.AF_INET, ("::1", 7))
 
 
-def test_two_reactors_share_a_network_one_after_the_other() -> None:
-    """Promise: one thread, so one runs at a time; but both have their descriptors, and each its own selector."""
+def test_two_reactors_of_a_network_run_in_turn() -> None:
     network = SimulatedNetwork()
     first, second = network.reactor(), network.reactor()
     protocols = [Echo(), Echo()]
@@ -371,7 +353,7 @@ def test_two_reactors_share_a_network_one_after_the_other() -> None:
 
 
 def test_of_two_partitions_the_longer_one_counts() -> None:
-    """Promise: the end of the first doesn't heal the second; `heal` ends both."""
+    """The end of the first doesn't heal the second; `heal` ends both."""
     network = SimulatedNetwork()
     network.partition(ELSEWHERE, 5.0)
     network.partition(ELSEWHERE, 60.0)

@@ -18,7 +18,7 @@ from tests.reactor.testing.programs import ELSEWHERE, HERE, PORT, Echo, answered
 
 
 def served(network: SimulatedNetwork) -> tuple[Peer, Echo]:
-    """A peer of an echo server on a real Reactor, in a world in which nothing goes wrong."""
+    """A peer of an echo server on a real Reactor, in a world without faults."""
     reactor, protocol = network.reactor(), Echo()
     listen_tcp(reactor, (HERE, PORT), lambda: protocol)
     peer = network.peer((HERE, PORT))
@@ -27,8 +27,7 @@ def served(network: SimulatedNetwork) -> tuple[Peer, Echo]:
 
 
 @given(data=st.binary(max_size=2000), read_bytes=st.integers(1, 300), write_bytes=st.integers(1, 300))
-def test_peer_gets_its_bytes_back_whatever_it_moves_at_once(data: bytes, read_bytes: int, write_bytes: int) -> None:
-    """Promise: a peer sends all it was given, then FIN, and reads to the other's FIN; then it closes."""
+def test_peer_gets_its_bytes_back_for_any_piece_size(data: bytes, read_bytes: int, write_bytes: int) -> None:
     network = SimulatedNetwork()
     peer, protocol = served(network)
     peer.read_bytes, peer.write_bytes = read_bytes, write_bytes
@@ -42,15 +41,13 @@ def test_peer_gets_its_bytes_back_whatever_it_moves_at_once(data: bytes, read_by
 
 
 @given(data=st.binary(max_size=5000), seed=st.integers())
-def test_pieces_are_the_whole(data: bytes, seed: int) -> None:
-    """Promise: nothing is lost by cutting, and no piece is empty."""
+def test_pieces_lose_no_byte_and_are_never_empty(data: bytes, seed: int) -> None:
     found = pieces(random.Random(seed), data)
     assert b"".join(found) == data
     assert all(found)
 
 
 def test_empty_sends_do_not_stop_a_peer() -> None:
-    """Promise: empty pieces are no work, and none of them keeps FIN back."""
     network = SimulatedNetwork()
     peer, _ = served(network)
     for data in (b"", b"", b"", b"x", b"", b""):
@@ -60,8 +57,7 @@ def test_empty_sends_do_not_stop_a_peer() -> None:
     assert (bytes(peer.received), peer.eof) == (b"x", True)
 
 
-def test_a_paused_peer_reads_nothing_until_it_is_resumed() -> None:
-    """Promise: a stuck reader fills the kernel's buffers, and then everything comes."""
+def test_paused_peer_reads_nothing_until_it_is_resumed() -> None:
     network = SimulatedNetwork(send_buffer_bytes=10, receive_buffer_bytes=10)
     sock, peer = pair(network)
     peer.pause()
@@ -75,8 +71,8 @@ def test_a_paused_peer_reads_nothing_until_it_is_resumed() -> None:
     assert len(peer.received) == 20
 
 
-def test_the_last_byte_may_be_urgent() -> None:
-    """Promise: it is sent so when all that is before it has gone, however slowly."""
+def test_urgent_send_marks_the_last_byte() -> None:
+    """It is sent as urgent after all bytes before it, however slowly they go."""
     network = SimulatedNetwork(send_buffer_bytes=4, receive_buffer_bytes=4)
     sock, peer = pair(network)
     peer.write_bytes = 3
@@ -90,8 +86,7 @@ def test_the_last_byte_may_be_urgent() -> None:
     assert peer.sent == b"abcdefgX"
 
 
-def test_finish_now_ends_at_this_very_byte() -> None:
-    """Promise: what hasn't gone yet never will, and FIN follows what has."""
+def test_finish_now_discards_unsent_bytes_and_sends_fin() -> None:
     network = SimulatedNetwork()
     sock, peer = pair(network)
     peer.write_bytes = 2
@@ -103,8 +98,7 @@ def test_finish_now_ends_at_this_very_byte() -> None:
     assert sock.recv(10) == b""
 
 
-def test_finish_now_before_the_connection_takes_effect_after_it() -> None:
-    """Promise: it takes effect even while the SYN is on its way."""
+def test_finish_now_during_the_handshake_takes_effect_after_it() -> None:
     network = SimulatedNetwork(latency_s=0.1)
     listener = listening(network)
     peer = network.peer((HERE, PORT))
@@ -116,7 +110,6 @@ def test_finish_now_before_the_connection_takes_effect_after_it() -> None:
 
 
 def test_half_closed_peer_goes_on_sending_and_closes_when_done() -> None:
-    """Promise: half-close: FIN of the other side isn't the end of ours; but after both, the peer closes."""
     network = SimulatedNetwork()
     sock, peer = pair(network)
     sock.shutdown(socket.SHUT_WR)
@@ -130,8 +123,7 @@ def test_half_closed_peer_goes_on_sending_and_closes_when_done() -> None:
     assert (peer.over, peer.lost) == (True, False)
 
 
-def test_a_peer_that_closes_with_bytes_unread_resets() -> None:
-    """Promise: as any kernel does; and both sides know that something is lost."""
+def test_peer_that_closes_with_bytes_unread_resets() -> None:
     network = SimulatedNetwork()
     sock, peer = pair(network)
     peer.pause()
@@ -144,7 +136,6 @@ def test_a_peer_that_closes_with_bytes_unread_resets() -> None:
 
 
 def test_refused_peer_has_the_error() -> None:
-    """Promise: `error` is what the peer's kernel said, and it is over."""
     network = SimulatedNetwork()
     peer = network.peer((HERE, 9))
     peer.send(b"x")
@@ -154,8 +145,7 @@ def test_refused_peer_has_the_error() -> None:
     assert (peer.over, peer.lost, bytes(peer.sent)) == (True, True, b"")
 
 
-def test_reset_peer_is_lost_and_keeps_what_came() -> None:
-    """Promise: what had come is kept, and `lost` says that it may be short."""
+def test_reset_peer_is_lost_and_keeps_received_bytes() -> None:
     network = SimulatedNetwork()
     sock, peer = pair(network)
     sock.send(b"some")
@@ -169,15 +159,15 @@ def test_reset_peer_is_lost_and_keeps_what_came() -> None:
 
 
 @pytest.mark.parametrize("moment_s", [0.0, 0.5, 1.0])
-def test_a_peer_may_vanish_at_any_moment(moment_s: float) -> None:
-    """Promise: before, in and after the handshake: no FIN, no RST, no answer, and nothing it was to send comes."""
+def test_peer_may_vanish_at_any_moment(moment_s: float) -> None:
+    """No FIN, no RST and no answer comes from it: before, during and after the handshake."""
     network = SimulatedNetwork(latency_s=0.5)
     listener = listening(network)
     peer = network.peer((HERE, PORT))
     peer.send(b"never")
     if moment_s:
         network.clock.advance(moment_s)
-        network.wire.run_due()  # the connection is there, but the peer hasn't moved
+        network.wire.run_due()  # the connection is established, but the peer hasn't moved
     peer.vanish()
     peer.vanish()
     go(network, 10.0)
@@ -193,7 +183,6 @@ def test_a_peer_may_vanish_at_any_moment(moment_s: float) -> None:
 
 
 def test_peer_server_accepts_the_reactors_clients() -> None:
-    """Promise: `connect_tcp` reaches a server outside, and both can send."""
     network = SimulatedNetwork(latency_s=0.1)
     reactor, protocol = network.reactor(), Echo()
     server = network.peer_server(("198.51.100.7", 80))
@@ -210,8 +199,7 @@ def test_peer_server_accepts_the_reactors_clients() -> None:
     assert not failures
 
 
-def test_a_peer_server_that_has_closed_refuses() -> None:
-    """Promise: a later client gets ECONNREFUSED, as long as the host exists."""
+def test_closed_peer_server_refuses_clients() -> None:
     network = SimulatedNetwork()
     reactor = network.reactor()
     server = network.peer_server((ELSEWHERE, 80))
@@ -225,8 +213,7 @@ def test_a_peer_server_that_has_closed_refuses() -> None:
     assert [error.errno for error in failures] == [errno.ECONNREFUSED]
 
 
-def test_connecting_gives_up_in_a_partition() -> None:
-    """Promise: `connect_tcp`'s own time-out works on the simulated clock."""
+def test_connect_in_a_lasting_partition_times_out() -> None:
     network = SimulatedNetwork()
     reactor = network.reactor()
     network.peer_server((ELSEWHERE, 80))
@@ -238,8 +225,7 @@ def test_connecting_gives_up_in_a_partition() -> None:
     assert failures[0][0] == pytest.approx(1010.0, abs=0.002)
 
 
-def test_a_datagram_peer_sends_receives_pauses_and_closes() -> None:
-    """Promise: what comes while it is paused waits in its kernel."""
+def test_datagram_peer_sends_receives_pauses_and_closes() -> None:
     network = SimulatedNetwork()
     sock, peer = udp(network), network.udp_peer(source="192.0.2.9", port=4000)
     assert peer.address == ("192.0.2.9", 4000)
@@ -261,7 +247,6 @@ def test_a_datagram_peer_sends_receives_pauses_and_closes() -> None:
 
 
 def test_peer_connects_from_its_source() -> None:
-    """Promise: `source` is the host that the program sees, in either family."""
     network = SimulatedNetwork()
     listener = listening(network)
     for source in ("", "198.51.100.4"):
@@ -271,8 +256,7 @@ def test_peer_connects_from_its_source() -> None:
         assert address[0] == (source or ELSEWHERE)
 
 
-def test_peers_that_are_over_are_forgotten() -> None:
-    """Promise: a run with many clients stays quick: peers that are over are not asked any more."""
+def test_ended_peers_are_forgotten() -> None:
     network = SimulatedNetwork()
     listener = listening(network, backlog=100)
     peers = [network.peer((HERE, PORT)) for _ in range(10)]
@@ -284,7 +268,6 @@ def test_peers_that_are_over_are_forgotten() -> None:
 
 
 def test_closing_peer_with_nothing_unread_sends_fin() -> None:
-    """Promise: with nothing unread, a close is a FIN, and the other side's stream is whole."""
     network = SimulatedNetwork()
     sock, peer = pair(network)
     peer.send(b"bye")
@@ -295,8 +278,7 @@ def test_closing_peer_with_nothing_unread_sends_fin() -> None:
     assert (peer.over, peer.lost) == (True, False)
 
 
-def test_a_peer_server_answers_what_its_clients_send() -> None:
-    """Promise: `answer` is called with each piece, and what it sends comes back; then the client is cut short."""
+def test_peer_server_answers_its_clients() -> None:
     network = SimulatedNetwork()
     server = network.peer_server((ELSEWHERE, 80), lambda peer, data: peer.send(data.upper()))
     client = network.peer((ELSEWHERE, 80), source="192.0.2.9")

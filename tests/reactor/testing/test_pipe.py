@@ -1,4 +1,4 @@
-"""A pipe between simulated sockets. What it has in common with the kernel's is asked in `tests/conformance/`."""
+"""A pipe between simulated sockets. `tests/conformance/` compares it with the kernel's."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from reactor.testing import SimulatedNetwork
 
 
-def test_it_takes_two_descriptors_and_gives_them_back() -> None:
+def test_pipe_takes_two_descriptors_and_gives_them_back() -> None:
     network = SimulatedNetwork(1)
     pipe = network.pipe()
     assert len(network.descriptors.open) == 2
@@ -20,7 +20,7 @@ def test_it_takes_two_descriptors_and_gives_them_back() -> None:
 
 
 @pytest.mark.parametrize("room", [0, 1])
-def test_without_room_for_two_it_takes_none(room: int) -> None:
+def test_pipe_without_two_free_descriptors_takes_none(room: int) -> None:
     network = SimulatedNetwork(1, descriptor_limit=3 + room)
     with pytest.raises(OSError, match="Too many open files") as refused:
         network.pipe()
@@ -28,8 +28,8 @@ def test_without_room_for_two_it_takes_none(room: int) -> None:
     assert not network.descriptors.open
 
 
-def test_no_socket_gets_a_larger_buffer_than_the_network_has() -> None:
-    """socket(7): the kernel doubles what is asked for, and caps it at net.core.rmem_max and wmem_max."""
+def test_socket_buffer_is_never_larger_than_the_network_allows() -> None:
+    """socket(7): the kernel doubles the size asked for, and caps it at net.core.rmem_max and wmem_max."""
     network = SimulatedNetwork(1, receive_buffer_bytes=1000, send_buffer_bytes=2000)
     sock = network.socket(socket.AF_INET, socket.SOCK_DGRAM)
     for option, most in ((socket.SO_RCVBUF, 2000), (socket.SO_SNDBUF, 4000)):

@@ -1,4 +1,4 @@
-"""Ports and descriptors: a kernel's small integers, and what happens when there are none left."""
+"""Ports and descriptors: a kernel's small integers, and what happens when none are left."""
 
 from __future__ import annotations
 
@@ -14,8 +14,7 @@ from tests.conformance.worlds import told
 from tests.reactor.testing.programs import ELSEWHERE, HERE, go, listening, stream, udp
 
 
-def test_descriptors_end_at_the_limit() -> None:
-    """Promise: as with RLIMIT_NOFILE, numbers are below the limit, 0 to 2 are taken, and then it is EMFILE."""
+def test_descriptors_run_out_at_the_limit() -> None:
     network = SimulatedNetwork(descriptor_limit=6)
     sockets = [stream(network) for _ in range(3)]
     assert [sock.fileno() for sock in sockets] == [3, 4, 5]
@@ -27,14 +26,12 @@ def test_descriptors_end_at_the_limit() -> None:
 
 
 def test_socketpair_without_two_descriptors_takes_none() -> None:
-    """Promise: socketpair(2) that fails leaves nothing behind."""
     network = SimulatedNetwork(descriptor_limit=4)
     assert told(network.socketpair) == "EMFILE"
     assert not network.descriptors.open
 
 
 def test_peers_need_no_descriptor() -> None:
-    """Promise: only the program under test is limited."""
     network = SimulatedNetwork(descriptor_limit=4)
     listening(network, backlog=100)
     for _ in range(50):
@@ -43,7 +40,6 @@ def test_peers_need_no_descriptor() -> None:
 
 
 def test_ephemeral_ports_are_reused_and_run_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Promise: each is given once, a free one is found again, and with none it is EADDRINUSE."""
     monkeypatch.setattr(reactor.testing.kernel.ports, "EPHEMERAL", (40_000, 40_002))
     network = SimulatedNetwork()
     sockets = [udp(network) for _ in range(3)]
@@ -56,7 +52,7 @@ def test_ephemeral_ports_are_reused_and_run_out(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_bound_port_is_taken_for_program_and_peers() -> None:
-    """Promise: a bound address is taken for program and peers; only their wildcards don't collide."""
+    """Only the wildcards of program and peers don't collide."""
     network = SimulatedNetwork()
     own = udp(network, "127.0.0.1", 4000)
     with pytest.raises(OSError, match="in use"):
@@ -68,8 +64,8 @@ def test_bound_port_is_taken_for_program_and_peers() -> None:
 
 
 @pytest.mark.parametrize("first", ["0.0.0.0", HERE])
-def test_a_wildcard_takes_all_addresses_of_a_port(first: str) -> None:
-    """Promise: EADDRINUSE whichever came first; the other family has ports of its own."""
+def test_wildcard_takes_all_addresses_of_a_port(first: str) -> None:
+    """EADDRINUSE in either order. Ports of the other family are separate."""
     network = SimulatedNetwork()
     udp(network, first, 4000)
     second = network.socket(socket.AF_INET, socket.SOCK_DGRAM)
@@ -79,7 +75,7 @@ def test_a_wildcard_takes_all_addresses_of_a_port(first: str) -> None:
 
 
 def test_address_of_another_machine_is_refused() -> None:
-    """Promise: EADDRNOTAVAIL for a program, as it lives on this machine; EINVAL for an address of another family."""
+    """EADDRNOTAVAIL for a program; EINVAL for an address of another family."""
     network = SimulatedNetwork(addresses=("127.0.0.1", "198.51.100.1"))
     sock = stream(network)
     assert told(sock.bind, (ELSEWHERE, 80)) == "EADDRNOTAVAIL"
@@ -87,8 +83,7 @@ def test_address_of_another_machine_is_refused() -> None:
     sock.bind(("198.51.100.1", 80))
 
 
-def test_closing_an_accepted_socket_leaves_the_listener_its_port() -> None:
-    """Promise: when an accepted socket is closed, the listener can still be reached."""
+def test_closed_accepted_socket_leaves_the_listener_its_port() -> None:
     network = SimulatedNetwork()
     listener = listening(network)
     network.peer((HERE, 7))
@@ -99,8 +94,7 @@ def test_closing_an_accepted_socket_leaves_the_listener_its_port() -> None:
     assert not peer.lost
 
 
-def test_a_specific_socket_comes_before_the_wildcard() -> None:
-    """Promise: a socket bound to the very address comes first; the wildcard means this machine alone."""
+def test_socket_bound_to_the_address_comes_before_the_wildcard() -> None:
     network = SimulatedNetwork()
     sock = udp(network, "0.0.0.0", 4000)
     find = network.ports.find

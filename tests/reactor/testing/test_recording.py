@@ -1,4 +1,4 @@
-"""A run that fails can be seen: the trace of the smallest one is in a file."""
+"""The trace of the smallest failing run is in a file, for the player."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SERVER = ("10.0.0.1", 7)
 
 
 class Forgetful(StreamProtocol):
-    """Echoes, but not what it gets in one piece with an x in it."""
+    """Echoes each piece, except those with an x in them."""
 
     def data_received(self, connection: Connection, data: bytes) -> None:
         if b"x" not in data:
@@ -37,7 +37,7 @@ def scenario(network: SimulatedNetwork, data: bytes = b"hello xyz") -> None:
 
 
 def calm(network: SimulatedNetwork) -> None:
-    """Do nothing wrong."""
+    """A scenario that passes."""
 
 
 def lines(path: pathlib.Path) -> list[dict[str, Any]]:
@@ -60,23 +60,23 @@ def test_the_smallest_failing_run_of_a_simulation_is_in_the_file(tmp_path: pathl
     assert failed.value.script in page.read_text()
 
 
-def test_a_file_that_is_no_trace_is_neither_overwritten_nor_removed(tmp_path: pathlib.Path) -> None:
-    """Promise: nothing is lost: not what is in the file named, nor in the one that a second reactor would have."""
+def test_file_that_is_no_trace_is_neither_overwritten_nor_removed(tmp_path: pathlib.Path) -> None:
+    """This holds for the named file, and for the file that a second reactor would have."""
     precious, second = tmp_path / "run.jsonl", tmp_path / "run-2.jsonl"
     precious.write_text("mine\n")
     for make in (lambda path: simulate(calm, trace=path), lambda path: SimulatedNetwork(1, trace=path)):
-        with pytest.raises(OSError, match="it is there already, and is no trace"):
+        with pytest.raises(OSError, match="the file exists and isn't a trace"):
             make(str(precious))
         assert precious.read_text() == "mine\n"
     precious.rename(second)
     network = SimulatedNetwork(1, trace=str(precious))
     network.reactor()
-    with pytest.raises(OSError, match="it is there already, and is no trace"):
+    with pytest.raises(OSError, match="the file exists and isn't a trace"):
         network.reactor()
     assert second.read_text() == "mine\n"
 
 
-def test_a_trace_from_before_is_removed_by_a_run_without_failure_but_a_device_is_not(
+def test_run_without_failure_removes_an_old_trace_but_no_device(
     tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "run.jsonl"
@@ -90,13 +90,13 @@ def test_a_trace_from_before_is_removed_by_a_run_without_failure_but_a_device_is
     assert removed == [str(path)]
 
 
-def test_a_file_that_cannot_be_written_is_told_before_and_not_in_place_of_a_failure(tmp_path: pathlib.Path) -> None:
+def test_unwritable_trace_file_is_reported_before_the_runs(tmp_path: pathlib.Path) -> None:
     for make in (lambda path: simulate(scenario, trace=path), lambda path: SimulatedNetwork(1, trace=path)):
         with pytest.raises(FileNotFoundError):
             make(str(tmp_path / "no" / "such.jsonl"))
 
 
-def test_each_run_writes_what_has_come_since(tmp_path: pathlib.Path) -> None:
+def test_each_run_writes_the_events_since_the_last(tmp_path: pathlib.Path) -> None:
     path = tmp_path / "run.jsonl"
     events: list[Event] = []
     network = SimulatedNetwork(0, trace=str(path))
@@ -107,13 +107,13 @@ def test_each_run_writes_what_has_come_since(tmp_path: pathlib.Path) -> None:
         assert [event.document() for event in events] == lines(path)[1:]
 
 
-def test_a_run_that_does_not_fail_leaves_no_file(tmp_path: pathlib.Path) -> None:
+def test_run_that_passes_leaves_no_file(tmp_path: pathlib.Path) -> None:
     path = tmp_path / "run.jsonl"
     simulate(lambda network: scenario(network, b"hello"), seeds=3, trace=str(path))
     assert not path.exists()
 
 
-def test_the_smallest_example_of_hypothesis_is_what_is_left(tmp_path: pathlib.Path) -> None:
+def test_hypothesis_leaves_the_trace_of_its_smallest_example(tmp_path: pathlib.Path) -> None:
     path = tmp_path / "run.jsonl"
 
     @settings(database=None, max_examples=50)
@@ -126,7 +126,7 @@ def test_the_smallest_example_of_hypothesis_is_what_is_left(tmp_path: pathlib.Pa
     assert [event["bytes"] for event in lines(path)[1:] if event["kind"] == "received"] == [1], "it is b'x'"
 
 
-def test_each_reactor_has_a_file_and_other_observers_are_told_too(tmp_path: pathlib.Path) -> None:
+def test_each_reactor_has_a_file_and_other_observers_get_events_too(tmp_path: pathlib.Path) -> None:
     network, events = SimulatedNetwork(0, trace=str(tmp_path / "run.jsonl")), list[Event]()
     one = network.reactor(observer=events.append)
     two = network.reactor()
@@ -136,7 +136,7 @@ def test_each_reactor_has_a_file_and_other_observers_are_told_too(tmp_path: path
     assert len(lines(tmp_path / "run-2.jsonl")) > 3
 
 
-def test_a_recording_is_bounded(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_recording_is_bounded(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("reactor.testing.recording.MOST_BYTES", 2000)
     path = tmp_path / "run.jsonl"
     scenario(SimulatedNetwork(0, trace=str(path)), b"hello")

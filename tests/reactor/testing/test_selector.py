@@ -1,4 +1,4 @@
-"""SimulatedSelector: epoll's faults, time-outs, and the end of everything."""
+"""SimulatedSelector: epoll's faults, timeouts, and the end of a run."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.reactor.testing.programs import pair, udp
 
 
 def three(network: SimulatedNetwork) -> list[Socket]:
-    """Three datagram sockets, watched for READ by one selector; all have something to read."""
+    """Three readable datagram sockets, watched for READ by one selector."""
     selector = network.selector()
     peer = network.udp_peer()
     sockets = [udp(network) for _ in range(3)]
@@ -40,7 +40,6 @@ def selected(network: SimulatedNetwork, timeout_s: float | None = 0) -> list[int
     ],
 )
 def test_select_fault_changes_order_or_number_once(script: str, expected: list[int]) -> None:
-    """Promise: the order means nothing; some may be left for the next time, but never all."""
     network = SimulatedNetwork(script=f"select#1={script}" if script else "")
     three(network)
     assert selected(network) == expected
@@ -50,7 +49,6 @@ def test_select_fault_changes_order_or_number_once(script: str, expected: list[i
 
 @pytest.mark.parametrize("kind", ["shuffle", "fewer", "spurious"])
 def test_fault_with_nothing_to_change_is_not_listed(kind: str) -> None:
-    """Promise: a fault that has no effect isn't listed."""
     network = SimulatedNetwork(script=f"select#1={kind}")
     network.selector()
     assert selected(network) == []
@@ -58,7 +56,6 @@ def test_fault_with_nothing_to_change_is_not_listed(kind: str) -> None:
 
 
 def test_spurious_returns_a_socket_that_is_not_ready() -> None:
-    """Promise: as select(2) warns, a read may find nothing; what is truly ready is told all the same."""
     network = SimulatedNetwork(script="select#1=spurious:1")
     sockets = three(network)
     sockets[1].recv(10)
@@ -66,8 +63,7 @@ def test_spurious_returns_a_socket_that_is_not_ready() -> None:
     assert selected(network) == [0, 2]
 
 
-def test_early_wakes_before_anything_has_happened() -> None:
-    """Promise: epoll_wait(2) may be interrupted, and no time passes; a call that wouldn't wait can't be."""
+def test_early_fault_wakes_before_any_event() -> None:
     network = SimulatedNetwork(script="select#1=early select#2=early")
     network.selector()
     assert selected(network, 5.0) == []
@@ -76,8 +72,7 @@ def test_early_wakes_before_anything_has_happened() -> None:
     assert network.chance.script() == "select#1=early:1"
 
 
-def test_late_lets_time_pass_unasked() -> None:
-    """Promise: the process may be stopped for a while: the amount is milliseconds."""
+def test_late_fault_lets_extra_time_pass() -> None:
     network = SimulatedNetwork(script="select#1=late:1500")
     network.selector()
     assert selected(network, 1.0) == []
@@ -87,8 +82,7 @@ def test_late_lets_time_pass_unasked() -> None:
 @pytest.mark.parametrize(
     ("timeout_s", "slept_ms"), [(0.0, 0), (-1.0, 0), (1e-9, 1), (0.001, 1), (0.0011, 2), (2, 2000)]
 )
-def test_a_timeout_is_rounded_up_to_milliseconds(timeout_s: float, slept_ms: int) -> None:
-    """Promise: as in epoll_wait(2): a loop that sleeps until a timer never wakes before it."""
+def test_timeout_is_rounded_up_to_milliseconds(timeout_s: float, slept_ms: int) -> None:
     network = SimulatedNetwork()
     network.selector()
     assert selected(network, timeout_s) == []
@@ -96,7 +90,6 @@ def test_a_timeout_is_rounded_up_to_milliseconds(timeout_s: float, slept_ms: int
 
 
 def test_sleep_without_an_end_raises_quiet() -> None:
-    """Promise: a loop that waits for nothing is told so by Quiet, instead of hanging."""
     network = SimulatedNetwork()
     network.selector()
     with pytest.raises(Quiet):
@@ -104,7 +97,6 @@ def test_sleep_without_an_end_raises_quiet() -> None:
 
 
 def test_sleep_ends_at_the_next_event() -> None:
-    """Promise: time jumps to the next event, and no further."""
     network = SimulatedNetwork()
     sock, peer = pair(network)
     network.selector().register(sock, READ, 7)
@@ -116,7 +108,6 @@ def test_sleep_ends_at_the_next_event() -> None:
 
 
 def test_day_of_timers_takes_seconds() -> None:
-    """Promise: a run takes as long as its work, not as long as its waits."""
     network = SimulatedNetwork()
     reactor = network.reactor()
     fired: list[float] = []
@@ -135,7 +126,6 @@ def test_day_of_timers_takes_seconds() -> None:
 
 @pytest.mark.parametrize("kind", ["ENOMEM", "ENOSPC"])
 def test_register_fault_registers_nothing(kind: str) -> None:
-    """Promise: register raises it, and nothing is registered."""
     network = SimulatedNetwork(script=f"register#1={kind}")
     selector = network.selector()
     sock = udp(network)
@@ -146,8 +136,7 @@ def test_register_fault_registers_nothing(kind: str) -> None:
     assert selector.get_key(sock).data == "it"
 
 
-def test_only_what_is_open_can_be_watched() -> None:
-    """Promise: EBADF is told, as ValueError; and a selector that was closed knows nothing."""
+def test_register_of_a_closed_descriptor_raises() -> None:
     network = SimulatedNetwork()
     selector = network.selector()
     with pytest.raises(ValueError, match="isn't open"):

@@ -10,7 +10,6 @@ USR1, TERM = 10, 15  # their numbers on Linux; no real signal is sent
 
 
 def test_handler_is_called_between_two_steps() -> None:
-    """Promise: as `signal.signal` has it; and the handler runs at the program's next step, not at once."""
     network = SimulatedNetwork()
     seen: list[int] = []
     handler = lambda signum, frame: seen.append(signum)  # noqa: E731
@@ -26,7 +25,6 @@ def test_handler_is_called_between_two_steps() -> None:
 
 
 def test_signal_without_a_handler_is_ignored() -> None:
-    """Promise: the simulated process isn't killed by one, and no byte is written for it."""
     network = SimulatedNetwork()
     reader, writer = network.socketpair()
     network.signals.set_wakeup_fd(writer.fileno())
@@ -36,7 +34,6 @@ def test_signal_without_a_handler_is_ignored() -> None:
 
 
 def test_signal_whose_handler_was_removed_is_dropped() -> None:
-    """Promise: what counts is the handler at the time of delivery."""
     network = SimulatedNetwork()
     seen: list[int] = []
     network.signals.signal(USR1, lambda *args: seen.append(1))
@@ -46,8 +43,7 @@ def test_signal_whose_handler_was_removed_is_dropped() -> None:
     assert not seen
 
 
-def test_a_byte_is_written_at_once_to_the_wake_up_descriptor() -> None:
-    """Promise: the number of the signal is there before the handler is called; -1 means nowhere."""
+def test_signal_writes_a_byte_to_the_wake_up_descriptor_at_once() -> None:
     network = SimulatedNetwork()
     reader, writer = network.socketpair()
     network.signals.signal(USR1, lambda *args: None)
@@ -59,7 +55,7 @@ def test_a_byte_is_written_at_once_to_the_wake_up_descriptor() -> None:
 
 
 def test_full_wake_up_pair_loses_no_signal() -> None:
-    """Promise: as with warn_on_full_buffer=False, a byte that finds no room is dropped, the signal is not."""
+    """As with warn_on_full_buffer=False, a byte that doesn't fit is dropped."""
     network = SimulatedNetwork(send_buffer_bytes=1, receive_buffer_bytes=1)
     reader, writer = network.socketpair()
     seen: list[int] = []
@@ -71,8 +67,7 @@ def test_full_wake_up_pair_loses_no_signal() -> None:
     assert seen == [USR1] * 5
 
 
-def test_signal_to_a_closed_pair_does_no_harm() -> None:
-    """Promise: nor does a descriptor that is no socket pair's any more."""
+def test_signal_after_the_pair_is_closed_does_no_harm() -> None:
     network = SimulatedNetwork()
     reader, writer = network.socketpair()
     network.signals.signal(USR1, lambda *args: None)
@@ -83,8 +78,7 @@ def test_signal_to_a_closed_pair_does_no_harm() -> None:
     network.signals.raise_signal(USR1)
 
 
-def test_a_signal_wakes_a_loop_and_its_callback_is_called_once() -> None:
-    """Promise: the real Reactor's signal handlers work here, in the middle of a sleep too."""
+def test_signal_wakes_the_loop_and_calls_its_callback_once() -> None:
     network = SimulatedNetwork()
     reactor = network.reactor()
     seen: list[float] = []
@@ -97,7 +91,6 @@ def test_a_signal_wakes_a_loop_and_its_callback_is_called_once() -> None:
 
 
 def test_step_fault_raises_a_signal_of_at_random() -> None:
-    """Promise: `step.signal` raises one of `at_random`, and without any it has no effect."""
     network = SimulatedNetwork(script="step#1=signal step#2=signal:1")
     seen: list[int] = []
     for signum in (USR1, TERM):

@@ -19,7 +19,7 @@ Scenario = Callable[[SimulatedNetwork], object]
 
 
 def echo(network: SimulatedNetwork) -> None:
-    """A good program: it echoes two TCP clients and a UDP client."""
+    """A correct program: it echoes two TCP clients and a UDP client."""
     reactor = network.reactor()
     reactor.add_signal_handler(10, lambda: None)
     network.signals.at_random = (10,)
@@ -38,7 +38,7 @@ def echo(network: SimulatedNetwork) -> None:
 
 
 def careless(network: SimulatedNetwork) -> None:
-    """A bad program: it believes that one send takes everything, when three have been interrupted before."""
+    """A program with a bug: after three interrupted sends, it assumes that the next takes everything."""
     sock = stream(network)
     peer = network.peer_server(("192.0.2.1", 80))
     sock.connect_ex(peer.address)
@@ -64,7 +64,6 @@ def broken(network: SimulatedNetwork) -> None:
 
 
 def test_report_counts_runs_calls_and_faults() -> None:
-    """Promise: runs, system calls, and each fault that was injected, by name."""
     report = simulate(echo, seeds=3, script="recv#1=short:7 recv#2=EINTR packet#1=loss")
     assert report.runs == 3
     assert report.steps > 100
@@ -73,7 +72,7 @@ def test_report_counts_runs_calls_and_faults() -> None:
 
 
 def test_seeds_may_be_a_number_or_any_numbers() -> None:
-    """Promise: a number n means 0 … n-1, else each of them is run once, in order."""
+    """A number n means the seeds 0 … n-1."""
     seen: list[float] = []
 
     def scenario(network: SimulatedNetwork) -> None:
@@ -85,15 +84,14 @@ def test_seeds_may_be_a_number_or_any_numbers() -> None:
     assert simulate(scenario, seeds=[]).runs == 0
 
 
-def test_by_default_each_world_has_faults_of_its_own() -> None:
-    """Promise: a random mix for each seed; with `faults` these, and in a good world none."""
+def test_without_faults_given_each_world_has_a_random_mix() -> None:
     assert len(simulate(echo, seeds=60).injected) > 40
     assert simulate(echo, seeds=20, faults={"recv.short": 0.5}).injected.keys() == {"recv.short"}
     assert simulate(echo, seeds=5, faults={}).injected == {}
 
 
 def refused_sockets(network: SimulatedNetwork) -> None:
-    """Socket(2) is not tried again: a scenario that plans its faults must expect them."""
+    """socket(2) is not tried again, so a scenario that plans its faults must expect them."""
     with pytest.raises(OSError, match=r"\[Errno"):
         network.socket(socket.AF_INET, socket.SOCK_STREAM)
 
@@ -113,14 +111,14 @@ def connecting(network: SimulatedNetwork) -> None:
 
 @pytest.mark.parametrize("name", FAULTS)
 def test_fault_planned_alone_happens_and_is_listed(name: str) -> None:
-    """Promise: everything in the catalogue can happen, to a program that bears it, and the list says that it did."""
+    """Every fault of the catalogue can happen to a program that handles it."""
     call, _, kind = name.partition(".")
     scenario = {"socket": refused_sockets, "connect": connecting, "pipe": refused_pipe}.get(call, echo)
     networks: list[SimulatedNetwork] = []
 
     def planned(network: SimulatedNetwork) -> None:
         networks.append(network)
-        for after in range(40):  # not at each of them is there something to spoil
+        for after in range(40):  # some calls have nothing that the fault could change
             network.plan(call, kind, 3, after=after)
         scenario(network)
 
@@ -135,7 +133,7 @@ def test_fault_planned_alone_happens_and_is_listed(name: str) -> None:
 
 
 def test_failure_names_its_seed_its_fewest_faults_and_the_last_calls() -> None:
-    """Promise: of all that went wrong, the one fault that matters is left, and the journal tells how it came."""
+    """Of all faults only the one that matters is left, and the journal shows the calls before it."""
     with pytest.raises(SimulationFailed) as caught:
         simulate(careless, faults={"send.short": 0.1, "send.EINTR": 0.4, "send.EAGAIN": 0.3})
     failure = caught.value
@@ -151,7 +149,7 @@ def test_failure_names_its_seed_its_fewest_faults_and_the_last_calls() -> None:
 
 
 def test_long_script_is_counted_instead_of_shown() -> None:
-    """Promise: the message can be read, whatever has happened; the error has the whole script, and it repeats it."""
+    """The message stays readable; the error's `script` holds the whole script, and it repeats the failure."""
 
     def scenario(network: SimulatedNetwork) -> None:
         kinds = [network.inject(fault).kind for _ in range(500) if (fault := network.enter("send")) is not None]
@@ -167,7 +165,7 @@ def test_long_script_is_counted_instead_of_shown() -> None:
 
 
 def test_script_replays_the_failure_exactly() -> None:
-    """Promise: with seed and script the same happens again, call for call; with the script alone gone, it doesn't."""
+    """Seed and script repeat the run call for call; without the script the scenario passes."""
     with pytest.raises(SimulationFailed) as first:
         simulate(careless, faults={"send.short": 0.1, "send.EINTR": 0.4})
     seed, script = first.value.seed, first.value.script
@@ -178,7 +176,6 @@ def test_script_replays_the_failure_exactly() -> None:
 
 
 def test_two_faults_that_only_fail_together_are_both_kept() -> None:
-    """Promise: what is smallest still fails: nothing is taken out that is needed."""
 
     def scenario(network: SimulatedNetwork) -> None:
         seen = set()
@@ -193,16 +190,15 @@ def test_two_faults_that_only_fail_together_are_both_kept() -> None:
     assert sorted(word.split("=")[1].split(":")[0] for word in caught.value.script.split()) == ["ENOMEM", "EPIPE"]
 
 
-def test_a_failure_without_faults_says_so() -> None:
-    """Promise: a scenario that fails in a good world has an empty script; also in a bad one, if no fault is needed."""
+def test_failure_without_faults_has_an_empty_script() -> None:
+    """A scenario that fails without faults has an empty script, even if it was found in a bad world."""
     for faults in ({}, {"step.signal": 1.0}):
         with pytest.raises(SimulationFailed, match="LookupError: always") as caught:
             simulate(broken, faults=faults)
         assert (caught.value.seed, caught.value.script) == (0, "")
 
 
-def test_shrinking_keeps_to_the_same_error() -> None:
-    """Promise: a failure isn't made small by turning it into a different one."""
+def test_shrinking_keeps_the_same_error() -> None:
 
     def scenario(network: SimulatedNetwork) -> None:
         kinds = {network.inject(fault).kind for _ in range(20) if (fault := network.enter("send")) is not None}
@@ -216,7 +212,6 @@ def test_shrinking_keeps_to_the_same_error() -> None:
 
 
 def test_shrinking_takes_a_bounded_number_of_runs(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Promise: after so many runs, the smallest failure found by then is told."""
     monkeypatch.setattr(importlib.import_module("reactor.testing.simulate"), "MOST_RERUNS", 3)
     with pytest.raises(SimulationFailed) as caught:
         simulate(careless, script="send#1=EINTR send#2=EINTR send#3=EINTR send#4=EINTR send#5=short")
@@ -224,7 +219,6 @@ def test_shrinking_takes_a_bounded_number_of_runs(monkeypatch: pytest.MonkeyPatc
 
 
 def test_long_journal_is_cut_to_its_end() -> None:
-    """Promise: a long run's failure can still be read."""
 
     def scenario(network: SimulatedNetwork) -> None:
         for number in range(1000):
@@ -237,11 +231,10 @@ def test_long_journal_is_cut_to_its_end() -> None:
     assert "call-900" not in str(caught.value)
 
 
-# ---------------------------------------------------------------- what fails a scenario besides
+# ---------------------------------------------------------------- other causes of failure
 
 
 def test_open_descriptor_fails_the_scenario() -> None:
-    """Promise: leaks are found: the scenario must close what the reactors don't."""
 
     def leaks(network: SimulatedNetwork) -> None:
         stream(network)
@@ -250,8 +243,7 @@ def test_open_descriptor_fails_the_scenario() -> None:
         simulate(leaks, faults={})
 
 
-def test_reactors_left_open_are_closed() -> None:
-    """Promise: what hangs on a reactor is no leak."""
+def test_open_reactors_are_closed_after_the_scenario() -> None:
     made = []
 
     def scenario(network: SimulatedNetwork) -> None:
@@ -268,7 +260,6 @@ class Raises(StreamProtocol):
 
 
 def test_raising_callback_fails_the_scenario() -> None:
-    """Promise: the loop survives it, as it must; the scenario doesn't."""
 
     def scenario(network: SimulatedNetwork) -> None:
         listen_tcp(network.reactor(), (HERE, PORT), Raises)
@@ -280,7 +271,6 @@ def test_raising_callback_fails_the_scenario() -> None:
 
 
 def test_other_log_line_is_no_failure() -> None:
-    """Promise: only `callback_raised` counts, and the log is left as it was."""
     handlers = list(logging.getLogger("reactor").handlers)
 
     def scenario(network: SimulatedNetwork) -> None:
@@ -297,7 +287,7 @@ def test_other_log_line_is_no_failure() -> None:
 
 
 def test_base_exception_is_a_failure_but_an_interrupt_is_not() -> None:
-    """Promise: pytest.fail in a scenario, which derives from BaseException, is made small as well; ^C is not."""
+    """pytest.fail raises a BaseException, and its failure is shrunk too. Ctrl-C isn't."""
 
     def scenario(network: SimulatedNetwork) -> None:
         pytest.fail("so it is")
@@ -313,7 +303,6 @@ def test_base_exception_is_a_failure_but_an_interrupt_is_not() -> None:
 
 
 def test_violation_after_the_last_run_fails_the_scenario() -> None:
-    """Promise: a violation that no run has reported is reported in the end."""
 
     def scenario(network: SimulatedNetwork) -> None:
         sock = stream(network)

@@ -1,4 +1,4 @@
-"""Simulated TCP: what tests/conformance can't compare, as no kernel can be made to do it in time."""
+"""Simulated TCP: what tests/conformance can't compare, because a real kernel takes too long."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ from tests.reactor.testing.programs import (
 SO_LINGER = (socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
 
 
-# ---------------------------------------------------------------- time on the way
+# ---------------------------------------------------------------- latency
 
 
 def test_latency_delays_bytes_and_fin() -> None:
-    """Promise: bytes and FIN arrive after `latency_s`, and not before; so does the window's opening."""
+    """The opening of the window takes the latency too."""
     network = SimulatedNetwork(latency_s=0.5)
     sock, peer = pair(network)
     peer.send(b"hello")
@@ -49,8 +49,7 @@ def test_latency_delays_bytes_and_fin() -> None:
     assert sock.recv(10) == b""
 
 
-def test_latency_delays_a_connection() -> None:
-    """Promise: connect(2) is under way until the SYN has arrived."""
+def test_latency_delays_connect() -> None:
     network = SimulatedNetwork(latency_s=0.5)
     server = network.peer_server((ELSEWHERE, 80))
     sock = stream(network)
@@ -67,7 +66,7 @@ def test_latency_delays_a_connection() -> None:
 
 
 def test_delayed_segment_arrives_late() -> None:
-    """Promise: `segment.delay` holds bytes back for so many tenths of a millisecond."""
+    """The amount is the delay in tenths of a millisecond."""
     network = SimulatedNetwork()
     sock, peer = pair(network)
     network.plan("segment", "delay", 5000)
@@ -80,7 +79,6 @@ def test_delayed_segment_arrives_late() -> None:
 
 
 def test_delayed_segment_does_not_change_the_order() -> None:
-    """Promise: a stream is never changed by delay, FIN comes last."""
     for delayed in range(3):
         network = SimulatedNetwork()
         sock, peer = pair(network)
@@ -94,7 +92,7 @@ def test_delayed_segment_does_not_change_the_order() -> None:
 
 
 def test_bytes_on_the_wire_count_against_the_window() -> None:
-    """Promise: the receiver's kernel never holds more than its buffer, however late segments are."""
+    """The receiver's kernel never holds more than its buffer, however late segments are."""
     network = SimulatedNetwork(receive_buffer_bytes=4, latency_s=0.1)
     sock, peer = pair(network)
     peer.send(b"abcdefgh")
@@ -109,7 +107,6 @@ def test_bytes_on_the_wire_count_against_the_window() -> None:
 
 
 def test_partition_holds_bytes_back_until_it_heals() -> None:
-    """Promise: what streams had under way goes on, in order and complete; FIN too."""
     network = SimulatedNetwork()
     sock, peer = pair(network)
     network.partition(ELSEWHERE)
@@ -127,8 +124,8 @@ def test_partition_holds_bytes_back_until_it_heals() -> None:
     assert (bytes(peer.received), peer.eof, peer.lost) == (b"answer", True, False)
 
 
-def test_a_partition_for_a_while_heals_by_itself() -> None:
-    """Promise: `for_s` is how long, and a segment that was under way when it began arrives when it ends."""
+def test_partition_with_a_duration_heals_by_itself() -> None:
+    """A segment on the wire arrives when the partition ends."""
     network = SimulatedNetwork(latency_s=0.1)
     sock, peer = pair(network)
     peer.send(b"x")
@@ -141,7 +138,7 @@ def test_a_partition_for_a_while_heals_by_itself() -> None:
 
 
 def silent_for(sock: socket.socket, network: SimulatedNetwork, for_s: float) -> bool:
-    """Whether the socket can be read no sooner than after `for_s`, and then says ETIMEDOUT."""
+    """Whether the socket becomes readable after `for_s` and no sooner, and then gives ETIMEDOUT."""
     go(network, for_s - 0.5)
     early = bits(sock) & POLLIN
     go(network, 1.0)
@@ -153,8 +150,8 @@ def silent_for(sock: socket.socket, network: SimulatedNetwork, for_s: float) -> 
     [({"TCP_KEEPIDLE": 100, "TCP_KEEPINTVL": 10, "TCP_KEEPCNT": 3}, 130.0), ({}, 7200.0 + 75 * 9)],
     ids=["set", "default"],
 )
-def test_keepalive_finds_a_peer_that_has_vanished(options: dict[str, int], patience_s: float) -> None:
-    """Promise: after idle + interval × probes, as the options say, or tcp(7)'s defaults."""
+def test_keepalive_finds_a_vanished_peer(options: dict[str, int], patience_s: float) -> None:
+    """It takes idle + interval × probes, from the options or tcp(7)'s defaults."""
     network = SimulatedNetwork()
     sock, peer = pair(network)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
@@ -166,8 +163,7 @@ def test_keepalive_finds_a_peer_that_has_vanished(options: dict[str, int], patie
     assert silent_for(sock, network, patience_s)
 
 
-def test_without_keepalive_a_vanished_idle_peer_goes_unnoticed() -> None:
-    """Promise: an end that neither sends nor probes waits for ever."""
+def test_vanished_idle_peer_without_keepalive_goes_unnoticed() -> None:
     network = SimulatedNetwork()
     sock, peer = pair(network)
     peer.vanish()
@@ -177,7 +173,7 @@ def test_without_keepalive_a_vanished_idle_peer_goes_unnoticed() -> None:
 
 @pytest.mark.parametrize("when", ["before", "after"])
 def test_unacknowledged_bytes_time_out_after_the_retransmissions(when: str) -> None:
-    """Promise: bytes under way time out after RETRANSMIT_S, whether they were written before the silence or in it."""
+    """It doesn't matter whether they were written before the silence or in it."""
     network = SimulatedNetwork(receive_buffer_bytes=1)
     sock, peer = pair(network)
     peer.pause()
@@ -190,8 +186,8 @@ def test_unacknowledged_bytes_time_out_after_the_retransmissions(when: str) -> N
     assert told(sock.send, b"x") == "EPIPE"
 
 
-def test_silence_that_ends_in_time_ends_nothing() -> None:
-    """Promise: each silence counts by itself: patience begins anew with the second."""
+def test_silence_that_ends_in_time_ends_no_connection() -> None:
+    """Each silence counts by itself: a second one starts from zero."""
     network = SimulatedNetwork()
     sock, peer = pair(network)
     network.partition(ELSEWHERE, for_s=900.0)
@@ -207,7 +203,6 @@ def test_silence_that_ends_in_time_ends_nothing() -> None:
 
 
 def test_long_partition_ends_the_connection_for_good() -> None:
-    """Promise: an end that has given up sends nothing more, not even FIN."""
     network = SimulatedNetwork()
     sock, peer = pair(network)
     network.partition(ELSEWHERE)
@@ -219,8 +214,8 @@ def test_long_partition_ends_the_connection_for_good() -> None:
     assert (bytes(peer.received), peer.eof, peer.lost) == (b"", False, True)
 
 
-def test_a_reset_in_a_partition_is_told_when_it_is_healed() -> None:
-    """Promise: RST travels like everything else; and FIN that was destroyed by it never comes instead."""
+def test_reset_in_a_partition_arrives_after_the_heal() -> None:
+    """RST waits for the heal like every segment. A FIN that the reset destroyed never arrives instead."""
     network = SimulatedNetwork()
     sock, peer = pair(network)
     network.partition(ELSEWHERE)
@@ -235,8 +230,8 @@ def test_a_reset_in_a_partition_is_told_when_it_is_healed() -> None:
     assert told(sock.recv, 10) == "ECONNRESET"
 
 
-def test_a_reset_comes_behind_what_is_on_the_wire() -> None:
-    """Promise: segments that were sent before RST arrive before it; what had still to be sent never does."""
+def test_reset_arrives_after_what_is_on_the_wire() -> None:
+    """Segments sent before RST arrive before it; unsent bytes never arrive."""
     network = SimulatedNetwork(latency_s=1.0, receive_buffer_bytes=4)
     sock, peer = pair(network)
     peer.send(b"sentlost")
@@ -249,28 +244,24 @@ def test_a_reset_comes_behind_what_is_on_the_wire() -> None:
 
 
 @pytest.mark.parametrize("call", ["recv", "send"])
-def test_flags_that_are_not_simulated_are_refused(call: str) -> None:
-    """Promise: MSG_PEEK isn't taken for a plain recv in silence."""
+def test_unsimulated_flags_raise(call: str) -> None:
     sock, _peer = pair(SimulatedNetwork())
     with pytest.raises(NotImplementedError, match="only MSG_OOB"):
         sock.recv(1, socket.MSG_PEEK) if call == "recv" else sock.send(b"x", socket.MSG_PEEK)
 
 
-def test_a_buffers_size_can_be_changed_while_connected() -> None:
-    """Promise: SO_SNDBUF takes effect at once."""
+def test_buffer_size_set_while_connected_takes_effect() -> None:
     sock, _peer = pair(SimulatedNetwork(receive_buffer_bytes=1))
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 5)
     assert sock.send(b"x" * 20) == 10
 
 
-def test_a_recv_of_nothing_returns_nothing() -> None:
-    """Promise: recv(0) never waits."""
+def test_recv_of_no_bytes_never_blocks() -> None:
     sock, _peer = pair(SimulatedNetwork())
     assert sock.recv(0) == b""
 
 
 def test_only_the_first_reset_counts() -> None:
-    """Promise: a connection ends once: a second RST has no effect."""
     network = SimulatedNetwork()
     sock, peer = pair(network)
     peer.reset()
@@ -285,7 +276,7 @@ def test_only_the_first_reset_counts() -> None:
 
 
 def test_client_at_a_full_queue_tries_again() -> None:
-    """Promise: a SYN that finds no room is dropped and sent again, and no client is refused."""
+    """A SYN that finds no room is dropped and sent again; no client is refused."""
     network = SimulatedNetwork()
     listener = listening(network, backlog=0)
     first, second = (network.peer((HERE, PORT)) for _ in range(2))
@@ -299,7 +290,6 @@ def test_client_at_a_full_queue_tries_again() -> None:
 
 
 def test_client_at_a_closed_queue_is_refused_when_it_tries_again() -> None:
-    """Promise: what counts is whether a listener is there when the SYN comes."""
     network = SimulatedNetwork()
     listener = listening(network, backlog=0)
     peers = [network.peer((HERE, PORT)) for _ in range(2)]
@@ -309,8 +299,7 @@ def test_client_at_a_closed_queue_is_refused_when_it_tries_again() -> None:
     assert errors == [errno.ECONNRESET, errno.ECONNREFUSED]
 
 
-def test_connecting_to_no_host_times_out() -> None:
-    """Promise: no answer at all means ETIMEDOUT after CONNECT_S."""
+def test_connect_to_an_address_without_a_host_times_out() -> None:
     network = SimulatedNetwork()
     sock = stream(network)
     assert sock.connect_ex(("203.0.113.9", 80)) == errno.EINPROGRESS
@@ -321,8 +310,7 @@ def test_connecting_to_no_host_times_out() -> None:
     assert error_of(sock) == errno.ETIMEDOUT
 
 
-def test_connecting_in_a_partition_goes_on_when_it_is_healed() -> None:
-    """Promise: a SYN is sent again too."""
+def test_connect_in_a_partition_goes_on_after_the_heal() -> None:
     network = SimulatedNetwork()
     network.peer_server((ELSEWHERE, 80))
     network.partition(ELSEWHERE, for_s=20.0)
@@ -333,11 +321,10 @@ def test_connecting_in_a_partition_goes_on_when_it_is_healed() -> None:
     go(network, 2.0)
     assert bits(sock) == POLLOUT
     go(network, CONNECT_S)
-    assert bits(sock) == POLLOUT, "the time-out was the connecting's"
+    assert bits(sock) == POLLOUT, "the connect timeout fired"
 
 
 def test_socket_closed_while_connecting_is_never_connected() -> None:
-    """Promise: the SYN of a closed socket makes no connection."""
     network = SimulatedNetwork(latency_s=0.1)
     server = network.peer_server((ELSEWHERE, 80))
     sock = stream(network)
@@ -350,7 +337,7 @@ def test_socket_closed_while_connecting_is_never_connected() -> None:
 
 @pytest.mark.parametrize("kind", CATALOGUE["connect"])
 def test_connect_fault_is_returned_or_left_in_so_error(kind: str) -> None:
-    """Promise: what a kernel knows at once is returned, what comes over the network is told by SO_ERROR."""
+    """An error of the kernel is returned at once; an error of the network is in SO_ERROR later."""
     network = SimulatedNetwork(script=f"connect#1={kind}")
     network.peer_server((ELSEWHERE, 80))
     sock = stream(network)
@@ -365,7 +352,7 @@ def test_connect_fault_is_returned_or_left_in_so_error(kind: str) -> None:
 
 
 def test_failed_connect_is_reported_by_the_first_call() -> None:
-    """Promise: recv and send tell of it as SO_ERROR does, once."""
+    """recv and send report it once, as SO_ERROR does."""
     for call, after in ((lambda sock: told(sock.recv, 1), b""), (lambda sock: told(sock.send, b"x"), "EPIPE")):
         network = SimulatedNetwork()
         network.udp_peer()  # so that the host exists
@@ -375,8 +362,7 @@ def test_failed_connect_is_reported_by_the_first_call() -> None:
         assert call(sock) == after  # type: ignore[no-untyped-call]
 
 
-def test_a_socket_bound_by_hand_connects_from_there() -> None:
-    """Promise: bind before connect is honoured."""
+def test_bound_socket_connects_from_its_address() -> None:
     network = SimulatedNetwork()
     server = network.peer_server((ELSEWHERE, 80))
     sock = stream(network)
@@ -386,8 +372,7 @@ def test_a_socket_bound_by_hand_connects_from_there() -> None:
     assert server.clients[0].socket.getpeername() == ("10.0.0.2", 4000)
 
 
-def test_listening_without_an_address_is_listening_everywhere() -> None:
-    """Promise: listen(2) binds a socket that isn't bound to the wildcard and a port of the kernel's."""
+def test_listen_without_bind_takes_the_wildcard_and_a_free_port() -> None:
     network = SimulatedNetwork()
     sock = stream(network)
     sock.listen()
@@ -402,19 +387,17 @@ def test_listening_without_an_address_is_listening_everywhere() -> None:
 
 @pytest.mark.parametrize("kind", [kind for kind in ONE_PEER if kind in CATALOGUE["accept"]])
 def test_error_of_one_client_costs_only_that_client(kind: str) -> None:
-    """Promise: accept(2) raises it, that client is lost, and the next is accepted."""
     network = SimulatedNetwork(script=f"accept#1={kind}")
     listener = listening(network)
     first, second = (network.peer((HERE, PORT)) for _ in range(2))
-    with pytest.raises(OSError, match=os.strerror(getattr(errno, kind))):  # two of them are one number on Linux
+    with pytest.raises(OSError, match=os.strerror(getattr(errno, kind))):  # two of them share a number on Linux
         listener.accept()
     assert answered(listener).getpeername() == second.socket.getsockname()
     go(network)
     assert (first.lost, second.lost) == (True, False)
 
 
-def test_without_clients_no_client_fails() -> None:
-    """Promise: such a fault has no effect then, and isn't listed."""
+def test_client_fault_without_clients_has_no_effect() -> None:
     network = SimulatedNetwork(script="accept#1=ECONNABORTED")
     assert told(listening(network).accept) == "EAGAIN"
     assert not network.chance.injected
@@ -422,7 +405,6 @@ def test_without_clients_no_client_fails() -> None:
 
 @pytest.mark.parametrize("kind", ["EAGAIN", "EINTR", "EMFILE", "ENFILE", "ENOBUFS", "ENOMEM"])
 def test_shortage_costs_no_client(kind: str) -> None:
-    """Promise: a waiting client goes on waiting."""
     network = SimulatedNetwork(script=f"accept#1={kind}")
     listener = listening(network)
     peer = network.peer((HERE, PORT))
@@ -432,7 +414,6 @@ def test_shortage_costs_no_client(kind: str) -> None:
 
 
 def test_full_descriptor_table_costs_no_client() -> None:
-    """Promise: EMFILE at the limit leaves the client in the queue."""
     network = SimulatedNetwork(descriptor_limit=5)
     listener, spare = listening(network), stream(network)
     network.peer((HERE, PORT))
@@ -446,8 +427,7 @@ def test_full_descriptor_table_costs_no_client() -> None:
 
 @pytest.mark.parametrize("call", ["recv", "send"])
 @pytest.mark.parametrize("kind", ["EAGAIN", "EINTR", "ENOBUFS", "ENOMEM"])
-def test_passing_error_costs_no_byte(call: str, kind: str) -> None:
-    """Promise: after an error that says "later", the same call does it all."""
+def test_transient_error_costs_no_byte(call: str, kind: str) -> None:
     network = SimulatedNetwork(script=f"{call}#1={kind}")
     sock, peer = pair(network)
     peer.send(b"abc")
@@ -465,7 +445,6 @@ def test_passing_error_costs_no_byte(call: str, kind: str) -> None:
 
 @pytest.mark.parametrize("name", ["recv.ECONNRESET", "recv.ETIMEDOUT", "send.ECONNRESET", "send.EPIPE"])
 def test_fatal_error_ends_the_connection_for_both(name: str) -> None:
-    """Promise: the call says so, what had arrived is gone, and the peer is lost too."""
     call, _, kind = name.partition(".")
     network = SimulatedNetwork(script=f"{call}#1={kind}")
     sock, peer = pair(network)
@@ -481,7 +460,7 @@ def test_fatal_error_ends_the_connection_for_both(name: str) -> None:
 
 
 def test_short_moves_some_bytes_but_not_all() -> None:
-    """Promise: `short:n` moves n bytes, but less than could be moved, and one byte can't be less."""
+    """`short:n` moves n bytes, but fewer than possible; a single byte is moved whole."""
     for amount, expected in ((1, b"a"), (2, b"ab"), (99, b"ab")):
         network = SimulatedNetwork(script=f"recv#1=short:{amount} send#1=short:{amount}")
         sock, peer = pair(network)
@@ -500,8 +479,7 @@ def test_short_moves_some_bytes_but_not_all() -> None:
     assert not network.chance.injected
 
 
-def test_recv_into_a_buffer() -> None:
-    """Promise: recv_into does what recv does, into a buffer's beginning."""
+def test_recv_into_fills_a_buffer_as_recv_would() -> None:
     network = SimulatedNetwork()
     sock, peer = pair(network)
     peer.send(b"abcdef")
@@ -514,8 +492,7 @@ def test_recv_into_a_buffer() -> None:
 
 
 @pytest.mark.parametrize(("how", "reads", "writes"), [(socket.SHUT_RD, False, True), (socket.SHUT_RDWR, False, False)])
-def test_shutdown_of_reading(how: int, reads: bool, writes: bool) -> None:
-    """Promise: after SHUT_RD, recv reports the end, and writing goes on unless it was shut down too."""
+def test_after_shut_rd_recv_reports_the_end_and_writing_goes_on(how: int, reads: bool, writes: bool) -> None:
     network = SimulatedNetwork()
     sock, peer = pair(network)
     sock.shutdown(how)
@@ -527,8 +504,7 @@ def test_shutdown_of_reading(how: int, reads: bool, writes: bool) -> None:
     assert peer.eof
 
 
-def test_lingering_for_no_time_resets() -> None:
-    """Promise: SO_LINGER of zero makes close(2) send RST."""
+def test_close_with_so_linger_of_zero_resets() -> None:
     network = SimulatedNetwork()
     sock, peer = pair(network)
     sock.send(b"arrived")
@@ -542,8 +518,7 @@ def test_lingering_for_no_time_resets() -> None:
     assert peer.error.errno == errno.ECONNRESET
 
 
-def test_a_socket_that_has_sent_fin_sends_no_other_when_it_is_closed() -> None:
-    """Promise: one FIN is enough."""
+def test_close_after_fin_sends_no_second_fin() -> None:
     network = SimulatedNetwork()
     sock, peer = pair(network)
     sock.shutdown(socket.SHUT_WR)
@@ -552,11 +527,10 @@ def test_a_socket_that_has_sent_fin_sends_no_other_when_it_is_closed() -> None:
     assert (peer.eof, peer.lost) == (True, False)
 
 
-# ---------------------------------------------------------------- what no program should do
+# ---------------------------------------------------------------- what no program may do
 
 
-def test_a_call_that_would_block_is_refused_and_noted() -> None:
-    """Promise: nothing blocks here; a program that forgets setblocking(False) fails its check."""
+def test_call_that_would_block_raises_and_is_a_violation() -> None:
     network = SimulatedNetwork()
     sock = network.socket(socket.AF_INET, socket.SOCK_STREAM)
     sock.listen()
@@ -567,8 +541,7 @@ def test_a_call_that_would_block_is_refused_and_noted() -> None:
         network.check()
 
 
-def test_peer_can_not_violate_anything() -> None:
-    """Promise: only the program under test can violate anything."""
+def test_mistakes_of_a_peer_are_no_violations() -> None:
     network = SimulatedNetwork()
     _sock, peer = pair(network)
     peer.socket.setblocking(True)
@@ -580,8 +553,8 @@ def test_peer_can_not_violate_anything() -> None:
 
 
 @pytest.mark.parametrize("name", "recv send accept listen bind setsockopt getsockopt shutdown connect_ex".split())
-def test_use_of_a_closed_socket_is_refused_and_noted(name: str) -> None:
-    """Promise: a closed descriptor may have another owner by now: no program may touch it."""
+def test_call_on_a_closed_socket_raises_and_is_a_violation(name: str) -> None:
+    """The descriptor may have another owner by now."""
     network = SimulatedNetwork()
     sock, _peer = pair(network)
     sock.close()
@@ -594,8 +567,8 @@ def test_use_of_a_closed_socket_is_refused_and_noted(name: str) -> None:
     assert network.violations == [f"{name.removesuffix('_ex')} on a closed socket"]
 
 
-def test_a_name_of_a_closed_socket_is_refused() -> None:
-    """Promise: EBADF, but harmless: to ask for an address is no use of the connection."""
+def test_address_of_a_closed_socket_raises() -> None:
+    """EBADF, but no violation: asking for an address doesn't use the connection."""
     network = SimulatedNetwork()
     sock, _peer = pair(network)
     sock.close()
@@ -604,8 +577,7 @@ def test_a_name_of_a_closed_socket_is_refused() -> None:
 
 
 @pytest.mark.parametrize("make", [stream, udp])
-def test_a_socket_closes_itself_at_the_end_of_a_with_block(make: object) -> None:
-    """Promise: sockets are context managers, and closing twice is harmless."""
+def test_with_block_closes_the_socket(make: object) -> None:
     network = SimulatedNetwork()
     with make(network) as sock:  # type: ignore[operator]
         assert network.descriptors.open
@@ -614,8 +586,7 @@ def test_a_socket_closes_itself_at_the_end_of_a_with_block(make: object) -> None
     network.check()
 
 
-def test_a_socket_has_one_address() -> None:
-    """Promise: bind(2) twice is EINVAL, and without it the address is the wildcard."""
+def test_second_bind_raises() -> None:
     network = SimulatedNetwork()
     sock = stream(network, socket.AF_INET6)
     assert sock.getsockname() == ("::", 0, 0, 0)
@@ -623,8 +594,7 @@ def test_a_socket_has_one_address() -> None:
     assert told(sock.bind, ("fd00::1", 0)) == "EINVAL"
 
 
-def test_the_kernel_bounds_buffers_below() -> None:
-    """Promise: SO_RCVBUF of nothing leaves something, and an option never set is 0."""
+def test_buffer_size_of_zero_leaves_a_least_size() -> None:
     network = SimulatedNetwork()
     sock = stream(network)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 0)
@@ -634,7 +604,6 @@ def test_the_kernel_bounds_buffers_below() -> None:
 
 
 def test_socket_closed_before_a_refusal_gets_no_error() -> None:
-    """Promise: what comes for a socket that has gone, goes nowhere."""
     network = SimulatedNetwork(script="connect#1=ECONNREFUSED")
     sock = stream(network)
     sock.connect_ex((ELSEWHERE, 80))
@@ -644,7 +613,7 @@ def test_socket_closed_before_a_refusal_gets_no_error() -> None:
 
 
 def test_keepalive_finds_that_the_peer_gave_up() -> None:
-    """Promise: the peer timed out in a partition; after the heal, keepalive finds no connection there."""
+    """The peer timed out in a partition; after the heal, keepalive finds no connection there."""
     network = SimulatedNetwork()
     sock, peer = pair(network)
     peer.socket.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
@@ -659,7 +628,6 @@ def test_keepalive_finds_that_the_peer_gave_up() -> None:
 
 
 def test_sending_finds_that_the_peer_gave_up() -> None:
-    """Promise: bytes that reach a kernel that knows of no connection are answered with RST."""
     network = SimulatedNetwork()
     sock, peer = pair(network)
     network.partition(ELSEWHERE, 2000.0)
@@ -671,7 +639,7 @@ def test_sending_finds_that_the_peer_gave_up() -> None:
 
 
 def test_urgent_byte_leaves_the_stream_when_it_arrives() -> None:
-    """Promise: it may be announced long before it comes: here the window is too small for what is before it."""
+    """It may be announced long before: here the window is too small for the bytes before it."""
     network = SimulatedNetwork(receive_buffer_bytes=2)
     sock, peer = pair(network)
     peer.send(b"abcX", urgent=True)

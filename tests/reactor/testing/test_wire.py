@@ -11,7 +11,6 @@ from reactor.testing.wire import Wire
 
 @given(delays_s=st.lists(st.integers(0, 5)))
 def test_events_come_by_time_then_in_the_order_of_scheduling(delays_s: list[int]) -> None:
-    """Promise: a run repeats itself exactly."""
     clock = SimulatedClock()
     wire = Wire(clock)
     seen: list[tuple[int, int]] = []
@@ -24,8 +23,7 @@ def test_events_come_by_time_then_in_the_order_of_scheduling(delays_s: list[int]
     assert wire.next_s() is None
 
 
-def test_nothing_comes_before_its_time() -> None:
-    """Promise: `next_s` says when the next event comes, and until then there is nothing to run."""
+def test_no_event_comes_before_its_time() -> None:
     clock = SimulatedClock(0.0)
     wire = Wire(clock)
     seen: list[str] = []
@@ -42,7 +40,6 @@ def test_nothing_comes_before_its_time() -> None:
 
 
 def test_event_due_at_once_runs_in_the_same_call() -> None:
-    """Promise: when `run_due` is done, nothing is due."""
     wire = Wire(SimulatedClock())
     seen: list[str] = []
     wire.call_later(0.0, lambda: wire.call_later(0.0, lambda: seen.append("second")))
@@ -52,7 +49,6 @@ def test_event_due_at_once_runs_in_the_same_call() -> None:
 
 
 def test_partitioned_host_neither_reaches_nor_is_reached_until_healed() -> None:
-    """Promise: a partition has two directions, and other hosts are not affected."""
     wire = Wire(SimulatedClock())
     assert wire.is_open("a", "b")
     wire.partition("a")
@@ -65,7 +61,6 @@ def test_partitioned_host_neither_reaches_nor_is_reached_until_healed() -> None:
 
 
 def test_heal_calls_each_waiting_action_once() -> None:
-    """Promise: a heal calls all that wait, and one that is still cut off can wait again."""
     wire = Wire(SimulatedClock())
     seen: list[str] = []
 

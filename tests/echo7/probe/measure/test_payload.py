@@ -34,7 +34,7 @@ PAYLOADS = Payloads(862)
 def test_payload_is_a_function_of_key_flow_sequence_and_size(
     key: int, flow: int, sequence: int, size: int, most: int
 ) -> None:
-    """Law: "nothing that was sent has to be kept"; and the first bytes can be made alone."""
+    """Law: "no payload is kept"; and the first bytes can be made alone."""
     payload = Payloads(key).make(flow, sequence, size)
     assert len(payload) == size
     assert payload == Payloads(key).make(flow, sequence, size)

@@ -30,7 +30,7 @@ def settled(line: InOrder, probe: Probe, word: Word, rtt_ns: int = 0) -> None:
 @given(FATES, st.randoms(use_true_random=False))
 @example([(Word.LOST, 0), (Word.TOO_BIG, 0), (Word.LOST, 0), (Word.REPLY, 1), (Word.REPLY, 4)], random.Random(1))
 def test_bursts_and_jitter_follow_the_order_of_sending(fates: list[tuple[Word, int]], chance: random.Random) -> None:
-    """In whatever order the answers come: RFC 3393 takes neighbours as they were sent."""
+    """RFC 3393 compares neighbours in the order of sending, with any order of answers."""
     line = InOrder()
     probes = sent(line, len(fates))
     order = list(zip(probes, fates, strict=True))
@@ -48,7 +48,7 @@ def test_bursts_and_jitter_follow_the_order_of_sending(fates: list[tuple[Word, i
 
 
 def test_unsettled_probe_delays_those_after_it() -> None:
-    """Law: "a probe only when all before it are settled"."""
+    """Law: "each when all earlier probes are settled"."""
     line = InOrder()
     first, second, third = sent(line, 3)
     settled(line, second, Word.LOST)

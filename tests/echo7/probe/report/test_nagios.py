@@ -23,7 +23,7 @@ def test_thresholds_are_read_with_their_units() -> None:
              "rtt=1ms,", "rtt=1e9ms", "loss=%", "rtt=1" + "0" * 400 + "s", "rtt=1ms\n", "rtt=\u0661ms"],
 )  # fmt: skip
 def test_other_thresholds_are_refused(text: str) -> None:
-    with pytest.raises(ValueError, match="is no threshold; ") as refused:
+    with pytest.raises(ValueError, match="is not a threshold; ") as refused:
         thresholds(text)
     assert "\n" not in str(refused.value)
 
@@ -68,7 +68,7 @@ def test_performance_data_follow_the_guidelines() -> None:
     assert all(re.fullmatch(r"[a-z0-9]+=[0-9.U]+[s%]?;[0-9.]*;[0-9.]*;0(;100)?", part) for part in data.split())
 
 
-def test_no_reply_is_critical_whatever_the_thresholds() -> None:
+def test_no_reply_is_critical_with_any_thresholds() -> None:
     """Issue: "refused, unreachable and timed out are 2"."""
     status, line = rate(World(plan(2, 0.5), usual=LOST).run(), {}, {})
     assert status == CRITICAL

@@ -64,8 +64,8 @@ def test_quiet_text_has_the_first_line_and_the_summary(page: Page) -> None:
     assert lines[1] == ""
 
 
-def test_endless_garbage_is_shown_a_little(page: Page) -> None:
-    """Law: "a few lines are shown, and the rest is counted"."""
+def test_endless_garbage_shows_a_few_lines(page: Page) -> None:
+    """Law: "A few lines of endless garbage are shown, and the rest are counted"."""
     show(TextView(page.output, "host", "192.0.2.7:7"), [STRAY] * 1000 + [REPLY])
     lines = page.lines()
     assert sum("foreign" in line for line in lines) == SHOWN_STRAYS

@@ -50,8 +50,8 @@ def test_lines_are_written_at_once_and_in_order() -> None:
         os.write(writer, b"still blocking, still open")
 
 
-def test_stopped_reader_costs_lines_and_no_time() -> None:
-    """Law: "no write can block: when the reader has stopped, lines are dropped and counted"."""
+def test_stopped_reader_loses_lines_and_delays_no_probe() -> None:
+    """Law: "no write blocks. When the reader stops reading, lines are dropped and counted"."""
     with pipe() as (reader, writer):
         output = LineWriter(writer)
         line = "x" * 999
@@ -72,7 +72,7 @@ def test_stopped_reader_costs_lines_and_no_time() -> None:
         assert output.error is None
 
 
-def test_reader_that_has_gone_is_an_error() -> None:
+def test_closed_pipe_is_an_error() -> None:
     with pipe() as (reader, writer):
         os.close(reader)
         output = LineWriter(writer)
@@ -131,8 +131,8 @@ def test_live_line_replaces_the_one_before() -> None:
     os.close(slave)
 
 
-def test_finish_writes_the_rest_however_long_it_takes(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Also if another process has made the descriptor non-blocking: then it waits for room."""
+def test_finish_blocks_until_the_rest_is_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also if another process has made the descriptor non-blocking; then it waits for room."""
     with pipe() as (reader, writer):
         os.set_blocking(writer, False)
         output = LineWriter(writer)

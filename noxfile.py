@@ -1,0 +1,84 @@
+"""What a change must pass: `nox` runs lint, types, tests and docs; `nox -s long coverage build` the rest.
+
+Each session has a virtual environment of its own. What it installs is listed in pyproject.toml. Arguments after `--` go
+to the session's program: `nox -s tests -- -k half_close`.
+"""
+
+import re
+
+import nox
+
+nox.options.default_venv_backend = "venv"
+nox.options.reuse_existing_virtualenvs = True
+nox.options.sessions = ["lint", "types", "tests", "docs"]
+
+EXTRAS: dict[str, list[str]] = nox.project.load_toml("pyproject.toml")["project"]["optional-dependencies"]
+ON_EVERY_CORE = ("-n", "auto", "--maxprocesses", "8", "--dist", "worksteal")  # as `python3 -m tests` does
+
+
+def only(name: str) -> str:
+    """Return the requirement of one package, as pyproject.toml states it."""
+    [found] = [line for lines in EXTRAS.values() for line in lines if re.match(rf"{name}\b", line)]
+    return found
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Check style and formatting."""
+    session.install(only("ruff"))
+    session.run("ruff", "check", ".")
+    session.run("ruff", "format", "--check", ".")
+
+
+@nox.session
+def types(session: nox.Session) -> None:
+    """Check the types of packages, tests and benchmarks."""
+    session.install("-e", ".[test,dev]")
+    session.run("mypy", *session.posargs)
+
+
+@nox.session
+def tests(session: nox.Session) -> None:
+    """Run the default tests on every core."""
+    session.install("-e", ".[test]")
+    session.run("python", "-m", "pytest", *ON_EVERY_CORE, *session.posargs)
+
+
+@nox.session
+def long(session: nox.Session) -> None:
+    """Run the tests that take seconds each, one after the other, and then a short swarm."""
+    session.install("-e", ".[test]")
+    session.run("python", "-m", "pytest", "-m", "long", *session.posargs)
+    session.run("python", "-m", "tests.swarm", "--seeds", "3000")
+
+
+@nox.session
+def coverage(session: nox.Session) -> None:
+    """Check that the tests run every line and branch of both packages."""
+    session.install("-e", ".[test,dev]")
+    # Without the simulation, the benchmarks' own tests and the restarts in a row: they reach no new line, and take
+    # minutes while lines are counted.
+    chosen = ["--ignore=tests/simulation", "--ignore=tests/benchmarks"]
+    chosen += ["-k", "not (ten_restarts or bulk_goes_on or at_any_moment_of_a_restart)"]
+    session.run("coverage", "erase")
+    session.run("coverage", "run", "-m", "pytest", "-q", *chosen, *session.posargs, env={"HYPOTHESIS_PROFILE": "dev"})
+    session.run("coverage", "combine", "-q")
+    session.run("coverage", "report")
+
+
+@nox.session
+def docs(session: nox.Session) -> None:
+    """Run the tests of the documentation: examples, links, and pages made from the code."""
+    session.install("-e", ".[test,dev]")
+    about_pages = ["tests/test_readme.py", "tests/test_docs.py", "tests/test_evidence.py", "tests/test_tidy.py"]
+    about_pages += ["tests/reactor/test_guide.py", "tests/echo7/test_settings.py", "tests/echo7/deploy"]
+    session.run("python", "-m", "pytest", "-q", *about_pages, *session.posargs)
+
+
+@nox.session
+def build(session: nox.Session) -> None:
+    """Build the source archive and the wheel, and check what a package index would refuse."""
+    session.install(only("build"), only("twine"))
+    folder = session.create_tmp()
+    session.run("python", "-m", "build", "--outdir", folder)
+    session.run("twine", "check", "--strict", f"{folder}/*")
