@@ -14,7 +14,6 @@ from typing import Any, NamedTuple
 
 LONGEST_S = 86_400.0
 STDOUT, TERMINAL_COLUMNS, HELP_COLUMN = 1, 80, 34
-MANY_AT_ONCE = {"action": "extend", "nargs": "+"}
 
 
 class Option(NamedTuple):
@@ -75,7 +74,7 @@ class Option(NamedTuple):
         else:
             shape |= {"type": self.convert, "metavar": self.metavar}
         if self.repeat:
-            shape |= MANY_AT_ONCE if self.repeat == "extend" else {"action": self.repeat}
+            shape |= {"action": self.repeat} | ({"nargs": "+"} if self.repeat == "extend" else {})
         add(self.flag, **shape)
 
     def compared(self, value: Any) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import importlib
 import select
 import selectors
 import time
@@ -74,6 +76,26 @@ def new_server(settings: Settings, descriptors: int, failed: Callable[[], object
         sources=source_limits(settings),
         failed=failed,
     )
+
+
+def import_parts(settings: Settings) -> None:
+    """Import the parts that the functions above import when they are asked for.
+
+    For the parent of workers: a worker may have no right to read them, and later the files may be another version's.
+    """
+    wanted = {
+        "reactor.fastpath.epoll": not settings.plain and hasattr(select, "epoll"),
+        "reactor.fastpath.mmsg": not settings.plain and settings.udp,
+        "reactor.fastpath.busypoll": settings.busy_poll_s > 0,
+        "reactor.observe.watch": settings.slow_callback_s is not None or settings.metrics is not None,
+        "reactor.observe.snapshot": True,
+        "echo7.metrics.snapshot": settings.metrics is not None,
+        "echo7.policy.idle": settings.idle_timeout_s is not None,
+    }
+    for name in [name for name, is_wanted in wanted.items() if is_wanted]:
+        # A Python without ctypes has no mmsg: then datagrams are served one by one.
+        with contextlib.suppress(ImportError):
+            importlib.import_module(name)
 
 
 def max_connections(settings: Settings, descriptors: int) -> int:

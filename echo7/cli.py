@@ -37,8 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit status. Usage errors raise SystemExit(2), as argparse does."""
     try:
         options = parse(sys.argv[1:] if argv is None else argv)
-        status: int = options.run(options)
-        return status
+        return int(options.run(options))
     # before the command has installed its signal handlers
     except KeyboardInterrupt:
         return 128 + signal.SIGINT

@@ -24,7 +24,7 @@ examples:
   echo7 serve                                  this machine only, port 7
   echo7 serve --port 7007                      no privilege needed
   sudo echo7 serve --host '*' --user nobody    every address, not as root
-  echo7 serve --config /etc/echo7.toml         options from a file: port = 7007
+  echo7 serve --config /etc/echo7.toml         such as: port = 7007
 """
 EPILOG = EXAMPLES + "\nSignals, exit statuses and every option in full: man echo7, echo7/docs/reference"
 

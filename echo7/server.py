@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from echo7.logs.drops import DropLog, describe_peer, describe_source
 from echo7.policy.echo import DatagramEcho, StreamEcho
 from echo7.policy.guard import Guard
-from echo7.policy.rate import Bucket, Rate, SourceBuckets
+from echo7.policy.rate import Rate, SourceBuckets
 from echo7.policy.reasons import ACCEPT, Reason
 from echo7.policy.sources import BY_BIND, NO_LIMITS, ConnectionGate, DatagramGate, SourceLimits
 from echo7.sockets.binding import Bound, bind_all, on_loopback
@@ -67,12 +67,6 @@ class Counters(NamedTuple):
     udp_bytes_sent: int = 0
     datagrams_over_rate: int = 0
     drops: Mapping[str, int] = {}
-
-
-def _serving(transport: str, address: Address) -> ServingAddress:
-    text = format_address(address)
-    host, _, port = text.rpartition(":")
-    return ServingAddress(transport, host.strip("[]"), int(port), text)
 
 
 def _peer_of(connection: Connection) -> Address | None:
@@ -181,7 +175,7 @@ class EchoServer:
         guard = Guard((sock.getsockname()[1] for sock in bound.sockets), self._sources.ports)
         # one table for all sockets: a source is the same on each
         tables: dict[Rate, SourceBuckets] = {}
-        total = self._sources.udp_rate_total and Bucket(self._sources.udp_rate_total)
+        total = self._sources.udp_rate_total and SourceBuckets(self._sources.udp_rate_total, 1)
         endpoints: list[Endpoint] = []
         for sock in bound.udp:
             # An inherited socket may have it on. Off, the kernel refuses to answer a subnet's broadcast address.
@@ -202,9 +196,10 @@ class EchoServer:
     @property
     def addresses(self) -> list[ServingAddress]:
         """The sockets being served, TCP first, with the ports that the kernel chose."""
-        found = [("tcp", listener.address) for listener in self._listeners if not listener.closed]
-        found += [("udp", endpoint.address) for endpoint in self._endpoints if not endpoint.closed]
-        return [_serving(transport, address) for transport, address in found]
+        found = [("tcp", format_address(listener.address)) for listener in self._listeners if not listener.closed]
+        found += [("udp", format_address(endpoint.address)) for endpoint in self._endpoints if not endpoint.closed]
+        parts = [(transport, text, *text.rsplit(":", 1)) for transport, text in found]
+        return [ServingAddress(transport, host.strip("[]"), int(port), text) for transport, text, host, port in parts]
 
     @property
     def counters(self) -> Counters:
@@ -243,7 +238,7 @@ class EchoServer:
             for endpoint in self._endpoints:
                 endpoint.close()
             self._deadline = reactor.call_later(self._drain_timeout_s, self._give_up)
-            for connection in self._connections():
+            for connection in list(self._clients):
                 connection.close()
         self._check_stopped()
 
@@ -277,12 +272,8 @@ class EchoServer:
     def abort(self) -> None:
         """Reset the connections that `stop` still waits for. Raise RuntimeError before `start`."""
         self._running_on()
-        for connection in self._connections():
+        for connection in list(self._clients):
             connection.abort()
-
-    def _connections(self) -> list[Connection]:
-        """Return the open connections, the oldest first."""
-        return [connection for connection in self._clients if not connection.closed]
 
     def _running_on(self) -> Reactor:
         if self._reactor is None:
@@ -290,7 +281,7 @@ class EchoServer:
         return self._reactor
 
     def _give_up(self) -> None:
-        left = self._connections()
+        left = [connection for connection in self._clients if not connection.closed]
         cut = sum(1 for connection in left if connection.pending_bytes)
         text = "drain timeout: %d clients cut off with bytes pending, %d that had everything but hadn't closed"
         logger.warning(text, cut, len(left) - cut, extra={"event": "drain_timeout"})

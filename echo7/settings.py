@@ -129,8 +129,7 @@ class Settings(NamedTuple):
         "--busy-poll", lambda text: number(0, 1_000_000)(text) / 1e6,
         "MICROSECONDS", OPERATION, "poll this long before sleeping", "0: off",
         "only after activity; answers come sooner, and a processor stays busy")] = 0.0
-    plain: Annotated[bool, Option(
-        "--plain", None, "", OPERATION, "use no fast path", details="for comparison and tests")] = False
+    plain: Annotated[bool, Option("--plain", None, "", OPERATION, "use no fast path, for comparison and tests")] = False
 
     log_level: Annotated[str, Option(
         "--log-level", one_of(*LEVELS), "LEVEL", OBSERVATION, ", ".join(LEVELS),
@@ -148,8 +147,7 @@ class Settings(NamedTuple):
     trace: Annotated[str | None, Option(
         "--trace", str, "FILE", OBSERVATION, "record what the loop does", "none",
         "for 'python -m reactor.player'; or, if the name ends in .json, for ui.perfetto.dev")] = None
-    narrate: Annotated[bool, Option(
-        "--narrate", None, "", OBSERVATION, "log what the loop does, in plain words")] = False
+    narrate: Annotated[bool, Option("--narrate", None, "", OBSERVATION, "log in words what the loop does")] = False
 
     def fixed(self) -> dict[str, str]:
         """Return what SIGHUP can't change, by option, in the form that generations compare."""

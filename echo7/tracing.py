@@ -7,6 +7,7 @@ again.
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
 from typing import TYPE_CHECKING, Self
@@ -35,7 +36,9 @@ class Tracing:
 
     def open(self) -> None:
         """Begin the file and the narration. Raise StartError."""
-        self._observers = [Narrator(_say)] if self._narrate else []
+        self._observers = (
+            [Narrator(functools.partial(log.event, logger, logging.INFO, "narration"))] if self._narrate else []
+        )
         if self._path is not None:
             kind = Perfetto if self._path.endswith(".json") else JsonLines
             try:
@@ -71,7 +74,3 @@ class Tracing:
         """Write what is buffered, and close the file."""
         if self._sink is not None:
             self._sink.close()
-
-
-def _say(text: str) -> None:
-    log.event(logger, logging.INFO, "narration", text)

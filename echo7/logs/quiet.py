@@ -6,7 +6,7 @@ once, then one now and then, which says how many were held back. Kinds are words
 
 from __future__ import annotations
 
-from echo7.policy.rate import Bucket, Rate
+from echo7.policy.rate import Rate, SourceBuckets
 
 # of each kind
 LINES = Rate(per_second=0.1, burst=5)
@@ -16,20 +16,18 @@ class Quiet:
     """Counts lines by kind."""
 
     def __init__(self, rate: Rate = LINES) -> None:
-        self._rate = rate
-        # by kind: its bucket, and how many lines are held back
-        self._kinds: dict[str, tuple[Bucket, int]] = {}
+        self._lines = SourceBuckets(rate)
+        self._held_back: dict[str, int] = {}
 
     def ask(self, kind: str, now_s: float, count: int = 1) -> int | None:
         """Ask for a line about something that has happened `count` times. Return None to hold it back.
 
         Otherwise, return how many others since the last line this line stands for.
         """
-        bucket, held_back = self._kinds.get(kind) or (Bucket(self._rate), 0)
-        if bucket.take(1, now_s):
-            self._kinds[kind] = bucket, 0
-            return held_back + count - 1
-        self._kinds[kind] = bucket, held_back + count
+        happened = self._held_back.pop(kind, 0) + count
+        if self._lines.take(kind.encode(), 1, now_s):
+            return happened - 1
+        self._held_back[kind] = happened
         return None
 
 

@@ -34,10 +34,8 @@ def log_hints(left_out: Iterable[str], loopback_only: bool) -> None:
 def log_addresses(addresses: Iterable[ServingAddress]) -> None:
     """Log where the service listens, one line for each socket."""
     for transport, host, port, text in addresses:
-        log.event(
-            logger, logging.INFO, "listening", f"listening on {transport} {text}",
-            transport=transport, address=host, port=port,
-        )  # fmt: skip
+        fields = {"transport": transport, "address": host, "port": port}
+        log.event(logger, logging.INFO, "listening", f"listening on {transport} {text}", **fields)
 
 
 def write_counters(name: str, counters: Counters, log_lines_dropped: int) -> None:

@@ -69,7 +69,7 @@ def is_loopback(host: bytes) -> bool:
 
 
 class SourceBuckets:
-    """A bucket for each source, within a fixed memory."""
+    """A bucket for each source, within a fixed memory. With one source, it is a bucket for all sources together."""
 
     __slots__ = ("_burst", "_full_at", "_most", "_per_second")
 
@@ -106,16 +106,3 @@ class SourceBuckets:
             if not table or (len(table) < self._most and next(iter(table.values())) > clock):
                 return
             table.popitem(last=False)
-
-
-class Bucket:
-    """One bucket, for all sources together."""
-
-    __slots__ = ("_only",)
-
-    def __init__(self, rate: Rate) -> None:
-        self._only = SourceBuckets(rate, 1)
-
-    def take(self, count: int, now_s: float) -> int:
-        """Take up to `count` tokens. Return how many were taken."""
-        return self._only.take(b"", count, now_s)

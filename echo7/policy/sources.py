@@ -17,7 +17,7 @@ from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from echo7.policy.ports import DEFAULT_PORTS, SourcePorts
-from echo7.policy.rate import DEFAULT_UDP_RATE, Bucket, Rate, SourceBuckets, is_loopback, plain_host, source_of
+from echo7.policy.rate import DEFAULT_UDP_RATE, Rate, SourceBuckets, is_loopback, plain_host, source_of
 from echo7.policy.reasons import Reason
 from reactor.fastpath.datagrams import NOTHING_REFUSED
 
@@ -151,7 +151,7 @@ class DatagramGate:
         *,
         access: Access | None = None,
         buckets: SourceBuckets | None = None,
-        total: Bucket | None = None,
+        total: SourceBuckets | None = None,
         spares_loopback: bool = False,
         log_only: bool = False,
         over_rate: OverRate | None = None,
@@ -181,7 +181,13 @@ class DatagramGate:
             key = keys[host] = self._key(packed(host))
             asked[key] = asked.pop(key, 0) + count
         left = {key: granted for key, count in asked.items() if (granted := self._granted(key, count, now_s)) < count}
-        refused = _beyond(hosts, keys, left) if left else {}
+        # those beyond the first ones of their sources
+        refused: dict[int, str] = {}
+        for place, key in enumerate(map(keys.__getitem__, hosts) if left else ()):
+            if key in left:
+                left[key] -= 1
+                if left[key] < 0:
+                    refused[place] = _reason(key)
         passing = total - len(refused)
         granted = self._granted_in_total(passing, now_s)
         if granted < passing:
@@ -221,7 +227,7 @@ class DatagramGate:
     def _granted_in_total(self, count: int, now_s: float) -> int:
         if self._total is None:
             return count
-        granted = self._total.take(count, now_s)
+        granted = self._total.take(EXEMPT, count, now_s)
         return granted if granted == count else self._enforced(Reason.RATE_TOTAL, EXEMPT, count, granted)
 
     def _enforced(self, reason: Reason, source: bytes, count: int, granted: int) -> int:
@@ -231,20 +237,6 @@ class DatagramGate:
         if self._over_rate is not None:
             self._over_rate(reason, source, count - granted)
         return count
-
-
-def _beyond(hosts: Sequence[Hashable], keys: Mapping[Hashable, bytes], left: dict[bytes, int]) -> dict[int, Reason]:
-    """Return the datagrams beyond the first ones of their sources. `left` holds how many of a source are answered."""
-    refused: dict[int, Reason] = {}
-    for place, host in enumerate(hosts):
-        key = keys[host]
-        if key not in left:
-            continue
-        if left[key]:
-            left[key] -= 1
-        else:
-            refused[place] = _reason(key)
-    return refused
 
 
 def _reason(key: bytes) -> Reason:

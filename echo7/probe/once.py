@@ -18,6 +18,7 @@ from reactor.loop import Reactor
 SELECT_DESCRIPTORS = 1000  # select(2) takes numbers up to 1,023; the loop needs a few
 SELECT_FLOWS = 64  # select(2) looks at every descriptor, so epoll(7) is better for more
 ENDING_SIGNALS = [signal.SIGINT, signal.SIGTERM]
+SUMMARY_SIGNALS = [signal.SIGQUIT] if hasattr(signal, "SIGQUIT") else []  # Windows has none
 
 
 def new_reactor(flows: int) -> Reactor:
@@ -39,9 +40,8 @@ def handle_signals(reactor: Reactor, end: Callable[[], object], print_summary: C
     """Call `end` at SIGINT and SIGTERM, and `print_summary` at SIGQUIT."""
     for signum in ENDING_SIGNALS:
         reactor.add_signal_handler(signum, end)
-    # Windows has no SIGQUIT
-    if hasattr(signal, "SIGQUIT"):
-        reactor.add_signal_handler(signal.SIGQUIT, print_summary)
+    for signum in SUMMARY_SIGNALS:
+        reactor.add_signal_handler(signum, print_summary)
 
 
 def ping(

@@ -56,12 +56,7 @@ class Handover(NamedTuple):
     def _set_of(self, number: int) -> Bound:
         bound, kind = Bound(), HandedIn if number == SYSTEMD else socket.socket
         for descriptor in [descriptor for descriptor, worker in self.sockets if worker == number]:
-            try:
-                sock = kind(fileno=descriptor)
-            except OSError as error:
-                raise BindError(f"descriptor {descriptor} in {VARIABLE} is no socket: {error.strerror}") from None
-            sock.setblocking(False)
-            sock.set_inheritable(False)
+            sock = activation.adopted(kind, descriptor, f"in {VARIABLE}")
             (bound.tcp if sock.type == socket.SOCK_STREAM else bound.udp).append(sock)
         return bound
 

@@ -59,11 +59,11 @@ def serve(settings: Settings) -> int:
             name = "bind_failed" if isinstance(error, BindError) else "start_failed"
             log.event(logger, logging.ERROR, name, str(error))
             return 1
-        service.run()
+        status = service.run()
         # the exit status is decided: a late signal must not change it
         child.ignore(SIGNALS)
         service.work.log_counters("stopped")
-        return service.status
+        return status
 
 
 class Service:
@@ -100,11 +100,6 @@ class Service:
             from echo7.process.supervisor import Supervisor
 
             self.work = Supervisor(self)
-
-    @property
-    def status(self) -> int:
-        """The exit status."""
-        return 128 + self._aborted_by if self._aborted_by else self.work.status
 
     # ---- start
 
@@ -158,13 +153,14 @@ class Service:
 
     # ---- run
 
-    def run(self) -> None:
-        """Run until the service and previous generations have ended. In a child, this doesn't return."""
+    def run(self) -> int:
+        """Run until the service and previous generations have ended; return the exit status. No return in a child."""
         while self._previous.pids or not self._work_done:
             self.work.fork_due()
             if self._restart.due:
                 self.become_next_generation()
             self.reactor.run()
+        return 128 + self._aborted_by if self._aborted_by else self.work.status
 
     def become_next_generation(self) -> None:
         """Become the new program. Return if that fails: then nothing has changed."""

@@ -16,6 +16,7 @@ import signal
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
+from echo7 import assembly
 from echo7.logs import log, report
 from echo7.process import worker
 from echo7.process.backoff import FAILED_STARTS_LIMIT, BackOff
@@ -84,7 +85,8 @@ class Supervisor:
         self.dump = functools.partial(self._order, "dump")
 
     def open(self, sets: Sequence[Bound]) -> None:
-        """Open everything that may need privileges. Raise BindError."""
+        """Open everything that may need privileges, the workers' code too. Raise BindError."""
+        assembly.import_parts(self._settings)
         if self._settings.metrics is not None:
             from echo7.metrics.service import WorkersMetrics
 
@@ -132,10 +134,9 @@ class Supervisor:
             self._reactor.abandon_after_fork()
             self._service.let_go()
             parents.close()
-            for sock in [sock for other in self._slots for sock in other.bound.sockets]:
-                # systemd's sockets are in every slot
-                if sock not in slot.bound.sockets:
-                    sock.close()
+            # systemd's sockets are in every slot
+            for sock in {sock for other in self._slots for sock in other.bound.sockets} - set(slot.bound.sockets):
+                sock.close()
             return worker.run(slot.number, self._settings, self._service.descriptors, slot.bound, control, mask)
         except OSError as error:
             log.event(logger, logging.ERROR, "start_failed", f"cannot start: {error.strerror}; raise 'ulimit -n'")

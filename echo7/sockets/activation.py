@@ -73,11 +73,19 @@ class HandedIn(socket.socket):
         return sock, address
 
 
-def _take(bound: Bound, descriptor: int, name: str) -> None:
+def adopted(kind: type[socket.socket], descriptor: int, origin: str) -> socket.socket:
+    """Return a socket for an inherited descriptor, which no child inherits. Raise BindError."""
     try:
-        sock = HandedIn(fileno=descriptor)
+        sock = kind(fileno=descriptor)
     except OSError as error:
-        raise BindError(f"descriptor {descriptor} ({name}) from systemd is no socket: {error.strerror}") from None
+        raise BindError(f"descriptor {descriptor} {origin} is no socket: {error.strerror}") from None
+    sock.setblocking(False)
+    sock.set_inheritable(False)
+    return sock
+
+
+def _take(bound: Bound, descriptor: int, name: str) -> None:
+    sock = adopted(HandedIn, descriptor, f"({name}) from systemd")
     internet = sock.family in (socket.AF_INET, socket.AF_INET6)
     if internet and sock.type == socket.SOCK_DGRAM:
         report_paths(sock)
@@ -90,5 +98,3 @@ def _take(bound: Bound, descriptor: int, name: str) -> None:
             f"descriptor {descriptor} ({name}) from systemd is neither a listening TCP nor a UDP socket over IP: "
             "use ListenStream= and ListenDatagram= with a port or an IP address, and Accept=no"
         )
-    sock.setblocking(False)
-    sock.set_inheritable(False)

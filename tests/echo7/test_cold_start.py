@@ -18,7 +18,7 @@ before = set(sys.modules)
 from echo7 import cli
 from echo7.process.service import Service
 
-Service.run = lambda service: None  # it serves, then ends
+Service.run = lambda service: 0  # it serves, then ends
 status = cli.main(["serve", "--host", "127.0.0.1", "--port", "0", "--log-level", "error", *sys.argv[1:]])
 assert status == 0
 print(*sorted(set(sys.modules) - before))

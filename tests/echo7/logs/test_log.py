@@ -253,8 +253,8 @@ def test_closed_descriptor_costs_only_lines() -> None:
 
 
 def test_record_that_cannot_be_formatted_does_not_raise() -> None:
-    """Law: "writing a log line doesn't block and doesn't raise". Story: a callback raised an exception whose own
-    `__repr__` raises; logging that raised again, from inside the loop, and ended it.
+    """Law: "writing a log line doesn't block and doesn't raise". Story: the exception of a callback had a `__repr__`
+    that raised; logging it raised again, inside the loop, and ended the loop.
     """
     with small_pipe() as (reading, handler):
         handler.handle(logging.LogRecord("reactor", logging.ERROR, "", 0, "raised %r", (Unprintable(),), None))

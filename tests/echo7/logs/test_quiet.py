@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from echo7.logs import log
 from echo7.logs.drops import DropLog, describe_peer, describe_source
 from echo7.logs.quiet import LINES, Quiet, also
-from echo7.policy.rate import Bucket
+from echo7.policy.rate import SourceBuckets
 from tests.support.loops import ManualClock
 
 WAIT_S = 1 / LINES.per_second
@@ -21,12 +21,12 @@ WAIT_S = 1 / LINES.per_second
 def test_every_event_is_logged_or_counted_as_held_back(events: list[tuple[str, int, float]]) -> None:
     """Of each kind: lines written, plus lines reported as held back, are the events up to the last line."""
     quiet, now_s = Quiet(), 100.0
-    happened, told, buckets = dict[str, int](), dict[str, int](), {kind: Bucket(LINES) for kind in "abc"}
+    happened, told, buckets = dict[str, int](), dict[str, int](), {kind: SourceBuckets(LINES, 1) for kind in "abc"}
     for kind, count, pause_s in events:
         now_s += pause_s
         happened[kind] = happened.get(kind, 0) + count
         held_back = quiet.ask(kind, now_s, count)
-        assert (held_back is not None) == bool(buckets[kind].take(1, now_s))
+        assert (held_back is not None) == bool(buckets[kind].take(b"", 1, now_s))
         if held_back is not None:
             told[kind] = told.get(kind, 0) + 1 + held_back
             assert told[kind] == happened[kind]

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from echo7.policy.access import Access
 from echo7.policy.echo import DatagramEcho, StreamEcho
 from echo7.policy.guard import Guard
-from echo7.policy.rate import Bucket, Rate, SourceBuckets
+from echo7.policy.rate import Rate, SourceBuckets
 from echo7.policy.sources import DatagramGate
 from reactor import Connection, Datagram, Reactor
 from reactor.fastpath.batch import Endpoint
@@ -119,7 +119,7 @@ def gate_with(limits: tuple[Rate, Rate, bool], clock: ManualClock) -> DatagramGa
         clock,
         access=Access(deny=["10.0.0.128/25", "2001:db8::/48"]),
         buckets=SourceBuckets(rate),
-        total=Bucket(total),
+        total=SourceBuckets(total, 1),
         spares_loopback=spares_loopback,
     )
 

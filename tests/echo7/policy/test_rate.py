@@ -13,7 +13,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from echo7.policy.rate import MOST_SOURCES, Bucket, Rate, SourceBuckets, is_loopback, parse_rate, plain_host, source_of
+from echo7.policy.rate import MOST_SOURCES, Rate, SourceBuckets, is_loopback, parse_rate, plain_host, source_of
 
 # Sums of these have no rounding errors, so the model can be exact.
 TICK_S = 1 / 64
@@ -53,10 +53,10 @@ class NaiveBucket:
 
 @given(rates, steps)
 def test_bucket_grants_what_the_model_grants(rate: Rate, steps: list[tuple[int, bytes, int]]) -> None:
-    bucket, model, now_s = Bucket(rate), NaiveBucket(rate), 1000.0
+    bucket, model, now_s = SourceBuckets(rate, 1), NaiveBucket(rate), 1000.0
     for ticks, _, count in steps:
         now_s += ticks * TICK_S
-        assert bucket.take(count, now_s) == model.take(count, now_s)
+        assert bucket.take(b"", count, now_s) == model.take(count, now_s)
 
 
 @given(rates, steps)
@@ -99,7 +99,7 @@ def test_bucket_grants_the_burst_and_then_the_rate() -> None:
 
 
 def test_clock_that_stands_still_or_goes_back_grants_no_token_twice() -> None:
-    for bucket in (Bucket(Rate(10, 20)).take, partial(SourceBuckets(Rate(10, 20)).take, b"host")):
+    for bucket in (partial(SourceBuckets(Rate(10, 20), most).take, b"host") for most in (1, 100)):
         assert bucket(20, 100.0) == 20
         assert bucket(1, 100.0) == 0
         assert bucket(1, 50.0) == 0

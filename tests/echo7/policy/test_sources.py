@@ -11,7 +11,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from echo7.policy.access import Access
-from echo7.policy.rate import DEFAULT_UDP_RATE, Bucket, Rate, SourceBuckets
+from echo7.policy.rate import DEFAULT_UDP_RATE, Rate, SourceBuckets
 from echo7.policy.sources import BY_BIND, ConnectionGate, DatagramGate, SourceLimits
 from tests.support.loops import ManualClock
 
@@ -42,7 +42,7 @@ def made_of(policy: tuple[Rate | None, Rate | None, bool, bool, bool], clock: Ca
         clock,
         access=Access(deny=DENY) if denies else None,
         buckets=rate and SourceBuckets(rate),
-        total=total and Bucket(total),
+        total=total and SourceBuckets(total, 1),
         spares_loopback=spares_loopback,
         log_only=log_only,
     )
@@ -115,7 +115,7 @@ def test_log_only_answers_datagrams_over_a_rate_but_a_denied_source_is_refused()
         ManualClock(),
         access=Access(deny=DENY),
         buckets=SourceBuckets(Rate(1.0, 2)),
-        total=Bucket(Rate(1.0, 3)),
+        total=SourceBuckets(Rate(1.0, 3), 1),
         log_only=True,
         over_rate=lambda *arguments: told.append(arguments),
     )

@@ -7,6 +7,7 @@ import errno
 import os
 import pathlib
 import shutil
+import signal
 import socket
 import subprocess
 from collections.abc import Callable
@@ -80,6 +81,27 @@ def test_workers_and_supervisor_have_no_privileges(installation: Installation) -
         for pid in (echo.process.pid, *echo.pids.values()):
             assert_powerless(pid)
         assert echo.finish() == 0
+
+
+@pytest.mark.parametrize(
+    "options",
+    [[], ["--busy-poll", "100", "--idle-timeout", "60"], ["--slow-callback", "50"], ["--plain"]],
+    ids=["default", "busy poll and idle timeout", "slow callback", "plain"],
+)
+def test_workers_serve_from_code_that_only_root_may_read(installation: Installation, options: list[str]) -> None:
+    """All that a worker needs is imported before privileges are dropped."""
+    installation.folder.chmod(0o700)
+    try:
+        with WorkersProcess("--host", "127.0.0.1", "--user", "nobody", *options, installation=installation) as echo:
+            with echo.connect() as client:
+                client.sendall(b"hello")
+                assert client.recv(5) == b"hello"
+            echo.process.send_signal(signal.SIGUSR2)
+            echo.next_line("dump")
+            assert echo.finish() == 0
+        assert not {line["event"] for line in echo.lines} & {"failed", "worker_ended", "callback_raised"}
+    finally:
+        installation.folder.chmod(0o755)
 
 
 @SETPRIV
@@ -216,21 +238,21 @@ class Kernel:
         return called
 
 
-SOMEBODY = Identity(4711, 4712, "somebody")
+USER = Identity(4711, 4712, "alice")
 TRIES = ["setuid 0", "seteuid 0", "setgid 0", "setegid 0"]
 
 
 def test_drop_of_groups_comes_first_the_user_last_and_then_root_is_tried(monkeypatch: pytest.MonkeyPatch) -> None:
     kernel = Kernel(monkeypatch)
-    become(SOMEBODY)
+    become(USER)
     assert kernel.calls == ["setgroups []", "setgid 4712", "setuid 4711", *TRIES, "no_new_privs"]
 
 
 def test_restart_drops_nothing_but_checks_everything(monkeypatch: pytest.MonkeyPatch) -> None:
     kernel = Kernel(monkeypatch)
-    become(SOMEBODY)
+    become(USER)
     kernel.calls.clear()
-    become(SOMEBODY)
+    become(USER)
     assert kernel.calls == [*TRIES, "no_new_privs"]
 
 
@@ -239,14 +261,14 @@ def test_restart_drops_nothing_but_checks_everything(monkeypatch: pytest.MonkeyP
 )
 def test_any_way_back_to_root_is_refused(monkeypatch: pytest.MonkeyPatch, call: str, name: str) -> None:
     Kernel(monkeypatch, returns=call)
-    with pytest.raises(StartError, match=f"as somebody this process could still become the {name} root again"):
-        become(SOMEBODY)
+    with pytest.raises(StartError, match=f"as alice this process could still become the {name} root again"):
+        become(USER)
 
 
 def test_process_without_the_right_to_drop_says_what_it_needs(monkeypatch: pytest.MonkeyPatch) -> None:
     Kernel(monkeypatch, allowed=False)
-    with pytest.raises(StartError, match="cannot become somebody: Operation not permitted; --user needs root"):
-        become(SOMEBODY)
+    with pytest.raises(StartError, match="cannot become alice: Operation not permitted; --user needs root"):
+        become(USER)
 
 
 def test_system_without_prctl_skips_it(monkeypatch: pytest.MonkeyPatch) -> None:

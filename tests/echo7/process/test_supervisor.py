@@ -46,7 +46,7 @@ class Pairs:
 
 
 class Rig:
-    """A supervisor whose two workers are the test."""
+    """A supervisor; the test plays its two workers."""
 
     def __init__(self) -> None:
         self.clock, pairs = ManualClock(), Pairs()

@@ -74,19 +74,19 @@ def test_client_queued_before_the_start_is_served_like_any_other(tcp: socket.soc
     """Story: such a connection had inherited nothing, and its urgent byte was lost; an early datagram came without
     the address that it was sent to, and got no answer.
     """
-    with socket.create_connection(tcp.getsockname(), PATIENCE_S) as caller:
-        caller.sendall(b"abc")
-        caller.send(b"X", socket.MSG_OOB)
-        caller.sendall(b"def")
+    with socket.create_connection(tcp.getsockname(), PATIENCE_S) as client:
+        client.sendall(b"abc")
+        client.send(b"X", socket.MSG_OOB)
+        client.sendall(b"def")
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as early:
             early.settimeout(PATIENCE_S)
             early.connect(("127.0.0.5", udp.getsockname()[1]))
             early.send(b"early")
             with activated(tcp, udp):
                 assert early.recv(10) == b"early"
-                assert receive_exactly(caller, 7) == b"abcXdef"
-                caller.shutdown(socket.SHUT_WR)
-                assert receive_to_end(caller) == b""
+                assert receive_exactly(client, 7) == b"abcXdef"
+                client.shutdown(socket.SHUT_WR)
+                assert receive_to_end(client) == b""
 
 
 def test_transport_that_is_not_wanted_is_closed(tcp: socket.socket, udp: socket.socket) -> None:
