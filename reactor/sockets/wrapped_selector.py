@@ -10,7 +10,7 @@ Ready = list[tuple[selectors.SelectorKey, int]]
 
 
 class WrappedSelector(selectors.BaseSelector):
-    """Passes every call to `inner`. Override what should differ."""
+    """Passes every other call than `select` to `inner`. A subclass defines `select`, and overrides what should differ."""
 
     def __init__(self, inner: selectors.BaseSelector) -> None:
         self.inner = inner
@@ -26,10 +26,6 @@ class WrappedSelector(selectors.BaseSelector):
     def unregister(self, fileobj: Any) -> selectors.SelectorKey:
         """As `BaseSelector.unregister`."""
         return self.inner.unregister(fileobj)
-
-    def select(self, timeout: float | None = None) -> Ready:
-        """As `BaseSelector.select`."""
-        return self.inner.select(timeout)
 
     def get_map(self) -> Mapping[Any, selectors.SelectorKey]:
         """As `BaseSelector.get_map`."""
