@@ -10,7 +10,7 @@ Ready = list[tuple[selectors.SelectorKey, int]]
 
 
 class WrappedSelector(selectors.BaseSelector):
-    """Passes every other call than `select` to `inner`. A subclass defines `select`, and overrides what should differ."""
+    """Passes calls to `inner`. A subclass defines `select`, and overrides what else should differ."""
 
     def __init__(self, inner: selectors.BaseSelector) -> None:
         self.inner = inner
