@@ -120,10 +120,10 @@ class Subject:
 
     def _read(self) -> dict[str, Any]:
         """Return the next line from the process, {} when it has ended. Raise TimeoutError."""
-        try:
-            said: dict[str, Any] = json.loads(self._lines.readline() or "{}")
-        except ConnectionError:
-            return {}
+        line = ""
+        with contextlib.suppress(ConnectionError):
+            line = self._lines.readline()
+        said: dict[str, Any] = json.loads(line or "{}")
         return said
 
     def order(self, do: str, answer: str, late: str = "its other threads couldn't run") -> dict[str, Any]:
