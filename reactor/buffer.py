@@ -36,10 +36,3 @@ class SendBuffer:
         if not 0 <= count <= len(self._pending):
             raise ValueError(f"{count} bytes can't leave a buffer of {len(self._pending)}")
         del self._pending[:count]
-
-
-class SharedEmptyBuffer(SendBuffer):
-    """Shared by all connections with nothing pending. `append` raises TypeError: its bytes could reach any of them."""
-
-    __slots__ = ()
-    append = None  # type: ignore[assignment]

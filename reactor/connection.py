@@ -12,7 +12,7 @@ A byte makes one trip, inside one turn if the kernel allows it: receive → `dat
     CLOSED       the socket is closed                       (every state gets here on an error or abort())
 
 A connection lingers because closing a socket with unread input makes the kernel send RST, and an RST destroys sent
-bytes that haven't arrived yet (RFC 9293 §3.6.1, RFC 1122 §4.2.2.13).
+bytes that haven't arrived yet (RFC 9293 §3.6.1).
 
 Laws. Interest is computed from the state by `_wanted`, never toggled. Above the high-water mark a connection doesn't
 read, so one that writes no more than it receives never holds more than `Limits.bound_bytes`. One receive per readiness.
@@ -23,11 +23,11 @@ from __future__ import annotations
 import enum
 import socket
 
-from reactor.buffer import Bytes, SendBuffer, SharedEmptyBuffer
-from reactor.doors import Transport
+from reactor.buffer import Bytes, SendBuffer
 from reactor.limits import DEFAULT_LIMITS, SEND_RETRY_S, Limits
 from reactor.loop import READ, WRITE, Reactor
 from reactor.sockets.errors import OUT_OF_MEMORY, WOULD_BLOCK
+from reactor.sockets.factory import Transport
 from reactor.sockets.opening import reset_on_close
 from reactor.timers import Timer
 
@@ -57,7 +57,7 @@ class StreamProtocol:
 
 State = enum.Enum("State", "OPEN HALF_CLOSED DRAINING LINGERING CLOSED")  # see the table above
 OPEN, HALF_CLOSED, DRAINING, LINGERING, CLOSED = State  # plain names: an Enum attribute is slower
-NOTHING: SendBuffer = SharedEmptyBuffer()  # saves an idle connection 100 bytes
+NOTHING = SendBuffer()  # shared and never filled: saves an idle connection 100 bytes
 
 
 class Connection:
@@ -87,8 +87,10 @@ class Connection:
 
     def open(self) -> None:
         """Call `connection_made` and start reading. Listener and Connector call this once."""
-        self._reactor.guard(self.protocol.connection_made, self, owner=self)
-        self._update_interest()
+        try:
+            self._reactor.guard(self.protocol.connection_made, self, owner=self)
+        finally:
+            self._update_interest()
 
     @property
     def pending_bytes(self) -> int:
@@ -158,6 +160,10 @@ class Connection:
         """Return the socket's descriptor."""
         return self.socket.fileno()
 
+    def detach(self) -> int:
+        """Forget the socket's descriptor (`Handler.detach`)."""
+        return self.socket.detach()
+
     def on_event(self, mask: int) -> None:
         """Receive once and flush once, as far as the present interest allows."""
         mask &= self.interest
@@ -205,18 +211,19 @@ class Connection:
         self._pending.consume(sent)
         self.bytes_sent += sent
         if self.state is OPEN and not self._pending:
-            self.protocol.drained(self)
             self._update_interest()
+            self.protocol.drained(self)
         else:
             self._advance()
 
     def _end_of_stream(self) -> None:
+        keep_open = self.state is not LINGERING and self.protocol.eof_received(self)
+        self._eof = True
         if self.state is LINGERING:
             self._tear_down()
-            return
-        self._eof = True
-        self._update_interest()  # there is nothing more to read, whatever the callback does
-        if not self.protocol.eof_received(self):
+        elif keep_open:
+            self._update_interest()
+        else:
             self.close()
 
     def _advance(self) -> None:

@@ -20,13 +20,15 @@ Failed = Callable[[OSError], object]
 class Connector:
     """One attempt. `connect_tcp` makes one."""
 
-    __slots__ = ("_failed", "_limits", "_reactor", "_socket", "_timer", "closed", "fileno", "interest", "protocol")
+    __slots__ = (
+        "_failed", "_limits", "_reactor", "_socket", "_timer", "closed", "detach", "fileno", "interest", "protocol",
+    )  # fmt: skip
 
     def __init__(
         self, reactor: Reactor, sock: Socket, protocol: StreamProtocol, failed: Failed, timeout_s: float, limits: Limits
     ) -> None:
         self.interest, self.closed = 0, False
-        self._reactor, self._socket, self.fileno = reactor, sock, sock.fileno
+        self._reactor, self._socket, self.fileno, self.detach = reactor, sock, sock.fileno, sock.detach
         self.protocol, self._failed, self._limits = protocol, failed, limits
         self._timer = reactor.call_later(timeout_s, self.abort, os_error(errno.ETIMEDOUT))
         reactor.register(self)

@@ -13,18 +13,8 @@ from reactor.buffer import Bytes
 from reactor.limits import DATAGRAM_BYTES, DATAGRAMS_PER_TURN
 from reactor.loop import READ, WRITE, Reactor
 from reactor.sockets.addresses import Address
-from reactor.sockets.errors import BROKEN_SOCKET, ONE_PEER, WOULD_BLOCK, errno_name
+from reactor.sockets.errors import BUSY, CALLBACK, RECEIVE, SEND, TRUNCATED, WOULD_BLOCK, errno_name
 from reactor.sockets.pktinfo import MSG_TRUNC, Control, path_of, receiver, reply_control
-
-# Drop reasons of an endpoint. The last two are followed by the name of an errno: `send_EPERM`.
-BUSY, TRUNCATED, CALLBACK, SEND, RECEIVE = "busy", "truncated", "callback", "send_", "receive_"
-DROP_REASONS = {
-    BUSY: "an earlier datagram was still held for the kernel's send buffer, or was held when the endpoint closed",
-    TRUNCATED: "the datagram was larger than the buffer for it",
-    CALLBACK: "the protocol's callback raised an exception",
-    SEND: "the kernel refused to send: a firewall (EPERM), no route, no buffer",
-    RECEIVE: "the kernel reported an error instead of a datagram",
-}
 
 
 class DatagramProtocol:
@@ -37,21 +27,18 @@ class DatagramProtocol:
         """Called when a datagram can't be sent, or ICMP reports an error (connected sockets only: udp(7))."""
 
     def dropped(self, endpoint: Datagram, reason: str, peer: Address | None) -> None:
-        """Called for each datagram counted in `drops`, from or to `peer` (None: unknown). Must not raise."""
+        """Called for each datagram counted in `drops`, from or to `peer` (None: unknown)."""
 
     def endpoint_lost(self, endpoint: Datagram, error: Exception | None) -> None:
         """Called once, last. `error` is None after `close()`, else the reason."""
 
 
 class Datagram:
-    """A UDP socket on a loop, bound and non-blocking. `open_udp` makes one.
-
-    `drops` counts by reason: `send_EPERM`, `receive_ECONNREFUSED`, `truncated`, `callback`, `busy`; more with `drop`.
-    """
+    """A UDP socket on a loop, bound and non-blocking. `open_udp` makes one. `drops` counts by reason."""
 
     __slots__ = (
-        "_held", "_reactor", "_receive", "_socket", "address", "bytes_received", "bytes_sent",
-        "closed", "datagrams_received", "datagrams_sent", "drops", "fileno", "interest", "protocol",
+        "_held", "_reactor", "_receive", "_socket", "address", "bytes_received", "bytes_sent", "closed",
+        "datagrams_received", "datagrams_sent", "detach", "drops", "fileno", "interest", "protocol",
     )  # fmt: skip
 
     def __init__(self, reactor: Reactor, sock: socket.socket, protocol: DatagramProtocol) -> None:
@@ -59,7 +46,8 @@ class Datagram:
         self.address: Address = sock.getsockname()  # with the port that the kernel chose for port 0
         self.datagrams_received = self.bytes_received = self.datagrams_sent = self.bytes_sent = 0
         self.drops: dict[str, int] = {}
-        self._reactor, self.protocol, self.fileno = reactor, protocol, sock.fileno
+        self._reactor, self.protocol = reactor, protocol
+        self.fileno, self.detach = sock.fileno, sock.detach
         self._socket = reactor.observer.socket(self, sock)
         self._receive = receiver(self._socket)
         self._held: tuple[bytes, Address | None, bytes] | None = None  # for a full send buffer
@@ -103,18 +91,18 @@ class Datagram:
         """Count one datagram that gets no answer, and call the protocol."""
         self._reactor.tell("dropped", self, reason=reason, count=1, peer=peer)
         self.drops[reason] = self.drops.get(reason, 0) + 1
-        self.protocol.dropped(self, reason, peer)
+        self._reactor.guard(self.protocol.dropped, self, reason, peer)
 
     def abort(self, error: Exception | None = None) -> None:
         """Close now, drop a held datagram, and call the protocol with the reason. A second call does nothing."""
         if self.closed:
             return
         self.closed = True
-        if self._held is not None:
-            self.drop(BUSY, self._held[1])
         self._reactor.unregister(self, error)
         self._socket.close()
         self._reactor.call_soon(self.protocol.endpoint_lost, self, error)
+        if self._held is not None:
+            self.drop(BUSY, self._held[1])
 
     close = abort
 
@@ -123,10 +111,10 @@ class Datagram:
         if self._held is not None:
             held, self._held = self._held, None
             self._reactor.tell("buffer", self, before=len(held[0]), after=0)
+            self._reactor.set_interest(self, READ)
             self.send(*held)
-            if self._held is None and not self.closed:
-                self._reactor.set_interest(self, READ)
             return
+        failures = 0
         for _ in range(DATAGRAMS_PER_TURN):
             if not self.interest & READ:
                 return
@@ -135,7 +123,8 @@ class Datagram:
             except WOULD_BLOCK:
                 return
             except OSError as error:
-                if not self._goes_on_after(error):
+                failures += 1
+                if not self._goes_on_after(error, failures):
                     return
             else:
                 self._deliver(data, control, flags, source)
@@ -152,12 +141,9 @@ class Datagram:
             self.drop(CALLBACK, source)
             self._reactor.callback_failed(error)
 
-    def _goes_on_after(self, error: OSError) -> bool:
+    def _goes_on_after(self, error: OSError, failures: int) -> bool:
         self.drop(RECEIVE + errno_name(error))
-        if error.errno in BROKEN_SOCKET:
-            self.abort(error)
-        elif error.errno not in ONE_PEER:
-            self._reactor.suspend(self)
-        else:
+        goes_on = self._reactor.goes_on_after(self, error, failures)
+        if goes_on:
             self._reactor.guard(self.protocol.error_received, self, error)
-        return error.errno in ONE_PEER
+        return goes_on

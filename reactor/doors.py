@@ -12,51 +12,21 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from selectors import BaseSelector
-from typing import Any, Protocol
+from typing import Any, NamedTuple
 
 from reactor.buffer import Bytes, SendBuffer
-from reactor.timers import Timers
+from reactor.handler import Handler
+from reactor.timers import Arguments, Callback, Timer, Timers
 
 
-class Handler(Protocol):
-    """What the selector keeps as `data`, and `Reactor.turn` calls."""
+class Snapshot(NamedTuple):
+    """What a loop holds at one moment. Handlers show the rest in their own public attributes."""
 
-    interest: int  # what the selector watches; only `Reactor.set_interest` writes it
-    closed: bool  # once True, a stale event of the same batch is skipped
-
-    def fileno(self) -> int:
-        """Return the descriptor, which is valid until `closed`."""
-
-    def on_event(self, mask: int) -> None:
-        """Act on readiness: `mask` is READ, WRITE or both."""
-
-    def abort(self, error: Exception | None = None) -> None:
-        """Unregister and close now. The loop calls this if `on_event` raises `error`."""
-
-
-class Transport(Protocol):
-    """Replaces a connection's socket and send buffer (`Connection.use_transport`)."""
-
-    def recv(self, size_bytes: int) -> Any:
-        """Receive, as socket.recv does. The core uses only the result's length and passes it to the protocol."""
-
-    def send(self, data: Any) -> int:
-        """Send bytes, or a result of `recv` or `peek`. Return the number sent, as socket.send does."""
-
-    def __len__(self) -> int:
-        """The number of bytes still to be sent."""
-
-    def append(self, data: Any, start: int = 0) -> None:
-        """Keep the unsent part, `data[start:]`."""
-
-    def peek(self) -> Any:
-        """Return all pending bytes, for `send`."""
-
-    def consume(self, count: int) -> None:
-        """Remove `count` sent bytes."""
-
-    def clear(self) -> None:
-        """Drop all pending bytes."""
+    handlers: tuple[Handler, ...]  # oldest first
+    suspended: frozenset[Handler]  # not watched for a while, whatever their interest
+    timers: tuple[Timer, ...]  # the live ones, unordered
+    calls: tuple[tuple[Callback, Arguments], ...]  # in the order in which they run
+    signals_pending: bool  # one has arrived and isn't handled yet: exec(2) would lose it
 
 
 class Observer:

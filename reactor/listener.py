@@ -1,8 +1,7 @@
 """Listener: accepts connections from the kernel's queue, a bounded number per turn.
 
-Law: no error of accept(2) ends the service unless the listening socket itself is broken. An error of one client is
-skipped. After a shortage (descriptors, memory) the listener is suspended for a while: clients wait in the kernel's
-queue, and the loop doesn't spin on a socket that stays ready.
+Law: no error of accept(2) ends the service unless the listening socket itself is broken. After a shortage (descriptors,
+memory) the listener is suspended: clients wait in the kernel's queue, and the loop doesn't spin.
 """
 
 from __future__ import annotations
@@ -16,8 +15,8 @@ from reactor.connection import Connection, StreamProtocol
 from reactor.limits import ACCEPTS_PER_TURN, DEFAULT_LIMITS, SHORTAGE_QUIET_S, Limits
 from reactor.loop import READ, Reactor
 from reactor.sockets.addresses import Address, format_address
-from reactor.sockets.errors import BROKEN_SOCKET, ONE_PEER, WOULD_BLOCK, errno_name
-from reactor.sockets.opening import Socket
+from reactor.sockets.errors import WOULD_BLOCK, errno_name
+from reactor.sockets.opening import Socket, closed_on_error
 
 Factory = Callable[[], StreamProtocol]
 Lost = Callable[["Listener", OSError], object] | None
@@ -26,14 +25,11 @@ logger = logging.getLogger("reactor")
 
 
 class Listener:
-    """A listening TCP socket on a loop. `listen_tcp` makes one.
-
-    `errors` counts failures of accept(2) by errno name; `lost(listener, error)` is called if the socket breaks.
-    """
+    """A listening TCP socket on a loop. `listen_tcp` makes one. `lost(listener, error)` is called if it breaks."""
 
     __slots__ = (
         "_factory", "_limits", "_lost", "_quiet_until_s", "_reactor", "_socket",
-        "address", "closed", "errors", "fileno", "interest",
+        "address", "closed", "detach", "errors", "fileno", "interest",
     )  # fmt: skip
 
     def __init__(
@@ -41,8 +37,9 @@ class Listener:
     ) -> None:
         self.interest, self.closed = 0, False
         self.address: Address = sock.getsockname()  # with the port that the kernel chose for port 0
-        self.errors: dict[str, int] = {}
-        self._reactor, self._socket, self.fileno = reactor, reactor.observer.socket(self, sock), sock.fileno
+        self.errors: dict[str, int] = {}  # of accept(2), by errno name
+        self._reactor, self._socket = reactor, reactor.observer.socket(self, sock)
+        self.fileno, self.detach = sock.fileno, sock.detach
         self._factory, self._limits, self._lost = factory, limits, lost
         self._quiet_until_s = -math.inf
         reactor.register(self)
@@ -69,6 +66,7 @@ class Listener:
 
     def on_event(self, mask: int) -> None:
         """Accept until the queue is empty, ACCEPTS_PER_TURN is reached, or the listener is paused."""
+        failures = 0
         for _ in range(ACCEPTS_PER_TURN):
             if not self.interest:
                 return
@@ -77,33 +75,29 @@ class Listener:
             except WOULD_BLOCK:
                 return
             except OSError as error:
-                if not self._goes_on_after(error):
+                failures += 1
+                if not self._goes_on_after(error, failures):
                     return
             else:
                 self._reactor.guard(self._welcome, sock)
 
     def _welcome(self, sock: Socket) -> None:
-        try:
+        with closed_on_error(sock):
             sock.setblocking(False)
             connection = Connection(self._reactor, sock, self._factory(), self._limits)
-        except Exception:
-            sock.close()
-            raise
         self._reactor.guard(connection.open, owner=connection)
 
-    def _goes_on_after(self, error: OSError) -> bool:
-        name = errno_name(error)
+    def _goes_on_after(self, error: OSError, failures: int) -> bool:
+        name, where, now_s = errno_name(error), format_address(self.address), self._reactor.now()
         self.errors[name] = self.errors.get(name, 0) + 1
-        if error.errno in BROKEN_SOCKET:
-            text = f"listener {format_address(self.address)} is broken and closed: {error.strerror}"
+        goes_on = self._reactor.goes_on_after(self, error, failures)
+        if self.closed:
+            text = f"listener {where} is broken and closed: {error.strerror}"
             logger.error(text, extra={"event": "socket_broken"})
-            self.abort(error)
             if self._lost is not None:
                 self._reactor.call_soon(self._lost, self, error)
-        elif error.errno not in ONE_PEER:
-            self._reactor.suspend(self)
-            if self._reactor.now() >= self._quiet_until_s:
-                self._quiet_until_s = self._reactor.now() + SHORTAGE_QUIET_S
-                text = f"listener {format_address(self.address)} is suspended, clients queue: {error.strerror}"
-                logger.warning(text, extra={"event": "accept_waits"})
-        return error.errno in ONE_PEER
+        elif not goes_on and now_s >= self._quiet_until_s:
+            self._quiet_until_s = now_s + SHORTAGE_QUIET_S
+            text = f"listener {where} is suspended, clients queue: {error.strerror}"
+            logger.warning(text, extra={"event": "accept_waits"})
+        return goes_on

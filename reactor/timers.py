@@ -1,30 +1,31 @@
 """Timers: a heap of (deadline, sequence, timer). Pure: the time comes in as a number.
 
-Law: all due timers leave the heap before the first one fires. A timer set by a callback, even with no delay, waits for
-a later turn, so timers can't starve I/O. Equal deadlines fire in the order of setting. Cancelling is O(1): a cancelled
-timer stays in the heap until it is due, or until cancelled timers outnumber the live ones.
+Law: a turn fires only timers that were set before its step 4, so timers can't starve I/O. Each leaves the heap just
+before it fires, so none is lost if a callback ends the run. Equal deadlines fire in the order of setting. Every step is
+bounded: a cancelled timer stays until it is due, or until cancelled timers outnumber the live ones; then each `cancel`
+moves a few entries to a new heap.
 """
 
 import heapq
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
-from reactor.limits import LONGEST_SLEEP_S, SWEEP_ABOVE_TIMERS
+from reactor.limits import LONGEST_SLEEP_S, MOVES_PER_CANCEL, SWEEP_ABOVE_TIMERS, TIMERS_PER_TURN
 
 Callback = Callable[..., object]
 Arguments = tuple[object, ...]
+Heap = list[tuple[float, int, "Timer"]]
 
 
 class Timer:
     """One callback at one time. `Reactor.call_later` and `call_at` make it."""
 
-    __slots__ = ("_timers", "args", "callback", "deadline_s", "queued")
+    __slots__ = ("_timers", "args", "callback", "deadline_s")
 
     def __init__(self, timers: "Timers", deadline_s: float, callback: Callback, args: Arguments) -> None:
         self.deadline_s = deadline_s  # on the loop's monotonic clock
         self.callback: Callback | None = callback  # None once fired or cancelled
         self.args = args
-        self.queued = True  # in the heap
         self._timers = timers
 
     def cancel(self) -> None:
@@ -43,48 +44,69 @@ class Timer:
 class Timers:
     """All timers of one loop."""
 
-    __slots__ = ("_sequence", "cancelled", "heap")
+    __slots__ = ("_heap", "_old", "_sequence", "cancelled", "size")
 
     def __init__(self) -> None:
-        self.heap: list[tuple[float, int, Timer]] = []  # never replaced: the loop keeps a reference
-        self.cancelled = 0  # cancelled timers in the heap
+        self._heap: Heap = []
+        self._old: Heap = []  # half of it was cancelled: its live timers move to `_heap`, from the end
         self._sequence = 0
+        self.size = self.cancelled = 0  # all timers in both heaps; the cancelled ones among them
 
-    def add(self, deadline_s: float, callback: Callback, args: Arguments = ()) -> Timer:
-        """Set a timer. Raise ValueError if the deadline is NaN or infinite."""
+    def add(self, deadline_s: float, callback: Callback, args: Arguments = (), now_s: float = -math.inf) -> Timer:
+        """Set a timer, for `now_s` if the deadline is earlier. Raise ValueError if it is NaN or infinite."""
         if not math.isfinite(deadline_s):
             raise ValueError(f"a timer's deadline must be a finite number of seconds, not {deadline_s!r}")
-        timer = Timer(self, deadline_s, callback, args)
-        heapq.heappush(self.heap, (deadline_s, self._sequence, timer))
+        timer = Timer(self, max(deadline_s, now_s), callback, args)
+        heapq.heappush(self._heap, (timer.deadline_s, self._sequence, timer))
         self._sequence += 1
+        self.size += 1
         return timer
 
     def cancel(self, timer: Timer) -> None:
         """Mark a live timer as cancelled and drop its references."""
         timer.callback, timer.args = None, ()
-        if timer.queued:
-            self.cancelled += 1
-            if self.cancelled > SWEEP_ABOVE_TIMERS and self.cancelled * 2 > len(self.heap):
-                self.heap[:] = [entry for entry in self.heap if entry[2].callback is not None]
-                heapq.heapify(self.heap)
-                self.cancelled = 0
+        self.cancelled += 1
+        if not self._old and self.cancelled > max(SWEEP_ABOVE_TIMERS, self.size // 2):
+            self._heap, self._old = [], self._heap
+        for _ in range(min(MOVES_PER_CANCEL, len(self._old))):
+            entry = self._old.pop()  # the last entry of a heap has no children, so the rest is still a heap
+            if entry[2].callback is None:
+                self._count_out(entry[2])
+            else:
+                heapq.heappush(self._heap, entry)
 
     def sleep_s(self, now_s: float) -> float | None:
         """Return the time until the next live timer is due, at most a day; None if there is no timer."""
-        heap = self.heap
-        while heap and heap[0][2].callback is None:
-            heapq.heappop(heap)
-            self.cancelled -= 1
-        return min(max(0.0, heap[0][0] - now_s), LONGEST_SLEEP_S) if heap else None
+        for _ in range(TIMERS_PER_TURN):
+            heap = self._first()
+            if not heap:
+                return None
+            if heap[0][2].callback is not None:
+                return min(max(0.0, heap[0][0] - now_s), LONGEST_SLEEP_S)
+            self._count_out(heapq.heappop(heap)[2])
+        return 0.0  # look again after the next turn
 
-    def pop_due(self, now_s: float) -> list[Timer]:
-        """Remove and return every timer that is due at `now_s`, in firing order."""
-        heap, due = self.heap, []
-        while heap and heap[0][0] <= now_s:
-            timer = heapq.heappop(heap)[2]
-            timer.queued = False
-            if timer.callback is None:
-                self.cancelled -= 1
-            else:
-                due.append(timer)
-        return due
+    def pop_due(self, now_s: float) -> Iterator[Timer]:
+        """Yield the timers that are due at `now_s`, in firing order, but none that is set meanwhile."""
+        end = self._sequence
+        for _ in range(TIMERS_PER_TURN):
+            heap = self._first()
+            if not heap or heap[0][0] > now_s or heap[0][1] >= end:
+                return
+            timer = self._count_out(heapq.heappop(heap)[2])
+            if timer.callback is not None:
+                yield timer
+
+    def live(self) -> tuple[Timer, ...]:
+        """Return the timers that are neither fired nor cancelled, unordered."""
+        return tuple(timer for _, _, timer in (*self._heap, *self._old) if timer.callback is not None)
+
+    def _first(self) -> Heap:
+        """Return the heap with the earliest timer."""
+        heap, old = self._heap, self._old
+        return old if old and (not heap or old[0] < heap[0]) else heap
+
+    def _count_out(self, timer: Timer) -> Timer:
+        self.size -= 1
+        self.cancelled -= timer.callback is None
+        return timer

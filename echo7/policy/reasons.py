@@ -1,6 +1,6 @@
 """Drop reasons: why a client or a datagram isn't served. Pure data. Every reason of echo7 is declared here.
 
-The reference is made from this declaration. An endpoint of `reactor` has reasons of its own: `datagram.DROP_REASONS`.
+The reference is made from this declaration. An endpoint of `reactor` has its own in `sockets.errors`.
 """
 
 from __future__ import annotations

@@ -58,7 +58,7 @@ class DatagramFlow:
 
     __slots__ = (
         "_address", "_clock_ns", "_connected", "_family", "_reactor", "_receive", "_run", "_socket", "_wall_ns",
-        "closed", "fileno", "index", "interest", "source_port",
+        "closed", "detach", "fileno", "index", "interest", "source_port",
     )  # fmt: skip
 
     def __init__(
@@ -87,7 +87,7 @@ class DatagramFlow:
                 sock.setsockopt(*RECEIVE_ERRORS[self._family], 1)
             if df:
                 sock.setsockopt(*DONT_FRAGMENT[self._family], PMTUDISC_DO if LINUX else 1)
-            self._socket, self.fileno = sock, sock.fileno
+            self._socket, self.fileno, self.detach = sock, sock.fileno, sock.detach
             self.source_port = int(sock.getsockname()[1])
             self._receive = receiver(sock)
             reactor.register(self)

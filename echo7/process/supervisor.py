@@ -131,7 +131,7 @@ class Supervisor:
     def _be_worker(self, slot: Slot, parents: Socket, control: Socket, mask: set[int]) -> int:
         """Run the child. This runs in another process than the rest of this class."""
         try:
-            self._reactor.abandon_after_fork()
+            self._reactor.close()
             self._service.let_go()
             parents.close()
             # systemd's sockets are in every slot

@@ -19,11 +19,11 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from reactor.datagram import BUSY, CALLBACK, RECEIVE, SEND, TRUNCATED, Datagram, DatagramProtocol
+from reactor.datagram import Datagram, DatagramProtocol
 from reactor.fastpath.datagrams import NOTHING_REFUSED, Batch, Single
 from reactor.loop import READ, WRITE, Reactor
 from reactor.sockets.addresses import Address
-from reactor.sockets.errors import BROKEN_SOCKET, ONE_PEER, WOULD_BLOCK, errno_name
+from reactor.sockets.errors import BUSY, CALLBACK, RECEIVE, SEND, TRUNCATED, WOULD_BLOCK, errno_name
 from reactor.sockets.pktinfo import IP_PKTINFO, IPV6_RECVPKTINFO
 
 # mmsg imports ctypes, which only a UDP server on Linux needs.
@@ -73,8 +73,9 @@ class DatagramBatch:
     """
 
     __slots__ = (
-        "_batch", "_reactor", "_receive", "_runs", "_send", "_socket", "address", "bytes_received", "bytes_sent",
-        "closed", "datagrams_received", "datagrams_sent", "drops", "fileno", "interest", "protocol", "slots",
+        "_batch", "_failures", "_reactor", "_receive", "_runs", "_send", "_socket", "address", "bytes_received",
+        "bytes_sent", "closed", "datagrams_received", "datagrams_sent", "detach", "drops", "fileno", "interest",
+        "protocol", "slots",
     )  # fmt: skip
 
     def __init__(
@@ -84,7 +85,8 @@ class DatagramBatch:
         self.address: Address = sock.getsockname()
         self.datagrams_received = self.bytes_received = self.datagrams_sent = self.bytes_sent = 0
         self.drops: dict[str, int] = {}
-        self._reactor, self._socket, self.fileno = reactor, sock, sock.fileno
+        self._reactor, self._socket, self.fileno, self.detach = reactor, sock, sock.fileno, sock.detach
+        self._failures = 0  # to receive, in a row
         self.protocol, self.slots = protocol, slots
         observed = reactor.observer.socket(self, Calls(*calls, slots.lengths))
         self._receive, self._send = observed.recvmmsg, observed.sendmmsg
@@ -102,17 +104,18 @@ class DatagramBatch:
         """Count datagrams that get no answer, one of them in `slot`, and call the protocol."""
         self._reactor.tell("dropped", self, reason=reason, count=count, peer=None)
         self.drops[reason] = self.drops.get(reason, 0) + count
-        self.protocol.dropped(self, reason, None if slot is None else self.slots.source(slot), count)
+        source = None if slot is None else self.slots.source(slot)
+        self._reactor.guard(self.protocol.dropped, self, reason, source, count)
 
     def abort(self, error: Exception | None = None) -> None:
         """Close now, drop what is held, and call the protocol with the reason. A second call does nothing."""
         if self.closed:
             return
         self.closed = True
-        self._drop_held()
         self._reactor.unregister(self, error)
         self._socket.close()
         self._reactor.call_soon(self.protocol.endpoint_lost, self, error)
+        self._drop_held()
 
     close = abort
 
@@ -128,8 +131,11 @@ class DatagramBatch:
         except WOULD_BLOCK:
             return
         except OSError as error:
-            self._after(error)
+            self._failures += 1
+            self.drop(RECEIVE + errno_name(error))
+            self._reactor.goes_on_after(self, error, self._failures)
             return
+        self._failures = 0
         size_bytes = sum(self.slots.lengths[:count])
         self.datagrams_received += count
         self.bytes_received += size_bytes
@@ -187,14 +193,6 @@ class DatagramBatch:
         while self._runs:
             first, end = self._runs.pop()
             self.drop(BUSY, end - first, first)
-
-    def _after(self, error: OSError) -> None:
-        """Count an error of receiving. Close a broken socket; after a shortage, suspend."""
-        self.drop(RECEIVE + errno_name(error))
-        if error.errno in BROKEN_SOCKET:
-            self.abort(error)
-        elif error.errno not in ONE_PEER:
-            self._reactor.suspend(self)
 
 
 Endpoint = Datagram | DatagramBatch  # a protocol can't tell the difference

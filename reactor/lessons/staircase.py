@@ -119,8 +119,8 @@ LESSONS: tuple[Lesson, ...] = (
         "Look at `top`: no load. Then send 20 megabytes without reading (--flood): not all of it comes back.",
         "Sleep until there is work. Use a selector, and register with each socket what to do when it is ready.",
         (
-            Place("loop.py", "Reactor.turn", "step 3 is the same loop: it calls the selector's data"),
-            Place("loop.py", "Reactor.set_interest", "the one place that tells the selector what to watch"),
+            Place("loop.py", "Reactor._turn", "step 3 is the same loop: it calls the selector's data"),
+            Place("sockets/watchlist.py", "Watchlist.set_interest", "the one place that calls the selector"),
         ),
     ),
     Lesson(

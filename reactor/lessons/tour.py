@@ -22,11 +22,11 @@ class Stop(NamedTuple):
 
 
 TOUR: tuple[Stop, ...] = (
-    Stop("doors.py", "new: your servers made their own selector and read their own clock",
-         "Selector, clock, sockets, signals and observer come in from outside, so a test can replace them."),
+    Stop("handler.py", "lesson 4's objects with `on_event`",
+         "It says in one place what the loop needs: a descriptor, an interest, and a flag for stale events."),
     Stop("loop.py", "lesson 4's three lines, lesson 9's timers, lesson 11's calls",
-         "It skips a handler that was closed earlier in the same batch, and catches what a callback raises. When the "
-         "kernel has no memory to watch one more descriptor, it tries again later."),
+         "It skips a handler that was closed earlier in the same batch, and catches what a callback raises. Selector, "
+         "clock, sockets, signals and observer come in from outside, so a test can replace them."),
     Stop("timers.py", "lesson 9's heap, lesson 10's `pop_due`",
          "A timer can be cancelled: it stays in the heap as an empty entry. When most entries are empty, they are "
          "swept out."),

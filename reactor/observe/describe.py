@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from reactor.connection import Connection
-from reactor.doors import Handler
+from reactor.handler import Handler
 from reactor.sockets.addresses import format_address
 from reactor.timers import Timer
 

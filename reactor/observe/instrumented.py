@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import math
 import selectors
 from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
 from reactor.buffer import Bytes, SendBuffer
 from reactor.connection import Connection
-from reactor.doors import Handler
+from reactor.handler import Handler
 from reactor.loop import READ, WRITE
 from reactor.sockets.addresses import Address, format_address
 from reactor.sockets.errors import WOULD_BLOCK, errno_name
@@ -269,9 +270,9 @@ class InstrumentedTimers(Timers):
         super().__init__()
         self._trace = trace
 
-    def add(self, deadline_s: float, callback: Callback, args: Arguments = ()) -> Timer:
+    def add(self, deadline_s: float, callback: Callback, args: Arguments = (), now_s: float = -math.inf) -> Timer:
         """Set a timer, and report."""
-        timer = super().add(deadline_s, callback, args)
+        timer = super().add(deadline_s, callback, args, now_s)
         self._trace.tell("timer_set", timer)
         return timer
 

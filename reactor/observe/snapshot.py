@@ -10,7 +10,7 @@ import heapq
 from collections.abc import Iterable, Sequence
 
 from reactor.connection import Connection
-from reactor.doors import Handler
+from reactor.handler import Handler
 from reactor.loop import READ, WRITE, Reactor
 from reactor.observe.describe import callback_name, place, protocol_name
 

@@ -23,7 +23,8 @@ from types import CodeType, FrameType
 from typing import Any, NamedTuple, cast
 
 from reactor.buffer import Bytes, SendBuffer
-from reactor.doors import Handler, Observer
+from reactor.doors import Observer
+from reactor.handler import Handler
 from reactor.loop import Reactor
 from reactor.observe.describe import callback_name, place, protocol_name, timer_of
 from reactor.observe.instrumented import (
@@ -37,9 +38,12 @@ from reactor.observe.instrumented import (
 from reactor.timers import Arguments, Callback, Timers
 
 FOLDER = os.path.dirname(os.path.dirname(__file__))
-SHOWN = "loop timers buffer connection listener connector datagram signals verbs fastpath/batch fastpath/splice".split()
-FILES = {os.path.join(FOLDER, *f"{name}.py".split("/")): f"{name.rpartition('/')[2]}.py" for name in SHOWN}
-TURN: CodeType = Reactor.turn.__code__
+SHOWN = (
+    "loop timers buffer connection listener connector datagram signals verbs sockets/watchlist sockets/signaltable "
+    "fastpath/batch fastpath/splice"
+).split()
+FILES = {os.path.join(FOLDER, *f"{name}.py".split("/")): f"{name}.py" for name in SHOWN}
+AROUND_TURNS: set[CodeType] = {Reactor.run.__code__, Reactor.turn.__code__}
 MOST_CALLERS = 5  # in `via`
 REMEMBERED_TURNS = 2  # for names of closed handlers: their last callback is still to come
 
@@ -162,7 +166,7 @@ class Trace(Observer):
         calls = len(self._reactor.calls)
         self._turn += 1
         self._forget_what_is_gone(calls > 0)
-        self.tell("turn", None, sleep_s=timeout_s, calls=calls, timers=len(self._timers.heap))
+        self.tell("turn", None, sleep_s=timeout_s, calls=calls, timers=self._timers.size)
         self._began_s = self._reactor.now()
         return True
 
@@ -274,14 +278,12 @@ ENDS = frozenset({"closed", "timer_cancelled", "timer_fired"})
 
 
 def where(frame: FrameType | None) -> list[str]:
-    """Return the loop's lines in the call stack, innermost first, up to `Reactor.turn`."""
+    """Return the loop's lines in the call stack, innermost first, up to the turn's."""
     lines: list[str] = []
-    while frame is not None and len(lines) <= MOST_CALLERS:
+    while frame is not None and frame.f_code not in AROUND_TURNS and len(lines) <= MOST_CALLERS:
         name = FILES.get(frame.f_code.co_filename)
         if name is not None:
             lines.append(f"{name}:{frame.f_lineno}")
-            if frame.f_code is TURN:
-                break
         frame = frame.f_back
     return lines
 

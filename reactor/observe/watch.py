@@ -17,7 +17,8 @@ import logging
 import selectors
 from collections.abc import Callable, Iterator
 
-from reactor.doors import NOTHING_OBSERVED, Handler, Observer
+from reactor.doors import NOTHING_OBSERVED, Observer
+from reactor.handler import Handler
 from reactor.loop import Reactor
 from reactor.observe.describe import callback_name, handler_name, timer_of
 from reactor.sockets.wrapped_selector import Ready, WrappedSelector

@@ -1,1 +1,1 @@
-"""Sockets below the loop: how to make and address them, and what their errors mean. Imports nothing above it."""
+"""The small print below the loop: making sockets, what errors mean, what the selector watches, the signal table."""

@@ -24,6 +24,16 @@ ONE_PEER = frozenset(
     if hasattr(errno, name)
 )
 
+# Drop reasons of an endpoint. The last two are followed by the name of an errno: `send_EPERM`.
+BUSY, TRUNCATED, CALLBACK, SEND, RECEIVE = "busy", "truncated", "callback", "send_", "receive_"
+DROP_REASONS = {
+    BUSY: "an earlier datagram was still held for the kernel's send buffer, or was held when the endpoint closed",
+    TRUNCATED: "the datagram was larger than the buffer for it",
+    CALLBACK: "the protocol's callback raised an exception",
+    SEND: "the kernel refused to send: a firewall (EPERM), no route, no buffer",
+    RECEIVE: "the kernel reported an error instead of a datagram",
+}
+
 
 def os_error(code: int) -> OSError:
     """Return the exception for an errno, of the right subclass (BlockingIOError for EAGAIN)."""

@@ -1,4 +1,4 @@
-"""What the core needs of the operating system: sockets and signals. A simulation has its own."""
+"""What the core needs of the operating system. A simulation has its own sockets and signals, splice a transport."""
 
 from __future__ import annotations
 
@@ -27,3 +27,28 @@ class SignalSource(Protocol):
 
     def set_wakeup_fd(self, fd: int, /, *, warn_on_full_buffer: bool = True) -> int:
         """Write a byte to `fd` for every signal. Return the previous descriptor, -1 for none."""
+
+
+class Transport(Protocol):
+    """Replaces a connection's socket and send buffer (`Connection.use_transport`)."""
+
+    def recv(self, size_bytes: int) -> Any:
+        """Receive, as socket.recv does. The core uses only the result's length and passes it to the protocol."""
+
+    def send(self, data: Any) -> int:
+        """Send bytes, or a result of `recv` or `peek`. Return the number sent, as socket.send does."""
+
+    def __len__(self) -> int:
+        """The number of bytes still to be sent."""
+
+    def append(self, data: Any, start: int = 0) -> None:
+        """Keep the unsent part, `data[start:]`."""
+
+    def peek(self) -> Any:
+        """Return all pending bytes, for `send`."""
+
+    def consume(self, count: int) -> None:
+        """Remove `count` sent bytes."""
+
+    def clear(self) -> None:
+        """Drop all pending bytes."""

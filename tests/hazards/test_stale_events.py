@@ -193,6 +193,9 @@ class Bell:
     def fileno(self) -> int:
         return self.near.fileno()
 
+    def detach(self) -> int:
+        return self.near.detach()
+
     def on_event(self, mask: int) -> None:
         self.heard.append(mask)
         self.then()

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from reactor.buffer import Bytes, SendBuffer, SharedEmptyBuffer
+from reactor.buffer import Bytes, SendBuffer
 
 MOST_MOVES_PER_BYTE = 10  # CPython leaves an eighth of a bytearray's size to grow into: at most about nine copies
 
@@ -135,13 +135,3 @@ def test_work_is_linear_for_any_mixture_of_pieces(held: int, piece_in: int, piec
         counter.consume(min(piece_out, len(counter.buffer)))
     counter.consume_all(max(piece_out, len(counter.buffer) // 1_000))
     counter.assert_linear()
-
-
-def test_shared_empty_buffer_takes_no_bytes() -> None:
-    """Story: a byte in it went to the next client."""
-    shared: SendBuffer = SharedEmptyBuffer()
-    with pytest.raises(TypeError, match="not callable"):
-        shared.append(b"x")
-    assert (len(shared), bytes(shared.peek())) == (0, b"")
-    with pytest.raises(ValueError, match="can't leave a buffer of 0"):
-        shared.consume(1)

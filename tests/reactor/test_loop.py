@@ -72,6 +72,9 @@ class PairHandler:
     def fileno(self) -> int:
         return self.ours.fileno()
 
+    def detach(self) -> int:
+        return self.ours.detach()
+
     def on_event(self, mask: int) -> None:
         self.masks.append(mask)
         self.act(self)
@@ -590,11 +593,17 @@ def test_close_of_a_running_loop_is_refused(rig: Rig, caplog: pytest.LogCaptureF
 
 
 @pytest.mark.parametrize("code", [errno.EPERM, errno.EBADF])
-def test_unwatchable_descriptor_raises_at_once(rig: Rig, code: int) -> None:
-    """A regular file on epoll or a closed descriptor: a retry can't help and would hide the error."""
+def test_handler_with_an_unwatchable_descriptor_is_aborted(
+    rig: Rig, code: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A regular file on epoll or a closed descriptor: a retry can't help, and a silent handler would wait for ever."""
     handler = rig.handler(interest=0)
     rig.selector.failures.append(os_error(code))
-    with pytest.raises(OSError, match=os.strerror(code)):
-        rig.reactor.set_interest(handler, READ)
-    assert handler.interest == watched(rig, handler) == 0
-    handler.abort()
+    rig.reactor.set_interest(handler, READ)
+    assert handler.interest == 0
+    assert not [key for key in rig.selector.get_map().values() if key.data is handler]
+    assert handler.closed
+    assert [error.errno for error in handler.aborted_with if isinstance(error, OSError)] == [code]
+    assert [record.getMessage() for record in caplog.records] == [
+        f"selector failed {os_error(code)!r}; its handler is closed"
+    ]

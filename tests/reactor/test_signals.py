@@ -266,8 +266,9 @@ def test_turn_reads_a_bounded_number_of_wake_up_bytes(monkeypatch: pytest.Monkey
     assert [len(batch) for batch in selector.batches] == [1, 1, 1, 0, 0]
 
 
-def test_waking_a_closed_loop_does_nothing() -> None:
-    """A thread that delivers its result too late must not crash."""
+def test_closed_loop_refuses_a_call_from_a_thread() -> None:
+    """The thread must hear that its result is lost."""
     reactor = Reactor()
     reactor.close()
-    reactor.call_soon_threadsafe(int)
+    with pytest.raises(RuntimeError, match="reactor is closed"):
+        reactor.call_soon_threadsafe(int)

@@ -16,10 +16,10 @@ from echo7.policy.guard import RESPONDER_PORTS
 from echo7.probe import command as ping
 from echo7.settings import ABOUT_SETTINGS, by_group
 from reactor import Reactor
-from reactor.datagram import DROP_REASONS, RECEIVE, SEND
 from reactor.lessons import __main__ as lessons
 from reactor.observe.kinds import EVENT_KEYS, HEADER_KEYS, KINDS, Kind
 from reactor.player import __main__ as player
+from reactor.sockets.errors import DROP_REASONS, RECEIVE, SEND
 from tests.reference.source import made_from, table
 
 OPTIONS_PAGE = """\

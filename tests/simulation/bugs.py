@@ -59,6 +59,7 @@ LISTENER, SERVER = "reactor.listener:Listener.", "echo7.server:EchoServer."
 DATAGRAM, BATCH = "reactor.datagram:Datagram.", "reactor.fastpath.batch:DatagramBatch."
 SLOTS, SPLICE = "reactor.fastpath.mmsg:Slots.", "reactor.fastpath.splice:Splice."
 STREAM_OPTIONS = "reactor.sockets.opening:set_stream_options"
+WATCHLIST = "reactor.sockets.watchlist:Watchlist."
 
 BYTES = {
     "short_send_taken_for_a_whole_one": edit(
@@ -91,7 +92,7 @@ READINESS = {
     ),
     "reading_never_resumed": edit(CONNECTION + "_flush", "self._update_interest()", "pass"),
     "handlers_looked_up_by_descriptor_number": edit(
-        REACTOR + "turn",
+        REACTOR + "_turn",
         "= key.data\n",
         "= vars(self.turn.__func__).setdefault(self, {}).setdefault(key.fd, key.data)\n",
     ),
@@ -99,8 +100,8 @@ READINESS = {
         CONNECTION + "on_event", "except WOULD_BLOCK:\n            pass", "except ():\n            pass"
     ),
     "finished_connection_still_registered": edit(CONNECTION + "_end_of_stream", "self._eof = True", "self._eof = False")
-    + edit(CONNECTION + "_end_of_stream", "if not self.protocol.eof_received(self)", "if not self._pending"),
-    "closed_handler_called_in_the_same_batch": edit(REACTOR + "turn", "if not handler.closed:", "if True:")
+    + edit(CONNECTION + "_end_of_stream", "self.protocol.eof_received(self)", "self._pending"),
+    "closed_handler_called_in_the_same_batch": edit(REACTOR + "_turn", "if not handler.closed:", "if True:")
     + edit(
         "echo7.policy.echo:StreamEcho.connection_made",
         "    self._made(connection)",
@@ -130,7 +131,7 @@ ENDS = {
     "eintr_taken_for_the_end": edit(
         CONNECTION + "on_event", "except WOULD_BLOCK:\n            pass", "except BlockingIOError:\n            pass"
     ),
-    "timers_fire_early": edit("reactor.timers:Timers.pop_due", "[0][0] <= now_s", "[0][0] <= now_s + 1.0"),
+    "timers_fire_early": edit("reactor.timers:Timers.pop_due", "[0][0] > now_s", "[0][0] > now_s + 1.0"),
     "aborted_without_a_reset": edit(CONNECTION + "abort", "reset_on_close(self.socket)", "pass"),
     "reading_goes_on_while_draining": edit(
         CONNECTION + "_wanted",
@@ -140,8 +141,8 @@ ENDS = {
     "no_pause_when_memory_runs_out": edit(
         CONNECTION + "_is_fatal", "self._reactor.suspend(self, SEND_RETRY_S)", "pass"
     ),
-    "suspended_for_no_time": edit(REACTOR + "suspend", "call_later(pause_s,", "call_later(0.0,"),
-    "suspended_for_ever": edit(REACTOR + "suspend", "pause_s, self._watch_again, handler", "pause_s, int"),
+    "suspended_for_no_time": edit(WATCHLIST + "suspend", "call_later(pause_s,", "call_later(0.0,"),
+    "suspended_for_ever": edit(WATCHLIST + "suspend", "pause_s, self._watch_again, handler", "pause_s, int"),
     "dead_peers_never_found": edit(STREAM_OPTIONS, "SO_KEEPALIVE, 1", "SO_KEEPALIVE, 0"),
 }
 
@@ -149,9 +150,9 @@ SIGNALS = {
     "signal_looked_for_before_its_byte_is_taken": edit(
         "reactor.signals:Waker.on_event",
         "    with contextlib.suppress",
-        "    noted = tuple(self.pending)\n    with contextlib.suppress",
+        "    noted = tuple(self.signals.pending)\n    with contextlib.suppress",
     )
-    + edit("reactor.signals:Waker.on_event", "in tuple(self.pending)", "in noted")
+    + edit("reactor.signals:Waker.on_event", "in tuple(pending)", "in noted")
 }
 
 SERVICE = {
@@ -162,8 +163,8 @@ SERVICE = {
     "counters_forget_bytes": edit(
         SERVER + "_connection_lost", "_bytes_sent += connection.bytes_sent", "_bytes_sent += 0"
     ),
-    "no_pause_when_descriptors_run_out": edit(LISTENER + "_goes_on_after", "self._reactor.suspend(self)", "pass"),
-    "one_client_s_error_ends_the_listener": edit(LISTENER + "_goes_on_after", "in BROKEN_SOCKET:", "in ONE_PEER:"),
+    "no_pause_when_descriptors_run_out": edit(WATCHLIST + "goes_on_after", "self.suspend(handler)", "pass"),
+    "one_client_s_error_ends_the_listener": edit(WATCHLIST + "goes_on_after", "in BROKEN_SOCKET:", "in ONE_PEER:"),
     "accepting_never_resumed": edit(LISTENER + "resume", "set_interest(self, READ)", "set_interest(self, 0)"),
 }
 
@@ -184,7 +185,7 @@ DATAGRAMS = {
     ),
     "held_answer_dropped_and_counted": edit(DATAGRAM + "on_event", "self.send(*held)", "self.datagrams_sent += 1"),
     "endpoint_deaf_after_a_shortage": edit(
-        DATAGRAM + "_goes_on_after", "self._reactor.suspend(self)", "self._reactor.set_interest(self, 0)"
+        WATCHLIST + "goes_on_after", "self.suspend(handler)", "self.set_interest(handler, 0)"
     ),
     "datagram_cut_to_512_bytes": edit(DATAGRAM + "send", "sendmsg((data,)", "sendmsg((data[:512],)"),
     "no_guard": edit("echo7.policy.guard:Guard.refusals", "refused[index] = reason", "pass"),
@@ -217,7 +218,6 @@ BATCHES = {
     "one_send_error_ends_the_batch": edit(
         BATCH + "_answer", "errno_name(error), 1, first)", "errno_name(error), 1, first)\n            self.abort()"
     ),
-    "no_pause_for_a_batch_when_memory_runs_out": edit(BATCH + "_after", "self._reactor.suspend(self)", "pass"),
 }
 
 PIPES = {

@@ -60,6 +60,11 @@ class SimulatedSocket:
         """Return the descriptor, or -1 when closed."""
         return self.number
 
+    def detach(self) -> int:
+        """Forget the descriptor without closing it, and return it."""
+        number, self.number = self.number, -1
+        return number
+
     def setblocking(self, flag: bool) -> None:
         """Set whether calls may block. Here none can: with True, a call that would block raises RuntimeError."""
         self.blocking = flag

@@ -41,6 +41,7 @@ class SimulatedSignals:
     def set_wakeup_fd(self, fd: int, /, *, warn_on_full_buffer: bool = True) -> int:
         """Write a byte to `fd` at every signal from now on; return the previous descriptor, -1 for none."""
         before, self._wakeup_fd = self._wakeup_fd, fd
+        self.deliver()  # as CPython does after each call into C
         return before
 
     def raise_signal(self, signum: int) -> None:

@@ -178,14 +178,14 @@ def test_without_connections_there_is_no_timer() -> None:
     """Promise: "no idle CPU": a server without clients sleeps until the next one."""
     with Watch() as w:
         first, second = w.add(), w.add()
-        assert len(w.reactor._heap) == 1
+        assert len(w.reactor.snapshot().timers) == 1
         w.forget(first)
         w.forget(second)
         w.forget(second)
         w.go_on(2 * STEP_S)
-        assert len(w.reactor._heap) == 0
+        assert len(w.reactor.snapshot().timers) == 0
         w.add()
-        assert len(w.reactor._heap) == 1
+        assert len(w.reactor.snapshot().timers) == 1
 
 
 # ---------------------------------------------------------------- the server

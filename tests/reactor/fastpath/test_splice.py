@@ -11,9 +11,10 @@ from typing import Any
 import pytest
 
 from reactor import Connection, Limits, Reactor, StreamProtocol
-from reactor.doors import Handler, Observer
+from reactor.doors import Observer
 from reactor.fastpath import splice as room
 from reactor.fastpath.splice import COPIES_AFTER_TROUBLE, SMALL_MOVES, KernelPipe, Pipe, Splicer, pipes_on
+from reactor.handler import Handler
 from reactor.sockets.errors import os_error
 from reactor.sockets.opening import Socket
 from tests.support.basics import open_descriptors

@@ -24,8 +24,8 @@ from tests.support.clients import receive_to_end, send_in_background
 from tests.support.lessons import check_together
 from tests.support.loops import LoopThread
 
-READING_ORDER = "doors loop timers buffer connection listener connector datagram signals limits".split()
-BESIDE_THE_PATH = {"__init__.py", "verbs.py"}
+READING_ORDER = "handler loop timers buffer connection listener connector datagram signals limits".split()
+BESIDE_THE_PATH = {"__init__.py", "doors.py", "verbs.py"}
 NUMBERS = [lesson.number for lesson in LESSONS]
 READ_ON_A_SCREEN_OR_TWO = {11: 240, 13: 220}  # the longest; all others:
 LINES = 170

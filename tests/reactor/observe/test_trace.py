@@ -130,7 +130,7 @@ def test_trace_of_a_closed_connection_has_its_reason() -> None:
     stage.run()
     stage.peer.finish()
     assert [event.kind for event in stage.run() if event.who == "connection-1"][1:] == [
-        "eof", "interest", "state", "state", "closed",
+        "eof", "state", "state", "interest", "closed",
     ]  # fmt: skip
     assert stage.said("connection-1", "closed") == [{"error": None, "state": "DRAINING"}]
     assert stage.said("connection-1", "state")[0] == {"before": "OPEN", "after": "DRAINING"}
@@ -672,6 +672,9 @@ def test_a_handler_registered_again_keeps_its_name() -> None:
 
         def fileno(self) -> int:
             raise OSError("none yet")
+
+        def detach(self) -> None:
+            """There is none."""
 
         def on_event(self, mask: int) -> None:
             """Never called."""

@@ -131,7 +131,7 @@ class Deaf:
 
     def __init__(self, sock: Socket) -> None:
         self.interest, self.closed = 0, False
-        self.fileno = sock.fileno
+        self.fileno, self.detach = sock.fileno, sock.detach
         self.calls = 0
 
     def on_event(self, mask: int) -> None:
