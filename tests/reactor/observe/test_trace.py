@@ -381,7 +381,7 @@ def test_each_event_has_the_line_that_caused_it() -> None:
 
     def look(event: Event) -> None:
         for line in (event.line, *event.via):
-            assert re.fullmatch(r"|[a-z]+\.py:\d+", line)
+            assert re.fullmatch(r"|[a-z/]+\.py:\d+", line)
         if event.kind in LINES and event.line:
             source = {name: path for path, name in FILES.items()}[event.line.partition(":")[0]]
             text = linecache.getline(source, int(event.line.partition(":")[2]))
