@@ -9,7 +9,7 @@ import io
 import pathlib
 import time
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -26,6 +26,8 @@ EVIL = "</script><img src=x onerror=\"document.title='taken'\"><b>bold</b>&amp;\
 PATIENCE_MS = 10_000
 SIZE = {"width": 1280, "height": 900}
 GALLERY = {trace.name: trace for trace in bundled()}
+QUICK = {"partial-write", "half-close", "stale-event"}  # the others have more events, or less in them
+TRACES = [pytest.param(name, marks=[] if name in QUICK else [pytest.mark.long]) for name in NAMES]
 
 # The visible content at one event: read from the page, not from the player's memory.
 SHOWN = """() => {
@@ -215,23 +217,17 @@ def folded(events: list[Event]) -> list[Shown]:
     return moments
 
 
-@pytest.fixture(scope="module")
-def shown_at_each(shared: Any) -> dict[str, list[Shown]]:
-    """The visible content at each event of each trace."""
-    return {name: shared.evaluate(SHOWN_AT_EACH, name) for name in NAMES}
+def shown_at_each(shared: Any, name: str) -> list[Shown]:
+    """Return the visible content at each event of a trace."""
+    return cast(list[Shown], shared.evaluate(SHOWN_AT_EACH, name))
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_page_shows_what_the_trace_says_at_every_event(shown_at_each: dict[str, list[Shown]], name: str) -> None:
-    for seen, said in zip(shown_at_each[name], folded(events_of(name)), strict=True):
+@pytest.mark.parametrize("name", TRACES)
+def test_page_shows_at_every_event_what_the_trace_says_its_sentence_and_its_line(shared: Any, name: str) -> None:
+    seen_at_each = shown_at_each(shared, name)
+    for seen, said in zip(seen_at_each, folded(events_of(name)), strict=True):
         assert {key: seen[key] for key in said} == said
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_every_event_has_a_sentence_and_its_own_line_of_source(
-    shown_at_each: dict[str, list[Shown]], name: str
-) -> None:
-    for seen, event in zip(shown_at_each[name], events_of(name), strict=True):
+    for seen, event in zip(seen_at_each, events_of(name), strict=True):
         file, _, number = event["at"].rpartition(":")
         assert seen["line"] == number + (PROJECT / "reactor" / file).read_text().splitlines()[int(number) - 1]
         assert seen["sentence"].endswith(".")
@@ -334,6 +330,7 @@ def test_buttons_do_what_the_keys_do(partial_write: Any) -> None:
     assert none.evaluate("button => button === document.activeElement")
 
 
+@pytest.mark.long
 def test_steps_back_over_snapshots_show_the_same_as_steps_forward(open_page: Open) -> None:
     moves: list[Move] = [
         TURN,
@@ -550,6 +547,7 @@ def test_reduced_motion_is_respected(open_page: Open) -> None:
     assert page.evaluate("document.getAnimations().length") == 0
 
 
+@pytest.mark.long
 def test_page_fits_narrow_screens(open_page: Open) -> None:
     page = open_page(bundled())
     for width in (320, 360, 720, 1024, 1920):
@@ -705,6 +703,7 @@ def test_lane_of_the_event_is_in_sight_and_the_page_does_not_move(open_page: Ope
         assert page.evaluate("scrollY") == 0
 
 
+@pytest.mark.long
 def test_trace_of_a_hundred_thousand_events_can_be_stepped_through(open_page: Open) -> None:
     moves: list[Move] = []
     for number in range(MOST_EVENTS // 5):
