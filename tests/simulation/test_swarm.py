@@ -16,7 +16,7 @@ from tests.simulation.world import swarm_scenario
 from tests.support.basics import PROJECT
 
 MANY = 20_000 if os.environ.get("HYPOTHESIS_PROFILE") == "deep" else 600
-SEEDS = [pytest.param(range(10), id="few"), pytest.param(range(10, MANY), id="many", marks=pytest.mark.long)]
+SEEDS = [pytest.param(range(16), id="few"), pytest.param(range(16, MANY), id="many", marks=pytest.mark.long)]
 
 
 @pytest.mark.parametrize("seeds", SEEDS)
