@@ -57,11 +57,13 @@ def coverage(session: nox.Session) -> None:
     """Check that the tests run every line and branch of both packages."""
     session.install("-e", ".[test,dev]")
     # Without the simulation, the benchmarks' own tests and the restarts in a row: they reach no new line, and take
-    # minutes while lines are counted.
-    chosen = ["--ignore=tests/simulation", "--ignore=tests/benchmarks"]
-    chosen += ["-k", "not (ten_restarts or bulk_goes_on or at_any_moment_of_a_restart)"]
+    # minutes while lines are counted. Of the long tests, those of the two packages count.
+    rows = ["-k", "not (hundred_restarts or bulk_through or at_any_moment_of_a_restart)"]
+    measured = ["coverage", "run", "-m", "pytest", "-q", *rows, *session.posargs]
+    quick = {"HYPOTHESIS_PROFILE": "dev"}
     session.run("coverage", "erase")
-    session.run("coverage", "run", "-m", "pytest", "-q", *chosen, *session.posargs, env={"HYPOTHESIS_PROFILE": "dev"})
+    session.run(*measured, "--ignore=tests/simulation", "--ignore=tests/benchmarks", env=quick)
+    session.run(*measured, "-m", "long", "tests/reactor", "tests/echo7", "tests/test_docs.py", env=quick)
     session.run("coverage", "combine", "-q")
     session.run("coverage", "report")
 
@@ -72,7 +74,7 @@ def docs(session: nox.Session) -> None:
     session.install("-e", ".[test,dev]")
     about_pages = ["tests/test_readme.py", "tests/test_docs.py", "tests/test_evidence.py", "tests/test_tidy.py"]
     about_pages += ["tests/reactor/test_guide.py", "tests/echo7/test_settings.py", "tests/echo7/deploy"]
-    session.run("python", "-m", "pytest", "-q", *about_pages, *session.posargs)
+    session.run("python", "-m", "pytest", "-q", "-m", "long or not long", *about_pages, *session.posargs)
 
 
 @nox.session

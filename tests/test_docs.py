@@ -13,7 +13,15 @@ LONGEST_PAGE_LINES = 250
 LONGEST_README_LINES, LONGEST_README_CHARACTERS = 150, 12_000
 README = PROJECT / "README.md"
 DOCS = sorted([*PROJECT.glob("reactor/docs/**/*.md"), *PROJECT.glob("echo7/docs/**/*.md")])
-TAKES_LONG = PROJECT / "reactor/docs/tutorials/class-of-90-minutes.md"  # it runs four lessons
+TAKE_LONG = {  # they run lessons, or commands that send for seconds
+    PROJECT / page
+    for page in (
+        "reactor/docs/tutorials/class-of-90-minutes.md",
+        "reactor/docs/explanation/partial-writes.md",
+        "echo7/docs/tutorials/first-ping.md",
+        "echo7/docs/tutorials/first-responder.md",
+    )
+}
 PAGES = [README, *DOCS]
 EVERY_PAGE = sorted(
     path for pattern in ("*.md", "*/*.md", "reactor/**/*.md", "echo7/**/*.md") for path in PROJECT.glob(pattern)
@@ -26,7 +34,7 @@ def name(path: pathlib.Path) -> str:
 
 
 @pytest.mark.parametrize(
-    "path", [pytest.param(path, marks=[pytest.mark.long] * (path == TAKES_LONG)) for path in PAGES], ids=name
+    "path", [pytest.param(path, marks=[pytest.mark.long] * (path in TAKE_LONG)) for path in PAGES], ids=name
 )
 def test_every_block_of_the_page_runs_as_shown(path: pathlib.Path) -> None:
     with pages.reader() as reader:
