@@ -1,4 +1,4 @@
-"""What a change must pass: `nox` runs lint, types, tests and docs; `nox -s long coverage build` the rest.
+"""What a change must pass: `nox` runs lint, types, tests and docs; `nox -s long coverage surroundings build` the rest.
 
 Each session has a virtual environment of its own. What it installs is listed in pyproject.toml. Arguments after `--` go
 to the session's program: `nox -s tests -- -k half_close`.
@@ -14,6 +14,14 @@ nox.options.sessions = ["lint", "types", "tests", "docs"]
 
 EXTRAS: dict[str, list[str]] = nox.project.load_toml("pyproject.toml")["project"]["optional-dependencies"]
 ON_EVERY_CORE = ("-n", "auto", "--maxprocesses", "8", "--dist", "worksteal")  # as `python3 -m tests` does
+
+# What a test may not depend on: how to change it for `sh`, and pytest's options for that run.
+SURROUNDINGS = (
+    ("trap '' INT HUP; exec nohup \"$@\" <&-", ("-n", "2", "-p", "no:randomly")),  # as a background job has it
+    ('umask 077; exec "$@"', ("-n", "2", "-p", "no:randomly")),
+    ('LC_ALL=C exec "$@"', ("-n", "2", "-p", "no:randomly")),
+    ('exec "$@"', ("-n", "4")),  # pytest-randomly is installed: any order, beside any neighbours
+)
 
 
 def only(name: str) -> str:
@@ -50,6 +58,15 @@ def long(session: nox.Session) -> None:
     session.install("-e", ".[test]")
     session.run("python", "-m", "pytest", "-m", "long", *session.posargs)
     session.run("python", "-m", "tests.swarm", "--seeds", "3000")
+
+
+@nox.session
+def surroundings(session: nox.Session) -> None:
+    """Run the default tests with ignored signals, a strict umask, the C locale, and in random order."""
+    session.install("-e", ".[test,order]")
+    for script, options in SURROUNDINGS:
+        pytest = ("python", "-m", "pytest", "-q", *options, *session.posargs)
+        session.run("sh", "-c", script, "sh", *pytest, external=True)
 
 
 @nox.session

@@ -22,6 +22,7 @@ TAKE_LONG = {  # they run lessons, or commands that send for seconds
         "echo7/docs/tutorials/first-responder.md",
     )
 }
+SHORTEST_FACT = 30  # characters of a row; shorter ones are headings
 PAGES = [README, *DOCS]
 EVERY_PAGE = sorted(
     path for pattern in ("*.md", "*/*.md", "reactor/**/*.md", "echo7/**/*.md") for path in PROJECT.glob(pattern)
@@ -95,3 +96,13 @@ def test_dead_link_and_dead_heading_are_found(tmp_path: pathlib.Path) -> None:
         "# A heading, `here`\n[1](#a-heading-here) [2](#gone) [3](page.md) [4](other.md) [5](https://x.y)\n"
     )
     assert pages.dead_links(page) == ["#gone", "other.md"]
+
+
+def test_no_row_of_a_table_is_on_two_pages() -> None:
+    """Pages that repeat a fact drift apart, so one has it, and others link to it. Code writes the reference."""
+    pages_with: dict[str, set[str]] = {}
+    for path in [page for page in PAGES if page.parent.name != "reference"]:
+        for line in path.read_text().splitlines():
+            if line.startswith("|") and len(line) >= SHORTEST_FACT and not set(line) <= set("|-: "):
+                pages_with.setdefault(line, set()).add(name(path))
+    assert {line: pages for line, pages in pages_with.items() if len(pages) > 1} == {}
