@@ -55,7 +55,7 @@ def tests(session: nox.Session) -> None:
 @nox.session
 def long(session: nox.Session) -> None:
     """Run the tests that take seconds each, one after the other, and then a short swarm."""
-    session.install("-e", ".[test]")
+    session.install("-e", ".[test,dev]")
     session.run("python", "-m", "pytest", "-m", "long", *session.posargs)
     session.run("python", "-m", "tests.swarm", "--seeds", "3000")
 

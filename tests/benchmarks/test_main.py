@@ -55,6 +55,7 @@ def refused(capsys: pytest.CaptureFixture[str], *words: str) -> str:
     return str(line)
 
 
+@pytest.mark.long
 def test_short_run_prints_and_writes_every_figure(
     tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

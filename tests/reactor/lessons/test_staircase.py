@@ -40,6 +40,7 @@ def verdicts() -> dict[tuple[int, str], Verdict]:
     return {(lesson.number, p.name): verdict for (lesson, p), verdict in zip(pairs, found, strict=True)}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("number", NUMBERS)
 def test_lesson_keeps_each_promise_that_it_adds(number: int, verdicts: dict[tuple[int, str], Verdict]) -> None:
     found = [verdicts[number, promise.name] for promise in added(number)]
@@ -53,6 +54,7 @@ def test_each_lesson_keeps_the_promises_of_all_lessons_before_it() -> None:
     assert not [(verdict.promise.name, verdict.measured) for verdict in broken]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("number", NUMBERS[:-1])
 def test_lesson_breaks_each_promise_that_the_next_one_adds(
     number: int, verdicts: dict[tuple[int, str], Verdict]

@@ -21,13 +21,13 @@ from tests.support.basics import PROJECT
 from tests.support.browser import chromium
 from tests.support.traces import trace_file
 
+pytestmark = pytest.mark.long  # starting Chromium alone takes seconds
+
 TURN: tuple[str, str, dict[str, Any]] = ("turn", "", {"sleep_s": None, "calls": 0, "timers": 0})
 EVIL = "</script><img src=x onerror=\"document.title='taken'\"><b>bold</b>&amp;\u2028\ud800"
 PATIENCE_MS = 10_000
 SIZE = {"width": 1280, "height": 900}
 GALLERY = {trace.name: trace for trace in bundled()}
-QUICK = {"partial-write", "half-close", "stale-event"}  # the others have more events, or less in them
-TRACES = [pytest.param(name, marks=[] if name in QUICK else [pytest.mark.long]) for name in NAMES]
 
 # The visible content at one event: read from the page, not from the player's memory.
 SHOWN = """() => {
@@ -222,7 +222,7 @@ def shown_at_each(shared: Any, name: str) -> list[Shown]:
     return cast(list[Shown], shared.evaluate(SHOWN_AT_EACH, name))
 
 
-@pytest.mark.parametrize("name", TRACES)
+@pytest.mark.parametrize("name", NAMES)
 def test_page_shows_at_every_event_what_the_trace_says_its_sentence_and_its_line(shared: Any, name: str) -> None:
     seen_at_each = shown_at_each(shared, name)
     for seen, said in zip(seen_at_each, folded(events_of(name)), strict=True):
@@ -330,7 +330,6 @@ def test_buttons_do_what_the_keys_do(partial_write: Any) -> None:
     assert none.evaluate("button => button === document.activeElement")
 
 
-@pytest.mark.long
 def test_steps_back_over_snapshots_show_the_same_as_steps_forward(open_page: Open) -> None:
     moves: list[Move] = [
         TURN,
@@ -547,7 +546,6 @@ def test_reduced_motion_is_respected(open_page: Open) -> None:
     assert page.evaluate("document.getAnimations().length") == 0
 
 
-@pytest.mark.long
 def test_page_fits_narrow_screens(open_page: Open) -> None:
     page = open_page(bundled())
     for width in (320, 360, 720, 1024, 1920):
@@ -703,7 +701,6 @@ def test_lane_of_the_event_is_in_sight_and_the_page_does_not_move(open_page: Ope
         assert page.evaluate("scrollY") == 0
 
 
-@pytest.mark.long
 def test_trace_of_a_hundred_thousand_events_can_be_stepped_through(open_page: Open) -> None:
     moves: list[Move] = []
     for number in range(MOST_EVENTS // 5):
