@@ -30,6 +30,7 @@ def test_bad_worlds_break_no_promise(seeds: range) -> None:
     assert len(simulate(swarm_scenario, seeds=seeds).injected) > 40, "too little went wrong"
 
 
+@pytest.mark.long
 @given(
     seed=st.integers(0, 2**32),
     faults=st.dictionaries(st.sampled_from(USUAL_FAULTS), st.sampled_from([0.01, 0.1, 0.4]), max_size=6),
