@@ -1,4 +1,4 @@
-"""What a change must pass: `nox` runs lint, types, tests and docs; `nox -s long coverage build` the rest.
+"""What a change must pass: `nox` runs lint, types, tests and docs; `nox -s long coverage surroundings build` the rest.
 
 Each session has a virtual environment of its own. What it installs is listed in pyproject.toml. Arguments after `--` go
 to the session's program: `nox -s tests -- -k half_close`.
@@ -14,6 +14,14 @@ nox.options.sessions = ["lint", "types", "tests", "docs"]
 
 EXTRAS: dict[str, list[str]] = nox.project.load_toml("pyproject.toml")["project"]["optional-dependencies"]
 ON_EVERY_CORE = ("-n", "auto", "--maxprocesses", "8", "--dist", "worksteal")  # as `python3 -m tests` does
+
+# What a test may not depend on: how to change it for `sh`, and pytest's options for that run.
+SURROUNDINGS = (
+    ("trap '' INT HUP; exec nohup \"$@\" <&-", ("-n", "2", "-p", "no:randomly")),  # as a background job has it
+    ('umask 077; exec "$@"', ("-n", "2", "-p", "no:randomly")),
+    ('LC_ALL=C exec "$@"', ("-n", "2", "-p", "no:randomly")),
+    ('exec "$@"', ("-n", "4")),  # pytest-randomly is installed: any order, beside any neighbours
+)
 
 
 def only(name: str) -> str:
@@ -47,9 +55,18 @@ def tests(session: nox.Session) -> None:
 @nox.session
 def long(session: nox.Session) -> None:
     """Run the tests that take seconds each, one after the other, and then a short swarm."""
-    session.install("-e", ".[test]")
+    session.install("-e", ".[test,dev]")
     session.run("python", "-m", "pytest", "-m", "long", *session.posargs)
     session.run("python", "-m", "tests.swarm", "--seeds", "3000")
+
+
+@nox.session
+def surroundings(session: nox.Session) -> None:
+    """Run the default tests with ignored signals, a strict umask, the C locale, and in random order."""
+    session.install("-e", ".[test,order]")
+    for script, options in SURROUNDINGS:
+        pytest = ("python", "-m", "pytest", "-q", *options, *session.posargs)
+        session.run("sh", "-c", script, "sh", *pytest, external=True)
 
 
 @nox.session
@@ -57,11 +74,13 @@ def coverage(session: nox.Session) -> None:
     """Check that the tests run every line and branch of both packages."""
     session.install("-e", ".[test,dev]")
     # Without the simulation, the benchmarks' own tests and the restarts in a row: they reach no new line, and take
-    # minutes while lines are counted.
-    chosen = ["--ignore=tests/simulation", "--ignore=tests/benchmarks"]
-    chosen += ["-k", "not (ten_restarts or bulk_goes_on or at_any_moment_of_a_restart)"]
+    # minutes while lines are counted. Of the long tests, those of the two packages count.
+    rows = ["-k", "not (hundred_restarts or bulk_through or at_any_moment_of_a_restart)"]
+    measured = ["coverage", "run", "-m", "pytest", "-q", *rows, *session.posargs]
+    quick = {"HYPOTHESIS_PROFILE": "dev"}
     session.run("coverage", "erase")
-    session.run("coverage", "run", "-m", "pytest", "-q", *chosen, *session.posargs, env={"HYPOTHESIS_PROFILE": "dev"})
+    session.run(*measured, "--ignore=tests/simulation", "--ignore=tests/benchmarks", env=quick)
+    session.run(*measured, "-m", "long", "tests/reactor", "tests/echo7", "tests/test_docs.py", env=quick)
     session.run("coverage", "combine", "-q")
     session.run("coverage", "report")
 
@@ -72,7 +91,7 @@ def docs(session: nox.Session) -> None:
     session.install("-e", ".[test,dev]")
     about_pages = ["tests/test_readme.py", "tests/test_docs.py", "tests/test_evidence.py", "tests/test_tidy.py"]
     about_pages += ["tests/reactor/test_guide.py", "tests/echo7/test_settings.py", "tests/echo7/deploy"]
-    session.run("python", "-m", "pytest", "-q", *about_pages, *session.posargs)
+    session.run("python", "-m", "pytest", "-q", "-m", "long or not long", *about_pages, *session.posargs)
 
 
 @nox.session

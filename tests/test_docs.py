@@ -13,7 +13,16 @@ LONGEST_PAGE_LINES = 250
 LONGEST_README_LINES, LONGEST_README_CHARACTERS = 150, 12_000
 README = PROJECT / "README.md"
 DOCS = sorted([*PROJECT.glob("reactor/docs/**/*.md"), *PROJECT.glob("echo7/docs/**/*.md")])
-TAKES_LONG = PROJECT / "reactor/docs/tutorials/class-of-90-minutes.md"  # it runs four lessons
+TAKE_LONG = {  # they run lessons, or commands that send for seconds
+    PROJECT / page
+    for page in (
+        "reactor/docs/tutorials/class-of-90-minutes.md",
+        "reactor/docs/explanation/partial-writes.md",
+        "echo7/docs/tutorials/first-ping.md",
+        "echo7/docs/tutorials/first-responder.md",
+    )
+}
+SHORTEST_FACT = 30  # characters of a row; shorter ones are headings
 PAGES = [README, *DOCS]
 EVERY_PAGE = sorted(
     path for pattern in ("*.md", "*/*.md", "reactor/**/*.md", "echo7/**/*.md") for path in PROJECT.glob(pattern)
@@ -26,7 +35,7 @@ def name(path: pathlib.Path) -> str:
 
 
 @pytest.mark.parametrize(
-    "path", [pytest.param(path, marks=[pytest.mark.long] * (path == TAKES_LONG)) for path in PAGES], ids=name
+    "path", [pytest.param(path, marks=[pytest.mark.long] * (path in TAKE_LONG)) for path in PAGES], ids=name
 )
 def test_every_block_of_the_page_runs_as_shown(path: pathlib.Path) -> None:
     with pages.reader() as reader:
@@ -87,3 +96,13 @@ def test_dead_link_and_dead_heading_are_found(tmp_path: pathlib.Path) -> None:
         "# A heading, `here`\n[1](#a-heading-here) [2](#gone) [3](page.md) [4](other.md) [5](https://x.y)\n"
     )
     assert pages.dead_links(page) == ["#gone", "other.md"]
+
+
+def test_no_row_of_a_table_is_on_two_pages() -> None:
+    """Pages that repeat a fact drift apart, so one has it, and others link to it. Code writes the reference."""
+    pages_with: dict[str, set[str]] = {}
+    for path in [page for page in PAGES if page.parent.name != "reference"]:
+        for line in path.read_text().splitlines():
+            if line.startswith("|") and len(line) >= SHORTEST_FACT and not set(line) <= set("|-: "):
+                pages_with.setdefault(line, set()).add(name(path))
+    assert {line: pages for line, pages in pages_with.items() if len(pages) > 1} == {}

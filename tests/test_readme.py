@@ -106,7 +106,7 @@ def test_ping_as_a_library_runs_as_shown(capsys: pytest.CaptureFixture[str]) -> 
     assert capsys.readouterr().out.startswith("replies 0.0 Rtt(min_ns=")
 
 
-def test_the_first_ping_explains_every_word_of_the_report() -> None:
-    text = FIRST_PING.read_text()
+def test_how_to_measure_a_path_explains_every_word_of_the_report() -> None:
+    text = (PROJECT / "echo7/docs/howto/measure-a-path.md").read_text()
     for word in [*Word, *Harm]:
         assert word.value.replace("_", " ") in text

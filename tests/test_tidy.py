@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import pathlib
 import re
 import sys
@@ -110,7 +111,12 @@ def dotted(path: pathlib.Path) -> str:
     return ".".join(path.relative_to(PROJECT).with_suffix("").parts)
 
 
-TREES = {dotted(path): ast.parse(path.read_text()) for path in files(*PACKAGES)}
+@functools.cache
+def tree_of(path: pathlib.Path) -> ast.Module:
+    return ast.parse(path.read_text())
+
+
+TREES = {dotted(path): tree_of(path) for path in files(*PACKAGES)}
 FOLDERS = {name.rpartition(".")[0] for name in TREES}
 
 
@@ -214,7 +220,7 @@ def test_private_names_stay_in_their_modules(root: str) -> None:
 
 def private(path: pathlib.Path) -> Iterator[tuple[int, str]]:
     """Yield line and code where a file uses a private name that isn't its own, or swaps a class."""
-    nodes = list(ast.walk(ast.parse(path.read_text())))
+    nodes = list(ast.walk(tree_of(path)))
     own = set(own_names(nodes)) | PUBLIC_IN_SPITE
     for node in nodes:
         line: int = getattr(node, "lineno", 0)

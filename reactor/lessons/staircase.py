@@ -114,7 +114,7 @@ LESSONS: tuple[Lesson, ...] = (
         TCP,
         (
             Place("", "serve", "the loop: three lines, and it stays like this to the end"),
-            Place("", "echo", "the line that hopes"),
+            Place("", "echo", "the line that loses bytes"),
         ),
         "Look at `top`: no load. Then send 20 megabytes without reading (--flood): not all of it comes back.",
         "Sleep until there is work. Use a selector, and register with each socket what to do when it is ready.",
@@ -128,7 +128,7 @@ LESSONS: tuple[Lesson, ...] = (
         "step05_buffers",
         TCP,
         (
-            Place("", "Connection.flush", "a byte leaves the buffer after `send` has taken it, not before"),
+            Place("", "Connection.flush", "a byte leaves the buffer only after `send` has taken it"),
             Place("", "Connection.on_event", "watch for WRITE only while something waits, or the loop never sleeps"),
         ),
         "Watch `top` and send 20 megabytes without reading (--flood): the memory grows, and stays.",
@@ -198,7 +198,7 @@ LESSONS: tuple[Lesson, ...] = (
             Place("", "Loop.run", "how long to sleep, and which calls are due"),
             Place("", "Connection.check_idle", "one timer for each connection; it looks again and is never cancelled"),
         ),
-        "Connect, and send nothing for a minute.",
+        "Connect, and send nothing for a minute: the server closes the connection.",
         "Close clients that have moved no byte for `idle_s` seconds: serve(listener, datagrams, idle_s).",
         (
             Place("timers.py", "Timers.sleep_s", "how long select may sleep"),

@@ -2,8 +2,8 @@
 
 Does    accept a client, send back what it sends until it leaves, then accept the next.
 Fixes   nothing: this is the first step, and the shortest echo server there is.
-Breaks  the second client. `recv` blocks until the first client sends something. While this program sleeps there, it
-        can't be in `accept`.
+Breaks  with a second client. `recv` blocks until the first client sends something. While this program sleeps there, it
+        can't call `accept`, so the second client hangs.
 """
 
 import contextlib

@@ -2,8 +2,8 @@
 
 Does    accept a client, start a thread that serves it, accept the next.
 Fixes   lesson 1, where the second client waited until the first had left: now a thread waits for each client.
-Breaks  when there are many clients. Each thread has a stack and a place in the kernel's scheduler, even while its
-        client is silent: ten thousand clients are ten thousand sleeping threads.
+Breaks  with many clients. Each thread has a stack and a place in the kernel's scheduler, even while its client is
+        silent: ten thousand clients are ten thousand sleeping threads.
 """
 
 import contextlib

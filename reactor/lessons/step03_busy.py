@@ -1,10 +1,10 @@
 """Lesson 3: one thread, non-blocking sockets, and a loop that asks them all again and again.
 
-Does    after `setblocking(False)`, a call that would sleep raises BlockingIOError instead: "nothing here, go on".
-        So one thread goes round and asks: is there a new client? Has this client sent something? And this one?
+Does    after `setblocking(False)`, a call that would sleep raises BlockingIOError instead: "there is nothing here". So
+        one thread goes round and asks: is there a new client? Has this client sent something? And this one?
 Fixes   lesson 2, where each client cost a thread: now it costs a socket and a place in a list.
-Breaks  the idle machine. The loop never sleeps: while all clients are silent, it takes a whole processor. Each round
-        costs one system call for each silent client, and one to look for new clients.
+Breaks  when all clients are silent. The loop never sleeps, so even then it takes a whole processor. Each round costs
+        one system call for each silent client, and one to look for new clients.
 """
 
 import contextlib

@@ -1,10 +1,10 @@
 """Lesson 4: ask the kernel which sockets are ready. The first event loop.
 
-Does    register every socket with a selector, and sleep in `select` until one of them is readable. The function to
-        call then is registered with the socket, as its `data`. So the loop has three lines, whatever it serves.
+Does    register every socket with a selector, and sleep in `select` until one is readable. The selector keeps with each
+        socket, as its `data`, the function to call then. So the loop has three lines, whatever it serves.
 Fixes   lesson 3, which used a whole processor to learn that nothing had happened: now the kernel reports readiness.
-Breaks  a client that reads slowly. Its answers fill the kernel's buffer, and then `send` takes only a part of them, or
-        nothing. This program hopes that this never happens. What the kernel doesn't take is lost.
+Breaks  with a client that reads slowly. Its answers fill the kernel's buffer, and then `send` takes only a part of
+        them, or nothing. This program ignores that, and loses what the kernel doesn't take.
 """
 
 import contextlib
@@ -38,7 +38,7 @@ def echo(selector: selectors.BaseSelector, client: socket.socket) -> None:
     """Send back what has arrived."""
     if data := client.recv(RECEIVE_BYTES):
         with contextlib.suppress(BlockingIOError):
-            client.send(data)  # hopes that the kernel takes everything
+            client.send(data)  # what the kernel doesn't take is lost
     else:
         selector.unregister(client)
         client.close()

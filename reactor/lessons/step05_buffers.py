@@ -1,10 +1,10 @@
 """Lesson 5: a buffer for each connection, and partial writes.
 
-Does    what the kernel doesn't take waits in a buffer. While bytes wait, the selector also reports when the socket is
-        writable, and then the rest is sent. A byte leaves the buffer only after `send` has taken it.
+Does    keep in a buffer what the kernel doesn't take. While bytes wait there, the selector also reports when the socket
+        is writable, and then the program sends the rest. A byte leaves the buffer only after `send` has taken it.
 Fixes   lesson 4, which lost the bytes that didn't fit into the kernel's buffer.
-Breaks  with a client that sends and never reads. All that it sends waits in the buffer: one client can take all of the
-        machine's memory.
+Breaks  with a client that sends and never reads. All that it sends waits in the buffer, so one client can take all of
+        the machine's memory.
 """
 
 import contextlib

@@ -1,12 +1,12 @@
 """Lesson 6: backpressure, by interest that is computed.
 
-Does    while more than HIGH_WATER_BYTES wait in the buffer, the program doesn't read from the client. Then the
-        kernel's buffers fill, TCP tells the client's kernel to stop, and a client that never reads stops itself. What
-        the selector watches isn't switched on and off in many places: `interest` computes it from the connection.
+Does    while more than HIGH_WATER_BYTES wait in the buffer, the program doesn't read from the client. Then the kernel's
+        buffers fill, TCP tells the client's kernel to stop, and a client that never reads stops itself. No code
+        switches READ or WRITE on and off: one method, `interest`, computes them from the connection.
 Fixes   lesson 5, where one client could take all of the memory.
-Breaks  a client that says "I have finished, now I read": it closes its sending half and waits for the rest. This
-        program takes the end of the input for the end of everything and closes, and the bytes that waited are lost.
-        And when a connection is reset, `recv` raises, and the service ends for all clients.
+Breaks  with a client that has finished sending: it closes its sending half, and waits for the rest of the answer. This
+        program takes the end of the input for the end of everything. It closes, and the bytes that waited are lost. And
+        when a client resets its connection, `recv` raises, and the service ends for all clients.
 """
 
 import contextlib

@@ -1,16 +1,16 @@
 """Lesson 7: half-close, and states.
 
-Does    TCP has two directions, and each ends on its own. When `recv` returns b"", the client will send no more, but
-        it may still read. So a connection has a state, and one table says which state follows which:
+Does    TCP has two directions, and each ends on its own. When `recv` returns b"", the client will send no more, but it
+        may still read. So a connection has a state, and one table says which state follows which:
 
             state     means                                      goes to
             OPEN      reading and writing                        DRAINING  the client has sent its end (FIN)
             DRAINING  reading no more, delivering what waits     CLOSED    all is delivered
             CLOSED    the socket is closed                       any state gets here when the socket raises
 
-Fixes   lesson 6, which lost the waiting bytes when the client had finished sending, and which a reset ended.
-Breaks  nothing of TCP that a quiet day shows. But the echo service is on UDP too (RFC 862), and a thread that sleeps in
-        `select` for TCP can't sleep in `recvfrom`.
+Fixes   lesson 6, which lost the waiting bytes when the client had finished sending. A reset ended it for all clients.
+Breaks  with UDP. The echo service serves UDP too (RFC 862), and a thread that sleeps in `select` for TCP can't sleep in
+        `recvfrom` at the same time.
 """
 
 import contextlib

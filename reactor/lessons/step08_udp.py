@@ -2,10 +2,10 @@
 
 Does    a UDP socket is one more descriptor in the selector. It has no connections and no stream: each datagram comes
         whole or not at all, an empty one is a datagram too, and `sendto` sends it back to its source.
-Fixes   lesson 7, which served TCP alone. It takes no second thread: the loop doesn't know what it waits for. It calls
-        what was registered.
-Breaks  when a client vanishes (a cable pulled, a laptop closed). No FIN ever comes, and the connection stays forever.
-        The loop knows only sockets, and nothing of time.
+Fixes   lesson 7, which served TCP alone. It needs no second thread: the loop calls what is registered with a
+        descriptor, of whatever kind.
+Breaks  with a client that vanishes (a pulled cable, a closed laptop). No FIN ever comes, and the connection stays
+        forever: the loop has no timers.
 """
 
 import contextlib

@@ -1,11 +1,11 @@
 """Lesson 9: timers.
 
-Does    calls for later wait in a heap, the earliest on top. `select` sleeps until that one is due at most. After the
-        sockets, the loop makes all calls that are due. The first use: a client that has moved no byte for `idle_s` is
-        closed. The timer of an active client looks again later, and is never cancelled.
+Does    keep the calls for later in a heap, the earliest on top. `select` sleeps at most until that one is due. After
+        the sockets, the loop makes all calls that are due. The first use: the server closes a client that has moved no
+        byte for `idle_s`. The timer of an active client looks again later, and is never cancelled.
 Fixes   lesson 8, where the connection of a vanished client stayed forever.
-Breaks  fairness among clients. `receive` takes all that has come. A client that sends as fast as we echo always has
-        more, and all other clients wait until it has finished.
+Breaks  with a client that never pauses. `receive` takes all that has come. A client that sends as fast as we echo
+        always has more, and all other clients wait until it has finished.
 """
 
 import contextlib

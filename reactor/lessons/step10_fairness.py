@@ -5,8 +5,8 @@ Does    every piece of work is bounded, so each client gets its turn. The server
         and waits behind the others. The number of datagrams in a turn is bounded too. All due timers leave the heap
         before the first is called: a timer that sets itself again is called in the next turn, after the sockets.
 Fixes   lesson 9, where a client that never paused kept the loop to itself.
-Breaks  signals and threads. SIGTERM kills the server at once: what it has received and not yet answered is lost. And a
-        thread that has a result for the loop can't say so, because the loop sleeps in `select`.
+Breaks  with signals and threads. SIGTERM kills the server at once, and what it has received and not yet answered is
+        lost. A thread that has a result for the loop can't wake it from its sleep in `select`.
 """
 
 import contextlib

@@ -1,13 +1,13 @@
 """Lesson 11: signals, and calls from other threads.
 
 Does    a socket pair is one more readable descriptor. The loop watches one end, and a byte written to the other end
-        wakes it. The byte says only "look"; the work itself is in `calls`. A thread writes it in
-        `call_soon_threadsafe`, a signal through `set_wakeup_fd`. SIGTERM and SIGINT end the service in order: it
-        accepts no more clients, reads nothing more, and answers all that it has received.
-Fixes   lesson 10, which SIGTERM killed with answers in its buffers, and which no thread could wake.
-Breaks  on a bad day. With no descriptor left, `accept` raises, and the service ends for all clients. So does one call
-        that raises. And to close while a client still sends makes the kernel send a reset, which destroys the last
-        answers.
+        wakes it. The byte only wakes; the work itself is in `calls`. A thread writes the byte in
+        `call_soon_threadsafe`; for a signal, Python writes it (`set_wakeup_fd`). SIGTERM and SIGINT end the service in
+        order: it accepts no more clients, reads nothing more, and answers all that it has received.
+Fixes   lesson 10: SIGTERM killed it with answers in its buffers, and no thread could wake it.
+Breaks  when something fails. With no descriptor left, `accept` raises, and the service ends for all clients. A call
+        that raises ends it too. And if the server closes while a client still sends, the kernel sends a reset, which
+        destroys the last answers.
 """
 
 import collections

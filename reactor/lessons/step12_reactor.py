@@ -1,12 +1,12 @@
 """Lesson 12: the same server on the real loop, `reactor`.
 
-Does    the same as lesson 11. The loop, the buffers, the states and the interest come from `reactor`. What is left
-        here is the service itself: what to answer, when to give up on a client, how to end.
-Fixes   lesson 11 on its bad days. Out of descriptors, clients wait in the kernel's queue until there are some again. A
+Does    the same as lesson 11. The loop, the buffers, the states and the interest come from `reactor`. What is left here
+        is the service itself: what to answer, when to give up on a client, how to end.
+Fixes   three faults of lesson 11. Without a free descriptor, clients wait in the kernel's queue until there is one. A
         call that raises costs a log line. After our FIN a connection lingers until the client's FIN, so that no reset
         destroys the last answers.
-Breaks  the reader's thread of thought, as all callbacks do. A dialogue of three questions is three methods, and what
-        it must remember between them is in `self`.
+Breaks  with a dialogue, as all callbacks do: three questions become three methods, and `self` holds what the dialogue
+        must remember between them.
 """
 
 import signal

@@ -1,9 +1,9 @@
 """Lesson 13: `async` and `await` on top of `reactor`, in under a hundred lines.
 
-Does    a coroutine is a function that can stop in the middle and continue later. `await` stops it and hands a Future
-        to its Task; when the future is done, the Task continues the coroutine. Nothing more is needed, and asyncio is
-        built the same way. A handler is then written from top to bottom: see `echo`, of two lines.
-Fixes   lesson 12, where a dialogue falls apart into callbacks.
+Does    a coroutine is a function that can stop in the middle and continue later. `await` stops it and hands a Future to
+        its Task; when the future is done, the Task continues the coroutine. Nothing more is needed, and asyncio is
+        built the same way. A handler can then be written from top to bottom: `echo` has two lines.
+Fixes   lesson 12, where a dialogue is split into callbacks.
 Breaks  no promise. asyncio adds more: cancelling a task that waits, exceptions that reach the code that awaits a task,
         groups and locks and queues, TLS, child processes, name look-ups in threads, Windows' IOCP, and a debug mode.
         Both share one rule: no code may block. A task that never awaits delays all others.

@@ -38,7 +38,8 @@ TOUR: tuple[Stop, ...] = (
          "that no reset destroys the last answers. A protocol may pause reading, and learns when the buffer is empty."),
     Stop("listener.py", "`accept` in lessons 4 to 11",
          "It knows what each error of accept(2) means: one client failed (skip it), the system is short of something "
-         "(wait, while clients queue), or the socket is broken (report it, and close). Lesson 11 died of the second."),
+         "(wait, while clients queue), or the socket is broken (report it, and close). A shortage ended the "
+         "server of lesson 11."),
     Stop("connector.py", "new: your servers never connected",
          "Connecting blocks too. It is one more readiness: writable means that it has succeeded or failed."),
     Stop("datagram.py", "lesson 8, bounded in lesson 10",

@@ -55,6 +55,7 @@ def refused(capsys: pytest.CaptureFixture[str], *words: str) -> str:
     return str(line)
 
 
+@pytest.mark.long
 def test_short_run_prints_and_writes_every_figure(
     tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -86,6 +87,7 @@ def check_record(found: dict[str, Any]) -> None:
     assert found["failed"] == {}
 
 
+@pytest.mark.long
 def test_memory_and_timers_are_measured() -> None:
     [idle] = [replace(workload, count=300) for workload in chosen(["idle-10k"])]
     assert "bytes_per_connection" in measure(BY_NAME["echo7"], idle, 0.1)
@@ -208,6 +210,7 @@ def test_list_names_every_workload_and_server(capsys: pytest.CaptureFixture[str]
     assert all(f"  {name} " in out for name in names)
 
 
+@pytest.mark.long
 def test_charts_of_measured_workloads_are_drawn(tmp_path: pathlib.Path) -> None:
     pytest.importorskip("matplotlib", reason="charts need matplotlib")
     from benchmarks.plot import draw_all

@@ -12,7 +12,7 @@ from tests.simulation.world import USR1, closed_handlers_watched
 
 ADDRESS = ("10.0.0.1", 7)
 LIMITS = Limits(high_water_bytes=1000, receive_bytes=500, linger_timeout_s=2.0)
-SEEDS = 150
+SEEDS = 75
 
 
 class Contract(StreamProtocol):

@@ -25,7 +25,16 @@ SUITES: list[tuple[Any, dict[str, float] | None, dict[str, bugs.Bug]]] = [
     (contract_scenario, None, bugs.CONTRACT),
     (half_close_scenario, HARMLESS, bugs.HALF_CLOSE),
 ]
-SLOW = {"pipe_filled_while_lingering"}  # needs more than sixty worlds
+# These need many worlds, or long ones, and run with `-m long`.
+SLOW = set(
+    "pipe_filled_while_lingering aborted_without_a_reset closed_without_lingering idle_timeout_too_early "
+    "finished_connection_still_registered runs_begin_one_too_late runs_end_one_too_late timers_fire_early "
+    "no_pause_for_a_batch_when_memory_runs_out short_splice_taken_for_a_whole_one empty_splice_taken_for_the_end "
+    "half_close_taken_for_the_end pipe_given_while_bytes_are_pending bytes_in_the_pipe_forgotten "
+    "reading_goes_on_while_draining bucket_without_a_bottom suspended_for_no_time dead_peers_never_found "
+    "eintr_taken_for_the_end answer_from_another_address pipe_left_open line_ends_converted "
+    "endpoint_deaf_after_a_shortage".split()
+)
 CASES = [
     pytest.param(scenario, faults, bug, id=name, marks=[pytest.mark.long] if name in SLOW else [])
     for scenario, faults, planted in SUITES

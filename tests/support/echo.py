@@ -18,7 +18,9 @@ from tests.support.basics import PATIENCE_S
 from tests.support.clients import connect_small, drain, fill
 from tests.support.loops import LoopThread, connections_of, turn_until
 
-STALLED_TURNS = 500  # turns of 5 ms without any progress
+PAUSE_S = 0.005
+# Without any progress. On a busy machine the kernel drops segments on loopback too, and repeats them after seconds.
+STALLED_TURNS = int(PATIENCE_S / PAUSE_S)
 
 
 class EchoThread(LoopThread):
@@ -165,7 +167,7 @@ class EchoByHand:
     def _turn(self, stalled: int) -> None:
         """Turn once. Wait a little if nothing has moved lately, and fail if nothing has moved for long."""
         assert stalled < STALLED_TURNS, "no byte has moved for a long time"
-        waker = self.reactor.call_later(0.005 if stalled > 1 else 0.0, int)
+        waker = self.reactor.call_later(PAUSE_S if stalled > 1 else 0.0, int)
         self.reactor.turn()
         waker.cancel()
 

@@ -36,6 +36,7 @@ def run_check(*arguments: str, **options: Any) -> Done:
     return run_echo7("check", *arguments, **options)
 
 
+@pytest.mark.long
 @IPV6
 def test_echo7_passes_its_own_check_over_both_families(monkeypatch: pytest.MonkeyPatch) -> None:
     """ "The echo server that passes its own conformance test": every case, and the score that its port allows."""

@@ -155,7 +155,7 @@ def test_sandboxed_worker_that_crashes_is_replaced(refusal: str) -> None:
 # ---------------------------------------------------------------- with the sockets of echo7.socket
 
 
-@pytest.mark.parametrize("workers", ["1", "2"])
+@pytest.mark.parametrize("workers", ["1", pytest.param("2", marks=pytest.mark.long)])
 def test_sandboxed_service_with_handed_in_sockets_needs_only_the_unix_family(refusal: str, workers: str) -> None:
     """One socket for both families, as systemd makes it of `ListenStream=7` and `BindIPv6Only=both`."""
     with dual_stack(socket.SOCK_STREAM) as tcp, dual_stack(socket.SOCK_DGRAM, tcp.getsockname()[1]) as udp:

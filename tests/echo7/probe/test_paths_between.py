@@ -133,7 +133,7 @@ def test_datagram_larger_than_our_own_link_is_not_sent() -> None:
 
 
 @pytest.mark.parametrize("host", ["10.7.3.9", "fd07:3::9"], ids=["IPv4", "IPv6"])
-@pytest.mark.parametrize("transport", ["--udp", "--tcp"])
+@pytest.mark.parametrize("transport", ["--udp", pytest.param("--tcp", marks=pytest.mark.long)])
 def test_router_without_a_route_is_unreachable(host: str, transport: str) -> None:
     """RFC 792, RFC 4443: "destination unreachable" comes back as an error of the socket."""
 

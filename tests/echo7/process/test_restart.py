@@ -38,6 +38,13 @@ if not hasattr(signal, "SIGHUP"):
 LINUX = pytest.mark.skipif(not reuseport.AVAILABLE, reason="Linux alone balances, and has /proc")
 HOST = ("--host", "127.0.0.1")
 WAYS = [(), ("--workers", "2"), ("--plain", "--busy-poll", "50")]
+
+
+def long_after(first: int, *values: Any) -> list[Any]:
+    """Mark all values but the first ones as long."""
+    return [*values[:first], *(pytest.param(value, marks=pytest.mark.long) for value in values[first:])]
+
+
 PREAMBLE = """
 import os, signal, sys, time, types
 from echo7 import cli
@@ -178,15 +185,15 @@ def restart_often(echo: Phoenix, times: int) -> None:
 
 
 @LINUX
-@pytest.mark.parametrize("way", WAYS, ids=" ".join)
+@pytest.mark.parametrize("way", long_after(2, *WAYS), ids=" ".join)
 def test_restarts_under_clients_that_never_pause_fail_none(way: tuple[str, ...]) -> None:
     """Issue: "under a client that connects and echoes without pause, TCP and UDP, zero failures"."""
     with Phoenix(*way) as echo:
-        restart_often(echo, 4 if not way else 2)
+        restart_often(echo, 2)
 
 
 @LINUX
-@pytest.mark.parametrize("workers", ["1", "2"])
+@pytest.mark.parametrize("workers", long_after(1, "1", "2"))
 def test_restarts_after_root_was_dropped_fail_no_client(installation: Installation, workers: str) -> None:
     with Phoenix("--user", "nobody", "--workers", workers, installation=installation) as echo:
         restart_often(echo, 2)
@@ -201,7 +208,7 @@ def test_hundred_restarts_under_clients_that_never_pause_fail_none(way: tuple[st
 
 
 @LINUX
-@pytest.mark.parametrize(("workers", "count"), [("1", 1000), ("2", 200)])
+@pytest.mark.parametrize(("workers", "count"), [pytest.param("1", 1000, marks=pytest.mark.long), ("2", 200)])
 def test_thousand_open_connections_are_served_through_two_restarts(workers: str, count: int) -> None:
     with contextlib.ExitStack() as stack, Phoenix("--workers", workers) as echo:
         clients = [stack.enter_context(echo.connect()) for _ in range(count)]
@@ -219,7 +226,7 @@ def test_thousand_open_connections_are_served_through_two_restarts(workers: str,
 
 
 @LINUX
-@pytest.mark.parametrize("way", [*WAYS[:2], ("--plain",)], ids=" ".join)
+@pytest.mark.parametrize("way", long_after(1, *WAYS[:2], ("--plain",)), ids=" ".join)
 def test_bulk_through_restarts_comes_back_without_a_wrong_byte(way: tuple[str, ...]) -> None:
     """The previous generation keeps the data in its pipes, as it keeps the connection."""
     with Phoenix(*way) as echo, contextlib.ExitStack() as stack:
@@ -477,7 +484,7 @@ def test_killed_previous_generation_costs_only_its_own_connections() -> None:
 
 
 @LINUX
-@pytest.mark.parametrize("way", WAYS[:2], ids=" ".join)
+@pytest.mark.parametrize("way", long_after(1, WAYS[1], WAYS[0]), ids=" ".join)
 def test_service_survives_a_storm_of_restart_requests(way: tuple[str, ...]) -> None:
     with Phoenix(*way) as echo, Tireless(echo.port) as clients:
         pid = echo.process.pid
@@ -502,6 +509,7 @@ def test_term_at_the_time_of_a_restart_request_ends_the_service(way: tuple[str, 
 
 
 @LINUX
+@pytest.mark.long
 @pytest.mark.parametrize("way", WAYS[:2], ids=" ".join)
 def test_term_at_any_moment_of_a_restart_ends_the_service(way: tuple[str, ...]) -> None:
     """The moments: before the check, during it, at exec(2), at the start of the new generation."""
@@ -591,7 +599,7 @@ def test_service_that_ends_waits_for_previous_generation(
         assert "previous_ended" not in echo.events()
 
 
-@pytest.mark.parametrize("way", WAYS[:2], ids=" ".join)
+@pytest.mark.parametrize("way", long_after(1, *WAYS[:2]), ids=" ".join)
 def test_second_signal_ends_previous_generation_at_once(way: tuple[str, ...]) -> None:
     with Phoenix(*way, "--drain-timeout", "3600", "--socket-buffer", "65536") as echo:
         client = connect_small(("127.0.0.1", echo.port), 16_384)
@@ -636,7 +644,7 @@ def test_previous_generation_logs_its_counters_when_asked() -> None:
 
 
 @LINUX
-@pytest.mark.parametrize("way", WAYS[:2], ids=" ".join)
+@pytest.mark.parametrize("way", long_after(1, *WAYS[:2]), ids=" ".join)
 def test_systemd_is_notified_of_each_step(tmp_path: pathlib.Path, file: pathlib.Path, way: tuple[str, ...]) -> None:
     ear = Ear(str(tmp_path / "notify"))
     environment = {**os.environ, "NOTIFY_SOCKET": ear.address, "WATCHDOG_USEC": "400000"}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pathlib
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import pytest
@@ -114,6 +115,8 @@ BY_ONE_PROMISE = [  # judged by that promise only
     Bug("shouts", 13, "self.connection.write(data)", "self.connection.write(data.upper())", "dialogue", "not b'name"),
 ]  # fmt: skip
 ALL_BUGS = BUGS + BY_ONE_PROMISE
+FIRST_OF_ITS_PROMISE = {bug.broken: bug for bug in reversed(ALL_BUGS)}
+OTHERS = [bug for bug in ALL_BUGS if FIRST_OF_ITS_PROMISE[bug.broken] is not bug]
 
 
 @pytest.fixture(scope="module")
@@ -130,22 +133,27 @@ def plant(bug: Bug, path: pathlib.Path) -> pathlib.Path:
     return path
 
 
-@pytest.fixture(scope="module")
-def verdicts(programs: dict[str, Program]) -> dict[str, Verdict]:
-    """For each bug, the verdict of the promise that it breaks."""
+def verdicts(bugs: Sequence[Bug], programs: dict[str, Program]) -> Iterator[tuple[Bug, Verdict]]:
+    """Yield each bug with the verdict of the promise that it breaks."""
     by_name = {promise.name: promise for promise in PROMISES}
-    pairs = [(by_name[bug.broken], programs[bug.what]) for bug in ALL_BUGS]
+    pairs = [(by_name[bug.broken], programs[bug.what]) for bug in bugs]
     found = check_together(pairs)
     # On a busy machine, a pause in the wrong place can hide a bug from one check.
     for _ in range(TRIES):
         found = [judge(*pair) if verdict.kept else verdict for pair, verdict in zip(pairs, found, strict=True)]
-    return {bug.what: verdict for bug, verdict in zip(ALL_BUGS, found, strict=True)}
+    return zip(bugs, found, strict=True)
 
 
-@pytest.mark.parametrize("bug", ALL_BUGS, ids=lambda bug: bug.what)
-def test_bug_breaks_its_promise(bug: Bug, verdicts: dict[str, Verdict]) -> None:
-    assert not verdicts[bug.what].kept
-    assert bug.says in verdicts[bug.what].measured
+@pytest.mark.parametrize(
+    "bugs",
+    [
+        pytest.param([*FIRST_OF_ITS_PROMISE.values()], id="one a promise"),
+        pytest.param(OTHERS, id="the others", marks=pytest.mark.long),
+    ],
+)
+def test_each_bug_breaks_its_promise(bugs: list[Bug], programs: dict[str, Program]) -> None:
+    wrong = [(bug.what, v.measured) for bug, v in verdicts(bugs, programs) if v.kept or bug.says not in v.measured]
+    assert not wrong
 
 
 @pytest.mark.long

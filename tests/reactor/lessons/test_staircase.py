@@ -34,18 +34,27 @@ SENT = bytes(range(256)) * 8192
 
 @pytest.fixture(scope="module")
 def verdicts() -> dict[tuple[int, str], Verdict]:
-    """The verdicts on each lesson's program, by its own promises and by those of the next lesson."""
-    pairs = [(lesson, p) for lesson in LESSONS for p in PROMISES if p.since <= lesson.number + 1]
+    """The verdicts on each lesson's program, by the promises that it adds and by those that the next lesson adds."""
+    pairs = [(lesson, p) for lesson in LESSONS for p in PROMISES if lesson.number <= p.since <= lesson.number + 1]
     found = check_together((promise, lesson.program) for lesson, promise in pairs)
     return {(lesson.number, p.name): verdict for (lesson, p), verdict in zip(pairs, found, strict=True)}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("number", NUMBERS)
-def test_lesson_keeps_every_promise_so_far(number: int, verdicts: dict[tuple[int, str], Verdict]) -> None:
-    found = [verdicts[number, promise.name] for promise in asked(number)]
+def test_lesson_keeps_each_promise_that_it_adds(number: int, verdicts: dict[tuple[int, str], Verdict]) -> None:
+    found = [verdicts[number, promise.name] for promise in added(number)]
     assert not [(verdict.promise.name, verdict.measured) for verdict in found if not verdict.kept]
 
 
+@pytest.mark.long
+def test_each_lesson_keeps_the_promises_of_all_lessons_before_it() -> None:
+    pairs = [(p, lesson.program) for lesson in LESSONS for p in asked(lesson.number) if p.since < lesson.number]
+    broken = [verdict for verdict in check_together(pairs) if not verdict.kept]
+    assert not [(verdict.promise.name, verdict.measured) for verdict in broken]
+
+
+@pytest.mark.long
 @pytest.mark.parametrize("number", NUMBERS[:-1])
 def test_lesson_breaks_each_promise_that_the_next_one_adds(
     number: int, verdicts: dict[tuple[int, str], Verdict]

@@ -8,7 +8,7 @@ import json
 import pathlib
 from typing import Any
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from reactor.observe.perfetto import LOOP, Perfetto
@@ -64,6 +64,7 @@ def check(entries: list[dict[str, Any]], whole: bool = True) -> collections.Coun
     return collections.Counter(entry["ph"] for entry in entries)
 
 
+@settings(max_examples=8)
 @given(seed=st.integers(0, 200))
 def test_slices_nest_and_time_never_goes_back(seed: int) -> None:
     events = run_of(seed)

@@ -9,7 +9,7 @@ import io
 import pathlib
 import time
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -20,6 +20,8 @@ from reactor.player.tracefile import MOST_EVENTS, Event, Trace, read
 from tests.support.basics import PROJECT
 from tests.support.browser import chromium
 from tests.support.traces import trace_file
+
+pytestmark = pytest.mark.long  # starting Chromium alone takes seconds
 
 TURN: tuple[str, str, dict[str, Any]] = ("turn", "", {"sleep_s": None, "calls": 0, "timers": 0})
 EVIL = "</script><img src=x onerror=\"document.title='taken'\"><b>bold</b>&amp;\u2028\ud800"
@@ -215,23 +217,17 @@ def folded(events: list[Event]) -> list[Shown]:
     return moments
 
 
-@pytest.fixture(scope="module")
-def shown_at_each(shared: Any) -> dict[str, list[Shown]]:
-    """The visible content at each event of each trace."""
-    return {name: shared.evaluate(SHOWN_AT_EACH, name) for name in NAMES}
+def shown_at_each(shared: Any, name: str) -> list[Shown]:
+    """Return the visible content at each event of a trace."""
+    return cast(list[Shown], shared.evaluate(SHOWN_AT_EACH, name))
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_page_shows_what_the_trace_says_at_every_event(shown_at_each: dict[str, list[Shown]], name: str) -> None:
-    for seen, said in zip(shown_at_each[name], folded(events_of(name)), strict=True):
+def test_page_shows_at_every_event_what_the_trace_says_its_sentence_and_its_line(shared: Any, name: str) -> None:
+    seen_at_each = shown_at_each(shared, name)
+    for seen, said in zip(seen_at_each, folded(events_of(name)), strict=True):
         assert {key: seen[key] for key in said} == said
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_every_event_has_a_sentence_and_its_own_line_of_source(
-    shown_at_each: dict[str, list[Shown]], name: str
-) -> None:
-    for seen, event in zip(shown_at_each[name], events_of(name), strict=True):
+    for seen, event in zip(seen_at_each, events_of(name), strict=True):
         file, _, number = event["at"].rpartition(":")
         assert seen["line"] == number + (PROJECT / "reactor" / file).read_text().splitlines()[int(number) - 1]
         assert seen["sentence"].endswith(".")
