@@ -32,9 +32,10 @@ OURS = """
     echo7.server echo7.settings echo7.sockets echo7.sockets.activation echo7.sockets.binding
     echo7.sockets.reuseport reactor reactor.buffer reactor.connection reactor.connector reactor.console
     reactor.console.commandline reactor.datagram reactor.doors reactor.fastpath reactor.fastpath.batch
-    reactor.fastpath.datagrams reactor.fastpath.epoll reactor.fastpath.splice reactor.limits reactor.listener
+    reactor.fastpath.datagrams reactor.fastpath.epoll reactor.fastpath.splice reactor.handler reactor.limits reactor.listener
     reactor.loop reactor.signals reactor.sockets reactor.sockets.addresses reactor.sockets.errors
-    reactor.sockets.factory reactor.sockets.opening reactor.sockets.pktinfo reactor.timers reactor.verbs
+    reactor.sockets.factory reactor.sockets.opening reactor.sockets.pktinfo reactor.sockets.signaltable
+    reactor.sockets.watchlist reactor.timers reactor.verbs
 """.split()
 # What those ask for by name, and what the standard library itself needs for that (of any version so far).
 STANDARD = """
