@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from echo7.logs.drops import DropLog, describe_peer, describe_source
 from echo7.policy.echo import DatagramEcho, StreamEcho
 from echo7.policy.guard import Guard
+from echo7.policy.loops import LoopWatch
 from echo7.policy.rate import Rate, SourceBuckets
 from echo7.policy.reasons import ACCEPT, Reason
 from echo7.policy.sources import BY_BIND, NO_LIMITS, ConnectionGate, DatagramGate, SourceLimits
@@ -172,7 +173,9 @@ class EchoServer:
         return Listener(reactor, sock, lambda: stream, self._limits, lambda listener, error: self._check_serving())
 
     def _serve_datagrams(self, reactor: Reactor, bound: Bound) -> list[Endpoint]:
-        guard = Guard((sock.getsockname()[1] for sock in bound.sockets), self._sources.ports)
+        own_ports = {sock.getsockname()[1] for sock in bound.sockets}
+        guard = Guard(own_ports, self._sources.ports)
+        loops = None if self._sources.answer_loops else LoopWatch(reactor.now, own_ports)
         # one table for all sockets: a source is the same on each
         tables: dict[Rate, SourceBuckets] = {}
         total = self._sources.udp_rate_total and SourceBuckets(self._sources.udp_rate_total, 1)
@@ -188,7 +191,7 @@ class EchoServer:
                     reactor.now, access=self._access, buckets=buckets, total=total, log_only=self._sources.log_only,
                     spares_loopback=self._sources.udp_rate is BY_BIND, over_rate=self._over_rate,
                 )  # fmt: skip
-            echo = DatagramEcho(guard, self._endpoint_lost, gate, self._datagrams_dropped)
+            echo = DatagramEcho(guard, self._endpoint_lost, gate, self._datagrams_dropped, loops)
             batched = None if self._plain else batch_on(reactor, sock, echo)
             endpoints.append(batched or Datagram(reactor, sock, echo))
         return endpoints

@@ -105,6 +105,10 @@ class Settings(NamedTuple):
     refuse_source_ports: Annotated[SourcePorts, Option(
         "--refuse-source-ports", parse_ports, "PORTS", LIMITS, "no UDP answers to them", "own,responders",
         "none, default, own, responders, 53, 6000-6100, '<1024', or several with commas; never to 0")] = DEFAULT_PORTS
+    answer_loops: Annotated[bool, Option(
+        "--answer-loops", None, "", LIMITS, "don't end suspected loops",
+        "by default a source that sends a datagram about a thousand times, as another echo server does, then gets no "
+        "answer for a second; a source on loopback only if its port is below 32768 or our own")] = False
     idle_timeout_s: Annotated[float | None, Option(
         "--idle-timeout", _idle_timeout, "SECONDS", LIMITS, "close connections idle this long", "none",
         "a connection is idle while no byte moves either way; RFC 862 has no timeout", none=True)] = None

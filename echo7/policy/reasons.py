@@ -30,6 +30,9 @@ class Reason(enum.StrEnum):
     SOURCE_BROADCAST = "source_broadcast", "the source is 255.255.255.255"
     DESTINATION_MULTICAST = "destination_multicast", "the datagram was sent to a multicast address"
     DESTINATION_BROADCAST = "destination_broadcast", "the datagram was sent to a broadcast address"
+    SUSPECTED_LOOP = (
+        "suspected_loop", "the source repeats itself, as another echo server does; it gets no answer for a second",
+    )  # fmt: skip
 
     # The limits for each source.
     SOURCE_DENIED = "source_denied", "`--allow` and `--deny` don't let the source use the service"

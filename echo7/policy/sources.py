@@ -50,7 +50,8 @@ class SourceLimits(NamedTuple):
     denied one. If any is allowed, all others are denied. `connections`: open at once, for an IPv4 address or an IPv6
     /64; more are closed at accept. `udp_rate`: answers to one such source; `udp_rate_total`: to all together.
     `log_only`: count and log what is over a rate, but answer it. `ports`: the source ports that get no answer (see
-    `ports.py`). BY_BIND: see there; sources on loopback then have no `udp_rate`.
+    `ports.py`). `answer_loops`: answer suspected loops, too (see `loops.py`). BY_BIND: see there; sources on loopback
+    then have no `udp_rate`.
     """
 
     allow: tuple[str, ...] = ()
@@ -60,6 +61,7 @@ class SourceLimits(NamedTuple):
     udp_rate_total: Rate | None = None
     log_only: bool = False
     ports: SourcePorts = DEFAULT_PORTS
+    answer_loops: bool = False
 
     def access(self) -> Access | None:
         """Return which sources may use the service, None for all. Raise ValueError for an invalid network."""

@@ -823,7 +823,7 @@ def test_by_default_only_other_machines_have_a_rate(
             made.append(self)
 
     monkeypatch.setattr("echo7.server.DatagramEcho", Kept)
-    with at_hand([host], sources=SourceLimits(udp_rate=BY_BIND)):
+    with at_hand([host], sources=SourceLimits(udp_rate=BY_BIND, answer_loops=True)):
         decide = deciding(made[0])
         assert one_by_one(decide, [(("127.0.0.1", 40_000), b"")] * 25_000) == {}
         refused = one_by_one(decide, [(("10.0.0.1", 40_000), b"")] * 25_000)

@@ -44,6 +44,7 @@ ROWS = [
     Row("deny", "--deny 192.0.2.128/25", 'deny = "192.0.2.128/25"', ("192.0.2.128/25",)),
     Row("refuse_source_ports", "--refuse-source-ports own,<1024", 'refuse-source-ports = "own,<1024"',
         SourcePorts(own=True, responders=False, listed=frozenset(range(1024)))),
+    Row("answer_loops", "--answer-loops", "answer-loops = true", True),
     Row("idle_timeout_s", "--idle-timeout 60", "idle-timeout = 60", 60.0),
     Row("backlog", "--backlog 4", "backlog = 4", 4),
     Row("socket_buffer_bytes", "--socket-buffer 4096", "socket-buffer = 4096", 4096),
@@ -96,7 +97,7 @@ def test_defaults_are_the_documented_ones() -> None:
     assert serve_config() == Settings() == Settings(
         hosts=(), port=7, tcp=True, udp=True, max_connections=None, allow=(), deny=(),
         max_connections_per_source=BY_BIND, udp_rate=BY_BIND, udp_rate_total=None, rate_log_only=False,
-        refuse_source_ports=SourcePorts(own=True, responders=True), backlog=1024, socket_buffer_bytes=None,
+        refuse_source_ports=SourcePorts(own=True, responders=True), answer_loops=False, backlog=1024, socket_buffer_bytes=None,
         drain_timeout_s=5.0, idle_timeout_s=None, busy_poll_s=0.0, plain=False, log_level="info", log_format="text",
         slow_callback_s=None, metrics=None, trace=None, narrate=False, workers=1, user=None,
     )  # fmt: skip
