@@ -97,8 +97,8 @@ def test_defaults_are_the_documented_ones() -> None:
     assert serve_config() == Settings() == Settings(
         hosts=(), port=7, tcp=True, udp=True, max_connections=None, allow=(), deny=(),
         max_connections_per_source=BY_BIND, udp_rate=BY_BIND, udp_rate_total=None, rate_log_only=False,
-        refuse_source_ports=SourcePorts(own=True, responders=True), answer_loops=False, backlog=1024, socket_buffer_bytes=None,
-        drain_timeout_s=5.0, idle_timeout_s=None, busy_poll_s=0.0, plain=False, log_level="info", log_format="text",
+        refuse_source_ports=SourcePorts(own=True, responders=True), answer_loops=False, backlog=1024,
+        socket_buffer_bytes=None, drain_timeout_s=5.0, idle_timeout_s=None, busy_poll_s=0.0, plain=False, log_level="info", log_format="text",
         slow_callback_s=None, metrics=None, trace=None, narrate=False, workers=1, user=None,
     )  # fmt: skip
     words = {option.flag: option.default for option in OPTIONS.values() if option.parse is not None}
