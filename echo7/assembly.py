@@ -115,5 +115,6 @@ def source_limits(settings: Settings) -> SourceLimits:
         udp_rate_total=settings.udp_rate_total,
         log_only=settings.rate_log_only,
         ports=settings.refuse_source_ports,
+        prefix=settings.source_prefix,
         answer_loops=settings.answer_loops,
     ).share(settings.workers)

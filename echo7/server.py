@@ -129,7 +129,9 @@ class EchoServer:
         self._splicer: Splicer | None = None
         self._idle: IdleWatch | None = None
         # None: no connection is refused
-        self._gate: ConnectionGate | None = None if self._access is None else ConnectionGate(self._access)
+        self._gate: ConnectionGate | None = (
+            None if self._access is None else ConnectionGate(self._access, sources.prefix)
+        )
         # `counters` adds the bytes of open connections
         self._accepted = self._bytes_received = self._bytes_sent = self._datagrams_over_rate = 0
         self._drops: dict[str, int] = {}
@@ -167,7 +169,7 @@ class EchoServer:
     def _serve_connections(self, reactor: Reactor, sock: socket.socket) -> Listener:
         most_per_source = self._sources.connections_on(on_loopback(sock), self._max_connections)
         if most_per_source is not None and self._gate is None:
-            self._gate = ConnectionGate()
+            self._gate = ConnectionGate(prefix=self._sources.prefix)
         saturated = None if self._splicer is None else self._splicer.consider
         stream = StreamEcho(partial(self._connection_made, most_per_source), self._connection_lost, saturated)
         return Listener(reactor, sock, lambda: stream, self._limits, lambda listener, error: self._check_serving())
@@ -188,8 +190,9 @@ class EchoServer:
             gate = None
             if (self._access, buckets, total) != (None, None, None):
                 gate = DatagramGate(
-                    reactor.now, access=self._access, buckets=buckets, total=total, log_only=self._sources.log_only,
-                    spares_loopback=self._sources.udp_rate is BY_BIND, over_rate=self._over_rate,
+                    reactor.now, access=self._access, prefix=self._sources.prefix, buckets=buckets, total=total,
+                    spares_loopback=self._sources.udp_rate is BY_BIND, log_only=self._sources.log_only,
+                    over_rate=self._over_rate,
                 )  # fmt: skip
             echo = DatagramEcho(guard, self._endpoint_lost, gate, self._datagrams_dropped, loops)
             batched = None if self._plain else batch_on(reactor, sock, echo)
@@ -346,7 +349,7 @@ class EchoServer:
 
     def _over_rate(self, reason: Reason, source: bytes, count: int) -> None:
         self._datagrams_over_rate += count
-        self._drop_log.note(reason, partial(describe_source, source), count, event="over_rate")
+        self._drop_log.note(reason, partial(describe_source, source, self._sources.prefix), count, event="over_rate")
 
     def _datagrams_dropped(self, reason: str, peer: Address | None, count: int) -> None:
         self._drop_log.note(reason, partial(describe_peer, peer), count)

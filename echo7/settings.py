@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, NamedTuple, get_args
 
 from echo7.arguments import Option, metrics_address, number, one_of, seconds
 from echo7.policy.ports import DEFAULT_PORTS, SourcePorts, parse_ports
-from echo7.policy.rate import Rate, parse_rate
+from echo7.policy.rate import DEFAULT_PREFIX, Rate, SourcePrefix, parse_prefix, parse_rate
 from echo7.policy.sources import BY_BIND, ByBind
 from echo7.sockets import reuseport
 from echo7.sockets.binding import ECHO_PORT
@@ -85,15 +85,19 @@ class Settings(NamedTuple):
         "at this many, clients wait in the kernel's queue; the default is what the descriptor limit allows")] = None
     max_connections_per_source: Annotated[int | ByBind | None, Option(
         "--max-connections-per-source", number(1), "N", LIMITS, "open at once; more are closed", "a quarter",
-        "a source is one IPv4 address or one IPv6 /64; the default is a quarter of --max-connections, and no limit "
-        "where only loopback is served", none=True)] = BY_BIND
+        "the default is a quarter of --max-connections, and no limit where only loopback is served", none=True,
+    )] = BY_BIND
     udp_rate: Annotated[Rate | ByBind | None, Option(
         "--udp-rate", parse_rate, "RATE[:BURST]", LIMITS, "answers a second to a source", "10000:20000",
-        "a source is one IPv4 address or one IPv6 /64; BURST is how many answers it gets at once after a silence; by "
-        "default there is no limit for loopback, nor where only loopback is served", none=True)] = BY_BIND
+        "BURST is how many answers it gets at once after a silence; by default there is no limit for loopback, nor "
+        "where only loopback is served", none=True)] = BY_BIND
     udp_rate_total: Annotated[Rate | None, Option(
         "--udp-rate-total", parse_rate, "RATE[:BURST]", LIMITS, "answers a second to all together", "none",
         "BURST is how many answers they get at once after a silence", none=True)] = None
+    source_prefix: Annotated[SourcePrefix, Option(
+        "--source-prefix", parse_prefix, "IPV4,IPV6", LIMITS, "which addresses are one source", "32,56",
+        "addresses that have so many leading bits in common count as one source, for connections and for rates",
+    )] = DEFAULT_PREFIX
     rate_log_only: Annotated[bool, Option(
         "--rate-log-only", None, "", LIMITS, "log what exceeds a rate, but answer it")] = False
     allow: Annotated[tuple[str, ...], Option(

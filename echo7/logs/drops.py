@@ -12,6 +12,7 @@ from collections.abc import Callable
 
 from echo7.logs.log import event as log_event
 from echo7.logs.quiet import Quiet, also
+from echo7.policy.rate import DEFAULT_PREFIX, SourcePrefix
 from reactor.sockets.addresses import Address, format_address
 
 LEVEL = logging.INFO
@@ -43,10 +44,10 @@ def describe_peer(peer: Address | None) -> str:
     return "an unknown source" if peer is None else format_address(peer)
 
 
-def describe_source(source: bytes) -> str:
-    """Return a source (`rate.source_of`) as text; b"" stands for all of them."""
+def describe_source(source: bytes, prefix: SourcePrefix = DEFAULT_PREFIX) -> str:
+    """Return a source (`SourcePrefix.source_of`) as text; b"" stands for all of them."""
     if not source:
         return "all sources together"
-    if len(source) == 4:
-        return socket.inet_ntop(socket.AF_INET, source)
-    return socket.inet_ntop(socket.AF_INET6, source.ljust(16, b"\0")) + "/64"
+    host = socket.inet_ntop(socket.AF_INET if len(source) == 4 else socket.AF_INET6, source)
+    bits = prefix.bits(source)
+    return host if bits == len(source) * 8 else f"{host}/{bits}"

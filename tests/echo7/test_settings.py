@@ -11,7 +11,7 @@ import pytest
 
 from echo7 import assembly
 from echo7.policy.ports import SourcePorts
-from echo7.policy.rate import Rate
+from echo7.policy.rate import Rate, SourcePrefix
 from echo7.policy.sources import BY_BIND, SourceLimits
 from echo7.process.privileges import Identity
 from echo7.settings import ABOUT_SETTINGS, OPTIONS, Settings
@@ -38,6 +38,7 @@ ROWS = [
     Row("max_connections_per_source", "--max-connections-per-source 2", "max-connections-per-source = 2", 2),
     Row("udp_rate", "--udp-rate 100", 'udp-rate = "100:200"', Rate(100, 200)),
     Row("udp_rate_total", "--udp-rate-total 1000:5000", 'udp-rate-total = "1000:5000"', Rate(1000, 5000)),
+    Row("source_prefix", "--source-prefix 24,48", 'source-prefix = "24,48"', SourcePrefix(24, 48)),
     Row("rate_log_only", "--rate-log-only", "rate-log-only = true", True),
     Row("allow", "--allow 10.0.0.0/8 ::/0 --allow 10.0.0.1", 'allow = ["10.0.0.0/8", "::/0", "10.0.0.1"]',
         ("10.0.0.0/8", "::/0", "10.0.0.1")),
@@ -98,8 +99,9 @@ def test_defaults_are_the_documented_ones() -> None:
         hosts=(), port=7, tcp=True, udp=True, max_connections=None, allow=(), deny=(),
         max_connections_per_source=BY_BIND, udp_rate=BY_BIND, udp_rate_total=None, rate_log_only=False,
         refuse_source_ports=SourcePorts(own=True, responders=True), answer_loops=False, backlog=1024,
-        socket_buffer_bytes=None, drain_timeout_s=5.0, idle_timeout_s=None, busy_poll_s=0.0, plain=False, log_level="info", log_format="text",
-        slow_callback_s=None, metrics=None, trace=None, narrate=False, workers=1, user=None,
+        socket_buffer_bytes=None, drain_timeout_s=5.0, idle_timeout_s=None, busy_poll_s=0.0, plain=False,
+        log_level="info", log_format="text", slow_callback_s=None, metrics=None, trace=None, narrate=False,
+        workers=1, user=None, source_prefix=SourcePrefix(32, 56),
     )  # fmt: skip
     words = {option.flag: option.default for option in OPTIONS.values() if option.parse is not None}
     assert words == words | {
