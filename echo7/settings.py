@@ -87,6 +87,10 @@ class Settings(NamedTuple):
         "--max-connections-per-source", number(1), "N", LIMITS, "open at once; more are closed", "a quarter",
         "the default is a quarter of --max-connections, and no limit where only loopback is served", none=True,
     )] = BY_BIND
+    keep_silent: Annotated[bool, Option(
+        "--keep-silent", None, "", LIMITS, "when full, let new clients wait",
+        details="by default a full server closes the longest silent connection of the source with the most, if no byte "
+        "has moved there for 5 s; never where only loopback is served")] = False
     udp_rate: Annotated[Rate | ByBind | None, Option(
         "--udp-rate", parse_rate, "RATE[:BURST]", LIMITS, "answers a second to a source", "10000:20000",
         "BURST is how many answers it gets at once after a silence; by default there is no limit for loopback, nor "
@@ -111,8 +115,8 @@ class Settings(NamedTuple):
         "none, default, own, responders, 53, 6000-6100, '<1024', or several with commas; never to 0")] = DEFAULT_PORTS
     answer_loops: Annotated[bool, Option(
         "--answer-loops", None, "", LIMITS, "don't end suspected loops",
-        "by default a source that sends a datagram about a thousand times, as another echo server does, then gets no "
-        "answer for a second; a source on loopback only if its port is below 32768 or our own")] = False
+        details="by default a source that sends a datagram about a thousand times, as another echo server does, then "
+        "gets no answer for a second; a source on loopback only if its port is below 32768 or our own")] = False
     idle_timeout_s: Annotated[float | None, Option(
         "--idle-timeout", _idle_timeout, "SECONDS", LIMITS, "close connections idle this long", "none",
         "a connection is idle while no byte moves either way; RFC 862 has no timeout", none=True)] = None

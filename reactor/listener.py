@@ -29,21 +29,23 @@ class Listener:
     """A listening TCP socket on a loop. `listen_tcp` makes one.
 
     `errors` counts failures of accept(2) by errno name; `lost(listener, error)` is called if the socket breaks.
+    `room()` returns how many may be accepted now; if that is 0, it must pause the listener.
     """
 
     __slots__ = (
-        "_factory", "_limits", "_lost", "_quiet_until_s", "_reactor", "_socket",
+        "_factory", "_limits", "_lost", "_quiet_until_s", "_reactor", "_room", "_socket",
         "address", "closed", "errors", "fileno", "interest",
     )  # fmt: skip
 
     def __init__(
-        self, reactor: Reactor, sock: Socket, factory: Factory, limits: Limits = DEFAULT_LIMITS, lost: Lost = None
-    ) -> None:
+        self, reactor: Reactor, sock: Socket, factory: Factory, limits: Limits = DEFAULT_LIMITS, lost: Lost = None,
+        room: Callable[[], int] | None = None,
+    ) -> None:  # fmt: skip
         self.interest, self.closed = 0, False
         self.address: Address = sock.getsockname()  # with the port that the kernel chose for port 0
         self.errors: dict[str, int] = {}
         self._reactor, self._socket, self.fileno = reactor, reactor.observer.socket(self, sock), sock.fileno
-        self._factory, self._limits, self._lost = factory, limits, lost
+        self._factory, self._limits, self._lost, self._room = factory, limits, lost, room
         self._quiet_until_s = -math.inf
         reactor.register(self)
         reactor.set_interest(self, READ)
@@ -69,7 +71,8 @@ class Listener:
 
     def on_event(self, mask: int) -> None:
         """Accept until the queue is empty, ACCEPTS_PER_TURN is reached, or the listener is paused."""
-        for _ in range(ACCEPTS_PER_TURN):
+        most = ACCEPTS_PER_TURN if self._room is None else min(ACCEPTS_PER_TURN, self._room())
+        for _ in range(most):
             if not self.interest:
                 return
             try:

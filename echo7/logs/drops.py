@@ -38,6 +38,13 @@ class DropLog:
             text = f"{event.replace('_', ' ')}: {reason} of {name}{also(held_back)}"
             log_event(logger, LEVEL, event, text, reason=reason, source=name, held_back=held_back)
 
+    def full(self, limit: int) -> None:
+        """Log that the server has no room for more connections, if a line is due."""
+        held_back = self._quiet.ask("full", self._now())
+        if held_back is not None:
+            text = f"full: {limit:,} connections are open, new clients wait; raise --max-connections{also(held_back)}"
+            log_event(logger, logging.WARNING, "full", text, limit=limit, held_back=held_back)
+
 
 def describe_peer(peer: Address | None) -> str:
     """Return an address as text; errors from ICMP come without one."""

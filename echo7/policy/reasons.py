@@ -44,8 +44,11 @@ class Reason(enum.StrEnum):
     )  # fmt: skip
     REFUSED_GONE = "refused_gone", "the client has gone before its source could be looked up"
 
-    # --idle-timeout.
+    # --idle-timeout, and room for new clients.
     IDLE_TIMEOUT = "idle_timeout", "no byte has moved for `--idle-timeout`; closed in order"
+    IDLE_MADE_ROOM = (
+        "idle_made_room", "the server was full; the longest silent connection of the source with the most; reset",
+    )  # fmt: skip
     IDLE_STUCK = "idle_stuck", "the client has taken no pending byte for twice `--idle-timeout`; reset"
 
 

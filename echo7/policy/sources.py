@@ -57,8 +57,9 @@ class SourceLimits(NamedTuple):
     denied one. If any is allowed, all others are denied. `prefix`: which addresses count as one source. `connections`:
     open at once; more are closed at accept. `udp_rate`: answers to one source; `udp_rate_total`: to all together.
     `log_only`: count and log what is over a rate, but answer it. `ports`: the source ports that get no answer (see
-    `ports.py`). `answer_loops`: answer suspected loops, too (see `loops.py`). BY_BIND: see there; sources on loopback
-    then have no `udp_rate`.
+    `ports.py`). `answer_loops`: answer suspected loops, too (see `loops.py`). `keep_silent`: a full server
+    closes no silent connection to make room (see `crowd.py`). BY_BIND: see there; sources on loopback then have no
+    `udp_rate`.
     """
 
     allow: tuple[str, ...] = ()
@@ -70,6 +71,7 @@ class SourceLimits(NamedTuple):
     ports: SourcePorts = DEFAULT_PORTS
     answer_loops: bool = False
     prefix: SourcePrefix = DEFAULT_PREFIX
+    keep_silent: bool = True
 
     def access(self) -> Access | None:
         """Return which sources may use the service, None for all. Raise ValueError for an invalid network."""
