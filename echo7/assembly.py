@@ -112,6 +112,9 @@ def max_connections(settings: Settings, descriptors: int) -> int:
 
 def connections_possible(settings: Settings, descriptors: int) -> int:
     """Return how many connections the descriptors of one process allow."""
+    if settings.metrics is not None:
+        # and two for the reserve itself
+        descriptors -= limits.page_places(descriptors) + 2
     return limits.default_max_connections(descriptors, 0 if settings.plain else limits.default_pipes(descriptors))
 
 

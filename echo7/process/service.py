@@ -253,8 +253,9 @@ class Single:
             from echo7.metrics.service import serve_metrics
 
             with self._service.optional():
+                places = limits.page_places(self._service.descriptors)
                 self._metrics = serve_metrics(
-                    self._reactor, self._settings.metrics, self._server, self._service.handler
+                    self._reactor, self._settings.metrics, self._server, self._service.handler, places
                 )
 
     def start(self) -> None:
