@@ -124,8 +124,8 @@ class Settings(NamedTuple):
         "--backlog", number(1, 2**31 - 1), "N", LIMITS, "clients that may wait for accept",
         details="the length of the kernel's queue")] = BACKLOG
     socket_buffer_bytes: Annotated[int | None, Option(
-        "--socket-buffer", number(1024, 2**30), "BYTES", LIMITS, "cap each kernel buffer", "automatic",
-        "this caps the receive and the send buffer of each socket; the default is the kernel's own tuning")] = None
+        "--socket-buffer", number(1024, 2**30), "BYTES", LIMITS, "cap buffers of connections", "automatic",
+        "this caps the receive and the send buffer of each connection; the default is the kernel's tuning")] = None
 
     drain_timeout_s: Annotated[float, Option(
         "--drain-timeout", seconds, "SECONDS", OPERATION, "on stop, deliver for up to this long",
