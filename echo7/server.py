@@ -87,7 +87,7 @@ class EchoServer:
     `plain`: use no fast path: one datagram for each system call, and no pipes.
     `max_connections`: at that many, clients wait in the kernel's queue (None: no limit but the descriptors).
     `connections_possible`: how many the descriptors allow, to be reported.
-    `socket_buffer_bytes`: caps the kernel's memory per TCP client (SO_RCVBUF, SO_SNDBUF). `drain_timeout_s`: see `stop`.
+    `socket_buffer_bytes`: caps the kernel's memory per TCP client (SO_RCVBUF, SO_SNDBUF). `drain_timeout_s`: `stop`.
     `idle_timeout_s`: close a connection when no byte has moved for this long, either way (None: never).
     `sources`: which sources are served, and how much one source may have.
     `pipes`: how many bulk connections at once may use splice(2), which doesn't copy (two descriptors each; Linux).

@@ -1,8 +1,8 @@
 """Datagram: one UDP socket, many peers, none of which can harm another.
 
 Law: an error of one datagram is counted, the datagram is dropped, and the service goes on. A turn receives a bounded
-number. If the kernel's send buffer is full, one datagram is held, and nothing is received until it is sent. An answer
-leaves from the address that the request was sent to, the `path` (RFC 1122 §4.1.3.5).
+number. If the kernel's send buffer is full, one datagram is held for a moment (`congestion.py`), and none is received
+meanwhile. An answer leaves from the address that the request was sent to, the `path` (RFC 1122 §4.1.3.5).
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import socket
 
 from reactor.buffer import Bytes
+from reactor.congestion import Congestion
 from reactor.limits import DATAGRAM_BYTES, DATAGRAMS_PER_TURN
 from reactor.loop import READ, WRITE, Reactor
 from reactor.sockets.addresses import Address
@@ -19,7 +20,7 @@ from reactor.sockets.pktinfo import MSG_TRUNC, Control, path_of, receiver, reply
 # Drop reasons of an endpoint. The last two are followed by the name of an errno: `send_EPERM`.
 BUSY, TRUNCATED, CALLBACK, SEND, RECEIVE = "busy", "truncated", "callback", "send_", "receive_"
 DROP_REASONS = {
-    BUSY: "an earlier datagram was still held for the kernel's send buffer, or was held when the endpoint closed",
+    BUSY: "the kernel's send buffer stayed full, or an earlier datagram was held for it, or the endpoint closed",
     TRUNCATED: "the datagram was larger than the buffer for it",
     CALLBACK: "the protocol's callback raised an exception",
     SEND: "the kernel refused to send: a firewall (EPERM), no route, no buffer",
@@ -50,8 +51,8 @@ class Datagram:
     """
 
     __slots__ = (
-        "_held", "_reactor", "_receive", "_socket", "address", "bytes_received", "bytes_sent",
-        "closed", "datagrams_received", "datagrams_sent", "drops", "fileno", "interest", "protocol",
+        "_congestion", "_held", "_reactor", "_receive", "_socket", "address", "bytes_received",
+        "bytes_sent", "closed", "datagrams_received", "datagrams_sent", "drops", "fileno", "interest", "protocol",
     )  # fmt: skip
 
     def __init__(self, reactor: Reactor, sock: socket.socket, protocol: DatagramProtocol) -> None:
@@ -63,6 +64,7 @@ class Datagram:
         self._socket = reactor.observer.socket(self, sock)
         self._receive = receiver(self._socket)
         self._held: tuple[bytes, Address | None, bytes] | None = None  # for a full send buffer
+        self._congestion = Congestion(reactor, lambda: self.on_event(WRITE))
         reactor.register(self)
         reactor.set_interest(self, READ)
 
@@ -81,13 +83,14 @@ class Datagram:
                 sent = self._socket.sendto(data, destination)
             else:
                 sent = self._socket.send(data)
-        except WOULD_BLOCK:
-            self._held = (bytes(data), destination, path)  # a copy: the sender may reuse its memory
-            self._reactor.tell("buffer", self, before=0, after=len(data))
-            self._reactor.set_interest(self, WRITE)
-            return True
         except OSError as error:
-            self.drop(SEND + errno_name(error), destination)
+            is_full = isinstance(error, WOULD_BLOCK)
+            if is_full and self._congestion.waits():
+                self._held = (bytes(data), destination, path)  # a copy: the sender may reuse its memory
+                self._reactor.tell("buffer", self, before=0, after=len(data))
+                self._reactor.set_interest(self, WRITE)
+                return True
+            self.drop(BUSY if is_full else SEND + errno_name(error), destination)
             self._reactor.guard(self.protocol.error_received, self, error)
             return False
         self.datagrams_sent += 1
@@ -110,6 +113,7 @@ class Datagram:
         if self.closed:
             return
         self.closed = True
+        self._congestion.is_over()
         if self._held is not None:
             self.drop(BUSY, self._held[1])
         self._reactor.unregister(self, error)
@@ -125,6 +129,7 @@ class Datagram:
             self._reactor.tell("buffer", self, before=len(held[0]), after=0)
             self.send(*held)
             if self._held is None and not self.closed:
+                self._congestion.is_over()
                 self._reactor.set_interest(self, READ)
             return
         for _ in range(DATAGRAMS_PER_TURN):

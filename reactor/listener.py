@@ -71,8 +71,7 @@ class Listener:
 
     def on_event(self, mask: int) -> None:
         """Accept until the queue is empty, ACCEPTS_PER_TURN is reached, or the listener is paused."""
-        most = ACCEPTS_PER_TURN if self._room is None else min(ACCEPTS_PER_TURN, self._room())
-        for _ in range(most):
+        for _ in range(ACCEPTS_PER_TURN if self._room is None else min(ACCEPTS_PER_TURN, self._room())):
             if not self.interest:
                 return
             try:
