@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from echo7.logs import report
 from echo7.policy.sources import SourceLimits
 from echo7.process import limits
 from echo7.server import EchoServer
@@ -19,6 +20,8 @@ from reactor.loop import Reactor
 
 if TYPE_CHECKING:
     from echo7.tracing import Tracing
+
+AMPLE_CONNECTIONS = 256
 
 
 def new_reactor(settings: Settings, tracing: Tracing | None = None) -> Reactor:
@@ -71,6 +74,7 @@ def new_server(settings: Settings, descriptors: int, failed: Callable[[], object
         plain=settings.plain,
         pipes=limits.default_pipes(descriptors),
         max_connections=max_connections(settings, descriptors),
+        connections_possible=connections_possible(settings, descriptors),
         drain_timeout_s=settings.drain_timeout_s,
         idle_timeout_s=settings.idle_timeout_s,
         sources=source_limits(settings),
@@ -90,6 +94,7 @@ def import_parts(settings: Settings) -> None:
         "reactor.observe.watch": settings.slow_callback_s is not None or settings.metrics is not None,
         "reactor.observe.snapshot": True,
         "echo7.metrics.snapshot": settings.metrics is not None,
+        "echo7.policy.crowd": settings.tcp and not settings.keep_silent,
         "echo7.policy.idle": settings.idle_timeout_s is not None,
     }
     for name in [name for name, is_wanted in wanted.items() if is_wanted]:
@@ -102,7 +107,23 @@ def max_connections(settings: Settings, descriptors: int) -> int:
     """Return how many connections one process may have."""
     if settings.max_connections is not None:
         return -(-settings.max_connections // settings.workers)
+    return connections_possible(settings, descriptors)
+
+
+def connections_possible(settings: Settings, descriptors: int) -> int:
+    """Return how many connections the descriptors of one process allow."""
+    if settings.metrics is not None:
+        # and two for the reserve itself
+        descriptors -= limits.page_places(descriptors) + 2
     return limits.default_max_connections(descriptors, 0 if settings.plain else limits.default_pipes(descriptors))
+
+
+def log_limits(settings: Settings, descriptors: int, is_local: bool) -> None:
+    """Log how many connections all processes together may have. Ample room for loopback alone is no news."""
+    possible = connections_possible(settings, descriptors) * settings.workers
+    wanted = settings.max_connections or possible
+    if settings.tcp and not (is_local and possible >= max(wanted, AMPLE_CONNECTIONS)):
+        report.log_limits(wanted, possible)
 
 
 def source_limits(settings: Settings) -> SourceLimits:
@@ -115,4 +136,7 @@ def source_limits(settings: Settings) -> SourceLimits:
         udp_rate_total=settings.udp_rate_total,
         log_only=settings.rate_log_only,
         ports=settings.refuse_source_ports,
+        prefix=settings.source_prefix,
+        keep_silent=settings.keep_silent,
+        answer_loops=settings.answer_loops,
     ).share(settings.workers)

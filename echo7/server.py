@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from echo7.logs.drops import DropLog, describe_peer, describe_source
 from echo7.policy.echo import DatagramEcho, StreamEcho
 from echo7.policy.guard import Guard
+from echo7.policy.loops import LoopWatch
 from echo7.policy.rate import Rate, SourceBuckets
 from echo7.policy.reasons import ACCEPT, Reason
 from echo7.policy.sources import BY_BIND, NO_LIMITS, ConnectionGate, DatagramGate, SourceLimits
@@ -26,15 +27,18 @@ from reactor.connection import Connection
 from reactor.datagram import Datagram
 from reactor.fastpath.batch import Endpoint, batch_on
 from reactor.fastpath.splice import MOST_PIPES, Splicer, pipes_on
-from reactor.limits import BACKLOG, Limits
+from reactor.limits import ACCEPTS_PER_TURN, BACKLOG, Limits
 from reactor.listener import Listener
 from reactor.loop import WRITE, Reactor
 from reactor.sockets.addresses import Address, format_address, pack_host
 from reactor.timers import Timer
 
 if TYPE_CHECKING:
+    from echo7.policy.crowd import Crowd
     from echo7.policy.idle import IdleWatch
 
+# A full server looks so often for a connection that makes room.
+ROOM_RETRY_S = 1.0
 # A retiring server tries so often to send the answers that the kernel had no room for.
 HELD_RETRY_S, HELD_TRIES = 0.01, 100
 
@@ -82,7 +86,8 @@ class EchoServer:
     `hosts`: addresses, names, `*`; none means loopback, IPv4 and IPv6. `port`: 0 takes one free number for all.
     `plain`: use no fast path: one datagram for each system call, and no pipes.
     `max_connections`: at that many, clients wait in the kernel's queue (None: no limit but the descriptors).
-    `socket_buffer_bytes`: caps the kernel's memory per socket (SO_RCVBUF, SO_SNDBUF). `drain_timeout_s`: see `stop`.
+    `connections_possible`: how many the descriptors allow, to be reported.
+    `socket_buffer_bytes`: caps the kernel's memory per TCP client (SO_RCVBUF, SO_SNDBUF). `drain_timeout_s`: `stop`.
     `idle_timeout_s`: close a connection when no byte has moved for this long, either way (None: never).
     `sources`: which sources are served, and how much one source may have.
     `pipes`: how many bulk connections at once may use splice(2), which doesn't copy (two descriptors each; Linux).
@@ -98,6 +103,7 @@ class EchoServer:
         udp: bool = True,
         plain: bool = False,
         max_connections: int | None = None,
+        connections_possible: int | None = None,
         backlog: int = BACKLOG,
         socket_buffer_bytes: int | None = None,
         drain_timeout_s: float = 5.0,
@@ -117,6 +123,9 @@ class EchoServer:
         )
         self._plain, self._pipes = plain, 0 if plain else pipes
         self._max_connections, self._idle_timeout_s = max_connections, idle_timeout_s
+        # as configured, and no more than the descriptors allow; 0: no limit
+        limits = [limit for limit in (max_connections, connections_possible) if limit is not None]
+        self.connection_limits = max_connections or 0, min(limits, default=0)
         self._drain_timeout_s, self._limits = drain_timeout_s, Limits(linger_timeout_s=drain_timeout_s)
         self._sources, self._access = sources, sources.access()
         self._failed = failed
@@ -127,8 +136,13 @@ class EchoServer:
         self._clients: dict[Connection, bytes] = {}
         self._splicer: Splicer | None = None
         self._idle: IdleWatch | None = None
+        # None: no silent connection makes room
+        self._crowd: Crowd | None = None
+        self._room_timer: Timer | None = None
         # None: no connection is refused
-        self._gate: ConnectionGate | None = None if self._access is None else ConnectionGate(self._access)
+        self._gate: ConnectionGate | None = (
+            None if self._access is None else ConnectionGate(self._access, sources.prefix)
+        )
         # `counters` adds the bytes of open connections
         self._accepted = self._bytes_received = self._bytes_sent = self._datagrams_over_rate = 0
         self._drops: dict[str, int] = {}
@@ -160,19 +174,29 @@ class EchoServer:
             from echo7.policy.idle import IdleWatch
 
             self._idle = IdleWatch(reactor, self._idle_timeout_s, self._drop_connection)
+        if not (self._sources.keep_silent or self._max_connections is None or all(map(on_loopback, bound.tcp))):
+            # imported only when other machines can fill the server
+            from echo7.policy.crowd import Crowd
+
+            self._crowd = Crowd(reactor)
         self._listeners = [self._serve_connections(reactor, sock) for sock in bound.tcp]
         self._endpoints = self._serve_datagrams(reactor, bound)
 
     def _serve_connections(self, reactor: Reactor, sock: socket.socket) -> Listener:
         most_per_source = self._sources.connections_on(on_loopback(sock), self._max_connections)
-        if most_per_source is not None and self._gate is None:
-            self._gate = ConnectionGate()
+        if (self._crowd is not None or most_per_source is not None) and self._gate is None:
+            self._gate = ConnectionGate(prefix=self._sources.prefix)
         saturated = None if self._splicer is None else self._splicer.consider
         stream = StreamEcho(partial(self._connection_made, most_per_source), self._connection_lost, saturated)
-        return Listener(reactor, sock, lambda: stream, self._limits, lambda listener, error: self._check_serving())
+        room = (lambda: ACCEPTS_PER_TURN) if self._crowd is None else partial(self._room, self._crowd)
+        return Listener(
+            reactor, sock, lambda: stream, self._limits, lambda listener, error: self._check_serving(), room
+        )
 
     def _serve_datagrams(self, reactor: Reactor, bound: Bound) -> list[Endpoint]:
-        guard = Guard((sock.getsockname()[1] for sock in bound.sockets), self._sources.ports)
+        own_ports = {sock.getsockname()[1] for sock in bound.sockets}
+        guard = Guard(own_ports, self._sources.ports)
+        loops = None if self._sources.answer_loops else LoopWatch(reactor.now, own_ports)
         # one table for all sockets: a source is the same on each
         tables: dict[Rate, SourceBuckets] = {}
         total = self._sources.udp_rate_total and SourceBuckets(self._sources.udp_rate_total, 1)
@@ -185,10 +209,11 @@ class EchoServer:
             gate = None
             if (self._access, buckets, total) != (None, None, None):
                 gate = DatagramGate(
-                    reactor.now, access=self._access, buckets=buckets, total=total, log_only=self._sources.log_only,
-                    spares_loopback=self._sources.udp_rate is BY_BIND, over_rate=self._over_rate,
+                    reactor.now, access=self._access, prefix=self._sources.prefix, buckets=buckets, total=total,
+                    spares_loopback=self._sources.udp_rate is BY_BIND, log_only=self._sources.log_only,
+                    over_rate=self._over_rate,
                 )  # fmt: skip
-            echo = DatagramEcho(guard, self._endpoint_lost, gate, self._datagrams_dropped)
+            echo = DatagramEcho(guard, self._endpoint_lost, gate, self._datagrams_dropped, loops)
             batched = None if self._plain else batch_on(reactor, sock, echo)
             endpoints.append(batched or Datagram(reactor, sock, echo))
         return endpoints
@@ -310,12 +335,41 @@ class EchoServer:
             logger.debug("connection from %s", describe_peer(peer))
         self._accepted += 1
         self._clients[connection] = source
-        if len(self._clients) == self._max_connections:
-            for listener in self._listeners:
-                listener.pause()
+        if self._crowd is not None:
+            self._crowd.enter(connection, source)
+        elif len(self._clients) == self._max_connections:
+            self._rest()
+
+    def _room(self, crowd: Crowd) -> int:
+        """Return how many clients may be accepted. A client waits: if the server is full, close a silent connection."""
+        free = (self._max_connections or 0) - len(self._clients)
+        if free > 0:
+            return free
+        silent = crowd.longest_silent()
+        if silent is None:
+            self._rest()
+            if self._room_timer is None:
+                self._room_timer = self._running_on().call_later(ROOM_RETRY_S, self._look_again)
+            return 0
+        if not silent.closed:
+            self._drop_connection(silent, Reason.IDLE_MADE_ROOM)
+            silent.abort()
+        self._connection_lost(silent, None)
+        return 1
+
+    def _look_again(self) -> None:
+        self._room_timer = None
+        for listener in self._listeners:
+            listener.resume()
+
+    def _rest(self) -> None:
+        """Accept nobody until a connection is lost."""
+        for listener in self._listeners:
+            listener.pause()
+        self._drop_log.full(len(self._clients))
 
     def _connection_lost(self, connection: Connection, error: Exception | None) -> None:
-        # refused by the gate
+        # refused by the gate, or it has made room
         if connection not in self._clients:
             return
         if self._debug:
@@ -331,6 +385,8 @@ class EchoServer:
             for listener in self._listeners:
                 listener.resume()
         source = self._clients.pop(connection)
+        if self._crowd is not None:
+            self._crowd.leave(connection, source)
         if source and self._gate is not None:
             self._gate.leave(source)
         if self._idle is not None:
@@ -343,7 +399,7 @@ class EchoServer:
 
     def _over_rate(self, reason: Reason, source: bytes, count: int) -> None:
         self._datagrams_over_rate += count
-        self._drop_log.note(reason, partial(describe_source, source), count, event="over_rate")
+        self._drop_log.note(reason, partial(describe_source, source, self._sources.prefix), count, event="over_rate")
 
     def _datagrams_dropped(self, reason: str, peer: Address | None, count: int) -> None:
         self._drop_log.note(reason, partial(describe_peer, peer), count)

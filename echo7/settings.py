@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, NamedTuple, get_args
 
 from echo7.arguments import Option, metrics_address, number, one_of, seconds
 from echo7.policy.ports import DEFAULT_PORTS, SourcePorts, parse_ports
-from echo7.policy.rate import Rate, parse_rate
+from echo7.policy.rate import DEFAULT_PREFIX, Rate, SourcePrefix, parse_prefix, parse_rate
 from echo7.policy.sources import BY_BIND, ByBind
 from echo7.sockets import reuseport
 from echo7.sockets.binding import ECHO_PORT
@@ -85,15 +85,23 @@ class Settings(NamedTuple):
         "at this many, clients wait in the kernel's queue; the default is what the descriptor limit allows")] = None
     max_connections_per_source: Annotated[int | ByBind | None, Option(
         "--max-connections-per-source", number(1), "N", LIMITS, "open at once; more are closed", "a quarter",
-        "a source is one IPv4 address or one IPv6 /64; the default is a quarter of --max-connections, and no limit "
-        "where only loopback is served", none=True)] = BY_BIND
+        "the default is a quarter of --max-connections, and no limit where only loopback is served", none=True,
+    )] = BY_BIND
+    keep_silent: Annotated[bool, Option(
+        "--keep-silent", None, "", LIMITS, "when full, let new clients wait",
+        details="by default a full server closes the longest silent connection of the source with the most, if no byte "
+        "has moved there for 5 s; never where only loopback is served")] = False
     udp_rate: Annotated[Rate | ByBind | None, Option(
         "--udp-rate", parse_rate, "RATE[:BURST]", LIMITS, "answers a second to a source", "10000:20000",
-        "a source is one IPv4 address or one IPv6 /64; BURST is how many answers it gets at once after a silence; by "
-        "default there is no limit for loopback, nor where only loopback is served", none=True)] = BY_BIND
+        "BURST is how many answers it gets at once after a silence; by default there is no limit for loopback, nor "
+        "where only loopback is served", none=True)] = BY_BIND
     udp_rate_total: Annotated[Rate | None, Option(
         "--udp-rate-total", parse_rate, "RATE[:BURST]", LIMITS, "answers a second to all together", "none",
         "BURST is how many answers they get at once after a silence", none=True)] = None
+    source_prefix: Annotated[SourcePrefix, Option(
+        "--source-prefix", parse_prefix, "IPV4,IPV6", LIMITS, "which addresses are one source", "32,56",
+        "addresses that have so many leading bits in common count as one source, for connections and for rates",
+    )] = DEFAULT_PREFIX
     rate_log_only: Annotated[bool, Option(
         "--rate-log-only", None, "", LIMITS, "log what exceeds a rate, but answer it")] = False
     allow: Annotated[tuple[str, ...], Option(
@@ -105,6 +113,10 @@ class Settings(NamedTuple):
     refuse_source_ports: Annotated[SourcePorts, Option(
         "--refuse-source-ports", parse_ports, "PORTS", LIMITS, "no UDP answers to them", "own,responders",
         "none, default, own, responders, 53, 6000-6100, '<1024', or several with commas; never to 0")] = DEFAULT_PORTS
+    answer_loops: Annotated[bool, Option(
+        "--answer-loops", None, "", LIMITS, "don't end suspected loops",
+        details="by default a source that sends a datagram about a thousand times, as another echo server does, then "
+        "gets no answer for a second; a source on loopback only if its port is below 32768 or our own")] = False
     idle_timeout_s: Annotated[float | None, Option(
         "--idle-timeout", _idle_timeout, "SECONDS", LIMITS, "close connections idle this long", "none",
         "a connection is idle while no byte moves either way; RFC 862 has no timeout", none=True)] = None
@@ -112,8 +124,8 @@ class Settings(NamedTuple):
         "--backlog", number(1, 2**31 - 1), "N", LIMITS, "clients that may wait for accept",
         details="the length of the kernel's queue")] = BACKLOG
     socket_buffer_bytes: Annotated[int | None, Option(
-        "--socket-buffer", number(1024, 2**30), "BYTES", LIMITS, "cap each kernel buffer", "automatic",
-        "this caps the receive and the send buffer of each socket; the default is the kernel's own tuning")] = None
+        "--socket-buffer", number(1024, 2**30), "BYTES", LIMITS, "cap buffers of connections", "automatic",
+        "this caps the receive and the send buffer of each connection; the default is the kernel's tuning")] = None
 
     drain_timeout_s: Annotated[float, Option(
         "--drain-timeout", seconds, "SECONDS", OPERATION, "on stop, deliver for up to this long",

@@ -1,8 +1,8 @@
 """Datagram: one UDP socket, many peers, none of which can harm another.
 
 Law: an error of one datagram is counted, the datagram is dropped, and the service goes on. A turn receives a bounded
-number. If the kernel's send buffer is full, one datagram is held, and nothing is received until it is sent. An answer
-leaves from the address that the request was sent to, the `path` (RFC 1122 §4.1.3.5).
+number. If the kernel's send buffer is full, one datagram is held for a moment, and none is received meanwhile
+(`sockets/congestion.py`). An answer leaves from the address that was asked, the `path` (RFC 1122 §4.1.3.5).
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from reactor.buffer import Bytes
 from reactor.limits import DATAGRAM_BYTES, DATAGRAMS_PER_TURN
 from reactor.loop import READ, WRITE, Reactor
 from reactor.sockets.addresses import Address
+from reactor.sockets.congestion import Congestion
 from reactor.sockets.errors import BUSY, CALLBACK, RECEIVE, SEND, TRUNCATED, WOULD_BLOCK, errno_name
 from reactor.sockets.pktinfo import MSG_TRUNC, Control, path_of, receiver, reply_control
 
@@ -37,7 +38,7 @@ class Datagram:
     """A UDP socket on a loop, bound and non-blocking. `open_udp` makes one. `drops` counts by reason."""
 
     __slots__ = (
-        "_held", "_reactor", "_receive", "_socket", "address", "bytes_received", "bytes_sent", "closed",
+        "_congestion", "_held", "_reactor", "_receive", "_socket", "address", "bytes_received", "bytes_sent", "closed",
         "datagrams_received", "datagrams_sent", "detach", "drops", "fileno", "interest", "protocol",
     )  # fmt: skip
 
@@ -51,6 +52,7 @@ class Datagram:
         self._socket = reactor.observer.socket(self, sock)
         self._receive = receiver(self._socket)
         self._held: tuple[bytes, Address | None, bytes] | None = None  # for a full send buffer
+        self._congestion = Congestion(reactor.now, reactor.call_later, lambda: self.on_event(WRITE))
         reactor.register(self)
         reactor.set_interest(self, READ)
 
@@ -69,13 +71,14 @@ class Datagram:
                 sent = self._socket.sendto(data, destination)
             else:
                 sent = self._socket.send(data)
-        except WOULD_BLOCK:
-            self._held = (bytes(data), destination, path)  # a copy: the sender may reuse its memory
-            self._reactor.tell("buffer", self, before=0, after=len(data))
-            self._reactor.set_interest(self, WRITE)
-            return True
         except OSError as error:
-            self.drop(SEND + errno_name(error), destination)
+            is_full = isinstance(error, WOULD_BLOCK)
+            if is_full and self._congestion.waits():
+                self._held = (bytes(data), destination, path)  # a copy: the sender may reuse its memory
+                self._reactor.tell("buffer", self, before=0, after=len(data))
+                self._reactor.set_interest(self, WRITE)
+                return True
+            self.drop(BUSY if is_full else SEND + errno_name(error), destination)
             self._reactor.guard(self.protocol.error_received, self, error)
             return False
         self.datagrams_sent += 1
@@ -98,6 +101,7 @@ class Datagram:
         if self.closed:
             return
         self.closed = True
+        self._congestion.is_over()
         self._reactor.unregister(self, error)
         self._socket.close()
         self._reactor.call_soon(self.protocol.endpoint_lost, self, error)
@@ -113,6 +117,8 @@ class Datagram:
             self._reactor.tell("buffer", self, before=len(held[0]), after=0)
             self._reactor.set_interest(self, READ)
             self.send(*held)
+            if self._held is None:
+                self._congestion.is_over()
             return
         failures = 0
         for _ in range(DATAGRAMS_PER_TURN):
@@ -124,8 +130,10 @@ class Datagram:
                 return
             except OSError as error:
                 failures += 1
-                if not self._goes_on_after(error, failures):
+                self.drop(RECEIVE + errno_name(error))
+                if not self._reactor.goes_on_after(self, error, failures):
                     return
+                self._reactor.guard(self.protocol.error_received, self, error)
             else:
                 self._deliver(data, control, flags, source)
 
@@ -140,10 +148,3 @@ class Datagram:
         except Exception as error:
             self.drop(CALLBACK, source)
             self._reactor.callback_failed(error)
-
-    def _goes_on_after(self, error: OSError, failures: int) -> bool:
-        self.drop(RECEIVE + errno_name(error))
-        goes_on = self._reactor.goes_on_after(self, error, failures)
-        if goes_on:
-            self._reactor.guard(self.protocol.error_received, self, error)
-        return goes_on

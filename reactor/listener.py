@@ -28,19 +28,21 @@ class Listener:
     """A listening TCP socket on a loop. `listen_tcp` makes one. `lost(listener, error)` is called if it breaks."""
 
     __slots__ = (
-        "_factory", "_limits", "_lost", "_quiet_until_s", "_reactor", "_socket",
+        "_factory", "_limits", "_lost", "_quiet_until_s", "_reactor", "_room", "_socket",
         "address", "closed", "detach", "errors", "fileno", "interest",
     )  # fmt: skip
 
     def __init__(
-        self, reactor: Reactor, sock: Socket, factory: Factory, limits: Limits = DEFAULT_LIMITS, lost: Lost = None
-    ) -> None:
+        self, reactor: Reactor, sock: Socket, factory: Factory, limits: Limits = DEFAULT_LIMITS, lost: Lost = None,
+        room: Callable[[], int] = lambda: ACCEPTS_PER_TURN,
+    ) -> None:  # fmt: skip
         self.interest, self.closed = 0, False
         self.address: Address = sock.getsockname()  # with the port that the kernel chose for port 0
         self.errors: dict[str, int] = {}  # of accept(2), by errno name
         self._reactor, self._socket = reactor, reactor.observer.socket(self, sock)
         self.fileno, self.detach = sock.fileno, sock.detach
         self._factory, self._limits, self._lost = factory, limits, lost
+        self._room = room  # how many may be accepted now; if none, it has paused the listener
         self._quiet_until_s = -math.inf
         reactor.register(self)
         reactor.set_interest(self, READ)
@@ -67,7 +69,7 @@ class Listener:
     def on_event(self, mask: int) -> None:
         """Accept until the queue is empty, ACCEPTS_PER_TURN is reached, or the listener is paused."""
         failures = 0
-        for _ in range(ACCEPTS_PER_TURN):
+        for _ in range(min(ACCEPTS_PER_TURN, self._room())):
             if not self.interest:
                 return
             try:

@@ -1,9 +1,8 @@
 """Timers: a heap of (deadline, sequence, timer). Pure: the time comes in as a number.
 
 Law: a turn fires only timers that were set before its step 4, so timers can't starve I/O. Each leaves the heap just
-before it fires, so none is lost if a callback ends the run. Equal deadlines fire in the order of setting. Every step is
-bounded: a cancelled timer stays until it is due, or until cancelled timers outnumber the live ones; then each `cancel`
-moves a few entries to a new heap.
+before it fires, so none is lost if a callback ends the run. Equal deadlines fire in the order of setting. A cancelled
+timer stays until it is due, or until these outnumber the live ones: then each `cancel` moves a few to a new heap.
 """
 
 import heapq

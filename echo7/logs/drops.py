@@ -12,6 +12,7 @@ from collections.abc import Callable
 
 from echo7.logs.log import event as log_event
 from echo7.logs.quiet import Quiet, also
+from echo7.policy.rate import DEFAULT_PREFIX, SourcePrefix
 from reactor.sockets.addresses import Address, format_address
 
 LEVEL = logging.INFO
@@ -37,16 +38,23 @@ class DropLog:
             text = f"{event.replace('_', ' ')}: {reason} of {name}{also(held_back)}"
             log_event(logger, LEVEL, event, text, reason=reason, source=name, held_back=held_back)
 
+    def full(self, limit: int) -> None:
+        """Log that the server has no room for more connections, if a line is due."""
+        held_back = self._quiet.ask("full", self._now())
+        if held_back is not None:
+            text = f"full: {limit:,} connections are open, new clients wait; raise --max-connections{also(held_back)}"
+            log_event(logger, logging.WARNING, "full", text, limit=limit, held_back=held_back)
+
 
 def describe_peer(peer: Address | None) -> str:
     """Return an address as text; errors from ICMP come without one."""
     return "an unknown source" if peer is None else format_address(peer)
 
 
-def describe_source(source: bytes) -> str:
-    """Return a source (`rate.source_of`) as text; b"" stands for all of them."""
+def describe_source(source: bytes, prefix: SourcePrefix = DEFAULT_PREFIX) -> str:
+    """Return a source (`SourcePrefix.source_of`) as text; b"" stands for all of them."""
     if not source:
         return "all sources together"
-    if len(source) == 4:
-        return socket.inet_ntop(socket.AF_INET, source)
-    return socket.inet_ntop(socket.AF_INET6, source.ljust(16, b"\0")) + "/64"
+    host = socket.inet_ntop(socket.AF_INET if len(source) == 4 else socket.AF_INET6, source)
+    bits = prefix.bits(source)
+    return host if bits == len(source) * 8 else f"{host}/{bits}"

@@ -38,6 +38,16 @@ def log_addresses(addresses: Iterable[ServingAddress]) -> None:
         log.event(logger, logging.INFO, "listening", f"listening on {transport} {text}", **fields)
 
 
+def log_limits(wanted: int, possible: int) -> None:
+    """Log how many connections may be open, and whether the descriptors allow that."""
+    limit = min(wanted, possible)
+    text, level = f"limits: up to {limit:,} connections at once", logging.INFO
+    if wanted > possible:
+        text = f"{text}, not {wanted:,}: the limit of open descriptors is too low; raise it ('ulimit -n')"
+        level = logging.WARNING
+    log.event(logger, level, "limits", text, connections=limit, wanted=wanted)
+
+
 def write_counters(name: str, counters: Counters, log_lines_dropped: int) -> None:
     """Log what the service has done so far."""
     text = f"{name}: {describe(counters)}, {log_lines_dropped} log lines dropped"

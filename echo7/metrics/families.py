@@ -43,7 +43,7 @@ COUNTERS: Sequence[tuple[str, str, str, Callable[[Snapshot], Values]]] = (
     ("connections", "Connections accepted", "", lambda s: s.counters.connections),
     ("connections_refused", "Failed calls of accept(2), and refused clients", "reason",
      lambda s: drops(s, *REFUSED)),
-    ("connections_dropped", "Connections closed because they were idle", "reason", lambda s: drops(s, *IDLE)),
+    ("connections_dropped", "Connections closed because they were idle or silent", "reason", lambda s: drops(s, *IDLE)),
     ("received_bytes", "Bytes of payload received", "transport",
      lambda s: {"tcp": s.counters.tcp_bytes_received, "udp": s.counters.udp_bytes_received}),
     ("sent_bytes", "Bytes of payload sent back", "transport",
@@ -58,6 +58,10 @@ COUNTERS: Sequence[tuple[str, str, str, Callable[[Snapshot], Values]]] = (
 )  # fmt: skip
 GAUGES: Sequence[tuple[str, str, str, Callable[[Snapshot], Values]]] = (
     ("connections_open", "Open connections", "", lambda s: s.counters.connections_open),
+    ("connections_limit", "Connections that may be open (--max-connections); 0: no limit", "",
+     lambda s: s.gauges.connections_limit),
+    ("connections_limit_effective", "Connections that may be open and that the limit of descriptors allows", "",
+     lambda s: s.gauges.connections_possible),
     ("connections_held", "Open connections under backpressure: not read from until their clients read", "",
      lambda s: s.gauges.connections_held),
     ("listeners_paused", "Listening sockets that don't accept, because of the limit or of a shortage", "reason",

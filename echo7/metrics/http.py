@@ -3,12 +3,15 @@
     data ─► h11 ─► a request? ─► its page, or 400, 404, 405, 431 ─► close
 
 Law: a client costs the service almost nothing. A connection carries one request and one answer; further bytes are
-dropped. A connection lives at most LIFE_S, a request has at most REQUEST_BYTES, and above MOST_CLIENTS the oldest
-connection is reset. A page that is costly to make is kept for FRESH_S.
+dropped. A connection lives at most LIFE_S, a request has at most REQUEST_BYTES. Above the number of places, the oldest
+connection of the host with the most is reset. But each connection is read from first, so a client that sends its
+request at once gets its page, however many others come. A page that is costly to make is kept for FRESH_S.
 """
 
 from __future__ import annotations
 
+import collections
+import contextlib
 import http
 import math
 from collections.abc import Callable, Mapping
@@ -21,11 +24,11 @@ from reactor.limits import Limits
 from reactor.loop import Reactor
 from reactor.timers import Timer
 
-MOST_CLIENTS = 8  # within the reserved descriptors
 LIFE_S = 10.0
 REQUEST_BYTES = 8192
 FRESH_S = 0.1
 LIMITS = Limits(receive_bytes=4096, linger_timeout_s=1.0)
+METHODS = (b"GET", b"HEAD", b"OPTIONS")
 PLAIN = "text/plain; charset=utf-8"
 
 
@@ -53,21 +56,32 @@ def kept(now: Callable[[], float], maker: Callable[[], Page]) -> Callable[[], Pa
 class Pages:
     """The makers of the pages by path, and the connections that fetch them."""
 
-    def __init__(self, reactor: Reactor, makers: Mapping[str, Callable[[], Page]]) -> None:
-        self.reactor, self.makers = reactor, makers
-        self._connections: dict[Connection, None] = {}  # oldest first
+    def __init__(self, reactor: Reactor, makers: Mapping[str, Callable[[], Page]], places: int) -> None:
+        self.reactor, self.makers, self._places = reactor, makers, places
+        self._connections: dict[Connection, str] = {}  # oldest first, with their hosts
+
+    def room(self) -> int:
+        """Return how many connections a listener accepts in a turn; the older half of the places is read from first."""
+        return max(1, self._places // 4)
 
     def enter(self, connection: Connection) -> None:
-        """Add a connection; if there are too many, reset the oldest."""
-        self._connections[connection] = None
-        if len(self._connections) > MOST_CLIENTS:
-            oldest = next(iter(self._connections))
+        """Add a connection; if there are too many, reset the oldest one of the host with the most."""
+        self._connections[connection] = _host_of(connection)
+        if len(self._connections) > self._places:
+            [(busiest, _)] = collections.Counter(self._connections.values()).most_common(1)
+            oldest = next(each for each, host in self._connections.items() if host == busiest)
             self.leave(oldest)
             oldest.abort()
 
     def leave(self, connection: Connection) -> None:
         """Remove a connection. Does nothing the second time."""
         self._connections.pop(connection, None)
+
+
+def _host_of(connection: Connection) -> str:
+    with contextlib.suppress(OSError):  # ENOTCONN: the client has gone
+        return str(connection.socket.getpeername()[0])
+    return ""
 
 
 class PageProtocol(StreamProtocol):
@@ -100,12 +114,17 @@ class PageProtocol(StreamProtocol):
         self._deadline.cancel()
 
     def _answer(self, connection: Connection, request: h11.Request) -> None:
-        if request.method not in (b"GET", b"HEAD"):
-            self._send(connection, b"", Page(b"only GET and HEAD\n", 405))
-            return
-        path = request.target.partition(b"?")[0].decode("ascii", "replace")
-        maker = self._pages.makers.get(path)
-        self._send(connection, request.method, maker() if maker else Page(b"no such page\n", 404))
+        path = path_of(request.target)
+        maker = self._pages.makers.get(path or "")
+        if request.method not in METHODS:
+            page = Page(b"only GET, HEAD and OPTIONS\n", 405)
+        elif request.method == b"OPTIONS" and (path or request.target == b"*"):
+            page = Page(b"")
+        elif path is None:
+            page = Page(b"not a path or a URL\n", 400)
+        else:
+            page = maker() if maker else Page(b"no such page\n", 404)
+        self._send(connection, request.method, page)
 
     def _send(self, connection: Connection, method: bytes, page: Page) -> None:
         headers = [
@@ -114,8 +133,8 @@ class PageProtocol(StreamProtocol):
             ("cache-control", "no-store"),
             ("connection", "close"),
         ]
-        if page.status == http.HTTPStatus.METHOD_NOT_ALLOWED:
-            headers.append(("allow", "GET, HEAD"))
+        if page.status == http.HTTPStatus.METHOD_NOT_ALLOWED or (method, page.status) == (b"OPTIONS", 200):
+            headers.append(("allow", b", ".join(METHODS).decode()))
         reason = http.HTTPStatus(page.status).phrase
         response = h11.Response(status_code=page.status, headers=headers, reason=reason.encode())
         events = [response, h11.Data(data=page.body), h11.EndOfMessage()]
@@ -123,3 +142,17 @@ class PageProtocol(StreamProtocol):
             del events[1]
         connection.write(b"".join(self._http.send(event) or b"" for event in events))
         connection.close()
+
+
+def path_of(target: bytes) -> str | None:
+    """Return the path of a request's target, or None if it has none.
+
+    Clients send `/metrics`; through a proxy they send a whole URL, which a server must accept (RFC 9112 §3.2).
+    """
+    if not target.startswith(b"/"):
+        scheme, separator, rest = target.partition(b"://")
+        authority, _, path = rest.partition(b"?")[0].partition(b"/")
+        if not (separator and authority and scheme.lower() in (b"http", b"https")):
+            return None
+        target = b"/" + path
+    return target.partition(b"?")[0].decode("ascii", "replace")

@@ -7,6 +7,7 @@ second; the last snapshot of an ended worker stays in the sums.
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -17,6 +18,7 @@ from prometheus_client.core import CollectorRegistry, GaugeMetricFamily, Metric
 from echo7.logs import log
 from echo7.metrics.families import families
 from echo7.metrics.http import LIMITS, Page, PageProtocol, Pages, kept
+from echo7.metrics.reserve import Reserve, ReservedListening
 from echo7.metrics.snapshot import Snapshot, snapshot_maker, total
 from echo7.server import EchoServer
 from echo7.sockets.binding import NO_IPV6, BindError, find_targets
@@ -25,7 +27,9 @@ from reactor.loop import Reactor
 from reactor.sockets.addresses import format_address
 from reactor.sockets.opening import Socket, bind_tcp
 
-BACKLOG = 16
+BACKLOG = 128
+# Clients that may be connected at once. A service has more: `limits.page_places`.
+PLACES = 8
 HEARD_S = 5.0  # a worker without a snapshot for so long is unhealthy
 
 Where = tuple[str, int]
@@ -37,19 +41,29 @@ logger = logging.getLogger("echo7")
 class Metrics:
     """The two pages on a loop. `collect` yields the families; `health` returns why the service is unhealthy."""
 
-    def __init__(self, reactor: Reactor, collect: Callable[[], Iterable[Metric]], health: Health) -> None:
+    def __init__(
+        self, reactor: Reactor, collect: Callable[[], Iterable[Metric]], health: Health, places: int = PLACES
+    ) -> None:
         # called by the registry
         self.collect = collect
         self._reactor, self._health = reactor, health
         self._registry = CollectorRegistry()
         self._registry.register(self)
-        self._pages = Pages(reactor, {"/metrics": kept(reactor.now, self._metrics), "/healthz": self._healthz})
+        self._places = places
+        makers = {"/metrics": kept(reactor.now, self._metrics), "/healthz": self._healthz}
+        self._pages = Pages(reactor, makers, self._places)
         self._listeners: list[Listener] = []
+        self._reserve: Reserve | None = None
 
     def start(self, where: Where) -> None:
         """Listen, and log where. Raise BindError."""
-        for sock in _bind(self._reactor, where):
-            listener = Listener(self._reactor, sock, lambda: PageProtocol(self._pages), LIMITS)
+        bound = _bind(self._reactor, where)
+        # one more than places: a connection is accepted before the oldest is reset
+        self._reserve = reserve = Reserve(self._reactor.sockets, self._places + 1)
+        for sock in bound:
+            listening = ReservedListening(reserve, sock)
+            new_protocol = functools.partial(PageProtocol, self._pages)
+            listener = Listener(self._reactor, listening, new_protocol, LIMITS, room=self._pages.room)
             self._listeners.append(listener)
             host, port = listener.address[:2]
             text = f"metrics at http://{format_address(listener.address)}/metrics"
@@ -59,6 +73,8 @@ class Metrics:
         """Stop listening."""
         for listener in self._listeners:
             listener.close()
+        if self._reserve is not None:
+            self._reserve.close()
 
     def _metrics(self) -> Page:
         return Page(generate_latest(self._registry), content_type=CONTENT_TYPE_LATEST)
@@ -68,10 +84,12 @@ class Metrics:
         return Page(f"{problem}\n".encode(), 503) if problem else Page(b"ok\n")
 
 
-def serve_metrics(reactor: Reactor, where: Where, server: EchoServer, handler: log.StderrHandler) -> Metrics:
+def serve_metrics(
+    reactor: Reactor, where: Where, server: EchoServer, handler: log.StderrHandler, places: int = PLACES
+) -> Metrics:
     """Serve the pages of a service with one process, on its own loop. Raise BindError."""
     take = snapshot_maker(reactor, server, handler)
-    metrics = Metrics(reactor, lambda: families(take(), {}), lambda: "stopping" if server.stopping else "")
+    metrics = Metrics(reactor, lambda: families(take(), {}), lambda: "stopping" if server.stopping else "", places)
     metrics.start(where)
     return metrics
 
@@ -79,11 +97,11 @@ def serve_metrics(reactor: Reactor, where: Where, server: EchoServer, handler: l
 class WorkersMetrics:
     """The pages of a supervisor, from its workers' snapshots."""
 
-    def __init__(self, reactor: Reactor, handler: log.StderrHandler, health: Health) -> None:
+    def __init__(self, reactor: Reactor, handler: log.StderrHandler, health: Health, places: int = PLACES) -> None:
         self._now, self._handler, self._own_health = reactor.now, handler, health
         self._live: dict[int, tuple[float, Snapshot]] = {}  # worker → time of the snapshot, snapshot
         self._past = Snapshot()  # of ended processes
-        metrics = Metrics(reactor, self.collect, self.health)
+        metrics = Metrics(reactor, self.collect, self.health, places)
         self.start, self.close = metrics.start, metrics.close
 
     def heard(self, worker: int, message: dict[str, Any]) -> None:

@@ -24,6 +24,8 @@ class Gauges(NamedTuple):
     listeners_short: int = 0  # not accepting: short of descriptors or memory
     connections_held: int = 0  # not read from: backpressure
     buffer_bytes: int = 0  # waiting to be sent
+    connections_limit: int = 0  # as configured; 0: none
+    connections_possible: int = 0  # as configured, but no more than the descriptors allow
 
 
 class Durations(NamedTuple):
@@ -82,7 +84,8 @@ def gauges_of(server: EchoServer, reactor: Reactor) -> Gauges:
     short = sum(listener in suspended for listener in listeners)
     full = sum(not (listener.interest or listener.closed) for listener in listeners)
     held = sum(1 for each in connections if each.state is State.OPEN and not each.interest & READ)
-    return Gauges(full, short, held, sum(pending_bytes(handler) for handler in (*endpoints, *connections)))
+    pending = sum(pending_bytes(handler) for handler in (*endpoints, *connections))
+    return Gauges(full, short, held, pending, *server.connection_limits)
 
 
 def total(snapshots: Iterable[Snapshot]) -> Snapshot:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from echo7.policy.guard import Guard
+from echo7.policy.loops import LoopWatch
 from echo7.policy.sources import DatagramGate
 from reactor.connection import Connection, StreamProtocol
 from reactor.fastpath.batch import BatchProtocol, Endpoint
@@ -53,7 +54,7 @@ Dropped = Callable[[str, Address | None, int], None]
 
 
 class DatagramEcho(BatchProtocol):
-    """UDP: sends each datagram back to its source, unless the guard or the limits of its source refuse it.
+    """UDP: sends each datagram back to its source, unless the guard, a suspected loop or a limit refuses it.
 
     `lost(endpoint, error)` is called when an endpoint has closed, `dropped(reason, peer, count)` for datagrams without
     an answer; `peer` is the source of one of them, None if it is unknown.
@@ -65,15 +66,19 @@ class DatagramEcho(BatchProtocol):
         lost: Callable[[Endpoint, Exception | None], None],
         gate: DatagramGate | None = None,
         dropped: Dropped | None = None,
+        loops: LoopWatch | None = None,
     ) -> None:
         self._guarded = guard.refusals
+        self._loops = loops
         self._lost = lost
         self._gate = gate
         self._dropped = dropped
 
     def batch_received(self, endpoint: Endpoint, batch: Batch, count: int) -> Mapping[int, str]:
-        """Return which datagrams get no answer, and why. A datagram that the guard refuses takes no token."""
+        """Return which datagrams get no answer, and why. Only those that nothing else refuses take a token."""
         refused = self._guarded(batch, count)
+        if self._loops is not None:
+            refused = self._loops.refusals(batch, count, refused)
         if self._gate is None:
             return refused
         hosts = batch.hosts(count)

@@ -8,7 +8,7 @@ CVE-2024-2169. An answer to a multicast or broadcast address, or from one, would
 - source port 0, which can't be answered, the ports of responders and our own ports (`ports.py`: an option);
 - a source or a destination that isn't a single host.
 
-Two echo servers on different unprivileged ports look like a client and a server. The rates of `sources.py` bound them.
+Two echo servers on different unprivileged ports look like a client and a server. `loops.py` ends what goes round there.
 """
 
 from __future__ import annotations

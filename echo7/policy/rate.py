@@ -1,18 +1,22 @@
-"""Token buckets: how many answers a source may have, and all together. Pure policy: the time comes in as a number.
+"""Sources, and token buckets: how many answers one may have, and all together. Pure: the time comes in as a number.
 
 A bucket holds up to `burst` tokens, and gains `per_second` more each second. One answer takes one token.
 
     now ─► clock = now × per_second ─► a bucket is the reading of the clock at which it is full again ─► one number
 
-Law: memory is bounded. The table holds a fixed number of sources. When it is full, the source that has been silent for
-the longest is evicted. Evicting a full bucket changes nothing, because a new one is full too, so those go first. Ten
-million forged sources leave the table within its bound, and cost a real source at most the record of what it has used.
+Law: memory is bounded, and a source gets no more than its rate by being forgotten. The table holds a fixed number of
+sources. When it is full, the source that has been silent for the longest is evicted, and its bucket isn't full yet if
+the table overflows. It may come back, so every source that isn't in the table begins with the emptiest bucket that was
+evicted. By then that one has refilled for as long as it was silent. So no source gets more than its rate, and all that
+aren't in the table together get about what a full table may have.
 
-An IPv4 address is a source; so is an IPv6 /64, because one customer has at least that many IPv6 addresses.
+An address counts for the source that its prefix names. One customer has at least a /64 of IPv6 addresses, and most
+providers give a /56 (RIPE-690), so that is the default. IPv4 addresses are scarce: each is a source.
 """
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections import OrderedDict
 from typing import NamedTuple
@@ -23,10 +27,39 @@ MOST_SOURCES = 16_384
 MOST_PER_SECOND, MOST_BURST = 1e8, 10**9
 # The default burst, in seconds of the rate.
 BURST_S = 2
-IPV6_BYTES, SITE_BYTES = 16, 8
+IPV6_BYTES = 16
 # ::ffff:0:0/96
 MAPPED = bytes(10) + b"\xff\xff"
 LOOPBACK_V6 = bytes(15) + b"\x01"
+
+
+class SourcePrefix(NamedTuple):
+    """How many leading bits of an address name its source."""
+
+    ipv4: int = 32
+    ipv6: int = 56
+
+    def source_of(self, host: bytes) -> bytes:
+        """Return the source that an address of 4 or 16 bytes counts for: the address, with zeros after the prefix."""
+        others = len(host) * 8 - self.bits(host)
+        return (int.from_bytes(host) >> others << others).to_bytes(len(host)) if others else host
+
+    def bits(self, host: bytes) -> int:
+        """Return the length of the prefix for an address of 4 or 16 bytes."""
+        return self.ipv6 if len(host) == IPV6_BYTES else self.ipv4
+
+
+DEFAULT_PREFIX = SourcePrefix()
+
+
+def parse_prefix(text: str) -> SourcePrefix:
+    """Read `IPV4,IPV6`. Raise ValueError with one line of text."""
+    first, _, second = text.partition(",")
+    with contextlib.suppress(ValueError):
+        prefix = SourcePrefix(int(first), int(second))
+        if 8 <= prefix.ipv4 <= 32 and 16 <= prefix.ipv6 <= 128:
+            return prefix
+    raise ValueError(f"{text!r} is not two lengths such as 32,56 (8 to 32 for IPv4, 16 to 128 for IPv6)")
 
 
 class Rate(NamedTuple):
@@ -58,11 +91,6 @@ def plain_host(packed: bytes) -> bytes:
     return packed[12:] if packed.startswith(MAPPED) and len(packed) == IPV6_BYTES else packed
 
 
-def source_of(host: bytes) -> bytes:
-    """Return the source that an address counts for: an IPv4 address itself, or the /64 of an IPv6 one."""
-    return host[:SITE_BYTES] if len(host) == IPV6_BYTES else host
-
-
 def is_loopback(host: bytes) -> bool:
     """Tell whether a packed address is ::1 or in 127/8."""
     return host == LOOPBACK_V6 if len(host) == IPV6_BYTES else host[0] == 127
@@ -71,11 +99,13 @@ def is_loopback(host: bytes) -> bool:
 class SourceBuckets:
     """A bucket for each source, within a fixed memory. With one source, it is a bucket for all sources together."""
 
-    __slots__ = ("_burst", "_full_at", "_most", "_per_second")
+    __slots__ = ("_burst", "_full_at", "_most", "_per_second", "_strangers_full_at")
 
     def __init__(self, rate: Rate, most_sources: int = MOST_SOURCES) -> None:
         self._per_second, self._burst = rate
         self._most = most_sources
+        # Of a source that isn't in the table.
+        self._strangers_full_at = -math.inf
         # By source, the longest silent first.
         self._full_at: OrderedDict[bytes, float] = OrderedDict()
 
@@ -89,11 +119,11 @@ class SourceBuckets:
         full_at = table.get(source)
         if full_at is None:
             self._make_room(clock)
-            full_at = clock
+            full_at = self._strangers_full_at
         else:
             table.move_to_end(source)
-            if full_at < clock:
-                full_at = clock
+        if full_at < clock:
+            full_at = clock
         left = int(self._burst - (full_at - clock))
         granted = count if count <= left else max(0, left)
         table[source] = full_at + granted
@@ -105,4 +135,6 @@ class SourceBuckets:
         for _ in range(2):
             if not table or (len(table) < self._most and next(iter(table.values())) > clock):
                 return
-            table.popitem(last=False)
+            _, full_at = table.popitem(last=False)
+            if full_at > self._strangers_full_at:
+                self._strangers_full_at = full_at

@@ -30,6 +30,9 @@ class Reason(enum.StrEnum):
     SOURCE_BROADCAST = "source_broadcast", "the source is 255.255.255.255"
     DESTINATION_MULTICAST = "destination_multicast", "the datagram was sent to a multicast address"
     DESTINATION_BROADCAST = "destination_broadcast", "the datagram was sent to a broadcast address"
+    SUSPECTED_LOOP = (
+        "suspected_loop", "the source repeats itself, as another echo server does; it gets no answer for a second",
+    )  # fmt: skip
 
     # The limits for each source.
     SOURCE_DENIED = "source_denied", "`--allow` and `--deny` don't let the source use the service"
@@ -41,8 +44,11 @@ class Reason(enum.StrEnum):
     )  # fmt: skip
     REFUSED_GONE = "refused_gone", "the client has gone before its source could be looked up"
 
-    # --idle-timeout.
+    # --idle-timeout, and room for new clients.
     IDLE_TIMEOUT = "idle_timeout", "no byte has moved for `--idle-timeout`; closed in order"
+    IDLE_MADE_ROOM = (
+        "idle_made_room", "the server was full; the longest silent connection of the source with the most; reset",
+    )  # fmt: skip
     IDLE_STUCK = "idle_stuck", "the client has taken no pending byte for twice `--idle-timeout`; reset"
 
 

@@ -17,7 +17,15 @@ from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from echo7.policy.ports import DEFAULT_PORTS, SourcePorts
-from echo7.policy.rate import DEFAULT_UDP_RATE, Rate, SourceBuckets, is_loopback, plain_host, source_of
+from echo7.policy.rate import (
+    DEFAULT_PREFIX,
+    DEFAULT_UDP_RATE,
+    Rate,
+    SourceBuckets,
+    SourcePrefix,
+    is_loopback,
+    plain_host,
+)  # fmt: skip
 from echo7.policy.reasons import Reason
 from reactor.fastpath.datagrams import NOTHING_REFUSED
 
@@ -27,9 +35,8 @@ if TYPE_CHECKING:
 
 # One source may have a quarter of all connections.
 SHARE_OF_CONNECTIONS = 4
-# Two keys in place of a source: no source is 0 or 6 bytes long.
+# Two keys in place of a source: those have 4 or 16 bytes.
 EXEMPT, DENIED = b"", b"denied"
-IPV4_BYTES = 4
 # Reason, source (EXEMPT: all sources together), count.
 OverRate = Callable[[Reason, bytes, int], object]
 
@@ -47,10 +54,12 @@ class SourceLimits(NamedTuple):
     """Which sources are served, and how much one may have. By default all, without limits.
 
     `allow`, `deny`: networks such as 192.0.2.0/24. The smallest one that a source is in decides; of equal ones, the
-    denied one. If any is allowed, all others are denied. `connections`: open at once, for an IPv4 address or an IPv6
-    /64; more are closed at accept. `udp_rate`: answers to one such source; `udp_rate_total`: to all together.
+    denied one. If any is allowed, all others are denied. `prefix`: which addresses count as one source. `connections`:
+    open at once; more are closed at accept. `udp_rate`: answers to one source; `udp_rate_total`: to all together.
     `log_only`: count and log what is over a rate, but answer it. `ports`: the source ports that get no answer (see
-    `ports.py`). BY_BIND: see there; sources on loopback then have no `udp_rate`.
+    `ports.py`). `answer_loops`: answer suspected loops, too (see `loops.py`). `keep_silent`: a full server
+    closes no silent connection to make room (see `crowd.py`). BY_BIND: see there; sources on loopback then have no
+    `udp_rate`.
     """
 
     allow: tuple[str, ...] = ()
@@ -60,6 +69,9 @@ class SourceLimits(NamedTuple):
     udp_rate_total: Rate | None = None
     log_only: bool = False
     ports: SourcePorts = DEFAULT_PORTS
+    answer_loops: bool = False
+    prefix: SourcePrefix = DEFAULT_PREFIX
+    keep_silent: bool = True
 
     def access(self) -> Access | None:
         """Return which sources may use the service, None for all. Raise ValueError for an invalid network."""
@@ -103,10 +115,10 @@ NO_LIMITS = SourceLimits()
 class ConnectionGate:
     """Decides which connections stay. It counts the open ones by source."""
 
-    __slots__ = ("_access", "_open")
+    __slots__ = ("_access", "_open", "_source_of")
 
-    def __init__(self, access: Access | None = None) -> None:
-        self._access = access
+    def __init__(self, access: Access | None = None, prefix: SourcePrefix = DEFAULT_PREFIX) -> None:
+        self._access, self._source_of = access, prefix.source_of
         self._open: dict[bytes, int] = {}
 
     def __len__(self) -> int:
@@ -118,13 +130,13 @@ class ConnectionGate:
         host = plain_host(host)
         if self._access is not None and not self._access.allows(host):
             return Reason.REFUSED_DENIED
-        if most is not None and self._open.get(source_of(host), 0) >= most:
+        if most is not None and self._open.get(self._source_of(host), 0) >= most:
             return Reason.REFUSED_SOURCE_CAP
         return None
 
     def enter(self, host: bytes) -> bytes:
         """Count an open connection. Return its source, for `leave`."""
-        source = source_of(plain_host(host))
+        source = self._source_of(plain_host(host))
         self._open[source] = self._open.get(source, 0) + 1
         return source
 
@@ -143,13 +155,14 @@ class DatagramGate:
     With `log_only`, datagrams over a rate are answered, and `over_rate(reason, source, count)` is called.
     """
 
-    __slots__ = ("_access", "_buckets", "_log_only", "_now", "_over_rate", "_spares_loopback", "_total")
+    __slots__ = ("_access", "_buckets", "_log_only", "_now", "_over_rate", "_source_of", "_spares_loopback", "_total")
 
     def __init__(
         self,
         now: Callable[[], float],
         *,
         access: Access | None = None,
+        prefix: SourcePrefix = DEFAULT_PREFIX,
         buckets: SourceBuckets | None = None,
         total: SourceBuckets | None = None,
         spares_loopback: bool = False,
@@ -159,6 +172,7 @@ class DatagramGate:
         # Monotonic seconds.
         self._now = now
         self._access, self._buckets, self._total = access, buckets, total
+        self._source_of = prefix.source_of
         self._spares_loopback, self._log_only = spares_loopback, log_only
         self._over_rate = over_rate
 
@@ -206,15 +220,12 @@ class DatagramGate:
 
     def _key(self, host: bytes) -> bytes:
         """Return the source with its own bucket, or DENIED or EXEMPT."""
-        source = host
-        if len(host) != IPV4_BYTES:
-            host = plain_host(host)
-            source = source_of(host)
+        host = plain_host(host)
         if self._access is not None and not self._access.allows(host):
             return DENIED
         if self._buckets is None or (self._spares_loopback and is_loopback(host)):
             return EXEMPT
-        return source
+        return self._source_of(host)
 
     def _granted(self, key: bytes, count: int, now_s: float) -> int:
         if key == DENIED:

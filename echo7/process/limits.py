@@ -19,6 +19,8 @@ except ImportError:  # Windows
 
 # for listeners, endpoints, the log, the waker, the selector, and a little room
 KEPT_BACK = 32
+# clients of --metrics: a part of all descriptors, within bounds
+PLACES_PART, FEWEST_PLACES, MOST_PLACES = 64, 4, 256
 # FD_SETSIZE on Windows, the only platform whose default selector is select(2)
 SELECT_DESCRIPTORS = 512
 # where the system says "unlimited"
@@ -42,6 +44,11 @@ def raise_descriptor_limit() -> int:
 def default_pipes(descriptors: int) -> int:
     """Return how many bulk connections may have a pipe of two descriptors: at most an eighth of all descriptors."""
     return min(MOST_PIPES, descriptors // 16) if pipes_on(socket) is not None else 0
+
+
+def page_places(descriptors: int) -> int:
+    """Return how many clients of `--metrics` may be connected at once, each with a descriptor in reserve."""
+    return max(FEWEST_PLACES, min(MOST_PLACES, descriptors // PLACES_PART))
 
 
 def default_max_connections(descriptors: int, pipes: int = 0) -> int:

@@ -114,6 +114,8 @@ class Service:
         report.dump_on_signal(self.reactor, self.work.dump)
         self._install_signal_handlers()
         report.log_hints(self._sets[0].left_out, bound_here and not self.settings.hosts)
+        is_local = all(on_loopback(sock) for sock in self._sets[0].sockets)
+        assembly.log_limits(self.settings, self.descriptors, is_local)
         self.work.start()
 
     @contextlib.contextmanager
@@ -251,8 +253,9 @@ class Single:
             from echo7.metrics.service import serve_metrics
 
             with self._service.optional():
+                places = limits.page_places(self._service.descriptors)
                 self._metrics = serve_metrics(
-                    self._reactor, self._settings.metrics, self._server, self._service.handler
+                    self._reactor, self._settings.metrics, self._server, self._service.handler, places
                 )
 
     def start(self) -> None:

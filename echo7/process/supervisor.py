@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from echo7 import assembly
 from echo7.logs import log, report
-from echo7.process import worker
+from echo7.process import limits, worker
 from echo7.process.backoff import FAILED_STARTS_LIMIT, BackOff
 from echo7.process.channel import Channel, Message
 from echo7.process.child import Child, how_it_ended, run_child, signals_held
@@ -92,7 +92,8 @@ class Supervisor:
 
             with self._service.optional():
                 handler = self._service.handler
-                self._metrics = WorkersMetrics(self._reactor, handler, lambda: "stopping" if self._stopped else "")
+                places = limits.page_places(self._service.descriptors)
+                self._metrics = WorkersMetrics(self._reactor, handler, self._health, places)
                 self._metrics.start(self._settings.metrics)
         self._slots = [Slot(number, bound, self._reactor.now) for number, bound in enumerate(sets, 1)]
 
@@ -132,6 +133,8 @@ class Supervisor:
         """Run the child. This runs in another process than the rest of this class."""
         try:
             self._reactor.close()
+            if self._metrics is not None:
+                self._metrics.close()
             self._service.let_go()
             parents.close()
             # systemd's sockets are in every slot
@@ -165,6 +168,9 @@ class Supervisor:
             self._service.serving()
 
     # ---- a worker ends
+
+    def _health(self) -> str:
+        return "stopping" if self._stopped else ""
 
     def reap(self) -> None:
         """Reap the workers that have ended."""

@@ -14,6 +14,7 @@ import errno
 import os
 import socket
 from collections.abc import Iterable, Sequence
+from functools import partial
 from typing import NamedTuple
 
 from echo7.policy.guard import refused_source
@@ -51,10 +52,9 @@ class Bound:
 
     def configure(self, backlog: int, buffer_bytes: int | None) -> None:
         """Apply options to sockets that another process has bound."""
-        for sock in self.sockets:
+        for sock in self.tcp:
             if buffer_bytes is not None:
                 set_buffers(sock, buffer_bytes)
-        for sock in self.tcp:
             sock.listen(backlog)
 
     def close(self) -> None:
@@ -168,13 +168,15 @@ def _bind_targets(
     chosen_port = 0
     for target in targets:
         address = target.address
-        for wanted, transport, bind, bucket in ((tcp, "tcp", bind_tcp, bound.tcp), (udp, "udp", bind_udp, bound.udp)):
+        # All clients share the buffer of a UDP socket, so it isn't capped: a burst would be lost.
+        capped = partial(bind_tcp, buffer_bytes=buffer_bytes)
+        for wanted, transport, bind, bucket in ((tcp, "tcp", capped, bound.tcp), (udp, "udp", bind_udp, bound.udp)):
             if not wanted:
                 continue
             if chosen_port:
                 address = (address[0], chosen_port, *address[2:])
             try:
-                sock = bind(sockets, address, buffer_bytes=buffer_bytes)
+                sock = bind(sockets, address)
             except OSError as error:
                 if not (target.optional and error.errno in NO_IPV6 and _lacks_ipv6(sockets, address[0])):
                     raise _explained(error, transport, address) from None

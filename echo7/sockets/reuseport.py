@@ -39,7 +39,7 @@ def share(sockets: SocketFactory, first: Bound, count: int, backlog: int, buffer
             for address in _addresses(first.tcp):
                 bound.tcp.append(bind_tcp(factory, address, buffer_bytes=buffer_bytes))
             for address in _addresses(first.udp):
-                bound.udp.append(bind_udp(factory, address, buffer_bytes=buffer_bytes))
+                bound.udp.append(bind_udp(factory, address))
         for sock in [sock for bound in sets[1:] for sock in bound.tcp]:
             sock.listen(backlog)
     except OSError as error:

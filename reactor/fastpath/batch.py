@@ -5,7 +5,7 @@
 Law: it keeps the promises of `Datagram`: an error of one datagram costs only that one, every turn is bounded, and an
 answer leaves from the address that was asked. It can only send datagrams back, from the memory in which they arrived
 (`mmsg.py`), so no Python code runs for each. If the kernel's send buffer is full, the rest of the batch stays in its
-slots, and nothing is received until it is sent. So it never holds more than 64 datagrams.
+slots for a moment, and nothing is received until it is sent. So it never holds more than 64 datagrams.
 
 If recvmmsg(2) fails after its first datagram, Linux reports the error to the next call, so it may be counted as an
 error of sending. The plain path does the same with errors from ICMP.
@@ -23,6 +23,7 @@ from reactor.datagram import Datagram, DatagramProtocol
 from reactor.fastpath.datagrams import NOTHING_REFUSED, Batch, Single
 from reactor.loop import READ, WRITE, Reactor
 from reactor.sockets.addresses import Address
+from reactor.sockets.congestion import Congestion
 from reactor.sockets.errors import BUSY, CALLBACK, RECEIVE, SEND, TRUNCATED, WOULD_BLOCK, errno_name
 from reactor.sockets.pktinfo import IP_PKTINFO, IPV6_RECVPKTINFO
 
@@ -73,9 +74,9 @@ class DatagramBatch:
     """
 
     __slots__ = (
-        "_batch", "_failures", "_reactor", "_receive", "_runs", "_send", "_socket", "address", "bytes_received",
-        "bytes_sent", "closed", "datagrams_received", "datagrams_sent", "detach", "drops", "fileno", "interest",
-        "protocol", "slots",
+        "_batch", "_congestion", "_failures", "_reactor", "_receive", "_runs", "_send", "_socket", "address",
+        "bytes_received", "bytes_sent", "closed", "datagrams_received", "datagrams_sent", "detach", "drops", "fileno",
+        "interest", "protocol", "slots",
     )  # fmt: skip
 
     def __init__(
@@ -91,6 +92,7 @@ class DatagramBatch:
         observed = reactor.observer.socket(self, Calls(*calls, slots.lengths))
         self._receive, self._send = observed.recvmmsg, observed.sendmmsg
         self._batch = 0, 0  # datagrams and bytes in the slots
+        self._congestion = Congestion(reactor.now, reactor.call_later, lambda: self.on_event(WRITE))
         self._runs: list[tuple[int, int]] = []  # to be sent, the last run first: (slot, the slot after the run)
         reactor.register(self)
         reactor.set_interest(self, READ)
@@ -112,6 +114,7 @@ class DatagramBatch:
         if self.closed:
             return
         self.closed = True
+        self._congestion.is_over()
         self._reactor.unregister(self, error)
         self._socket.close()
         self._reactor.call_soon(self.protocol.endpoint_lost, self, error)
@@ -124,6 +127,7 @@ class DatagramBatch:
         if self._runs:
             self._answer()
             if not self._runs and not self.closed:
+                self._congestion.is_over()
                 self._reactor.set_interest(self, READ)
             return
         try:
@@ -169,12 +173,13 @@ class DatagramBatch:
             first, end = runs.pop()
             try:
                 sent = self._send(first, end - first)
-            except WOULD_BLOCK:
-                runs.append((first, end))
-                self._reactor.set_interest(self, WRITE)
-                return
             except OSError as error:
-                self.drop(SEND + errno_name(error), 1, first)
+                is_full = isinstance(error, WOULD_BLOCK)
+                if is_full and self._congestion.waits():
+                    runs.append((first, end))
+                    self._reactor.set_interest(self, WRITE)
+                    return
+                self.drop(BUSY if is_full else SEND + errno_name(error), 1, first)
                 first += 1
                 if self.closed:  # by `dropped`: the descriptor may be another's now
                     if first < end:

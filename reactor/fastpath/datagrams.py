@@ -51,6 +51,9 @@ class Batch(Protocol):
     def payload(self, index: int) -> Bytes:
         """Return a datagram's bytes."""
 
+    def sender(self, index: int) -> bytes:
+        """Return where a datagram is from: the 2 bytes of its port, then the 4 or 16 bytes of its host."""
+
     def hosts(self, count: int) -> Sequence[Any]:
         """Return the hosts of the first `count` sources, in a form that is cheap to compare."""
 
@@ -70,6 +73,11 @@ class Single(tuple[Bytes, Address, bytes]):
     def payload(self, index: int) -> Bytes:
         """Return its bytes."""
         return self[0]
+
+    def sender(self, index: int) -> bytes:
+        """Return its source's port and host."""
+        host, port = self[1][:2]
+        return int(port).to_bytes(2) + pack_host(host)
 
     def hosts(self, count: int) -> Sequence[Any]:
         """Return its source's host."""

@@ -156,6 +156,13 @@ class Slots:
         flow, scope_id = int.from_bytes(name[4:8], "big"), int.from_bytes(name[24:28], sys.byteorder)
         return socket.inet_ntop(socket.AF_INET6, name[8:24]), port, flow, scope_id
 
+    def sender(self, index: int) -> bytes:
+        """Return a source's port and host."""
+        start = index * self.name_bytes
+        if not self.is_ipv6:
+            return bytes(self.names[start + 2 : start + 8])
+        return bytes(self.names[start + 2 : start + 4] + self.names[start + 8 : start + 24])
+
     def hosts(self, count: int) -> Sequence[Any]:
         """Return the hosts of the first `count` sources, each as one 32-bit word or a tuple of four."""
         if not self.is_ipv6:

@@ -27,7 +27,7 @@ ONE_PEER = frozenset(
 # Drop reasons of an endpoint. The last two are followed by the name of an errno: `send_EPERM`.
 BUSY, TRUNCATED, CALLBACK, SEND, RECEIVE = "busy", "truncated", "callback", "send_", "receive_"
 DROP_REASONS = {
-    BUSY: "an earlier datagram was still held for the kernel's send buffer, or was held when the endpoint closed",
+    BUSY: "the kernel's send buffer stayed full, or an earlier datagram was held for it, or the endpoint closed",
     TRUNCATED: "the datagram was larger than the buffer for it",
     CALLBACK: "the protocol's callback raised an exception",
     SEND: "the kernel refused to send: a firewall (EPERM), no route, no buffer",

@@ -13,13 +13,14 @@ import struct
 import sys
 from collections.abc import Iterator
 
-from reactor.limits import UDP_RECEIVE_BYTES
+from reactor.limits import UDP_BUFFER_BYTES
 from reactor.sockets.addresses import WILDCARDS, Address, family_of
 from reactor.sockets.factory import SocketFactory
 from reactor.sockets.pktinfo import report_paths
 
 Socket = socket.socket
 RESET_ON_CLOSE = struct.pack("hh" if sys.platform == "win32" else "ii", 1, 0)  # struct linger, socket(7)
+SEND_BUFFER_FORCED = [32] if sys.platform == "linux" else []  # SO_SNDBUFFORCE, which Python's socket module lacks
 # A silent peer counts as dead after 180 + 4 × 30 s = five minutes (tcp(7)).
 KEEPALIVE_IDLE_S, KEEPALIVE_INTERVAL_S, KEEPALIVE_PROBES = 180, 30, 4
 
@@ -52,15 +53,17 @@ def bind_tcp(sockets: SocketFactory, address: Address, *, buffer_bytes: int | No
 def bind_udp(sockets: SocketFactory, address: Address, *, buffer_bytes: int | None = None) -> Socket:
     """Return a bound, non-blocking UDP socket that reports the address asked. Raise as `bind_tcp` does.
 
-    Without `buffer_bytes`, the receive buffer is as large as the system allows, up to `UDP_RECEIVE_BYTES`.
+    Without `buffer_bytes`, both buffers are as large as the system allows, up to `UDP_BUFFER_BYTES`. Packets that wait
+    for ARP fill the send buffer, so with CAP_NET_ADMIN it may exceed net.core.wmem_max.
     SO_REUSEADDR is never set: on UDP it would let a second process take every datagram unnoticed.
     """
     with closed_on_error(_new(sockets, address, socket.SOCK_DGRAM, buffer_bytes)) as sock:
         if address[0] in WILDCARDS:  # any other socket can only answer from its own address
             report_paths(sock)
         if buffer_bytes is None:
-            with contextlib.suppress(OSError):  # BSD refuses too much; Linux reduces it
-                sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, UDP_RECEIVE_BYTES)
+            for option in (socket.SO_RCVBUF, socket.SO_SNDBUF, *SEND_BUFFER_FORCED):
+                with contextlib.suppress(OSError):  # BSD refuses too much; Linux reduces it
+                    sock.setsockopt(socket.SOL_SOCKET, option, UDP_BUFFER_BYTES)
         sock.bind(address)
         return sock
 

@@ -11,7 +11,7 @@ import pytest
 
 from echo7 import assembly
 from echo7.policy.ports import SourcePorts
-from echo7.policy.rate import Rate
+from echo7.policy.rate import Rate, SourcePrefix
 from echo7.policy.sources import BY_BIND, SourceLimits
 from echo7.process.privileges import Identity
 from echo7.settings import ABOUT_SETTINGS, OPTIONS, Settings
@@ -36,14 +36,17 @@ ROWS = [
     Row("udp", "--no-udp", "no-udp = true", False),
     Row("max_connections", "--max-connections 3", "max-connections = 3", 3),
     Row("max_connections_per_source", "--max-connections-per-source 2", "max-connections-per-source = 2", 2),
+    Row("keep_silent", "--keep-silent", "keep-silent = true", True),
     Row("udp_rate", "--udp-rate 100", 'udp-rate = "100:200"', Rate(100, 200)),
     Row("udp_rate_total", "--udp-rate-total 1000:5000", 'udp-rate-total = "1000:5000"', Rate(1000, 5000)),
+    Row("source_prefix", "--source-prefix 24,48", 'source-prefix = "24,48"', SourcePrefix(24, 48)),
     Row("rate_log_only", "--rate-log-only", "rate-log-only = true", True),
     Row("allow", "--allow 10.0.0.0/8 ::/0 --allow 10.0.0.1", 'allow = ["10.0.0.0/8", "::/0", "10.0.0.1"]',
         ("10.0.0.0/8", "::/0", "10.0.0.1")),
     Row("deny", "--deny 192.0.2.128/25", 'deny = "192.0.2.128/25"', ("192.0.2.128/25",)),
     Row("refuse_source_ports", "--refuse-source-ports own,<1024", 'refuse-source-ports = "own,<1024"',
         SourcePorts(own=True, responders=False, listed=frozenset(range(1024)))),
+    Row("answer_loops", "--answer-loops", "answer-loops = true", True),
     Row("idle_timeout_s", "--idle-timeout 60", "idle-timeout = 60", 60.0),
     Row("backlog", "--backlog 4", "backlog = 4", 4),
     Row("socket_buffer_bytes", "--socket-buffer 4096", "socket-buffer = 4096", 4096),
@@ -96,9 +99,10 @@ def test_defaults_are_the_documented_ones() -> None:
     assert serve_config() == Settings() == Settings(
         hosts=(), port=7, tcp=True, udp=True, max_connections=None, allow=(), deny=(),
         max_connections_per_source=BY_BIND, udp_rate=BY_BIND, udp_rate_total=None, rate_log_only=False,
-        refuse_source_ports=SourcePorts(own=True, responders=True), backlog=1024, socket_buffer_bytes=None,
-        drain_timeout_s=5.0, idle_timeout_s=None, busy_poll_s=0.0, plain=False, log_level="info", log_format="text",
-        slow_callback_s=None, metrics=None, trace=None, narrate=False, workers=1, user=None,
+        refuse_source_ports=SourcePorts(own=True, responders=True), answer_loops=False, backlog=1024,
+        socket_buffer_bytes=None, drain_timeout_s=5.0, idle_timeout_s=None, busy_poll_s=0.0, plain=False,
+        log_level="info", log_format="text", slow_callback_s=None, metrics=None, trace=None, narrate=False,
+        workers=1, user=None, source_prefix=SourcePrefix(32, 56), keep_silent=False,
     )  # fmt: skip
     words = {option.flag: option.default for option in OPTIONS.values() if option.parse is not None}
     assert words == words | {
@@ -128,15 +132,19 @@ def test_word_none_removes_a_limit() -> None:
     line = "--max-connections-per-source none --udp-rate none --udp-rate-total none --refuse-source-ports none"
     config = serve_config(*line.split(), "--idle-timeout", "none")
     nothing = SourcePorts(own=False, responders=False)
-    assert assembly.source_limits(config) == SourceLimits(ports=nothing)
+    assert assembly.source_limits(config) == SourceLimits(ports=nothing, keep_silent=False)
     assert config.idle_timeout_s is None
 
 
 def test_limits_for_sources_reach_the_policy() -> None:
     line = "--allow ::/0 --deny ::1 --max-connections-per-source 2 --udp-rate 1 --udp-rate-total 2 --rate-log-only"
-    config = serve_config(*line.split(), "--refuse-source-ports", "own")
+    more = "--refuse-source-ports own --source-prefix 24,48 --answer-loops --keep-silent"
+    config = serve_config(*line.split(), *more.split())
     ports = SourcePorts(own=True, responders=False)
-    expected = SourceLimits(("::/0",), ("::1",), 2, Rate(1, 2), Rate(2, 4), True, ports)
+    expected = SourceLimits(
+        ("::/0",), ("::1",), 2, Rate(1, 2), Rate(2, 4), log_only=True, ports=ports, answer_loops=True,
+        prefix=SourcePrefix(24, 48), keep_silent=True,
+    )  # fmt: skip
     assert assembly.source_limits(config) == expected
 
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from echo7.logs import log
 from echo7.logs.drops import DropLog, describe_peer, describe_source
 from echo7.logs.quiet import LINES, Quiet, also
-from echo7.policy.rate import SourceBuckets
+from echo7.policy.rate import SourceBuckets, SourcePrefix
 from tests.support.loops import ManualClock
 
 WAIT_S = 1 / LINES.per_second
@@ -87,7 +87,9 @@ def test_sources_are_named_as_text() -> None:
     assert describe_peer(None) == "an unknown source"
     assert describe_source(b"") == "all sources together"
     assert describe_source(bytes([192, 0, 2, 7])) == "192.0.2.7"
-    assert describe_source(bytes([0x20, 1, 0xD, 0xB8, 0, 1, 0, 2])) == "2001:db8:1:2::/64"
+    assert describe_source(bytes([0x20, 1, 0xD, 0xB8, 0, 1, 2, *bytes(9)])) == "2001:db8:1:200::/56"
+    assert describe_source(bytes([192, 0, 2, 0]), SourcePrefix(24, 56)) == "192.0.2.0/24"
+    assert describe_source(bytes(15) + b"\1", SourcePrefix(32, 128)) == "::1"
 
 
 # ---------------------------------------------------------------- the loop's warnings

@@ -10,7 +10,7 @@ import pytest
 
 h11 = pytest.importorskip("h11", reason="the extra `metrics` isn't installed")
 
-from echo7.metrics.http import FRESH_S, LIFE_S, MOST_CLIENTS, REQUEST_BYTES, Page, PageProtocol, Pages, kept
+from echo7.metrics.http import FRESH_S, LIFE_S, REQUEST_BYTES, Page, PageProtocol, Pages, kept
 from reactor import Listener, Reactor, StreamProtocol
 from reactor.observe.snapshot import dump
 from reactor.sockets.opening import bind_tcp
@@ -18,6 +18,7 @@ from tests.support.basics import PATIENCE_S
 from tests.support.clients import reset
 from tests.support.loops import ManualClock, connections_of, turn_idle, turn_until
 
+MOST_CLIENTS = 8
 GET = b"GET /page HTTP/1.1\r\nHost: here\r\n\r\n"
 
 
@@ -27,10 +28,10 @@ class Site:
     def __init__(self) -> None:
         self.clock, self.made, self.accepted = ManualClock(), 0, 0
         self.loop = Reactor(clock=self.clock)
-        self.pages = Pages(self.loop, {"/page": kept(self.clock, self._make)})
+        self.pages = Pages(self.loop, {"/page": kept(self.clock, self._make)}, MOST_CLIENTS)
         sock = bind_tcp(socket, ("127.0.0.1", 0))
         sock.listen(64)
-        self.listener = Listener(self.loop, sock, self._new_protocol)
+        self.listener = Listener(self.loop, sock, self._new_protocol, room=self.pages.room)
 
     def __enter__(self) -> Site:
         return self
@@ -47,9 +48,9 @@ class Site:
         return Page(b"page %d\n" % self.made)
 
     @contextlib.contextmanager
-    def client(self) -> Iterator[socket.socket]:
+    def client(self, host: str = "") -> Iterator[socket.socket]:
         before = self.accepted
-        with socket.create_connection(self.listener.address[:2], PATIENCE_S) as client:
+        with socket.create_connection(self.listener.address[:2], PATIENCE_S, (host, 0)) as client:
             client.setblocking(False)
             turn_until(self.loop, lambda: self.accepted > before)
             yield client
@@ -104,6 +105,18 @@ def test_request_in_pieces_or_with_trailing_data_gets_one_answer(pieces: list[by
     [
         (b"GET /page?name=value HTTP/1.1\r\nHost: h\r\n\r\n", 200),
         (b"GET /page HTTP/1.0\r\n\r\n", 200),
+        (b"GET http://h:9/page HTTP/1.1\r\nHost: h\r\n\r\n", 200),
+        (b"GET HTTPS://h/page?name=value HTTP/1.1\r\nHost: h\r\n\r\n", 200),
+        (b"GET http://h/pages HTTP/1.1\r\nHost: h\r\n\r\n", 404),
+        (b"GET http://h HTTP/1.1\r\nHost: h\r\n\r\n", 404),
+        (b"GET http://h?/page HTTP/1.1\r\nHost: h\r\n\r\n", 404),
+        (b"GET http:///page HTTP/1.1\r\nHost: h\r\n\r\n", 400),
+        (b"GET ftp://h/page HTTP/1.1\r\nHost: h\r\n\r\n", 400),
+        (b"GET h:9 HTTP/1.1\r\nHost: h\r\n\r\n", 400),
+        (b"GET * HTTP/1.1\r\nHost: h\r\n\r\n", 400),
+        (b"GET page HTTP/1.1\r\nHost: h\r\n\r\n", 400),
+        (b"CONNECT h:9 HTTP/1.1\r\nHost: h\r\n\r\n", 405),
+        (b"OPTIONS h:9 HTTP/1.1\r\nHost: h\r\n\r\n", 400),
         (b"GET / HTTP/1.1\r\nHost: h\r\n\r\n", 404),
         (b"GET /\xc3\xa9 HTTP/1.1\r\nHost: h\r\n\r\n", 400),
         (b"POST /page HTTP/1.1\r\nHost: h\r\nContent-Length: 3\r\n\r\nabc", 405),
@@ -119,6 +132,17 @@ def test_status_says_what_is_wrong(request_: bytes, expected: int) -> None:
         assert status(answer) == expected
         assert (b"allow: GET, HEAD" in answer) == (expected == 405)
         assert site.made == (expected == 200)
+
+
+@pytest.mark.parametrize("target", ["*", "/page", "/pages", "http://here/page"])
+def test_options_says_which_methods_there_are(target: str) -> None:
+    """RFC 9110 §9.3.7: `*` asks about the whole server."""
+    with Site() as site:
+        answer = site.fetch(f"OPTIONS {target} HTTP/1.1\r\nHost: here\r\n\r\n".encode())
+        assert status(answer) == 200
+        assert b"allow: GET, HEAD, OPTIONS\r\n" in answer
+        assert answer.endswith(b"\r\n\r\n"), "without a body"
+        assert site.made == 0
 
 
 def test_head_returns_the_head_without_a_body() -> None:
@@ -149,6 +173,35 @@ def test_many_idle_clients_are_bounded_and_block_no_other() -> None:
             turn_idle(site.loop)
             assert len(connections_of(site.loop)) <= MOST_CLIENTS
         assert status(site.fetch(GET)) == 200
+
+
+def test_client_that_sends_its_request_at_once_gets_its_page_however_many_others_come() -> None:
+    """Issue: "1,000 new connections a second […] and 0 of 158 scrapes succeed". All are from one host here."""
+    with Site() as site, contextlib.ExitStack() as stack:
+        answers = []
+        for _ in range(5):
+            crowd = [stack.enter_context(socket.create_connection(site.listener.address[:2])) for _ in range(20)]
+            for other in crowd[::2]:
+                other.send(b"G")
+            scraper = stack.enter_context(socket.create_connection(site.listener.address[:2]))
+            scraper.send(GET)
+            scraper.setblocking(False)
+            for _ in range(20):
+                stack.enter_context(socket.create_connection(site.listener.address[:2])).send(b"G")
+            answers.append(status(site.end_of(scraper)))
+        assert answers == [200] * 5
+
+
+def test_host_with_the_most_connections_loses_its_oldest_one() -> None:
+    with Site() as site, contextlib.ExitStack() as stack:
+        first = stack.enter_context(site.client())
+        many = [stack.enter_context(site.client("127.0.0.2")) for _ in range(MOST_CLIENTS)]
+        first.send(GET)
+        assert status(site.end_of(first)) == 200
+        with pytest.raises(ConnectionResetError):
+            many[0].recv(1)
+        with pytest.raises(BlockingIOError):
+            many[1].recv(1)
 
 
 def test_page_is_made_once_for_requests_close_together() -> None:

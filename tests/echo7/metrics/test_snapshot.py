@@ -60,10 +60,11 @@ def test_total_adds_live_processes_and_the_counters_of_ended_ones() -> None:
 def test_gauges_show_held_connections_and_buffers() -> None:
     """Issue: "pause state, buffer bytes"."""
     with EchoByHand(udp=False, max_connections=2) as echo, echo.connect() as reader, echo.connect() as stuck:
-        assert gauges_of(echo.server, echo.reactor) == Gauges(listeners_full=1)
+        limits = {"connections_limit": 2, "connections_possible": 2}
+        assert gauges_of(echo.server, echo.reactor) == Gauges(listeners_full=1, **limits)
         connection = echo.connections[1]
         echo.fill(stuck, connection)
-        assert gauges_of(echo.server, echo.reactor) == Gauges(1, 0, 1, connection.pending_bytes)
+        assert gauges_of(echo.server, echo.reactor) == Gauges(1, 0, 1, connection.pending_bytes, **limits)
         reader.close()
         turn_until(echo.reactor, lambda: len(echo.connections) == 1)
         turn_idle(echo.reactor)

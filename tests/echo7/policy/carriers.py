@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 LINUX = pytest.mark.skipif(sys.platform != "linux", reason="only Linux has batches")
 # Source and path.
 Arrival = tuple[tuple[Any, ...], bytes]
+Parcel = tuple[tuple[Any, ...], bytes]  # source and payload
 Decide = Callable[[Batch, int], Mapping[int, str]]
 
 
@@ -63,3 +64,18 @@ def refusal(guard: Guard, source: tuple[Any, ...], path: bytes = b"") -> str | N
 def deciding(echo: DatagramEcho) -> Decide:
     """Return an echo's decision; it doesn't depend on the endpoint."""
     return lambda batch, count: echo.batch_received(cast(Endpoint, None), batch, count)
+
+
+def slots_holding(parcels: Sequence[Parcel]) -> Slots:
+    """Return slots with sources and payloads."""
+    slots = slots_with([(source, b"") for source, _ in parcels])
+    for index, (_, data) in enumerate(parcels):
+        slots.lengths[index] = len(data)
+        slots.payload(index)[:] = data
+    return slots
+
+
+def one_by_one_with(decide: Decide, parcels: Sequence[Parcel]) -> dict[int, str]:
+    """Decide over each datagram alone, with its payload."""
+    singles = enumerate(Single((data, source, b"")) for source, data in parcels)
+    return {index: refused[0] for index, single in singles if (refused := decide(single, 1))}

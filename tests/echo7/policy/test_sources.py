@@ -11,7 +11,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from echo7.policy.access import Access
-from echo7.policy.rate import DEFAULT_UDP_RATE, Rate, SourceBuckets
+from echo7.policy.rate import DEFAULT_UDP_RATE, Rate, SourceBuckets, SourcePrefix
 from echo7.policy.sources import BY_BIND, ConnectionGate, DatagramGate, SourceLimits
 from tests.support.loops import ManualClock
 
@@ -20,12 +20,12 @@ def packed(text: str) -> bytes:
     return ipaddress.ip_address(text).packed
 
 
-# Two /64s, ::1, IPv4, the same over IPv6, loopback, and a source that is denied.
+# Two /56s, ::1, IPv4, the same over IPv6, loopback, and a source that is denied.
 HOSTS = [
     packed(text)
     for text in (
         "10.0.0.1", "10.0.0.2", "::ffff:10.0.0.1", "127.0.0.1", "127.9.9.9", "::1", "::2", "2001:db8::1",
-        "2001:db8::2", "2001:db8:0:1::1", "192.0.2.66", "::ffff:192.0.2.66",
+        "2001:db8::2", "2001:db8:0:100::1", "192.0.2.66", "::ffff:192.0.2.66",
     )
 ]  # fmt: skip
 DENY = ["192.0.2.64/26"]
@@ -58,7 +58,7 @@ def refusal(gate: DatagramGate, host: bytes) -> str | None:
 
 
 @given(policies, batches)
-@example((Rate(1.0, 1), None, False, False, False), [(0, [HOSTS[7], HOSTS[8], HOSTS[7]])])  # two of one /64
+@example((Rate(1.0, 1), None, False, False, False), [(0, [HOSTS[7], HOSTS[8], HOSTS[7]])])  # two of one /56
 @example((Rate(1.0, 3), Rate(1.0, 4), True, True, False), [(0, HOSTS * 3), (64, HOSTS)])
 @example((Rate(1.0, 1), Rate(1.0, 2), True, False, True), [(0, HOSTS * 3)])
 def test_batch_gets_the_decisions_of_its_datagrams_one_by_one(
@@ -70,6 +70,24 @@ def test_batch_gets_the_decisions_of_its_datagrams_one_by_one(
         clock.advance(ticks / 64)
         expected = {place: why for place, host in enumerate(hosts) if (why := refusal(one_by_one, host)) is not None}
         assert by_batch.refusals(hosts, bytes_of) == expected
+
+
+@pytest.mark.parametrize(
+    ("prefix", "sources"), [(SourcePrefix(), 16 + 2), (SourcePrefix(24, 48), 1 + 1), (SourcePrefix(32, 64), 16 + 17)]
+)
+def test_addresses_with_one_prefix_share_a_bucket_and_a_cap(prefix: SourcePrefix, sources: int) -> None:
+    """Issue: "Sixteen /64s of one /56 get 16 times". Here with sixteen addresses of one /24, too."""
+    hosts = [packed(f"192.0.2.{n}") for n in range(16)] + [packed(f"2001:db8:0:{n:x}::1") for n in range(16)]
+    hosts += [packed("2001:db8:0:100::1")] * 2
+    gate = DatagramGate(ManualClock(), prefix=prefix, buckets=SourceBuckets(Rate(1.0, 1)))
+    assert len(hosts) - len(gate.refusals(hosts, bytes_of)) == sources
+    connections = ConnectionGate(prefix=prefix)
+    entered = 0
+    for host in hosts:
+        if connections.refusal(host, 1) is None:
+            connections.enter(host)
+            entered += 1
+    assert entered == sources
 
 
 def test_empty_batch_is_not_decided() -> None:

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reactor.limits import UDP_RECEIVE_BYTES
+from reactor.limits import UDP_BUFFER_BYTES
 from reactor.sockets.addresses import Address, family_of, format_address, pack_host
 from reactor.sockets.errors import BROKEN_SOCKET, ONE_PEER, OUT_OF_MEMORY, errno_name, os_error
 from reactor.sockets.opening import Socket, bind_tcp, bind_udp, connect_result, new_client
@@ -288,7 +288,7 @@ def test_udp_gets_the_largest_receive_buffer_allowed() -> None:
     """A burst waits in the kernel: at most net.core.rmem_max, doubled (socket(7))."""
     most_bytes = int(pathlib.Path("/proc/sys/net/core/rmem_max").read_text())
     with bind_udp(socket, ("127.0.0.1", 0)) as sock:
-        assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) == 2 * min(UDP_RECEIVE_BYTES, most_bytes)
+        assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) == 2 * min(UDP_BUFFER_BYTES, most_bytes)
 
 
 @linux_only
