@@ -150,6 +150,11 @@ class EchoServer:
             raise RuntimeError("this server has been started; make a new one")
         if bound is None:
             bound = self._bind(reactor.sockets)
+        elif not bound.is_prepared:
+            # imported only for sockets that the caller has made
+            from echo7.sockets.adoption import check
+
+            check(bound)
         self._reactor, self.left_out = reactor, bound.left_out
         self._drop_log = DropLog(reactor.now)
         new_pipe = pipes_on(reactor.sockets) if self._pipes else None
@@ -178,8 +183,6 @@ class EchoServer:
         total = self._sources.udp_rate_total and SourceBuckets(self._sources.udp_rate_total, 1)
         endpoints: list[Endpoint] = []
         for sock in bound.udp:
-            # An inherited socket may have it on. Off, the kernel refuses to answer a subnet's broadcast address.
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 0)
             rate = self._sources.udp_rate_on(on_loopback(sock))
             buckets = rate and tables.setdefault(rate, SourceBuckets(rate))
             gate = None

@@ -39,8 +39,10 @@ class BindError(Exception):
 class Bound:
     """Sockets that are ready to be served."""
 
-    def __init__(self, *, tcp: Iterable[Socket] = (), udp: Iterable[Socket] = ()) -> None:
+    def __init__(self, *, tcp: Iterable[Socket] = (), udp: Iterable[Socket] = (), is_prepared: bool = False) -> None:
         self.tcp, self.udp = list(tcp), list(udp)
+        # made or checked here, so that EchoServer needn't look at them
+        self.is_prepared = is_prepared
         # addresses that this machine has no IPv6 for
         self.left_out: list[str] = []
 
@@ -86,7 +88,7 @@ def bind_all(
     """
     targets = find_targets(hosts, port)
     for tries_left in reversed(range(PORT_TRIES if port == 0 else 1)):
-        bound = Bound()
+        bound = Bound(is_prepared=True)
         with contextlib.ExitStack() as failed:
             failed.callback(bound.close)
             try:
@@ -106,6 +108,21 @@ def bind_all(
 def on_loopback(sock: Socket) -> bool:
     """Tell whether only this machine can reach a socket."""
     return is_loopback(plain_host(pack_host(sock.getsockname()[0])))
+
+
+def reaches_many(sockets: SocketFactory, address: Address) -> bool:
+    """Tell whether an address is multicast or broadcast."""
+    if refused_source(address[0]) in ("source_multicast", "source_broadcast"):
+        return True
+    # only the kernel knows the broadcast address of a subnet
+    if family_of(address) == socket.AF_INET:
+        try:
+            with sockets.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+                # sends nothing; without SO_BROADCAST, the error is EACCES (connect(2))
+                probe.connect((address[0], ECHO_PORT))
+        except OSError as error:
+            return error.errno == errno.EACCES
+    return False
 
 
 def find_targets(hosts: Sequence[str], port: int) -> list[Target]:
@@ -146,16 +163,7 @@ def _expand(host: str, port: int) -> Iterable[Target]:
 
 def _refuse_what_reaches_many(sockets: SocketFactory, address: Address) -> None:
     """Raise BindError for a multicast or broadcast address: UDP can be bound to it."""
-    many = refused_source(address[0]) in ("source_multicast", "source_broadcast")
-    # only the kernel knows the broadcast address of a subnet
-    if not many and family_of(address) == socket.AF_INET:
-        try:
-            with sockets.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-                # sends nothing; without SO_BROADCAST, the error is EACCES (connect(2))
-                probe.connect((address[0], ECHO_PORT))
-        except OSError as error:
-            many = error.errno == errno.EACCES
-    if many:
+    if reaches_many(sockets, address):
         raise BindError(
             f"cannot serve on {address[0]}: it is a multicast or broadcast address, and a request to many hosts gets "
             "no answer; give an address of this machine, or '*'"
