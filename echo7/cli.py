@@ -37,6 +37,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit status. Usage errors raise SystemExit(2), as argparse does."""
     try:
         options = parse(sys.argv[1:] if argv is None else argv)
+        # `__main__` has set this for the start only
+        if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
         return int(options.run(options))
     # before the command has installed its signal handlers
     except KeyboardInterrupt:

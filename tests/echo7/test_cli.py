@@ -286,7 +286,7 @@ def test_bare_interpreter_serves() -> None:
 
 def test_importing_the_command_does_not_run_it() -> None:
     """Tools that import every module (pydoc, a linter, multiprocessing) must not start a service."""
-    assert importlib.import_module("echo7.__main__").main is cli.main
+    assert callable(importlib.import_module("echo7.__main__").main)
 
 
 def test_interrupt_at_start_leaves_no_traceback() -> None:
