@@ -14,6 +14,7 @@ from echo7.policy.sources import SourceLimits
 from echo7.process import limits
 from echo7.server import EchoServer
 from echo7.settings import Settings
+from echo7.sockets.binding import Bound
 from reactor.doors import NOTHING_OBSERVED, Observer
 from reactor.loop import Reactor
 
@@ -65,12 +66,12 @@ def new_selector(settings: Settings) -> selectors.BaseSelector:
     return selector
 
 
-def new_server(settings: Settings, descriptors: int, failed: Callable[[], object]) -> EchoServer:
-    """Return the server of one process that may open `descriptors`. Its caller binds the sockets."""
+def new_server(settings: Settings, descriptors: int, bound: Bound, failed: Callable[[], object]) -> EchoServer:
+    """Return the server of one process that may open `descriptors`, for these sockets."""
     return EchoServer(
         plain=settings.plain,
         pipes=limits.default_pipes(descriptors),
-        max_connections=max_connections(settings, descriptors),
+        max_connections=max_connections(settings, descriptors, bound),
         drain_timeout_s=settings.drain_timeout_s,
         idle_timeout_s=settings.idle_timeout_s,
         sources=source_limits(settings),
@@ -98,11 +99,17 @@ def import_parts(settings: Settings) -> None:
             importlib.import_module(name)
 
 
-def max_connections(settings: Settings, descriptors: int) -> int:
+def max_connections(settings: Settings, descriptors: int, bound: Bound) -> int:
     """Return how many connections one process may have."""
     if settings.max_connections is not None:
         return -(-settings.max_connections // settings.workers)
-    return limits.default_max_connections(descriptors, 0 if settings.plain else limits.default_pipes(descriptors))
+    return fitting_connections(settings, descriptors, bound)
+
+
+def fitting_connections(settings: Settings, descriptors: int, bound: Bound) -> int:
+    """Return for how many connections one process has descriptors."""
+    pipes = 0 if settings.plain else limits.default_pipes(descriptors)
+    return limits.default_max_connections(descriptors, len(bound.sockets), pipes)
 
 
 def source_limits(settings: Settings) -> SourceLimits:

@@ -31,6 +31,20 @@ def log_hints(left_out: Iterable[str], loopback_only: bool) -> None:
         log.event(logger, logging.INFO, "loopback_only", text)
 
 
+def log_limit(most: int, fitting: int, descriptors: int) -> None:
+    """Log how many connections there may be, or that so many can't be had."""
+    fields = {"max_connections": most, "fitting": fitting, "descriptors": descriptors}
+    if most <= fitting:
+        text = f"at most {most:,} connections at once, with {descriptors:,} descriptors"
+        log.event(logger, logging.INFO, "limits", text, **fields)
+    else:
+        text = (
+            f"--max-connections {most} can't be had: with {descriptors:,} descriptors, {fitting:,} connections fit; "
+            "raise 'ulimit -n' (LimitNOFILE=), or ask for fewer"
+        )
+        log.event(logger, logging.WARNING, "limits_exceeded", text, **fields)
+
+
 def log_addresses(addresses: Iterable[ServingAddress]) -> None:
     """Log where the service listens, one line for each socket."""
     for transport, host, port, text in addresses:

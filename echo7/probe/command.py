@@ -157,8 +157,8 @@ def _check_form(options: argparse.Namespace, is_plugin: bool) -> None:
 def _addresses_of(options: argparse.Namespace, plan: Plan) -> list[Address]:
     descriptors = limits.raise_descriptor_limit()
     flows = plan.flows * len(options.hosts)
-    if flows + limits.KEPT_BACK > descriptors:
-        message = f"{flows} flows need more than the {descriptors} descriptors of this process"
+    if flows + limits.kept_back(descriptors) > descriptors:
+        message = f"{flows} flow{'s' if flows > 1 else ''} need{'' if flows > 1 else 's'} more than the {descriptors} descriptors of this process"
         raise Refusal(USAGE, nagios.UNKNOWN, f"{message}; raise 'ulimit -n', or take fewer --flows")
     try:
         addresses = [resolve(host, options.port, options.family)[0] for host in options.hosts]

@@ -44,6 +44,10 @@ def serve(settings: Settings) -> int:
     log.ensure_standard_descriptors()
     handler = log.set_up(settings.log_level, settings.log_format)
     descriptors = limits.raise_descriptor_limit()
+    if descriptors < limits.LEAST_DESCRIPTORS:
+        why = f"{descriptors} open descriptors are too few: there must be at least {limits.LEAST_DESCRIPTORS}"
+        log.event(logger, logging.ERROR, "start_failed", f"cannot start: {why}; raise 'ulimit -n'")
+        return 1
     tracing = assembly.new_tracing(settings)
     try:
         # a supervisor carries no traffic: the plain loop will do
@@ -114,7 +118,16 @@ class Service:
         report.dump_on_signal(self.reactor, self.work.dump)
         self._install_signal_handlers()
         report.log_hints(self._sets[0].left_out, bound_here and not self.settings.hosts)
+        self._log_limit(self._sets[0])
         self.work.start()
+
+    def _log_limit(self, bound: Bound) -> None:
+        if bound.tcp:
+            most, fitting = (
+                self.settings.workers * limit(self.settings, self.descriptors, bound)
+                for limit in (assembly.max_connections, assembly.fitting_connections)
+            )
+            report.log_limit(most, fitting, self.descriptors)
 
     @contextlib.contextmanager
     def optional(self) -> Iterator[None]:
@@ -236,13 +249,13 @@ class Single:
         self._service, self._reactor, self._settings = service, service.reactor, service.settings
         self._tracing = tracing
         self._metrics: Metrics | None = None
-        self._server = assembly.new_server(self._settings, service.descriptors, self._failed)
-        self.stop, self.abort = self._server.stop, self._server.abort
-        self.log_counters = report.counters_logger(self._server, service.handler)
-        self.ask_for_counters = functools.partial(self.log_counters, "counters")
 
     def open(self, sets: list[Bound]) -> None:
         """Open everything that may need privileges. Raise BindError, StartError."""
+        self._server = assembly.new_server(self._settings, self._service.descriptors, sets[0], self._failed)
+        self.stop, self.abort = self._server.stop, self._server.abort
+        self.log_counters = report.counters_logger(self._server, self._service.handler)
+        self.ask_for_counters = functools.partial(self.log_counters, "counters")
         if self._tracing is not None:
             with self._service.optional():
                 self._tracing.open()

@@ -395,9 +395,9 @@ def test_machine_without_ipv6_serves_ipv4_and_logs_one_line() -> None:
             if lines[-1].get("transport") == "udp":
                 break
         process.kill()
-    assert [line["event"] for line in lines] == ["left_out", "loopback_only", "listening", "listening"]
+    assert [line["event"] for line in lines] == ["left_out", "loopback_only", "limits", "listening", "listening"]
     assert "this machine has no IPv6" in lines[0]["message"]
-    assert [line["address"] for line in lines[2:]] == ["127.0.0.1"] * 2
+    assert [line["address"] for line in lines[3:]] == ["127.0.0.1"] * 2
 
 
 @pytest.mark.parametrize(
@@ -419,7 +419,7 @@ def test_address_that_is_left_out_has_a_line_with_its_name(
     if events[0] == "serving_as_root":
         caplog.records.pop(0)
         events.pop(0)
-    assert events == ["left_out", *hints, "listening", "listening"]
+    assert events == ["left_out", *hints, "limits", "listening", "listening"]
     assert caplog.messages[0] == f"not serving {left_out}: this machine has no IPv6"
     assert [vars(record)["fields"]["address"] for record in caplog.records[-2:]] == [served] * 2
 
