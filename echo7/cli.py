@@ -13,7 +13,7 @@ from collections.abc import Collection, Sequence
 
 from echo7 import __version__
 from echo7.arguments import HelpFormatter, refuse_dashes
-from reactor.console.commandline import OneLineParser
+from reactor.console.commandline import OneLineParser, run_command
 
 # Name → the module that has `add_arguments` and `run`, and its line of help.
 COMMANDS = {
@@ -35,8 +35,12 @@ examples:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit status. Usage errors raise SystemExit(2), as argparse does."""
+    return run_command(lambda: _run(sys.argv[1:] if argv is None else argv))
+
+
+def _run(argv: Sequence[str]) -> int:
     try:
-        options = parse(sys.argv[1:] if argv is None else argv)
+        options = parse(argv)
         # `__main__` has set this for the start only
         if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:
             signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -55,23 +55,6 @@ def set_up(level: str, form: str, worker: int | None = None, *, previous: bool =
     return handler
 
 
-def ensure_standard_descriptors() -> None:
-    """Open /dev/null in place of standard descriptors that the parent has closed.
-
-    Otherwise the first socket would get number 2, and the next log line would go to a client. Where there is no
-    /dev/null, the root folder does: it can't be written either.
-    """
-    for descriptor in range(STDERR + 1):
-        try:
-            os.fstat(descriptor)
-        except OSError:
-            # the lowest free number is this one
-            try:
-                os.open(os.devnull, os.O_RDWR)
-            except OSError:
-                os.open(os.sep, os.O_RDONLY)
-
-
 class Repeats(logging.Filter):
     """Holds back the loop's warnings that repeat too often; the next line of the kind says how many."""
 

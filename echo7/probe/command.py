@@ -105,7 +105,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Run the command; return the exit status. Usage errors raise SystemExit."""
-    log.ensure_standard_descriptors()
     log.set_up("error", "text")
     is_plugin = options.warn is not None or options.crit is not None
     try:
@@ -158,7 +157,8 @@ def _addresses_of(options: argparse.Namespace, plan: Plan) -> list[Address]:
     descriptors = limits.raise_descriptor_limit()
     flows = plan.flows * len(options.hosts)
     if flows + limits.kept_back(descriptors) > descriptors:
-        message = f"{flows} flow{'s' if flows > 1 else ''} need{'' if flows > 1 else 's'} more than the {descriptors} descriptors of this process"
+        need = f"{flows} flows need" if flows > 1 else "a flow needs"
+        message = f"{need} more than the {descriptors} descriptors of this process"
         raise Refusal(USAGE, nagios.UNKNOWN, f"{message}; raise 'ulimit -n', or take fewer --flows")
     try:
         addresses = [resolve(host, options.port, options.family)[0] for host in options.hosts]

@@ -41,7 +41,6 @@ logger = logging.getLogger("echo7")
 def serve(settings: Settings) -> int:
     """Serve until a signal ends it; return the exit status."""
     _mask("SIG_BLOCK", set(SIGNALS) - set(child.END_SIGNALS))
-    log.ensure_standard_descriptors()
     handler = log.set_up(settings.log_level, settings.log_format)
     descriptors = limits.raise_descriptor_limit()
     if descriptors < limits.LEAST_DESCRIPTORS:

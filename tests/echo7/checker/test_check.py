@@ -302,7 +302,7 @@ def test_full_disk_is_status_1_and_one_line() -> None:
     with open("/dev/full", "w") as full:
         done = run_check("--list", stdout=full)
     assert done.returncode == 1
-    assert done.stderr == "echo7: can't write the result: No space left on device; it is lost\n"
+    assert done.stderr == "can't write to stdout: No space left on device; the result is lost\n"
 
 
 def test_closed_pipe_is_no_error() -> None:
