@@ -16,6 +16,7 @@ from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 from echo7.logs.drops import DropLog, describe_peer, describe_source
+from echo7.logs.log import event as log_event
 from echo7.policy.echo import DatagramEcho, StreamEcho
 from echo7.policy.guard import Guard
 from echo7.policy.rate import Rate, SourceBuckets
@@ -286,8 +287,9 @@ class EchoServer:
     def _give_up(self) -> None:
         left = [connection for connection in self._clients if not connection.closed]
         cut = sum(1 for connection in left if connection.pending_bytes)
-        text = "drain timeout: %d clients cut off with bytes pending, %d that had everything but hadn't closed"
-        logger.warning(text, cut, len(left) - cut, extra={"event": "drain_timeout"})
+        rest = len(left) - cut
+        text = f"drain timeout: {cut} clients cut off with bytes pending, {rest} that had everything but hadn't closed"
+        log_event(logger, logging.WARNING, "drain_timeout", text, cut_off=cut, not_closed=rest)
         self.abort()
 
     def _check_stopped(self) -> None:
@@ -310,7 +312,8 @@ class EchoServer:
         if self._idle is not None:
             self._idle.watch(connection)
         if self._debug:
-            logger.debug("connection from %s", describe_peer(peer))
+            name = describe_peer(peer)
+            log_event(logger, logging.DEBUG, "connection_opened", f"connection from {name}", source=name)
         self._accepted += 1
         self._clients[connection] = source
         if len(self._clients) == self._max_connections:
@@ -323,9 +326,11 @@ class EchoServer:
             return
         if self._debug:
             how = "in order" if error is None else f"by {error!r}"
-            logger.debug(
-                "connection over, %s: %d bytes received, %d sent", how, connection.bytes_received, connection.bytes_sent
-            )
+            text = f"connection over, {how}: {connection.bytes_received} bytes received, {connection.bytes_sent} sent"
+            log_event(
+                logger, logging.DEBUG, "connection_closed", text, how=how,
+                bytes_received=connection.bytes_received, bytes_sent=connection.bytes_sent,
+            )  # fmt: skip
         if self._splicer is not None:
             self._splicer.forget(connection)
         self._bytes_received += connection.bytes_received
