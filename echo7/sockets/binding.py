@@ -19,7 +19,7 @@ from typing import NamedTuple
 from echo7.policy.guard import refused_source
 from echo7.policy.rate import is_loopback, plain_host
 from reactor.limits import BACKLOG
-from reactor.sockets.addresses import WILDCARDS, Address, family_of, format_address, pack_host
+from reactor.sockets.addresses import WILDCARDS, Address, family_of, format_address, pack_host, unmapped
 from reactor.sockets.factory import SocketFactory
 from reactor.sockets.opening import Socket, bind_tcp, bind_udp, set_buffers
 
@@ -156,7 +156,8 @@ def _expand(host: str, port: int) -> Iterable[Target]:
         raise BindError(
             f"cannot serve on {host!r}: {reason}; give a name that resolves, an address of this machine, or '*'"
         ) from None
-    addresses = [address for family, _, _, _, address in answers if family in (socket.AF_INET, socket.AF_INET6)]
+    internet = (socket.AF_INET, socket.AF_INET6)
+    addresses = [unmapped(address) for family, _, _, _, address in answers if family in internet]
     both = len({family_of(address) for address in addresses}) == 2
     return [Target(address, both and family_of(address) == socket.AF_INET6) for address in addresses]
 
@@ -221,10 +222,7 @@ def _explained(error: OSError, transport: str, address: Address) -> Exception:
         ),
         errno.EADDRNOTAVAIL: "no interface of this machine has it ('ip address' lists them); choose another --host",
         errno.EAFNOSUPPORT: "this machine has no such address family; choose another --host",
-        errno.EINVAL: (
-            "a link-local address needs its interface, as in fe80::1%eth0, and an IPv4 address is given as IPv4; "
-            "else choose another --host"
-        ),
+        errno.EINVAL: ("a link-local address needs its interface, as in fe80::1%eth0; else choose another --host"),
         errno.EMFILE: "the limit of open descriptors is too low; raise it ('ulimit -n')",
     }.get(error.errno or 0, "choose another --host or --port")
     reason = os.strerror(error.errno) if error.errno else str(error)

@@ -14,7 +14,7 @@ import sys
 from collections.abc import Iterator
 
 from reactor.limits import UDP_RECEIVE_BYTES
-from reactor.sockets.addresses import WILDCARDS, Address, family_of
+from reactor.sockets.addresses import WILDCARDS, Address, family_of, is_mapped
 from reactor.sockets.factory import SocketFactory
 from reactor.sockets.pktinfo import report_paths
 
@@ -116,7 +116,7 @@ def _new(sockets: SocketFactory, address: Address, kind: int, buffer_bytes: int 
     with closed_on_error(sockets.socket(family, kind)) as sock:
         sock.setblocking(False)
         if family == socket.AF_INET6:
-            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, int(not is_mapped(address)))
         if buffer_bytes is not None:  # before listen(2): the handshake fixes the window scale (tcp(7))
             set_buffers(sock, buffer_bytes)
         return sock
