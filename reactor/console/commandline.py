@@ -12,7 +12,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Mapping
-from typing import Any, NoReturn, TextIO
+from typing import Any, NoReturn
 
 USAGE, OUTPUT_LOST = 2, 1  # exit statuses
 STDERR = 2
@@ -132,6 +132,14 @@ def give_up(descriptor: int) -> None:
         os.dup2(nowhere.fileno(), descriptor)
 
 
-def takes_escapes(stream: TextIO) -> bool:
-    """Tell whether escape sequences may be written to a stream: a terminal that isn't dumb (NO_COLOR: no-color.org)."""
-    return stream.isatty() and os.environ.get("TERM", "") not in ESCAPES_UNKNOWN
+def takes_escapes(descriptor: int) -> bool:
+    """Tell whether escape sequences may be written to a descriptor: to a terminal that isn't dumb."""
+    return os.isatty(descriptor) and os.environ.get("TERM", "") not in ESCAPES_UNKNOWN
+
+
+def fitted(text: str, descriptor: int) -> str:
+    """Return a text cut to one row of a terminal, so that the next text can replace it."""
+    columns = 80
+    with contextlib.suppress(OSError):
+        columns = os.get_terminal_size(descriptor).columns or columns
+    return text if len(text) < columns else text[: max(0, columns - 2)] + "…"

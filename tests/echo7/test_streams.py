@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 import signal
@@ -16,6 +17,8 @@ from tests.support.basics import PATIENCE_S, PROJECT
 from tests.support.commands import Done
 from tests.support.echo import EchoThread
 
+pty = pytest.importorskip("pty")
+termios = pytest.importorskip("termios")
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="descriptors are inherited otherwise there")
 
 # Each closes its part of 0, 1, 2: together every pair of states of two descriptors.
@@ -109,3 +112,53 @@ def test_stderr_on_a_full_disk_changes_no_status(name: str, status: int, port: s
     with open("/dev/full", "w") as full:
         done = run(COMMANDS.get(name, USAGE), port, stderr=full)
     assert done.returncode == status
+
+
+# ---------------------------------------------------------------- terminals
+
+
+def on_terminal(command: Sequence[str], port: str, columns: int, **environment: str) -> bytes:
+    """Run a command with stdout and stderr on a terminal of this width; return what it writes."""
+    ours, its = pty.openpty()
+    termios.tcsetwinsize(its, (24, columns))
+    shown = bytearray()
+    words = [port if word == "PORT" else word for word in command]
+    with subprocess.Popen(
+        [sys.executable, *words], cwd=PROJECT, stdout=its, stderr=its, stdin=subprocess.DEVNULL,
+        env={**os.environ, "TERM": "xterm", **environment},
+    ) as process:  # fmt: skip
+        os.close(its)
+        # EIO: the last process has closed it
+        with contextlib.suppress(OSError):
+            while piece := os.read(ours, 1 << 16):
+                shown += piece
+        os.close(ours)
+        assert process.wait(PATIENCE_S) == 0
+    return bytes(shown)
+
+
+LIVE = {
+    "check": (*ECHO7, "check", "127.0.0.1", "--port", "PORT", "--only", "udp-0", "tcp-half-close", "udp-largest"),
+    "ping": (*ECHO7, "ping", "127.0.0.1", "--port", "PORT", "-q", "-c", "3", "-i", "0.2"),
+}
+
+
+@pytest.mark.parametrize("columns", [20, 40, 60])
+@pytest.mark.parametrize("name", LIVE)
+def test_live_line_fits_into_one_row(name: str, columns: int, port: str) -> None:
+    """Story: at 40 and 60 columns a longer line was wrapped, and each update left a row behind."""
+    shown = on_terminal(LIVE[name], port, columns).decode()
+    rows = [row for line in shown.split("\n") for row in line.split("\r") if row.endswith(("…", "\x1b[K"))]
+    assert rows
+    assert max(len(row.replace("\x1b[K", "")) for row in rows) < columns
+
+
+@pytest.mark.parametrize("term", ["dumb", ""])
+@pytest.mark.parametrize("name", LIVE)
+def test_dumb_terminal_gets_no_escapes(name: str, term: str, port: str) -> None:
+    assert b"\x1b" not in on_terminal(LIVE[name], port, 80, TERM=term)
+
+
+def test_no_color_leaves_colours_out(port: str) -> None:
+    assert b"\x1b[32m" in on_terminal(LIVE["check"], port, 80)
+    assert b"\x1b[32m" not in on_terminal(LIVE["check"], port, 80, NO_COLOR="1")
