@@ -227,7 +227,7 @@ class Reactor:
         self.observer.detach()
         self.closed = True
         # Each number stays in use, so a late close can't close another's descriptor.
-        nothing = os.open(os.devnull, os.O_RDWR)
+        nothing = os.open(os.sep, os.O_RDONLY)
         for handler in self.handlers:
             handler.closed = True
             os.dup2(nothing, handler.fileno(), inheritable=False)

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import io
 import os
 import re
 import sys
 from collections.abc import Callable, Mapping
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TextIO
 
 USAGE, OUTPUT_LOST = 2, 1  # exit statuses
 STDERR = 2
@@ -82,17 +83,27 @@ def ensure_standard_streams() -> None:
             os.fstat(descriptor)
         except OSError:
             # the lowest free number is this one
-            try:
-                os.open(os.devnull, os.O_RDWR)
-            except OSError:
-                os.open(os.sep, os.O_RDONLY)
+            _open_nothing()
     # None: closed when Python started
-    if sys.stdin is None:
-        sys.stdin = open(os.devnull)  # noqa: SIM115 - for as long as the process
-    if sys.stdout is None:
-        sys.stdout = open(os.devnull, "w")  # noqa: SIM115
-    if sys.stderr is None:
-        sys.stderr = open(os.devnull, "w")  # noqa: SIM115
+    sys.stdin, sys.stdout, sys.stderr = (
+        sys.stdin or _nothing("r"),
+        sys.stdout or _nothing("w"),
+        sys.stderr or _nothing("w"),
+    )
+
+
+def _nothing(mode: str) -> TextIO:
+    try:
+        return open(os.devnull, mode)  # type: ignore[return-value]
+    except OSError:
+        return io.StringIO()
+
+
+def _open_nothing() -> int:
+    try:
+        return os.open(os.devnull, os.O_RDWR)
+    except OSError:
+        return os.open(os.sep, os.O_RDONLY)
 
 
 def settled(status: int) -> int:
@@ -128,8 +139,9 @@ def complain(message: str) -> None:
 
 def give_up(descriptor: int) -> None:
     """Redirect a broken stream to /dev/null, or the interpreter reports it again when it exits."""
-    with open(os.devnull, "w") as nowhere:
-        os.dup2(nowhere.fileno(), descriptor)
+    nothing = _open_nothing()
+    os.dup2(nothing, descriptor)
+    os.close(nothing)
 
 
 def takes_escapes(descriptor: int) -> bool:

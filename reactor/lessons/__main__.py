@@ -56,7 +56,11 @@ def _run(argv: Sequence[str] | None) -> int:
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
     except OSError as error:
-        return lost(error)
+        if error.filename is None:
+            return lost(error)
+        # no /dev/null for a student's program
+        sys.stderr.write(f"{PROGRAM}: can't run it here: {error.strerror}: {error.filename}\n")
+        return STATUS_BROKEN
 
 
 def new_parser() -> OneLineParser:
