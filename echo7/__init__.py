@@ -25,32 +25,41 @@ Read first: `server` (EchoServer), `policy.echo` (what happens to a byte and to 
 from __future__ import annotations
 
 import importlib
-from typing import TYPE_CHECKING
 
-from echo7.policy.rate import Rate
-from echo7.policy.sources import SourceLimits
-from echo7.server import Counters, EchoServer, ServingAddress
-from echo7.sockets.binding import BindError
-
+# a type checker takes this for true; at run time, `typing` would be imported for it
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from echo7.checker import check
+    from echo7.policy.rate import Rate
+    from echo7.policy.sources import SourceLimits
     from echo7.probe import ping
+    from echo7.server import Counters, EchoServer, ServingAddress
+    from echo7.sockets.binding import BindError
 
 __version__ = "0.1.0"
 
 __all__ = ["BindError", "Counters", "EchoServer", "Rate", "ServingAddress", "SourceLimits", "check", "ping"]
 
-# imported when they are used: a service needs neither
-TOOLS = {"check": "echo7.checker", "ping": "echo7.probe"}
+# Imported when they are used: a tool needs no service, nor the reverse, and the command must hold signals back first.
+HOMES = {
+    "BindError": "echo7.sockets.binding",
+    "Counters": "echo7.server",
+    "EchoServer": "echo7.server",
+    "Rate": "echo7.policy.rate",
+    "ServingAddress": "echo7.server",
+    "SourceLimits": "echo7.policy.sources",
+    "check": "echo7.checker",
+    "ping": "echo7.probe",
+}
 
 
 def __getattr__(name: str) -> object:
-    """Return a tool's function (PEP 562)."""
-    if name not in TOOLS:
+    """Return a public class or function (PEP 562)."""
+    if name not in HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(TOOLS[name]), name)
+    return getattr(importlib.import_module(HOMES[name]), name)
 
 
 def __dir__() -> list[str]:
-    """List the tools too."""
-    return sorted([*globals(), *TOOLS])
+    """List the public names too."""
+    return sorted([*globals(), *HOMES])

@@ -15,6 +15,7 @@ from echo7.policy.sources import SourceLimits
 from echo7.process import limits
 from echo7.server import EchoServer
 from echo7.settings import Settings
+from echo7.sockets.binding import Bound, on_loopback
 from reactor.doors import NOTHING_OBSERVED, Observer
 from reactor.loop import Reactor
 
@@ -68,13 +69,13 @@ def new_selector(settings: Settings) -> selectors.BaseSelector:
     return selector
 
 
-def new_server(settings: Settings, descriptors: int, failed: Callable[[], object]) -> EchoServer:
-    """Return the server of one process that may open `descriptors`. Its caller binds the sockets."""
+def new_server(settings: Settings, descriptors: int, bound: Bound, failed: Callable[[], object]) -> EchoServer:
+    """Return the server of one process that may open `descriptors`, for these sockets."""
     return EchoServer(
         plain=settings.plain,
         pipes=limits.default_pipes(descriptors),
-        max_connections=max_connections(settings, descriptors),
-        connections_possible=connections_possible(settings, descriptors),
+        max_connections=max_connections(settings, descriptors, bound),
+        connections_possible=connections_possible(settings, descriptors, bound),
         drain_timeout_s=settings.drain_timeout_s,
         idle_timeout_s=settings.idle_timeout_s,
         sources=source_limits(settings),
@@ -103,27 +104,29 @@ def import_parts(settings: Settings) -> None:
             importlib.import_module(name)
 
 
-def max_connections(settings: Settings, descriptors: int) -> int:
+def max_connections(settings: Settings, descriptors: int, bound: Bound) -> int:
     """Return how many connections one process may have."""
     if settings.max_connections is not None:
         return -(-settings.max_connections // settings.workers)
-    return connections_possible(settings, descriptors)
+    return connections_possible(settings, descriptors, bound)
 
 
-def connections_possible(settings: Settings, descriptors: int) -> int:
-    """Return how many connections the descriptors of one process allow."""
+def connections_possible(settings: Settings, descriptors: int, bound: Bound) -> int:
+    """Return for how many connections one process has descriptors."""
     if settings.metrics is not None:
         # and two for the reserve itself
         descriptors -= limits.page_places(descriptors) + 2
-    return limits.default_max_connections(descriptors, 0 if settings.plain else limits.default_pipes(descriptors))
+    pipes = 0 if settings.plain else limits.default_pipes(descriptors)
+    return limits.default_max_connections(descriptors, len(bound.sockets), pipes)
 
 
-def log_limits(settings: Settings, descriptors: int, is_local: bool) -> None:
+def log_limits(settings: Settings, descriptors: int, bound: Bound) -> None:
     """Log how many connections all processes together may have. Ample room for loopback alone is no news."""
-    possible = connections_possible(settings, descriptors) * settings.workers
+    possible = connections_possible(settings, descriptors, bound) * settings.workers
     wanted = settings.max_connections or possible
-    if settings.tcp and not (is_local and possible >= max(wanted, AMPLE_CONNECTIONS)):
-        report.log_limits(wanted, possible)
+    is_local = all(on_loopback(sock) for sock in bound.sockets)
+    if bound.tcp and not (is_local and possible >= max(wanted, AMPLE_CONNECTIONS)):
+        report.log_limits(wanted, possible, descriptors)
 
 
 def source_limits(settings: Settings) -> SourceLimits:

@@ -6,6 +6,7 @@ Law: only the module of the given command is imported: a service that starts nee
 from __future__ import annotations
 
 import argparse
+import functools
 import importlib
 import signal
 import sys
@@ -13,7 +14,7 @@ from collections.abc import Collection, Sequence
 
 from echo7 import __version__
 from echo7.arguments import HelpFormatter, refuse_dashes
-from reactor.console.commandline import OneLineParser
+from reactor.console.commandline import OneLineParser, run_command
 
 # Name → the module that has `add_arguments` and `run`, and its line of help.
 COMMANDS = {
@@ -35,8 +36,15 @@ examples:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit status. Usage errors raise SystemExit(2), as argparse does."""
+    return run_command(lambda: _run(sys.argv[1:] if argv is None else argv))
+
+
+def _run(argv: Sequence[str]) -> int:
     try:
-        options = parse(sys.argv[1:] if argv is None else argv)
+        options = parse(argv)
+        # `__main__` has set this for the start only
+        if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
         return int(options.run(options))
     # before the command has installed its signal handlers
     except KeyboardInterrupt:
@@ -45,10 +53,24 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
     """Turn arguments into options; `options.run` is the command. Raise SystemExit(2) after one line on stderr."""
-    parser, _ = new_parser([argument for argument in argv if not argument.startswith("-")][:1])
+    asked = [argument for argument in argv if not argument.startswith("-")][:1]
+    parser, found = new_parser(asked)
+    if asked == ["serve"]:
+        _report_as_the_log(argv, parser, *found.values())
     options = parser.parse_args(argv)
     refuse_dashes(options.parser, options)
     return options
+
+
+def _report_as_the_log(argv: Sequence[str], *parsers: OneLineParser) -> None:
+    """Make mistakes of `serve` lines of its log, in the form that `argv` asks for."""
+    from echo7 import serve
+
+    form = serve.form_of_errors(argv)
+    if form == "json":
+        for parser in parsers:
+            error = functools.partial(serve.refuse, OneLineParser(parser.prog), log_format=form)
+            parser.error = error  # type: ignore[method-assign]
 
 
 def new_parser(asked: Collection[str] = tuple(COMMANDS)) -> tuple[OneLineParser, dict[str, OneLineParser]]:

@@ -24,18 +24,25 @@ BY_HAND = "; write it as TOML, such as port = 7007"
 
 
 class FileError(Exception):
-    """One line: what is wrong in the file, and what to do."""
+    """One line: what is wrong in the file, and what to do. `log_format` is what the file says about the log."""
+
+    log_format: object = None
 
 
 def read(path: str) -> dict[str, Any]:
     """Return the values in a file, by field of `Settings`. Raise FileError."""
     known = {option.key: (field, option) for field, option in OPTIONS.items()}
     found: dict[str, Any] = {}
-    for key, value in _document(path).items():
-        if key not in known:
-            raise FileError(_unknown(key, value, known))
-        field, option = known[key]
-        found[field] = _converted(option, value)
+    document = _document(path)
+    try:
+        for key, value in document.items():
+            if key not in known:
+                raise FileError(_unknown(key, value, known))
+            field, option = known[key]
+            found[field] = _converted(option, value)
+    except FileError as error:
+        error.log_format = document.get(OPTIONS["log_format"].key)
+        raise
     return found
 
 
@@ -60,6 +67,10 @@ def _converted(option: Option, value: object) -> Any:
             return value is option.sets
         raise FileError(f"{option.key} is {_shown(value)}, not true or false")
     values = value if option.repeat and isinstance(value, list) else [value]
+    if not values:
+        raise FileError(
+            f"{option.key} is an empty list, which has no clear meaning; name at least one, or leave it out"
+        )
     for each in values:
         if isinstance(each, bool) or not isinstance(each, str | int | float):
             lists = " or a list of them" if option.repeat else ""

@@ -6,12 +6,16 @@ Law: invalid options are refused before anything is bound; the last log line say
 from __future__ import annotations
 
 import argparse
+import logging
 import os
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NoReturn
 
+from echo7.logs import log
 from echo7.process import restart
 from echo7.process.service import serve
 from echo7.settings import OPTIONS, Settings, by_group
+from reactor.console.commandline import USAGE
 
 EXIT_STATUSES = {
     "0": "ended in order",
@@ -26,6 +30,8 @@ examples:
   sudo echo7 serve --host '*' --user nobody    every address, not as root
   echo7 serve --config /etc/echo7.toml         such as: port = 7007
 """
+logger = logging.getLogger("echo7")
+
 EPILOG = EXAMPLES + "\nSignals, exit statuses and every option in full: man echo7, echo7/docs/reference"
 
 
@@ -61,7 +67,7 @@ def configure(options: argparse.Namespace) -> Settings:
         try:
             values = configfile.read(options.config)
         except configfile.FileError as error:
-            options.parser.error(f"{options.config}: {error}")
+            refuse(options.parser, f"{options.config}: {error}", getattr(options, "log_format", error.log_format))
     for field, option in OPTIONS.items():
         if option.dest in options:
             value = getattr(options, option.dest)
@@ -69,5 +75,27 @@ def configure(options: argparse.Namespace) -> Settings:
     settings = Settings(**values)
     mistake = settings.mistake()
     if mistake is not None:
-        options.parser.error(mistake)
+        refuse(options.parser, mistake, settings.log_format)
     return settings
+
+
+def refuse(parser: argparse.ArgumentParser, message: str, log_format: object) -> NoReturn:
+    """Report a mistake in one line, in the form of the log. Raise SystemExit(2)."""
+    # a check child's last line is quoted in its parent's log
+    if log_format != "json" or restart.CHECK in os.environ:
+        parser.error(message)
+    handler = log.set_up("error", "json")
+    log.event(logger, logging.ERROR, "usage_error", f"{parser.prog}: {message}; see '{parser.prog} --help'")
+    handler.flush()
+    raise SystemExit(USAGE)
+
+
+def form_of_errors(argv: Sequence[str]) -> str:
+    """Return the form of the log that a command line asks for, although it may be wrong elsewhere."""
+    forms = ["text"]
+    for word, after in zip(argv, [*argv[1:], ""], strict=True):
+        # argparse takes abbreviations
+        flag, equals, value = word.partition("=")
+        if flag.startswith("--log-f") and "--log-format".startswith(flag):
+            forms.append(value if equals else after)
+    return forms[-1]

@@ -16,6 +16,7 @@ from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 from echo7.logs.drops import DropLog, describe_peer, describe_source
+from echo7.logs.log import event as log_event
 from echo7.policy.echo import DatagramEcho, StreamEcho
 from echo7.policy.guard import Guard
 from echo7.policy.loops import LoopWatch
@@ -164,6 +165,11 @@ class EchoServer:
             raise RuntimeError("this server has been started; make a new one")
         if bound is None:
             bound = self._bind(reactor.sockets)
+        elif not bound.is_prepared:
+            # imported only for sockets that the caller has made
+            from echo7.sockets.adoption import check
+
+            check(bound)
         self._reactor, self.left_out = reactor, bound.left_out
         self._drop_log = DropLog(reactor.now)
         new_pipe = pipes_on(reactor.sockets) if self._pipes else None
@@ -202,8 +208,6 @@ class EchoServer:
         total = self._sources.udp_rate_total and SourceBuckets(self._sources.udp_rate_total, 1)
         endpoints: list[Endpoint] = []
         for sock in bound.udp:
-            # An inherited socket may have it on. Off, the kernel refuses to answer a subnet's broadcast address.
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 0)
             rate = self._sources.udp_rate_on(on_loopback(sock))
             buckets = rate and tables.setdefault(rate, SourceBuckets(rate))
             gate = None
@@ -308,8 +312,9 @@ class EchoServer:
     def _give_up(self) -> None:
         left = [connection for connection in self._clients if not connection.closed]
         cut = sum(1 for connection in left if connection.pending_bytes)
-        text = "drain timeout: %d clients cut off with bytes pending, %d that had everything but hadn't closed"
-        logger.warning(text, cut, len(left) - cut, extra={"event": "drain_timeout"})
+        rest = len(left) - cut
+        text = f"drain timeout: {cut} clients cut off with bytes pending, {rest} that had everything but hadn't closed"
+        log_event(logger, logging.WARNING, "drain_timeout", text, cut_off=cut, not_closed=rest)
         self.abort()
 
     def _check_stopped(self) -> None:
@@ -332,7 +337,8 @@ class EchoServer:
         if self._idle is not None:
             self._idle.watch(connection)
         if self._debug:
-            logger.debug("connection from %s", describe_peer(peer))
+            name = describe_peer(peer)
+            log_event(logger, logging.DEBUG, "connection_opened", f"connection from {name}", source=name)
         self._accepted += 1
         self._clients[connection] = source
         if self._crowd is not None:
@@ -374,9 +380,11 @@ class EchoServer:
             return
         if self._debug:
             how = "in order" if error is None else f"by {error!r}"
-            logger.debug(
-                "connection over, %s: %d bytes received, %d sent", how, connection.bytes_received, connection.bytes_sent
-            )
+            text = f"connection over, {how}: {connection.bytes_received} bytes received, {connection.bytes_sent} sent"
+            log_event(
+                logger, logging.DEBUG, "connection_closed", text, how=how,
+                bytes_received=connection.bytes_received, bytes_sent=connection.bytes_sent,
+            )  # fmt: skip
         if self._splicer is not None:
             self._splicer.forget(connection)
         self._bytes_received += connection.bytes_received

@@ -6,6 +6,7 @@ Law: the result goes to stdout, and nothing else does. Progress goes to stderr i
 from __future__ import annotations
 
 import argparse
+import contextlib
 import functools
 import json
 import os
@@ -17,9 +18,10 @@ from echo7.checker import TIMEOUT_S, Case, Finding, check, table
 from echo7.checker.checker import chosen
 from echo7.checker.verdict import ECHO_PORT, TRANSPORTS
 from echo7.sockets.resolve import UnresolvedName
-from reactor.console.commandline import explain_statuses
+from reactor.console.commandline import explain_statuses, fitted, takes_escapes
 from reactor.console.output import show
 
+STDOUT, STDERR = 1, 2
 NOTHING_ANSWERED = 3
 CLEAR_LINE = "\r\x1b[K"
 EXIT_STATUSES = {
@@ -88,7 +90,7 @@ def run(options: argparse.Namespace) -> int:
     if options.json:
         result = json.dumps(table.document(report), indent=2)
     else:
-        result = table.text(report, colour=sys.stdout.isatty() and not os.environ.get("NO_COLOR"))
+        result = table.text(report, colour=takes_escapes(STDOUT) and not os.environ.get("NO_COLOR"))
     return report.status if show(result) else 1
 
 
@@ -115,6 +117,8 @@ class Progress:
 
     def show(self, text: str) -> None:
         """Replace the line; an empty text clears it."""
-        if sys.stderr.isatty():
-            sys.stderr.write(CLEAR_LINE + text)
-            sys.stderr.flush()
+        if takes_escapes(STDERR):
+            # the terminal may have gone
+            with contextlib.suppress(OSError):
+                sys.stderr.write(CLEAR_LINE + fitted(text, STDERR))
+                sys.stderr.flush()

@@ -55,16 +55,6 @@ def set_up(level: str, form: str, worker: int | None = None, *, previous: bool =
     return handler
 
 
-def ensure_standard_descriptors() -> None:
-    """Open /dev/null in place of standard descriptors that the parent has closed.
-
-    Otherwise the first socket would get number 2, and the next log line would go to a client.
-    """
-    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= STDERR:
-        pass
-    os.close(descriptor)
-
-
 class Repeats(logging.Filter):
     """Holds back the loop's warnings that repeat too often; the next line of the kind says how many."""
 

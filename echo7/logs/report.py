@@ -31,21 +31,25 @@ def log_hints(left_out: Iterable[str], loopback_only: bool) -> None:
         log.event(logger, logging.INFO, "loopback_only", text)
 
 
+def log_limits(wanted: int, possible: int, descriptors: int) -> None:
+    """Log how many connections may be open at once, or that so many as wanted can't be had."""
+    fields = {"max_connections": wanted, "possible": possible, "descriptors": descriptors}
+    if wanted <= possible:
+        text = f"at most {wanted:,} connections at once, with {descriptors:,} descriptors"
+        log.event(logger, logging.INFO, "limits", text, **fields)
+    else:
+        text = (
+            f"--max-connections {wanted} can't be had: with {descriptors:,} descriptors, {possible:,} connections fit; "
+            "raise 'ulimit -n' (LimitNOFILE=), or ask for fewer"
+        )
+        log.event(logger, logging.WARNING, "limits_exceeded", text, **fields)
+
+
 def log_addresses(addresses: Iterable[ServingAddress]) -> None:
     """Log where the service listens, one line for each socket."""
     for transport, host, port, text in addresses:
         fields = {"transport": transport, "address": host, "port": port}
         log.event(logger, logging.INFO, "listening", f"listening on {transport} {text}", **fields)
-
-
-def log_limits(wanted: int, possible: int) -> None:
-    """Log how many connections may be open, and whether the descriptors allow that."""
-    limit = min(wanted, possible)
-    text, level = f"limits: up to {limit:,} connections at once", logging.INFO
-    if wanted > possible:
-        text = f"{text}, not {wanted:,}: the limit of open descriptors is too low; raise it ('ulimit -n')"
-        level = logging.WARNING
-    log.event(logger, level, "limits", text, connections=limit, wanted=wanted)
 
 
 def write_counters(name: str, counters: Counters, log_lines_dropped: int) -> None:

@@ -105,7 +105,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Run the command; return the exit status. Usage errors raise SystemExit."""
-    log.ensure_standard_descriptors()
     log.set_up("error", "text")
     is_plugin = options.warn is not None or options.crit is not None
     try:
@@ -119,7 +118,7 @@ def run(options: argparse.Namespace) -> int:
     except Refusal as refusal:
         status = refusal.plugin_status if is_plugin else refusal.status
         if is_plugin:
-            output.line(f"ECHO {nagios.NAMES[status]} - {refusal}")
+            output.line(nagios.line(status, str(refusal)))
         else:
             _complain(str(refusal))
     output.finish()
@@ -154,31 +153,52 @@ def _check_form(options: argparse.Namespace, is_plugin: bool) -> None:
         raise ValueError("several hosts can't share a --source-port; leave it out")
 
 
-def _addresses_of(options: argparse.Namespace, plan: Plan) -> list[Address]:
+def _addresses_of(options: argparse.Namespace, plan: Plan) -> list[Address | None]:
     descriptors = limits.raise_descriptor_limit()
     flows = plan.flows * len(options.hosts)
-    if flows + limits.KEPT_BACK > descriptors:
-        message = f"{flows} flows need more than the {descriptors} descriptors of this process"
+    if flows + limits.kept_back(descriptors) > descriptors:
+        need = f"{flows} flows need" if flows > 1 else "a flow needs"
+        message = f"{need} more than the {descriptors} descriptors of this process"
         raise Refusal(USAGE, nagios.UNKNOWN, f"{message}; raise 'ulimit -n', or take fewer --flows")
-    try:
-        addresses = [resolve(host, options.port, options.family)[0] for host in options.hosts]
-    except UnresolvedName as error:
-        raise Refusal(UNRESOLVED, nagios.UNKNOWN, str(error)) from None
-    for address in addresses:
-        if problem := misfit(plan, str(address[0])):
-            raise Refusal(USAGE, nagios.UNKNOWN, problem)
+    addresses: list[Address | None] = []
+    unresolved: list[UnresolvedName] = []
+    for host in options.hosts:
+        try:
+            addresses.append(_look_up(options, plan, host))
+        except UnresolvedName as error:
+            unresolved.append(error)
+            # an exporter tries it again
+            addresses.append(None)
+    if len(unresolved) == len(addresses):
+        raise Refusal(UNRESOLVED, nagios.UNKNOWN, str(unresolved[0]))
     return addresses
 
 
-def _run_plan(options: argparse.Namespace, plan: Plan, addresses: list[Address], output: LineWriter) -> int:
+def _look_up(options: argparse.Namespace, plan: Plan, host: str) -> Address:
+    address = resolve(host, options.port, options.family)[0]
+    if problem := misfit(plan, str(address[0])):
+        raise Refusal(USAGE, nagios.UNKNOWN, problem)
+    return address
+
+
+def _look_up_again(options: argparse.Namespace, plan: Plan, host: str) -> Address:
+    try:
+        return _look_up(options, plan, host)
+    except Refusal as error:
+        raise UnresolvedName(str(error)) from None
+
+
+def _run_plan(options: argparse.Namespace, plan: Plan, addresses: list[Address | None], output: LineWriter) -> int:
     """Run the plan on a loop of its own, and print the result. Return the exit status."""
     if options.metrics is not None:
         from echo7.probe import exporter
+        from echo7.probe.report.prometheus import Target
 
-        return exporter.run(options.metrics, plan, options.hosts, addresses)
-    [host], [address] = options.hosts, addresses
+        targets = [Target(host, options.port, address) for host, address in zip(options.hosts, addresses, strict=True)]
+        return exporter.run(options.metrics, plan, targets, functools.partial(_look_up_again, options, plan))
+    [host], [address] = options.hosts, filter(None, addresses)
     view = _view_of(options, address, output)
-    is_live = options.quiet and output.is_terminal
+    is_live = options.quiet and output.takes_escapes
     try:
         with new_reactor(plan.flows) as reactor:
             prober = Prober(
@@ -246,7 +266,7 @@ def _complain(message: str) -> None:
 
 
 def _plugin_error(message: str) -> NoReturn:
-    _print(STDOUT, f"ECHO UNKNOWN - {message}; see 'echo7 ping --help'")
+    _print(STDOUT, nagios.line(nagios.UNKNOWN, f"{message}; see 'echo7 ping --help'"))
     raise SystemExit(nagios.UNKNOWN)
 
 

@@ -1,14 +1,16 @@
 """`echo7 ping HOST... --metrics HOST:PORT`: probe several targets on one loop, and serve the numbers to Prometheus.
 
-Law: targets don't affect each other. Each has its own prober; a target that can't be probed now (no route) is logged
-and tried again. Targets take turns within the interval, so that probes aren't sent in bursts. Counters never get
-smaller, even if the answer to a lost probe comes late.
+Law: targets don't affect each other. Each has its own prober; a target that can't be probed now (no route, or a name
+that can't be resolved) is logged and tried again. Names are looked up in a thread, because a look-up blocks. Targets
+take turns within the interval, so that probes aren't sent in bursts. Counters never get smaller, even if the answer to
+a lost probe comes late.
 """
 
 from __future__ import annotations
 
 import functools
 import logging
+import threading
 import time
 from collections.abc import Callable, Sequence
 
@@ -22,8 +24,9 @@ from echo7.probe.report import text
 from echo7.probe.report.prometheus import Target, families
 from echo7.probe.result import result_of
 from echo7.sockets.binding import BindError
+from echo7.sockets.resolve import UnresolvedName
 from reactor.loop import Reactor
-from reactor.sockets.addresses import Address, format_address
+from reactor.sockets.addresses import Address
 
 RETRY_S = 10.0
 PAGES_DESCRIPTORS = 16  # for the listener, its connections and the loop
@@ -40,10 +43,12 @@ class Exporter:
         plan: Plan,
         targets: Sequence[Target],
         ended: Callable[[], object],
+        look_up: Callable[[str], Address],
         clock_ns: Callable[[], int] = time.monotonic_ns,
     ) -> None:
         self.targets = targets
         self._reactor, self._plan, self._ended, self._clock_ns = reactor, plan, ended, clock_ns
+        self._look_up = look_up
 
     def start(self) -> None:
         """Start the probers, spread over the interval."""
@@ -62,18 +67,43 @@ class Exporter:
         lines = [line for prober, host in found for line in text.summary(result_of(prober, host))]
         log.event(logger, logging.INFO, "summary", "\n".join(["summary:", *lines]))
 
+    def _resolve(self, target: Target) -> None:
+        try:
+            threading.Thread(target=self._look_up_in_thread, args=[target], daemon=True).start()
+        # a limit of processes
+        except RuntimeError as error:
+            self._put_off(target, str(error), self._resolve)
+
+    def _look_up_in_thread(self, target: Target) -> None:
+        try:
+            address = self._look_up(target.host)
+        except UnresolvedName as error:
+            self._reactor.call_soon_threadsafe(self._put_off, target, str(error), self._resolve)
+        else:
+            self._reactor.call_soon_threadsafe(self._found, target, address)
+
+    def _found(self, target: Target, address: Address) -> None:
+        target.address = address
+        self._start(target)
+
+    def _put_off(self, target: Target, why: str, how: Callable[[Target], object]) -> None:
+        said = f"cannot probe {target.name}: {why}; trying again every {RETRY_S:g} s"
+        log.event(logger, logging.WARNING, "cannot_probe", said, target=target.name)
+        self._reactor.call_later(RETRY_S, how, target)
+
     def _start(self, target: Target) -> None:
+        if target.address is None:
+            self._resolve(target)
+            return
         told, over = functools.partial(self._told, target), functools.partial(self._over, target)
         prober = Prober(self._reactor, target.address, self._plan, told=told, ended=over, clock_ns=self._clock_ns)
         try:
             prober.start()
         except CannotProbe as error:
-            said = f"cannot probe {target.name}: {error}; trying again every {RETRY_S:g} s"
-            log.event(logger, logging.WARNING, "cannot_probe", said, target=target.name)
-            self._reactor.call_later(RETRY_S, self._start, target)
+            self._put_off(target, str(error), self._start)
             return
         target.prober = prober
-        where = f"{target.name} ({format_address(target.address)}) over {self._plan.transport}"
+        where = f"{target.name} ({target.where}) over {self._plan.transport}"
         log.event(logger, logging.INFO, "probing", f"probing {where}", target=target.name)
 
     def _told(self, target: Target, event: Event) -> None:
@@ -86,13 +116,15 @@ class Exporter:
             self._ended()
 
 
-def run(where: Where, plan: Plan, hosts: Sequence[str], addresses: Sequence[Address]) -> int:
-    """Probe and serve the pages until a signal or the count ends the run. Return the exit status."""
-    targets = [Target(host, address) for host, address in zip(hosts, addresses, strict=True)]
+def run(where: Where, plan: Plan, targets: Sequence[Target], look_up: Callable[[str], Address]) -> int:
+    """Probe and serve the pages until a signal or the count ends the run. Return the exit status.
+
+    `look_up` is called in a thread, and returns an address or raises UnresolvedName.
+    """
     handler = log.set_up("info", "text")
     try:
         with new_reactor(plan.flows * len(targets) + PAGES_DESCRIPTORS) as reactor:
-            exporter = Exporter(reactor, plan, targets, reactor.stop)
+            exporter = Exporter(reactor, plan, targets, reactor.stop, look_up)
             Metrics(reactor, lambda: families(targets), exporter.health).start(where)
             handle_signals(reactor, reactor.stop, exporter.log_summary)
             report.dump_on_signal(reactor)

@@ -27,8 +27,9 @@ def new_reactor(flows: int) -> Reactor:
     select(2) sleeps to the microsecond, epoll_wait(2) and poll(2) to the next millisecond.
     """
     try:
-        lowest_free = os.open(os.devnull, os.O_RDONLY)
+        lowest_free, other = os.pipe()
         os.close(lowest_free)
+        os.close(other)
         if flows <= SELECT_FLOWS and lowest_free + flows < SELECT_DESCRIPTORS:
             return Reactor(selector=selectors.SelectSelector())
         return Reactor()

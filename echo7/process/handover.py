@@ -13,8 +13,8 @@ import sys
 from collections.abc import Iterable, Mapping, MutableMapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
-from echo7.sockets import activation, reuseport
-from echo7.sockets.activation import HandedIn
+from echo7.sockets import reuseport
+from echo7.sockets.adoption import HandedIn, adopted
 from echo7.sockets.binding import BindError, Bound, bind_all
 from reactor.sockets.factory import SocketFactory
 
@@ -54,9 +54,9 @@ class Handover(NamedTuple):
         return [self._set_of(number) for number in range(1, workers + 1)]
 
     def _set_of(self, number: int) -> Bound:
-        bound, kind = Bound(), HandedIn if number == SYSTEMD else socket.socket
+        bound, kind = Bound(is_prepared=True), HandedIn if number == SYSTEMD else socket.socket
         for descriptor in [descriptor for descriptor, worker in self.sockets if worker == number]:
-            sock = activation.adopted(kind, descriptor, f"in {VARIABLE}")
+            sock = adopted(kind, descriptor, f"in {VARIABLE}")
             (bound.tcp if sock.type == socket.SOCK_STREAM else bound.udp).append(sock)
         return bound
 
@@ -96,9 +96,13 @@ def open_sockets(settings: Settings, sockets: SocketFactory, before: Handover | 
         for bound in sets:
             bound.configure(backlog, buffer_bytes)
         return sets, False
-    given = activation.inherited(tcp=settings.tcp, udp=settings.udp, backlog=backlog, buffer_bytes=buffer_bytes)
-    if given is not None:
-        return [given] * workers, False
+    if os.environ.get("LISTEN_FDS"):
+        # imported only under systemd
+        from echo7.sockets.activation import inherited
+
+        given = inherited(tcp=settings.tcp, udp=settings.udp, backlog=backlog, buffer_bytes=buffer_bytes)
+        if given is not None:
+            return [given] * workers, False
     bound = bind_all(
         sockets, settings.hosts, settings.port, tcp=settings.tcp, udp=settings.udp, backlog=backlog,
         buffer_bytes=buffer_bytes,

@@ -1,7 +1,7 @@
 """How many descriptors a process may have, and so how many connections.
 
 Law: the soft limit is a default for programs that don't ask for more. A server raises it to the hard limit at its
-start, and keeps some back, so that a service with all its connections still has descriptors for itself.
+start, and keeps some back, in proportion, so that a service with all its connections still has descriptors for itself.
 """
 
 from __future__ import annotations
@@ -17,8 +17,12 @@ try:
 except ImportError:  # Windows
     resource = None  # type: ignore[assignment]
 
-# for listeners, endpoints, the log, the waker, the selector, and a little room
-KEPT_BACK = 32
+# with fewer, the service itself has no room
+LEAST_DESCRIPTORS = 16
+# the standard ones, the log, the selector, the waker, the notifier
+OWN_DESCRIPTORS = 8
+# to spare, for a restart, metrics and name look-ups
+MOST_SPARE, SPARE_SHARE = 20, 8
 # clients of --metrics: a part of all descriptors, within bounds
 PLACES_PART, FEWEST_PLACES, MOST_PLACES = 64, 4, 256
 # FD_SETSIZE on Windows, the only platform whose default selector is select(2)
@@ -51,6 +55,11 @@ def page_places(descriptors: int) -> int:
     return max(FEWEST_PLACES, min(MOST_PLACES, descriptors // PLACES_PART))
 
 
-def default_max_connections(descriptors: int, pipes: int = 0) -> int:
-    """Return how many connections fit, with descriptors left for the service itself and for `pipes`."""
-    return max(1, descriptors - KEPT_BACK - 2 * pipes)
+def kept_back(descriptors: int, sockets: int = 0) -> int:
+    """Return how many descriptors the process keeps for itself: for its sockets, and in proportion to the limit."""
+    return OWN_DESCRIPTORS + sockets + min(MOST_SPARE, descriptors // SPARE_SHARE)
+
+
+def default_max_connections(descriptors: int, sockets: int, pipes: int) -> int:
+    """Return how many connections fit, with descriptors left for the service itself, its `sockets` and `pipes`."""
+    return max(1, descriptors - kept_back(descriptors, sockets) - 2 * pipes)

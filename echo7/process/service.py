@@ -41,9 +41,12 @@ logger = logging.getLogger("echo7")
 def serve(settings: Settings) -> int:
     """Serve until a signal ends it; return the exit status."""
     _mask("SIG_BLOCK", set(SIGNALS) - set(child.END_SIGNALS))
-    log.ensure_standard_descriptors()
     handler = log.set_up(settings.log_level, settings.log_format)
     descriptors = limits.raise_descriptor_limit()
+    if descriptors < limits.LEAST_DESCRIPTORS:
+        why = f"{descriptors} open descriptors are too few: there must be at least {limits.LEAST_DESCRIPTORS}"
+        log.event(logger, logging.ERROR, "start_failed", f"cannot start: {why}; raise 'ulimit -n'")
+        return 1
     tracing = assembly.new_tracing(settings)
     try:
         # a supervisor carries no traffic: the plain loop will do
@@ -114,8 +117,7 @@ class Service:
         report.dump_on_signal(self.reactor, self.work.dump)
         self._install_signal_handlers()
         report.log_hints(self._sets[0].left_out, bound_here and not self.settings.hosts)
-        is_local = all(on_loopback(sock) for sock in self._sets[0].sockets)
-        assembly.log_limits(self.settings, self.descriptors, is_local)
+        assembly.log_limits(self.settings, self.descriptors, self._sets[0])
         self.work.start()
 
     @contextlib.contextmanager
@@ -238,13 +240,13 @@ class Single:
         self._service, self._reactor, self._settings = service, service.reactor, service.settings
         self._tracing = tracing
         self._metrics: Metrics | None = None
-        self._server = assembly.new_server(self._settings, service.descriptors, self._failed)
-        self.stop, self.abort = self._server.stop, self._server.abort
-        self.log_counters = report.counters_logger(self._server, service.handler)
-        self.ask_for_counters = functools.partial(self.log_counters, "counters")
 
     def open(self, sets: list[Bound]) -> None:
         """Open everything that may need privileges. Raise BindError, StartError."""
+        self._server = assembly.new_server(self._settings, self._service.descriptors, sets[0], self._failed)
+        self.stop, self.abort = self._server.stop, self._server.abort
+        self.log_counters = report.counters_logger(self._server, self._service.handler)
+        self.ask_for_counters = functools.partial(self.log_counters, "counters")
         if self._tracing is not None:
             with self._service.optional():
                 self._tracing.open()

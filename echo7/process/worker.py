@@ -35,7 +35,7 @@ def run(number: int, settings: Settings, descriptors: int, bound: Bound, control
     ignore(COUNTERS_SIGNALS)
     handler = log.set_up(settings.log_level, settings.log_format, number)
     with assembly.new_reactor(settings) as reactor:
-        worker = Worker(reactor, settings, descriptors, handler)
+        worker = Worker(reactor, settings, descriptors, bound, handler)
         worker.start(bound, control)
         worker.drain.run(mask)
         if worker.replaced:
@@ -46,10 +46,12 @@ def run(number: int, settings: Settings, descriptors: int, bound: Bound, control
 class Worker:
     """One run of a worker process."""
 
-    def __init__(self, reactor: Reactor, settings: Settings, descriptors: int, handler: log.StderrHandler) -> None:
+    def __init__(
+        self, reactor: Reactor, settings: Settings, descriptors: int, bound: Bound, handler: log.StderrHandler
+    ) -> None:
         self.status = 0
         self._reactor, self._handler = reactor, handler
-        self._server = assembly.new_server(settings, descriptors, self.fail)
+        self._server = assembly.new_server(settings, descriptors, bound, self.fail)
         self.log_counters = report.counters_logger(self._server, handler)
         leaving = functools.partial(
             log.event, logger, logging.INFO, "leaving", "finishing on SIGTERM", signal="SIGTERM"

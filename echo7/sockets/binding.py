@@ -20,7 +20,7 @@ from typing import NamedTuple
 from echo7.policy.guard import refused_source
 from echo7.policy.rate import is_loopback, plain_host
 from reactor.limits import BACKLOG
-from reactor.sockets.addresses import WILDCARDS, Address, family_of, format_address, pack_host
+from reactor.sockets.addresses import WILDCARDS, Address, family_of, format_address, pack_host, unmapped
 from reactor.sockets.factory import SocketFactory
 from reactor.sockets.opening import Socket, bind_tcp, bind_udp, set_buffers
 
@@ -40,8 +40,10 @@ class BindError(Exception):
 class Bound:
     """Sockets that are ready to be served."""
 
-    def __init__(self, *, tcp: Iterable[Socket] = (), udp: Iterable[Socket] = ()) -> None:
+    def __init__(self, *, tcp: Iterable[Socket] = (), udp: Iterable[Socket] = (), is_prepared: bool = False) -> None:
         self.tcp, self.udp = list(tcp), list(udp)
+        # made or checked here, so that EchoServer needn't look at them
+        self.is_prepared = is_prepared
         # addresses that this machine has no IPv6 for
         self.left_out: list[str] = []
 
@@ -86,7 +88,7 @@ def bind_all(
     """
     targets = find_targets(hosts, port)
     for tries_left in reversed(range(PORT_TRIES if port == 0 else 1)):
-        bound = Bound()
+        bound = Bound(is_prepared=True)
         with contextlib.ExitStack() as failed:
             failed.callback(bound.close)
             try:
@@ -106,6 +108,21 @@ def bind_all(
 def on_loopback(sock: Socket) -> bool:
     """Tell whether only this machine can reach a socket."""
     return is_loopback(plain_host(pack_host(sock.getsockname()[0])))
+
+
+def reaches_many(sockets: SocketFactory, address: Address) -> bool:
+    """Tell whether an address is multicast or broadcast."""
+    if refused_source(address[0]) in ("source_multicast", "source_broadcast"):
+        return True
+    # only the kernel knows the broadcast address of a subnet
+    if family_of(address) == socket.AF_INET:
+        try:
+            with sockets.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+                # sends nothing; without SO_BROADCAST, the error is EACCES (connect(2))
+                probe.connect((address[0], ECHO_PORT))
+        except OSError as error:
+            return error.errno == errno.EACCES
+    return False
 
 
 def find_targets(hosts: Sequence[str], port: int) -> list[Target]:
@@ -139,23 +156,15 @@ def _expand(host: str, port: int) -> Iterable[Target]:
         raise BindError(
             f"cannot serve on {host!r}: {reason}; give a name that resolves, an address of this machine, or '*'"
         ) from None
-    addresses = [address for family, _, _, _, address in answers if family in (socket.AF_INET, socket.AF_INET6)]
+    internet = (socket.AF_INET, socket.AF_INET6)
+    addresses = [unmapped(address) for family, _, _, _, address in answers if family in internet]
     both = len({family_of(address) for address in addresses}) == 2
     return [Target(address, both and family_of(address) == socket.AF_INET6) for address in addresses]
 
 
 def _refuse_what_reaches_many(sockets: SocketFactory, address: Address) -> None:
     """Raise BindError for a multicast or broadcast address: UDP can be bound to it."""
-    many = refused_source(address[0]) in ("source_multicast", "source_broadcast")
-    # only the kernel knows the broadcast address of a subnet
-    if not many and family_of(address) == socket.AF_INET:
-        try:
-            with sockets.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-                # sends nothing; without SO_BROADCAST, the error is EACCES (connect(2))
-                probe.connect((address[0], ECHO_PORT))
-        except OSError as error:
-            many = error.errno == errno.EACCES
-    if many:
+    if reaches_many(sockets, address):
         raise BindError(
             f"cannot serve on {address[0]}: it is a multicast or broadcast address, and a request to many hosts gets "
             "no answer; give an address of this machine, or '*'"
@@ -215,10 +224,7 @@ def _explained(error: OSError, transport: str, address: Address) -> Exception:
         ),
         errno.EADDRNOTAVAIL: "no interface of this machine has it ('ip address' lists them); choose another --host",
         errno.EAFNOSUPPORT: "this machine has no such address family; choose another --host",
-        errno.EINVAL: (
-            "a link-local address needs its interface, as in fe80::1%eth0, and an IPv4 address is given as IPv4; "
-            "else choose another --host"
-        ),
+        errno.EINVAL: ("a link-local address needs its interface, as in fe80::1%eth0; else choose another --host"),
         errno.EMFILE: "the limit of open descriptors is too low; raise it ('ulimit -n')",
     }.get(error.errno or 0, "choose another --host or --port")
     reason = os.strerror(error.errno) if error.errno else str(error)

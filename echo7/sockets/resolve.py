@@ -11,7 +11,7 @@ from __future__ import annotations
 import ipaddress
 import socket
 
-from reactor.sockets.addresses import Address
+from reactor.sockets.addresses import Address, unmapped
 
 # of a host in a message
 SHOWN_CHARACTERS = 80
@@ -35,7 +35,9 @@ def resolve(host: str, port: int, family: int = socket.AF_UNSPEC) -> list[Addres
         answers = socket.getaddrinfo(literal, port, family, socket.SOCK_STREAM)
     except (OSError, UnicodeError, ValueError, OverflowError) as error:
         raise UnresolvedName(_explained(error, host, literal, family)) from None
-    found = dict.fromkeys(address for kind, _, _, _, address in answers if kind in FAMILIES)
+    found = dict.fromkeys(unmapped(address) for kind, _, _, _, address in answers if kind in FAMILIES)
+    if family == socket.AF_INET6 and any(len(address) == 2 for address in found):
+        raise UnresolvedName(f"{_shown(host)} is an IPv4 address in the notation of IPv6; leave out the -6")
     if not found:
         raise UnresolvedName(f"{_shown(host)} has no address of IPv4 or IPv6; give another name, or an address")
     for host, *_, scope_id in (address for address in found if len(address) > 3):

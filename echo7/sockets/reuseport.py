@@ -30,7 +30,7 @@ def share(sockets: SocketFactory, first: Bound, count: int, backlog: int, buffer
 
     `first` listens already, and its clients wait. Only a shortage of descriptors or memory can still fail here.
     """
-    sets = [first, *(Bound() for _ in range(count - 1))]
+    sets = [first, *(Bound(is_prepared=True) for _ in range(count - 1))]
     factory = _Sharing(sockets)
     try:
         for sock in first.sockets:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 
-from reactor.console.commandline import give_up_stdout
+from reactor.console.commandline import lost
 
 
 def show(text: str) -> bool:
@@ -17,9 +17,5 @@ def show(text: str) -> bool:
     try:
         print(text.encode(letters, "replace").decode(letters), flush=True)  # a locale may lack a character
     except OSError as error:
-        give_up_stdout()
-        if isinstance(error, BrokenPipeError):
-            return True
-        sys.stderr.write(f"echo7: can't write the result: {error.strerror}; it is lost\n")
-        return False
+        return lost(error) == 0
     return True

@@ -212,10 +212,11 @@ def runs_between(refused: list[int], count: int) -> list[tuple[int, int]]:
 def batch_on(reactor: Reactor, sock: Any, protocol: BatchProtocol) -> DatagramBatch | None:
     """Return an endpoint on a bound socket, or None if it has no fast path: then use `Datagram`.
 
-    There is none for a socket that carries IPv4 over IPv6 or reports more than a path. A simulated socket has its own
-    `recvmmsg` and `sendmmsg`; a real one uses the C library's.
+    There is none for a socket that carries IPv4 over IPv6 or reports more than a path, nor on another Python than
+    CPython: `mmsg` relies on strided memoryviews and ctypes, and PyPy scrambled a batch of two. A simulated socket has
+    its own `recvmmsg` and `sendmmsg`; a real one uses the C library's.
     """
-    if sys.platform != "linux" or not is_plain(sock):
+    if sys.platform != "linux" or sys.implementation.name != "cpython" or not is_plain(sock):
         return None
     try:
         from reactor.fastpath.mmsg import Slots

@@ -15,7 +15,7 @@ import signal
 import sys
 from collections.abc import Generator, Iterator, Sequence
 
-from reactor.console.commandline import USAGE, OneLineParser, explain_statuses, give_up_stdout
+from reactor.console.commandline import USAGE, OneLineParser, explain_statuses, lost, run_command
 from reactor.lessons import lecture
 from reactor.lessons.flood import FLOOD_BYTES, flood
 from reactor.lessons.staircase import LESSONS, Lesson, exercise, python
@@ -34,6 +34,10 @@ EXIT_STATUSES = {
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit status, one of EXIT_STATUSES."""
+    return run_command(lambda: _run(argv))
+
+
+def _run(argv: Sequence[str] | None) -> int:
     parser = new_parser()
     options = parser.parse_args(argv)
     if options.lesson is None and (options.source or options.exercise or options.serve or options.check is not None):
@@ -52,7 +56,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
     except OSError as error:
-        return output_failed(error)
+        if error.filename is None:
+            return lost(error)
+        # no /dev/null for a student's program
+        sys.stderr.write(f"{PROGRAM}: can't run it here: {error.strerror}: {error.filename}\n")
+        return STATUS_BROKEN
 
 
 def new_parser() -> OneLineParser:
@@ -164,15 +172,6 @@ def drown(port: int) -> int:
         return STATUS_BROKEN
     say(itertools.chain([line], lines))
     return 0
-
-
-def output_failed(error: OSError) -> int:
-    """Report that stdout can't be written, unless its reader has left (`| head`); return the exit status."""
-    give_up_stdout()
-    if isinstance(error, BrokenPipeError):
-        return 0
-    sys.stderr.write(f"{PROGRAM}: can't write to stdout: {error.strerror}\n")
-    return STATUS_BROKEN
 
 
 if __name__ == "__main__":

@@ -7,12 +7,13 @@ failure. Only a page requested with `-o -` goes to stdout.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import pathlib
 import sys
 import webbrowser
 from collections.abc import Iterator, Sequence
 
-from reactor.console.commandline import OneLineParser, explain_statuses
+from reactor.console.commandline import OneLineParser, explain_statuses, run_command
 from reactor.player.files import STDIO, Failure, load, write
 from reactor.player.gallery import bundled
 from reactor.player.page import page
@@ -30,6 +31,10 @@ EXIT_STATUSES = {
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; return its exit status."""
+    return run_command(lambda: _run(arguments))
+
+
+def _run(arguments: Sequence[str] | None) -> int:
     options = parse(arguments)
     try:
         return play(options)
@@ -99,7 +104,8 @@ def remarks(traces: Sequence[Trace]) -> Iterator[str]:
 
 def say(text: str) -> None:
     """Print one line on stderr."""
-    print(text, file=sys.stderr)
+    with contextlib.suppress(OSError):
+        print(text, file=sys.stderr)
 
 
 if __name__ == "__main__":

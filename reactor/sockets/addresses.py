@@ -8,6 +8,7 @@ from typing import Any
 
 Address = tuple[Any, ...]  # (host, port) for IPv4; (host, port, flow, scope id) for IPv6
 WILDCARDS = ("0.0.0.0", "::")  # noqa: S104 - to recognise them
+MAPPED_PREFIX, MAPPED_WILDCARD = bytes(10) + b"\xff\xff", "::ffff:0.0.0.0"
 
 
 def family_of(address: Address) -> socket.AddressFamily:
@@ -27,7 +28,21 @@ def family_of(address: Address) -> socket.AddressFamily:
 
 def unspecified(address: Address) -> Address:
     """Return the wildcard of an address's family, with port 0. A socket bound to it gets both when it connects."""
+    if is_mapped(address):
+        return MAPPED_WILDCARD, 0
     return WILDCARDS[family_of(address) == socket.AF_INET6], 0
+
+
+def is_mapped(address: Address) -> bool:
+    """Tell whether an IPv6 address stands for an IPv4 one, `::ffff:192.0.2.1` (RFC 4291 §2.5.5.2)."""
+    return family_of(address) == socket.AF_INET6 and pack_host(address[0])[:12] == MAPPED_PREFIX
+
+
+def unmapped(address: Address) -> Address:
+    """Return the IPv4 address that an IPv6 one stands for, or the address itself."""
+    if not is_mapped(address):
+        return address
+    return socket.inet_ntop(socket.AF_INET, pack_host(address[0])[12:]), address[1]
 
 
 def pack_host(host: str) -> bytes:

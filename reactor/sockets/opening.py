@@ -14,7 +14,7 @@ import sys
 from collections.abc import Iterator
 
 from reactor.limits import UDP_BUFFER_BYTES
-from reactor.sockets.addresses import WILDCARDS, Address, family_of
+from reactor.sockets.addresses import WILDCARDS, Address, family_of, is_mapped
 from reactor.sockets.factory import SocketFactory
 from reactor.sockets.pktinfo import report_paths
 
@@ -23,6 +23,14 @@ RESET_ON_CLOSE = struct.pack("hh" if sys.platform == "win32" else "ii", 1, 0)  #
 SEND_BUFFER_FORCED = [32] if sys.platform == "linux" else []  # SO_SNDBUFFORCE, which Python's socket module lacks
 # A silent peer counts as dead after 180 + 4 × 30 s = five minutes (tcp(7)).
 KEEPALIVE_IDLE_S, KEEPALIVE_INTERVAL_S, KEEPALIVE_PROBES = 180, 30, 4
+KEEPALIVE = {"TCP_KEEPINTVL": KEEPALIVE_INTERVAL_S, "TCP_KEEPCNT": KEEPALIVE_PROBES}
+KEEPALIVE["TCP_KEEPIDLE" if hasattr(socket, "TCP_KEEPIDLE") else "TCP_KEEPALIVE"] = KEEPALIVE_IDLE_S
+STREAM_OPTIONS: list[tuple[int, int, int]] = [
+    (socket.SOL_SOCKET, socket.SO_OOBINLINE, 1),
+    (socket.IPPROTO_TCP, socket.TCP_NODELAY, 1),
+    (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
+    *((socket.IPPROTO_TCP, getattr(socket, name), value) for name, value in KEEPALIVE.items() if hasattr(socket, name)),
+]
 
 
 @contextlib.contextmanager
@@ -77,16 +85,8 @@ def new_client(sockets: SocketFactory, address: Address, *, buffer_bytes: int | 
 
 def set_stream_options(sock: Socket) -> None:
     """Keep urgent bytes in the stream, turn Nagle's delay off, find dead peers with keepalive."""
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE, 1)
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    for name, value in (
-        ("TCP_KEEPIDLE" if hasattr(socket, "TCP_KEEPIDLE") else "TCP_KEEPALIVE", KEEPALIVE_IDLE_S),
-        ("TCP_KEEPINTVL", KEEPALIVE_INTERVAL_S),
-        ("TCP_KEEPCNT", KEEPALIVE_PROBES),
-    ):
-        if hasattr(socket, name):
-            sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
+    for option in STREAM_OPTIONS:
+        sock.setsockopt(*option)
 
 
 def set_buffers(sock: Socket, size_bytes: int) -> None:
@@ -119,7 +119,7 @@ def _new(sockets: SocketFactory, address: Address, kind: int, buffer_bytes: int 
     with closed_on_error(sockets.socket(family, kind)) as sock:
         sock.setblocking(False)
         if family == socket.AF_INET6:
-            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, int(not is_mapped(address)))
         if buffer_bytes is not None:  # before listen(2): the handshake fixes the window scale (tcp(7))
             set_buffers(sock, buffer_bytes)
         return sock

@@ -32,7 +32,8 @@ from reactor import Reactor
 from reactor.console import commandline
 from reactor.sockets.errors import os_error
 from tests.support.basics import PATIENCE_S, PROJECT, has_ipv6, quiet_port
-from tests.support.clients import connect_small, fill, receive_exactly, receive_to_end
+from tests.support.clients import connect_small, echo_and_close, fill, receive_exactly, receive_to_end
+from tests.support.commands import run_echo7
 from tests.support.daemon import EchoProcess, serve_config
 from tests.support.faults import FlakySockets
 from tests.support.root import without_capabilities
@@ -249,9 +250,10 @@ def test_udp_is_answered_with_and_without_fast_paths(arguments: list[str]) -> No
 def test_json_lines_have_stable_keys() -> None:
     """Issue: "(JSON: `event`, `transport`, `address`, `port`)", and only when all are logged is anything served."""
     with EchoProcess() as echo:
-        while len(echo.lines) < 5:
+        while len(echo.lines) < 6:
             echo.next_line("listening")
-        hint, *listening = echo.lines
+        hint, limit, *listening = echo.lines
+        assert limit["event"] == "limits"
         assert hint["event"] == "loopback_only"
         assert [line["event"] for line in listening] == ["listening"] * 4
         found = [(line["transport"], line["address"], line["port"]) for line in listening]
@@ -262,7 +264,7 @@ def test_json_lines_have_stable_keys() -> None:
 def test_star_is_served_without_the_loopback_hint() -> None:
     """`--host '*'`: every machine can connect; a hint about loopback would be wrong."""
     with EchoProcess("--host", "*") as echo:
-        assert {line["event"] for line in echo.lines} - {"serving_as_root"} == {"listening"}
+        assert {line["event"] for line in echo.lines} - {"serving_as_root", "limits"} == {"listening"}
         assert echo.lines[-1]["address"] == "0.0.0.0"
 
 
@@ -286,7 +288,7 @@ def test_bare_interpreter_serves() -> None:
 
 def test_importing_the_command_does_not_run_it() -> None:
     """Tools that import every module (pydoc, a linter, multiprocessing) must not start a service."""
-    assert importlib.import_module("echo7.__main__").main is cli.main
+    assert callable(importlib.import_module("echo7.__main__").main)
 
 
 def test_interrupt_at_start_leaves_no_traceback() -> None:
@@ -395,9 +397,9 @@ def test_machine_without_ipv6_serves_ipv4_and_logs_one_line() -> None:
             if lines[-1].get("transport") == "udp":
                 break
         process.kill()
-    assert [line["event"] for line in lines] == ["left_out", "loopback_only", "listening", "listening"]
+    assert [line["event"] for line in lines] == ["left_out", "loopback_only", "limits", "listening", "listening"]
     assert "this machine has no IPv6" in lines[0]["message"]
-    assert [line["address"] for line in lines[2:]] == ["127.0.0.1"] * 2
+    assert [line["address"] for line in lines[3:]] == ["127.0.0.1"] * 2
 
 
 @pytest.mark.parametrize(
@@ -419,7 +421,7 @@ def test_address_that_is_left_out_has_a_line_with_its_name(
     if events[0] == "serving_as_root":
         caplog.records.pop(0)
         events.pop(0)
-    assert events == ["left_out", *hints, "listening", "listening"]
+    assert events == ["left_out", *hints, "limits", "listening", "listening"]
     assert caplog.messages[0] == f"not serving {left_out}: this machine has no IPv6"
     assert [vars(record)["fields"]["address"] for record in caplog.records[-2:]] == [served] * 2
 
@@ -671,3 +673,59 @@ def test_refusals_are_counted_and_logged() -> None:
     assert sum(line["reason"] == "rate_source" for line in dropped) <= 5
     assert echo.lines[-1]["drops"]["refused_denied"] == echo.lines[-1]["drops"]["refused_source_cap"] == 1
     assert echo.lines[-1]["drops"]["rate_source"] >= 18
+
+
+# ---------------------------------------------------------------- mistakes as JSON
+
+
+@pytest.mark.parametrize(
+    ("arguments", "file", "why"),
+    [
+        (["--log-format", "json", "--prot"], "", "unrecognized arguments: --prot"),
+        (["--port", "x", "--log-format=json"], "", "argument --port: 'x' is not a whole number"),
+        (["--log-f", "json", "--no-tcp", "--no-udp"], "", "leave nothing to serve"),
+        (["--log-format", "json"], "port = 'x'", "argument --port: 'x'"),
+        ([], "log-format = 'json'\nprot = 7", "there is no option 'prot'"),
+        ([], "log-format = 'json'\nno-tcp = true\nno-udp = true", "leave nothing to serve"),
+    ],
+    ids=str,
+)
+def test_mistake_is_a_json_line_where_the_log_is_json(
+    arguments: list[str], file: str, why: str, tmp_path: pathlib.Path
+) -> None:
+    (tmp_path / "file.toml").write_text(file)
+    done = run_echo7("serve", "--config", str(tmp_path / "file.toml"), *arguments)
+    assert done.returncode == 2
+    line = json.loads(done.stderr)
+    assert (line["level"], line["event"]) == ("error", "usage_error")
+    assert why in line["message"]
+
+
+@pytest.mark.parametrize("arguments", [["--log-format", "text"], ["--log-format", "json", "--log-format", "text"], []])
+def test_mistake_is_text_where_the_log_is_text(arguments: list[str]) -> None:
+    done = run_echo7("serve", *arguments, "--port", "x")
+    assert done.stderr.startswith("echo7 serve: argument --port: 'x'")
+
+
+def test_mistake_in_a_check_for_a_restart_is_text() -> None:
+    """The running service quotes the check's last line in its own log."""
+    environment = {**os.environ, "ECHO7_CHECK": ""}
+    done = run_echo7("serve", "--log-format", "json", "--port", "x", env=environment)
+    assert (done.returncode, done.stderr.startswith("echo7 serve: argument --port")) == (2, True)
+
+
+def test_lines_of_connections_have_events_and_fields() -> None:
+    with EchoProcess("--host", "127.0.0.1", "--log-level", "debug") as echo:
+        with echo.connect() as client:
+            source = "{}:{}".format(*client.getsockname())
+            assert echo_and_close(client, b"12345") == b"12345"
+        opened = next(
+            line for line in iter(lambda: echo.next_line("connection_opened"), None) if line["source"] == source
+        )
+        assert opened["message"] == f"connection from {source}"
+        closed = next(
+            line for line in iter(lambda: echo.next_line("connection_closed"), None) if line["bytes_received"] == 5
+        )
+        assert (closed["bytes_sent"], closed["how"], closed["level"]) == (5, "in order", "debug")
+        assert echo.finish() == 0
+        assert "log" not in {line["event"] for line in echo.lines}

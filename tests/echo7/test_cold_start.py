@@ -29,7 +29,7 @@ OURS = """
     echo7.logs.report echo7.policy echo7.policy.echo echo7.policy.guard echo7.policy.loops echo7.policy.ports
     echo7.policy.rate echo7.policy.reasons echo7.policy.sources echo7.process echo7.process.child echo7.process.handover
     echo7.process.limits echo7.process.previous echo7.process.restart echo7.process.service echo7.serve
-    echo7.server echo7.settings echo7.sockets echo7.sockets.activation echo7.sockets.binding
+    echo7.server echo7.settings echo7.sockets echo7.sockets.adoption echo7.sockets.binding
     echo7.sockets.reuseport reactor reactor.buffer reactor.connection reactor.connector reactor.console
     reactor.console.commandline reactor.datagram reactor.doors reactor.fastpath reactor.fastpath.batch
     reactor.fastpath.datagrams reactor.fastpath.epoll reactor.fastpath.splice reactor.handler reactor.limits

@@ -87,6 +87,9 @@ def test_numbers_may_be_written_as_on_the_command_line(file: pathlib.Path) -> No
         ("port = 1979-05-27", "port is datetime.date(1979, 5, 27), not a number or a text"),
         ("host = [true]", "host is [True], not a number or a text or a list of them"),
         (f"host = [{'1, ' * 99}[]]", "host is a list, not a number or a text or a list of them"),
+        ("allow = []", "allow is an empty list, which has no clear meaning; name at least one, or leave it out"),
+        ("deny = []", "deny is an empty list"),
+        ("host = []", "host is an empty list"),
         ("no-udp = 1", "no-udp is 1, not true or false"),
         ("no-udp = 'yes'", "no-udp is 'yes', not true or false"),
         ("port = 65536", "argument --port: '65536' is not a whole number from 0 to 65535"),
@@ -141,7 +144,7 @@ def test_unreadable_file_ends_with_one_line(capsys: pytest.CaptureFixture[str], 
 def test_service_does_what_the_file_says(file: pathlib.Path) -> None:
     file.write_text('host = "127.0.0.1"\nno-udp = true')
     with EchoProcess("--config", str(file)) as echo:
-        assert [line["event"] for line in echo.lines] == ["listening"]
+        assert [line["event"] for line in echo.lines] == ["limits", "listening"]
         assert echo.finish() == 0
 
 

@@ -12,7 +12,6 @@ import contextlib
 import errno
 import os
 import pathlib
-import re
 import shutil
 import signal
 import socket
@@ -145,27 +144,3 @@ def test_default_limits_keep_some_descriptors_in_reserve() -> None:
                 assert len(os.listdir(f"/proc/{daemon.process.pid}/fd")) < LIMIT
         assert daemon.finish() == 0
         assert daemon.lines[-1]["drops"] == {}
-
-
-@pytest.mark.parametrize(
-    ("options", "limit", "expected"),
-    [
-        (["--host", "0.0.0.0"], 400, r"limits: up to [23]\d\d connections at once$"),
-        (["--host", "0.0.0.0", "--max-connections", "9"], 400, r"limits: up to 9 connections at once$"),
-        (["--host", "127.0.0.1"], LIMIT, r"limits: up to \d\d connections at once$"),
-        (
-            ["--host", "127.0.0.1", "--max-connections", "1000"],
-            LIMIT,
-            r"limits: up to \d\d connections at once, not 1,000",
-        ),
-    ],
-)
-def test_service_says_at_the_start_how_many_connections_it_can_have(
-    options: list[str], limit: int, expected: str
-) -> None:
-    """Issue: "neither is the effective `--max-connections`" logged. On loopback with ample room it isn't news."""
-    with EchoProcess(*options, "--drain-timeout", "0", preexec_fn=limit_descriptors(limit, limit)) as daemon:
-        [line] = [line for line in daemon.lines if line["event"] == "limits"]
-        assert re.match(expected, line["message"])
-        assert (line["level"] == "warning") == (line["connections"] < line["wanted"])
-        assert daemon.finish() == 0

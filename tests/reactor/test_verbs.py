@@ -6,12 +6,13 @@ from collections.abc import Callable
 
 import pytest
 
-from reactor import Reactor, connect_tcp, listen_tcp, open_udp
+from reactor import Reactor, connect_tcp, connect_udp, listen_tcp, open_udp
 from reactor.limits import SHORTAGE_RETRY_S, Limits
 from reactor.sockets.errors import os_error
-from tests.support.basics import open_descriptors
+from tests.support.basics import has_ipv6, open_descriptors
+from tests.support.echo import EchoThread
 from tests.support.faults import FlakySockets
-from tests.support.loops import DatagramRecorder, ManualClock, Recorder, RecordingSelector, turn_idle
+from tests.support.loops import DatagramRecorder, ManualClock, Recorder, RecordingSelector, turn_idle, turn_until
 
 
 def test_the_default_bound_of_a_connection_is_128_kib() -> None:
@@ -85,3 +86,15 @@ def test_port_0_gives_a_free_port_in_the_address() -> None:
     with Reactor() as reactor:
         assert listen_tcp(reactor, ("127.0.0.1", 0), Recorder).address[1] > 0
         assert open_udp(reactor, ("127.0.0.1", 0), DatagramRecorder()).address[1] > 0
+
+
+@pytest.mark.skipif(not has_ipv6(), reason="no IPv6")
+def test_ipv4_mapped_address_can_be_connected_to() -> None:
+    """Story: all IPv6 sockets were for IPv6 only, and the kernel refused ::ffff:127.0.0.1."""
+    with EchoThread() as server, Reactor() as reactor:
+        stream, datagrams, failed = Recorder(), DatagramRecorder(), list[OSError]()
+        connect_tcp(reactor, ("::ffff:127.0.0.1", server.port), stream, failed.append)
+        endpoint = connect_udp(reactor, ("::ffff:127.0.0.1", server.port), datagrams)
+        endpoint.send(b"mapped")
+        turn_until(reactor, lambda: failed or (stream.connections and endpoint.datagrams_received))
+        assert failed == []

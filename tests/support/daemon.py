@@ -73,13 +73,14 @@ class EchoProcess:
         wait: bool = True,
         prefix: Sequence[str] = (),
         installation: Installation | None = None,
+        command: Sequence[str] = (),
         **popen: Any,
     ) -> None:
         self.lines: list[dict[str, Any]] = []
         self._wait = wait
         python, folder = installation or Installation(sys.executable, PROJECT)
-        command = [python, "-m", "echo7", "serve", "--port", str(port), "--log-format", "json", *arguments]
-        self.process = subprocess.Popen([*prefix, *command], cwd=folder, stderr=subprocess.PIPE, text=True, **popen)
+        whole = [*prefix, *(command or (python, "-m", "echo7")), "serve", "--port", str(port), "--log-format", "json"]
+        self.process = subprocess.Popen([*whole, *arguments], cwd=folder, stderr=subprocess.PIPE, text=True, **popen)
 
     def __enter__(self) -> Self:
         if self._wait:

@@ -49,7 +49,13 @@ def rate(result: PingResult, warning: Thresholds, critical: Thresholds) -> tuple
     if result.rtt is None:
         status = CRITICAL
     data = " ".join(_performance(name, value, warning, critical) for name, value in values.items())
-    return status, f"ECHO {NAMES[status]} - {_words(result)} | {data}"
+    return status, line(status, _words(result), data)
+
+
+def line(status: int, words: str, data: str = "") -> str:
+    """Return a plugin's line. A bar would begin the performance data, and a line break would end the line."""
+    plain = " ".join(words.replace("|", "/").split())
+    return f"ECHO {NAMES[status]} - {plain}" + (f" | {data}" if data else "")
 
 
 def _values(result: PingResult) -> dict[str, float | None]:

@@ -46,19 +46,24 @@ COUNTERS: Sequence[tuple[str, str, str, Callable[[Tally, Prober], Values]]] = (
 class Target:
     """One echo server to probe, and its prober."""
 
-    def __init__(self, host: str, address: Address) -> None:
-        self.host, self.address = host, address
-        self.name = f"[{host}]:{address[1]}" if ":" in host and host[0] != "[" else f"{host}:{address[1]}"
+    def __init__(self, host: str, port: int, address: Address | None) -> None:
+        self.host, self.port, self.address = host, port, address  # None: the name can't be resolved now
+        self.name = f"[{host}]:{port}" if ":" in host and host[0] != "[" else f"{host}:{port}"
         self.prober: Prober | None = None  # None: it can't be probed now
         self.rtts = Spread()  # of replies in time
         self.is_over = False  # all probes are settled
+
+    @property
+    def where(self) -> str:
+        """The address as text, empty if it isn't known."""
+        return "" if self.address is None else format_address(self.address)
 
 
 def families(targets: Sequence[Target]) -> Iterator[Metric]:
     """Yield the families of all targets. A target without a prober has only `running` and `rtt`."""
     yield InfoMetricFamily("echo7_build", "Version of this prober", {"version": __version__})
     running = GaugeMetricFamily("echo7_probe_running", "Whether a target can be probed", labels=["target", "address"])
-    yield filled(running, [([t.name, format_address(t.address)], float(t.prober is not None)) for t in targets])
+    yield filled(running, [([t.name, t.where], float(t.prober is not None)) for t in targets])
     text = "Round trips of replies that came in time"
     rtts = HistogramMetricFamily("echo7_probe_rtt_seconds", text, labels=["target"])
     for target in targets:

@@ -15,6 +15,8 @@ import os
 import select
 import stat
 
+from reactor.console.commandline import fitted, takes_escapes
+
 MOST_WAITING_BYTES = 1024 * 1024
 PIECE_BYTES = 4096  # PIPE_BUF on Linux: up to this size, a pipe takes all or nothing (pipe(7))
 
@@ -35,6 +37,11 @@ class LineWriter:
         return os.isatty(self._descriptor)
 
     @property
+    def takes_escapes(self) -> bool:
+        """Whether a line may be replaced by another."""
+        return takes_escapes(self._descriptor)
+
+    @property
     def waiting_bytes(self) -> int:
         """How many bytes wait to be written."""
         return len(self._waiting)
@@ -51,7 +58,8 @@ class LineWriter:
     def live(self, text: str) -> None:
         """Replace the last live line, if no earlier line waits."""
         if not self._waiting and self.error is None:
-            self._waiting += f"\r{text}\x1b[K".encode("utf-8", "backslashreplace")
+            row = fitted(text, self._descriptor)
+            self._waiting += f"\r{row}\x1b[K".encode("utf-8", "backslashreplace")
         self.push()
 
     def push(self) -> None:

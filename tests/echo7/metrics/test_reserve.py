@@ -16,6 +16,7 @@ resource = pytest.importorskip("resource")
 from echo7 import assembly
 from echo7.metrics.reserve import Reserve, ReservedListening
 from echo7.process import limits
+from echo7.sockets.binding import Bound
 from reactor.sockets.opening import bind_tcp
 from tests.echo7.metrics.test_service import fetch, samples
 from tests.hazards.test_descriptors_run_out import limit_descriptors
@@ -97,8 +98,8 @@ def test_closed_reserve_takes_no_spare_for_a_connection_that_is_closed_later(
 def test_pages_have_fewer_places_where_descriptors_are_scarce(descriptors: int, expected: int) -> None:
     """They come out of what connections may have."""
     assert limits.page_places(descriptors) == expected
-    assert assembly.connections_possible(serve_config("--metrics", "[::1]:9"), descriptors) == (
-        assembly.connections_possible(serve_config(), descriptors - expected - 2)
+    assert assembly.connections_possible(serve_config("--metrics", "[::1]:9"), descriptors, Bound()) == (
+        assembly.connections_possible(serve_config(), descriptors - expected - 2, Bound())
     )
 
 

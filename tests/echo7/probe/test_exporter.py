@@ -13,6 +13,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -26,10 +27,12 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from echo7 import cli
 from echo7.probe import command
+from echo7.probe import exporter as exporter_module
 from echo7.probe.datagram import DatagramFlow
 from echo7.probe.exporter import RETRY_S, Exporter
 from echo7.probe.plan import NS_PER_S, Plan
 from echo7.probe.report.prometheus import Target, families
+from echo7.sockets.resolve import UnresolvedName
 from reactor import Address, Reactor, open_udp
 from reactor.sockets.errors import os_error
 from reactor.testing import SimulatedNetwork
@@ -37,6 +40,7 @@ from tests.echo7.probe.world import LATENCY_S, LOST, TWICE, ScriptedEcho, after,
 from tests.support.basics import PATIENCE_S, PROJECT, until
 from tests.support.commands import run_echo7
 from tests.support.echo import EchoThread
+from tests.support.loops import turn_until
 
 HOST = "10.0.0.1"
 Found = dict[tuple[str, ...], float]
@@ -51,10 +55,15 @@ class World:
         self.echoes = [ScriptedEcho(self.reactor, script), ScriptedEcho(self.reactor)]
         for port, echo in zip((7, 8), self.echoes, strict=True):
             open_udp(self.reactor, (HOST, port), echo)
-        self.targets = [Target("one", (HOST, 7)), Target("two", (HOST, 8))]
+        self.targets = [Target("one", 7, (HOST, 7)), Target("two", 8, (HOST, 8))]
         clock = self.network.clock
         self.exporter = Exporter(
-            self.reactor, asked, self.targets, self.reactor.stop, clock_ns=lambda: round(clock() * NS_PER_S)
+            self.reactor,
+            asked,
+            self.targets,
+            self.reactor.stop,
+            lambda host: (HOST, 7),
+            clock_ns=lambda: round(clock() * NS_PER_S),
         )
 
     def run(self) -> Found:
@@ -174,6 +183,57 @@ def test_target_without_a_route_is_tried_again_and_the_others_go_on(
     assert warning.startswith(f"cannot probe two:8: {HOST} is unreachable: Network is unreachable")
 
 
+class SlowNames:
+    """A look-up that fails once, then finds the address."""
+
+    def __init__(self, *answers: Address | UnresolvedName) -> None:
+        self.answers = list(answers)
+
+    def __call__(self, host: str) -> Address:
+        answer = self.answers.pop(0)
+        if isinstance(answer, UnresolvedName):
+            raise answer
+        return answer
+
+
+def test_name_that_resolves_later_is_probed_then_and_the_others_meanwhile(
+    servers: list[EchoThread], caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Story: one name of two that didn't resolve ended the exporter with status 5, and nobody was probed."""
+    monkeypatch.setattr(exporter_module, "RETRY_S", 0.01)
+    caplog.set_level(logging.INFO, "echo7")
+    address = ("127.0.0.1", servers[0].port)
+    names = SlowNames(UnresolvedName("cannot resolve 'two'"), address)
+    with Reactor() as reactor:
+        one, two = Target("one", address[1], address), Target("two", address[1], None)
+        over: list[bool] = []
+        Exporter(reactor, plan(count=1), [one, two], lambda: over.append(True), names).start()
+        assert one.where != two.where == ""
+        turn_until(reactor, lambda: over)
+        assert None not in (one.prober, two.prober)
+        assert two.address == address
+    [warning] = [r.getMessage() for r in caplog.records if r.levelno == logging.WARNING]
+    assert warning == f"cannot probe two:{address[1]}: cannot resolve 'two'; trying again every 0.01 s"
+
+
+def test_look_up_without_a_thread_is_tried_again(servers: list[EchoThread], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(exporter_module, "RETRY_S", 0.01)
+    start, refusals = threading.Thread.start, [RuntimeError("can't start new thread")]
+
+    def refused(thread: threading.Thread) -> None:
+        if refusals:
+            raise refusals.pop()
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", refused)
+    with Reactor() as reactor:
+        target, over = Target("one", 7, None), list[bool]()
+        names = SlowNames(("127.0.0.1", servers[0].port))
+        Exporter(reactor, plan(count=1), [target], lambda: over.append(True), names).start()
+        turn_until(reactor, lambda: over)
+    assert refusals == []
+
+
 # ---------------------------------------------------------------- the command
 
 
@@ -204,6 +264,26 @@ def get(address: tuple[str, int], path: str) -> tuple[int, str]:
         client.request("GET", path)
         answer = client.getresponse()
         return answer.status, answer.read().decode()
+
+
+def test_exporter_probes_the_names_that_resolve_and_tells_the_other(servers: list[EchoThread]) -> None:
+    port = servers[0].port
+    line = f"ping 127.0.0.1 no-such-name.invalid --port {port} -i 0.02 --metrics 127.0.0.1:0".split()
+    with subprocess.Popen(
+        [sys.executable, "-m", "echo7", *line], cwd=PROJECT, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stderr is not None
+        where = re.search(r"http://(127\.0\.0\.1):(\d+)/", process.stderr.readline())
+        assert where
+        address = where[1], int(where[2])
+        said = [process.stderr.readline() for _ in range(2)]
+        assert any(f"cannot probe no-such-name.invalid:{port}: cannot resolve" in text for text in said)
+        assert any("info probing 127.0.0.1" in text for text in said)
+        status, text = get(address, "/healthz")
+        assert (status, "no-such-name.invalid" in text, "127.0.0.1" in text) == (503, True, False)
+        assert parsed(get(address, "/metrics")[1])["echo7_probe_running", "", f"no-such-name.invalid:{port}"] == 0
+        process.terminate()
+        assert process.wait(PATIENCE_S) == 0
 
 
 def test_exporter_is_scraped_and_ends_in_order(servers: list[EchoThread]) -> None:
@@ -273,5 +353,5 @@ def test_options_that_make_no_sense_are_one_line_and_status_2(
 
 
 def test_target_has_the_name_that_was_given() -> None:
-    assert Target("::1", ("::1", 7, 0, 0)).name == Target("[::1]", ("::1", 7, 0, 0)).name == "[::1]:7"
-    assert Target("host", ("10.0.0.1", 7)).name == "host:7"
+    assert Target("::1", 7, ("::1", 7, 0, 0)).name == Target("[::1]", 7, ("::1", 7, 0, 0)).name == "[::1]:7"
+    assert Target("host", 7, None).name == "host:7"

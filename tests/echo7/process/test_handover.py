@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from echo7.process.handover import VARIABLE, Handover, prepared, received
 from echo7.process.previous import PreviousGenerations
 from echo7.process.restart import changed, described
-from echo7.sockets.activation import HandedIn
+from echo7.sockets.adoption import HandedIn
 from echo7.sockets.binding import BindError, Bound, bind_all
 
 NUMBERS = st.lists(st.integers(0, 2**31)).map(tuple)

@@ -101,13 +101,21 @@ def test_limit_is_no_higher_than_the_selector_can_watch(monkeypatch: pytest.Monk
     assert limits.raise_descriptor_limit() == limits.SELECT_DESCRIPTORS
 
 
-@given(st.integers(0, 1 << 20))
-def test_default_keeps_back_descriptors_for_the_service(descriptors: int) -> None:
-    """The service needs some descriptors, and each pipe two; but at least one connection is allowed."""
+@given(st.integers(0, 1 << 20), st.integers(0, 100))
+def test_default_keeps_back_descriptors_for_the_service(descriptors: int, sockets: int) -> None:
+    """The service needs some descriptors, its sockets one each, and each pipe two; but one connection is allowed."""
     pipes = limits.default_pipes(descriptors)
     assert 0 <= 2 * pipes <= descriptors / 8
-    assert limits.default_max_connections(descriptors) == max(1, descriptors - limits.KEPT_BACK)
-    assert limits.default_max_connections(descriptors, pipes) == max(1, descriptors - limits.KEPT_BACK - 2 * pipes)
+    kept = limits.kept_back(descriptors, sockets)
+    assert limits.OWN_DESCRIPTORS <= kept - sockets <= limits.OWN_DESCRIPTORS + descriptors / limits.SPARE_SHARE
+    assert kept - sockets <= limits.OWN_DESCRIPTORS + limits.MOST_SPARE
+    assert limits.default_max_connections(descriptors, sockets, pipes) == max(1, descriptors - kept - 2 * pipes)
+
+
+@pytest.mark.parametrize(("descriptors", "least"), [(16, 1), (24, 6), (64, 30), (1024, 860), (1_048_576, 1_048_000)])
+def test_small_limits_leave_room_for_connections(descriptors: int, least: int) -> None:
+    """Story: 32 descriptors were kept back from any limit, so a limit of 24 gave one connection, without a word."""
+    assert limits.default_max_connections(descriptors, 4, limits.default_pipes(descriptors)) >= least
 
 
 def test_without_splice_no_descriptor_is_kept_for_pipes(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -124,22 +132,48 @@ def test_service_raises_its_own_limit_at_start() -> None:
     assert line.split()[3:5] == ["777", "777"]
 
 
-def test_service_at_its_default_limit_still_has_descriptors_to_spare() -> None:
+@pytest.mark.parametrize("limit", [24, 44, 100])
+def test_service_at_its_default_limit_still_has_descriptors_to_spare(limit: int) -> None:
     """At the default limit clients wait in the queue, nothing runs out, and the next is served when one leaves."""
-    room = 8
-    limit = limits.KEPT_BACK + room + 4  # at this limit there are two pipes
     with contextlib.ExitStack() as stack:
         echo = stack.enter_context(EchoProcess(preexec_fn=with_limit(limit, limit)))
-        clients = [stack.enter_context(echo.connect()) for _ in range(room)]
+        (said,) = [line for line in echo.lines if line["event"] == "limits"]
+        assert said["message"] == f"at most {said['max_connections']} connections at once, with {limit} descriptors"
+        clients = [stack.enter_context(echo.connect()) for _ in range(said["max_connections"])]
         for client in clients:
             assert ping(client) == b"ping"
         waiting = stack.enter_context(echo.connect())
         waiting.sendall(b"ping")
         echo.process.send_signal(signal.SIGUSR1)
         counters = echo.next_line("counters")
-        assert (counters["connections_open"], counters["drops"]) == (room, {})
+        assert (counters["connections_open"], counters["drops"]) == (len(clients), {})
         clients[0].close()
         assert receive_exactly(waiting, 4) == b"ping"
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_service_warns_that_so_many_connections_cannot_be_had(workers: int) -> None:
+    options = ["--max-connections", "1000", "--workers", str(workers)]
+    with EchoProcess(*options, preexec_fn=with_limit(100, 100)) as echo:
+        (said,) = [line for line in echo.lines if line["event"] == "limits_exceeded"]
+        assert said["level"] == "warning"
+        assert said["max_connections"] == 1000
+        assert said["possible"] in range(60 * workers, 90 * workers)
+        assert echo.finish() == 0
+
+
+def test_service_without_tcp_has_no_limit_to_report() -> None:
+    with EchoProcess("--no-tcp") as echo:
+        assert echo.finish() == 0
+        assert {"limits", "limits_exceeded"}.isdisjoint(line["event"] for line in echo.lines)
+
+
+@pytest.mark.parametrize("limit", [6, 10, 15])
+def test_too_few_descriptors_to_start_give_one_line(limit: int) -> None:
+    with EchoProcess(wait=False, preexec_fn=with_limit(limit, limit)) as echo:
+        assert f"{limit} open descriptors are too few" in echo.next_line("start_failed")["message"]
+        assert echo.process.wait(PATIENCE_S) == 1
+        assert len(echo.lines) == 1
 
 
 def ping(client: socket.socket) -> bytes:

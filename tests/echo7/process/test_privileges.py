@@ -146,7 +146,7 @@ def test_process_that_is_that_user_already_needs_no_privilege(installation: Inst
 def test_unprivileged_start_needs_only_a_free_port(installation: Installation) -> None:
     prefix = ["setpriv", "--reuid=4711", "--regid=4711", "--clear-groups", "--bounding-set=-all"]
     with EchoProcess("--host", "*", installation=installation, prefix=prefix) as echo:
-        assert {line["event"] for line in echo.lines} == {"listening"}
+        assert {line["event"] for line in echo.lines} == {"limits", "listening"}
         assert echo.finish() == 0
 
 

@@ -545,7 +545,8 @@ def test_signals_that_came_before_the_exec_are_not_forgotten() -> None:
 def test_restart_request_before_the_service_serves_restarts_it_later(way: tuple[str, ...]) -> None:
     """Issue: "SIGHUP during startup before handlers are set must not kill the process"."""
     code = """if not NEW and not CHECK:
-        service.log.ensure_standard_descriptors = lambda: os.kill(os.getpid(), signal.SIGHUP)
+        raised = service.limits.raise_descriptor_limit
+        service.limits.raise_descriptor_limit = lambda: os.kill(os.getpid(), signal.SIGHUP) or raised()
     """
     with Phoenix(*way, code=code) as echo:
         echo.next_line("restarted")

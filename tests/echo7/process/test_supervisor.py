@@ -20,7 +20,7 @@ from echo7.process.supervisor import ANSWER_PATIENCE_S
 from echo7.process.worker import REPORT_INTERVAL_S, Worker
 from echo7.server import Counters
 from echo7.sockets import reuseport
-from echo7.sockets.binding import bind_all
+from echo7.sockets.binding import Bound, bind_all
 from reactor import Reactor
 from reactor.sockets.opening import Socket
 from tests.support.basics import PATIENCE_S
@@ -198,7 +198,7 @@ class WorkerRig:
         self.reactor = Reactor(clock=self.clock)
         self.supervisor, control = socket.socketpair()
         self.supervisor.settimeout(PATIENCE_S)
-        self.worker = Worker(self.reactor, CONFIG, 1024, log.StderrHandler())
+        self.worker = Worker(self.reactor, CONFIG, 1024, Bound(), log.StderrHandler())
         self.worker.start(bind_all(socket, ["127.0.0.1"], 0), control)
         self.lines = self.supervisor.makefile("rb")
 

@@ -18,7 +18,7 @@ import pytest
 from echo7 import assembly
 from echo7.process import limits
 from echo7.sockets import reuseport
-from echo7.sockets.binding import bind_all
+from echo7.sockets.binding import Bound, bind_all
 from tests.echo7.sockets.test_activation import HAND_IN
 from tests.echo7.test_cli import fill_until_stuck, only_line, refused
 from tests.support.basics import PATIENCE_S, PROJECT, quiet_port
@@ -90,12 +90,12 @@ def test_addresses_are_logged_once_after_the_workers() -> None:
     with WorkersProcess(*HOST, count=3) as echo:
         assert echo.finish() == 0
         events = [line["event"] for line in echo.lines]
-        assert events == ["workers", "listening", "listening", "stopping", "stopped"]
-        assert [(line["transport"], line["port"]) for line in echo.lines[1:3]] == [
+        assert events == ["limits", "workers", "listening", "listening", "stopping", "stopped"]
+        assert [(line["transport"], line["port"]) for line in echo.lines[2:4]] == [
             ("tcp", echo.port),
             ("udp", echo.port),
         ]
-        assert (echo.lines[0]["workers"], len(set(echo.lines[0]["pids"]))) == (3, 3)
+        assert (echo.lines[1]["workers"], len(set(echo.lines[1]["pids"]))) == (3, 3)
 
 
 def test_sigusr1_logs_the_sum_of_all_workers() -> None:
@@ -374,7 +374,7 @@ def test_failed_fork_is_tried_again() -> None:
     """
     with Patched(code) as echo:
         echo.wait_until_ready()
-        assert echo.lines[0]["message"] == (
+        assert echo.lines[1]["message"] == (
             "cannot start worker 1: Resource temporarily unavailable; the next one starts in 0.1 s"
         )
         assert echo.finish() == 0
@@ -407,11 +407,12 @@ def test_max_connections_are_divided_among_the_workers(
     config = serve_config(f"--workers={workers}", *option)
     given: dict[str, Any] = {}
     monkeypatch.setattr(assembly, "EchoServer", lambda *args, **options: given.update(options))
-    assembly.new_server(config, 1000, int)
-    assert given["max_connections"] == (share or limits.default_max_connections(1000, limits.default_pipes(1000)))
+    assembly.new_server(config, 1000, Bound(), int)
+    default = limits.default_max_connections(1000, 0, limits.default_pipes(1000))
+    assert given["max_connections"] == (share or default)
 
 
 def test_one_worker_means_a_single_process() -> None:
     with EchoProcess(*HOST, "--workers", "1") as echo:
         assert echo.finish() == 0
-        assert [line["event"] for line in echo.lines] == ["listening", "listening", "stopping", "stopped"]
+        assert [line["event"] for line in echo.lines] == ["limits", "listening", "listening", "stopping", "stopped"]

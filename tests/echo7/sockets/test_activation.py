@@ -115,6 +115,21 @@ def test_wrong_kind_of_socket_is_refused_by_number_and_name(kind: str, udp: sock
         assert daemon.process.wait(PATIENCE_S) == 1
 
 
+def test_socket_that_is_handed_in_twice_is_served_once(tcp: socket.socket) -> None:
+    with activated(tcp, tcp) as daemon:
+        daemon.next_line("listening")
+        assert echo_and_close(socket.create_connection(tcp.getsockname(), PATIENCE_S), b"once") == b"once"
+        assert daemon.finish() == 0
+        assert [line["event"] for line in daemon.lines].count("listening") == 1
+
+
+def test_descriptor_that_is_closed_is_refused_by_number(tcp: socket.socket) -> None:
+    prefix = [sys.executable, "-c", HAND_IN.replace("len(high)", "len(high) + 1"), str(tcp.fileno())]
+    with EchoProcess(prefix=prefix, pass_fds=[tcp.fileno()], wait=False) as daemon:
+        assert "descriptor 4 (second)" in daemon.next_line("bind_failed")["message"]
+        assert daemon.process.wait(PATIENCE_S) == 1
+
+
 def test_variables_for_another_process_are_left_alone() -> None:
     """LISTEN_PID: the sockets may be for a parent process."""
     environment = {"LISTEN_PID": str(os.getppid()), "LISTEN_FDS": "1"}
@@ -127,7 +142,7 @@ def test_count_of_zero_means_no_activation(count: str) -> None:
     assert inherited({"LISTEN_PID": str(os.getpid()), "LISTEN_FDS": count}) is None
 
 
-@pytest.mark.parametrize("count", ["x", "-1", "1.5", "²"])
+@pytest.mark.parametrize("count", ["x", "-1", "1.5", "²", "9" * 5000])
 def test_count_that_is_not_a_number_gives_one_line(count: str) -> None:
     environment = {"LISTEN_PID": str(os.getpid()), "LISTEN_PIDFDID": "1", "LISTEN_FDS": count, "LISTEN_FDNAMES": "a"}
     with pytest.raises(BindError, match="LISTEN_FDS"):

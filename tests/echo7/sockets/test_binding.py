@@ -502,3 +502,9 @@ def test_other_ipv6_error_does_not_mean_that_ipv6_is_missing(sockets: Rememberin
         bind_all(sockets, [], quiet_port(()))
     assert "cannot bind tcp [::1]:" in one_line(error)
     assert not sockets.still_open
+
+
+def test_ipv4_mapped_address_is_served_as_ipv4() -> None:
+    bound = bind_all(socket, ["::ffff:127.0.0.1", "127.0.0.1"], 0)
+    assert [(sock.family, sock.getsockname()[0]) for sock in bound.sockets] == [(socket.AF_INET, "127.0.0.1")] * 2
+    bound.close()

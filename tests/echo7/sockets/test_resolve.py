@@ -143,3 +143,11 @@ def test_any_text_gives_numeric_addresses_or_one_line(host: str) -> None:
     assert len(lines) == len(found[:1]) == 1
     for address in found:
         family_of(address)
+
+
+@pytest.mark.parametrize("host", ["::ffff:127.0.0.1", "[::ffff:7f00:1]", "::FFFF:127.0.0.1"])
+def test_ipv4_mapped_address_is_the_ipv4_address(host: str) -> None:
+    """Story: our IPv6 sockets carry IPv6 only, so the kernel refused to connect."""
+    assert resolve(host, 7) == [("127.0.0.1", 7)]
+    with pytest.raises(UnresolvedName, match="leave out the -6"):
+        resolve(host, 7, socket.AF_INET6)

@@ -184,6 +184,12 @@ def test_a_real_socket_has_the_fast_path() -> None:
     assert not falls_back(bind_udp(socket, ("127.0.0.1", 0)))
 
 
+def test_other_pythons_get_the_plain_path(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Story: PyPy's strided memoryviews scrambled a batch of two, and EINVAL ended the socket for good."""
+    monkeypatch.setattr(sys.implementation, "name", "pypy")
+    assert falls_back(bind_udp(socket, ("127.0.0.1", 0)))
+
+
 def with_option(level: int, name: int, value: int, host: str = "0.0.0.0") -> socket.socket:
     """Return a bound socket with an option set before it is bound."""
     sock = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_DGRAM)

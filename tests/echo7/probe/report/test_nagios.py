@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from echo7.probe.report import nagios
 from echo7.probe.report.nagios import CRITICAL, OK, WARNING, rate, thresholds
 from tests.echo7.probe.world import LOST, World, flipped, plan
 
@@ -78,3 +79,13 @@ def test_no_reply_is_critical_with_any_thresholds() -> None:
 def test_damage_is_named() -> None:
     _, line = rate(World(plan(2), usual=flipped(20, 1)).run(), {}, {})
     assert "2 damaged |" in line
+
+
+@pytest.mark.parametrize("words", ["cannot resolve 'a|b'", "two\nlines | and a bar", "|"])
+def test_no_text_breaks_the_form_of_a_plugin(words: str) -> None:
+    """Everything after the first bar would be read as performance data."""
+    for data in ("", "loss=0%;;;0;100"):
+        said = nagios.line(nagios.UNKNOWN, words, data)
+        assert "\n" not in said
+        assert said.split(" | ")[1:] == [data][: bool(data)]
+        assert said.count("|") == bool(data)
