@@ -29,6 +29,8 @@ RESTART_SIGNALS = _existing("SIGHUP")
 CHILD_SIGNALS = _existing("SIGCHLD")
 ABORT_SIGNALS = _existing("SIGQUIT")
 KILL_SIGNALS = _existing("SIGKILL")
+# the exit status of a child that raised
+CHILD_FAILED = 1
 
 logger = logging.getLogger("echo7")
 
@@ -114,17 +116,33 @@ def how_it_ended(exit_code: int) -> str:
     return f"with status {exit_code}" if exit_code >= 0 else f"by {names.get(-exit_code, f'signal {-exit_code}')}"
 
 
-def run_child(name: str, main: Callable[[], int]) -> NoReturn:
-    """Run `main` in a child of fork(2), and exit with the status that it returns."""
-    status = 1
+def forked(name: str, main: Callable[[], int]) -> int:
+    """Fork, and return the child's pid, in the parent only. The child exits with the status that `main` returns.
+
+    Whatever `main`, the log or a signal handler raises, nothing of the parent's frames runs in the child. No other
+    code calls fork(2). Raise OSError if there is no child.
+    """
+    pid = os.fork()
+    if pid == 0:  # pragma: no cover - in a child the measuring begins with the next call
+        try:
+            _run_child(name, main)
+        finally:
+            os._exit(CHILD_FAILED)
+    return pid
+
+
+def _run_child(name: str, main: Callable[[], int]) -> NoReturn:
+    status = CHILD_FAILED
     try:
         status = main()
     except BaseException as error:
         logger.critical("%s failed: %r", name, error, exc_info=error, extra={"event": "failed"})
     finally:
-        for handler in logger.handlers:
-            handler.flush()
-        os._exit(status)
+        try:
+            for handler in logger.handlers:
+                handler.flush()
+        finally:
+            os._exit(status)
 
 
 class Drain:

@@ -94,10 +94,12 @@ def forked(sockets: SocketFactory, main: Callable[[Socket, Socket], int]) -> Ite
     with contextlib.ExitStack() as ours, contextlib.ExitStack() as theirs:
         start, its_start = map(contextlib.ExitStack.enter_context, (ours, theirs), sockets.socketpair())
         watch, its_watch = map(contextlib.ExitStack.enter_context, (ours, theirs), sockets.socketpair())
-        pid = os.fork()
-        if pid == 0:  # pragma: no cover - in a child the measuring begins with the next call
+
+        def serve() -> int:
             ours.close()
-            child.run_child("the previous generation", lambda: main(its_start, its_watch))
+            return main(its_start, its_watch)
+
+        pid = child.forked("the previous generation", serve)
         theirs.close()
         try:
             _expect_prepared(pid, start)

@@ -11,7 +11,6 @@ import collections
 import contextlib
 import functools
 import logging
-import os
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
@@ -21,7 +20,7 @@ from echo7.logs import log, report
 from echo7.process import worker
 from echo7.process.backoff import FAILED_STARTS_LIMIT, BackOff
 from echo7.process.channel import Channel, Message
-from echo7.process.child import Child, how_it_ended, run_child, signals_held
+from echo7.process.child import Child, forked, how_it_ended, signals_held
 from echo7.server import Counters, ServingAddress
 from echo7.sockets.binding import Bound
 from reactor.sockets.opening import Socket, closed_on_error
@@ -119,9 +118,8 @@ class Supervisor:
         try:
             ours, theirs = self._reactor.sockets.socketpair()
             with theirs, closed_on_error(ours), signals_held() as mask:
-                pid = os.fork()
-                if pid == 0:  # pragma: no cover - in a child the measuring begins with the next call
-                    run_child(f"worker {slot.number}", lambda: self._be_worker(slot, ours, theirs, mask))
+                be_worker = functools.partial(self._be_worker, slot, ours, theirs, mask)
+                pid = forked(f"worker {slot.number}", be_worker)
         except OSError as error:
             self._try_again(slot, f"cannot start worker {slot.number}: {error.strerror}", {"worker": slot.number})
             return

@@ -140,9 +140,11 @@ def serve(listener):
     while True:
         client, _ = listener.accept()
         if os.fork() == 0:
-            while data := client.recv(4096):
-                client.sendall(data)
-            os._exit(0)
+            try:
+                while data := client.recv(4096):
+                    client.sendall(data)
+            finally:
+                os._exit(0)
         client.close()
 """
 
