@@ -24,6 +24,7 @@ class Gauges(NamedTuple):
     listeners_short: int = 0  # not accepting: short of descriptors or memory
     connections_held: int = 0  # not read from: backpressure
     buffer_bytes: int = 0  # waiting to be sent
+    sockets_lost: int = 0  # serving sockets that broke
 
 
 class Durations(NamedTuple):
@@ -82,7 +83,9 @@ def gauges_of(server: EchoServer, reactor: Reactor) -> Gauges:
     short = sum(listener in suspended for listener in listeners)
     full = sum(not (listener.interest or listener.closed) for listener in listeners)
     held = sum(1 for each in connections if each.state is State.OPEN and not each.interest & READ)
-    return Gauges(full, short, held, sum(pending_bytes(handler) for handler in (*endpoints, *connections)))
+    # a stopping server closes its sockets itself
+    lost = 0 if server.stopping else sum(each.closed for each in (*listeners, *endpoints))
+    return Gauges(full, short, held, sum(pending_bytes(handler) for handler in (*endpoints, *connections)), lost)
 
 
 def total(snapshots: Iterable[Snapshot]) -> Snapshot:

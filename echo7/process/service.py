@@ -164,6 +164,10 @@ class Service:
 
     def become_next_generation(self) -> None:
         """Become the new program. Return if that fails: then nothing has changed."""
+        if any(sock.fileno() < 0 for bound in self._sets for sock in bound.sockets):
+            # the new generation can serve no other sockets than these
+            self._restart.refuse("a serving socket is broken; start the service again to open it anew")
+            return
         try:
             with child.signals_held():
                 if self.reactor.snapshot().signals_pending:

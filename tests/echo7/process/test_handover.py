@@ -62,13 +62,6 @@ def test_sockets_from_systemd_stay_shared_and_handed_in() -> None:
         after[0].close()
 
 
-def test_broken_socket_is_not_handed_over() -> None:
-    bound = bind_all(socket, ["127.0.0.1"], 0)
-    bound.tcp[0].close()
-    assert len(prepared([bound], [], []).sockets) == 1
-    bound.close()
-
-
 def test_changed_number_of_workers_is_refused() -> None:
     with pytest.raises(BindError, match="the number of workers has changed"):
         Handover(1, ((3, 1), (4, 2)), (), ()).sets(3)
