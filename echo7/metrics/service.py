@@ -1,7 +1,8 @@
 """The pages of a service, `/metrics` and `/healthz`, on the serving loop or the supervisor's.
 
 Law: an address that can't be bound is reported in one line before anything is served. Workers send a snapshot once a
-second; the last snapshot of an ended worker stays in the sums.
+second; the last snapshot of an ended worker stays in the sums. A service is healthy when all of it serves: each worker
+and each socket.
 """
 
 from __future__ import annotations
@@ -9,15 +10,15 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, Protocol
 
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
-from prometheus_client.core import CollectorRegistry, GaugeMetricFamily, Metric
+from prometheus_client.core import CollectorRegistry, CounterMetricFamily, GaugeMetricFamily, Metric
 
 from echo7.logs import log
-from echo7.metrics.families import families
+from echo7.metrics.families import families, filled
 from echo7.metrics.http import LIMITS, Page, PageProtocol, Pages, kept
-from echo7.metrics.snapshot import Snapshot, snapshot_maker, total
+from echo7.metrics.snapshot import Gauges, Snapshot, snapshot_maker, total
 from echo7.server import EchoServer
 from echo7.sockets.binding import NO_IPV6, BindError, find_targets
 from reactor.listener import Listener
@@ -26,7 +27,6 @@ from reactor.sockets.addresses import format_address
 from reactor.sockets.opening import Socket, bind_tcp
 
 BACKLOG = 16
-HEARD_S = 5.0  # a worker without a snapshot for so long is unhealthy
 
 Where = tuple[str, int]
 Health = Callable[[], str]  # why the service is unhealthy; empty: it is healthy
@@ -71,44 +71,71 @@ class Metrics:
 def serve_metrics(reactor: Reactor, where: Where, server: EchoServer, handler: log.StderrHandler) -> Metrics:
     """Serve the pages of a service with one process, on its own loop. Raise BindError."""
     take = snapshot_maker(reactor, server, handler)
-    metrics = Metrics(reactor, lambda: families(take(), {}), lambda: "stopping" if server.stopping else "")
+    metrics = Metrics(
+        reactor, lambda: families(take(), {}), lambda: "stopping" if server.stopping else lost_sockets(take().gauges)
+    )
     metrics.start(where)
     return metrics
+
+
+def lost_sockets(gauges: Gauges) -> str:
+    """Return that sockets are lost; empty if none is."""
+    count = gauges.sockets_lost
+    return f"{count} serving sockets are broken" if count > 1 else "1 serving socket is broken" if count else ""
+
+
+class Supervision(Protocol):
+    """What a supervisor knows of its workers."""
+
+    @property
+    def problem(self) -> str:
+        """Why the service isn't healthy; empty if it is."""
+
+    @property
+    def silences_s(self) -> dict[int, float]:
+        """How long each worker has said nothing."""
+
+    @property
+    def killed(self) -> dict[str, int]:
+        """How many workers were killed, by the reason."""
 
 
 class WorkersMetrics:
     """The pages of a supervisor, from its workers' snapshots."""
 
-    def __init__(self, reactor: Reactor, handler: log.StderrHandler, health: Health) -> None:
-        self._now, self._handler, self._own_health = reactor.now, handler, health
-        self._live: dict[int, tuple[float, Snapshot]] = {}  # worker → time of the snapshot, snapshot
+    def __init__(self, reactor: Reactor, handler: log.StderrHandler, supervision: Supervision) -> None:
+        self._handler, self._supervision = handler, supervision
+        self._live: dict[int, Snapshot] = {}  # worker → its last snapshot
         self._past = Snapshot()  # of ended processes
         metrics = Metrics(reactor, self.collect, self.health)
         self.start, self.close = metrics.start, metrics.close
 
     def heard(self, worker: int, message: dict[str, Any]) -> None:
         """Keep a worker's snapshot."""
-        self._live[worker] = self._now(), Snapshot.from_message(message)
+        self._live[worker] = Snapshot.from_message(message)
 
     def ended(self, worker: int) -> None:
         """Keep the counters of an ended worker in the sums."""
         if worker in self._live:
-            self._past = total([self._past, self._live.pop(worker)[1].after_the_end()])
+            self._past = total([self._past, self._live.pop(worker).after_the_end()])
 
     def collect(self) -> Iterable[Metric]:
         """Yield the families of all processes and of each worker."""
-        workers = {str(worker): snapshot for worker, (_, snapshot) in sorted(self._live.items())}
+        workers = {str(worker): snapshot for worker, snapshot in sorted(self._live.items())}
         own = Snapshot(log_lines_dropped=self._handler.dropped)
         yield from families(total([self._past, own, *workers.values()]), workers)
-        age = GaugeMetricFamily("echo7_worker_silence_seconds", "Age of a worker's last snapshot", labels=["worker"])
-        for worker, (heard_s, _) in sorted(self._live.items()):
-            age.add_metric([str(worker)], self._now() - heard_s)
-        yield age
+        killed = CounterMetricFamily(
+            "echo7_workers_killed", "Workers that the supervisor has killed", labels=["reason"]
+        )
+        yield filled(killed, [((), self._supervision.killed)])
+        silence = GaugeMetricFamily(
+            "echo7_worker_silence_seconds", "How long a worker hasn't reported", labels=["worker"]
+        )
+        yield filled(silence, [((), {str(worker): s for worker, s in self._supervision.silences_s.items()})])
 
     def health(self) -> str:
         """Return why the service is unhealthy; empty if it is healthy."""
-        heard = any(self._now() - heard_s < HEARD_S for heard_s, _ in self._live.values())
-        return self._own_health() or ("" if heard else "no worker serves")
+        return self._supervision.problem or lost_sockets(total(self._live.values()).gauges)
 
 
 def _bind(reactor: Reactor, where: Where) -> list[Socket]:

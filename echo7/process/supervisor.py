@@ -3,6 +3,9 @@
 Law: the sockets outlive the workers. All are opened before the first fork, and each slot has a set of its own, which
 every process in the slot inherits. So a client that waits in the kernel's queue survives a worker that ends, and so
 does the flow of a UDP source. Only what the worker had accepted or received is lost with it.
+
+No worker is trusted. One that hangs, or sends what no worker sends, is killed and replaced. Silence is counted in the
+supervisor's own looks, one a second, so a supervisor or a machine that was stopped for an hour blames no worker for it.
 """
 
 from __future__ import annotations
@@ -12,16 +15,17 @@ import contextlib
 import functools
 import logging
 import signal
+import socket
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from echo7 import assembly
 from echo7.logs import log, report
 from echo7.process import worker
 from echo7.process.backoff import FAILED_STARTS_LIMIT, BackOff
-from echo7.process.channel import Channel, Message
+from echo7.process.channel import Channel, Message, reports
 from echo7.process.child import Child, forked, how_it_ended, signals_held
-from echo7.server import Counters, ServingAddress
+from echo7.server import Counters, serving_address
 from echo7.sockets.binding import Bound
 from reactor.sockets.opening import Socket, closed_on_error
 from reactor.timers import Timer
@@ -32,6 +36,16 @@ if TYPE_CHECKING:
 
 # for a worker that doesn't answer; then its last report counts
 ANSWER_PATIENCE_S = 1.0
+# A worker reports once a second. After so many looks without a message it is unhealthy; then it is killed.
+LOOK_INTERVAL_S = 1.0
+SILENT_LOOKS, HUNG_LOOKS = 5, 10
+# More between two looks is a flood: a report has a few kilobytes, and what waits in the kernel is bounded.
+FLOOD_BYTES = 1 << 20
+REPORTS_WAITING_BYTES = 64 * 1024
+# of orders that a worker doesn't read
+ORDERS_WAITING_BYTES = 64 * 1024
+# why a worker was killed: the values of the metric's label
+SILENT, BROKEN, STOPPING = "silent", "broken", "stopping"
 
 logger = logging.getLogger("echo7")
 
@@ -48,13 +62,28 @@ class Slot:
 
     def vacate(self) -> None:
         """Forget the process that was here."""
-        self.live = False
+        self.live = self.killed = False
         # of its last report
         self.counters, self.log_lines_dropped = Counters(), 0
+        # looks since its last message, and how much it had sent at the last look
+        self.silent_looks = self.seen_bytes = 0
 
     def __str__(self) -> str:
         """Name the process as the log does."""
         return f"worker {self.number} (pid {self.child.pid})"
+
+    @property
+    def problem(self) -> str:
+        """Why its clients aren't served now; empty if they are."""
+        if not self.live or self.killed or not self.backoff.ready:
+            return f"worker {self.number} doesn't serve"
+        silent = self.silent_looks >= SILENT_LOOKS
+        return f"worker {self.number} has been silent for {self.silent_s:g} s" if silent else ""
+
+    @property
+    def silent_s(self) -> float:
+        """How long it has said nothing, as the supervisor has seen it."""
+        return self.silent_looks * LOOK_INTERVAL_S
 
     @property
     def fields(self) -> dict[str, int]:
@@ -78,9 +107,13 @@ class Supervisor:
         self._past, self._past_dropped = Counters(), 0
         # slots that have yet to answer in this round; None: no round is under way
         self._awaited: set[Slot] | None = None
-        self._round, self._asked_again = 0, False
+        # the number of the last round, and how many have begun since the last look
+        self._round = self._rounds = 0
+        self._asked_again = False
         self._patience: Timer
         self._metrics: WorkersMetrics | None = None
+        self._forms = reports(None)
+        self.killed = dict.fromkeys((SILENT, BROKEN, STOPPING), 0)
         self.dump = functools.partial(self._order, "dump")
 
     def open(self, sets: Sequence[Bound]) -> None:
@@ -88,16 +121,18 @@ class Supervisor:
         assembly.import_parts(self._settings)
         if self._settings.metrics is not None:
             from echo7.metrics.service import WorkersMetrics
+            from echo7.metrics.snapshot import Snapshot
 
+            self._forms = reports(Snapshot().as_message())
             with self._service.optional():
-                handler = self._service.handler
-                self._metrics = WorkersMetrics(self._reactor, handler, lambda: "stopping" if self._stopped else "")
+                self._metrics = WorkersMetrics(self._reactor, self._service.handler, self)
                 self._metrics.start(self._settings.metrics)
         self._slots = [Slot(number, bound, self._reactor.now) for number, bound in enumerate(sets, 1)]
 
     def start(self) -> None:
         """Start every worker, when the loop returns."""
         self._due.extend(self._slots)
+        self._reactor.call_later(LOOK_INTERVAL_S, self._look)
 
     def _live(self) -> list[Slot]:
         return [slot for slot in self._slots if slot.live]
@@ -117,6 +152,7 @@ class Supervisor:
         slot.backoff.started()
         try:
             ours, theirs = self._reactor.sockets.socketpair()
+            theirs.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, REPORTS_WAITING_BYTES)
             with theirs, closed_on_error(ours), signals_held() as mask:
                 be_worker = functools.partial(self._be_worker, slot, ours, theirs, mask)
                 pid = forked(f"worker {slot.number}", be_worker)
@@ -124,7 +160,8 @@ class Supervisor:
             self._try_again(slot, f"cannot start worker {slot.number}: {error.strerror}", {"worker": slot.number})
             return
         slot.live, slot.child = True, Child(pid, functools.partial(self._ended, slot), stream=True)
-        slot.channel = Channel(self._reactor, ours, functools.partial(self._heard, slot), slot.child.stream_ended)
+        heard, lost = functools.partial(self._heard, slot), functools.partial(self._lost, slot)
+        slot.channel = Channel(self._reactor, ours, self._forms, heard, lost)
 
     def _be_worker(self, slot: Slot, parents: Socket, control: Socket, mask: set[int]) -> int:
         """Run the child. This runs in another process than the rest of this class."""
@@ -141,8 +178,9 @@ class Supervisor:
             return 1
 
     def _heard(self, slot: Slot, message: Message) -> None:
+        slot.silent_looks = 0
         if message["say"] == "ready":
-            self._ready(slot, message["addresses"])
+            self._ready(slot)
             return
         slot.counters, slot.log_lines_dropped = Counters(**message["counters"]), message["log_lines_dropped"]
         if self._metrics is not None:
@@ -150,7 +188,10 @@ class Supervisor:
         if message["round"] == self._round:
             self._answered(slot)
 
-    def _ready(self, slot: Slot, addresses: Sequence[Any]) -> None:
+    def _ready(self, slot: Slot) -> None:
+        if slot.backoff.ready:
+            self._kill(slot, BROKEN, "it has begun twice")
+            return
         slot.backoff.serves()
         if self._announced:
             log.event(logger, logging.INFO, "worker_ready", f"{slot} serves", **slot.fields)
@@ -159,8 +200,50 @@ class Supervisor:
             pids = [each.child.pid for each in self._slots]
             text = f"{len(pids)} workers serve, pids {', '.join(map(str, pids))}"
             log.event(logger, logging.INFO, "workers", text, workers=len(pids), pids=pids)
-            report.log_addresses(ServingAddress(*each) for each in addresses)
+            report.log_addresses(serving_address("tcp", sock.getsockname()) for sock in slot.bound.tcp)
+            report.log_addresses(serving_address("udp", sock.getsockname()) for sock in slot.bound.udp)
             self._service.serving()
+
+    # ---- a worker is looked after
+
+    def _look(self) -> None:
+        """Kill the workers that hang or don't keep to the rules."""
+        for slot in self._live():
+            slot.silent_looks += 1
+            sent, slot.seen_bytes = slot.channel.received_bytes - slot.seen_bytes, slot.channel.received_bytes
+            if slot.child.exit_code is not None and slot.silent_looks > 1:
+                # it has ended, and a descendant of it holds the other end of the channel
+                slot.channel.abort()
+            elif slot.silent_looks >= HUNG_LOOKS:
+                self._kill(slot, SILENT, f"it has been silent for {slot.silent_s:g} s")
+            elif sent > FLOOD_BYTES * (1 + self._rounds):
+                self._kill(slot, BROKEN, f"it has sent {sent} bytes in a second")
+            elif slot.channel.pending_bytes > ORDERS_WAITING_BYTES:
+                self._kill(slot, BROKEN, "it doesn't read its orders")
+        self._rounds = 0
+        self._reactor.call_later(LOOK_INTERVAL_S, self._look)
+
+    def _lost(self, slot: Slot, why: str) -> None:
+        if why:
+            self._kill(slot, BROKEN, why)
+        slot.child.stream_ended()
+
+    def _kill(self, slot: Slot, reason: str, why: str) -> None:
+        if slot.child.exit_code is None and not slot.killed:
+            slot.killed = True
+            self.killed[reason] += 1
+            log.event(logger, logging.WARNING, "worker_killed", f"{slot} killed: {why}", reason=reason, **slot.fields)
+            slot.child.send(signal.SIGKILL)
+
+    @property
+    def problem(self) -> str:
+        """Why the service isn't healthy; empty if it is."""
+        return "stopping" if self._stopped else "; ".join(filter(None, (slot.problem for slot in self._slots)))
+
+    @property
+    def silences_s(self) -> dict[int, float]:
+        """How long each worker has said nothing."""
+        return {slot.number: slot.silent_s for slot in self._live()}
 
     # ---- a worker ends
 
@@ -224,9 +307,7 @@ class Supervisor:
     def kill(self) -> None:
         """Kill the workers that hang."""
         for slot in self._live():
-            if slot.child.exit_code is None:
-                log.event(logger, logging.WARNING, "worker_killed", f"{slot} hangs: killed", **slot.fields)
-                slot.child.send(signal.SIGKILL)
+            self._kill(slot, STOPPING, "it hasn't ended in time")
 
     def _check_over(self) -> None:
         if self._stopped is not None and not self._live():
@@ -236,6 +317,10 @@ class Supervisor:
     def left_behind(self) -> Iterator[tuple[list[int], list[int]]]:
         """Order the workers to be the previous generation. Yield their pids, and our ends of their channels."""
         self._order("restart")
+        for slot in self._live():
+            if slot.silent_looks >= SILENT_LOOKS:
+                # it would never retire
+                self._kill(slot, SILENT, f"it has been silent for {slot.silent_s:g} s")
         ended = [slot.counters for slot in self._live() if slot.child.exit_code is not None]
         report.write_counters("ended_before", report.total([self._past, *ended]), self._past_dropped)
         left = [slot for slot in self._live() if slot.child.exit_code is None]
@@ -257,6 +342,7 @@ class Supervisor:
         self._asked_again = self._awaited is not None
         if self._awaited is None:
             self._round, self._awaited = self._round + 1, set(self._live())
+            self._rounds += 1
             self._patience = self._reactor.call_later(ANSWER_PATIENCE_S, self._answered, *self._slots)
             self._order("counters", round=self._round)
             self._answered()

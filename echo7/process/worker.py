@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from echo7 import assembly
 from echo7.logs import log, report
-from echo7.process.channel import Channel, Message
+from echo7.process.channel import ORDERS, Channel, Message
 from echo7.process.child import COUNTERS_SIGNALS, Drain, ignore
 from echo7.sockets.binding import Bound
 from reactor.loop import Reactor
@@ -70,8 +70,8 @@ class Worker:
         """Serve, and tell the supervisor."""
         self._server.start(self._reactor, bound)
         report.dump_on_signal(self._reactor)
-        self.channel = Channel(self._reactor, control, self._heard, self._supervisor_gone)
-        self.channel.say("ready", addresses=self._server.addresses)
+        self.channel = Channel(self._reactor, control, ORDERS, self._heard, self._supervisor_gone)
+        self.channel.say("ready")
         self._report_regularly()
 
     def report(self, question: int = 0) -> None:
@@ -113,7 +113,7 @@ class Worker:
             # `_supervisor_gone` comes when the supervisor has read everything
             self.channel.finish()
 
-    def _supervisor_gone(self) -> None:
+    def _supervisor_gone(self, _why: str) -> None:
         self.channel = None
         if self._finished:
             self._reactor.stop()

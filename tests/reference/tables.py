@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import textwrap
 from collections.abc import Iterator
+from typing import ClassVar
 
 from echo7 import serve
 from echo7.arguments import Option
@@ -122,6 +123,14 @@ def _reason(reason: str) -> str:
 # ---- metrics
 
 
+class NoWorkers:
+    """A supervisor that has seen nothing yet."""
+
+    problem = ""
+    silences_s: ClassVar[dict[int, float]] = {1: 0.0}
+    killed: ClassVar[dict[str, int]] = {"silent": 0}
+
+
 def metrics() -> str:
     """Return the page of metrics. Raise ImportError without prometheus-client."""
     from echo7.metrics.service import WorkersMetrics
@@ -129,7 +138,7 @@ def metrics() -> str:
     from echo7.probe.report import prometheus
 
     with Reactor() as reactor:
-        workers = WorkersMetrics(reactor, StderrHandler(), str)
+        workers = WorkersMetrics(reactor, StderrHandler(), NoWorkers())
         workers.heard(1, Snapshot().as_message())
         serving = [*workers.collect()]
     probing = [*prometheus.families([])]
