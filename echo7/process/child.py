@@ -29,6 +29,8 @@ RESTART_SIGNALS = _existing("SIGHUP")
 CHILD_SIGNALS = _existing("SIGCHLD")
 ABORT_SIGNALS = _existing("SIGQUIT")
 KILL_SIGNALS = _existing("SIGKILL")
+# in a container, the service is often process 1 of its pid namespace (pid_namespaces(7))
+INIT = 1
 # the exit status of a child that raised
 CHILD_FAILED = 1
 
@@ -107,6 +109,34 @@ class Child:
     def _check_ended(self) -> None:
         if self.exit_code is not None and not self.stream_open:
             self._ended(self.exit_code)
+
+
+class Children:
+    """All children of the process in charge. As process 1 it reaps orphans of others too: nobody else would."""
+
+    def __init__(self) -> None:
+        # those that haven't been reaped
+        self._live: list[Child] = []
+
+    def add(self, pid: int, ended: Callable[[int], object], *, stream: bool) -> Child:
+        """Return a new child, to be reaped."""
+        self._live.append(Child(pid, ended, stream=stream))
+        return self._live[-1]
+
+    def reap(self) -> None:
+        """Reap those that have ended."""
+        for child in list(self._live):
+            child.reap()
+        self._live = [child for child in self._live if child.exit_code is None]
+        if os.getpid() == INIT:
+            self._reap_orphans({child.pid for child in self._live})
+
+    def _reap_orphans(self, known: set[int]) -> None:
+        look = os.WEXITED | os.WNOHANG | os.WNOWAIT
+        with contextlib.suppress(ChildProcessError):
+            # a known one has just ended: its SIGCHLD brings us back
+            while (found := os.waitid(os.P_ALL, 0, look)) is not None and found.si_pid not in known:
+                os.waitpid(found.si_pid, 0)
 
 
 def how_it_ended(exit_code: int) -> str:

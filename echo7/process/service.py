@@ -81,14 +81,15 @@ class Service:
         tracing: Tracing | None = None,
     ) -> None:
         self.reactor, self.settings, self.handler, self.descriptors = reactor, settings, handler, descriptors
-        self._previous = previous.PreviousGenerations()
+        self.children = child.Children()
+        self._previous = previous.PreviousGenerations(self.children)
         self._notifier: Notifier | NoNotifier = NoNotifier()
         if os.environ.get("NOTIFY_SOCKET"):
             # imported only under systemd
             from echo7.process.notify import Notifier
 
             self._notifier = Notifier(reactor)
-        self._restart = Restart(reactor, settings.fixed(), self._notifier)
+        self._restart = Restart(reactor, self.children, settings.fixed(), self._notifier)
         self._sets: list[Bound] = []
         self._stopping = self._work_done = False
         self._aborted_by = 0
@@ -190,7 +191,7 @@ class Service:
         """Close, in a child of fork(2), what belongs to the process in charge. Called by the work."""
         self._previous.release()
         # the child's siblings: it must not signal them
-        self._previous = previous.PreviousGenerations()
+        self._previous = previous.PreviousGenerations(child.Children())
         self._notifier.close()
 
     # ---- end
@@ -221,9 +222,7 @@ class Service:
         self.work.kill()
 
     def _reap(self) -> None:
-        self._restart.reap()
-        self._previous.reap()
-        self.work.reap()
+        self.children.reap()
         # `run` looks whether all is over
         self.reactor.stop()
 
@@ -284,7 +283,7 @@ class Single:
     def _no_workers(self) -> None:
         """Do nothing: there are no workers."""
 
-    dump = fork_due = reap = kill = _no_workers
+    dump = fork_due = kill = _no_workers
 
 
 def drop_privileges(user: Identity | None, sets: Iterable[Bound]) -> None:

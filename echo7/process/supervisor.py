@@ -159,7 +159,7 @@ class Supervisor:
         except OSError as error:
             self._try_again(slot, f"cannot start worker {slot.number}: {error.strerror}", {"worker": slot.number})
             return
-        slot.live, slot.child = True, Child(pid, functools.partial(self._ended, slot), stream=True)
+        slot.live, slot.child = True, self._service.children.add(pid, functools.partial(self._ended, slot), stream=True)
         heard, lost = functools.partial(self._heard, slot), functools.partial(self._lost, slot)
         slot.channel = Channel(self._reactor, ours, self._forms, heard, lost)
 
@@ -246,11 +246,6 @@ class Supervisor:
         return {slot.number: slot.silent_s for slot in self._live()}
 
     # ---- a worker ends
-
-    def reap(self) -> None:
-        """Reap the workers that have ended."""
-        for slot in self._live():
-            slot.child.reap()
 
     def _ended(self, slot: Slot, exit_code: int) -> None:
         self._past = report.total([self._past, slot.counters._replace(connections_open=0)])

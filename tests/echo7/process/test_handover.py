@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from echo7.process.child import Children
 from echo7.process.handover import VARIABLE, Handover, prepared, received
 from echo7.process.previous import PreviousGenerations
 from echo7.process.restart import changed, described
@@ -88,7 +89,8 @@ def test_changed_setting_is_named_with_both_values() -> None:
 
 
 def test_previous_generation_that_is_not_our_child_is_forgotten() -> None:
-    generations = PreviousGenerations()
+    children = Children()
+    generations = PreviousGenerations(children)
     generations.take_over([os.getppid()], [])
-    generations.reap()
+    children.reap()
     assert generations.pids == []

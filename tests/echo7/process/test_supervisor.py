@@ -65,7 +65,7 @@ class Rig:
         service = Service(self.reactor, CONFIG, log.StderrHandler(), 1024)
         service.start()
         assert isinstance(service.work, Supervisor)
-        self.supervisor = service.work
+        self.supervisor, self.children = service.work, service.children
         self.supervisor.fork_due()
         self.workers = pairs.seconds
         self.heard: list[bytes] = [b"", b""]
@@ -165,7 +165,7 @@ def die(rig: Rig, monkeypatch: pytest.MonkeyPatch, wait_status: int) -> None:
         worker.shutdown(socket.SHUT_RDWR)
     turn_idle(rig.reactor)
     monkeypatch.setattr(os, "waitpid", lambda pid, options: (pid, wait_status))
-    rig.supervisor.reap()
+    rig.children.reap()
 
 
 def test_worker_has_ended_when_it_is_reaped_and_its_channel_has_ended(
@@ -174,7 +174,7 @@ def test_worker_has_ended_when_it_is_reaped_and_its_channel_has_ended(
     """SIGCHLD may come before its last words have been read."""
     monkeypatch.setattr(os, "waitpid", lambda pid, options: (pid, 0) if pid == FIRST_PID else (0, 0))
     for _ in range(2):
-        rig.supervisor.reap()
+        rig.children.reap()
     assert told(caplog, "worker_ended") == []
     killed: list[int] = []
     monkeypatch.setattr(os, "kill", lambda pid, signum: killed.append(pid))
@@ -340,7 +340,7 @@ def test_descendant_of_an_ended_worker_does_not_keep_its_channel_open(
 ) -> None:
     begin(rig)
     monkeypatch.setattr(os, "waitpid", lambda pid, options: (pid, 0) if pid == FIRST_PID else (0, 0))
-    rig.supervisor.reap()
+    rig.children.reap()
     rig.look()
     assert told(caplog, "worker_ended") == []
     rig.look()
