@@ -6,7 +6,7 @@ sends can raise here, or make this end grow: the first message that isn't in the
 
     worker → supervisor   ready     it serves
                           counters  counters, log_lines_dropped; round: that of the question, 0 if unasked;
-                                    with metrics also snapshot
+                                    leaving: 1 if it drains; with metrics also snapshot
     supervisor → worker   counters  round
                           restart   a new generation takes over: retire when this stream ends
                           stay      the restart has failed: forget the order `restart`
@@ -17,13 +17,16 @@ sends can raise here, or make this end grow: the first message that isn't in the
 
 from __future__ import annotations
 
+import errno
 import json
 import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from echo7.policy.reasons import ACCEPT, Reason
 from echo7.process.child import Stream
 from echo7.server import Counters
+from reactor.datagram import DROP_REASONS, RECEIVE, SEND
 from reactor.loop import Reactor
 from reactor.sockets.opening import Socket
 
@@ -33,17 +36,19 @@ Message = dict[str, Any]
 Forms = Mapping[str, Message]
 
 ORDERS: Forms = {"counters": {"round": 0}, "restart": {}, "stay": {}, "dump": {}, "drain": {}, "abort": {}}
-# Bounds for what another process sends: a line, a number, and the names in a mapping of its own choice.
+# bounds for what another process sends: a line, and a number
 LINE_BYTES = 64 * 1024
 MOST = 1 << 63
-MOST_NAMES = 256
-NAME = re.compile("[A-Za-z0-9_]{1,64}")
+REASONS = {*Reason, *DROP_REASONS}
+WITH_ERRNO = (ACCEPT, SEND, RECEIVE)
+# what may follow a reason like `accept_`; a newer kernel may have others, which are numbers
+ERRNO = re.compile("|".join(["[0-9]{1,4}", *errno.errorcode.values()]))
 
 
 def reports(snapshot: Message | None) -> Forms:
     """Return what a worker may say; `snapshot` is an example of the field, None without metrics."""
-    more = {} if snapshot is None else {"snapshot": snapshot}
-    return {"ready": {}, "counters": {"round": 0, "counters": Counters()._asdict(), "log_lines_dropped": 0} | more}
+    counters = {"round": 0, "counters": Counters()._asdict(), "log_lines_dropped": 0, "leaving": 0}
+    return {"ready": {}, "counters": counters if snapshot is None else counters | {"snapshot": snapshot}}
 
 
 class Channel:
@@ -116,15 +121,13 @@ def understood(line: bytes | bytearray, forms: Forms) -> Message | None:
 def conforms(value: object, form: object) -> bool:
     """Tell whether a value has the same keys, lists of the same length, the same texts, and a number for each number.
 
-    A number is neither negative nor above MOST. An empty mapping in a form stands for any names with numbers.
+    A number is neither negative nor above MOST. An empty mapping in a form stands for numbers by drop reason.
     """
     if isinstance(form, Mapping):
         if not isinstance(value, dict):
             return False
         if not form:
-            return len(value) <= MOST_NAMES and all(
-                NAME.fullmatch(name) and conforms(number, 0) for name, number in value.items()
-            )
+            return all(is_reason(name) and conforms(number, 0) for name, number in value.items())
         return value.keys() == form.keys() and all(conforms(value[name], form[name]) for name in form)
     if isinstance(form, list | tuple):
         return isinstance(value, list) and len(value) == len(form) and all(map(conforms, value, form))
@@ -132,3 +135,9 @@ def conforms(value: object, form: object) -> bool:
         return value == form
     # not a bool: JSON knows it from a number
     return type(value) in (int, type(form)) and 0 <= value <= MOST  # type: ignore[operator]
+
+
+def is_reason(name: str) -> bool:
+    """Tell whether a name is a drop reason. A worker that could invent names would fill the supervisor with them."""
+    kind = next((kind for kind in WITH_ERRNO if name.startswith(kind)), "")
+    return bool(ERRNO.fullmatch(name, len(kind))) if kind else name in REASONS

@@ -62,7 +62,8 @@ class Slot:
 
     def vacate(self) -> None:
         """Forget the process that was here."""
-        self.live = self.killed = False
+        # leaving: it drains, and will be replaced
+        self.live = self.leaving = self.killed = False
         # of its last report
         self.counters, self.log_lines_dropped = Counters(), 0
         # looks since its last message, and how much it had sent at the last look
@@ -75,7 +76,7 @@ class Slot:
     @property
     def problem(self) -> str:
         """Why its clients aren't served now; empty if they are."""
-        if not self.live or self.killed or not self.backoff.ready:
+        if not self.live or self.leaving or self.killed or not self.backoff.ready:
             return f"worker {self.number} doesn't serve"
         silent = self.silent_looks >= SILENT_LOOKS
         return f"worker {self.number} has been silent for {self.silent_s:g} s" if silent else ""
@@ -183,6 +184,7 @@ class Supervisor:
             self._ready(slot)
             return
         slot.counters, slot.log_lines_dropped = Counters(**message["counters"]), message["log_lines_dropped"]
+        slot.leaving = message["leaving"] > 0
         if self._metrics is not None:
             self._metrics.heard(slot.number, message["snapshot"])
         if message["round"] == self._round:

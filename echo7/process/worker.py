@@ -77,9 +77,11 @@ class Worker:
     def report(self, question: int = 0) -> None:
         """Send the counters to the supervisor."""
         if self.channel is not None:
-            counters, dropped = self._server.counters._asdict(), self._handler.dropped
             more = {} if self._snapshot is None else {"snapshot": self._snapshot().as_message()}
-            self.channel.say("counters", round=question, counters=counters, log_lines_dropped=dropped, **more)
+            self.channel.say(
+                "counters", round=question, counters=self._server.counters._asdict(),
+                log_lines_dropped=self._handler.dropped, leaving=int(self._server.stopping), **more,
+            )  # fmt: skip
 
     def fail(self) -> None:
         """End with status 1: the last serving socket is broken."""

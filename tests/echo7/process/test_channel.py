@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import socket
 from typing import Any
@@ -11,9 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from echo7.metrics.snapshot import Snapshot
-from echo7.process.channel import LINE_BYTES, ORDERS, Channel, Message, conforms, reports, understood
+from echo7.policy.reasons import ACCEPT, Reason
+from echo7.process.channel import LINE_BYTES, ORDERS, WITH_ERRNO, Channel, Message, conforms, reports, understood
 from echo7.server import Counters
 from reactor import Reactor
+from reactor.datagram import DROP_REASONS
 from tests.support.loops import turn_idle
 
 FORMS = reports(Snapshot().as_message())
@@ -24,6 +27,7 @@ GOOD: list[Message] = [
         "round": 3,
         "counters": Counters(connections=7, drops={"busy": 1, "accept_EMFILE": 2})._asdict(),
         "log_lines_dropped": 0,
+        "leaving": 1,
         "snapshot": json.loads(json.dumps(Snapshot().as_message())),
     },
 ]
@@ -112,8 +116,15 @@ def test_every_order_conforms_to_its_form(order: str) -> None:
     assert understood(json.dumps({"say": order} | ORDERS[order]).encode(), ORDERS) is not None
 
 
-def test_empty_mapping_stands_for_names_with_numbers() -> None:
-    assert conforms({"busy": 1}, {})
-    assert not conforms({"busy": "1"}, {})
-    assert not conforms({"two words": 1}, {})
-    assert not conforms({str(number): 1 for number in range(1000)}, {})
+@pytest.mark.parametrize("reason", [*Reason, *DROP_REASONS, *(f"{ACCEPT}{name}" for name in errno.errorcode.values())])
+def test_every_drop_reason_may_be_reported(reason: str) -> None:
+    reason += "EPERM" if reason in WITH_ERRNO else ""
+    assert conforms({reason: 1}, {})
+    assert not conforms({reason: "1"}, {})
+
+
+@pytest.mark.parametrize("name", ["", "drops", "accept_", "accept_12345", "send_EPERM_", "xsend_EPERM", 'busy"} 1\n'])
+def test_invented_drop_reason_is_refused(name: str) -> None:
+    """Otherwise a hostile worker could fill the supervisor with names, one life after another."""
+    assert not conforms({name: 1}, {})
+    assert conforms({"accept_524": 1}, {}), "an errno of a newer kernel"

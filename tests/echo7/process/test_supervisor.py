@@ -77,9 +77,9 @@ class Rig:
         self.workers[index].sendall(json.dumps(message).encode() + b"\n")
         turn_idle(self.reactor)
 
-    def answer(self, index: int, question: int, connections: int) -> None:
+    def answer(self, index: int, question: int, connections: int, leaving: int = 0) -> None:
         counters = Counters(connections=connections)._asdict()
-        self.say(index, say="counters", round=question, counters=counters, log_lines_dropped=index)
+        self.say(index, say="counters", round=question, counters=counters, log_lines_dropped=index, leaving=leaving)
 
     def look(self, times: int = 1) -> None:
         """Let the supervisor look after its workers."""
@@ -226,6 +226,13 @@ def test_silent_worker_is_unhealthy_then_killed_once(
     assert rig.supervisor.problem == "worker 2 doesn't serve"
 
 
+def test_draining_worker_is_unhealthy(rig: Rig) -> None:
+    """TERM to one worker: new clients wait for the next one."""
+    begin(rig)
+    rig.answer(1, 0, connections=1, leaving=1)
+    assert rig.supervisor.problem == "worker 2 doesn't serve"
+
+
 def test_stopped_supervisor_or_jumping_clock_blames_no_worker(rig: Rig, killed: list[int]) -> None:
     """SIGSTOP and SIGCONT, or a machine that was suspended: everything was silent, whoever is to blame."""
     begin(rig)
@@ -238,7 +245,13 @@ def test_stopped_supervisor_or_jumping_clock_blames_no_worker(rig: Rig, killed: 
     assert killed == []
 
 
-REPORT: dict[str, object] = {"say": "counters", "round": 0, "counters": Counters()._asdict(), "log_lines_dropped": 0}
+REPORT: dict[str, object] = {
+    "say": "counters",
+    "round": 0,
+    "counters": Counters()._asdict(),
+    "log_lines_dropped": 0,
+    "leaving": 0,
+}
 CHANGES: dict[str, dict[str, object]] = {
     "text in place of a number": {"round": "0"},
     "text in place of a counter": {"counters": Counters()._asdict() | {"connections": "many"}},
