@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import Callable, Iterable
-from typing import Any, Protocol
+from typing import Protocol
 
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from prometheus_client.core import CollectorRegistry, CounterMetricFamily, GaugeMetricFamily, Metric
@@ -87,6 +87,11 @@ def lost_sockets(gauges: Gauges) -> str:
 class Supervision(Protocol):
     """What a supervisor knows of its workers."""
 
+    # of the workers that have ended
+    past: Snapshot
+    # how many workers were killed, by the reason
+    killed: dict[str, int]
+
     @property
     def problem(self) -> str:
         """Why the service isn't healthy; empty if it is."""
@@ -96,46 +101,34 @@ class Supervision(Protocol):
         """How long each worker has said nothing."""
 
     @property
-    def killed(self) -> dict[str, int]:
-        """How many workers were killed, by the reason."""
+    def snapshots(self) -> dict[int, Snapshot]:
+        """The last report of each worker."""
 
 
-class WorkersMetrics:
-    """The pages of a supervisor, from its workers' snapshots."""
+def serve_workers_metrics(
+    reactor: Reactor, where: Where, handler: log.StderrHandler, supervision: Supervision
+) -> Metrics:
+    """Serve the pages of a service with workers, on the supervisor's loop. Raise BindError."""
 
-    def __init__(self, reactor: Reactor, handler: log.StderrHandler, supervision: Supervision) -> None:
-        self._handler, self._supervision = handler, supervision
-        self._live: dict[int, Snapshot] = {}  # worker → its last snapshot
-        self._past = Snapshot()  # of ended processes
-        metrics = Metrics(reactor, self.collect, self.health)
-        self.start, self.close = metrics.start, metrics.close
+    def collect() -> Iterable[Metric]:
+        return workers_families(Snapshot(log_lines_dropped=handler.dropped), supervision)
 
-    def heard(self, worker: int, message: dict[str, Any]) -> None:
-        """Keep a worker's snapshot."""
-        self._live[worker] = Snapshot.from_message(message)
+    def health() -> str:
+        return supervision.problem or lost_sockets(total(supervision.snapshots.values()).gauges)
 
-    def ended(self, worker: int) -> None:
-        """Keep the counters of an ended worker in the sums."""
-        if worker in self._live:
-            self._past = total([self._past, self._live.pop(worker).after_the_end()])
+    metrics = Metrics(reactor, collect, health)
+    metrics.start(where)
+    return metrics
 
-    def collect(self) -> Iterable[Metric]:
-        """Yield the families of all processes and of each worker."""
-        workers = {str(worker): snapshot for worker, snapshot in sorted(self._live.items())}
-        own = Snapshot(log_lines_dropped=self._handler.dropped)
-        yield from families(total([self._past, own, *workers.values()]), workers)
-        killed = CounterMetricFamily(
-            "echo7_workers_killed", "Workers that the supervisor has killed", labels=["reason"]
-        )
-        yield filled(killed, [((), self._supervision.killed)])
-        silence = GaugeMetricFamily(
-            "echo7_worker_silence_seconds", "How long a worker hasn't reported", labels=["worker"]
-        )
-        yield filled(silence, [((), {str(worker): s for worker, s in self._supervision.silences_s.items()})])
 
-    def health(self) -> str:
-        """Return why the service is unhealthy; empty if it is healthy."""
-        return self._supervision.problem or lost_sockets(total(self._live.values()).gauges)
+def workers_families(own: Snapshot, supervision: Supervision) -> Iterable[Metric]:
+    """Yield the families of all processes and of each worker; `own` is of the supervisor."""
+    workers = {str(worker): snapshot for worker, snapshot in supervision.snapshots.items()}
+    yield from families(total([supervision.past, own, *workers.values()]), workers)
+    killed = CounterMetricFamily("echo7_workers_killed", "Workers that the supervisor has killed", labels=["reason"])
+    yield filled(killed, [((), supervision.killed)])
+    silence = GaugeMetricFamily("echo7_worker_silence_seconds", "How long a worker hasn't reported", labels=["worker"])
+    yield filled(silence, [((), {str(worker): s for worker, s in supervision.silences_s.items()})])
 
 
 def _bind(reactor: Reactor, where: Where) -> list[Socket]:

@@ -5,8 +5,7 @@ the other process has gone. Its last messages are read first; an unfinished line
 sends can raise here, or make this end grow: the first message that isn't in the table ends the stream.
 
     worker → supervisor   ready     it serves
-                          counters  counters, log_lines_dropped; round: that of the question, 0 if unasked;
-                                    leaving: 1 if it drains; with metrics also snapshot
+                          counters  snapshot; round: that of the question, 0 if unasked; leaving: 1 if it drains
     supervisor → worker   counters  round
                           restart   a new generation takes over: retire when this stream ends
                           stay      the restart has failed: forget the order `restart`
@@ -23,9 +22,9 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from echo7.metrics.snapshot import Snapshot
 from echo7.policy.reasons import ACCEPT, Reason
 from echo7.process.child import Stream
-from echo7.server import Counters
 from reactor.datagram import DROP_REASONS, RECEIVE, SEND
 from reactor.loop import Reactor
 from reactor.sockets.opening import Socket
@@ -35,6 +34,7 @@ Message = dict[str, Any]
 # what may be said, with an example of its fields (see `conforms`)
 Forms = Mapping[str, Message]
 
+REPORTS: Forms = {"ready": {}, "counters": {"round": 0, "leaving": 0, "snapshot": Snapshot().as_message()}}
 ORDERS: Forms = {"counters": {"round": 0}, "restart": {}, "stay": {}, "dump": {}, "drain": {}, "abort": {}}
 # bounds for what another process sends: a line, and a number
 LINE_BYTES = 64 * 1024
@@ -43,12 +43,6 @@ REASONS = {*Reason, *DROP_REASONS}
 WITH_ERRNO = (ACCEPT, SEND, RECEIVE)
 # what may follow a reason like `accept_`; a newer kernel may have others, which are numbers
 ERRNO = re.compile("|".join(["[0-9]{1,4}", *errno.errorcode.values()]))
-
-
-def reports(snapshot: Message | None) -> Forms:
-    """Return what a worker may say; `snapshot` is an example of the field, None without metrics."""
-    counters = {"round": 0, "counters": Counters()._asdict(), "log_lines_dropped": 0, "leaving": 0}
-    return {"ready": {}, "counters": counters if snapshot is None else counters | {"snapshot": snapshot}}
 
 
 class Channel:

@@ -3,9 +3,6 @@
 Law: the sockets outlive the workers. All are opened before the first fork, and each slot has a set of its own, which
 every process in the slot inherits. So a client that waits in the kernel's queue survives a worker that ends, and so
 does the flow of a UDP source. Only what the worker had accepted or received is lost with it.
-
-No worker is trusted. One that hangs, or sends what no worker sends, is killed and replaced. Silence is counted in the
-supervisor's own looks, one a second, so a supervisor or a machine that was stopped for an hour blames no worker for it.
 """
 
 from __future__ import annotations
@@ -14,82 +11,30 @@ import collections
 import contextlib
 import functools
 import logging
-import signal
 import socket
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from echo7 import assembly
 from echo7.logs import log, report
+from echo7.metrics.snapshot import Snapshot, total
 from echo7.process import worker
-from echo7.process.backoff import FAILED_STARTS_LIMIT, BackOff
-from echo7.process.channel import Channel, Message, reports
-from echo7.process.child import Child, forked, how_it_ended, signals_held
-from echo7.server import Counters, serving_address
+from echo7.process.backoff import FAILED_STARTS_LIMIT
+from echo7.process.channel import REPORTS, Channel, Message
+from echo7.process.child import forked, how_it_ended, signals_held
+from echo7.process.slot import BROKEN, LOOK_INTERVAL_S, REPORTS_WAITING_BYTES, SILENT, STOPPING, Slot
+from echo7.server import serving_address
 from echo7.sockets.binding import Bound
 from reactor.sockets.opening import Socket, closed_on_error
 from reactor.timers import Timer
 
 if TYPE_CHECKING:
-    from echo7.metrics.service import WorkersMetrics
     from echo7.process.service import Service
 
 # for a worker that doesn't answer; then its last report counts
 ANSWER_PATIENCE_S = 1.0
-# A worker reports once a second. After so many looks without a message it is unhealthy; then it is killed.
-LOOK_INTERVAL_S = 1.0
-SILENT_LOOKS, HUNG_LOOKS = 5, 10
-# More between two looks is a flood: a report has a few kilobytes, and what waits in the kernel is bounded.
-FLOOD_BYTES = 1 << 20
-REPORTS_WAITING_BYTES = 64 * 1024
-# of orders that a worker doesn't read
-ORDERS_WAITING_BYTES = 64 * 1024
-# why a worker was killed: the values of the metric's label
-SILENT, BROKEN, STOPPING = "silent", "broken", "stopping"
 
 logger = logging.getLogger("echo7")
-
-
-class Slot:
-    """A place for one worker: its sockets, its history, and while `live`, a process."""
-
-    def __init__(self, number: int, bound: Bound, now: Callable[[], float]) -> None:
-        self.number, self.bound, self.backoff = number, bound, BackOff(now)
-        self.child: Child
-        self.channel: Channel
-        self.restart: Timer | None = None
-        self.vacate()
-
-    def vacate(self) -> None:
-        """Forget the process that was here."""
-        # leaving: it drains, and will be replaced
-        self.live = self.leaving = self.killed = False
-        # of its last report
-        self.counters, self.log_lines_dropped = Counters(), 0
-        # looks since its last message, and how much it had sent at the last look
-        self.silent_looks = self.seen_bytes = 0
-
-    def __str__(self) -> str:
-        """Name the process as the log does."""
-        return f"worker {self.number} (pid {self.child.pid})"
-
-    @property
-    def problem(self) -> str:
-        """Why its clients aren't served now; empty if they are."""
-        if not self.live or self.leaving or self.killed or not self.backoff.ready:
-            return f"worker {self.number} doesn't serve"
-        silent = self.silent_looks >= SILENT_LOOKS
-        return f"worker {self.number} has been silent for {self.silent_s:g} s" if silent else ""
-
-    @property
-    def silent_s(self) -> float:
-        """How long it has said nothing, as the supervisor has seen it."""
-        return self.silent_looks * LOOK_INTERVAL_S
-
-    @property
-    def fields(self) -> dict[str, int]:
-        """Name the process as JSON does."""
-        return {"worker": self.number, "pid": self.child.pid}
 
 
 class Supervisor:
@@ -105,15 +50,13 @@ class Supervisor:
         # set by `stop`
         self._stopped: Callable[[], object] | None = None
         # of the workers that have ended
-        self._past, self._past_dropped = Counters(), 0
+        self.past = Snapshot()
         # slots that have yet to answer in this round; None: no round is under way
         self._awaited: set[Slot] | None = None
         # the number of the last round, and how many have begun since the last look
         self._round = self._rounds = 0
         self._asked_again = False
         self._patience: Timer
-        self._metrics: WorkersMetrics | None = None
-        self._forms = reports(None)
         self.killed = dict.fromkeys((SILENT, BROKEN, STOPPING), 0)
         self.dump = functools.partial(self._order, "dump")
 
@@ -121,14 +64,11 @@ class Supervisor:
         """Open everything that may need privileges, the workers' code too. Raise BindError."""
         assembly.import_parts(self._settings)
         if self._settings.metrics is not None:
-            from echo7.metrics.service import WorkersMetrics
-            from echo7.metrics.snapshot import Snapshot
+            from echo7.metrics.service import serve_workers_metrics
 
-            self._forms = reports(Snapshot().as_message())
             with self._service.optional():
-                self._metrics = WorkersMetrics(self._reactor, self._service.handler, self)
-                self._metrics.start(self._settings.metrics)
-        self._slots = [Slot(number, bound, self._reactor.now) for number, bound in enumerate(sets, 1)]
+                serve_workers_metrics(self._reactor, self._settings.metrics, self._service.handler, self)
+        self._slots = [Slot(number, bound, self._reactor.now, self.killed) for number, bound in enumerate(sets, 1)]
 
     def start(self) -> None:
         """Start every worker, when the loop returns."""
@@ -160,9 +100,8 @@ class Supervisor:
         except OSError as error:
             self._try_again(slot, f"cannot start worker {slot.number}: {error.strerror}", {"worker": slot.number})
             return
-        slot.live, slot.child = True, self._service.children.add(pid, functools.partial(self._ended, slot), stream=True)
-        heard, lost = functools.partial(self._heard, slot), functools.partial(self._lost, slot)
-        slot.channel = Channel(self._reactor, ours, self._forms, heard, lost)
+        child = self._service.children.add(pid, functools.partial(self._ended, slot), stream=True)
+        slot.occupy(child, Channel(self._reactor, ours, REPORTS, functools.partial(self._heard, slot), slot.lost))
 
     def _be_worker(self, slot: Slot, parents: Socket, control: Socket, mask: set[int]) -> int:
         """Run the child. This runs in another process than the rest of this class."""
@@ -179,21 +118,13 @@ class Supervisor:
             return 1
 
     def _heard(self, slot: Slot, message: Message) -> None:
-        slot.silent_looks = 0
-        if message["say"] == "ready":
+        slot.heard(message)
+        if message["say"] == "ready" and not slot.backoff.ready:
             self._ready(slot)
-            return
-        slot.counters, slot.log_lines_dropped = Counters(**message["counters"]), message["log_lines_dropped"]
-        slot.leaving = message["leaving"] > 0
-        if self._metrics is not None:
-            self._metrics.heard(slot.number, message["snapshot"])
-        if message["round"] == self._round:
+        elif message.get("round") == self._round:
             self._answered(slot)
 
     def _ready(self, slot: Slot) -> None:
-        if slot.backoff.ready:
-            self._kill(slot, BROKEN, "it has begun twice")
-            return
         slot.backoff.serves()
         if self._announced:
             log.event(logger, logging.INFO, "worker_ready", f"{slot} serves", **slot.fields)
@@ -206,36 +137,13 @@ class Supervisor:
             report.log_addresses(serving_address("udp", sock.getsockname()) for sock in slot.bound.udp)
             self._service.serving()
 
-    # ---- a worker is looked after
+    # ---- workers are looked after
 
     def _look(self) -> None:
-        """Kill the workers that hang or don't keep to the rules."""
         for slot in self._live():
-            slot.silent_looks += 1
-            sent, slot.seen_bytes = slot.channel.received_bytes - slot.seen_bytes, slot.channel.received_bytes
-            if slot.child.exit_code is not None and slot.silent_looks > 1:
-                # it has ended, and a descendant of it holds the other end of the channel
-                slot.channel.abort()
-            elif slot.silent_looks >= HUNG_LOOKS:
-                self._kill(slot, SILENT, f"it has been silent for {slot.silent_s:g} s")
-            elif sent > FLOOD_BYTES * (1 + self._rounds):
-                self._kill(slot, BROKEN, f"it has sent {sent} bytes in a second")
-            elif slot.channel.pending_bytes > ORDERS_WAITING_BYTES:
-                self._kill(slot, BROKEN, "it doesn't read its orders")
+            slot.look(self._rounds)
         self._rounds = 0
         self._reactor.call_later(LOOK_INTERVAL_S, self._look)
-
-    def _lost(self, slot: Slot, why: str) -> None:
-        if why:
-            self._kill(slot, BROKEN, why)
-        slot.child.stream_ended()
-
-    def _kill(self, slot: Slot, reason: str, why: str) -> None:
-        if slot.child.exit_code is None and not slot.killed:
-            slot.killed = True
-            self.killed[reason] += 1
-            log.event(logger, logging.WARNING, "worker_killed", f"{slot} killed: {why}", reason=reason, **slot.fields)
-            slot.child.send(signal.SIGKILL)
 
     @property
     def problem(self) -> str:
@@ -247,13 +155,15 @@ class Supervisor:
         """How long each worker has said nothing."""
         return {slot.number: slot.silent_s for slot in self._live()}
 
+    @property
+    def snapshots(self) -> dict[int, Snapshot]:
+        """The last report of each worker."""
+        return {slot.number: slot.snapshot for slot in self._live()}
+
     # ---- a worker ends
 
     def _ended(self, slot: Slot, exit_code: int) -> None:
-        self._past = report.total([self._past, slot.counters._replace(connections_open=0)])
-        self._past_dropped += slot.log_lines_dropped
-        if self._metrics is not None:
-            self._metrics.ended(slot.number)
+        self.past = total([self.past, slot.snapshot.after_the_end()])
         text, fields = f"{slot} ended {how_it_ended(exit_code)}", slot.fields | {"exit_code": exit_code}
         slot.vacate()
         self._answered(slot)
@@ -304,7 +214,7 @@ class Supervisor:
     def kill(self) -> None:
         """Kill the workers that hang."""
         for slot in self._live():
-            self._kill(slot, STOPPING, "it hasn't ended in time")
+            slot.kill(STOPPING, "it hasn't ended in time")
 
     def _check_over(self) -> None:
         if self._stopped is not None and not self._live():
@@ -315,11 +225,10 @@ class Supervisor:
         """Order the workers to be the previous generation. Yield their pids, and our ends of their channels."""
         self._order("restart")
         for slot in self._live():
-            if slot.silent_looks >= SILENT_LOOKS:
-                # it would never retire
-                self._kill(slot, SILENT, f"it has been silent for {slot.silent_s:g} s")
-        ended = [slot.counters for slot in self._live() if slot.child.exit_code is not None]
-        report.write_counters("ended_before", report.total([self._past, *ended]), self._past_dropped)
+            # it would never retire
+            slot.kill_if_silent()
+        ended = [slot.snapshot for slot in self._live() if slot.child.exit_code is not None]
+        write_counters("ended_before", total([self.past, *ended]))
         left = [slot for slot in self._live() if slot.child.exit_code is None]
         try:
             yield [each.child.pid for each in left], [each.channel.fileno() for each in left if each.child.stream_open]
@@ -331,8 +240,8 @@ class Supervisor:
 
     def log_counters(self, name: str) -> None:
         """Log the counters of all workers, including those that have ended."""
-        dropped = self._past_dropped + self._service.handler.dropped + sum(s.log_lines_dropped for s in self._slots)
-        report.write_counters(name, report.total([self._past, *(slot.counters for slot in self._slots)]), dropped)
+        own = Snapshot(log_lines_dropped=self._service.handler.dropped)
+        write_counters(name, total([self.past, own, *(slot.snapshot for slot in self._slots)]))
 
     def ask_for_counters(self) -> None:
         """Begin a round, on SIGUSR1: ask every worker, then log the sum. During a round, one more will follow."""
@@ -354,3 +263,8 @@ class Supervisor:
             self.log_counters("counters")
             if self._asked_again:
                 self.ask_for_counters()
+
+
+def write_counters(name: str, snapshot: Snapshot) -> None:
+    """Log the counters of a snapshot."""
+    report.write_counters(name, snapshot.counters, snapshot.log_lines_dropped)

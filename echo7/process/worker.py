@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from echo7 import assembly
 from echo7.logs import log, report
+from echo7.metrics.snapshot import Snapshot, snapshot_maker
 from echo7.process.channel import ORDERS, Channel, Message
 from echo7.process.child import COUNTERS_SIGNALS, Drain, ignore
 from echo7.sockets.binding import Bound
@@ -21,7 +22,6 @@ from reactor.loop import Reactor
 from reactor.sockets.opening import Socket
 
 if TYPE_CHECKING:
-    from echo7.metrics.snapshot import Snapshot
     from echo7.settings import Settings
 
 # the counters of a worker that crashes are no older than this
@@ -48,18 +48,18 @@ class Worker:
 
     def __init__(self, reactor: Reactor, settings: Settings, descriptors: int, handler: log.StderrHandler) -> None:
         self.status = 0
-        self._reactor, self._handler = reactor, handler
+        self._reactor = reactor
         self._server = assembly.new_server(settings, descriptors, self.fail)
         self.log_counters = report.counters_logger(self._server, handler)
         leaving = functools.partial(
             log.event, logger, logging.INFO, "leaving", "finishing on SIGTERM", signal="SIGTERM"
         )
         self.drain = Drain(reactor, self._server, self._drained, leaving)
+        self._snapshot: Callable[[], Snapshot] = lambda: Snapshot(
+            self._server.counters, log_lines_dropped=handler.dropped
+        )
         # only metrics need more than the counters
-        self._snapshot: Callable[[], Snapshot] | None = None
         if settings.metrics is not None:
-            from echo7.metrics.snapshot import snapshot_maker
-
             self._snapshot = snapshot_maker(reactor, self._server, handler)
         # None before the start, and when the supervisor has gone
         self.channel: Channel | None = None
@@ -77,11 +77,8 @@ class Worker:
     def report(self, question: int = 0) -> None:
         """Send the counters to the supervisor."""
         if self.channel is not None:
-            more = {} if self._snapshot is None else {"snapshot": self._snapshot().as_message()}
-            self.channel.say(
-                "counters", round=question, counters=self._server.counters._asdict(),
-                log_lines_dropped=self._handler.dropped, leaving=int(self._server.stopping), **more,
-            )  # fmt: skip
+            leaving, snapshot = int(self._server.stopping), self._snapshot().as_message()
+            self.channel.say("counters", round=question, leaving=leaving, snapshot=snapshot)
 
     def fail(self) -> None:
         """End with status 1: the last serving socket is broken."""

@@ -18,9 +18,9 @@ pytest.importorskip("prometheus_client", reason="the extra `metrics` isn't insta
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from echo7.metrics.service import Metrics, WorkersMetrics
+from echo7.metrics.service import Metrics, workers_families
 from echo7.metrics.snapshot import Gauges, Snapshot
-from echo7.process.supervisor import SILENT_LOOKS
+from echo7.process.slot import SILENT_LOOKS
 from echo7.server import Counters
 from echo7.sockets.binding import NO_IPV6, BindError
 from echo7.sockets.reuseport import AVAILABLE
@@ -139,37 +139,19 @@ class Supervision:
     """What a supervisor knows of its workers."""
 
     def __init__(self) -> None:
-        self.problem, self.silences_s, self.killed = "", {1: 0.0}, {"silent": 0}
+        self.problem, self.past, self.killed = "", Snapshot(Counters(connections=3)), {"silent": 1}
+        self.silences_s = {1: 0.0, 2: 7.0}
+        self.snapshots = {1: Snapshot(Counters(connections=4)), 2: Snapshot(gauges=Gauges(sockets_lost=2))}
 
 
-def test_health_is_the_supervisors_and_that_of_every_socket() -> None:
-    class Handler:
-        dropped = 3
-
-    with Reactor() as loop:
-        supervision = Supervision()
-        metrics = WorkersMetrics(loop, Handler(), supervision)  # type: ignore[arg-type]
-        metrics.heard(1, Snapshot(Counters(connections=4)).as_message())
-        assert metrics.health() == ""
-        metrics.heard(2, Snapshot(gauges=Gauges(sockets_lost=2)).as_message())
-        assert metrics.health() == "2 serving sockets are broken"
-        supervision.problem = "worker 2 has been silent for 7 s"
-        assert metrics.health() == supervision.problem
-        supervision.silences_s, supervision.killed = {2: 7.0}, {"silent": 1}
-        metrics.ended(1)
-        metrics.ended(1)
-        found = {
-            (sample.name, *sample.labels.values()): sample.value
-            for family in metrics.collect()
-            for sample in family.samples
-        }
-        assert found["echo7_worker_silence_seconds", "2"] == 7
-        assert found["echo7_workers_killed_total", "silent"] == 1
-        assert found["echo7_sockets_lost",] == found["echo7_worker_sockets_lost", "2"] == 2
-        assert (found["echo7_log_lines_dropped_total",], found["echo7_connections_total",]) == (3, 4)
-        metrics.start(("127.0.0.1", 0))
-        metrics.close()
-        assert len(loop.handlers) == 1
+def test_workers_have_families_of_their_own_and_sums() -> None:
+    families = workers_families(Snapshot(log_lines_dropped=5), Supervision())
+    found = {(each.name, *each.labels.values()): each.value for family in families for each in family.samples}
+    assert found["echo7_worker_silence_seconds", "2"] == 7
+    assert found["echo7_workers_killed_total", "silent"] == 1
+    assert found["echo7_sockets_lost",] == found["echo7_worker_sockets_lost", "2"] == 2
+    assert (found["echo7_connections_total",], found["echo7_worker_connections_total", "1"]) == (7, 4)
+    assert found["echo7_log_lines_dropped_total",] == 5
 
 
 def test_wildcard_binds_both_families_or_ipv4_alone_without_ipv6() -> None:

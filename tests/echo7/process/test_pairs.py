@@ -67,8 +67,8 @@ ARRAY = [
 CODE = """
 import os, sys
 from echo7 import cli, server
-from echo7.process import service, supervisor, worker
-supervisor.LOOK_INTERVAL_S = worker.REPORT_INTERVAL_S = 0.1
+from echo7.process import service, slot, supervisor, worker
+slot.LOOK_INTERVAL_S = supervisor.LOOK_INTERVAL_S = worker.REPORT_INTERVAL_S = 0.1
 service.DRAIN_GRACE_S = 0.2
 start, first = server.EchoServer.start, 'ECHO7_HANDOVER' not in os.environ
 def start_and_lose(self, reactor, bound):

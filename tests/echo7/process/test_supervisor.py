@@ -16,17 +16,11 @@ import pytest
 
 from echo7.logs import log
 from echo7.logs.report import total
+from echo7.metrics.snapshot import Snapshot
 from echo7.process.child import how_it_ended
 from echo7.process.service import Service
-from echo7.process.supervisor import (
-    ANSWER_PATIENCE_S,
-    FLOOD_BYTES,
-    HUNG_LOOKS,
-    LOOK_INTERVAL_S,
-    ORDERS_WAITING_BYTES,
-    SILENT_LOOKS,
-    Supervisor,
-)
+from echo7.process.slot import FLOOD_BYTES, HUNG_LOOKS, LOOK_INTERVAL_S, ORDERS_WAITING_BYTES, SILENT_LOOKS
+from echo7.process.supervisor import ANSWER_PATIENCE_S, Supervisor
 from echo7.process.worker import REPORT_INTERVAL_S, Worker
 from echo7.server import Counters
 from echo7.sockets import reuseport
@@ -78,8 +72,8 @@ class Rig:
         turn_idle(self.reactor)
 
     def answer(self, index: int, question: int, connections: int, leaving: int = 0) -> None:
-        counters = Counters(connections=connections)._asdict()
-        self.say(index, say="counters", round=question, counters=counters, log_lines_dropped=index, leaving=leaving)
+        snapshot = Snapshot(Counters(connections=connections), log_lines_dropped=index)
+        self.say(index, say="counters", round=question, leaving=leaving, snapshot=snapshot.as_message())
 
     def look(self, times: int = 1) -> None:
         """Let the supervisor look after its workers."""
@@ -245,28 +239,31 @@ def test_stopped_supervisor_or_jumping_clock_blames_no_worker(rig: Rig, killed: 
     assert killed == []
 
 
-REPORT: dict[str, object] = {
-    "say": "counters",
-    "round": 0,
-    "counters": Counters()._asdict(),
-    "log_lines_dropped": 0,
-    "leaving": 0,
-}
+def reported(**counters: object) -> dict[str, object]:
+    """A snapshot with other counters."""
+    return {"snapshot": SNAPSHOT | {"counters": SNAPSHOT["counters"] | counters}}
+
+
+SNAPSHOT = Snapshot().as_message()
+REPORT: dict[str, object] = {"say": "counters", "round": 0, "leaving": 0, "snapshot": SNAPSHOT}
 CHANGES: dict[str, dict[str, object]] = {
     "text in place of a number": {"round": "0"},
-    "text in place of a counter": {"counters": Counters()._asdict() | {"connections": "many"}},
-    "no counter": {"counters": {"connections": 1}},
-    "an unknown counter": {"counters": Counters()._asdict() | {"more": 1}},
-    "a negative counter": {"counters": Counters()._asdict() | {"connections": -1}},
-    "a fraction": {"counters": Counters()._asdict() | {"connections": 1.5}},
-    "a truth": {"log_lines_dropped": True},
-    "infinity": {"log_lines_dropped": float("inf")},
-    "not a number": {"log_lines_dropped": float("nan")},
-    "a number too large": {"log_lines_dropped": 1 << 64},
-    "an odd name": {"counters": Counters()._asdict() | {"drops": {'busy"} 1\n': 1}}},
-    "too many names": {"counters": Counters()._asdict() | {"drops": {f"r{n}": 1 for n in range(1000)}}},
-    "a list of drops": {"counters": Counters()._asdict() | {"drops": [1]}},
-    "a snapshot, without metrics": {"snapshot": {}},
+    "text in place of a counter": reported(connections="many"),
+    "an unknown counter": reported(more=1),
+    "a negative counter": reported(connections=-1),
+    "a fraction": reported(connections=1.5),
+    "an invented drop reason": reported(drops={'busy"} 1\n': 1}),
+    "a list of drops": reported(drops=[1]),
+    "no counter": {"snapshot": SNAPSHOT | {"counters": {}}},
+    "no snapshot": {"snapshot": None},
+    "a snapshot as text": {"snapshot": "0"},
+    "a truth": {"leaving": True},
+    "infinity": {"round": float("inf")},
+    "not a number": {"round": float("nan")},
+    "a number too large": {"round": 1 << 64},
+    "not a number of seconds": {"snapshot": SNAPSHOT | {"turns": [SNAPSHOT["turns"][0], float("nan")]}},
+    "a gauge too many": {"snapshot": SNAPSHOT | {"gauges": [*SNAPSHOT["gauges"], 0]}},
+    "a bucket too few": {"snapshot": SNAPSHOT | {"lags": [SNAPSHOT["lags"][0][1:], 0.0]}},
 }
 HOSTILE = {
     "no JSON": b"hello\n",
@@ -425,7 +422,7 @@ def test_worker_reports_its_counters_every_second() -> None:
             rig.reactor.turn()
             message = rig.next()
             assert (message["say"], message["round"]) == ("counters", 0)
-            assert Counters(**message["counters"]) == Counters()
+            assert Snapshot.from_message(message["snapshot"]) == Snapshot()
 
 
 def test_supervisor_that_does_not_read_gets_no_more_reports() -> None:

@@ -53,8 +53,8 @@ def clients_of(port: int, transport: str) -> Iterator[list[socket.socket]]:
 def patched(code: str, *arguments: str) -> list[str]:
     """Return a command that breaks something, then serves."""
     program = (
-        "import os, signal, sys\nfrom echo7 import cli, server\nfrom echo7.process import service, supervisor, worker\n"
-        f"{code}\nsys.exit(cli.main(sys.argv[1:]))"
+        "import os, signal, sys\nfrom echo7 import cli, server\n"
+        f"from echo7.process import service, slot, supervisor, worker\n{code}\nsys.exit(cli.main(sys.argv[1:]))"
     )
     options = ["serve", *HOST, "--port", "0", "--workers", "2", "--log-format", "json", *arguments]
     return [sys.executable, "-c", program, *options]
@@ -269,7 +269,7 @@ def test_hanging_worker_is_killed_and_replaced(plain: tuple[str, ...], stopped: 
         assert echo.finish() == 0
 
 
-QUICK_LOOKS = "supervisor.LOOK_INTERVAL_S = 0.1; worker.REPORT_INTERVAL_S = 0.1"
+QUICK_LOOKS = "slot.LOOK_INTERVAL_S = supervisor.LOOK_INTERVAL_S = 0.1; worker.REPORT_INTERVAL_S = 0.1"
 
 
 @pytest.mark.parametrize("garbage", ["b'x' * (1 << 20)", 'b\'{"say": "counters"}\\n\'', "b'\\n'"], ids=str)
@@ -366,7 +366,7 @@ def test_workers_of_a_killed_supervisor_deliver_and_end() -> None:
 
 
 def test_term_during_a_back_off_ends_at_once() -> None:
-    code = "supervisor.BackOff.hopeless = False\nworker.run = lambda *args: 3"
+    code = "slot.BackOff.hopeless = False\nworker.run = lambda *args: 3"
     with Patched(code) as echo:
         assert [echo.next_line("worker_ended")["exit_code"] for _ in range(2)] == [3, 3]
         assert echo.finish() == 0
