@@ -86,15 +86,14 @@ class Child:
         self.exit_code: int | None = None
 
     def reap(self) -> None:
-        """Reap the process if it has ended (waitpid(2))."""
-        if self.exit_code is None:
-            try:
-                pid, wait_status = os.waitpid(self.pid, os.WNOHANG)
-            except ChildProcessError:
-                pid, wait_status = self.pid, 0
-            if pid:
-                self.exit_code = os.waitstatus_to_exitcode(wait_status)
-                self._check_ended()
+        """Reap the process if it has ended (waitpid(2)). Not called again after that."""
+        try:
+            pid, wait_status = os.waitpid(self.pid, os.WNOHANG)
+        except ChildProcessError:
+            pid, wait_status = self.pid, 0
+        if pid:
+            self.exit_code = os.waitstatus_to_exitcode(wait_status)
+            self._check_ended()
 
     def stream_ended(self) -> None:
         """Note that everything from it has been read."""

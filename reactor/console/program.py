@@ -74,9 +74,12 @@ def _kill_until_none_is_left(before: set[int]) -> None:
     while found := children() - spared:
         for pid in found:
             try:
-                os.kill(pid, signal.SIGKILL)
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
             except PermissionError:
                 # a program with another user's rights (set-user-ID): nobody but root could end it
                 spared.add(pid)
             else:
-                os.waitpid(pid, 0)
+                # ChildProcessError: our own parent has made us ignore SIGCHLD, so the kernel has reaped it
+                with contextlib.suppress(ChildProcessError):
+                    os.waitpid(pid, 0)

@@ -357,6 +357,16 @@ def test_descendant_of_an_ended_worker_does_not_keep_its_channel_open(
     assert [line["pid"] for line in told(caplog, "worker_ended")] == [FIRST_PID]
 
 
+def test_worker_that_closes_its_channel_and_lives_on_is_killed(rig: Rig, killed: list[int]) -> None:
+    begin(rig)
+    rig.workers[0].shutdown(socket.SHUT_RDWR)
+    for _ in range(HUNG_LOOKS):
+        assert killed == []
+        rig.look()
+        rig.answer(1, 0, connections=1)
+    assert killed == [FIRST_PID]
+
+
 def test_hung_worker_is_not_left_behind_at_a_restart(rig: Rig, killed: list[int]) -> None:
     """It would never retire."""
     begin(rig)

@@ -12,7 +12,7 @@ import threading
 import pytest
 
 from reactor.console import program
-from tests.support.basics import PATIENCE_S
+from tests.support.basics import PATIENCE_S, PROJECT
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="other systems adopt no orphans")
 RELAY = "import os\nif os.fork(): os._exit(0)\nos.setsid()\nprint('ready', flush=True)\nwhile os.fork() == 0: pass"
@@ -74,3 +74,21 @@ def test_process_of_another_user_is_spared(monkeypatch: pytest.MonkeyPatch) -> N
         [spared] = program.children() - before
         os.kill(spared, 9)
         os.waitpid(spared, 0)
+
+
+IGNORING = """
+import signal, subprocess, sys
+from reactor.console import program
+signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+daemon = ["sh", "-c", "setsid sh -c 'setsid sleep 1000 & exec sleep 1000' & echo ready"]
+with program.running(daemon, stdout=subprocess.PIPE) as process:
+    assert process.stdout.readline() == b"ready\\n"
+print(program.children())
+"""
+
+
+def test_descendants_end_when_sigchld_is_ignored_too() -> None:
+    """A parent may have set that; the kernel then reaps for us."""
+    command = [sys.executable, "-c", IGNORING]
+    done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, timeout=PATIENCE_S, check=False)
+    assert (done.stdout, done.stderr) == ("set()\n", "")
