@@ -18,7 +18,7 @@ from prometheus_client.core import CollectorRegistry, CounterMetricFamily, Gauge
 from echo7.logs import log
 from echo7.metrics.families import families, filled
 from echo7.metrics.http import LIMITS, Page, PageProtocol, Pages, kept
-from echo7.metrics.snapshot import Gauges, Snapshot, snapshot_maker, total
+from echo7.metrics.snapshot import Snapshot, snapshot_maker, sockets_lost, total
 from echo7.server import EchoServer
 from echo7.sockets.binding import NO_IPV6, BindError, find_targets
 from reactor.listener import Listener
@@ -71,16 +71,17 @@ class Metrics:
 def serve_metrics(reactor: Reactor, where: Where, server: EchoServer, handler: log.StderrHandler) -> Metrics:
     """Serve the pages of a service with one process, on its own loop. Raise BindError."""
     take = snapshot_maker(reactor, server, handler)
-    metrics = Metrics(
-        reactor, lambda: families(take(), {}), lambda: "stopping" if server.stopping else lost_sockets(take().gauges)
-    )
+
+    def health() -> str:
+        return "stopping" if server.stopping else broken(sockets_lost(server))
+
+    metrics = Metrics(reactor, lambda: families(take(), {}), health)
     metrics.start(where)
     return metrics
 
 
-def lost_sockets(gauges: Gauges) -> str:
-    """Return that sockets are lost; empty if none is."""
-    count = gauges.sockets_lost
+def broken(count: int) -> str:
+    """Return that so many sockets are broken; empty if none is."""
     return f"{count} serving sockets are broken" if count > 1 else "1 serving socket is broken" if count else ""
 
 
@@ -114,7 +115,7 @@ def serve_workers_metrics(
         return workers_families(Snapshot(log_lines_dropped=handler.dropped), supervision)
 
     def health() -> str:
-        return supervision.problem or lost_sockets(total(supervision.snapshots.values()).gauges)
+        return supervision.problem or broken(sum(each.gauges.sockets_lost for each in supervision.snapshots.values()))
 
     metrics = Metrics(reactor, collect, health)
     metrics.start(where)

@@ -83,9 +83,14 @@ def gauges_of(server: EchoServer, reactor: Reactor) -> Gauges:
     short = sum(listener in suspended for listener in listeners)
     full = sum(not (listener.interest or listener.closed) for listener in listeners)
     held = sum(1 for each in connections if each.state is State.OPEN and not each.interest & READ)
-    # a stopping server closes its sockets itself
-    lost = 0 if server.stopping else sum(each.closed for each in (*listeners, *endpoints))
-    return Gauges(full, short, held, sum(pending_bytes(handler) for handler in (*endpoints, *connections)), lost)
+    waiting = sum(pending_bytes(handler) for handler in (*endpoints, *connections))
+    return Gauges(full, short, held, waiting, sockets_lost(server))
+
+
+def sockets_lost(server: EchoServer) -> int:
+    """Return how many serving sockets broke. A stopping server closes its sockets itself."""
+    listeners, endpoints, _ = server.handlers
+    return 0 if server.stopping else sum(each.closed for each in (*listeners, *endpoints))
 
 
 def total(snapshots: Iterable[Snapshot]) -> Snapshot:
