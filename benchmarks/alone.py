@@ -13,7 +13,6 @@ import fcntl
 import json
 import os
 import pathlib
-import signal
 import socket
 import struct
 import subprocess
@@ -26,6 +25,7 @@ from typing import Any
 from benchmarks.build import last_line
 from benchmarks.process import environment
 from echo7.checker import check, table
+from reactor.console import program
 
 PORT = 7
 PROJECT = pathlib.Path(__file__).resolve().parent.parent
@@ -89,23 +89,17 @@ def main(arguments: Sequence[str]) -> int:
 @contextlib.contextmanager
 def started(host: str, command: Sequence[str]) -> Iterator[None]:
     """Run a server while the block lasts. Raise AloneError when the server doesn't answer."""
-    with tempfile.TemporaryFile("w+") as errors:
-        process = subprocess.Popen(
-            command, stdout=errors, stderr=errors, stdin=subprocess.DEVNULL, start_new_session=True
-        )
-        try:
-            end_s = time.monotonic() + READY_WITHIN_S
-            while not answers(host):
-                if process.poll() is not None or time.monotonic() > end_s:
-                    errors.seek(0)
-                    raise AloneError(f"it doesn't answer: {last_line(errors.read()) or 'no message'}")
-                time.sleep(READY_PAUSE_S)
-            yield
-        finally:
-            with contextlib.suppress(ProcessLookupError):
-                # a session of its own, so that its children end too
-                os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
+    with (
+        tempfile.TemporaryFile("w+") as errors,
+        program.running(command, stdout=errors, stderr=errors, stdin=subprocess.DEVNULL) as process,
+    ):
+        end_s = time.monotonic() + READY_WITHIN_S
+        while not answers(host):
+            if process.poll() is not None or time.monotonic() > end_s:
+                errors.seek(0)
+                raise AloneError(f"it doesn't answer: {last_line(errors.read()) or 'no message'}")
+            time.sleep(READY_PAUSE_S)
+        yield
 
 
 def answers(host: str) -> bool:

@@ -11,7 +11,6 @@ import os
 import pathlib
 import random
 import resource
-import signal
 import socket
 import subprocess
 import tempfile
@@ -21,6 +20,7 @@ from dataclasses import dataclass
 
 from benchmarks.build import last_line
 from benchmarks.servers import PROJECT, Server, command_of
+from reactor.console import program
 
 SERVER_CORE, LOAD_CORE = 0, 1
 READY_WITHIN_S, READY_PAUSE_S = 15.0, 0.0005
@@ -56,21 +56,14 @@ def started(server: Server, kind: str, host: str) -> Iterator[Running]:
     with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryFile("w+") as errors:
         command = command_of(server, kind, host, port, folder)
         before_s = time.monotonic()
-        with on_core(SERVER_CORE):
-            process = subprocess.Popen(
-                command, cwd=PROJECT, env=environment(), stdout=subprocess.DEVNULL, stderr=errors,
-                start_new_session=True,
-            )  # fmt: skip
-        try:
+        options = {"cwd": PROJECT, "env": environment(), "stdout": subprocess.DEVNULL, "stderr": errors}
+        with contextlib.ExitStack() as stack:
+            with on_core(SERVER_CORE):
+                process = stack.enter_context(program.running(command, **options))
             if not _answers(process, kind, port, before_s + READY_WITHIN_S):
                 errors.seek(0)
                 raise FailedError(f"didn't answer: {last_line(errors.read()) or 'no message'}")
             yield Running(process.pid, port, time.monotonic() - before_s)
-        finally:
-            with contextlib.suppress(ProcessLookupError):
-                # a session of its own, so that its children end too
-                os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
 
 
 def environment() -> dict[str, str]:

@@ -55,6 +55,13 @@ class ServingAddress(NamedTuple):
     text: str
 
 
+def serving_address(transport: str, address: Address) -> ServingAddress:
+    """Return the one of a socket."""
+    text = format_address(address)
+    host, port = text.rsplit(":", 1)
+    return ServingAddress(transport, host.strip("[]"), int(port), text)
+
+
 class Counters(NamedTuple):
     """What a server had done at one moment. Bytes are those of the payload.
 
@@ -225,10 +232,8 @@ class EchoServer:
     @property
     def addresses(self) -> list[ServingAddress]:
         """The sockets being served, TCP first, with the ports that the kernel chose."""
-        found = [("tcp", format_address(listener.address)) for listener in self._listeners if not listener.closed]
-        found += [("udp", format_address(endpoint.address)) for endpoint in self._endpoints if not endpoint.closed]
-        parts = [(transport, text, *text.rsplit(":", 1)) for transport, text in found]
-        return [ServingAddress(transport, host.strip("[]"), int(port), text) for transport, text, host, port in parts]
+        tcp = [serving_address("tcp", listener.address) for listener in self._listeners if not listener.closed]
+        return tcp + [serving_address("udp", endpoint.address) for endpoint in self._endpoints if not endpoint.closed]
 
     @property
     def counters(self) -> Counters:

@@ -255,6 +255,23 @@ def is_self(node: ast.expr) -> bool:
     return isinstance(node, ast.Name) and node.id in {"self", "cls"}
 
 
+def test_one_function_forks() -> None:
+    """`forked` alone makes sure that a child never gets into its parent's frames."""
+    calls = [
+        (path.relative_to(PROJECT).as_posix(), node.lineno)
+        for root in ("echo7", "reactor", "tests", "benchmarks")
+        for path in (PROJECT / root).rglob("*.py")
+        if path.name != "ours.py"  # a golf entry: parent and child both serve
+        if "os.fork" in path.read_text()
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Attribute)
+        and node.attr in {"fork", "forkpty"}
+        and ast.unparse(node.value) == "os"
+        and isinstance(node.ctx, ast.Load)
+    ]
+    assert [path for path, _ in calls] == ["echo7/process/child.py"], calls
+
+
 def test_words_are_plain() -> None:
     """Odd words are rare in code, tests, benchmarks and documentation; a failure names the files with the most."""
     found: Counter[str] = Counter()

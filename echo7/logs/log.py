@@ -202,17 +202,26 @@ class Courier:
     """
 
     def __init__(self, descriptor: int) -> None:
-        self._waiting: queue.Queue[bytes] = queue.Queue(COURIER_PIECES)
         self._descriptor = descriptor
-        threading.Thread(target=self._run, name="log courier", daemon=True).start()
+        # the process that the thread is in
+        self._pid = 0
 
     def __call__(self, data: bytes) -> int:
-        """Take a piece to write; return 0 when too many pieces wait."""
+        """Take a piece to write; return 0 when too many pieces wait, or no thread can be started."""
         try:
+            if self._pid != os.getpid():
+                self._start()
             self._waiting.put_nowait(data)
-        except queue.Full:
+        # RuntimeError: the limit of processes is reached; the next line tries again
+        except (queue.Full, RuntimeError):
             return 0
         return len(data)
+
+    def _start(self) -> None:
+        """Start the thread; in a forked child, which has a copy of the queue but no thread, again."""
+        self._waiting: queue.Queue[bytes] = queue.Queue(COURIER_PIECES)
+        threading.Thread(target=self._run, name="log courier", daemon=True).start()
+        self._pid = os.getpid()
 
     def _run(self) -> None:
         while True:
@@ -224,9 +233,10 @@ class Courier:
 
     def finish(self) -> None:
         """Let the last lines be written, but only for a moment: a stopped reader must not delay the end."""
-        done = threading.Thread(target=self._waiting.join, daemon=True)
-        done.start()
-        done.join(COURIER_FAREWELL_S)
+        if self._pid == os.getpid():
+            done = self._waiting.all_tasks_done
+            with done:
+                done.wait_for(lambda: not self._waiting.unfinished_tasks, COURIER_FAREWELL_S)
 
 
 def _timestamp(record: logging.LogRecord) -> str:

@@ -67,6 +67,7 @@ GAUGES: Sequence[tuple[str, str, str, Callable[[Snapshot], Values]]] = (
     ("listeners_paused", "Listening sockets that don't accept, because of the limit or of a shortage", "reason",
      lambda s: {"full": s.gauges.listeners_full, "shortage": s.gauges.listeners_short}),
     ("buffer_bytes", "Bytes that wait to be sent", "", lambda s: s.gauges.buffer_bytes),
+    ("sockets_lost", "Serving sockets that broke and were closed", "", lambda s: s.gauges.sockets_lost),
 )  # fmt: skip
 HISTOGRAMS: Sequence[tuple[str, str, Callable[[Snapshot], Durations]]] = (
     ("loop_turn_seconds", "Duration of turns of the loop, without their sleep", lambda t: t.turns),

@@ -1,7 +1,8 @@
 """The pages of a service, `/metrics` and `/healthz`, on the serving loop or the supervisor's.
 
 Law: an address that can't be bound is reported in one line before anything is served. Workers send a snapshot once a
-second; the last snapshot of an ended worker stays in the sums.
+second; the last snapshot of an ended worker stays in the sums. A service is healthy when all of it serves: each worker
+and each socket.
 """
 
 from __future__ import annotations
@@ -10,16 +11,16 @@ import contextlib
 import functools
 import logging
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Protocol
 
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
-from prometheus_client.core import CollectorRegistry, GaugeMetricFamily, Metric
+from prometheus_client.core import CollectorRegistry, CounterMetricFamily, GaugeMetricFamily, Metric
 
 from echo7.logs import log
-from echo7.metrics.families import families
+from echo7.metrics.families import families, filled
 from echo7.metrics.http import LIMITS, Page, PageProtocol, Pages, kept
 from echo7.metrics.reserve import Reserve, ReservedListening
-from echo7.metrics.snapshot import Snapshot, snapshot_maker, total
+from echo7.metrics.snapshot import Snapshot, snapshot_maker, sockets_lost, total
 from echo7.server import EchoServer
 from echo7.sockets.binding import NO_IPV6, BindError, find_targets
 from reactor.listener import Listener
@@ -30,7 +31,6 @@ from reactor.sockets.opening import Socket, bind_tcp
 BACKLOG = 128
 # Clients that may be connected at once. A service has more: `limits.page_places`.
 PLACES = 8
-HEARD_S = 5.0  # a worker without a snapshot for so long is unhealthy
 
 Where = tuple[str, int]
 Health = Callable[[], str]  # why the service is unhealthy; empty: it is healthy
@@ -89,44 +89,65 @@ def serve_metrics(
 ) -> Metrics:
     """Serve the pages of a service with one process, on its own loop. Raise BindError."""
     take = snapshot_maker(reactor, server, handler)
-    metrics = Metrics(reactor, lambda: families(take(), {}), lambda: "stopping" if server.stopping else "", places)
+
+    def health() -> str:
+        return "stopping" if server.stopping else broken(sockets_lost(server))
+
+    metrics = Metrics(reactor, lambda: families(take(), {}), health, places)
     metrics.start(where)
     return metrics
 
 
-class WorkersMetrics:
-    """The pages of a supervisor, from its workers' snapshots."""
+def broken(count: int) -> str:
+    """Return that so many sockets are broken; empty if none is."""
+    return f"{count} serving sockets are broken" if count > 1 else "1 serving socket is broken" if count else ""
 
-    def __init__(self, reactor: Reactor, handler: log.StderrHandler, health: Health, places: int = PLACES) -> None:
-        self._now, self._handler, self._own_health = reactor.now, handler, health
-        self._live: dict[int, tuple[float, Snapshot]] = {}  # worker → time of the snapshot, snapshot
-        self._past = Snapshot()  # of ended processes
-        metrics = Metrics(reactor, self.collect, self.health, places)
-        self.start, self.close = metrics.start, metrics.close
 
-    def heard(self, worker: int, message: dict[str, Any]) -> None:
-        """Keep a worker's snapshot."""
-        self._live[worker] = self._now(), Snapshot.from_message(message)
+class Supervision(Protocol):
+    """What a supervisor knows of its workers."""
 
-    def ended(self, worker: int) -> None:
-        """Keep the counters of an ended worker in the sums."""
-        if worker in self._live:
-            self._past = total([self._past, self._live.pop(worker)[1].after_the_end()])
+    # of the workers that have ended
+    past: Snapshot
+    # how many workers were killed, by the reason
+    killed: dict[str, int]
 
-    def collect(self) -> Iterable[Metric]:
-        """Yield the families of all processes and of each worker."""
-        workers = {str(worker): snapshot for worker, (_, snapshot) in sorted(self._live.items())}
-        own = Snapshot(log_lines_dropped=self._handler.dropped)
-        yield from families(total([self._past, own, *workers.values()]), workers)
-        age = GaugeMetricFamily("echo7_worker_silence_seconds", "Age of a worker's last snapshot", labels=["worker"])
-        for worker, (heard_s, _) in sorted(self._live.items()):
-            age.add_metric([str(worker)], self._now() - heard_s)
-        yield age
+    @property
+    def problem(self) -> str:
+        """Why the service isn't healthy; empty if it is."""
 
-    def health(self) -> str:
-        """Return why the service is unhealthy; empty if it is healthy."""
-        heard = any(self._now() - heard_s < HEARD_S for heard_s, _ in self._live.values())
-        return self._own_health() or ("" if heard else "no worker serves")
+    @property
+    def silences_s(self) -> dict[int, float]:
+        """How long each worker has said nothing."""
+
+    @property
+    def snapshots(self) -> dict[int, Snapshot]:
+        """The last report of each worker."""
+
+
+def serve_workers_metrics(
+    reactor: Reactor, where: Where, handler: log.StderrHandler, supervision: Supervision, places: int = PLACES
+) -> Metrics:
+    """Serve the pages of a service with workers, on the supervisor's loop. Raise BindError."""
+
+    def collect() -> Iterable[Metric]:
+        return workers_families(Snapshot(log_lines_dropped=handler.dropped), supervision)
+
+    def health() -> str:
+        return supervision.problem or broken(sum(each.gauges.sockets_lost for each in supervision.snapshots.values()))
+
+    metrics = Metrics(reactor, collect, health, places)
+    metrics.start(where)
+    return metrics
+
+
+def workers_families(own: Snapshot, supervision: Supervision) -> Iterable[Metric]:
+    """Yield the families of all processes and of each worker; `own` is of the supervisor."""
+    workers = {str(worker): snapshot for worker, snapshot in supervision.snapshots.items()}
+    yield from families(total([supervision.past, own, *workers.values()]), workers)
+    killed = CounterMetricFamily("echo7_workers_killed", "Workers that the supervisor has killed", labels=["reason"])
+    yield filled(killed, [((), supervision.killed)])
+    silence = GaugeMetricFamily("echo7_worker_silence_seconds", "How long a worker hasn't reported", labels=["worker"])
+    yield filled(silence, [((), {str(worker): s for worker, s in supervision.silences_s.items()})])
 
 
 def _bind(reactor: Reactor, where: Where) -> list[Socket]:

@@ -26,6 +26,7 @@ class Gauges(NamedTuple):
     buffer_bytes: int = 0  # waiting to be sent
     connections_limit: int = 0  # as configured; 0: none
     connections_possible: int = 0  # as configured, but no more than the descriptors allow
+    sockets_lost: int = 0  # serving sockets that broke
 
 
 class Durations(NamedTuple):
@@ -85,7 +86,13 @@ def gauges_of(server: EchoServer, reactor: Reactor) -> Gauges:
     full = sum(not (listener.interest or listener.closed) for listener in listeners)
     held = sum(1 for each in connections if each.state is State.OPEN and not each.interest & READ)
     pending = sum(pending_bytes(handler) for handler in (*endpoints, *connections))
-    return Gauges(full, short, held, pending, *server.connection_limits)
+    return Gauges(full, short, held, pending, *server.connection_limits, sockets_lost(server))
+
+
+def sockets_lost(server: EchoServer) -> int:
+    """Return how many serving sockets broke. A stopping server closes its sockets itself."""
+    listeners, endpoints, _ = server.handlers
+    return 0 if server.stopping else sum(each.closed for each in (*listeners, *endpoints))
 
 
 def total(snapshots: Iterable[Snapshot]) -> Snapshot:

@@ -29,6 +29,10 @@ RESTART_SIGNALS = _existing("SIGHUP")
 CHILD_SIGNALS = _existing("SIGCHLD")
 ABORT_SIGNALS = _existing("SIGQUIT")
 KILL_SIGNALS = _existing("SIGKILL")
+# in a container, the service is often process 1 of its pid namespace (pid_namespaces(7))
+INIT = 1
+# the exit status of a child that raised
+CHILD_FAILED = 1
 
 logger = logging.getLogger("echo7")
 
@@ -82,15 +86,14 @@ class Child:
         self.exit_code: int | None = None
 
     def reap(self) -> None:
-        """Reap the process if it has ended (waitpid(2))."""
-        if self.exit_code is None:
-            try:
-                pid, wait_status = os.waitpid(self.pid, os.WNOHANG)
-            except ChildProcessError:
-                pid, wait_status = self.pid, 0
-            if pid:
-                self.exit_code = os.waitstatus_to_exitcode(wait_status)
-                self._check_ended()
+        """Reap the process if it has ended (waitpid(2)). Not called again after that."""
+        try:
+            pid, wait_status = os.waitpid(self.pid, os.WNOHANG)
+        except ChildProcessError:
+            pid, wait_status = self.pid, 0
+        if pid:
+            self.exit_code = os.waitstatus_to_exitcode(wait_status)
+            self._check_ended()
 
     def stream_ended(self) -> None:
         """Note that everything from it has been read."""
@@ -107,6 +110,34 @@ class Child:
             self._ended(self.exit_code)
 
 
+class Children:
+    """All children of the process in charge. As process 1 it reaps orphans of others too: nobody else would."""
+
+    def __init__(self) -> None:
+        # those that haven't been reaped
+        self._live: list[Child] = []
+
+    def add(self, pid: int, ended: Callable[[int], object], *, stream: bool) -> Child:
+        """Return a new child, to be reaped."""
+        self._live.append(Child(pid, ended, stream=stream))
+        return self._live[-1]
+
+    def reap(self) -> None:
+        """Reap those that have ended."""
+        for child in list(self._live):
+            child.reap()
+        self._live = [child for child in self._live if child.exit_code is None]
+        if os.getpid() == INIT:
+            self._reap_orphans({child.pid for child in self._live})
+
+    def _reap_orphans(self, known: set[int]) -> None:
+        look = os.WEXITED | os.WNOHANG | os.WNOWAIT
+        with contextlib.suppress(ChildProcessError):
+            # a known one has just ended: its SIGCHLD brings us back
+            while (found := os.waitid(os.P_ALL, 0, look)) is not None and found.si_pid not in known:
+                os.waitpid(found.si_pid, 0)
+
+
 def how_it_ended(exit_code: int) -> str:
     """Put an exit code into words: `with status 3`, `by SIGKILL`."""
     # real-time signals have no names
@@ -114,17 +145,33 @@ def how_it_ended(exit_code: int) -> str:
     return f"with status {exit_code}" if exit_code >= 0 else f"by {names.get(-exit_code, f'signal {-exit_code}')}"
 
 
-def run_child(name: str, main: Callable[[], int]) -> NoReturn:
-    """Run `main` in a child of fork(2), and exit with the status that it returns."""
-    status = 1
+def forked(name: str, main: Callable[[], int]) -> int:
+    """Fork, and return the child's pid, in the parent only. The child exits with the status that `main` returns.
+
+    Whatever `main`, the log or a signal handler raises, nothing of the parent's frames runs in the child. No other
+    code calls fork(2). Raise OSError if there is no child.
+    """
+    pid = os.fork()
+    if pid == 0:  # pragma: no cover - in a child the measuring begins with the next call
+        try:
+            _run_child(name, main)
+        finally:
+            os._exit(CHILD_FAILED)
+    return pid
+
+
+def _run_child(name: str, main: Callable[[], int]) -> NoReturn:
+    status = CHILD_FAILED
     try:
         status = main()
     except BaseException as error:
         logger.critical("%s failed: %r", name, error, exc_info=error, extra={"event": "failed"})
     finally:
-        for handler in logger.handlers:
-            handler.flush()
-        os._exit(status)
+        try:
+            for handler in logger.handlers:
+                handler.flush()
+        finally:
+            os._exit(status)
 
 
 class Drain:

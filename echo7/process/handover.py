@@ -67,8 +67,6 @@ def prepared(sets: Sequence[Bound], previous: Iterable[int], watches: Iterable[i
     for number, bound in enumerate(sets, 1):
         for sock in bound.sockets:
             sockets[sock.fileno()] = SYSTEMD if isinstance(sock, HandedIn) else number
-    # a socket that broke is closed
-    sockets.pop(-1, None)
     return Handover(os.getpid(), tuple(sockets.items()), tuple(previous), tuple(watches))
 
 

@@ -42,8 +42,8 @@ class RestartError(Exception):
 class PreviousGenerations:
     """The children that serve connections of earlier generations, and our ends of their parent watches."""
 
-    def __init__(self) -> None:
-        self._children: dict[int, child.Child] = {}
+    def __init__(self, children: child.Children) -> None:
+        self._every, self._children = children, dict[int, child.Child]()
         self.watches: list[int] = []
 
     @property
@@ -54,7 +54,7 @@ class PreviousGenerations:
     def take_over(self, pids: Sequence[int], watches: Sequence[int]) -> None:
         """Look after these, on behalf of the generation that forked them."""
         for pid in pids:
-            self._children[pid] = child.Child(pid, functools.partial(self._ended, pid), stream=False)
+            self._children[pid] = self._every.add(pid, functools.partial(self._ended, pid), stream=False)
         for descriptor in watches:
             os.set_inheritable(descriptor, False)
             self.watches.append(descriptor)
@@ -63,11 +63,6 @@ class PreviousGenerations:
         """End their parent watches: they stop accepting."""
         while self.watches:
             os.close(self.watches.pop())
-
-    def reap(self) -> None:
-        """Reap those that have ended."""
-        for each in list(self._children.values()):
-            each.reap()
 
     def send(self, *signums: int) -> None:
         """Send signals to each."""
@@ -94,10 +89,12 @@ def forked(sockets: SocketFactory, main: Callable[[Socket, Socket], int]) -> Ite
     with contextlib.ExitStack() as ours, contextlib.ExitStack() as theirs:
         start, its_start = map(contextlib.ExitStack.enter_context, (ours, theirs), sockets.socketpair())
         watch, its_watch = map(contextlib.ExitStack.enter_context, (ours, theirs), sockets.socketpair())
-        pid = os.fork()
-        if pid == 0:  # pragma: no cover - in a child the measuring begins with the next call
+
+        def serve() -> int:
             ours.close()
-            child.run_child("the previous generation", lambda: main(its_start, its_watch))
+            return main(its_start, its_watch)
+
+        pid = child.forked("the previous generation", serve)
         theirs.close()
         try:
             _expect_prepared(pid, start)

@@ -16,7 +16,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from echo7.logs import log
-from echo7.process.child import Child, Stream, how_it_ended
+from echo7.process.child import Children, Stream, how_it_ended
 from echo7.process.handover import command
 from reactor.loop import Reactor
 from reactor.sockets.opening import closed_on_error
@@ -63,7 +63,12 @@ class Check:
     """A child that reads the new configuration. Calls `over(why_not)` once, with None if the configuration is good."""
 
     def __init__(
-        self, reactor: Reactor, words: list[str], fixed: Mapping[str, str], over: Callable[[str | None], object]
+        self,
+        reactor: Reactor,
+        children: Children,
+        words: list[str],
+        fixed: Mapping[str, str],
+        over: Callable[[str | None], object],
     ) -> None:
         """Start it. Raise OSError."""
         self._over, self._output = over, b""
@@ -76,13 +81,20 @@ class Check:
                 (os.POSIX_SPAWN_DUP2, theirs.fileno(), 2),
             )
             pid = os.posix_spawn(words[0], words, {**os.environ, CHECK: described(fixed)}, file_actions=files)
-        self.child = Child(pid, self._ended, stream=True)
+        self._child = children.add(pid, self._ended, stream=True)
         self._timer = reactor.call_later(CHECK_PATIENCE_S, self.kill)
-        Stream(reactor, ours, self.child.stream_ended, self._received)
+        self._output_end = Stream(reactor, ours, self._child.stream_ended, self._received).connection
+
+    @property
+    def running(self) -> bool:
+        """Whether the child hasn't been reaped."""
+        return self._child.exit_code is None
 
     def kill(self) -> None:
         """Kill the child: it takes too long, or the service stops."""
-        self.child.send(signal.SIGKILL)
+        self._child.send(signal.SIGKILL)
+        # a descendant may hold the other end for ever
+        self._output_end.abort()
 
     def _received(self, data: bytes) -> None:
         self._output = (self._output + data)[-OUTPUT_KEPT_BYTES:]
@@ -100,8 +112,10 @@ class Restart:
     A request during a check starts another check after it: the first may have read half of a change.
     """
 
-    def __init__(self, reactor: Reactor, fixed: Mapping[str, str], notifier: Notifier | NoNotifier) -> None:
-        self._reactor, self._fixed, self._notifier = reactor, fixed, notifier
+    def __init__(
+        self, reactor: Reactor, children: Children, fixed: Mapping[str, str], notifier: Notifier | NoNotifier
+    ) -> None:
+        self._reactor, self._children, self._fixed, self._notifier = reactor, children, fixed, notifier
         self._check: Check | None = None
         self._asked_again = self._cancelled = False
         self.due = False
@@ -117,11 +131,6 @@ class Restart:
         self._notifier.reloading()
         self._begin_check()
 
-    def reap(self) -> None:
-        """Reap the check child if it has ended."""
-        if self._check is not None:
-            self._check.child.reap()
-
     def cancel(self) -> None:
         """Forget the restart: the service stops."""
         self._cancelled, self.due = True, False
@@ -136,7 +145,7 @@ class Restart:
 
     def _begin_check(self) -> None:
         try:
-            self._check = Check(self._reactor, command(), self._fixed, self._checked)
+            self._check = Check(self._reactor, self._children, command(), self._fixed, self._checked)
         except OSError as error:
             self.refuse(f"cannot run a check of the configuration: {error.strerror}")
 

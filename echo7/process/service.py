@@ -84,14 +84,15 @@ class Service:
         tracing: Tracing | None = None,
     ) -> None:
         self.reactor, self.settings, self.handler, self.descriptors = reactor, settings, handler, descriptors
-        self._previous = previous.PreviousGenerations()
+        self.children = child.Children()
+        self._previous = previous.PreviousGenerations(self.children)
         self._notifier: Notifier | NoNotifier = NoNotifier()
         if os.environ.get("NOTIFY_SOCKET"):
             # imported only under systemd
             from echo7.process.notify import Notifier
 
             self._notifier = Notifier(reactor)
-        self._restart = Restart(reactor, settings.fixed(), self._notifier)
+        self._restart = Restart(reactor, self.children, settings.fixed(), self._notifier)
         self._sets: list[Bound] = []
         self._stopping = self._work_done = False
         self._aborted_by = 0
@@ -168,6 +169,10 @@ class Service:
 
     def become_next_generation(self) -> None:
         """Become the new program. Return if that fails: then nothing has changed."""
+        if any(sock.fileno() < 0 for bound in self._sets for sock in bound.sockets):
+            # the new generation can serve no other sockets than these
+            self._restart.refuse("a serving socket is broken; start the service again to open it anew")
+            return
         try:
             with child.signals_held():
                 if self.reactor.snapshot().signals_pending:
@@ -190,7 +195,7 @@ class Service:
         """Close, in a child of fork(2), what belongs to the process in charge. Called by the work."""
         self._previous.release()
         # the child's siblings: it must not signal them
-        self._previous = previous.PreviousGenerations()
+        self._previous = previous.PreviousGenerations(child.Children())
         self._notifier.close()
 
     # ---- end
@@ -221,9 +226,7 @@ class Service:
         self.work.kill()
 
     def _reap(self) -> None:
-        self._restart.reap()
-        self._previous.reap()
-        self.work.reap()
+        self.children.reap()
         # `run` looks whether all is over
         self.reactor.stop()
 
@@ -285,7 +288,7 @@ class Single:
     def _no_workers(self) -> None:
         """Do nothing: there are no workers."""
 
-    dump = fork_due = reap = kill = _no_workers
+    dump = fork_due = kill = _no_workers
 
 
 def drop_privileges(user: Identity | None, sets: Iterable[Bound]) -> None:

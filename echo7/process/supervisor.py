@@ -11,56 +11,31 @@ import collections
 import contextlib
 import functools
 import logging
-import os
-import signal
+import socket
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from echo7 import assembly
 from echo7.logs import log, report
+from echo7.metrics.snapshot import Snapshot, total
 from echo7.process import limits, worker
-from echo7.process.backoff import FAILED_STARTS_LIMIT, BackOff
-from echo7.process.channel import Channel, Message
-from echo7.process.child import Child, how_it_ended, run_child, signals_held
-from echo7.server import Counters, ServingAddress
+from echo7.process.backoff import FAILED_STARTS_LIMIT
+from echo7.process.channel import REPORTS, Channel, Message
+from echo7.process.child import forked, how_it_ended, signals_held
+from echo7.process.slot import BROKEN, LOOK_INTERVAL_S, REPORTS_WAITING_BYTES, SILENT, STOPPING, Slot
+from echo7.server import serving_address
 from echo7.sockets.binding import Bound
 from reactor.sockets.opening import Socket, closed_on_error
 from reactor.timers import Timer
 
 if TYPE_CHECKING:
-    from echo7.metrics.service import WorkersMetrics
+    from echo7.metrics.service import Metrics
     from echo7.process.service import Service
 
 # for a worker that doesn't answer; then its last report counts
 ANSWER_PATIENCE_S = 1.0
 
 logger = logging.getLogger("echo7")
-
-
-class Slot:
-    """A place for one worker: its sockets, its history, and while `live`, a process."""
-
-    def __init__(self, number: int, bound: Bound, now: Callable[[], float]) -> None:
-        self.number, self.bound, self.backoff = number, bound, BackOff(now)
-        self.child: Child
-        self.channel: Channel
-        self.restart: Timer | None = None
-        self.vacate()
-
-    def vacate(self) -> None:
-        """Forget the process that was here."""
-        self.live = False
-        # of its last report
-        self.counters, self.log_lines_dropped = Counters(), 0
-
-    def __str__(self) -> str:
-        """Name the process as the log does."""
-        return f"worker {self.number} (pid {self.child.pid})"
-
-    @property
-    def fields(self) -> dict[str, int]:
-        """Name the process as JSON does."""
-        return {"worker": self.number, "pid": self.child.pid}
 
 
 class Supervisor:
@@ -70,36 +45,38 @@ class Supervisor:
         self.status = 0
         self._service, self._reactor, self._settings = service, service.reactor, service.settings
         self._slots: list[Slot] = []
+        self._metrics: Metrics | None = None
         # slots whose worker starts when the loop returns
         self._due: collections.deque[Slot] = collections.deque()
         self._announced = self._aborting = False
         # set by `stop`
         self._stopped: Callable[[], object] | None = None
         # of the workers that have ended
-        self._past, self._past_dropped = Counters(), 0
+        self.past = Snapshot()
         # slots that have yet to answer in this round; None: no round is under way
         self._awaited: set[Slot] | None = None
-        self._round, self._asked_again = 0, False
+        # the number of the last round, and how many have begun since the last look
+        self._round = self._rounds = 0
+        self._asked_again = False
         self._patience: Timer
-        self._metrics: WorkersMetrics | None = None
+        self.killed = dict.fromkeys((SILENT, BROKEN, STOPPING), 0)
         self.dump = functools.partial(self._order, "dump")
 
     def open(self, sets: Sequence[Bound]) -> None:
         """Open everything that may need privileges, the workers' code too. Raise BindError."""
         assembly.import_parts(self._settings)
         if self._settings.metrics is not None:
-            from echo7.metrics.service import WorkersMetrics
+            from echo7.metrics.service import serve_workers_metrics
 
             with self._service.optional():
-                handler = self._service.handler
-                places = limits.page_places(self._service.descriptors)
-                self._metrics = WorkersMetrics(self._reactor, handler, self._health, places)
-                self._metrics.start(self._settings.metrics)
-        self._slots = [Slot(number, bound, self._reactor.now) for number, bound in enumerate(sets, 1)]
+                handler, places = self._service.handler, limits.page_places(self._service.descriptors)
+                self._metrics = serve_workers_metrics(self._reactor, self._settings.metrics, handler, self, places)
+        self._slots = [Slot(number, bound, self._reactor.now, self.killed) for number, bound in enumerate(sets, 1)]
 
     def start(self) -> None:
         """Start every worker, when the loop returns."""
         self._due.extend(self._slots)
+        self._reactor.call_later(LOOK_INTERVAL_S, self._look)
 
     def _live(self) -> list[Slot]:
         return [slot for slot in self._slots if slot.live]
@@ -119,15 +96,15 @@ class Supervisor:
         slot.backoff.started()
         try:
             ours, theirs = self._reactor.sockets.socketpair()
+            theirs.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, REPORTS_WAITING_BYTES)
             with theirs, closed_on_error(ours), signals_held() as mask:
-                pid = os.fork()
-                if pid == 0:  # pragma: no cover - in a child the measuring begins with the next call
-                    run_child(f"worker {slot.number}", lambda: self._be_worker(slot, ours, theirs, mask))
+                be_worker = functools.partial(self._be_worker, slot, ours, theirs, mask)
+                pid = forked(f"worker {slot.number}", be_worker)
         except OSError as error:
             self._try_again(slot, f"cannot start worker {slot.number}: {error.strerror}", {"worker": slot.number})
             return
-        slot.live, slot.child = True, Child(pid, functools.partial(self._ended, slot), stream=True)
-        slot.channel = Channel(self._reactor, ours, functools.partial(self._heard, slot), slot.child.stream_ended)
+        child = self._service.children.add(pid, functools.partial(self._ended, slot), stream=True)
+        slot.occupy(child, Channel(self._reactor, ours, REPORTS, functools.partial(self._heard, slot), slot.lost))
 
     def _be_worker(self, slot: Slot, parents: Socket, control: Socket, mask: set[int]) -> int:
         """Run the child. This runs in another process than the rest of this class."""
@@ -146,16 +123,13 @@ class Supervisor:
             return 1
 
     def _heard(self, slot: Slot, message: Message) -> None:
-        if message["say"] == "ready":
-            self._ready(slot, message["addresses"])
-            return
-        slot.counters, slot.log_lines_dropped = Counters(**message["counters"]), message["log_lines_dropped"]
-        if self._metrics is not None:
-            self._metrics.heard(slot.number, message["snapshot"])
-        if message["round"] == self._round:
+        slot.heard(message)
+        if message["say"] == "ready" and not slot.backoff.ready:
+            self._ready(slot)
+        elif message.get("round") == self._round:
             self._answered(slot)
 
-    def _ready(self, slot: Slot, addresses: Sequence[Any]) -> None:
+    def _ready(self, slot: Slot) -> None:
         slot.backoff.serves()
         if self._announced:
             log.event(logger, logging.INFO, "worker_ready", f"{slot} serves", **slot.fields)
@@ -164,24 +138,37 @@ class Supervisor:
             pids = [each.child.pid for each in self._slots]
             text = f"{len(pids)} workers serve, pids {', '.join(map(str, pids))}"
             log.event(logger, logging.INFO, "workers", text, workers=len(pids), pids=pids)
-            report.log_addresses(ServingAddress(*each) for each in addresses)
+            report.log_addresses(serving_address("tcp", sock.getsockname()) for sock in slot.bound.tcp)
+            report.log_addresses(serving_address("udp", sock.getsockname()) for sock in slot.bound.udp)
             self._service.serving()
+
+    # ---- workers are looked after
+
+    def _look(self) -> None:
+        for slot in self._live():
+            slot.look(self._rounds)
+        self._rounds = 0
+        self._reactor.call_later(LOOK_INTERVAL_S, self._look)
+
+    @property
+    def problem(self) -> str:
+        """Why the service isn't healthy; empty if it is."""
+        return "stopping" if self._stopped else "; ".join(filter(None, (slot.problem for slot in self._slots)))
+
+    @property
+    def silences_s(self) -> dict[int, float]:
+        """How long each worker has said nothing."""
+        return {slot.number: slot.silent_s for slot in self._live()}
+
+    @property
+    def snapshots(self) -> dict[int, Snapshot]:
+        """The last report of each worker."""
+        return {slot.number: slot.snapshot for slot in self._live()}
 
     # ---- a worker ends
 
-    def _health(self) -> str:
-        return "stopping" if self._stopped else ""
-
-    def reap(self) -> None:
-        """Reap the workers that have ended."""
-        for slot in self._live():
-            slot.child.reap()
-
     def _ended(self, slot: Slot, exit_code: int) -> None:
-        self._past = report.total([self._past, slot.counters._replace(connections_open=0)])
-        self._past_dropped += slot.log_lines_dropped
-        if self._metrics is not None:
-            self._metrics.ended(slot.number)
+        self.past = total([self.past, slot.snapshot.after_the_end()])
         text, fields = f"{slot} ended {how_it_ended(exit_code)}", slot.fields | {"exit_code": exit_code}
         slot.vacate()
         self._answered(slot)
@@ -232,9 +219,7 @@ class Supervisor:
     def kill(self) -> None:
         """Kill the workers that hang."""
         for slot in self._live():
-            if slot.child.exit_code is None:
-                log.event(logger, logging.WARNING, "worker_killed", f"{slot} hangs: killed", **slot.fields)
-                slot.child.send(signal.SIGKILL)
+            slot.kill(STOPPING, "it hasn't ended in time")
 
     def _check_over(self) -> None:
         if self._stopped is not None and not self._live():
@@ -244,8 +229,11 @@ class Supervisor:
     def left_behind(self) -> Iterator[tuple[list[int], list[int]]]:
         """Order the workers to be the previous generation. Yield their pids, and our ends of their channels."""
         self._order("restart")
-        ended = [slot.counters for slot in self._live() if slot.child.exit_code is not None]
-        report.write_counters("ended_before", report.total([self._past, *ended]), self._past_dropped)
+        for slot in self._live():
+            # it would never retire
+            slot.kill_if_silent()
+        ended = [slot.snapshot for slot in self._live() if slot.child.exit_code is not None]
+        write_counters("ended_before", total([self.past, *ended]))
         left = [slot for slot in self._live() if slot.child.exit_code is None]
         try:
             yield [each.child.pid for each in left], [each.channel.fileno() for each in left if each.child.stream_open]
@@ -257,14 +245,15 @@ class Supervisor:
 
     def log_counters(self, name: str) -> None:
         """Log the counters of all workers, including those that have ended."""
-        dropped = self._past_dropped + self._service.handler.dropped + sum(s.log_lines_dropped for s in self._slots)
-        report.write_counters(name, report.total([self._past, *(slot.counters for slot in self._slots)]), dropped)
+        own = Snapshot(log_lines_dropped=self._service.handler.dropped)
+        write_counters(name, total([self.past, own, *(slot.snapshot for slot in self._slots)]))
 
     def ask_for_counters(self) -> None:
         """Begin a round, on SIGUSR1: ask every worker, then log the sum. During a round, one more will follow."""
         self._asked_again = self._awaited is not None
         if self._awaited is None:
             self._round, self._awaited = self._round + 1, set(self._live())
+            self._rounds += 1
             self._patience = self._reactor.call_later(ANSWER_PATIENCE_S, self._answered, *self._slots)
             self._order("counters", round=self._round)
             self._answered()
@@ -279,3 +268,8 @@ class Supervisor:
             self.log_counters("counters")
             if self._asked_again:
                 self.ask_for_counters()
+
+
+def write_counters(name: str, snapshot: Snapshot) -> None:
+    """Log the counters of a snapshot."""
+    report.write_counters(name, snapshot.counters, snapshot.log_lines_dropped)

@@ -14,14 +14,14 @@ from typing import TYPE_CHECKING
 
 from echo7 import assembly
 from echo7.logs import log, report
-from echo7.process.channel import Channel, Message
+from echo7.metrics.snapshot import Snapshot, snapshot_maker
+from echo7.process.channel import ORDERS, Channel, Message
 from echo7.process.child import COUNTERS_SIGNALS, Drain, ignore
 from echo7.sockets.binding import Bound
 from reactor.loop import Reactor
 from reactor.sockets.opening import Socket
 
 if TYPE_CHECKING:
-    from echo7.metrics.snapshot import Snapshot
     from echo7.settings import Settings
 
 # the counters of a worker that crashes are no older than this
@@ -50,18 +50,18 @@ class Worker:
         self, reactor: Reactor, settings: Settings, descriptors: int, bound: Bound, handler: log.StderrHandler
     ) -> None:
         self.status = 0
-        self._reactor, self._handler = reactor, handler
+        self._reactor = reactor
         self._server = assembly.new_server(settings, descriptors, bound, self.fail)
         self.log_counters = report.counters_logger(self._server, handler)
         leaving = functools.partial(
             log.event, logger, logging.INFO, "leaving", "finishing on SIGTERM", signal="SIGTERM"
         )
         self.drain = Drain(reactor, self._server, self._drained, leaving)
+        self._snapshot: Callable[[], Snapshot] = lambda: Snapshot(
+            self._server.counters, log_lines_dropped=handler.dropped
+        )
         # only metrics need more than the counters
-        self._snapshot: Callable[[], Snapshot] | None = None
         if settings.metrics is not None:
-            from echo7.metrics.snapshot import snapshot_maker
-
             self._snapshot = snapshot_maker(reactor, self._server, handler)
         # None before the start, and when the supervisor has gone
         self.channel: Channel | None = None
@@ -72,16 +72,15 @@ class Worker:
         """Serve, and tell the supervisor."""
         self._server.start(self._reactor, bound)
         report.dump_on_signal(self._reactor)
-        self.channel = Channel(self._reactor, control, self._heard, self._supervisor_gone)
-        self.channel.say("ready", addresses=self._server.addresses)
+        self.channel = Channel(self._reactor, control, ORDERS, self._heard, self._supervisor_gone)
+        self.channel.say("ready")
         self._report_regularly()
 
     def report(self, question: int = 0) -> None:
         """Send the counters to the supervisor."""
         if self.channel is not None:
-            counters, dropped = self._server.counters._asdict(), self._handler.dropped
-            more = {} if self._snapshot is None else {"snapshot": self._snapshot().as_message()}
-            self.channel.say("counters", round=question, counters=counters, log_lines_dropped=dropped, **more)
+            leaving, snapshot = int(self._server.stopping), self._snapshot().as_message()
+            self.channel.say("counters", round=question, leaving=leaving, snapshot=snapshot)
 
     def fail(self) -> None:
         """End with status 1: the last serving socket is broken."""
@@ -115,7 +114,7 @@ class Worker:
             # `_supervisor_gone` comes when the supervisor has read everything
             self.channel.finish()
 
-    def _supervisor_gone(self) -> None:
+    def _supervisor_gone(self, _why: str) -> None:
         self.channel = None
         if self._finished:
             self._reactor.stop()

@@ -1,1 +1,4 @@
-"""What command-line programs share: one-line errors, and results on stdout. Imports nothing of this project."""
+"""What command-line programs share: one-line errors, results on stdout, programs that they run.
+
+Imports nothing of this project.
+"""

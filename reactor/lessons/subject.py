@@ -16,6 +16,7 @@ import sys
 from collections.abc import Callable
 from typing import Any, NamedTuple, Self
 
+from reactor.console.program import running
 from reactor.lessons import host
 
 PATIENCE_S = 2.0  # an answer that takes longer counts as missing
@@ -58,7 +59,7 @@ class Subject:
     """
 
     __slots__ = (
-        "_addresses", "_arguments", "_clients", "_lines", "_process", "_program", "_start_s", "_started",
+        "_addresses", "_arguments", "_clients", "_ending", "_lines", "_process", "_program", "_start_s", "_started",
         "_terminated", "_told", "_wire", "pid", "wants",
     )  # fmt: skip
 
@@ -70,17 +71,15 @@ class Subject:
 
     def __enter__(self) -> Self:
         """Start the process and wait until the program is loaded. It serves from the first `tcp` or `go` on."""
-        with socket.create_server(("127.0.0.1", 0)) as door:
+        with contextlib.ExitStack() as undo, socket.create_server(("127.0.0.1", 0)) as door:
             door.settimeout(START_S)
             arguments = [str(door.getsockname()[1]), self._program.path, self._program.name, *self._arguments]
-            self._process = subprocess.Popen(  # noqa: S603  (our own Python)
-                [sys.executable, "-P", "-c", BOOT, host.__file__, *arguments],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-            )
+            command = [sys.executable, "-P", "-c", BOOT, host.__file__, *arguments]
+            nowhere = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.DEVNULL)
+            self._process = undo.enter_context(running(command, **nowhere))
             self.pid = self._process.pid
             self._wire, _address = door.accept()
+            self._ending = undo.pop_all()
         self._wire.settimeout(self._start_s)
         self._lines = self._wire.makefile()
         try:
@@ -108,15 +107,13 @@ class Subject:
         self._wire.settimeout(PATIENCE_S)
 
     def close(self) -> None:
-        """Hang up: the process exits, or is killed."""
+        """Hang up: the process exits, or is killed. All its descendants are."""
         self.hang_up()
         self._lines.close()
         self._wire.close()
-        try:
+        with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(END_S)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
+        self._ending.close()
 
     def _read(self) -> dict[str, Any]:
         """Return the next line from the process, {} when it has ended. Raise TimeoutError."""

@@ -14,6 +14,7 @@ from collections.abc import Callable
 
 import pytest
 
+from echo7.process.child import forked
 from reactor import READ, Connection, Reactor, listen_tcp, open_udp
 from reactor.doors import Observer
 from reactor.observe.trace import Event, Trace
@@ -30,16 +31,17 @@ pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork(2)")
 def in_a_child(body: Callable[[], None]) -> None:
     """Run `body` in a child process. Fail if it raises."""
     reading, writing = os.pipe()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # other tests' threads, which the child doesn't use
-        pid = os.fork()
-    if pid == 0:
+
+    def main() -> int:
         try:
             body()
         except BaseException:
             os.write(writing, traceback.format_exc().encode())
-        finally:
-            os._exit(0)
+        return 0
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # other tests' threads, which the child doesn't use
+        pid = forked("the child", main)
     os.close(writing)
     with open(reading) as file:
         complaint = file.read()

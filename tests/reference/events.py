@@ -272,13 +272,15 @@ def _fields_of_class(node: ast.expr, place: Place) -> list[str]:
 
 
 def _keys_of_property(node: ast.Attribute, place: Place) -> dict[str, ast.expr]:
-    """Return the keys of the mapping that a property of this module returns."""
-    found: dict[str, ast.expr] = {}
-    for function in functions([trees()[place.module]]):
-        if function.name == node.attr:
-            for each in ast.walk(function):
-                if isinstance(each, ast.Return) and each.value is not None:
-                    found |= _keys(each.value, Place(place.module, function))
-    if not found:
-        raise LookupError(f"{file_of(place.module)}:{node.lineno}: which fields has {ast.unparse(node)}?")
-    return found
+    """Return the keys of the mapping that a property returns: one of this module, or of a module that it imports."""
+    imported = [each.module for each in ast.walk(trees()[place.module]) if isinstance(each, ast.ImportFrom)]
+    for module in (place.module, *imported):
+        found: dict[str, ast.expr] = {}
+        for function in functions([trees()[module]]) if module in trees() else ():
+            if function.name == node.attr:
+                for each in ast.walk(function):
+                    if isinstance(each, ast.Return) and each.value is not None:
+                        found |= _keys(each.value, Place(str(module), function))
+        if found:
+            return found
+    raise LookupError(f"{file_of(place.module)}:{node.lineno}: which fields has {ast.unparse(node)}?")

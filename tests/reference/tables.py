@@ -10,12 +10,11 @@ from echo7 import serve
 from echo7.arguments import Option
 from echo7.checker import command as check
 from echo7.cli import new_parser
-from echo7.logs.log import StderrHandler
+from echo7.metrics.snapshot import Snapshot
 from echo7.policy import reasons
 from echo7.policy.guard import RESPONDER_PORTS
 from echo7.probe import command as ping
 from echo7.settings import ABOUT_SETTINGS, by_group
-from reactor import Reactor
 from reactor.lessons import __main__ as lessons
 from reactor.observe.kinds import EVENT_KEYS, HEADER_KEYS, KINDS, Kind
 from reactor.player import __main__ as player
@@ -122,16 +121,20 @@ def _reason(reason: str) -> str:
 # ---- metrics
 
 
+class NoWorkers:
+    """A supervisor that has seen nothing yet."""
+
+    def __init__(self) -> None:
+        self.problem, self.past, self.killed = "", Snapshot(), {"silent": 0}
+        self.silences_s, self.snapshots = {1: 0.0}, {1: Snapshot()}
+
+
 def metrics() -> str:
     """Return the page of metrics. Raise ImportError without prometheus-client."""
-    from echo7.metrics.service import WorkersMetrics
-    from echo7.metrics.snapshot import Snapshot
+    from echo7.metrics.service import workers_families
     from echo7.probe.report import prometheus
 
-    with Reactor() as reactor:
-        workers = WorkersMetrics(reactor, StderrHandler(), str)
-        workers.heard(1, Snapshot().as_message())
-        serving = [*workers.collect()]
+    serving = [*workers_families(Snapshot(), NoWorkers())]
     probing = [*prometheus.families([])]
     parts = [METRICS_PAGE, made_from("`echo7/metrics` and `echo7/probe/report/prometheus.py`")]
     for title, found in (("`echo7 serve --metrics`", serving), ("`echo7 ping --metrics`", probing)):

@@ -18,6 +18,7 @@ import subprocess
 import sys
 import threading
 import tty
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -27,6 +28,7 @@ from hypothesis import strategies as st
 
 from echo7.logs import log
 from echo7.logs.log import COURIER_PIECES, Courier
+from echo7.process.child import forked
 from tests.support.basics import PATIENCE_S, PROJECT, quiet_port
 from tests.support.clients import receive_exactly
 from tests.support.root import without_capabilities
@@ -599,6 +601,47 @@ def test_blocked_courier_does_not_delay_the_end() -> None:
     with open(reading, "rb", buffering=0) as file:
         while not file.read(1 << 16).endswith(b"summary"):
             pass
+    os.close(writing)
+
+
+def test_courier_without_a_thread_drops_lines_and_tries_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Under a limit of processes no thread can start; the service goes on."""
+    reading, writing = os.pipe()
+    courier = Courier(writing)
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", lambda thread: refuse_thread())
+        assert courier(b"lost") == 0
+        courier.finish()
+    assert courier(b"kept") == 4
+    courier.finish()
+    assert os.read(reading, 10) == b"kept"
+    os.close(reading)
+    os.close(writing)
+
+
+def refuse_thread() -> None:
+    raise RuntimeError("can't start new thread")
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork(2)")
+def test_courier_in_a_forked_child_has_a_thread_of_its_own() -> None:
+    """The parent's thread isn't in the child, and may have held the queue's lock at the fork."""
+    reading, writing = os.pipe()
+    courier = Courier(writing)
+    courier(b"parent ")
+    courier.finish()
+
+    def main() -> int:
+        courier(b"child")
+        courier.finish()
+        return 0
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # the courier's thread, which the child doesn't use
+        pid = forked("the child", main)
+    assert os.waitpid(pid, 0)[1] == 0
+    assert os.read(reading, 20) == b"parent child"
+    os.close(reading)
     os.close(writing)
 
 

@@ -18,8 +18,9 @@ pytest.importorskip("prometheus_client", reason="the extra `metrics` isn't insta
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from echo7.metrics.service import HEARD_S, Metrics, WorkersMetrics
-from echo7.metrics.snapshot import Snapshot
+from echo7.metrics.service import Metrics, workers_families
+from echo7.metrics.snapshot import Gauges, Snapshot
+from echo7.process.slot import SILENT_LOOKS
 from echo7.server import Counters
 from echo7.sockets.binding import NO_IPV6, BindError
 from echo7.sockets.reuseport import AVAILABLE
@@ -27,12 +28,12 @@ from reactor import Reactor
 from reactor.observe.watch import Watch
 from reactor.sockets.errors import os_error
 from tests.echo7.process.test_restart import Phoenix
+from tests.echo7.process.test_workers import Patched
 from tests.support.basics import PATIENCE_S, quiet_port, until
 from tests.support.clients import receive_exactly
 from tests.support.commands import run_echo7
 from tests.support.daemon import EchoProcess, WorkersProcess, serve_config
 from tests.support.faults import Faults, FlakySockets
-from tests.support.loops import ManualClock
 
 AFRESH = pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="this system has no SIGHUP")
 WORKERS = pytest.mark.parametrize(
@@ -97,7 +98,7 @@ def test_supervisor_exposes_each_worker_and_sums_that_include_ended_workers() ->
         found = samples(echo)
         each = [found["echo7_worker_received_bytes_total", "tcp", str(worker)] for worker in (1, 2)]
         assert sum(each) == 11
-        assert all(found["echo7_worker_silence_seconds", str(worker)] < HEARD_S for worker in (1, 2))
+        assert all(found["echo7_worker_silence_seconds", str(worker)] < SILENT_LOOKS for worker in (1, 2))
         assert fetch(echo, "/healthz") == (200, "ok\n")
         for pid in echo.pids.values():
             os.kill(pid, signal.SIGKILL)
@@ -110,33 +111,47 @@ def test_supervisor_exposes_each_worker_and_sums_that_include_ended_workers() ->
         assert echo.finish() == 0
 
 
-def test_supervisor_is_unhealthy_without_recent_snapshots() -> None:
-    clock = ManualClock()
+@WORKERS
+@pytest.mark.parametrize("transport", ["tcp", "udp"])
+def test_lost_socket_makes_the_service_unhealthy(workers: str, transport: str) -> None:
+    """The other sockets are served."""
+    code = f"""if True:
+        start = server.EchoServer.start
+        def start_and_lose(self, reactor, bound):
+            start(self, reactor, bound)
+            reactor.call_soon(self.handlers[{transport == "udp":d}][0].abort, OSError(9, "Bad file descriptor"))
+        server.EchoServer.start = start_and_lose
+    """
+    with Patched(code, *HERE, "--workers", workers) as echo:
+        echo.next_line("listening")
+        until(lambda: samples(echo).get(("echo7_sockets_lost",)) == int(workers))
+        broken = "1 serving socket is broken" if workers == "1" else "2 serving sockets are broken"
+        assert fetch(echo, "/healthz") == (503, f"{broken}\n")
+        echo.process.send_signal(signal.SIGHUP)
+        if workers == "1":
+            assert "a serving socket is broken; start the service again" in echo.next_line("restart_refused")["message"]
+        else:
+            echo.next_line("restarted")
+        assert echo.finish() == 0
 
-    class Handler:
-        dropped = 3
 
-    with Reactor(clock=clock) as loop:
-        reason = [""]
-        metrics = WorkersMetrics(loop, Handler(), lambda: reason[0])  # type: ignore[arg-type]
-        assert metrics.health() == "no worker serves"
-        metrics.heard(1, Snapshot(Counters(connections=4)).as_message())
-        assert metrics.health() == ""
-        reason[0] = "stopping"
-        assert metrics.health() == "stopping"
-        reason[0] = ""
-        clock.advance(HEARD_S)
-        assert metrics.health() == "no worker serves"
-        found = {sample.name: sample.value for family in metrics.collect() for sample in family.samples}
-        assert found["echo7_worker_silence_seconds"] == HEARD_S
-        metrics.ended(1)
-        metrics.ended(1)
-        found = {sample.name: sample.value for family in metrics.collect() for sample in family.samples}
-        assert "echo7_worker_silence_seconds" not in found
-        assert (found["echo7_log_lines_dropped_total"], found["echo7_connections_total"]) == (3, 4)
-        metrics.start(("127.0.0.1", 0))
-        metrics.close()
-        assert len(loop.handlers) == 1
+class Supervision:
+    """What a supervisor knows of its workers."""
+
+    def __init__(self) -> None:
+        self.problem, self.past, self.killed = "", Snapshot(Counters(connections=3)), {"silent": 1}
+        self.silences_s = {1: 0.0, 2: 7.0}
+        self.snapshots = {1: Snapshot(Counters(connections=4)), 2: Snapshot(gauges=Gauges(sockets_lost=2))}
+
+
+def test_workers_have_families_of_their_own_and_sums() -> None:
+    families = workers_families(Snapshot(log_lines_dropped=5), Supervision())
+    found = {(each.name, *each.labels.values()): each.value for family in families for each in family.samples}
+    assert found["echo7_worker_silence_seconds", "2"] == 7
+    assert found["echo7_workers_killed_total", "silent"] == 1
+    assert found["echo7_sockets_lost",] == found["echo7_worker_sockets_lost", "2"] == 2
+    assert (found["echo7_connections_total",], found["echo7_worker_connections_total", "1"]) == (7, 4)
+    assert found["echo7_log_lines_dropped_total",] == 5
 
 
 def test_wildcard_binds_both_families_or_ipv4_alone_without_ipv6() -> None:

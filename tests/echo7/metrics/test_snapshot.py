@@ -6,6 +6,8 @@ import errno
 import json
 import pathlib
 
+import pytest
+
 import echo7
 from echo7.metrics.snapshot import Gauges, Snapshot, gauges_of, snapshot_maker, total
 from echo7.server import EchoServer
@@ -82,6 +84,20 @@ def test_gauges_show_a_listener_short_of_descriptors() -> None:
         with connect_small(("127.0.0.1", echo.port), None):
             turn_until(echo.reactor, lambda: gauges_of(echo.server, echo.reactor).listeners_short)
             turn_until(echo.reactor, lambda: not gauges_of(echo.server, echo.reactor).listeners_short)
+
+
+@pytest.mark.parametrize("lost", [(True, False), (False, True), (True, True)], ids=str)
+def test_gauges_show_lost_sockets_until_the_server_stops(lost: tuple[bool, bool]) -> None:
+    """Story: "endpoint is broken and closed" was in the log, but neither in a metric nor in the health."""
+    with EchoByHand() as echo:
+        listeners, endpoints, _ = echo.server.handlers
+        for handler, abort in zip((listeners[0], endpoints[0]), lost, strict=True):
+            if abort:
+                handler.abort(os_error(errno.EBADF))
+        turn_idle(echo.reactor)
+        assert gauges_of(echo.server, echo.reactor) == Gauges(sockets_lost=sum(lost))
+        echo.server.stop()
+        assert gauges_of(echo.server, echo.reactor) == Gauges()
 
 
 def test_snapshot_needs_no_package() -> None:

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from echo7.process.child import Children
 from echo7.process.handover import VARIABLE, Handover, prepared, received
 from echo7.process.previous import PreviousGenerations
 from echo7.process.restart import changed, described
@@ -62,13 +63,6 @@ def test_sockets_from_systemd_stay_shared_and_handed_in() -> None:
         after[0].close()
 
 
-def test_broken_socket_is_not_handed_over() -> None:
-    bound = bind_all(socket, ["127.0.0.1"], 0)
-    bound.tcp[0].close()
-    assert len(prepared([bound], [], []).sockets) == 1
-    bound.close()
-
-
 def test_changed_number_of_workers_is_refused() -> None:
     with pytest.raises(BindError, match="the number of workers has changed"):
         Handover(1, ((3, 1), (4, 2)), (), ()).sets(3)
@@ -95,7 +89,8 @@ def test_changed_setting_is_named_with_both_values() -> None:
 
 
 def test_previous_generation_that_is_not_our_child_is_forgotten() -> None:
-    generations = PreviousGenerations()
+    children = Children()
+    generations = PreviousGenerations(children)
     generations.take_over([os.getppid()], [])
-    generations.reap()
+    children.reap()
     assert generations.pids == []

@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from echo7.process.child import Drain
+from echo7.process.child import Children, Drain
 from echo7.process.restart import Check, NoNotifier, Restart
 from echo7.sockets import reuseport
 from echo7.sockets.binding import bind_all
@@ -30,7 +30,7 @@ from tests.support.basics import PATIENCE_S, PROJECT, until
 from tests.support.clients import connect_small, receive_exactly, receive_to_end
 from tests.support.daemon import EchoProcess, Installation
 from tests.support.echo import EchoByHand
-from tests.support.loops import turn_until
+from tests.support.loops import turn_idle, turn_until
 
 if not hasattr(signal, "SIGHUP"):
     pytest.skip("this system has no SIGHUP", allow_module_level=True)
@@ -690,26 +690,43 @@ def shell(script: str) -> list[str]:
 
 def test_check_has_ended_only_when_it_is_reaped() -> None:
     verdicts: list[str | None] = []
+    children = Children()
     with Reactor() as reactor:
-        check = Check(reactor, shell("echo tired; exec >&- 2>&- sleep 1000"), {}, verdicts.append)
-        turn_until(reactor, lambda: not check.child.stream_open)
-        check.child.reap()
+        check = Check(reactor, children, shell("echo tired; exec >&- 2>&- sleep 1000"), {}, verdicts.append)
+        turn_until(reactor, lambda: len(reactor.handlers) == 1)
+        children.reap()
         assert verdicts == []
         check.kill()
         while not verdicts:
-            check.child.reap()
+            children.reap()
         check.kill()
-        check.child.reap()
+        children.reap()
     assert verdicts == ["tired"]
+
+
+def test_check_whose_descendant_keeps_the_output_open_ends_in_time() -> None:
+    """Otherwise no restart would ever be possible again."""
+    verdicts: list[str | None] = []
+    children = Children()
+    with Reactor() as reactor:
+        check = Check(reactor, children, shell("sleep 1000 & echo $!; exit 3"), {}, verdicts.append)
+        while check.running:
+            children.reap()
+        turn_idle(reactor)
+        assert verdicts == []
+        check.kill()
+        turn_until(reactor, lambda: verdicts)
+    os.kill(int(verdicts[0] or ""), signal.SIGKILL)
 
 
 def test_check_reports_the_last_line_of_much_output() -> None:
     verdicts: list[str | None] = []
+    children = Children()
     with Reactor() as reactor:
-        check = Check(reactor, shell("seq 100000; echo the end; exit 2"), {}, verdicts.append)
-        turn_until(reactor, lambda: not check.child.stream_open)
+        Check(reactor, children, shell("seq 100000; echo the end; exit 2"), {}, verdicts.append)
+        turn_until(reactor, lambda: len(reactor.handlers) == 1)
         while not verdicts:
-            check.child.reap()
+            children.reap()
     assert verdicts == ["the end"]
 
 
@@ -717,7 +734,7 @@ def test_request_when_a_restart_is_due_starts_no_check(monkeypatch: pytest.Monke
     """The new generation reads the configuration later than the request."""
     monkeypatch.setattr(os, "posix_spawn", lambda *words, **options: pytest.fail("a check has started"))
     with Reactor() as reactor:
-        restart = Restart(reactor, {}, NoNotifier())
+        restart = Restart(reactor, Children(), {}, NoNotifier())
         restart.due = True
         restart.ask()
         assert restart.due

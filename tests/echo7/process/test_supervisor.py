@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
 import signal
 import socket
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -14,9 +16,11 @@ import pytest
 
 from echo7.logs import log
 from echo7.logs.report import total
+from echo7.metrics.snapshot import Snapshot
 from echo7.process.child import how_it_ended
 from echo7.process.service import Service
-from echo7.process.supervisor import ANSWER_PATIENCE_S
+from echo7.process.slot import FLOOD_BYTES, HUNG_LOOKS, LOOK_INTERVAL_S, ORDERS_WAITING_BYTES, SILENT_LOOKS
+from echo7.process.supervisor import ANSWER_PATIENCE_S, Supervisor
 from echo7.process.worker import REPORT_INTERVAL_S, Worker
 from echo7.server import Counters
 from echo7.sockets import reuseport
@@ -54,7 +58,8 @@ class Rig:
         pairs.seconds.pop().close()  # the waker's
         service = Service(self.reactor, CONFIG, log.StderrHandler(), 1024)
         service.start()
-        self.supervisor = service.work
+        assert isinstance(service.work, Supervisor)
+        self.supervisor, self.children = service.work, service.children
         self.supervisor.fork_due()
         self.workers = pairs.seconds
         self.heard: list[bytes] = [b"", b""]
@@ -66,8 +71,15 @@ class Rig:
         self.workers[index].sendall(json.dumps(message).encode() + b"\n")
         turn_idle(self.reactor)
 
-    def answer(self, index: int, question: int, connections: int) -> None:
-        self.say(index, say="counters", round=question, counters={"connections": connections}, log_lines_dropped=index)
+    def answer(self, index: int, question: int, connections: int, leaving: int = 0) -> None:
+        snapshot = Snapshot(Counters(connections=connections), log_lines_dropped=index)
+        self.say(index, say="counters", round=question, leaving=leaving, snapshot=snapshot.as_message())
+
+    def look(self, times: int = 1) -> None:
+        """Let the supervisor look after its workers."""
+        for _ in range(times):
+            self.clock.advance(LOOK_INTERVAL_S)
+            turn_idle(self.reactor)
 
     def orders(self, index: int) -> list[dict[str, Any]]:
         """Return the orders that a worker has got since."""
@@ -147,7 +159,7 @@ def die(rig: Rig, monkeypatch: pytest.MonkeyPatch, wait_status: int) -> None:
         worker.shutdown(socket.SHUT_RDWR)
     turn_idle(rig.reactor)
     monkeypatch.setattr(os, "waitpid", lambda pid, options: (pid, wait_status))
-    rig.supervisor.reap()
+    rig.children.reap()
 
 
 def test_worker_has_ended_when_it_is_reaped_and_its_channel_has_ended(
@@ -156,7 +168,7 @@ def test_worker_has_ended_when_it_is_reaped_and_its_channel_has_ended(
     """SIGCHLD may come before its last words have been read."""
     monkeypatch.setattr(os, "waitpid", lambda pid, options: (pid, 0) if pid == FIRST_PID else (0, 0))
     for _ in range(2):
-        rig.supervisor.reap()
+        rig.children.reap()
     assert told(caplog, "worker_ended") == []
     killed: list[int] = []
     monkeypatch.setattr(os, "kill", lambda pid, signum: killed.append(pid))
@@ -169,6 +181,200 @@ def test_worker_has_ended_when_it_is_reaped_and_its_channel_has_ended(
     assert [line["pid"] for line in told(caplog, "worker_ended")] == [FIRST_PID]
     rig.supervisor.log_counters("counters")
     assert told(caplog, "counters")[-1]["connections"] == 9
+
+
+# ---------------------------------------------------------------- the supervisor looks after its workers
+
+
+@pytest.fixture
+def killed(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The pids that were sent SIGKILL."""
+    pids: list[int] = []
+    monkeypatch.setattr(os, "kill", lambda pid, signum: pids.append(pid) if signum == signal.SIGKILL else None)
+    return pids
+
+
+def begin(rig: Rig) -> None:
+    """Let both workers serve."""
+    for index in (0, 1):
+        rig.say(index, say="ready")
+    assert rig.supervisor.problem == ""
+
+
+def test_silent_worker_is_unhealthy_then_killed_once(
+    rig: Rig, caplog: pytest.LogCaptureFixture, killed: list[int]
+) -> None:
+    """Story: `kill -STOP` of one of two workers. Half of all clients timed out for ever, and health said ok."""
+    assert rig.supervisor.problem == "worker 1 doesn't serve; worker 2 doesn't serve"
+    begin(rig)
+    for looks in range(HUNG_LOOKS):
+        unhealthy = f"worker 2 has been silent for {looks} s" if looks >= SILENT_LOOKS else ""
+        assert (rig.supervisor.problem, killed) == (unhealthy, [])
+        assert rig.supervisor.silences_s[2] == looks
+        rig.look()
+        rig.answer(0, 0, connections=1)
+    rig.look(2)
+    assert killed == [FIRST_PID + 1]
+    assert told(caplog, "worker_killed") == [{"reason": "silent", "worker": 2, "pid": FIRST_PID + 1}]
+    assert rig.supervisor.killed == {"silent": 1, "broken": 0, "stopping": 0}
+    assert rig.supervisor.problem == "worker 2 doesn't serve"
+
+
+def test_draining_worker_is_unhealthy(rig: Rig) -> None:
+    """TERM to one worker: new clients wait for the next one."""
+    begin(rig)
+    rig.answer(1, 0, connections=1, leaving=1)
+    assert rig.supervisor.problem == "worker 2 doesn't serve"
+
+
+def test_stopped_supervisor_or_jumping_clock_blames_no_worker(rig: Rig, killed: list[int]) -> None:
+    """SIGSTOP and SIGCONT, or a machine that was suspended: everything was silent, whoever is to blame."""
+    begin(rig)
+    for _ in range(3 * HUNG_LOOKS):
+        rig.clock.advance(3600)
+        turn_idle(rig.reactor)
+        assert rig.supervisor.problem == ""
+        for index in (0, 1):
+            rig.answer(index, 0, connections=1)
+    assert killed == []
+
+
+def reported(**counters: object) -> dict[str, object]:
+    """A snapshot with other counters."""
+    return {"snapshot": SNAPSHOT | {"counters": SNAPSHOT["counters"] | counters}}
+
+
+SNAPSHOT = Snapshot().as_message()
+REPORT: dict[str, object] = {"say": "counters", "round": 0, "leaving": 0, "snapshot": SNAPSHOT}
+CHANGES: dict[str, dict[str, object]] = {
+    "text in place of a number": {"round": "0"},
+    "text in place of a counter": reported(connections="many"),
+    "an unknown counter": reported(more=1),
+    "a negative counter": reported(connections=-1),
+    "a fraction": reported(connections=1.5),
+    "an invented drop reason": reported(drops={'busy"} 1\n': 1}),
+    "a list of drops": reported(drops=[1]),
+    "no counter": {"snapshot": SNAPSHOT | {"counters": {}}},
+    "no snapshot": {"snapshot": None},
+    "a snapshot as text": {"snapshot": "0"},
+    "a truth": {"leaving": True},
+    "infinity": {"round": float("inf")},
+    "not a number": {"round": float("nan")},
+    "a number too large": {"round": 1 << 64},
+    "not a number of seconds": {"snapshot": SNAPSHOT | {"turns": [SNAPSHOT["turns"][0], float("nan")]}},
+    "a gauge too many": {"snapshot": SNAPSHOT | {"gauges": [*SNAPSHOT["gauges"], 0]}},
+    "a bucket too few": {"snapshot": SNAPSHOT | {"lags": [SNAPSHOT["lags"][0][1:], 0.0]}},
+}
+HOSTILE = {
+    "no JSON": b"hello\n",
+    "an empty line": b"\n",
+    "no text": b"\xff\xfe\n",
+    "no object": b"[1]\n",
+    "too deeply nested": b"[" * 60_000 + b"\n",
+    "a number of too many digits": b'{"say": ' + b"9" * 60_000 + b"}\n",
+    "unknown": b'{"say": "kill"}\n',
+    "an order": b'{"say": "drain"}\n',
+    "unhashable": b'{"say": []}\n',
+    "fields too many": b'{"say": "ready", "addresses": []}\n',
+    "begun twice": b'{"say": "ready"}\n',
+    "a line without an end": b"x" * 70_000,
+    "a line too long": b"x" * 70_000 + b"\n",
+} | {name: json.dumps(REPORT | change).encode() + b"\n" for name, change in CHANGES.items()}
+
+
+@pytest.mark.parametrize("data", HOSTILE.values(), ids=HOSTILE)
+def test_worker_that_breaks_the_rules_is_killed(
+    rig: Rig, caplog: pytest.LogCaptureFixture, killed: list[int], data: bytes
+) -> None:
+    """Story: text in place of a counter raised in the supervisor, and the dead worker was never replaced."""
+    begin(rig)
+    rig.workers[0].setblocking(True)
+    rig.workers[0].settimeout(PATIENCE_S)
+    sending = threading.Thread(target=send_all, args=(rig.workers[0], data))
+    sending.start()
+    while not killed:
+        rig.reactor.turn()
+    sending.join()
+    turn_idle(rig.reactor)
+    assert killed == [FIRST_PID]
+    assert [line["reason"] for line in told(caplog, "worker_killed")] == ["broken"]
+    assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
+    rig.answer(1, 0, connections=2)
+    rig.supervisor.log_counters("counters")
+    assert told(caplog, "counters")[-1]["connections"] == 2
+
+
+def send_all(sock: Socket, data: bytes) -> None:
+    with contextlib.suppress(ConnectionError):
+        sock.sendall(data)
+
+
+def test_flooding_worker_is_killed(rig: Rig, killed: list[int]) -> None:
+    begin(rig)
+    report = json.dumps(REPORT).encode() + b"\n"
+    for _ in range(FLOOD_BYTES // len(report) + 1):
+        rig.workers[1].sendall(report)
+        rig.reactor.turn()
+    assert killed == []
+    rig.look()
+    assert killed == [FIRST_PID + 1]
+
+
+def test_answers_to_a_storm_of_questions_are_no_flood(rig: Rig, killed: list[int]) -> None:
+    """SIGUSR1 again and again."""
+    begin(rig)
+    report = json.dumps(REPORT).encode() + b"\n"
+    rig.supervisor.ask_for_counters()
+    for _ in range(FLOOD_BYTES // len(report) + 1):
+        rig.workers[1].sendall(report)
+        rig.reactor.turn()
+    rig.look()
+    assert killed == []
+
+
+def test_worker_that_reads_no_orders_is_killed(rig: Rig, killed: list[int]) -> None:
+    """Otherwise the orders would fill the supervisor."""
+    begin(rig)
+    order = len(b'{"say": "dump"}\n')
+    for _ in range(5):
+        for _ in range(ORDERS_WAITING_BYTES // order // 4):
+            rig.supervisor.dump()
+        while rig.orders(0):
+            pass
+    rig.look()
+    assert killed == [FIRST_PID + 1]
+
+
+def test_descendant_of_an_ended_worker_does_not_keep_its_channel_open(
+    rig: Rig, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begin(rig)
+    monkeypatch.setattr(os, "waitpid", lambda pid, options: (pid, 0) if pid == FIRST_PID else (0, 0))
+    rig.children.reap()
+    rig.look()
+    assert told(caplog, "worker_ended") == []
+    rig.look()
+    assert [line["pid"] for line in told(caplog, "worker_ended")] == [FIRST_PID]
+
+
+def test_worker_that_closes_its_channel_and_lives_on_is_killed(rig: Rig, killed: list[int]) -> None:
+    begin(rig)
+    rig.workers[0].shutdown(socket.SHUT_RDWR)
+    for _ in range(HUNG_LOOKS):
+        assert killed == []
+        rig.look()
+        rig.answer(1, 0, connections=1)
+    assert killed == [FIRST_PID]
+
+
+def test_hung_worker_is_not_left_behind_at_a_restart(rig: Rig, killed: list[int]) -> None:
+    """It would never retire."""
+    begin(rig)
+    for _ in range(SILENT_LOOKS):
+        rig.look()
+        rig.answer(0, 0, connections=1)
+    with rig.supervisor.left_behind() as (pids, watches):
+        assert (pids, len(watches), killed) == ([FIRST_PID, FIRST_PID + 1], 2, [FIRST_PID + 1])
 
 
 @pytest.mark.parametrize(
@@ -226,7 +432,7 @@ def test_worker_reports_its_counters_every_second() -> None:
             rig.reactor.turn()
             message = rig.next()
             assert (message["say"], message["round"]) == ("counters", 0)
-            assert Counters(**message["counters"]) == Counters()
+            assert Snapshot.from_message(message["snapshot"]) == Snapshot()
 
 
 def test_supervisor_that_does_not_read_gets_no_more_reports() -> None:

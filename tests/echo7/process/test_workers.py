@@ -53,8 +53,8 @@ def clients_of(port: int, transport: str) -> Iterator[list[socket.socket]]:
 def patched(code: str, *arguments: str) -> list[str]:
     """Return a command that breaks something, then serves."""
     program = (
-        "import os, signal, sys\nfrom echo7 import cli\nfrom echo7.process import service, supervisor, worker\n"
-        f"{code}\nsys.exit(cli.main(sys.argv[1:]))"
+        "import os, signal, sys\nfrom echo7 import cli, server\n"
+        f"from echo7.process import service, slot, supervisor, worker\n{code}\nsys.exit(cli.main(sys.argv[1:]))"
     )
     options = ["serve", *HOST, "--port", "0", "--workers", "2", "--log-format", "json", *arguments]
     return [sys.executable, "-c", program, *options]
@@ -249,6 +249,49 @@ def test_worker_on_term_delivers_and_is_replaced() -> None:
         assert echo.finish() == 0
 
 
+@pytest.mark.parametrize("plain", [(), ("--plain",)], ids=["fast", "plain"])
+@pytest.mark.parametrize("stopped", [(1,), (1, 2)], ids=["one hangs", "all hang"])
+def test_hanging_worker_is_killed_and_replaced(plain: tuple[str, ...], stopped: tuple[int, ...]) -> None:
+    """Story: `kill -STOP` of one of two workers. Half of all clients timed out for ever, and nothing was logged."""
+    with Patched(QUICK_LOOKS, *HOST, *plain) as echo:
+        echo.wait_until_ready()
+        hanging = {echo.halt(number) for number in stopped}
+        with clients_of(echo.port, "tcp") as streams, clients_of(echo.port, "udp") as flows:
+            for client in streams + flows:
+                client.send(b"wait")
+            for client in streams + flows:
+                assert client.recv(10) == b"wait"
+        while len({line["pid"] for line in echo.lines if line["event"] == "worker_ready"}) < len(stopped):
+            echo.next_line("worker_ready")
+        killed = [line for line in echo.lines if line["event"] == "worker_killed"]
+        assert {line["pid"] for line in killed} == hanging
+        assert {line["reason"] for line in killed} == {"silent"}
+        assert echo.finish() == 0
+
+
+QUICK_LOOKS = "slot.LOOK_INTERVAL_S = supervisor.LOOK_INTERVAL_S = 0.1; worker.REPORT_INTERVAL_S = 0.1"
+
+
+@pytest.mark.parametrize("garbage", ["b'x' * (1 << 20)", 'b\'{"say": "counters"}\\n\'', "b'\\n'"], ids=str)
+def test_worker_that_sends_garbage_is_killed_and_replaced(garbage: str) -> None:
+    code = f"""if True:
+        report = worker.Worker.report
+        def garble(self, question=0):
+            report(self, question)
+            if question == 1: self.channel.finish.__self__.write({garbage})
+        worker.Worker.report = garble
+    """
+    with Patched(code) as echo:
+        echo.wait_until_ready()
+        echo.process.send_signal(signal.SIGUSR1)
+        reasons = [echo.next_line("worker_killed")["reason"] for _ in range(2)]
+        assert reasons == ["broken", "broken"]
+        for _ in range(2 - sum(line["event"] == "worker_ready" for line in echo.lines)):
+            echo.next_line("worker_ready")
+        assert echo.finish() == 0
+        assert [line["connections"] for line in echo.lines if line["event"] == "counters"] == [1]
+
+
 # ---------------------------------------------------------------- the end
 
 
@@ -323,7 +366,7 @@ def test_workers_of_a_killed_supervisor_deliver_and_end() -> None:
 
 
 def test_term_during_a_back_off_ends_at_once() -> None:
-    code = "supervisor.BackOff.hopeless = False\nworker.run = lambda *args: 3"
+    code = "slot.BackOff.hopeless = False\nworker.run = lambda *args: 3"
     with Patched(code) as echo:
         assert [echo.next_line("worker_ended")["exit_code"] for _ in range(2)] == [3, 3]
         assert echo.finish() == 0

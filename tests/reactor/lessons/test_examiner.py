@@ -20,7 +20,7 @@ from reactor.lessons import checks, clients, host, subject
 from reactor.lessons.promises import PROMISES, judge
 from reactor.lessons.staircase import LESSONS, Lesson
 from reactor.lessons.subject import Broken, NotMeasured, Program, Subject, Unusable
-from tests.support.basics import PATIENCE_S
+from tests.support.basics import PATIENCE_S, until
 from tests.support.lessons import check_together
 
 HOLDS_EVERYTHING_UP = "sum(range(10**13))"  # in C: no other thread can run
@@ -140,9 +140,11 @@ def serve(listener):
     while True:
         client, _ = listener.accept()
         if os.fork() == 0:
-            while data := client.recv(4096):
-                client.sendall(data)
-            os._exit(0)
+            try:
+                while data := client.recv(4096):
+                    client.sendall(data)
+            finally:
+                os._exit(0)
         client.close()
 """
 
@@ -290,3 +292,33 @@ def test_host_messages_are_json_lines() -> None:
     with ours, theirs:
         host.Host(theirs, 1.0, 4).tell("ready", why="it is")
         assert json.loads(ours.recv(100)) == {"event": "ready", "why": "it is"}
+
+
+DAEMON = """
+import os
+
+def serve(listener):
+    if os.fork() == 0:
+        os.setsid()
+        if os.fork() == 0:
+            with open({path!r}, "w") as file:
+                file.write(str(os.getpid()))
+        else:
+            os._exit(0)
+    while True:
+        client, _ = listener.accept()
+        with client:
+            while data := client.recv(4096):
+                client.sendall(data)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems adopt no orphans")
+def test_no_descendant_of_a_program_outlives_its_examination(write: Write, tmp_path: pathlib.Path) -> None:
+    """Story: `--check` of a program that forks left its descendants alive."""
+    path = tmp_path / "pid"
+    with Subject(write(DAEMON.format(path=str(path))), 30.0, 1) as it:
+        it.go()
+        until(lambda: path.exists() and path.read_text())
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(path.read_text()), 0)
