@@ -33,7 +33,8 @@ OURS = """
     echo7.sockets.reuseport reactor reactor.buffer reactor.connection reactor.connector reactor.console
     reactor.console.commandline reactor.datagram reactor.doors reactor.fastpath reactor.fastpath.batch
     reactor.fastpath.datagrams reactor.fastpath.epoll reactor.fastpath.splice reactor.handler reactor.limits
-    reactor.listener reactor.loop reactor.signals reactor.sockets reactor.sockets.addresses reactor.sockets.errors
+    reactor.listener reactor.loop reactor.signals reactor.sockets reactor.sockets.addresses reactor.sockets.congestion
+    reactor.sockets.errors
     reactor.sockets.factory reactor.sockets.opening reactor.sockets.pktinfo reactor.sockets.signaltable
     reactor.sockets.watchlist reactor.timers reactor.verbs
 """.split()
