@@ -24,7 +24,7 @@ from benchmarks.process import FailedError, raise_descriptor_limit
 from benchmarks.results import Results
 from benchmarks.servers import BY_NAME, SERVERS, Server, missing
 from benchmarks.workloads import WORKLOADS, Workload, chosen
-from reactor.console.commandline import OneLineParser
+from reactor.console.commandline import STDERR, OneLineParser, fitted, takes_escapes
 
 SPARE_DESCRIPTORS = 100  # of load and server, beside those of the connections
 
@@ -91,8 +91,8 @@ def _rounds(workload: Workload, servers: list[Server], options: argparse.Namespa
 
 
 def _progress(text: str) -> None:
-    if sys.stderr.isatty():
-        print(f"\r\033[K{text}", end="", file=sys.stderr, flush=True)
+    if takes_escapes(STDERR):
+        print(f"\r\033[K{fitted(text, STDERR)}", end="", file=sys.stderr, flush=True)
     elif text:
         print(text, file=sys.stderr, flush=True)
 

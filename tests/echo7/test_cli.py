@@ -213,7 +213,8 @@ def test_default_start_logs_a_loopback_hint_and_a_line_for_each_socket() -> None
     """Issue: "one line per socket to stderr, ending in `tcp 127.0.0.1:7` / `udp [::1]:7`"; "the start-up line says
     that it is reachable from this machine only and how to open it".
     """
-    with text_log() as (hint, *listening):
+    with text_log() as (hint, limit, *listening):
+        assert re.search(r" info at most [\d,]+ connections at once, with [\d,]+ descriptors$", limit)
         port = listening[0].rpartition(":")[2]
         assert "reachable from this machine only" in hint
         assert "--host '*'" in hint
@@ -226,8 +227,8 @@ def test_default_start_logs_a_loopback_hint_and_a_line_for_each_socket() -> None
 def test_transport_that_is_off_has_no_line(option: str, kind: str) -> None:
     """One transport is served; and with --host there is no hint about loopback."""
     with text_log("--host", "127.0.0.1", option) as lines:
-        assert len(lines) == 1
-        assert f" listening on {kind} 127.0.0.1:" in lines[0]
+        assert [line for line in lines if "listening" in line] == [lines[-1]]
+        assert f" listening on {kind} 127.0.0.1:" in lines[-1]
 
 
 @pytest.mark.parametrize("arguments", [[], ["--plain"]])
@@ -315,7 +316,8 @@ def test_start_without_descriptors_ends_with_one_line_and_status_1() -> None:
     code = """if True:
         import os, resource, sys
         from echo7 import cli
-        free = os.dup(2)  # the next descriptor
+        while (free := os.dup(2)) < 20:  # the next descriptor
+            pass
         os.close(free)
         resource.setrlimit(resource.RLIMIT_NOFILE, (free + 2, free + 2))  # a selector and a pair need three
         sys.exit(cli.main(["serve", "--port", "0", "--log-format", "json"]))
@@ -485,7 +487,8 @@ def test_text_summary_is_in_words() -> None:
     command = [sys.executable, "-m", "echo7", "serve", "--port", "0", "--host", "127.0.0.1", "--no-udp"]
     with subprocess.Popen(command, cwd=PROJECT, stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None
-        assert " listening on tcp 127.0.0.1:" in process.stderr.readline()
+        while " listening on tcp 127.0.0.1:" not in process.stderr.readline():
+            pass
         process.send_signal(signal.SIGTERM)
         lines = process.stderr.read().splitlines()
     assert process.returncode == 0
