@@ -7,7 +7,8 @@
 
 Start with `verdict` (the verdicts and the score), `effort` (how much is tried), `tcp_cases` and `tcp_load`. Then read
 `tcp_client` and `udp_client` (compare received bytes with sent ones), `session` (runs one case on the loop), `checker`
-(runs all cases), `table` (prints a report) and `command`. Imports `reactor`, `echo7.sockets.resolve` and `echo7.arguments`, and nothing of the server.
+(runs all cases), `table` (prints a report) and `command`. Imports `reactor`, `echo7.sockets.resolve` and
+`echo7.arguments`, and nothing of the server.
 """
 
 from __future__ import annotations
@@ -23,8 +24,8 @@ from echo7.sockets.resolve import resolve
 from reactor import Address, Reactor
 
 __all__ = [
-    "CASES", "NORMAL", "QUICK", "THOROUGH", "Case", "Checker", "Effort", "Fault", "Finding", "Report", "Score", "Verdict",
-    "check", "one_of_each_family",
+    "CASES", "NORMAL", "QUICK", "THOROUGH", "Case", "Checker", "Fault", "Finding", "Report", "Score", "Verdict", "check",
+    "one_of_each_family",
 ]  # fmt: skip
 
 TIMEOUT_S = 3.0
@@ -47,8 +48,8 @@ def check(
 
     A case gives up when nothing happens for `timeout_s`. `effort` is QUICK, NORMAL or THOROUGH. A `seed` repeats the
     payloads and the order of an earlier run; the report tells it. `progress(case, address, finding)` is called before
-    each run of a case (finding None) and after it. Raise UnresolvedName for a name that can't be resolved, ValueError for unknown cases
-    and for a time-out of 0 or less.
+    each run of a case (finding None) and after it. Raise UnresolvedName for a name that can't be resolved, ValueError
+    for unknown cases and for a time-out of 0 or less.
     """
     cases = chosen(transports, only)
     if not timeout_s > 0:

@@ -9,6 +9,7 @@ and the server must still work. The run takes a bounded time with any server.
 from __future__ import annotations
 
 import difflib
+import functools
 import random
 from collections.abc import Callable, Collection, Sequence
 
@@ -132,7 +133,7 @@ class Checker:
             if self._reactor.now() >= place.deadline_s:
                 self._found(Finding(case, place.host, Verdict.UNKNOWN, NO_TIME))
                 continue
-            Session(place.run, case, number, lambda *over: self._over(place, *over)).start()
+            Session(place.run, case, number, functools.partial(self._over, place)).start()
             return
         self._end()
 

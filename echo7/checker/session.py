@@ -157,7 +157,7 @@ class Session:
         self._deadline_s = self.reactor.now() + before_s
 
     def enough(self, count: int, most: int) -> bool:
-        """Whether a count may end: it is complete, or half complete after some time, or went on long (a slow server)."""
+        """Whether a count may end: it is complete, or half of it after some time, or a slow server had long enough."""
         spent_s = self.reactor.now() - self._start_s
         return (
             count >= most

@@ -22,6 +22,8 @@ CLIENTS = 8
 WINDOW, WINDOW_BYTES = 8, 32_768  # sent and not answered; less than any socket's buffer holds
 FRAME_BYTES = 1472  # of a datagram in one Ethernet frame
 LARGE_EVERY = 20  # one datagram of so many is large
+MOST_PER_S = 5000  # slower than the limits of servers for one source
+PACE_S = 0.005
 LOST_MOST = 50  # over a network
 CHARGEN_PORT = 19
 BEHIND_S = 0.01  # a second answer comes right after the first; later ones are noticed at the end of the run
@@ -178,10 +180,12 @@ async def count(session: Session) -> str:
     """Check a great number of datagrams of all sizes, a few at a time."""
     client, sizes = session.udp_client(), list(range(FRAME_BYTES + 1))
     session.random.shuffle(sizes)
-    lost = 0
+    lost, start_s = 0, session.reactor.now()
     while not session.enough(client.sent_count, session.effort.datagrams):
-        _fill(session, client, sizes)
         before = client.answers_count
+        _fill(session, client, sizes)
+        if (early_s := start_s + client.sent_count / MOST_PER_S - session.reactor.now()) > PACE_S:
+            await session.pause(early_s)
         if await client.answered(before + 1, session.timeout_s / (1 if session.is_here else 3)):
             client.check()
             continue

@@ -16,9 +16,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from echo7.checker import CASES, NORMAL, QUICK, Checker, Effort, Finding, Report, Verdict, check
+from echo7.checker import CASES, NORMAL, QUICK, Checker, Finding, Report, Verdict, check
 from echo7.checker.checker import chosen
-from echo7.checker.effort import THOROUGH, left_out
+from echo7.checker.effort import THOROUGH, Effort, left_out
 from reactor import Connection, Reactor
 from reactor.testing import SimulatedNetwork
 from tests.echo7.checker.cheats import CHEATS, HONEST, Cheat, World

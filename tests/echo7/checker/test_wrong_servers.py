@@ -8,8 +8,9 @@ from collections.abc import Callable, Collection
 
 import pytest
 
-from echo7.checker import CASES, NORMAL, Checker, Effort, Fault, Report, Verdict
+from echo7.checker import CASES, NORMAL, Checker, Fault, Report, Verdict
 from echo7.checker.checker import chosen
+from echo7.checker.effort import Effort
 from echo7.checker.verdict import score as score_for
 from reactor import Connection, Datagram, DatagramProtocol, Listener, Reactor, StreamProtocol, listen_tcp, open_udp
 from reactor.sockets.addresses import Address
