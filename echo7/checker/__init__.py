@@ -24,8 +24,8 @@ from echo7.sockets.resolve import resolve
 from reactor import Address, Reactor
 
 __all__ = [
-    "CASES", "NORMAL", "QUICK", "THOROUGH", "Case", "Checker", "Fault", "Finding", "Report", "Score", "Verdict", "check",
-    "one_of_each_family",
+    "CASES", "NORMAL", "QUICK", "THOROUGH", "Case", "Checker", "Fault", "Finding", "Report", "Score", "Verdict",
+    "check", "one_of_each_family",
 ]  # fmt: skip
 
 TIMEOUT_S = 3.0

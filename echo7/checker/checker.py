@@ -201,10 +201,12 @@ class Checker:
     # ------------------------------------------------------------ idle clients, and the end
 
     def _start_idle(self) -> None:
-        """Connect the clients that say nothing until the end, if nothing is wrong so far."""
+        """Connect the clients that say nothing until the end, if nothing is wrong with TCP so far."""
         for place in self._places:
-            findings = [f for (host, _), f in self._findings.items() if host == place.host and f.case.required]
-            if "tcp" in place.works and not any(f.verdict is Verdict.FAIL for f in findings):
+            findings = [
+                f for (host, _), f in self._findings.items() if host == place.host and f.case.transport == "tcp"
+            ]
+            if "tcp" in place.works and not any(f.counts_against for f in findings):
                 for case in self._cases:
                     if case.is_idle:
                         session = Session(place.run, case, 1, self._idle_over)

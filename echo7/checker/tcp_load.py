@@ -126,11 +126,9 @@ async def _blame(session: Session, clients: Sequence[TcpClient], waited_s: float
 
 async def _prove_loss(waiting: Sequence[TcpClient]) -> None:
     """Raise Failure if a waiting client gets the server's FIN without its bytes."""
-    for client in waiting:
-        if client.made:
-            with contextlib.suppress(Undecided):
-                await client.answered()
-            return
+    for client in [client for client in waiting if client.made][:1]:
+        with contextlib.suppress(Undecided):
+            await client.answered()
 
 
 async def resets(session: Session) -> str:

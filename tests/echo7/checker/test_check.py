@@ -10,6 +10,7 @@ import re
 import socket
 import sys
 import threading
+import types
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -19,7 +20,7 @@ import echo7
 from echo7 import check, cli
 from echo7.checker import CASES, QUICK, Case, Fault, Finding, Verdict, one_of_each_family, table
 from echo7.checker import command as check_command
-from echo7.checker.tcp_client import difference, fault_of
+from echo7.checker.tcp_client import TcpClient, difference, fault_of
 from echo7.checker.verdict import score
 from echo7.sockets.resolve import UnresolvedName
 from reactor.sockets.errors import os_error
@@ -220,6 +221,14 @@ def test_refused_unreachable_and_timed_out_are_different_faults(code: int, fault
 )
 def test_difference_says_its_place_and_its_bytes(sent: bytes, came: bytes, said: str) -> None:
     assert difference(sent, came, 100) == said
+
+
+def test_kernel_tells_whether_the_server_has_taken_everything() -> None:
+    with socket.create_server((HOST, 0)) as listener, socket.create_connection(listener.getsockname()) as sock:
+        client = TcpClient(Any)  # type: ignore[arg-type]
+        assert not client.is_taken
+        client.made, client.connection = True, types.SimpleNamespace(socket=sock)  # type: ignore[assignment]
+        assert client.is_taken
 
 
 def test_one_address_of_each_family_is_checked() -> None:

@@ -523,6 +523,94 @@ def test_first_datagram_may_be_lost_by_a_network() -> None:
     ]
 
 
+def test_first_datagram_that_is_lost_on_loopback_was_dropped() -> None:
+    report = report_for(udp=ChangedDatagrams(one_in(2, lambda data: [data])), only=["udp-1"])
+    assert report.status == 0
+    asked: list[bytes] = []
+    report = report_for(
+        udp=ChangedDatagrams(lambda data: asked.append(data) or [data][len(asked) == 1 :]), only=["udp-1"]
+    )  # type: ignore[func-returns-value]
+    (finding,) = [f for f in report.findings if f.verdict is Verdict.FAIL]
+    assert (finding.case.name, finding.seen) == ("udp-answers", "1 of 2 datagrams got no answer")
+
+
+@pytest.mark.usefixtures("across_a_network")
+def test_answer_that_comes_after_it_was_given_up_is_no_double() -> None:
+    """The first come two seconds late, and a network may do that; so may a stranger send to our port."""
+
+    class Late(EchoDatagrams):
+        count = 0
+
+        def answer(self, endpoint: Datagram, data: bytes, source: Address, path: bytes) -> None:
+            self.count += 1
+            loop.call_later(2.0 if 2 <= self.count < 20 else 0.0, endpoint.send, data, source)
+            stranger.send(b"buy", source)
+
+    network = SimulatedNetwork(9)
+    with network.reactor() as loop:
+        stranger = open_udp(loop, (ELSEWHERE, 4000), Silent())
+        serve(loop, RightEcho, Late(), PORT)
+        report = report_on(network, loop, only=["udp-count"])
+    (finding,) = [f for f in report.findings if f.verdict is not Verdict.PASS]
+    assert finding.verdict is Verdict.UNKNOWN
+    assert finding.seen.endswith("got no answer: lost by the network, or dropped")
+
+
+class Ignores(RightEcho):
+    """Answers all connections but one."""
+
+    def __init__(self) -> None:
+        self.made: list[Connection] = []
+
+    def connection_made(self, connection: Connection) -> None:
+        self.made.append(connection)
+
+    def data_received(self, connection: Connection, data: bytes) -> None:
+        if connection is not self.made[5 % len(self.made)] or len(self.made) < 6:
+            connection.write(data)
+
+
+@pytest.mark.parametrize(
+    ("is_taken", "verdict", "said"),
+    [
+        (None, Verdict.FAIL, "19 of 20 clients at once got an answer, while others are served at once"),
+        (
+            False,
+            Verdict.UNKNOWN,
+            "19 of 20 clients at once got an answer in time, the others aren't connected yet: it may only be slow",
+        ),
+    ],
+)
+def test_client_that_waits_among_many_counts_unless_tcp_itself_still_tries(
+    monkeypatch: pytest.MonkeyPatch, is_taken: bool | None, verdict: Verdict, said: str
+) -> None:
+    if is_taken is not None:
+        monkeypatch.setattr("echo7.checker.tcp_client.TcpClient.is_taken", is_taken)
+    report = report_for(tcp=Ignores, only=["tcp-many"])
+    (finding,) = [f for f in report.findings if f.case.name == "tcp-many"]
+    assert (finding.verdict, finding.seen) == (verdict, said)
+
+
+def test_server_that_stops_while_a_client_is_stuck_is_named_at_the_end() -> None:
+    """It serves nobody any more, so the cases can't be decided, and it has stopped."""
+
+    class Stops(RightEcho):
+        received_bytes = 0
+
+        def data_received(self, connection: Connection, data: bytes) -> None:
+            self.received_bytes += len(data)
+            if self.received_bytes < 2_000_000:
+                connection.write(data)
+
+        def eof_received(self, connection: Connection) -> bool:
+            return self.received_bytes >= 2_000_000
+
+    report = report_for(tcp=Stops, only=["tcp-stuck-peer", "tcp-0", "tcp-16m"])
+    words = {finding.case.name: finding for finding in report.findings}
+    assert words["tcp-alive"].fault is Fault.STOPPED
+    assert score_of(report).startswith("ω")
+
+
 @pytest.mark.usefixtures("across_a_network")
 def test_lossy_network_is_not_called_a_dropping_server() -> None:
     """Two of three datagrams are lost, whatever is in them."""
@@ -532,7 +620,8 @@ def test_lossy_network_is_not_called_a_dropping_server() -> None:
         seen.append(data)
         return [data] if len(seen) % 3 == 1 else []
 
-    report = report_for(udp=ChangedDatagrams(lossy), only=["udp-1", "udp-one-answer", "udp-count"])
+    cases = ["udp-1", "udp-one-answer", "udp-count"]
+    report = report_for(udp=ChangedDatagrams(lossy), only=cases, effort=SMALL._replace(datagrams=600))
     assert Verdict.FAIL not in {finding.verdict for finding in report.findings}
     assert report.status == 4
 
