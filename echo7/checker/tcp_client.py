@@ -122,11 +122,10 @@ class TcpClient(StreamProtocol):
     async def _blame(self, stalled_s: float) -> None:
         """Return if the missing bytes are lost: the server ends without them, or serves others at once meanwhile."""
         before = self.received_bytes
-        if not self.ended:
-            self.connection.half_close()
-            await self._session.until(
-                lambda: self.ended or self._is_settled(), moving=lambda: self.received_bytes, timeout_s=stalled_s / 2
-            )
+        self.connection.half_close()
+        await self._session.until(
+            lambda: self.ended or self._is_settled(), moving=lambda: self.received_bytes, timeout_s=stalled_s / 2
+        )
         if self._is_settled() and not self.over:
             held = self.sent_bytes - before
             raise Failure(Fault.CONDUCT, f"{held:,} of {self.sent_bytes:,} bytes came back only after our FIN")
@@ -172,9 +171,9 @@ class TcpClient(StreamProtocol):
     def _check_complete(self) -> None:
         self.check()
         if self._expected:
-            how = f"and then nothing for {self._session.stalled_s:g} s, while others are served at once"
-            if self.over or self.ended:
-                how = "and then it was reset" if self.reset else "and then the server closed"
+            how = "and then it was reset" if self.reset else "and then the server closed"
+            if not (self.over or self.ended):
+                how = f"and then nothing for {self._session.stalled_s:g} s, while others are served at once"
             raise Failure(Fault.LOSSY, f"{self.received_bytes:,} of {self.sent_bytes:,} bytes came back {how}")
 
     # ------------------------------------------------------------ for the loop

@@ -443,7 +443,7 @@ def test_server_that_dribbles_takes_bounded_time() -> None:
 
 
 def test_flood_of_datagrams_costs_bounded_memory() -> None:
-    report = udp_report(lambda data: [data] * 500)
+    report = report_for(udp=ChangedDatagrams(lambda data: [data] * 500), only=["udp-0", "udp-1"])
     assert failed(report) >= {"udp-0", "udp-1"}
     assert score_of(report) == "ω"
 
@@ -589,6 +589,42 @@ def test_client_that_waits_among_many_counts_unless_tcp_itself_still_tries(
     report = report_for(tcp=Ignores, only=["tcp-many"])
     (finding,) = [f for f in report.findings if f.case.name == "tcp-many"]
     assert (finding.verdict, finding.seen) == (verdict, said)
+
+
+@pytest.mark.parametrize(("case", "served"), [("tcp-0", 1), ("tcp-many", 10), ("tcp-stuck-peer", 2)])
+def test_server_that_serves_only_the_first_clients_cannot_be_told_from_a_slow_one_until_the_end(
+    case: str, served: int
+) -> None:
+    class First(RightEcho):
+        def __init__(self) -> None:
+            self.made: list[Connection] = []
+
+        def connection_made(self, connection: Connection) -> None:
+            self.made.append(connection)
+
+        def data_received(self, connection: Connection, data: bytes) -> None:
+            if connection in self.made[:served]:
+                connection.write(data)
+
+        def eof_received(self, connection: Connection) -> bool:
+            return connection not in self.made[:served]
+
+    words = {finding.case.name: finding for finding in report_for(tcp=First, only=[case]).findings}
+    assert words[case].verdict is Verdict.UNKNOWN
+    assert words["tcp-alive"].fault is Fault.STOPPED
+
+
+def test_connection_that_hangs_while_others_are_served_is_lossy() -> None:
+    class Hangs(Ignores):
+        def eof_received(self, connection: Connection) -> bool:
+            return connection is self.made[1]
+
+        def data_received(self, connection: Connection, data: bytes) -> None:
+            if len(self.made) == 1 or connection is not self.made[1]:
+                connection.write(data)
+
+    (finding,) = [f for f in report_for(tcp=Hangs, only=["tcp-1"]).findings if f.case.name == "tcp-1"]
+    assert finding.seen == "0 of 1 bytes came back and then nothing for 6 s, while others are served at once"
 
 
 def test_server_that_stops_while_a_client_is_stuck_is_named_at_the_end() -> None:
