@@ -1,8 +1,9 @@
 """`python3 -m benchmarks.golf [FILE…]`: score echo servers by size: bytes × multiplier. The least wins.
 
 Law: a score needs a check. Each program runs alone (see `benchmarks/alone.py`), and `echo7 check` decides: ×1, doubled
-if TCP or UDP is missing, quadrupled if the port isn't 7 or bytes are dropped or changed, ω if the program sends more
-than it received or doesn't echo. The suffix of the name chooses the interpreter: .py, .js, .rkt.
+if TCP or UDP is missing, quadrupled if the port isn't 7 or another required case fails, ω if the program sends more
+than it received, doesn't echo, or stops working. If a required case can't be decided, there is no score. The suffix of
+the name chooses the interpreter: .py, .js, .rkt.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from benchmarks.alone import AloneError, judge_alone, namespace
 from reactor.console.commandline import OneLineParser
 
 ENTRIES = pathlib.Path(__file__).resolve().parent / "entries"
-OURS = ("ours.py", "threads.py", "node.js", "racket.rkt")
+OURS = ("ours.py", "both.py", "threads.py", "node.js", "racket.rkt")
 INTERPRETERS = {".py": (sys.executable,), ".js": ("node",), ".rkt": ("racket",)}
 
 
@@ -28,14 +29,14 @@ class Card(NamedTuple):
     name: str
     size_bytes: int
     multiplier: str
-    total: int | None  # None: ω, or not checked
+    total: int | None  # None: ω, not decided or not checked
     remarks: str
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Score the programs and print a table. Return the exit status: 0 when all were checked."""
     parser = OneLineParser(prog="python3 -m benchmarks.golf", description="Score echo servers: bytes × multiplier.")
-    parser.add_argument("files", nargs="*", type=pathlib.Path, metavar="FILE", help="programs (default: our own four)")
+    parser.add_argument("files", nargs="*", type=pathlib.Path, metavar="FILE", help="programs (default: our own)")
     options = parser.parse_args(argv)
     files: list[pathlib.Path] = options.files or [ENTRIES / name for name in OURS]
     _refuse_nonsense(parser, files)
@@ -72,9 +73,15 @@ def card(prefix: Sequence[str], file: pathlib.Path) -> Card:
         return Card(file.name, size_bytes, "", None, f"not checked: {error}")
     score: dict[str, Any] = document["score"]
     factor: int | None = score["factor"]
-    failed = [finding["case"] for finding in document["findings"] if finding["verdict"] == "fail"]
-    remarks = "; ".join([*score["reasons"], *([f"fails {', '.join(failed)}"] if failed else [])])
+    remarks = "; ".join([*score["reasons"], *not_passed(document["findings"])])
     return Card(file.name, size_bytes, score["text"], None if factor is None else factor * size_bytes, remarks)
+
+
+def not_passed(findings: Sequence[dict[str, Any]]) -> list[str]:
+    """Return in words which cases weren't passed, by verdict."""
+    words = {"fail": "fails", "not supported": "not supported:", "can't tell": "can't tell:"}
+    named = {verdict: [f["case"] for f in findings if f["verdict"] == verdict] for verdict in words}
+    return [f"{words[verdict]} {', '.join(names)}" for verdict, names in named.items() if names]
 
 
 def markdown(cards: Sequence[Card]) -> str:
@@ -82,7 +89,7 @@ def markdown(cards: Sequence[Card]) -> str:
     ranked = sorted(cards, key=lambda card: (card.total is None, card.total or 0, card.size_bytes))
     rows = [
         f"| `{card.name}` | {card.size_bytes} | {card.multiplier or '?'} "
-        f"| {'ω' if card.total is None else card.total} | {card.remarks} |"
+        f"| {card.total or (card.multiplier if card.multiplier == 'ω' else '?')} | {card.remarks} |"
         for card in ranked
     ]
     return "\n".join(["| program | bytes | multiplier | score | |", "|---|---|---|---|---|", *rows])

@@ -14,7 +14,7 @@ import socket
 import sys
 
 from echo7.arguments import HelpFormatter, number, seconds
-from echo7.checker import TIMEOUT_S, Case, Finding, check, table
+from echo7.checker import NORMAL, QUICK, SEEDS, THOROUGH, TIMEOUT_S, Case, Finding, check, table
 from echo7.checker.checker import chosen
 from echo7.checker.verdict import ECHO_PORT, TRANSPORTS
 from echo7.sockets.resolve import UnresolvedName
@@ -29,6 +29,7 @@ EXIT_STATUSES = {
     "1": "some fail, or the check can't start, or stdout can't be written",
     "2": "invalid options",
     "3": "nothing answered: refused, unreachable, timed out, or no such name",
+    "4": "none fails, but some required cases can't be decided",
     "130": "ended by Ctrl-C",
 }
 EXAMPLES = """\
@@ -36,6 +37,7 @@ examples:
   echo7 check 192.0.2.1                      all cases, over IPv4 and IPv6
   echo7 check localhost --port 7007 --tcp    one transport, another port
   echo7 check example.net --only udp-512 udp-largest
+  echo7 check localhost --thorough           for minutes, to find what is rare
   echo7 check example.net --json >report.json
   echo7 check --list                         every case with its rule
 """
@@ -60,6 +62,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     cases.add_argument("--only", nargs="+", default=[], metavar="NAME", help="run only these cases (see --list)")
     timeout_help = "end a case that makes no progress (default: %(default)g)"
     cases.add_argument("--timeout", type=seconds, default=TIMEOUT_S, metavar="SECONDS", help=timeout_help)
+    effort = cases.add_mutually_exclusive_group()
+    effort.add_argument("--quick", action="store_true", help="try less, in a few seconds, and say what is left out")
+    effort.add_argument("--thorough", action="store_true", help="try far more, for minutes")
+    seed_help = "repeat the payloads and the order of an earlier run"
+    cases.add_argument("--seed", type=number(0, SEEDS - 1), metavar="NUMBER", help=seed_help)
     output = parser.add_argument_group("output")
     output.add_argument("--list", action="store_true", help="list the cases, and check no server")
     output.add_argument("--json", action="store_true", help="print one JSON document instead of the table")
@@ -77,6 +84,7 @@ def run(options: argparse.Namespace) -> int:
         report = check(
             options.host, options.port,
             transports=transports, only=options.only, family=family, timeout_s=options.timeout, progress=progress,
+            effort=QUICK if options.quick else THOROUGH if options.thorough else NORMAL, seed=options.seed,
         )  # fmt: skip
     except UnresolvedName as error:
         print(f"echo7 check: {error}", file=sys.stderr)

@@ -10,9 +10,12 @@ from collections.abc import Sequence
 from echo7.checker.verdict import Case, Finding, Report, Verdict
 from reactor import format_address
 
-SCHEMA = 1
+SCHEMA = 2
 COLOURS = {Verdict.PASS: "32", Verdict.FAIL: "31", Verdict.UNSUPPORTED: "31", Verdict.UNKNOWN: "33"}  # ECMA-48 §8.3.117
-STATUS = ("all required cases pass", "required cases fail", "", "nothing answered")
+STATUS = (
+    "all required cases pass", "required cases fail", "", "nothing answered",
+    "no required case fails, but some can't be decided",
+)  # fmt: skip
 HEADINGS = ("case", "verdict", "seen", "rule")
 
 
@@ -40,6 +43,9 @@ def summary(report: Report) -> list[str]:
     beyond = [f.case.name for f in report.findings if f.verdict is Verdict.FAIL and not f.case.required]
     if beyond:
         lines.append(f"failed, but not required: {', '.join(dict.fromkeys(beyond))}")
+    if report.left_out:
+        lines.append(f"tried less: {report.left_out}")
+    lines.append(f"payloads and order are from seed {report.seed} (--seed {report.seed} repeats them)")
     if report.score is not None:
         why = f" ({'; '.join(report.score.reasons)})" if report.score.reasons else ""
         lines.append(f"score of the smallest-server challenge: bytes of source {report.score.text}{why}")
@@ -55,6 +61,8 @@ def document(report: Report) -> dict[str, object]:
         "port": report.port,
         "status": report.status,
         "answered": report.answered,
+        "seed": report.seed,
+        "left_out": report.left_out,
         "score": score and {"text": score.text, "factor": score.factor, "reasons": list(score.reasons)},
         "findings": [_finding(finding) for finding in report.findings],
     }

@@ -11,10 +11,12 @@ import socket
 from collections.abc import Callable
 from typing import Protocol
 
-from echo7.checker.verdict import Failure, Fault
+from echo7.checker.verdict import Failure, Fault, Undecided
 from reactor import Connection, Connector, StreamProtocol
 
+HELLO = b"echo7 check: are you there?\n"
 SHOWN_BYTES = 8  # of a difference
+TCP_INFO_BYTES, UNACKED_AT = 104, 24  # of struct tcp_info (linux/tcp.h)
 UNREACHABLE = (errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EADDRNOTAVAIL, errno.EACCES, errno.EPERM)
 
 
@@ -22,6 +24,14 @@ class Waiting(Protocol):
     """What a client needs of its session."""
 
     timeout_s: float
+    is_here: bool  # no network between us and the server
+
+    @property
+    def stalled_s(self) -> float:
+        """How long to wait before a missing answer can count against the server."""
+
+    async def serves_others(self, waited_s: float) -> bool:
+        """Whether the server answers new clients at once; see `Session.serves_others`."""
 
     def news(self) -> None:
         """Something has happened."""
@@ -37,6 +47,10 @@ def fault_of(error: OSError) -> Fault:
     if error.errno in UNREACHABLE:
         return Fault.UNREACHABLE
     return Fault.TIMED_OUT if error.errno == errno.ETIMEDOUT else Fault.REFUSED
+
+
+def _slow(waited_s: float) -> str:
+    return f"nothing for {waited_s:g} s, but others wait too: it may only be slow"
 
 
 def difference(sent: bytes, came: bytes, offset: int) -> str:
@@ -83,17 +97,40 @@ class TcpClient(StreamProtocol):
         await self.answered()
 
     async def answered(self) -> None:
-        """Wait until everything that was sent is back. Raise Failure."""
-        await self._session.until(lambda: self.over or not self._expected, moving=lambda: self.received_bytes)
+        """Wait until everything that was sent is back. Raise Failure, or Undecided if the server may only be slow."""
+        stalled_s = self._session.stalled_s
+        if not await self._session.until(self._is_settled, moving=lambda: self.received_bytes, timeout_s=stalled_s):
+            await self._blame(stalled_s)
         self._check_complete()
 
     async def finished(self) -> None:
-        """Wait for the server's FIN after all its bytes. Raise Failure."""
-        await self._session.until(lambda: self.over or self.ended, moving=lambda: self.received_bytes)
+        """Wait for the server's FIN after all its bytes. Raise Failure, or Undecided if the server may only be slow."""
+        stalled_s = self._session.stalled_s
+        over = await self._session.until(
+            lambda: self.over or self.ended, moving=lambda: self.received_bytes, timeout_s=stalled_s
+        )
+        if not over and not await self._session.serves_others(stalled_s):
+            raise Undecided(_slow(stalled_s))
         self._check_complete()
         if not self.ended:
             instead = "then a reset came instead of FIN" if self.reset else "but no FIN after them"
             raise Failure(Fault.CONDUCT, f"all {self.sent_bytes:,} bytes came back, {instead}")
+
+    def _is_settled(self) -> bool:
+        return self.over or not self._expected
+
+    async def _blame(self, stalled_s: float) -> None:
+        """Return if the missing bytes are lost: the server ends without them, or serves others at once meanwhile."""
+        before = self.received_bytes
+        self.connection.half_close()
+        await self._session.until(
+            lambda: self.ended or self._is_settled(), moving=lambda: self.received_bytes, timeout_s=stalled_s / 2
+        )
+        if self._is_settled() and not self.over:
+            held = self.sent_bytes - before
+            raise Failure(Fault.CONDUCT, f"{held:,} of {self.sent_bytes:,} bytes came back only after our FIN")
+        if not (self.over or self.ended or await self._session.serves_others(stalled_s)):
+            raise Undecided(_slow(stalled_s))
 
     def check(self) -> None:
         """Raise the failure so far, if there is one."""
@@ -104,6 +141,23 @@ class TcpClient(StreamProtocol):
     def is_answered(self) -> bool:
         """Whether everything that was sent is back."""
         return not self._expected and self.failure is None
+
+    @property
+    def is_refused(self) -> bool:
+        """Whether the server, or its kernel, refused the connection."""
+        return self.failure is not None and self.failure.fault is Fault.REFUSED
+
+    @property
+    def is_taken(self) -> bool:
+        """Whether the server's kernel has taken all that was sent. If not, TCP itself is still trying (tcp(7))."""
+        if not self.made:
+            return False
+        try:
+            info = self.connection.socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, TCP_INFO_BYTES)
+        except (OSError, AttributeError, TypeError):
+            # closed, or a system without TCP_INFO, or a simulated socket
+            return True
+        return len(info) < UNACKED_AT + 4 or not any(info[UNACKED_AT : UNACKED_AT + 4])
 
     def close(self) -> None:
         """Close the connection: with FIN if nothing is pending, else with a reset."""
@@ -117,9 +171,9 @@ class TcpClient(StreamProtocol):
     def _check_complete(self) -> None:
         self.check()
         if self._expected:
-            how = f"and then nothing for {self._session.timeout_s:g} s"
-            if self.over or self.ended:
-                how = "and then it was reset" if self.reset else "and then the server closed"
+            how = "and then it was reset" if self.reset else "and then the server closed"
+            if not (self.over or self.ended):
+                how = f"and then nothing for {self._session.stalled_s:g} s, while others are served at once"
             raise Failure(Fault.LOSSY, f"{self.received_bytes:,} of {self.sent_bytes:,} bytes came back {how}")
 
     # ------------------------------------------------------------ for the loop

@@ -1,1 +1,1 @@
-require('net').createServer(c=>c.pipe(c)).listen(7);u=require('dgram').createSocket('udp4').on('message',(m,r)=>u.send(m,r.port,r.address)).bind(7)
+r=require;r('net').Server(c=>c.pipe(c).on('error',eval)).listen(7);u=r('dgram').createSocket('udp6',(m,a)=>u.send(m,a.port,a.address)).bind(7)

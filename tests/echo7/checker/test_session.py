@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from echo7.checker import Case, Finding, Verdict
-from echo7.checker.session import PATIENCES_PER_CASE, Session
+from echo7.checker import NORMAL, Case, Finding, Verdict
+from echo7.checker.session import Run, Session
 from echo7.checker.verdict import Story
 from reactor import Reactor
 from tests.support.loops import ManualClock, turn_idle
@@ -21,8 +21,9 @@ class Play:
         self.findings: list[Finding] = []
         self.reactor, self.clock = reactor, clock
         case = Case("tcp-story", "a test's", "RFC 862", story)
-        self.session = Session(reactor, TARGET, case, TIMEOUT_S, self.findings.append)
-        self.session.run()
+        run = Run(reactor, TARGET, True, TIMEOUT_S, NORMAL, 862)
+        self.session = Session(run, case, 1, lambda finding, clients: self.findings.append(finding))
+        self.session.start()
 
     def advance(self, delay_s: float) -> None:
         self.clock.advance(delay_s)
@@ -81,7 +82,7 @@ def test_case_ends_though_things_still_move() -> None:
     clock = ManualClock()
     with Reactor(clock=clock) as reactor:
         play = Play(reactor, clock, story)
-        for _ in range(2 * PATIENCES_PER_CASE):
+        for _ in range(2 * NORMAL.case_patience):
             moved[0] += 1
             play.session.news()
             play.advance(0.6 * TIMEOUT_S)

@@ -8,8 +8,9 @@ from collections.abc import Callable, Collection
 
 import pytest
 
-from echo7.checker import CASES, Checker, Fault, Report, Verdict
-from echo7.checker.checker import PATIENCES_IN_ALL, chosen
+from echo7.checker import CASES, NORMAL, Checker, Fault, Report, Verdict
+from echo7.checker.checker import chosen
+from echo7.checker.effort import Effort
 from echo7.checker.verdict import score as score_for
 from reactor import Connection, Datagram, DatagramProtocol, Listener, Reactor, StreamProtocol, listen_tcp, open_udp
 from reactor.sockets.addresses import Address
@@ -17,8 +18,14 @@ from reactor.testing import SimulatedNetwork
 
 HOST, ELSEWHERE, PORT = "10.0.0.1", "10.0.0.2", 7
 TIMEOUT_S = 3.0
+SMALL = NORMAL._replace(rounds=1, clients=20, connections=20, resets=1, exchanges=20, datagrams=60, stream_mib=1)
 TCP, UDP = ({case.name for case in CASES if case.transport == transport} for transport in ("tcp", "udp"))
 UDP_CASES = [*UDP, "tcp-answers"]
+# These ask many things at once, so that many faults fail them. The others name one fault each.
+LOAD = set(
+    "tcp-chunks tcp-late-reader tcp-count tcp-many tcp-slow-reader tcp-stuck-peer tcp-16m tcp-stream tcp-again "
+    "tcp-reset tcp-idle tcp-alive udp-one-answer udp-clients udp-count udp-alive".split()
+)
 WITH_DATA = TCP - {"tcp-silence", "tcp-0"}
 LINE_ENDS = {"tcp-runs", "tcp-random", "tcp-text", "tcp-telnet"}  # the cases with a CR LF in them
 
@@ -195,11 +202,19 @@ def report_on(
     port: int = PORT,
     transports: Collection[str] = ("tcp", "udp"),
     only: Collection[str] = (),
+    effort: Effort = SMALL,
 ) -> Report:
     """Run the checker in the simulation, where time-outs take no time."""
     reports: list[Report] = []
     Checker(
-        loop, "server.test", [(HOST, port)], chosen(transports, only), timeout_s=TIMEOUT_S, done=reports.append
+        loop,
+        "server.test",
+        [(HOST, port)],
+        chosen(transports, only),
+        timeout_s=TIMEOUT_S,
+        done=reports.append,
+        effort=effort,
+        seed=862,
     ).start()
     network.run(loop, until=lambda: reports)
     assert len(reports) == 1
@@ -211,12 +226,13 @@ def report_for(
     udp: DatagramProtocol | None = None,
     port: int = PORT,
     only: Collection[str] = (),
+    effort: Effort = SMALL,
 ) -> Report:
     """Check a server of these parts; by default each is right. `tcp` is called once: all connections share it."""
     network = SimulatedNetwork(862)
     with network.reactor() as loop:
         serve(loop, tcp, udp or EchoDatagrams(), port)
-        report = report_on(network, loop, port=port, only=only)
+        report = report_on(network, loop, port=port, only=only, effort=effort)
     network.check()
     return report
 
@@ -239,15 +255,15 @@ def serve(loop: Reactor, tcp: Callable[[], StreamProtocol] | None, udp: Datagram
 
 
 def failed(report: Report) -> set[str]:
-    assert {f.verdict for f in report.findings} <= {Verdict.PASS, Verdict.FAIL}
-    return {finding.case.name for finding in report.findings if finding.verdict is Verdict.FAIL}
+    """Return the failed cases that name one fault each."""
+    return {finding.case.name for finding in report.findings if finding.verdict is Verdict.FAIL} - LOAD
 
 
 def test_right_server_passes_every_case_and_scores_1() -> None:
-    report = report_for()
+    report = report_for(effort=SMALL._replace(rounds=2))
     assert failed(report) == set()
     assert {finding.case.name for finding in report.findings} == TCP | UDP
-    assert (report.status, report.score and report.score.factor) == (0, 1)
+    assert (report.status, score_of(report)) == (0, "×1")
 
 
 @pytest.mark.parametrize(
@@ -260,12 +276,12 @@ def test_right_server_passes_every_case_and_scores_1() -> None:
         (LosesUrgent, {"tcp-urgent"}, "×1"),
         (Greets, TCP, "ω"),
         (lambda: Changed(twice), WITH_DATA, "ω"),
-        (ResetsOnHalfClose, {"tcp-half-close"}, "×1"),
+        (ResetsOnHalfClose, {"tcp-0", "tcp-half-close"}, "×4"),
         (lambda: Changed(swap_halves), WITH_DATA - {"tcp-1", "tcp-byte-by-byte"}, "×4"),
-        (NeverCloses, {"tcp-0", "tcp-half-close"}, "×1"),
+        (NeverCloses, {"tcp-0", "tcp-half-close"}, "×4"),
         (HangsUpInTheMiddle, MORE_THAN_1000, "×4"),
-        (OneAtATime, {"tcp-many", "tcp-stuck-peer"}, "×1"),
-        (ClosesAfterAnswer, {"tcp-caller-ends"}, "×1"),
+        (OneAtATime, {"tcp-many", "tcp-stuck-peer"}, "?"),
+        (ClosesAfterAnswer, {"tcp-caller-ends"}, "×4"),
         (FlushesWithoutLooking, {"tcp-slow-reader", "tcp-stuck-peer"}, "×4"),
     ],
     ids=[
@@ -279,7 +295,7 @@ def test_wrong_tcp_server_fails_exactly_its_own_cases(
     server: Callable[[], StreamProtocol], faults: set[str], score: str
 ) -> None:
     report = report_for(tcp=server)
-    assert failed(report) == faults
+    assert failed(report) == faults - LOAD
     assert score_of(report) == score
     assert report.status == (1 if faults - {"tcp-urgent"} else 0)
 
@@ -288,8 +304,8 @@ def test_wrong_tcp_server_fails_exactly_its_own_cases(
     ("change", "faults", "score"),
     [
         (lambda data: [data[:2048]], {"udp-8193", "udp-largest"}, "×4"),
-        (lambda data: [data] if data else [], {"udp-0"}, "×1"),
-        (lambda data: [data, data], {"udp-one-answer"}, "ω"),
+        (lambda data: [data] if data else [], {"udp-0"}, "×4"),
+        (lambda data: [data, data], UDP - {"udp-largest", "udp-loop-guard"}, "ω"),
         (lambda data: [data + b"!"], UDP - {"udp-loop-guard"}, "ω"),
         (lambda data: [data.replace(b"\xff", b"")], {"udp-all-bytes"}, "×4"),
         (lambda data: [data] if len(data) < 1473 else [], {"udp-1473", "udp-8193", "udp-largest"}, "×4"),
@@ -300,7 +316,7 @@ def test_wrong_udp_server_fails_exactly_its_own_cases(
     change: Callable[[bytes], list[bytes]], faults: set[str], score: str
 ) -> None:
     report = udp_report(change)
-    assert failed(report) == faults
+    assert failed(report) == faults - LOAD
     assert (score_of(report), report.status) == (score, 1)
 
 
@@ -345,7 +361,7 @@ def test_server_that_waits_for_a_line_fails_cases_without_one() -> None:
     [
         (RightEcho, Silent(), "×2", {"udp-answers": "timed out"}),
         (None, EchoDatagrams(), "×2", {"tcp-answers": "refused"}),
-        (Discards, EchoDatagrams(), "×2", {"tcp-answers": "nothing within 3 s"}),
+        (Discards, EchoDatagrams(), "×2", {"tcp-answers": "nothing within 6 s"}),
         (ClosesAtOnce, EchoDatagrams(), "×2", {"tcp-answers": "the server closed"}),
         (Discards, Silent(), "ω", {"tcp-answers": "no echo", "udp-answers": "timed out"}),
     ],
@@ -366,9 +382,8 @@ def test_missing_transport_doubles_the_score_and_skips_its_other_cases(
 
 def test_another_port_quadruples_the_score_and_both_faults_make_eight() -> None:
     """The old rules: "doubled if TCP or UDP is missing, quadrupled if the port isn't 7 or bytes are dropped"."""
-    assert (report_for(port=7007).score or ("", 0))[:2] == ("×4", 4)
-    alone = report_for(tcp=None, port=7007).score
-    assert alone is not None
+    assert score_of(report_for(port=7007)) == "×4"
+    alone = score_for(7007, report_for(tcp=None, port=7007).findings)
     assert (alone.text, alone.factor) == ("×8", 8)
     assert alone.reasons == ("only UDP works", "the port is 7007, not 7")
 
@@ -398,7 +413,7 @@ def test_server_behind_a_broken_path_times_out_soon() -> None:
 
 def test_endless_data_is_cut_off_and_scores_omega() -> None:
     report = report_for(tcp=NeverEnds)
-    assert failed(report) == TCP
+    assert failed(report) == TCP - LOAD
     assert score_of(report) == "ω"
 
 
@@ -423,31 +438,60 @@ def test_server_that_dribbles_takes_bounded_time() -> None:
     assert words["tcp-1"].verdict is Verdict.PASS
     assert words["tcp-64k"].verdict is Verdict.UNKNOWN
     assert words["tcp-urgent"].seen == "not tried: the time for this address is used up"
-    assert network.clock() - start_s <= (PATIENCES_IN_ALL + 10) * TIMEOUT_S
+    assert network.clock() - start_s <= (SMALL.patience + 2 * SMALL.case_patience) * TIMEOUT_S
+    assert score_of(report) == "?"
 
 
 def test_flood_of_datagrams_costs_bounded_memory() -> None:
-    report = udp_report(lambda data: [data] * 500)
-    assert failed(report) == {"udp-one-answer"}
+    report = report_for(udp=ChangedDatagrams(lambda data: [data] * 500), only=["udp-0", "udp-1"])
+    assert failed(report) >= {"udp-0", "udp-1"}
     assert score_of(report) == "ω"
 
 
-def test_one_doubled_datagram_may_be_the_network() -> None:
-    seen = []
+@pytest.fixture
+def across_a_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the checker believe that datagrams may be lost or doubled on the way."""
+    monkeypatch.setattr("echo7.checker.checker.is_here", lambda reactor, address: False)
 
-    def sometimes(data: bytes) -> list[bytes]:
-        seen.append(data)
-        return [data, data] if len(data) == 100 and data[0] == 2 else [data]
 
-    report = udp_report(sometimes)
+def one_in(number: int, answer: Callable[[bytes], list[bytes]]) -> Callable[[bytes], list[bytes]]:
+    """Return a change that answers one datagram of so many otherwise."""
+    seen: list[int] = []
+
+    def change(data: bytes) -> list[bytes]:
+        seen.append(len(data))
+        return [data] if len(seen) % number else answer(data)
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        (lambda data: [data, data], "came twice: the network may have done that"),
+        (lambda data: [], "got no answer: lost by the network, or dropped"),
+    ],
+)
+@pytest.mark.usefixtures("across_a_network")
+def test_network_may_have_lost_or_doubled_some(answer: Callable[[bytes], list[bytes]], said: str) -> None:
+    """What can't be decided never passes, and never fails."""
+    report = report_for(udp=ChangedDatagrams(one_in(40, answer)), only=["udp-count"])
     (finding,) = [f for f in report.findings if f.verdict is not Verdict.PASS]
-    assert (finding.case.name, finding.verdict) == ("udp-one-answer", Verdict.UNKNOWN)
-    assert "the network may have done that" in finding.seen
-    assert report.status == 0
+    assert (finding.case.name, finding.verdict) == ("udp-count", Verdict.UNKNOWN), finding.seen
+    assert said in finding.seen
+    assert (report.status, score_of(report)) == (4, "?")
 
 
-@pytest.mark.parametrize("lost", [1, 2, 3])
-def test_datagram_counts_as_dropped_after_three_losses(lost: int) -> None:
+def test_single_double_over_loopback_is_excess() -> None:
+    """Nothing can double it but the server."""
+    report = report_for(udp=ChangedDatagrams(one_in(40, lambda data: [data, data])), only=["udp-count"])
+    assert {f.fault for f in report.findings if f.case.name == "udp-count"} == {Fault.EXCESS}
+    assert score_of(report) == "ω"
+
+
+@pytest.mark.parametrize("lost", [1, 5, 6])
+@pytest.mark.usefixtures("across_a_network")
+def test_datagram_counts_as_dropped_after_six_losses_while_others_are_answered(lost: int) -> None:
     asked: list[bytes] = []
 
     def lossy(data: bytes) -> list[bytes]:
@@ -456,13 +500,167 @@ def test_datagram_counts_as_dropped_after_three_losses(lost: int) -> None:
         asked.append(data)
         return [data] if len(asked) > lost else []
 
-    report = udp_report(lossy)
+    report = report_for(udp=ChangedDatagrams(lossy), only=["udp-512"])
     (finding,) = [f for f in report.findings if f.case.name == "udp-512"]
-    if lost < 3:
+    if lost < 6:
         assert (finding.verdict, finding.seen) == (Verdict.PASS, f"came back; {lost} lost before")
     else:
         assert finding.verdict is Verdict.FAIL
-        assert "lost by the network, or dropped" in finding.seen
+        assert finding.seen == "no answer to 6 of 512 bytes, while others are answered at once"
+
+
+@pytest.mark.usefixtures("across_a_network")
+def test_first_datagram_may_be_lost_by_a_network() -> None:
+    asked: list[bytes] = []
+
+    def first(data: bytes) -> list[bytes]:
+        asked.append(data)
+        return [data] if len(asked) > 1 else []
+
+    report = report_for(udp=ChangedDatagrams(first), only=["udp-1"])
+    assert [f.seen for f in report.findings if f.case.is_first and f.case.transport == "udp"] == [
+        "came back; 1 lost before"
+    ]
+
+
+def test_first_datagram_that_is_lost_on_loopback_was_dropped() -> None:
+    asked: list[bytes] = []
+
+    def all_but_the_first(data: bytes) -> list[bytes]:
+        asked.append(data)
+        return [data] if len(asked) > 1 else []
+
+    report = report_for(udp=ChangedDatagrams(all_but_the_first), only=["udp-1"])
+    (finding,) = [f for f in report.findings if f.verdict is Verdict.FAIL]
+    assert (finding.case.name, finding.seen) == ("udp-answers", "1 of 2 datagrams got no answer")
+
+
+@pytest.mark.usefixtures("across_a_network")
+def test_answer_that_comes_after_it_was_given_up_is_no_double() -> None:
+    """The first come two seconds late, and a network may do that; so may a stranger send to our port."""
+
+    class Late(EchoDatagrams):
+        count = 0
+
+        def answer(self, endpoint: Datagram, data: bytes, source: Address, path: bytes) -> None:
+            self.count += 1
+            loop.call_later(2.0 if 2 <= self.count < 20 else 0.0, endpoint.send, data, source)
+            stranger.send(b"buy", source)
+
+    network = SimulatedNetwork(9)
+    with network.reactor() as loop:
+        stranger = open_udp(loop, (ELSEWHERE, 4000), Silent())
+        serve(loop, RightEcho, Late(), PORT)
+        report = report_on(network, loop, only=["udp-count"])
+    (finding,) = [f for f in report.findings if f.verdict is not Verdict.PASS]
+    assert finding.verdict is Verdict.UNKNOWN
+    assert finding.seen.endswith("got no answer: lost by the network, or dropped")
+
+
+class Ignores(RightEcho):
+    """Answers all connections but one."""
+
+    def __init__(self) -> None:
+        self.made: list[Connection] = []
+
+    def connection_made(self, connection: Connection) -> None:
+        self.made.append(connection)
+
+    def data_received(self, connection: Connection, data: bytes) -> None:
+        if connection is not self.made[5 % len(self.made)] or len(self.made) < 6:
+            connection.write(data)
+
+
+@pytest.mark.parametrize(
+    ("is_taken", "verdict", "said"),
+    [
+        (None, Verdict.FAIL, "19 of 20 clients at once got an answer, while others are served at once"),
+        (
+            False,
+            Verdict.UNKNOWN,
+            "19 of 20 clients at once got an answer in time, the others aren't connected yet: it may only be slow",
+        ),
+    ],
+)
+def test_client_that_waits_among_many_counts_unless_tcp_itself_still_tries(
+    monkeypatch: pytest.MonkeyPatch, is_taken: bool | None, verdict: Verdict, said: str
+) -> None:
+    if is_taken is not None:
+        monkeypatch.setattr("echo7.checker.tcp_client.TcpClient.is_taken", is_taken)
+    report = report_for(tcp=Ignores, only=["tcp-many"])
+    (finding,) = [f for f in report.findings if f.case.name == "tcp-many"]
+    assert (finding.verdict, finding.seen) == (verdict, said)
+
+
+@pytest.mark.parametrize(("case", "served"), [("tcp-0", 1), ("tcp-many", 10), ("tcp-stuck-peer", 2)])
+def test_server_that_serves_only_the_first_clients_cannot_be_told_from_a_slow_one_until_the_end(
+    case: str, served: int
+) -> None:
+    class First(RightEcho):
+        def __init__(self) -> None:
+            self.made: list[Connection] = []
+
+        def connection_made(self, connection: Connection) -> None:
+            self.made.append(connection)
+
+        def data_received(self, connection: Connection, data: bytes) -> None:
+            if connection in self.made[:served]:
+                connection.write(data)
+
+        def eof_received(self, connection: Connection) -> bool:
+            return connection not in self.made[:served]
+
+    words = {finding.case.name: finding for finding in report_for(tcp=First, only=[case]).findings}
+    assert words[case].verdict is Verdict.UNKNOWN
+    assert words["tcp-alive"].fault is Fault.STOPPED
+
+
+def test_connection_that_hangs_while_others_are_served_is_lossy() -> None:
+    class Hangs(Ignores):
+        def eof_received(self, connection: Connection) -> bool:
+            return connection is self.made[1]
+
+        def data_received(self, connection: Connection, data: bytes) -> None:
+            if len(self.made) == 1 or connection is not self.made[1]:
+                connection.write(data)
+
+    (finding,) = [f for f in report_for(tcp=Hangs, only=["tcp-1"]).findings if f.case.name == "tcp-1"]
+    assert finding.seen == "0 of 1 bytes came back and then nothing for 6 s, while others are served at once"
+
+
+def test_server_that_stops_while_a_client_is_stuck_is_named_at_the_end() -> None:
+    """It serves nobody any more, so the cases can't be decided, and it has stopped."""
+
+    class Stops(RightEcho):
+        received_bytes = 0
+
+        def data_received(self, connection: Connection, data: bytes) -> None:
+            self.received_bytes += len(data)
+            if self.received_bytes < 2_000_000:
+                connection.write(data)
+
+        def eof_received(self, connection: Connection) -> bool:
+            return self.received_bytes >= 2_000_000
+
+    report = report_for(tcp=Stops, only=["tcp-stuck-peer", "tcp-0", "tcp-16m"])
+    words = {finding.case.name: finding for finding in report.findings}
+    assert words["tcp-alive"].fault is Fault.STOPPED
+    assert score_of(report).startswith("ω")
+
+
+@pytest.mark.usefixtures("across_a_network")
+def test_lossy_network_is_not_called_a_dropping_server() -> None:
+    """Two of three datagrams are lost, whatever is in them."""
+    seen: list[bytes] = []
+
+    def lossy(data: bytes) -> list[bytes]:
+        seen.append(data)
+        return [data] if len(seen) % 3 == 1 else []
+
+    cases = ["udp-1", "udp-one-answer", "udp-count"]
+    report = report_for(udp=ChangedDatagrams(lossy), only=cases, effort=SMALL._replace(datagrams=600))
+    assert Verdict.FAIL not in {finding.verdict for finding in report.findings}
+    assert report.status == 4
 
 
 def test_case_that_this_machine_cannot_try_is_unknown() -> None:
@@ -479,22 +677,23 @@ def test_case_that_this_machine_cannot_try_is_unknown() -> None:
         "udp-0": "this machine cannot send 0 bytes in one datagram: Message too long",
         "udp-loop-guard": "this machine cannot bind source port 19: Address already in use",
     }
-    assert report.status == 0
+    assert report.status == 4
 
 
 def test_server_that_drops_a_burst_fails_one_answer() -> None:
     report = udp_report(lambda data: [] if len(data) == 100 else [data])
-    assert failed(report) == {"udp-one-answer"}
-    assert [f.seen for f in report.findings if f.verdict is Verdict.FAIL] == ["0 answers to 5 datagrams"]
+    assert [f.seen for f in report.findings if f.case.name == "udp-one-answer"] == [
+        "32 of 32 got no answer, while others are answered at once"
+    ]
 
 
 def test_refused_clients_are_counted() -> None:
-    """A server that serves only the first twenty fails, and the report says how many were served."""
+    """A server that serves only the first ten fails, and the report says how many were served."""
 
     class Few(RightEcho):
         def connection_made(self, connection: Connection) -> None:
             made.append(connection)
-            if len(made) == 20:
+            if len(made) == 10:
                 listener.close()
 
     network = SimulatedNetwork(6)
@@ -505,7 +704,7 @@ def test_refused_clients_are_counted() -> None:
         report = report_on(network, loop, transports=["tcp"], only=["tcp-many"])
     (finding,) = [f for f in report.findings if f.case.name == "tcp-many"]
     assert (finding.verdict, finding.fault) == (Verdict.FAIL, Fault.CONDUCT)
-    assert finding.seen.endswith("of 50 clients at once got an answer")
+    assert finding.seen.endswith("of 20 clients at once got an answer; the server refused or closed others")
 
 
 def test_finished_check_leaves_no_socket() -> None:
@@ -529,9 +728,8 @@ def test_merged_datagrams_are_lossy_and_not_excess() -> None:
         return [b"".join(held[-2:])] if len(held) % 2 == 0 else []
 
     report = udp_report(run_together)
-    (finding,) = [f for f in report.findings if f.verdict is Verdict.FAIL]
-    assert finding.seen == "an answer of 200 bytes is like none of 5 datagrams of 100"
-    assert (finding.case.name, finding.fault) == ("udp-one-answer", Fault.LOSSY)
+    (finding,) = [f for f in report.findings if f.case.name == "udp-one-answer"]
+    assert (finding.seen, finding.fault) == ("an answer of 200 bytes is like none of 32 datagrams", Fault.LOSSY)
 
 
 def test_too_few_descriptors_make_one_case_unknown_and_leave_the_others() -> None:
@@ -543,4 +741,4 @@ def test_too_few_descriptors_make_one_case_unknown_and_leave_the_others() -> Non
     seen = {finding.case.name: finding.seen for finding in report.findings}
     assert seen["tcp-many"] == "this machine cannot try: Too many open files"
     assert {finding.verdict for finding in report.findings} <= {Verdict.PASS, Verdict.UNKNOWN}
-    assert set(seen) == TCP | UDP
+    assert set(seen) == (TCP | UDP) - {"tcp-idle"}
