@@ -46,7 +46,7 @@ def new_tracing(settings: Settings) -> Tracing | None:
         return None
     from echo7.tracing import Tracing
 
-    return Tracing(settings.trace, settings.narrate, settings.user)
+    return Tracing(settings.trace, settings.narrate)
 
 
 def new_selector(settings: Settings) -> selectors.BaseSelector:

@@ -81,6 +81,7 @@ class Service:
         tracing: Tracing | None = None,
     ) -> None:
         self.reactor, self.settings, self.handler, self.descriptors = reactor, settings, handler, descriptors
+        self._tracing = tracing
         self._previous = previous.PreviousGenerations()
         self._notifier: Notifier | NoNotifier = NoNotifier()
         if os.environ.get("NOTIFY_SOCKET"):
@@ -111,6 +112,10 @@ class Service:
         self._sets, bound_here = handover.open_sockets(self.settings, self.reactor.sockets, before)
         self.work.open(self._sets)
         drop_privileges(self.settings.user, self._sets)
+        if self._tracing is not None:
+            # not earlier: root would follow the user's links
+            with self.optional():
+                self._tracing.open()
         report.dump_on_signal(self.reactor, self.work.dump)
         self._install_signal_handlers()
         report.log_hints(self._sets[0].left_out, bound_here and not self.settings.hosts)
@@ -243,9 +248,6 @@ class Single:
 
     def open(self, sets: list[Bound]) -> None:
         """Open everything that may need privileges. Raise BindError, StartError."""
-        if self._tracing is not None:
-            with self._service.optional():
-                self._tracing.open()
         self._server.start(self._reactor, sets[0])
         if self._settings.metrics is not None:
             from echo7.metrics.service import serve_metrics
