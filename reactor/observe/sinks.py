@@ -27,6 +27,7 @@ __all__ = ["JsonLines"]
 FORMAT = 1
 MOST_BYTES = 256 * 1024 * 1024
 CHUNK_BYTES = 64 * 1024
+PRIVATE_MODE = 0o600
 WITHOUT_WAITING: int = getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOCTTY", 0)
 WITHOUT_FOLLOWING: int = getattr(os, "O_NOFOLLOW", 0)
 HEADER = '{"trace": "reactor"'
@@ -43,14 +44,16 @@ def open_file(path: str) -> BinaryIO:
     """
     with contextlib.ExitStack() as on_error:
         file = on_error.enter_context(open(path, "r+b", buffering=0, opener=own_file))
-        if stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        mode = os.fstat(file.fileno()).st_mode
+        if stat.S_ISREG(mode):
             beginning = file.read(40)
             if beginning and not beginning.startswith(BEGINNINGS):
                 raise OSError("the file exists and isn't a trace: remove it first")
             file.seek(0)
             file.truncate()
-            if hasattr(os, "fchmod"):
-                os.fchmod(file.fileno(), 0o600)  # it contains the clients' addresses
+            # It contains the clients' addresses. A restricted process may not change the mode.
+            if stat.S_IMODE(mode) != PRIVATE_MODE and hasattr(os, "fchmod"):
+                os.fchmod(file.fileno(), PRIVATE_MODE)
         on_error.pop_all()
     return file
 
@@ -64,7 +67,7 @@ def own_file(path: str, flags: int) -> int:
     """
     flags |= WITHOUT_WAITING | WITHOUT_FOLLOWING
     with contextlib.suppress(FileExistsError):
-        return os.open(path, flags | os.O_CREAT | os.O_EXCL, 0o600)
+        return os.open(path, flags | os.O_CREAT | os.O_EXCL, PRIVATE_MODE)
     try:
         descriptor = os.open(path, flags & ~os.O_CREAT)
     except OSError as error:

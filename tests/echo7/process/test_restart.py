@@ -53,7 +53,7 @@ class Phoenix(EchoProcess):
     def __init__(self, *arguments: str, code: str = "", where: Sequence[str] = HOST, **options: Any) -> None:
         if code or where != HOST:
             program = f"{PREAMBLE}\n{code}\nsys.exit(cli.main(sys.argv[1:]))"
-            self.lines, self._wait = [], options.pop("wait", True)
+            self.lines, self.restrictions, self._wait = [], [], options.pop("wait", True)
             port = ["--port", "0"] if where else []
             command = [sys.executable, "-c", program, "serve", "--log-format", "json", *port, *where, *arguments]
             self.process = subprocess.Popen(command, cwd=PROJECT, stderr=subprocess.PIPE, text=True, **options)
@@ -551,7 +551,8 @@ def test_restart_request_during_the_check_starts_another_check(file: pathlib.Pat
             open({str(file)!r} + ".seen", "w").close()
             while not os.path.exists({str(file)!r} + ".go"): time.sleep(0.01)
     """
-    with Phoenix("--config", str(file), code=code) as echo:
+    # a restricted check can't write the file
+    with Phoenix("--config", str(file), "--sandbox", "off", code=code) as echo:
         echo.process.send_signal(signal.SIGHUP)
         until(lambda: file.with_name(file.name + ".seen").exists())
         file.write_text("prot = 7")
