@@ -25,19 +25,37 @@ F_SETOWN, F_SETSIG, F_SETOWN_EX = 8, 10, 15
 FIONREAD, FIONBIO, TIOCOUTQ, TCGETS = 0x541B, 0x5421, 0x5411, 0x5401
 # text for a terminal to read, as if its user had typed it
 TIOCSTI, TIOCLINUX = 0x5412, 0x541C
-# netlink (16): names of hosts need it
-FAMILIES = (int(socket.AF_INET), int(socket.AF_INET6), 1, 16)
-# Landlock knows no stream but TCP
-PROTOCOLS = (0, socket.IPPROTO_TCP, socket.IPPROTO_UDP)
+# connects by sending (tcp(7)), which Landlock doesn't see
+MSG_FASTOPEN = 0x2000_0000
+AF_UNIX, AF_INET, AF_INET6, AF_NETLINK = 1, 2, 10, 16
+SOCK_STREAM, SOCK_DGRAM, SOCK_TYPE = 1, 2, 0xF
 
-NO_SIGNALS = (Argument(1, (F_SETOWN, F_SETSIG, F_SETOWN_EX), wanted=False),)
+# First in a filter, because they are frequent. The kernel remembers the answers to calls that are allowed in any case.
+NO_CONNECTION: Mapping[str, Rule] = {
+    name: [[Argument(place, (0,), mask=MSG_FASTOPEN)]]
+    for name, place in (("sendto", 3), ("sendmsg", 2), ("sendmmsg", 3))
+}
+NO_SIGNALS = [[Argument(1, (F_SETOWN, F_SETSIG, F_SETOWN_EX), wanted=False)]]
 IN_CHARGE: Mapping[str, Rule] = {
+    **NO_CONNECTION,
     **dict.fromkeys(NEVER, REFUSE),
-    "clone": (Argument(0, (0,), mask=CLONE_NEW),),
+    "clone": [[Argument(0, (0,), mask=CLONE_NEW)]],
     "clone3": UNKNOWN,
     "fcntl": NO_SIGNALS,
-    "ioctl": (Argument(1, (TIOCSTI, TIOCLINUX), wanted=False),),
-    "socket": (Argument(0, FAMILIES), Argument(2, PROTOCOLS)),
+    "ioctl": [[Argument(1, (TIOCSTI, TIOCLINUX), wanted=False)]],
+    "prlimit64": [[Argument(0, (0,))]],
+    "socket": [
+        # Landlock knows no stream but TCP
+        [
+            Argument(0, (AF_INET, AF_INET6)),
+            Argument(1, (SOCK_STREAM, SOCK_DGRAM), mask=SOCK_TYPE),
+            Argument(2, (0, socket.IPPROTO_TCP, socket.IPPROTO_UDP)),
+        ],
+        # to notify systemd; a stream would reach services that run programs (D-Bus, containers)
+        [Argument(0, (AF_UNIX,)), Argument(1, (SOCK_DGRAM,), mask=SOCK_TYPE)],
+        # names of hosts need it
+        [Argument(0, (AF_NETLINK,)), Argument(2, (0,))],
+    ],
 }
 # what a restart opens: the second may be a terminal
 WRITTEN_IN_CHARGE = (os.devnull, "/dev/fd/2")
@@ -49,15 +67,16 @@ HELD = 1000
 def serving(pid: int) -> Mapping[str, Rule]:
     """Return what the process `pid` may call when it only serves. It may signal itself, and start threads."""
     return {
+        **NO_CONNECTION,
         **dict.fromkeys(SERVING, ALLOW),
-        "clone": (Argument(0, (CLONE_THREAD,), mask=CLONE_THREAD | CLONE_NEW),),
+        "clone": [[Argument(0, (CLONE_THREAD,), mask=CLONE_THREAD | CLONE_NEW)]],
         "clone3": UNKNOWN,
         "fcntl": NO_SIGNALS,
-        "ioctl": (Argument(1, (FIONREAD, FIONBIO, TIOCOUTQ, TCGETS)),),
-        "kill": (Argument(0, (pid,)),),
-        "prctl": (Argument(0, (PR_SET_NAME,)),),
-        "prlimit64": (Argument(0, (0, pid)),),
-        "tgkill": (Argument(0, (pid,)),),
+        "ioctl": [[Argument(1, (FIONREAD, FIONBIO, TIOCOUTQ, TCGETS))]],
+        "kill": [[Argument(0, (pid,))]],
+        "prctl": [[Argument(0, (PR_SET_NAME,))]],
+        "prlimit64": [[Argument(0, (0, pid))]],
+        "tgkill": [[Argument(0, (pid,))]],
     }
 
 

@@ -16,7 +16,7 @@ from __future__ import annotations
 import ctypes
 import errno
 import struct
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from echo7.process.sandbox.calls import NEWEST, NUMBERS, PROCESSORS
@@ -24,7 +24,7 @@ from echo7.process.sandbox.kernel import Kernel
 
 # struct sock_filter: code, jump if true, jump if false, constant
 Instruction = tuple[int, int, int, int]
-LOAD, EQUAL, AT_LEAST, AND, RETURN = 0x20, 0x15, 0x35, 0x54, 0x06
+LOAD, EQUAL, AT_LEAST, AND, JUMP, RETURN = 0x20, 0x15, 0x35, 0x54, 0x05, 0x06
 # of struct seccomp_data; the low half of an argument comes first on these processors
 NUMBER, PROCESSOR, ARGUMENTS = 0, 4, 16
 ARGUMENT_BYTES = 8
@@ -50,8 +50,8 @@ class Argument(NamedTuple):
     wanted: bool = True
 
 
-# An action, or what must hold for a call to be allowed.
-Rule = int | tuple[Argument, ...]
+# An action, or what must hold for a call to be allowed: all conditions of one row.
+Rule = int | Sequence[Sequence[Argument]]
 
 
 def program(processor: str, rules: Mapping[str, Rule], others: int, question: int = 0, answer: int = 0) -> bytes:
@@ -82,16 +82,21 @@ def _return(action: int) -> Instruction:
     return (RETURN, 0, 0, action)
 
 
-def _checked(conditions: tuple[Argument, ...]) -> list[Instruction]:
+def _checked(rows: Sequence[Sequence[Argument]]) -> list[Instruction]:
     """Return instructions that allow or refuse the call. They end it in any case."""
-    found: list[Instruction] = []
-    for place, values, mask, wanted in conditions:
-        found += [(LOAD, 0, 0, ARGUMENTS + ARGUMENT_BYTES * place), (AND, 0, 0, mask)]
+    return [*(each for row in rows for each in _row(row)), _return(REFUSE)]
+
+
+def _row(conditions: Sequence[Argument]) -> list[Instruction]:
+    """Return instructions that allow the call, or jump behind themselves."""
+    found = [_return(ALLOW)]
+    for place, values, mask, wanted in reversed(conditions):
+        tests: list[Instruction] = [(LOAD, 0, 0, ARGUMENTS + ARGUMENT_BYTES * place), (AND, 0, 0, mask)]
         for left, value in zip(range(len(values) - 1, -1, -1), values, strict=True):
-            # over the other values, and over the refusal if this value is wanted
-            found.append((EQUAL, left + wanted, 0 if wanted or left else 1, value))
-        found.append(_return(REFUSE))
-    return [*found, _return(ALLOW)]
+            # over the other values, and over the jump if this value is wanted
+            tests.append((EQUAL, left + wanted, 0 if wanted or left else 1, value))
+        found = [*tests, (JUMP, 0, 0, len(found)), *found]
+    return found
 
 
 def load(kernel: Kernel, processor: str, filtered: bytes) -> bool:

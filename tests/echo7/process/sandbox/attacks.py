@@ -25,7 +25,7 @@ COLUMN = PROCESSORS.get(os.uname().machine, (0, 0))[0]
 OTHERS = {
     "execveat": (322, 281), "pidfd_send_signal": (424, 424), "rt_sigqueueinfo": (129, 138), "memfd_create": (319, 279),
     "sched_setaffinity": (203, 122), "tkill": (200, 130), "setpriority": (141, 140), "openat2": (437, 437),
-    "inotify_init1": (294, 26), "shmget": (29, 194), "msgget": (68, 186), "pidfd_open": (434, 434),
+    "inotify_init1": (294, 26), "pidfd_open": (434, 434),
 }  # fmt: skip
 LIBRARY = ctypes.CDLL(None, use_errno=True)
 PTRACE_PEEKDATA, CLONE_FS, CLONE_NEWUSER, PR_SET_DUMPABLE, TIOCSTI, FIOSETOWN = 2, 0x200, 0x1000_0000, 4, 0x5412, 0x8901
@@ -82,9 +82,14 @@ def _run_from_memory() -> None:
     call("execveat", call("memfd_create", b"x", 0), b"", 0, 0, AT_EMPTY_PATH)
 
 
-def _tcp_with_fast_open() -> None:
+def _send_to(kind: int, flags: int) -> None:
+    with socket.socket(socket.AF_INET, kind) as sock:
+        sock.sendto(b"x", flags, ("127.0.0.1", 9))
+
+
+def _send_message(flags: int) -> None:
     with socket.socket() as sock:
-        sock.sendto(b"x", socket.MSG_FASTOPEN, ("127.0.0.1", 9))
+        sock.sendmsg([b"x"], [], flags, ("127.0.0.1", 9))
 
 
 PARENT = os.getppid
@@ -109,6 +114,10 @@ ALWAYS: dict[str, Callable[[], object]] = {
     # the network
     "connect to a TCP port": lambda: _connect(socket.AF_INET, ("127.0.0.1", 9)),
     "connect over IPv6": lambda: _connect(socket.AF_INET6, ("::1", 9)),
+    "connect by sending": lambda: _send_to(socket.SOCK_STREAM, socket.MSG_FASTOPEN),
+    "connect by sending a message": lambda: _send_message(socket.MSG_FASTOPEN),
+    "connect to a local service": lambda: _connect(socket.AF_UNIX, "/run/systemd/private"),
+    "forge packets": lambda: socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_UDP),
     "connect by MPTCP": lambda: _connect(socket.AF_INET, ("127.0.0.1", 9), MPTCP),
     "open a packet socket": lambda: socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM),
     "open a vsock": lambda: socket.socket(40, socket.SOCK_STREAM),
@@ -125,6 +134,9 @@ ALWAYS: dict[str, Callable[[], object]] = {
     "read the parent's memory": lambda: call("process_vm_readv", PARENT(), 0, 0, 0, 0, 0),
     "write the parent's memory": lambda: call("process_vm_writev", PARENT(), 0, 0, 0, 0, 0),
     "copy a descriptor of the parent": lambda: call("pidfd_getfd", 0, 0, 0),
+    "change the parent's limits": lambda: call("prlimit64", PARENT(), 7, 0, bytes(16)),
+    "share memory": lambda: call("shmget", 0, 0, 0),
+    "open a queue of messages": lambda: call("msgget", 1, 0),
     # namespaces and the machine
     "fork into a user namespace": lambda: call("clone", CLONE_NEWUSER | CLONE_FS, 0, 0, 0, 0),
     "fork by a call that can't be checked": lambda: call("clone3", 0, 0),
@@ -164,17 +176,13 @@ SERVING: dict[str, Callable[[], object]] = {
     "open a UDP socket": lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM),
     "open a pair of sockets": lambda: socket.socketpair(),
     "connect to a local name": lambda: _connect(socket.AF_UNIX, "\0echo7-attack"),
-    "connect by the first bytes": _tcp_with_fast_open,
     "listen on another port": lambda: _bind(socket.SOCK_STREAM),
     "take another UDP port": lambda: _bind(socket.SOCK_DGRAM),
-    "change the parent's limits": lambda: call("prlimit64", PARENT(), 7, 0, bytes(16)),
     "change the parent's priority": lambda: call("setpriority", 0, PARENT(), 0),
     "change the parent's processors": lambda: call("sched_setaffinity", PARENT(), 8, bytes([255] * 8)),
     "find the parent": lambda: call("pidfd_open", PARENT(), 0),
     "be traceable again": lambda: call("prctl", PR_SET_DUMPABLE, 1, 0, 0, 0),
     "own a descriptor by ioctl": lambda: fcntl.ioctl(ABSENT, FIOSETOWN, bytes(8)),
-    "share memory": lambda: call("shmget", 0, 4096, 0o1600),
-    "open a queue of messages": lambda: call("msgget", 0, 0o1600),
     "become another user": lambda: os.setuid(os.getuid()),
     "use a system call that doesn't exist yet": lambda: raw(600),
 }  # fmt: skip

@@ -38,6 +38,8 @@ def answer(filtered: bytes, number: int, *arguments: int, token: int) -> int:
             (accumulator,) = struct.unpack_from("<I", data, constant)
         elif code == seccomp.AND:
             accumulator &= constant
+        elif code == seccomp.JUMP:
+            place += constant
         elif code in (seccomp.EQUAL, seccomp.AT_LEAST):
             holds = accumulator == constant if code == seccomp.EQUAL else accumulator >= constant
             place += if_true if holds else if_false
@@ -95,6 +97,7 @@ def test_calls_of_other_processors_are_refused_and_later_ones_unknown(kind: str,
         assert answer(asked.filtered, number, token=asked.token) == REFUSE, "32-bit pointers (x32)"
 
 
+FAST_OPEN = 0x2000_0000
 HIGH_HALF = 1 << 32  # the kernel looks at the low half
 ARGUMENTS = [
     ("serving", "clone", [(THREAD,), (THREAD | HIGH_HALF,)], [(17,), (0,), (0x0120_0011,), (THREAD | 0x1000_0000,)]),
@@ -108,7 +111,11 @@ ARGUMENTS = [
     ("serving", "fcntl", [(3, 4), (3, 0), (3, 1031)], [(3, 8), (3, 10), (3, 15)]),
     ("in charge", "fcntl", [(3, 4)], [(3, 8), (3, 10), (3, 15)]),
     ("in charge", "clone", [(17,), (THREAD,), (0x4111,)], [(17 | 1 << bit,) for bit in (17, 25, 26, 27, 28, 29, 30)]),
-    ("in charge", "socket", [(1, 1, 0), (2, 1, 6), (10, 2, 17), (16, 3, 0)], [(17, 3, 0), (2, 1, 262), (40, 1, 0)]),
+    ("in charge", "socket", [(1, 2, 0), (2, 1, 6), (10, 2, 17), (16, 3, 0), (2, 0x80801, 0)], [
+        (1, 1, 0), (1, 5, 0), (1, 0x80801, 0), (17, 3, 0), (2, 1, 262), (2, 3, 17), (10, 3, 58), (16, 3, 6)]),
+    ("in charge", "prlimit64", [(0, 7)], [(1, 7), (PID, 0)]),
+    *((kind, name, [(0, 0, 0, 0), (0, 0, 0x4000, 0x4000)], [(0, 0, FAST_OPEN | 0x4000, FAST_OPEN)])
+      for kind in FILTERS for name in ("sendto", "sendmsg", "sendmmsg")),
     ("in charge", "ioctl", [(0, 0x5401)], [(0, 0x5412), (0, 0x541C)]),
     ("in charge", "kill", [(1, 15)], []),
     ("in charge", "prctl", [(4, 0), (38, 1)], []),
@@ -139,7 +146,7 @@ def test_question_gets_the_answer_and_nothing_else_does(processor: str) -> None:
 @pytest.mark.parametrize("wanted", [True, False])
 @pytest.mark.parametrize("values", [(3,), (3, 5), (3, 5, 8)])
 def test_condition_holds_for_each_of_its_values(values: tuple[int, ...], wanted: bool) -> None:
-    filtered = program("x86_64", {"read": (Argument(1, values, mask=0xFF, wanted=wanted),)}, UNKNOWN)
+    filtered = program("x86_64", {"read": [[Argument(1, values, mask=0xFF, wanted=wanted)]]}, UNKNOWN)
     for value in range(10):
         found = answer(filtered, 0, 0, 0x100 + value, token=0xC000_003E)
         assert found == (ALLOW if (value in values) is wanted else REFUSE), value
