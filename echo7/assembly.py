@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from echo7.logs import report
 from echo7.policy.sources import SourceLimits
 from echo7.process import limits
 from echo7.server import EchoServer
@@ -88,7 +89,7 @@ def import_parts(settings: Settings) -> None:
         "reactor.fastpath.mmsg": not settings.plain and settings.udp,
         "reactor.fastpath.busypoll": settings.busy_poll_s > 0,
         "reactor.observe.watch": settings.slow_callback_s is not None or settings.metrics is not None,
-        "reactor.observe.snapshot": True,
+        **dict.fromkeys(report.READ_AHEAD, True),
         "echo7.metrics.snapshot": settings.metrics is not None,
         "echo7.policy.idle": settings.idle_timeout_s is not None,
     }

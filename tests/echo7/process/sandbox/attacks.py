@@ -13,7 +13,6 @@ import signal
 import socket
 import subprocess
 import sys
-import tempfile
 from collections.abc import Callable
 
 from echo7.policy.echo import StreamEcho
@@ -32,7 +31,7 @@ PTRACE_PEEKDATA, CLONE_FS, CLONE_NEWUSER, PR_SET_DUMPABLE, TIOCSTI, FIOSETOWN = 
 QUEUED = bytes(8) + bytes([255] * 4) + bytes(116)  # struct siginfo of sigqueue(3)
 AT_EMPTY_PATH, MPTCP, X32_GETPID = 0x1000, 262, 0x4000_0000 + 39
 # a file that the attacks may damage, if they can, and a name beside it
-VICTIM = os.environ.get("VICTIM") or tempfile.mkstemp()[1]
+VICTIM = os.environ.get("VICTIM", "/nowhere/to/be/found")
 NEW = VICTIM + "-new"
 # a descriptor
 ABSENT = 1_000_000
@@ -204,6 +203,8 @@ def take_over() -> None:
 
     def obey(self: Connection, data: bytes | bytearray | memoryview) -> None:
         name = bytes(data).decode()
+        if name == "raise":
+            raise RuntimeError("an error of the program")
         self.write(attempt(name).encode() if name in EVERY else data)
 
     StreamEcho.data_received = staticmethod(obey)

@@ -38,9 +38,10 @@ def version() -> int:
 def attacked(tmp_path: pathlib.Path, kind: str) -> dict[str, str]:
     """Restrict a child by the public door, and attack in it; return what became of each attack."""
     (tmp_path / "victim").write_text("x")
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("COVERAGE_")}
     done = subprocess.run(
         [sys.executable, "-m", attacks.__name__, kind], cwd=PROJECT, capture_output=True, text=True, check=False,
-        env={**os.environ, "VICTIM": str(tmp_path / "victim")}, timeout=PATIENCE_S,
+        env={**environment, "VICTIM": str(tmp_path / "victim")}, timeout=PATIENCE_S,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     return dict(line.split("\t") for line in done.stdout.splitlines())
@@ -264,3 +265,8 @@ def test_process_stays_untraceable_by_others_of_its_user() -> None:
     code += "print(k.prctl(3), k.prctl(39, 0, 0, 0, 0))"
     done = subprocess.run([sys.executable, "-c", code], cwd=PROJECT, capture_output=True, text=True, check=True)
     assert done.stdout == "0 1\n"
+
+
+def test_refused_call_raises_the_error_of_the_kernel() -> None:
+    with pytest.raises(OSError, match=os.strerror(errno.EINVAL)):
+        Kernel().prctl(2**29, 0, 0, 0, 0)

@@ -85,6 +85,27 @@ def test_process_that_is_taken_over_can_do_nothing_but_serve(workers: tuple[str,
     assert [path.name for path in victim.parent.iterdir()] == ["victim"]
 
 
+@pytest.mark.parametrize("workers", [(), ("--workers", "2")], ids=["single", "workers"])
+def test_error_in_a_restricted_process_is_logged_with_its_traceback(
+    workers: tuple[str, ...], victim: pathlib.Path
+) -> None:
+    """Python reads a module for its first traceback, and looks for the source, which it can't read."""
+    with Phoenix(*workers, code=OBEY) as echo:
+        echo.wait_until_ready()
+        with echo.connect() as before:
+            before.sendall(b"hello")
+            assert receive_exactly(before, 5) == b"hello"
+            echo.restart()
+            with echo.connect() as after:
+                for client in (before, after):
+                    client.sendall(b"raise")
+                    said = echo.next_line("callback_raised")["message"]
+                    assert said.endswith("RuntimeError: an error of the program")
+                    assert "Traceback (most recent call last):" in said
+                    assert "in obey" in said
+        assert echo.finish() == 0
+
+
 def restricted(pid: int) -> tuple[int, int, bool]:
     """Return how many filters a process has, its set of new privileges, and whether its user can't trace it."""
     folder = pathlib.Path(f"/proc/{pid}")
