@@ -22,6 +22,9 @@ from echo7 import cli, serve
 from echo7.settings import Settings
 from tests.support.basics import PATIENCE_S, PROJECT, until
 
+# For a daemon whose descriptors a test looks at: only root may look into a restricted process.
+LOOKED_INTO = ("--sandbox", "off") if hasattr(os, "geteuid") and os.geteuid() else ()
+
 
 def serve_config(*arguments: str) -> Settings:
     """Return the settings that `echo7 serve` reads from these arguments. Raise SystemExit(2) as it does."""

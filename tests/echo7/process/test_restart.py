@@ -28,7 +28,7 @@ from tests.echo7.sockets.test_activation import HAND_IN
 from tests.echo7.test_cli import fill_until_stuck, only_line
 from tests.support.basics import PATIENCE_S, PROJECT, until
 from tests.support.clients import connect_small, receive_exactly, receive_to_end
-from tests.support.daemon import EchoProcess, Installation
+from tests.support.daemon import LOOKED_INTO, EchoProcess, Installation
 from tests.support.echo import EchoByHand
 from tests.support.loops import turn_until
 
@@ -181,7 +181,7 @@ def restart_often(echo: Phoenix, times: int) -> None:
 @pytest.mark.parametrize("way", WAYS, ids=" ".join)
 def test_restarts_under_clients_that_never_pause_fail_none(way: tuple[str, ...]) -> None:
     """Issue: "under a client that connects and echoes without pause, TCP and UDP, zero failures"."""
-    with Phoenix(*way) as echo:
+    with Phoenix(*way, *LOOKED_INTO) as echo:
         restart_often(echo, 4 if not way else 2)
 
 
@@ -196,7 +196,7 @@ def test_restarts_after_root_was_dropped_fail_no_client(installation: Installati
 @LINUX
 @pytest.mark.parametrize(("way", "count"), [(WAYS[0], 100), (WAYS[1], 50), (WAYS[2], 25)], ids=str)
 def test_hundred_restarts_under_clients_that_never_pause_fail_none(way: tuple[str, ...], count: int) -> None:
-    with Phoenix(*way) as echo:
+    with Phoenix(*way, *LOOKED_INTO) as echo:
         restart_often(echo, count)
 
 
