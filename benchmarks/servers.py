@@ -81,6 +81,7 @@ SERVERS: tuple[Server, ...] = (
     Server("echo7-simple", "echo7 --plain", _echo7("--plain"), ours=True),
     Server("echo7-limited", "echo7 --udp-rate", {"udp": _echo7("--udp-rate", _RATE_NEVER_REACHED)["udp"]}, ours=True),
     Server("echo7-unlimited", "echo7 --udp-rate none", {"udp": _echo7("--udp-rate", "none")["udp"]}, ours=True),
+    Server("echo7-unrestricted", "echo7 --sandbox off", _echo7("--sandbox", "off"), ours=True),
     Server("echo7-traced", "echo7 --trace /dev/null", _echo7("--trace", os.devnull), ours=True),
     Server(
         "echo7-before",

@@ -15,14 +15,12 @@ from echo7.policy.sources import SourceLimits
 from echo7.process import limits
 from echo7.server import EchoServer
 from echo7.settings import Settings
-from echo7.sockets.binding import Bound, on_loopback
+from echo7.sockets.binding import Bound
 from reactor.doors import NOTHING_OBSERVED, Observer
 from reactor.loop import Reactor
 
 if TYPE_CHECKING:
     from echo7.tracing import Tracing
-
-AMPLE_CONNECTIONS = 256
 
 
 def new_reactor(settings: Settings, tracing: Tracing | None = None) -> Reactor:
@@ -50,7 +48,7 @@ def new_tracing(settings: Settings) -> Tracing | None:
         return None
     from echo7.tracing import Tracing
 
-    return Tracing(settings.trace, settings.narrate, settings.user)
+    return Tracing(settings.trace, settings.narrate)
 
 
 def new_selector(settings: Settings) -> selectors.BaseSelector:
@@ -93,7 +91,7 @@ def import_parts(settings: Settings) -> None:
         "reactor.fastpath.mmsg": not settings.plain and settings.udp,
         "reactor.fastpath.busypoll": settings.busy_poll_s > 0,
         "reactor.observe.watch": settings.slow_callback_s is not None or settings.metrics is not None,
-        "reactor.observe.snapshot": True,
+        **dict.fromkeys(report.READ_AHEAD, True),
         "echo7.metrics.snapshot": settings.metrics is not None,
         "echo7.policy.crowd": settings.tcp and not settings.keep_silent,
         "echo7.policy.idle": settings.idle_timeout_s is not None,
@@ -121,12 +119,10 @@ def connections_possible(settings: Settings, descriptors: int, bound: Bound) -> 
 
 
 def log_limits(settings: Settings, descriptors: int, bound: Bound) -> None:
-    """Log how many connections all processes together may have. Ample room for loopback alone is no news."""
-    possible = connections_possible(settings, descriptors, bound) * settings.workers
-    wanted = settings.max_connections or possible
-    is_local = all(on_loopback(sock) for sock in bound.sockets)
-    if bound.tcp and not (is_local and possible >= max(wanted, AMPLE_CONNECTIONS)):
-        report.log_limits(wanted, possible, descriptors)
+    """Log how many connections all processes together may have."""
+    if bound.tcp:
+        possible = connections_possible(settings, descriptors, bound) * settings.workers
+        report.log_limits(settings.max_connections or possible, possible, descriptors)
 
 
 def source_limits(settings: Settings) -> SourceLimits:

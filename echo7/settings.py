@@ -16,6 +16,7 @@ from echo7.arguments import Option, metrics_address, number, one_of, seconds
 from echo7.policy.ports import DEFAULT_PORTS, SourcePorts, parse_ports
 from echo7.policy.rate import DEFAULT_PREFIX, Rate, SourcePrefix, parse_prefix, parse_rate
 from echo7.policy.sources import BY_BIND, ByBind
+from echo7.process.sandbox import MODES as SANDBOXES
 from echo7.sockets import reuseport
 from echo7.sockets.binding import ECHO_PORT
 from reactor.limits import BACKLOG
@@ -141,6 +142,10 @@ class Settings(NamedTuple):
         "--busy-poll", lambda text: number(0, 1_000_000)(text) / 1e6,
         "MICROSECONDS", OPERATION, "poll this long before sleeping", "0: off",
         "only after activity; answers come sooner, and a processor stays busy")] = 0.0
+    sandbox: Annotated[str, Option(
+        "--sandbox", one_of(*SANDBOXES), "MODE", OPERATION, ", ".join(SANDBOXES), restart=True,
+        details="auto takes from the processes what they don't need, with Landlock and seccomp where Linux has them; "
+        "require doesn't start without both")] = SANDBOXES[0]
     plain: Annotated[bool, Option("--plain", None, "", OPERATION, "use no fast path, for comparison and tests")] = False
 
     log_level: Annotated[str, Option(

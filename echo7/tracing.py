@@ -2,24 +2,22 @@
 
 Law: observing changes nothing. The narrator writes to the log, which never blocks, and drops lines when its reader is
 slow. The file is bounded. After a restart, the previous generation leaves the file to the new one, which begins it
-again.
+again. The file is opened after privileges are dropped, so root writes nothing for another user.
 """
 
 from __future__ import annotations
 
 import functools
 import logging
-import os
 from typing import TYPE_CHECKING, Self
 
 from echo7.logs import log
-from echo7.process import StartError, is_root
+from echo7.process import StartError
 from reactor.observe.narrate import Narrator
 from reactor.observe.perfetto import Perfetto
 from reactor.observe.sinks import JsonLines
 
 if TYPE_CHECKING:
-    from echo7.process.privileges import Identity
     from reactor.observe.trace import Event, EventSink
 
 logger = logging.getLogger("echo7")
@@ -28,8 +26,8 @@ logger = logging.getLogger("echo7")
 class Tracing:
     """The observer of one loop that serves. It keeps the events that come before `open`."""
 
-    def __init__(self, path: str | None, narrate: bool, user: Identity | None = None) -> None:
-        self._path, self._narrate, self._user = path, narrate, user
+    def __init__(self, path: str | None, narrate: bool) -> None:
+        self._path, self._narrate = path, narrate
         self._early: list[Event] = []
         self._observers: list[EventSink] = [self._early.append]
         self._sink: JsonLines | Perfetto | None = None
@@ -43,9 +41,6 @@ class Tracing:
             kind = Perfetto if self._path.endswith(".json") else JsonLines
             try:
                 self._sink = kind.open(self._path)
-                # After a restart, the user opens the file. /dev/null stays root's.
-                if self._user is not None and is_root() and os.path.isfile(self._path):
-                    os.chown(self._path, self._user.user_id, self._user.group_id)
             # ValueError: a NUL in the name
             except (OSError, ValueError) as error:
                 reason = getattr(error, "strerror", None) or error

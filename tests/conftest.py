@@ -15,6 +15,7 @@ from typing import Any, cast
 import pytest
 from hypothesis import HealthCheck, Phase, settings
 
+from echo7.process.sandbox.linux import Linux
 from echo7.server import EchoServer
 
 QUIET = [HealthCheck.too_slow, HealthCheck.function_scoped_fixture]  # real sockets take their time
@@ -64,6 +65,18 @@ def loggers_as_before() -> Iterator[None]:
     for logger, (level, handlers, propagate) in zip(loggers, before, strict=True):
         logger.setLevel(level)
         logger.handlers[:], logger.propagate = handlers, propagate
+
+
+@pytest.fixture(autouse=True)
+def only_children_are_restricted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fail a test that would restrict pytest itself, permanently."""
+    tests, restrict = os.getpid(), Linux.restrict
+
+    def guarded(*arguments: Any, **options: Any) -> Any:
+        assert os.getpid() != tests, "this would restrict the process of the tests: use --sandbox off, or a child"
+        return restrict(*arguments, **options)
+
+    monkeypatch.setattr(Linux, "restrict", guarded)
 
 
 @pytest.fixture(scope="module", params=[False, True], ids=["fast", "plain"])

@@ -18,6 +18,8 @@ from reactor.loop import Reactor
 
 # Windows has none
 DUMP_SIGNALS = [signal.SIGUSR2] if hasattr(signal, "SIGUSR2") else []
+# for a dump; for the first traceback
+READ_AHEAD = ("reactor.observe.snapshot", "tokenize")
 
 logger = logging.getLogger("echo7")
 
@@ -80,9 +82,9 @@ def dump_on_signal(reactor: Reactor, others: Callable[[], object] = int) -> None
 
 
 def _read_ahead(reactor: Reactor) -> None:
-    # now: later, the process may have no descriptor left to read the module, or no right to
-    if not reactor.closed:
-        importlib.import_module("reactor.observe.snapshot")
+    # now: later, the process may have no descriptor left to read the modules, or no right to
+    for name in READ_AHEAD if not reactor.closed else ():
+        importlib.import_module(name)
 
 
 def log_dump(reactor: Reactor) -> None:

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 from echo7 import assembly
 from echo7.logs import log, report
 from echo7.process import child
+from echo7.process.sandbox import Sandbox
 from echo7.server import EchoServer
 from reactor.loop import Reactor
 from reactor.sockets.factory import SocketFactory
@@ -148,6 +149,7 @@ def serve_on(
         reactor.add_signal_handler(signum, functools.partial(log_counters, "counters"))
     drain = child.Drain(reactor, server, reactor.stop)
     child.Stream(reactor, watch, drain.retire)
+    Sandbox(settings.sandbox).restrict_serving()
     drain.run(set())
     log_counters("drained")
     return os.EX_OK

@@ -2,7 +2,7 @@
 
 Law: an unknown user is refused before anything is bound. The drop must be permanent: the process tries to become root
 again, and if that works, it serves nothing. All other groups are dropped too. No program started from here can gain
-privileges by a set-user-ID bit (PR_SET_NO_NEW_PRIVS).
+privileges by a set-user-ID bit (PR_SET_NO_NEW_PRIVS), and no process of the user can trace this one (PR_SET_DUMPABLE).
 
 The kernel clears the capabilities when no user ID is 0 any more (capabilities(7)).
 """
@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import functools
 import os
 from collections.abc import Callable
 from typing import NamedTuple, TypeVar
@@ -24,8 +23,6 @@ try:
 except ImportError:  # pragma: no cover - Windows has neither
     grp = pwd = None  # type: ignore[assignment]
 
-# prctl(2), Linux
-PR_SET_NO_NEW_PRIVS = 38
 SUPERUSER = 0
 T = TypeVar("T")
 
@@ -106,11 +103,11 @@ def _refuse_if_root_can_return(user: Identity) -> None:
 
 
 def no_new_privileges() -> Callable[[], object]:
-    """Return a function that sets PR_SET_NO_NEW_PRIVS. Where there is no prctl(2), it does nothing."""
+    """Return a function that ends the ways to gain any (`Kernel.protect`). Without prctl(2), it does nothing."""
     try:
-        import ctypes
+        from echo7.process.sandbox.kernel import Kernel
 
-        return functools.partial(ctypes.CDLL(None).prctl, PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+        return Kernel().protect
     # no ctypes, or a system without prctl: the drop is permanent without it
     except (ImportError, AttributeError, OSError):
         return int

@@ -19,6 +19,7 @@ from echo7 import assembly
 from echo7.logs import log, report
 from echo7.process import StartError, child, handover, is_root, limits, previous
 from echo7.process.restart import NoNotifier, Restart
+from echo7.process.sandbox import Sandbox
 from echo7.sockets.binding import BindError, Bound, on_loopback
 from reactor.loop import Reactor
 
@@ -84,6 +85,7 @@ class Service:
         tracing: Tracing | None = None,
     ) -> None:
         self.reactor, self.settings, self.handler, self.descriptors = reactor, settings, handler, descriptors
+        self._tracing = tracing
         self.children = child.Children()
         self._previous = previous.PreviousGenerations(self.children)
         self._notifier: Notifier | NoNotifier = NoNotifier()
@@ -114,7 +116,14 @@ class Service:
             self._previous.take_over(before.previous, before.watches)
         self._sets, bound_here = handover.open_sockets(self.settings, self.reactor.sockets, before)
         self.work.open(self._sets)
+        restrictions = Sandbox(self.settings.sandbox)
         drop_privileges(self.settings.user, self._sets)
+        if self._tracing is not None:
+            # not earlier: root would follow the user's links
+            with self.optional():
+                self._tracing.open()
+        written = [] if self.settings.trace is None else [self.settings.trace]
+        restrictions.restrict_in_charge(written, children=bool(self._previous.pids))
         report.dump_on_signal(self.reactor, self.work.dump)
         self._install_signal_handlers()
         report.log_hints(self._sets[0].left_out, bound_here and not self.settings.hosts)
@@ -250,9 +259,6 @@ class Single:
         self.stop, self.abort = self._server.stop, self._server.abort
         self.log_counters = report.counters_logger(self._server, self._service.handler)
         self.ask_for_counters = functools.partial(self.log_counters, "counters")
-        if self._tracing is not None:
-            with self._service.optional():
-                self._tracing.open()
         self._server.start(self._reactor, sets[0])
         if self._settings.metrics is not None:
             from echo7.metrics.service import serve_metrics

@@ -17,6 +17,7 @@ from echo7.logs import log, report
 from echo7.metrics.snapshot import Snapshot, snapshot_maker
 from echo7.process.channel import ORDERS, Channel, Message
 from echo7.process.child import COUNTERS_SIGNALS, Drain, ignore
+from echo7.process.sandbox import Sandbox
 from echo7.sockets.binding import Bound
 from reactor.loop import Reactor
 from reactor.sockets.opening import Socket
@@ -37,6 +38,7 @@ def run(number: int, settings: Settings, descriptors: int, bound: Bound, control
     with assembly.new_reactor(settings) as reactor:
         worker = Worker(reactor, settings, descriptors, bound, handler)
         worker.start(bound, control)
+        Sandbox(settings.sandbox).restrict_serving()
         worker.drain.run(mask)
         if worker.replaced:
             worker.log_counters("drained")

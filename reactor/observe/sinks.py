@@ -27,6 +27,9 @@ __all__ = ["JsonLines"]
 FORMAT = 1
 MOST_BYTES = 256 * 1024 * 1024
 CHUNK_BYTES = 64 * 1024
+PRIVATE_MODE = 0o600
+WITHOUT_WAITING: int = getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOCTTY", 0)
+WITHOUT_FOLLOWING: int = getattr(os, "O_NOFOLLOW", 0)
 HEADER = '{"trace": "reactor"'
 BEGINNINGS = (HEADER.encode(), b'[\n{"name":"process_name"')  # of trace files: JsonLines, Perfetto
 ENCODER = json.JSONEncoder(separators=(",", ":"), default=repr)  # `json.dumps` would make one per event
@@ -37,29 +40,55 @@ logger = logging.getLogger("reactor")
 def open_file(path: str) -> BinaryIO:
     """Open and empty a file for a trace. Raise OSError, ValueError for an impossible name.
 
-    An existing file that isn't a trace is refused, and so is a pipe, because a slow reader would block the loop.
+    An existing file that isn't a trace is refused, and what `own_file` refuses.
     """
-    with contextlib.suppress(FileNotFoundError), open(path, "rb", opener=_without_waiting) as before:
-        beginning = before.read(40) if stat.S_ISREG(os.fstat(before.fileno()).st_mode) else b""
-        if beginning and not beginning.startswith(BEGINNINGS):
-            raise OSError("the file exists and isn't a trace: remove it first")
-    file = open(path, "wb", buffering=0, opener=_private)  # noqa: SIM115 - the sink closes it
-    kind = os.fstat(file.fileno()).st_mode
-    if not stat.S_ISREG(kind) and not stat.S_ISCHR(kind):
-        file.close()
-        raise OSError("it isn't a regular file, and a slow reader would block the loop: choose a file")
-    if stat.S_ISREG(kind) and hasattr(os, "fchmod"):
-        os.fchmod(file.fileno(), 0o600)  # it contains the clients' addresses
+    with contextlib.ExitStack() as on_error:
+        file = on_error.enter_context(open(path, "r+b", buffering=0, opener=own_file))
+        mode = os.fstat(file.fileno()).st_mode
+        if stat.S_ISREG(mode):
+            beginning = file.read(40)
+            if beginning and not beginning.startswith(BEGINNINGS):
+                raise OSError("the file exists and isn't a trace: remove it first")
+            file.seek(0)
+            file.truncate()
+            # It contains the clients' addresses. A restricted process may not change the mode.
+            if stat.S_IMODE(mode) != PRIVATE_MODE and hasattr(os, "fchmod"):
+                os.fchmod(file.fileno(), PRIVATE_MODE)
+        on_error.pop_all()
     return file
 
 
-def _private(path: str, flags: int) -> int:
-    return _without_waiting(path, flags, 0o600)
+def own_file(path: str, flags: int) -> int:
+    """Open a file that is ours, for `open(…, opener=own_file)`; make it if there is none. Raise OSError.
+
+    Another user may have prepared the name for root to write elsewhere, so a link and another user's file are refused;
+    a pipe too, because a slow reader would block the loop. The checks look at the open file, not at its name, which may
+    soon mean another one.
+    """
+    flags |= WITHOUT_WAITING | WITHOUT_FOLLOWING
+    with contextlib.suppress(FileExistsError):
+        return os.open(path, flags | os.O_CREAT | os.O_EXCL, PRIVATE_MODE)
+    try:
+        descriptor = os.open(path, flags & ~os.O_CREAT)
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise OSError("it is a symbolic link: give the name of the file itself") from None
+        raise
+    why_not = _why_not_ours(os.fstat(descriptor))
+    if why_not is not None:
+        os.close(descriptor)
+        raise OSError(why_not)
+    return descriptor
 
 
-def _without_waiting(path: str, flags: int, mode: int = 0) -> int:
-    """Open a file. Don't wait for the other end of a pipe."""
-    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0), mode)
+def _why_not_ours(found: os.stat_result) -> str | None:
+    if stat.S_ISCHR(found.st_mode):
+        return None
+    if not stat.S_ISREG(found.st_mode):
+        return "it isn't a regular file, and a slow reader would block the loop: choose a file"
+    if hasattr(os, "geteuid") and found.st_uid != os.geteuid():
+        return "the file belongs to another user: remove it first"
+    return "the file has a second name (a hard link): remove it first" if found.st_nlink > 1 else None
 
 
 class Sink:

@@ -69,7 +69,9 @@ def _put_in_place(data: bytes, path: pathlib.Path) -> None:
     try:
         with open(descriptor, "wb") as file:
             file.write(data)
-        os.chmod(beside, USUAL_MODE & ~_umask())
+            # by descriptor: another user of the folder could put a link in place of the name
+            if hasattr(os, "fchmod"):  # pragma: no branch - Windows has none
+                os.fchmod(descriptor, USUAL_MODE & ~_umask())
         os.replace(beside, path)
     except BaseException:
         with contextlib.suppress(OSError):

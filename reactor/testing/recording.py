@@ -13,7 +13,7 @@ import functools
 import io
 import os
 
-from reactor.observe.sinks import JsonLines, header_line, open_file
+from reactor.observe.sinks import JsonLines, header_line, open_file, own_file
 from reactor.observe.trace import Event, EventSink
 
 MOST_BYTES = 64 * 1024 * 1024  # in memory, for each reactor
@@ -44,8 +44,9 @@ class Recording:
         """Append the events since the last save. Raise OSError."""
         for index, (memory, sink) in enumerate(self._sinks):
             sink.flush()
-            saved_bytes = self._saved_bytes[index]
-            with open(self._name(index), "ab" if saved_bytes else "wb") as file, memory.getbuffer() as whole:
+            saved_bytes, name = self._saved_bytes[index], self._name(index)
+            opened = open(name, "ab", opener=own_file) if saved_bytes else open_file(name)  # noqa: SIM115 - closed below
+            with opened as file, memory.getbuffer() as whole:
                 file.write(whole[saved_bytes:])
                 self._saved_bytes[index] = len(whole)
 
@@ -54,7 +55,7 @@ class Recording:
         for index, (memory, sink) in enumerate(self._sinks):
             sink.flush()
             _, _, events = memory.getvalue().partition(b"\n")
-            with open(self._name(index), "wb") as file:
+            with open_file(self._name(index)) as file:
                 file.write(header_line(title, about, "simulated").encode() + events)
 
     def _name(self, index: int) -> str:

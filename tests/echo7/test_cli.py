@@ -213,7 +213,7 @@ def test_default_start_logs_a_loopback_hint_and_a_line_for_each_socket() -> None
     """Issue: "one line per socket to stderr, ending in `tcp 127.0.0.1:7` / `udp [::1]:7`"; "the start-up line says
     that it is reachable from this machine only and how to open it".
     """
-    with text_log() as (hint, limit, *listening):
+    with text_log("--sandbox", "off") as (hint, limit, *listening):
         assert re.search(r" info at most [\d,]+ connections at once, with [\d,]+ descriptors$", limit)
         port = listening[0].rpartition(":")[2]
         assert "reachable from this machine only" in hint
@@ -226,12 +226,12 @@ def test_default_start_logs_a_loopback_hint_and_a_line_for_each_socket() -> None
 @pytest.mark.parametrize(("option", "kind"), [("--no-udp", "tcp"), ("--no-tcp", "udp")])
 def test_transport_that_is_off_has_no_line(option: str, kind: str) -> None:
     """One transport is served; and with --host there is no hint about loopback."""
-    with text_log("--host", "127.0.0.1", option) as lines:
+    with text_log("--host", "127.0.0.1", "--sandbox", "off", option) as lines:
         assert [line for line in lines if "listening" in line] == [lines[-1]]
         assert f" listening on {kind} 127.0.0.1:" in lines[-1]
 
 
-@pytest.mark.parametrize("arguments", [[], ["--plain"]])
+@pytest.mark.parametrize("arguments", [[], ["--plain", "--sandbox", "off"]])
 def test_udp_is_answered_with_and_without_fast_paths(arguments: list[str]) -> None:
     """`--plain`: "use no fast path"; no client sees the difference."""
     with EchoProcess("--host", "*", *arguments) as echo, socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
@@ -385,7 +385,7 @@ def test_failed_bind_is_an_event_in_json() -> None:
 def test_machine_without_ipv6_serves_ipv4_and_logs_one_line() -> None:
     """Promise 20: "a machine without IPv6 still serves IPv4, with one log line"."""
     script = 'ip link set lo up && sysctl -qw net.ipv6.conf.all.disable_ipv6=1 || exit 77; exec "$@"'
-    command = [sys.executable, "-m", "echo7", "serve", "--port", "7007", "--log-format", "json"]
+    command = [sys.executable, "-m", "echo7", "serve", "--port", "7007", "--log-format", "json", "--sandbox", "off"]
     with subprocess.Popen(
         ["unshare", "-n", "sh", "-c", script, "sh", *command], cwd=PROJECT, stderr=subprocess.PIPE, text=True
     ) as process:
@@ -416,7 +416,7 @@ def test_address_that_is_left_out_has_a_line_with_its_name(
     caplog.set_level(logging.INFO)
     sockets = FlakySockets()
     sockets.refused_families[socket.AF_INET6] = os_error(errno.EAFNOSUPPORT)
-    config = serve_config("--port", "0", *hosts)
+    config = serve_config("--port", "0", "--sandbox", "off", *hosts)
     with Reactor(sockets=sockets) as reactor:
         Service(reactor, config, log.StderrHandler(), 1024).start()
     events = [vars(record)["event"] for record in caplog.records]
@@ -484,7 +484,7 @@ def free_responder() -> socket.socket:
 
 def test_text_summary_is_in_words() -> None:
     """The same as text."""
-    command = [sys.executable, "-m", "echo7", "serve", "--port", "0", "--host", "127.0.0.1", "--no-udp"]
+    command = [sys.executable, *"-m echo7 serve --port 0 --host 127.0.0.1 --no-udp --sandbox off".split()]
     with subprocess.Popen(command, cwd=PROJECT, stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None
         while " listening on tcp 127.0.0.1:" not in process.stderr.readline():

@@ -28,8 +28,8 @@ OURS = """
     echo7 echo7.arguments echo7.assembly echo7.cli echo7.logs echo7.logs.drops echo7.logs.log echo7.logs.quiet
     echo7.logs.report echo7.policy echo7.policy.echo echo7.policy.guard echo7.policy.loops echo7.policy.ports
     echo7.policy.rate echo7.policy.reasons echo7.policy.sources echo7.process echo7.process.child echo7.process.handover
-    echo7.process.limits echo7.process.previous echo7.process.restart echo7.process.service echo7.serve
-    echo7.server echo7.settings echo7.sockets echo7.sockets.adoption echo7.sockets.binding
+    echo7.process.limits echo7.process.previous echo7.process.restart echo7.process.sandbox echo7.process.service
+    echo7.serve echo7.server echo7.settings echo7.sockets echo7.sockets.adoption echo7.sockets.binding
     echo7.sockets.reuseport reactor reactor.buffer reactor.connection reactor.connector reactor.console
     reactor.console.commandline reactor.datagram reactor.doors reactor.fastpath reactor.fastpath.batch
     reactor.fastpath.datagrams reactor.fastpath.epoll reactor.fastpath.splice reactor.handler reactor.limits
@@ -49,6 +49,10 @@ STANDARD = """
     warnings weakref
 """.split()
 BATCHES = "_ctypes ctypes ctypes._endian mmap reactor.fastpath.mmsg".split()
+SANDBOX = """
+    _ctypes ctypes ctypes._endian echo7.process.sandbox.calls echo7.process.sandbox.kernel
+    echo7.process.sandbox.landlock echo7.process.sandbox.linux echo7.process.sandbox.seccomp
+""".split()
 
 
 def imported(*arguments: str) -> set[str]:
@@ -58,11 +62,15 @@ def imported(*arguments: str) -> set[str]:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems have other modules")
-@pytest.mark.parametrize("arguments", [["--no-udp"], []], ids=["tcp", "tcp and udp"])
-def test_service_imports_only_what_serving_needs(arguments: list[str]) -> None:
+@pytest.mark.parametrize(
+    ("arguments", "more"),
+    [(["--no-udp", "--sandbox", "off"], []), (["--sandbox", "off"], BATCHES), ([], BATCHES + SANDBOX)],
+    ids=["tcp", "tcp and udp", "restricted"],
+)
+def test_service_imports_only_what_serving_needs(arguments: list[str], more: list[str]) -> None:
     """Issue: "nothing imported that serving doesn't need (a test lists the modules)"."""
     found = imported(*arguments)
-    expected = {*OURS, *([] if arguments else BATCHES)}
+    expected = {*OURS, *more}
     assert {name for name in found if name.split(".")[0] in ("echo7", "reactor")} == {
         name for name in expected if name.split(".")[0] in ("echo7", "reactor")
     }

@@ -54,6 +54,7 @@ ROWS = [
     Row("user", "--user 4711:4712", 'user = "4711:4712"', Identity(4711, 4712, "4711:4712")),
     Row("workers", "--workers 2", "workers = 2", 2),
     Row("busy_poll_s", "--busy-poll 200", "busy-poll = 200", 0.0002),
+    Row("sandbox", "--sandbox require", 'sandbox = "require"', "require"),
     Row("plain", "--plain", "plain = true", True),
     Row("log_level", "--log-level debug", 'log-level = "debug"', "debug"),
     Row("log_format", "--log-format json", 'log-format = "json"', "json"),
@@ -84,10 +85,11 @@ def test_option_sets_its_field_and_no_other(row: Row, tmp_path: pathlib.Path) ->
     assert [flag for flag in now if now[flag] != before[flag]] == ([option.flag] if option.restart else [])
 
 
-def test_fixed_settings_are_addresses_transports_workers_and_user() -> None:
+def test_fixed_settings_are_addresses_transports_workers_user_and_sandbox() -> None:
     """Other versions compare this form with theirs."""
     assert Settings().fixed() == {
         "--host": "", "--port": "7", "--no-tcp": "False", "--no-udp": "False", "--workers": "1", "--user": "",
+        "--sandbox": "auto",
     }  # fmt: skip
     settings = Settings(hosts=("::1", "127.0.0.1"), tcp=False, user=Identity(4711, 4712, "someone"))
     found = settings.fixed()
@@ -101,8 +103,8 @@ def test_defaults_are_the_documented_ones() -> None:
         max_connections_per_source=BY_BIND, udp_rate=BY_BIND, udp_rate_total=None, rate_log_only=False,
         refuse_source_ports=SourcePorts(own=True, responders=True), answer_loops=False, backlog=1024,
         socket_buffer_bytes=None, drain_timeout_s=5.0, idle_timeout_s=None, busy_poll_s=0.0, plain=False,
-        log_level="info", log_format="text", slow_callback_s=None, metrics=None, trace=None, narrate=False,
-        workers=1, user=None, source_prefix=SourcePrefix(32, 56), keep_silent=False,
+        log_level="info", log_format="text", slow_callback_s=None, sandbox="auto", metrics=None, trace=None,
+        narrate=False, workers=1, user=None, source_prefix=SourcePrefix(32, 56), keep_silent=False,
     )  # fmt: skip
     words = {option.flag: option.default for option in OPTIONS.values() if option.parse is not None}
     assert words == words | {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import pathlib
@@ -9,13 +10,13 @@ import shutil
 import signal
 import socket
 import sys
+import tempfile
+from collections.abc import Callable, Iterator
 
 import pytest
 
 from echo7 import assembly, cli
 from echo7.process import StartError, is_root
-from echo7.process.privileges import Identity
-from echo7.tracing import Tracing
 from reactor.loop import Reactor
 from reactor.observe.trace import Trace
 from reactor.observe.watch import Watch
@@ -23,7 +24,7 @@ from tests.echo7.process.test_restart import Phoenix
 from tests.echo7.test_cli import only_line
 from tests.support.basics import PATIENCE_S
 from tests.support.clients import receive_exactly
-from tests.support.daemon import EchoProcess, serve_config
+from tests.support.daemon import EchoProcess, Installation, serve_config
 
 HOST = ("--host", "127.0.0.1")
 
@@ -61,20 +62,6 @@ def test_trace_named_json_is_for_perfetto(tmp_path: pathlib.Path) -> None:
         talk(echo)
         assert echo.finish() == 0
     assert any(entry["name"] == "received" for entry in json.loads(path.read_text()))
-
-
-@pytest.mark.skipif(sys.platform == "win32", reason="nobody owns files there")
-def test_trace_file_gets_the_user_as_owner_and_a_device_keeps_its_own(
-    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    given: list[tuple[object, ...]] = []
-    monkeypatch.setattr("os.chown", lambda *what: given.append(what))
-    monkeypatch.setattr("echo7.tracing.is_root", lambda: True)
-    path = str(tmp_path / "trace.jsonl")
-    for name in (path, os.devnull):
-        with Tracing(name, narrate=False, user=Identity(4711, 4712, "nobody")) as tracing:
-            tracing.open()
-    assert given == [(path, 4711, 4712)]
 
 
 def test_narrator_logs_what_the_loop_does() -> None:
@@ -138,16 +125,63 @@ def test_trace_with_an_impossible_name_is_refused() -> None:
         tracing.open()
 
 
-@pytest.mark.skipif(not is_root(), reason="only root can give a file away")
-def test_trace_file_belongs_to_the_user_who_opens_it_after_a_restart(tmp_path: pathlib.Path) -> None:
-    """`--user`: after HUP, the process that opens it runs as that user."""
-    path = tmp_path / "trace.jsonl"
-    tracing = assembly.new_tracing(serve_config("--trace", str(path), "--user", "4711:4712"))
-    assert tracing is not None
-    with tracing:
-        tracing.open()
-    found = path.stat()
-    assert (found.st_uid, found.st_gid, found.st_mode & 0o777) == (4711, 4712, 0o600)
+NOBODY = 65_534
+
+
+@contextlib.contextmanager
+def folder_of_nobody() -> Iterator[pathlib.Path]:
+    """A folder that the user of the service may write to, outside of pytest's own, which only root may enter."""
+    with tempfile.TemporaryDirectory() as name:
+        os.chown(name, NOBODY, NOBODY)
+        yield pathlib.Path(name)
+
+
+@pytest.mark.skipif(not is_root(), reason="only root can become another user")
+def test_trace_file_is_opened_by_the_user_even_before_a_restart(installation: Installation) -> None:
+    with folder_of_nobody() as folder:
+        path = folder / "trace.jsonl"
+        options = [*HOST, "--user", "nobody", "--trace", str(path)]
+        with Phoenix(*options, installation=installation) as echo:
+            found = path.stat()
+            assert (found.st_uid, found.st_gid, found.st_mode & 0o777) == (NOBODY, NOBODY, 0o600)
+            echo.restart()
+            echo.answers()
+            assert echo.finish() == 0
+        assert "left_out" not in {line["event"] for line in echo.lines}
+
+
+# What the user may have prepared under the trace's name, for root to spoil something else.
+TRAPS: dict[str, Callable[[pathlib.Path, pathlib.Path], object]] = {
+    "link to a file of root": lambda name, target: name.symlink_to(target),
+    "link to a place of root": lambda name, target: name.symlink_to(target.with_name("new")),
+    "folder that is a link": lambda name, target: name.parent.rmdir() or name.parent.symlink_to(target.parent),  # type: ignore[func-returns-value]
+    "file of root": lambda name, target: target.rename(name),
+    "second name of a file of root": lambda name, target: os.link(target, name),
+}
+
+
+@pytest.mark.skipif(not is_root(), reason="only root can become another user")
+@pytest.mark.parametrize("trap", TRAPS)
+def test_root_neither_makes_nor_gives_away_a_file_for_the_user(trap: str, installation: Installation) -> None:
+    with folder_of_nobody() as folder:
+        roots, inner = folder / "root", folder / "inner"
+        roots.mkdir(0o755)
+        inner.mkdir()
+        os.chown(inner, NOBODY, NOBODY)
+        target, name = roots / "empty", inner / "trace.jsonl"
+        target.touch(0o600)
+        before = target.stat()
+        with target.open() as held:
+            TRAPS[trap](name, target)
+            options = [*HOST, "--user", "nobody", "--trace", str(name)]
+            with EchoProcess(*options, installation=installation, wait=False) as echo:
+                said = echo.next_line("start_failed")["message"]
+                assert echo.process.wait(PATIENCE_S) == 1
+            found = os.fstat(held.fileno())
+        assert said.startswith(f"cannot write the trace {name}: ")
+        assert (found.st_uid, found.st_mode, found.st_size) == (0, before.st_mode, 0)
+        assert not (roots / "new").exists()
+        assert not (roots / "trace.jsonl").exists()
 
 
 def test_loop_without_options_is_not_traced() -> None:

@@ -252,7 +252,7 @@ def test_last_socket_breaks_and_process_exits_with_status_1(
     sockets = CalledAtOnceSockets()
     sockets.faults.always["accept"] = os_error(code)
     monkeypatch.setattr(echo7.assembly, "Reactor", functools.partial(Reactor, sockets=sockets))
-    assert echo7.cli.main(["serve", "--host", "127.0.0.1", "--port", "0", "--no-udp"]) == 1
+    assert echo7.cli.main(["serve", "--host", "127.0.0.1", "--port", "0", "--no-udp", "--sandbox", "off"]) == 1
     log = capfd.readouterr().err
     assert "broken and closed: " + os.strerror(code) in log
     assert "the last serving socket is broken" in log

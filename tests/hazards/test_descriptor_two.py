@@ -20,6 +20,7 @@ import pytest
 
 from tests.support.basics import PATIENCE_S, PROJECT
 from tests.support.clients import echo_and_close, reset
+from tests.support.daemon import LOOKED_INTO
 
 pytestmark = pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="looks at /proc/PID/fd")
 
@@ -41,7 +42,7 @@ def silent_daemon(closed: Sequence[int]) -> Iterator[tuple[subprocess.Popen[byte
     """Start a daemon without these descriptors. It can't log that it is ready, so connect until it answers."""
     port = free_port()
     command = [sys.executable, "-m", "echo7", "serve", "--host", "127.0.0.1", "--port", str(port)]
-    command += ["--log-level", "debug"]
+    command += ["--log-level", "debug", *LOOKED_INTO]
     with subprocess.Popen(command, cwd=PROJECT, preexec_fn=lambda: close_all(closed)) as daemon:
         try:
             wait_for_answer(daemon, port)

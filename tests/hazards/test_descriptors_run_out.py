@@ -26,7 +26,7 @@ from reactor import Reactor
 from reactor.sockets.errors import os_error
 from tests.support.basics import PATIENCE_S
 from tests.support.clients import receive_exactly
-from tests.support.daemon import EchoProcess
+from tests.support.daemon import LOOKED_INTO, EchoProcess
 from tests.support.faults import FlakySockets
 from tests.support.loops import ManualClock, turn_idle, turn_until
 
@@ -134,7 +134,7 @@ def test_soft_descriptor_limit_is_raised_to_the_hard_one() -> None:
 def test_default_limits_keep_some_descriptors_in_reserve() -> None:
     """The default connection limit is below the descriptor limit, so clients wait and accept(2) doesn't fail."""
     with contextlib.ExitStack() as stack:
-        daemon = stack.enter_context(EchoProcess(*LOCAL, preexec_fn=limit_descriptors(LIMIT, LIMIT)))
+        daemon = stack.enter_context(EchoProcess(*LOCAL, *LOOKED_INTO, preexec_fn=limit_descriptors(LIMIT, LIMIT)))
         clients = [stack.enter_context(daemon.connect()) for _ in range(CLIENTS)]
         for number, client in enumerate(clients):
             ask(client, b"one after another")

@@ -20,7 +20,7 @@ from reactor import Connection, Reactor, StreamProtocol, connect_tcp, listen_tcp
 from reactor.datagram import DatagramProtocol
 from tests.support.basics import PATIENCE_S, has_ipv6
 from tests.support.clients import receive_exactly
-from tests.support.daemon import EchoProcess
+from tests.support.daemon import LOOKED_INTO, EchoProcess
 from tests.support.loops import ManualClock, Recorder, server_side, turn_idle, turn_until
 
 NAMES = ["localhost", "example.com", "", "*", "127.1", "0x7f.1", "localhost.", "127.0.0.1 ", "[::1]", "a" * 300]
@@ -140,7 +140,7 @@ def test_every_socket_on_the_loop_is_non_blocking(hosts: tuple[str, ...]) -> Non
 @pytest.mark.skipif(not os.path.isdir("/proc/self/fdinfo"), reason="reads /proc/PID/fdinfo")
 def test_daemon_has_no_blocking_socket() -> None:
     """The same from outside, for every socket of the real process."""
-    with EchoProcess() as daemon, daemon.connect() as one, daemon.connect() as other:
+    with EchoProcess(*LOOKED_INTO) as daemon, daemon.connect() as one, daemon.connect() as other:
         for client in (one, other):
             client.sendall(b"ping")
             assert receive_exactly(client, 4) == b"ping"

@@ -22,6 +22,9 @@ from echo7 import cli, serve
 from echo7.settings import Settings
 from tests.support.basics import PATIENCE_S, PROJECT, until
 
+# For a daemon whose descriptors a test looks at: only root may look into a restricted process.
+LOOKED_INTO = ("--sandbox", "off") if hasattr(os, "geteuid") and os.geteuid() else ()
+
 
 def serve_config(*arguments: str) -> Settings:
     """Return the settings that `echo7 serve` reads from these arguments. Raise SystemExit(2) as it does."""
@@ -63,7 +66,8 @@ def _any_user_runs(python: str) -> bool:
 class EchoProcess:
     """`python -m echo7 serve` as an operator runs it. It is ready inside of the `with` block, and killed at its end.
 
-    `lines` are the JSON log lines so far; `next_line` waits for one more.
+    `lines` are the JSON log lines so far; `next_line` waits for one more. Those of --sandbox are in `restrictions`,
+    because they depend on the kernel.
     """
 
     def __init__(
@@ -77,10 +81,15 @@ class EchoProcess:
         **popen: Any,
     ) -> None:
         self.lines: list[dict[str, Any]] = []
+        self.restrictions: list[dict[str, Any]] = []
         self._wait = wait
         python, folder = installation or Installation(sys.executable, PROJECT)
+        # a restricted process can't write what coverage has measured
+        measured = ["--sandbox", "off"] if any(name.startswith("COVERAGE_") for name in os.environ) else []
         whole = [*prefix, *(command or (python, "-m", "echo7")), "serve", "--port", str(port), "--log-format", "json"]
-        self.process = subprocess.Popen([*whole, *arguments], cwd=folder, stderr=subprocess.PIPE, text=True, **popen)
+        self.process = subprocess.Popen(
+            [*whole, *measured, *arguments], cwd=folder, stderr=subprocess.PIPE, text=True, **popen
+        )
 
     def __enter__(self) -> Self:
         if self._wait:
@@ -124,8 +133,7 @@ class EchoProcess:
     def _read_up_to(self, event: str) -> dict[str, Any]:
         assert self.process.stderr is not None
         for text in self.process.stderr:
-            line = self._parsed(text)
-            self.lines.append(line)
+            line = self._keep(text)
             if line["event"] == event:
                 return line
         raise AssertionError(f"the process ended ({self.process.wait()}) without {event!r}; its log: {self.lines}")
@@ -135,8 +143,13 @@ class EchoProcess:
         self.process.send_signal(signum)
         assert self.process.stderr is not None
         for text in self.process.stderr:
-            self.lines.append(self._parsed(text))
+            self._keep(text)
         return self.process.wait(PATIENCE_S)
+
+    def _keep(self, text: str) -> dict[str, Any]:
+        line = self._parsed(text)
+        (self.restrictions if line["event"] == "sandbox" else self.lines).append(line)
+        return line
 
     def _parsed(self, text: str) -> dict[str, Any]:
         """Parse a line of the log. Other output on stderr fails the test, with the whole traceback."""

@@ -274,7 +274,7 @@ def test_process_without_the_right_to_drop_says_what_it_needs(monkeypatch: pytes
 def test_system_without_prctl_skips_it(monkeypatch: pytest.MonkeyPatch) -> None:
     import ctypes
 
-    monkeypatch.setattr(ctypes, "CDLL", lambda name: object())
+    monkeypatch.setattr(ctypes, "CDLL", lambda name, **options: object())
     assert privileges.no_new_privileges()() == 0
 
 

@@ -33,7 +33,7 @@ from tests.support.loops import ManualClock, turn_idle
 
 pytestmark = pytest.mark.skipif(not reuseport.AVAILABLE, reason="Linux alone balances")
 FIRST_PID = 1_000_000_000  # no process has it: pid_max is four millions
-CONFIG = serve_config("--host", "127.0.0.1", "--port", "0", "--workers", "2")
+CONFIG = serve_config("--host", "127.0.0.1", "--port", "0", "--workers", "2", "--sandbox", "off")
 
 
 class Pairs:

@@ -64,7 +64,7 @@ class Patched(WorkersProcess):
     """The same, as a process."""
 
     def __init__(self, code: str, *arguments: str) -> None:
-        self.lines = []
+        self.lines, self.restrictions = [], []
         self._wait = False
         command = patched(code, *arguments)
         self.process = subprocess.Popen(command, cwd=PROJECT, stderr=subprocess.PIPE, text=True)

@@ -10,6 +10,7 @@ import os
 import pathlib
 import stat
 import sys
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -160,16 +161,82 @@ def test_file_with_its_own_buffer_is_flushed(tmp_path: pathlib.Path) -> None:
         assert len(lines(path)) == 2
 
 
-@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes here")
-def test_a_pipe_is_refused(tmp_path: pathlib.Path) -> None:
-    path = tmp_path / "pipe"
-    os.mkfifo(path)
-    reader = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
-    try:
-        with pytest.raises(OSError, match="isn't a regular file"):
-            open_file(str(path))
-    finally:
-        os.close(reader)
+def symbolic_link(name: pathlib.Path, victim: pathlib.Path) -> None:
+    name.symlink_to(victim)
+
+
+def link_to_nothing(name: pathlib.Path, victim: pathlib.Path) -> None:
+    name.symlink_to(victim.with_name("new"))
+
+
+def hard_link(name: pathlib.Path, victim: pathlib.Path) -> None:
+    os.link(victim, name)
+
+
+def pipe(name: pathlib.Path, victim: pathlib.Path) -> None:
+    os.mkfifo(name)
+
+
+def folder(name: pathlib.Path, victim: pathlib.Path) -> None:
+    name.mkdir()
+
+
+def file_of_another_user(name: pathlib.Path, victim: pathlib.Path) -> None:
+    if os.geteuid():
+        pytest.skip("only root can give a file to another user")
+    name.touch()
+    os.chown(name, 4711, 4711)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="other kinds of files there")
+@pytest.mark.parametrize(
+    ("prepare", "why"),
+    [
+        (symbolic_link, "it is a symbolic link: give the name of the file itself"),
+        (link_to_nothing, "it is a symbolic link"),
+        (hard_link, "a second name"),
+        (pipe, "isn't a regular file"),
+        (folder, "Is a directory"),
+        (file_of_another_user, "belongs to another user"),
+    ],
+)
+def test_name_that_another_user_may_have_prepared_is_refused(
+    tmp_path: pathlib.Path, prepare: Callable[[pathlib.Path, pathlib.Path], None], why: str
+) -> None:
+    name, victim = tmp_path / "trace.jsonl", tmp_path / "victim"
+    victim.touch(0o644)
+    prepare(name, victim)
+    with pytest.raises(OSError, match=why):
+        open_file(str(name))
+    assert victim.stat().st_mode & 0o777 == 0o644
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="an open file can't be renamed there")
+@pytest.mark.parametrize("begun", [False, True], ids=["new file", "old trace"])
+def test_name_swapped_during_the_opening_spoils_no_other_file(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, begun: bool
+) -> None:
+    """Whatever is checked is what is emptied and changed: the open file, not its name."""
+    name, victim = tmp_path / "trace.jsonl", tmp_path / "victim"
+    victim.write_text('{"trace": "reactor"}')
+    victim.chmod(0o644)
+    if begun:
+        name.write_text('{"trace": "reactor"}')
+    opened = os.open
+
+    def swapped(path: str, flags: int, mode: int = 0o777) -> int:
+        descriptor = opened(path, flags, mode)
+        name.rename(tmp_path / "ours")
+        name.symlink_to(victim)
+        return descriptor
+
+    monkeypatch.setattr(os, "open", swapped)
+    JsonLines.open(str(name)).close()
+    assert victim.read_text() == '{"trace": "reactor"}'
+    assert victim.stat().st_mode & 0o777 == 0o644
+    assert len(lines(tmp_path / "ours")) == 1
+    assert (tmp_path / "ours").stat().st_mode & 0o777 == 0o600
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no fork here")
