@@ -211,7 +211,7 @@ BATCHES = {
     ),
     "held_batch_forgotten": edit(
         BATCH + "_answer",
-        "runs.append((first, end))\n            self._reactor.set_interest(self, WRITE)\n            return",
+        "runs.append((first, end))\n                self._reactor.set_interest(self, WRITE)\n                return",
         "break",
     ),
     "one_send_error_ends_the_batch": edit(
