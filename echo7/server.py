@@ -22,6 +22,7 @@ from echo7.policy.guard import Guard
 from echo7.policy.loops import LoopWatch
 from echo7.policy.rate import Rate, SourceBuckets
 from echo7.policy.reasons import ACCEPT, Reason
+from echo7.policy.shares import Shares
 from echo7.policy.sources import BY_BIND, NO_LIMITS, ConnectionGate, DatagramGate, SourceLimits
 from echo7.sockets.binding import Bound, bind_all, on_loopback
 from reactor.connection import Connection
@@ -224,7 +225,8 @@ class EchoServer:
                     spares_loopback=self._sources.udp_rate is BY_BIND, log_only=self._sources.log_only,
                     over_rate=self._over_rate,
                 )  # fmt: skip
-            echo = DatagramEcho(guard, self._endpoint_lost, gate, self._datagrams_dropped, loops)
+            shares = Shares(reactor.now)
+            echo = DatagramEcho(guard, self._endpoint_lost, gate, self._datagrams_dropped, loops, shares)
             batched = None if self._plain else batch_on(reactor, sock, echo)
             endpoints.append(batched or Datagram(reactor, sock, echo))
         return endpoints

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 
 from echo7.policy.guard import Guard
 from echo7.policy.loops import LoopWatch
+from echo7.policy.shares import Shares
 from echo7.policy.sources import DatagramGate
 from reactor.connection import Connection, StreamProtocol
 from reactor.fastpath.batch import BatchProtocol, Endpoint
@@ -67,18 +68,21 @@ class DatagramEcho(BatchProtocol):
         gate: DatagramGate | None = None,
         dropped: Dropped | None = None,
         loops: LoopWatch | None = None,
+        shares: Shares | None = None,
     ) -> None:
         self._guarded = guard.refusals
-        self._loops = loops
+        self._loops, self._shares = loops, shares
         self._lost = lost
         self._gate = gate
         self._dropped = dropped
 
     def batch_received(self, endpoint: Endpoint, batch: Batch, count: int) -> Mapping[int, str]:
         """Return which datagrams get no answer, and why. Only those that nothing else refuses take a token."""
-        refused = self._guarded(batch, count)
+        refused: Mapping[int, str] = self._guarded(batch, count)
         if self._loops is not None:
             refused = self._loops.refusals(batch, count, refused)
+        if self._shares is not None:
+            refused = self._shares.refusals(batch, count, refused)
         if self._gate is None:
             return refused
         hosts = batch.hosts(count)

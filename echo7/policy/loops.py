@@ -63,7 +63,7 @@ class LoopWatch:
         self._silences: OrderedDict[bytes, Silence] = OrderedDict()
         self._spared_until_s: OrderedDict[bytes, float] = OrderedDict()
 
-    def refusals(self, batch: Batch, count: int, refused: Mapping[int, Reason]) -> Mapping[int, Reason]:
+    def refusals(self, batch: Batch, count: int, refused: Mapping[int, str]) -> Mapping[int, str]:
         """Return `refused` and which more datagrams of a batch get no answer."""
         place = self._left - 1
         if place >= count and not self._silences:

@@ -38,6 +38,10 @@ class Reason(enum.StrEnum):
     SOURCE_DENIED = "source_denied", "`--allow` and `--deny` don't let the source use the service"
     RATE_SOURCE = "rate_source", "the source is over `--udp-rate`"
     RATE_TOTAL = "rate_total", "all sources together are over `--udp-rate-total`"
+    RATE_SHARE = (
+        "rate_share",
+        "for 20 ms more came than could be answered, and the source sent more than 8 of 64 datagrams",
+    )
     REFUSED_DENIED = "refused_denied", "`--allow` and `--deny` don't let the client use the service; reset at accept"
     REFUSED_SOURCE_CAP = (
         "refused_source_cap", "the source has `--max-connections-per-source` connections open; reset at accept",

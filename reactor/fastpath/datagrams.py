@@ -10,7 +10,7 @@ refuse is sent back unchanged to its source.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 from reactor.buffer import Bytes
@@ -54,6 +54,9 @@ class Batch(Protocol):
     def sender(self, index: int) -> bytes:
         """Return where a datagram is from: the 2 bytes of its port, then the 4 or 16 bytes of its host."""
 
+    def senders(self, count: int) -> Sequence[Hashable]:
+        """Return where the first `count` are from, in a form that is cheap to compare, with the port."""
+
     def hosts(self, count: int) -> Sequence[Any]:
         """Return the hosts of the first `count` sources, in a form that is cheap to compare."""
 
@@ -78,6 +81,10 @@ class Single(tuple[Bytes, Address, bytes]):
         """Return its source's port and host."""
         host, port = self[1][:2]
         return int(port).to_bytes(2) + pack_host(host)
+
+    def senders(self, count: int) -> Sequence[Hashable]:
+        """Return its source."""
+        return self[1:2]
 
     def hosts(self, count: int) -> Sequence[Any]:
         """Return its source's host."""

@@ -19,7 +19,7 @@ import ctypes
 import mmap
 import socket
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 from reactor.limits import DATAGRAM_BYTES, DATAGRAMS_PER_TURN
@@ -82,7 +82,8 @@ class Slots:
     """
 
     __slots__ = (
-        "_answering", "_asked", "_exported", "_full", "_hosts", "_interfaces", "_rooms", "control_bytes", "controls",
+        "_answering", "_asked", "_exported", "_full", "_hosts", "_interfaces", "_rooms", "_senders",
+        "control_bytes", "controls",
         "headers", "info_at", "iovecs", "is_ipv6", "lengths", "name_bytes", "names", "payloads", "slot_bytes",
         "stride_bytes",
     )  # fmt: skip
@@ -105,6 +106,9 @@ class Slots:
         self._full = memoryview(self._rooms.tobytes()).cast("I")
         host_at = range(8, 24, 4) if is_ipv6 else range(4, 8, 4)  # in struct sockaddr_in6 or sockaddr_in
         self._hosts = [_column(self.names, at, self.name_bytes) for at in host_at]
+        # family and port are the first word; over IPv4, the host is the second
+        words = memoryview(self.names).cast("I" if is_ipv6 else "Q")
+        self._senders = words[:: self.name_bytes // words.itemsize]
         self._interfaces = _column(self.controls, self.info_at + (16 if is_ipv6 else 0), self.control_bytes)
         # ipi_spec_dst and ipi_addr of struct in_pktinfo, unused on IPv6.
         self._answering = _column(self.controls, self.info_at + 4, self.control_bytes)
@@ -162,6 +166,12 @@ class Slots:
         if not self.is_ipv6:
             return bytes(self.names[start + 2 : start + 8])
         return bytes(self.names[start + 2 : start + 4] + self.names[start + 8 : start + 24])
+
+    def senders(self, count: int) -> Sequence[Hashable]:
+        """Return where the first `count` are from: as hosts, with family and port in front."""
+        if not self.is_ipv6:
+            return self._senders[:count].tolist()
+        return list(zip(self._senders[:count].tolist(), self.hosts(count), strict=True))
 
     def hosts(self, count: int) -> Sequence[Any]:
         """Return the hosts of the first `count` sources, each as one 32-bit word or a tuple of four."""

@@ -27,15 +27,15 @@ print(*sorted(set(sys.modules) - before))
 OURS = """
     echo7 echo7.arguments echo7.assembly echo7.cli echo7.logs echo7.logs.drops echo7.logs.log echo7.logs.quiet
     echo7.logs.report echo7.policy echo7.policy.echo echo7.policy.guard echo7.policy.loops echo7.policy.ports
-    echo7.policy.rate echo7.policy.reasons echo7.policy.sources echo7.process echo7.process.child echo7.process.handover
+    echo7.policy.rate echo7.policy.reasons echo7.policy.shares echo7.policy.sources echo7.process
+    echo7.process.child echo7.process.handover
     echo7.process.limits echo7.process.previous echo7.process.restart echo7.process.sandbox echo7.process.service
     echo7.serve echo7.server echo7.settings echo7.sockets echo7.sockets.adoption echo7.sockets.binding
     echo7.sockets.reuseport reactor reactor.buffer reactor.connection reactor.connector reactor.console
     reactor.console.commandline reactor.datagram reactor.doors reactor.fastpath reactor.fastpath.batch
     reactor.fastpath.datagrams reactor.fastpath.epoll reactor.fastpath.splice reactor.handler reactor.limits
     reactor.listener reactor.loop reactor.signals reactor.sockets reactor.sockets.addresses reactor.sockets.congestion
-    reactor.sockets.errors
-    reactor.sockets.factory reactor.sockets.opening reactor.sockets.pktinfo reactor.sockets.signaltable
+    reactor.sockets.errors reactor.sockets.factory reactor.sockets.opening reactor.sockets.pktinfo reactor.sockets.signaltable
     reactor.sockets.watchlist reactor.timers reactor.verbs
 """.split()
 # What those ask for by name, and what the standard library itself needs for that (of any version so far).

@@ -204,6 +204,17 @@ def test_host_with_the_most_connections_loses_its_oldest_one() -> None:
             many[1].recv(1)
 
 
+def test_client_that_has_gone_before_its_host_is_asked_leaves_nothing() -> None:
+    """getpeername(2) fails with ENOTCONN."""
+    with Site() as site:
+        for _ in range(3):
+            with socket.create_connection(site.listener.address[:2]) as client:
+                reset(client)
+        turn_until(site.loop, lambda: site.accepted == 3)
+        turn_until(site.loop, lambda: not connections_of(site.loop))
+        assert status(site.fetch(GET)) == 200
+
+
 def test_page_is_made_once_for_requests_close_together() -> None:
     """Making a page takes the loop's time, so that is bounded too."""
     with Site() as site:

@@ -231,6 +231,15 @@ def test_batch_gets_the_decisions_of_its_datagrams_one_by_one(
             assert batched.refusals(slots_holding(batch), len(batch), {}) == expected
 
 
+@LINUX
+@pytest.mark.parametrize("source", [("192.0.2.1", 258), ("2001:db8::1", 258, 7, 0)])
+def test_sender_is_the_same_alone_and_in_a_batch(source: tuple[Any, ...]) -> None:
+    alone = Single((b"", source, b"")).sender(0)
+    assert slots_holding([(source, b""), (source, b"x")]).sender(1) == alone
+    assert alone[:2] == b"\x01\x02"
+    assert len(alone) == (6 if len(source) == 2 else 18)
+
+
 def test_what_the_guard_refuses_is_no_sample_and_keeps_its_reason() -> None:
     watch = LoopWatch(ManualClock())
     refused: Any = {0: "source_port_zero"}
