@@ -13,6 +13,7 @@ error of sending. The plain path does the same with errors from ICMP.
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import sys
 from collections import Counter
@@ -24,6 +25,7 @@ from reactor.fastpath.datagrams import NOTHING_REFUSED, Batch, Single
 from reactor.loop import READ, WRITE, Reactor
 from reactor.sockets.addresses import Address
 from reactor.sockets.errors import BUSY, CALLBACK, RECEIVE, SEND, TRUNCATED, WOULD_BLOCK, errno_name
+from reactor.sockets.opening import close_socket
 from reactor.sockets.pktinfo import IP_PKTINFO, IPV6_RECVPKTINFO
 
 # mmsg imports ctypes, which only a UDP server on Linux needs.
@@ -113,7 +115,7 @@ class DatagramBatch:
             return
         self.closed = True
         self._reactor.unregister(self, error)
-        self._socket.close()
+        close_socket(self._socket)
         self._reactor.call_soon(self.protocol.endpoint_lost, self, error)
         self._drop_held()
 
@@ -123,8 +125,6 @@ class DatagramBatch:
         """Send what is held, or receive one batch and send it back."""
         if self._runs:
             self._answer()
-            if not self._runs and not self.closed:
-                self._reactor.set_interest(self, READ)
             return
         try:
             count = self._receive()
@@ -132,67 +132,73 @@ class DatagramBatch:
             return
         except OSError as error:
             self._failures += 1
-            self.drop(RECEIVE + errno_name(error))
             self._reactor.goes_on_after(self, error, self._failures)
+            self.drop(RECEIVE + errno_name(error))
             return
         self._failures = 0
         size_bytes = sum(self.slots.lengths[:count])
         self.datagrams_received += count
         self.bytes_received += size_bytes
         self._batch = count, size_bytes
-        refused = self._refused(count)
-        self._runs = runs_between(sorted(refused), count) if refused else [(0, count)]
-        if self.closed:
-            self._drop_held()
-            return
-        self.slots.turn_round(count)
-        self._answer()
-
-    def _refused(self, count: int) -> Mapping[int, str]:
-        """Return what the protocol refuses (all, if it raises) and what was truncated. Count the drops."""
+        refused: Mapping[int, str] = dict.fromkeys(range(count), CALLBACK)  # if it raises
         try:
             refused = self.protocol.batch_received(self, self.slots, count)
         except Exception as error:
             self._reactor.callback_failed(error)
-            refused = dict.fromkeys(range(count), CALLBACK)
+        finally:
+            self._send_back(count, refused)
+
+    def _send_back(self, count: int, refused: Mapping[int, str]) -> None:
+        """Count what the protocol refuses and what was truncated. Send the others back."""
         # A truncated datagram has filled its slot, so it is worth looking only then.
         if self._batch[1] >= self.slots.slot_bytes and (truncated := self.slots.truncated(count)):
             refused = {**refused, **dict.fromkeys(truncated, TRUNCATED)}
-        for reason, count in Counter(refused.values()).items():
-            self.drop(reason, count, next(slot for slot in refused if refused[slot] == reason))
-        return refused
+        self._runs = runs_between(sorted(refused), count) if refused else [(0, count)]
+        self.slots.turn_round(count)
+        with contextlib.ExitStack() as steps:  # the last is taken first, and each, whatever `dropped` raises
+            steps.callback(self._drop_held if self.closed else self._answer)
+            for reason, number in Counter(refused.values()).items():
+                slot = next(slot for slot in refused if refused[slot] == reason)
+                steps.callback(self.drop, reason, number, slot)
 
     def _answer(self) -> None:
-        """Send the runs. Skip a datagram that fails. If the kernel's send buffer is full, wait for WRITE."""
-        runs, slots = self._runs, self.slots
-        while runs:
-            first, end = runs.pop()
-            try:
-                sent = self._send(first, end - first)
-            except WOULD_BLOCK:
-                runs.append((first, end))
-                self._reactor.set_interest(self, WRITE)
-                return
-            except OSError as error:
-                self.drop(SEND + errno_name(error), 1, first)
-                first += 1
-                if self.closed:  # by `dropped`: the descriptor may be another's now
-                    if first < end:
-                        self.drop(BUSY, end - first, first)
-                    return
-            else:
-                self.datagrams_sent += sent
-                whole = sent == self._batch[0]
-                self.bytes_sent += self._batch[1] if whole else sum(slots.lengths[first : first + sent])
-                first += sent
-            if first < end:
-                runs.append((first, end))
-        slots.make_room(self._batch[0])
+        """Send the runs. If the kernel's send buffer is full, or `dropped` ends the loop's run, wait for WRITE."""
+        runs = self._runs
+        try:
+            while runs and self._send_run(*runs.pop()):
+                pass
+        finally:
+            if not runs:
+                self.slots.make_room(self._batch[0])
+            if not self.closed:
+                self._reactor.set_interest(self, WRITE if runs else READ)
+
+    def _send_run(self, first: int, end: int) -> bool:
+        """Send a part of a run, and keep the rest. Skip a datagram that fails. Return False if the buffer is full."""
+        runs = self._runs
+        try:
+            sent = self._send(first, end - first)
+        except WOULD_BLOCK:
+            runs.append((first, end))
+            return False
+        except OSError as error:
+            if first + 1 < end:
+                runs.append((first + 1, end))
+            self.drop(SEND + errno_name(error), 1, first)
+            return True
+        self.datagrams_sent += sent
+        whole = sent == self._batch[0]
+        self.bytes_sent += self._batch[1] if whole else sum(self.slots.lengths[first : first + sent])
+        if first + sent < end:
+            runs.append((first + sent, end))
+        return True
 
     def _drop_held(self) -> None:
-        while self._runs:
-            first, end = self._runs.pop()
-            self.drop(BUSY, end - first, first)
+        if self._runs:
+            first = self._runs[-1][0]
+            count = sum(end - first for first, end in self._runs)
+            self._runs.clear()
+            self.drop(BUSY, count, first)
 
 
 Endpoint = Datagram | DatagramBatch  # a protocol can't tell the difference
