@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import signal
-import socket
 from collections.abc import Callable
 
 import pytest
@@ -197,4 +196,3 @@ def test_far_timer_never_fires_and_never_spins(delay_s: float) -> None:
         loop.turn()
         assert selector.timeouts[-1] == (86_400.0 if delay_s > 1e5 + 86_400 else pytest.approx(10_000.0))
         timer.cancel()
-
