@@ -96,16 +96,16 @@ class Watchlist:
             else:
                 raise os_error(errno.EBADF)
         except OSError as error:
-            self._refused(handler, number, error)
+            self._refused(handler, number, error, bool(before))
 
-    def _refused(self, handler: Handler, number: int, error: OSError) -> None:
+    def _refused(self, handler: Handler, number: int, error: OSError, expected: bool) -> None:
         """Suspend or abort a handler that the selector refuses to watch. It has forgotten the handler."""
         was_watched = _forget(self._selector, number)
         if error.errno in NO_ROOM_TO_WATCH:
             self.suspended[handler] = self._call_later(SHORTAGE_RETRY_S, self._watch_again, handler)
             return
         handler.interest = 0
-        if error.errno == errno.ENOENT and not was_watched:
+        if error.errno == errno.ENOENT and expected and not was_watched:
             handler.detach()  # the number is another descriptor's now
         self._failed(error, handler, "selector_failed")
 

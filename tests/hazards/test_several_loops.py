@@ -19,7 +19,7 @@ import socket
 import sys
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -28,6 +28,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from reactor import Reactor
+from reactor.sockets.signaltable import SignalHandler
 from tests.support.basics import PATIENCE_S
 from tests.support.loops import turn_until
 
@@ -56,6 +57,11 @@ def wait_for(loop: Reactor, heard: list[Any], expected: list[Any]) -> None:
             loop.run()
     finally:
         guard.cancel()
+
+
+def note(heard: list[str], what: str, then: Callable[[], object]) -> None:
+    heard.append(what)
+    then()
 
 
 class Loops(RuleBasedStateMachine):
@@ -175,7 +181,7 @@ def test_loops_that_take_turns_keep_no_chain_of_removed_handlers() -> None:
                 loop.remove_signal_handler(USR1)
                 loop.add_signal_handler(USR1, int)
         length, handler = 0, signal.getsignal(USR1)
-        while hasattr(handler, "previous"):
+        while isinstance(handler, SignalHandler):
             length, handler = length + 1, handler.previous
         assert length < 5
 
@@ -194,7 +200,7 @@ def test_signal_during_a_run_inside_a_callback_wakes_the_outer_loop(inner_handle
             inner.run()
 
     with Reactor() as outer:
-        outer.add_signal_handler(USR1, lambda: (heard.append("outer"), outer.stop()))
+        outer.add_signal_handler(USR1, lambda: note(heard, "outer", outer.stop))
         outer.call_soon(inside)
         wait_for(outer, heard, ["outer"])
 
@@ -213,7 +219,7 @@ def test_signal_for_asyncio_during_our_run_reaches_asyncio() -> None:
 
     async def main() -> None:
         loop, done = asyncio.get_running_loop(), asyncio.Event()
-        loop.add_signal_handler(USR1, lambda: (heard.append("asyncio"), done.set()))
+        loop.add_signal_handler(USR1, lambda: note(heard, "asyncio", done.set))
         loop.call_soon(ours)
         await asyncio.wait_for(done.wait(), PATIENCE_S)
         loop.remove_signal_handler(USR1)
@@ -303,6 +309,6 @@ def test_loop_with_signal_handlers_is_refused_in_another_thread_and_can_be_close
 def test_handler_added_during_a_run_is_heard_at_once() -> None:
     heard: list[str] = []
     with Reactor() as loop:
-        loop.call_soon(loop.add_signal_handler, USR1, lambda: (heard.append("late"), loop.stop()))
+        loop.call_soon(loop.add_signal_handler, USR1, lambda: note(heard, "late", loop.stop))
         loop.call_soon(os.kill, os.getpid(), USR1)
         wait_for(loop, heard, ["late"])

@@ -59,7 +59,7 @@ def test_loop_inside_its_own_callback_is_refused_and_the_outer_run_goes_on(what:
     with Reactor() as loop:
         protocol = Recorder()
         if step == "handler":
-            protocol.data_received = attempt  # type: ignore[method-assign]
+            protocol.data_received = attempt  # type: ignore[method-assign, assignment]
         near, far = tcp_pair()
         connection = Connection(loop, near, protocol)
         connection.open()

@@ -152,6 +152,25 @@ ENDS = {
     "dead_peers_never_found": edit(STREAM_OPTIONS, "SO_KEEPALIVE, 1", "SO_KEEPALIVE, 0"),
 }
 
+INTEREST = {
+    "failed_modify_forgotten": edit(
+        WATCHLIST + "_refused",
+        "if error.errno in NO_ROOM_TO_WATCH:",
+        "if error.errno in NO_ROOM_TO_WATCH and expected:\n        return\n    if error.errno in NO_ROOM_TO_WATCH:",
+    ),
+    "failed_modify_ends_the_connection": edit(
+        WATCHLIST + "_refused", "if error.errno in NO_ROOM_TO_WATCH:", "if False:"
+    ),
+    "failed_modify_taken_for_success": edit(
+        WATCHLIST + "_refused",
+        "    was_watched =",
+        "    if expected:\n        self._selector.register(number, 1, handler)\n        return\n    was_watched =",
+    ),
+    "persistent_refusal_makes_the_loop_spin": edit(
+        WATCHLIST + "goes_on_after", "failures >= FAILURES_IN_A_ROW:", "False:"
+    ),
+}
+
 SIGNALS = {
     "signal_looked_for_before_its_byte_is_taken": edit(
         "reactor.signals:Waker.on_event", "    try:\n", "    noted = tuple(self.signals.pending)\n    try:\n"
