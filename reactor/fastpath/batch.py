@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from reactor.datagram import Datagram, DatagramProtocol
 from reactor.fastpath.datagrams import NOTHING_REFUSED, Batch, Single
+from reactor.limits import FAILURES_IN_A_ROW
 from reactor.loop import READ, WRITE, Reactor
 from reactor.sockets.addresses import Address
 from reactor.sockets.errors import BUSY, CALLBACK, RECEIVE, SEND, TRUNCATED, WOULD_BLOCK, errno_name
@@ -32,6 +33,7 @@ from reactor.sockets.pktinfo import IP_PKTINFO, IPV6_RECVPKTINFO
 if TYPE_CHECKING:
     from reactor.fastpath.mmsg import Receive, Send, Slots
 
+FAILED_TURNS = 4  # in a row, whatever the errno: then the endpoint is suspended
 # Options that put other control data before the pktinfo: time stamps (two forms of each on 32-bit machines), counts of
 # losses, marks, and several datagrams in one (UDP_GRO). The numbers are Linux's.
 OTHER_CONTROL = [(socket.SOL_SOCKET, number) for number in (29, 35, 37, 40, 41, 63, 64, 65, 75)] + [(17, 104)]
@@ -132,7 +134,7 @@ class DatagramBatch:
             return
         except OSError as error:
             self._failures += 1
-            self._reactor.goes_on_after(self, error, self._failures)
+            self._reactor.goes_on_after(self, error, self._failures * FAILURES_IN_A_ROW // FAILED_TURNS)
             self.drop(RECEIVE + errno_name(error))
             return
         self._failures = 0
