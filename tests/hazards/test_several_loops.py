@@ -12,6 +12,7 @@ for the time of a run, and bytes of other signals are passed on to its owner.
 from __future__ import annotations
 
 import asyncio
+import functools
 import itertools
 import os
 import signal
@@ -163,7 +164,7 @@ def test_loops_closed_in_any_order_leave_the_live_ones_their_signals(order: tupl
     heard: list[int] = []
     loops = [Reactor() for _ in range(3)]
     for number, loop in enumerate(loops):
-        loop.add_signal_handler(USR1, lambda number=number: heard.append(number))
+        loop.add_signal_handler(USR1, functools.partial(heard.append, number))
     for closing in order:
         newest = max(number for number, loop in enumerate(loops) if not loop.closed)
         signal.raise_signal(USR1)
