@@ -92,8 +92,9 @@ class Loops(RuleBasedStateMachine):
     def add(self, which: int, signum: int) -> None:
         if which in self.loops:
             self.loops[which].add_signal_handler(signum, lambda: self.heard.append((which, signum)))
-            if which not in self.stacks[signum]:
-                self.stacks[signum].insert(0, which)
+            if which in self.stacks[signum]:
+                self.stacks[signum].remove(which)
+            self.stacks[signum].insert(0, which)  # the last one that asked for it has it
 
     @rule(which=st.integers(0, 2), signum=st.sampled_from(SIGNALS))
     def remove(self, which: int, signum: int) -> None:
