@@ -359,3 +359,23 @@ def test_refused_interest_leaves_no_connection_silent(
             turn_until(loop, lambda: recorder.received == b"still there?")
             assert connection.interest == READ
         far.close()
+
+
+def test_handler_with_a_closed_descriptor_is_refused() -> None:
+    near, far = tcp_pair()
+    near.close()
+    with Reactor() as loop, far:
+        with pytest.raises(OSError, match="Bad file descriptor"):
+            Connection(loop, near, Recorder())
+        assert len(loop.handlers) == 1
+
+
+def test_number_that_is_free_by_now_is_left_alone() -> None:
+    """recv(2) said ENOTSOCK, and the file under the number has been closed since."""
+    with Reactor() as loop:
+        scene = Scene(loop, "connection")
+        os.close(scene.sock.fileno())
+        scene.handler.abort(os_error(errno.ENOTSOCK))
+        turn_idle(loop)
+        assert [error.errno for error in scene.told.ends] == [errno.ENOTSOCK]
+        scene.stack.close()
