@@ -1,7 +1,5 @@
 """The central chapter: what a TCP connection does, and why no byte is lost, changed or invented.
 
-A byte makes one trip, inside one turn if the kernel allows it: receive → `data_received` → `write` → send.
-
     state        means                                      next state
     OPEN         reading and writing                        HALF_CLOSED  after half_close()
                                                             DRAINING     after close() or the peer's FIN
@@ -28,7 +26,7 @@ from reactor.limits import DEFAULT_LIMITS, SEND_RETRY_S, Limits
 from reactor.loop import READ, WRITE, Reactor
 from reactor.sockets.errors import OUT_OF_MEMORY, WOULD_BLOCK
 from reactor.sockets.factory import Transport
-from reactor.sockets.opening import reset_on_close
+from reactor.sockets.opening import close_socket, reset_on_close
 from reactor.timers import Timer
 
 
@@ -152,7 +150,7 @@ class Connection:
         """Close now: drop what is pending and send RST, so the peer knows that the stream is incomplete."""
         if self.state is CLOSED:
             return
-        if self.state is not LINGERING:  # there all bytes and a FIN were sent
+        if self.state is not LINGERING and not self._reactor.is_forked():
             reset_on_close(self.socket)
         self._tear_down(error)
 
@@ -179,7 +177,7 @@ class Connection:
                     size_bytes = len(data)
                     self.bytes_received += size_bytes
                     self._data_received(self, data)
-                    if size_bytes == self.limits.receive_bytes:
+                    if size_bytes == self.limits.receive_bytes and not self.closed:
                         self.protocol.saturated(self)
                 elif not data:
                     self._end_of_stream()
@@ -217,21 +215,24 @@ class Connection:
             self._advance()
 
     def _end_of_stream(self) -> None:
-        keep_open = self.state is not LINGERING and self.protocol.eof_received(self)
-        self._eof = True
         if self.state is LINGERING:
             self._tear_down()
-        elif keep_open:
-            self._update_interest()
-        else:
-            self.close()
+            return
+        self._eof, keep_open = True, None
+        try:
+            keep_open = self.protocol.eof_received(self)
+        except Exception as error:
+            self._reactor.callback_failed(error, self)
+        finally:
+            self._update_interest() if keep_open else self.close()
 
     def _advance(self) -> None:
         if self._pending:
             self._update_interest()
             return
         try:
-            self.socket.shutdown(socket.SHUT_WR)
+            if not self._reactor.is_forked():  # a child would end its parent's connection
+                self.socket.shutdown(socket.SHUT_WR)
         except OSError as error:  # ENOTCONN: the peer's RST came first
             self._tear_down(error)
             return
@@ -283,5 +284,5 @@ class Connection:
             self._deadline.cancel()
         self._pending.clear()
         self._reactor.unregister(self, error)
-        self.socket.close()
+        close_socket(self.socket)
         self._reactor.call_soon(self.protocol.connection_lost, self, error)

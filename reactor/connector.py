@@ -12,7 +12,7 @@ from reactor.limits import Limits
 from reactor.loop import WRITE, Reactor
 from reactor.sockets.addresses import Address
 from reactor.sockets.errors import CONNECTING, os_error
-from reactor.sockets.opening import Socket, connect_result
+from reactor.sockets.opening import Socket, close_socket, connect_result
 
 Failed = Callable[[OSError], object]
 
@@ -59,7 +59,7 @@ class Connector:
         """Give up and close. Call `failed(error)` only for an OSError."""
         if not self.closed:
             self._release(error)
-            self._socket.close()
+            close_socket(self._socket)
             if isinstance(error, OSError):
                 self._reactor.call_soon(self._failed, error)
 

@@ -15,6 +15,7 @@ from reactor.loop import READ, WRITE, Reactor
 from reactor.sockets.addresses import Address
 from reactor.sockets.congestion import Congestion
 from reactor.sockets.errors import BUSY, CALLBACK, RECEIVE, SEND, TRUNCATED, WOULD_BLOCK, errno_name
+from reactor.sockets.opening import close_socket
 from reactor.sockets.pktinfo import MSG_TRUNC, Control, path_of, receiver, reply_control
 
 
@@ -78,8 +79,7 @@ class Datagram:
                 self._reactor.tell("buffer", self, before=0, after=len(data))
                 self._reactor.set_interest(self, WRITE)
                 return True
-            self.drop(BUSY if is_full else SEND + errno_name(error), destination)
-            self._reactor.guard(self.protocol.error_received, self, error)
+            self.drop(BUSY if is_full else SEND + errno_name(error), destination, error)
             return False
         self.datagrams_sent += 1
         self.bytes_sent += sent
@@ -90,11 +90,15 @@ class Datagram:
         """The size of the held datagram."""
         return 0 if self._held is None else len(self._held[0])
 
-    def drop(self, reason: str, peer: Address | None = None) -> None:
-        """Count one datagram that gets no answer, and call the protocol."""
+    def drop(self, reason: str, peer: Address | None = None, error: OSError | None = None) -> None:
+        """Count one datagram that gets no answer, and call the protocol, also with the `error` of its system call."""
         self._reactor.tell("dropped", self, reason=reason, count=1, peer=peer)
         self.drops[reason] = self.drops.get(reason, 0) + 1
-        self._reactor.guard(self.protocol.dropped, self, reason, peer)
+        try:
+            self._reactor.guard(self.protocol.dropped, self, reason, peer)
+        finally:
+            if error is not None:
+                self._reactor.guard(self.protocol.error_received, self, error)
 
     def abort(self, error: Exception | None = None) -> None:
         """Close now, drop a held datagram, and call the protocol with the reason. A second call does nothing."""
@@ -103,7 +107,7 @@ class Datagram:
         self.closed = True
         self._congestion.is_over()
         self._reactor.unregister(self, error)
-        self._socket.close()
+        close_socket(self._socket)
         self._reactor.call_soon(self.protocol.endpoint_lost, self, error)
         if self._held is not None:
             self.drop(BUSY, self._held[1])
@@ -130,10 +134,10 @@ class Datagram:
                 return
             except OSError as error:
                 failures += 1
-                self.drop(RECEIVE + errno_name(error))
-                if not self._reactor.goes_on_after(self, error, failures):
+                goes_on = self._reactor.goes_on_after(self, error, failures)
+                self.drop(RECEIVE + errno_name(error), None, error if goes_on else None)
+                if not goes_on:
                     return
-                self._reactor.guard(self.protocol.error_received, self, error)
             else:
                 self._deliver(data, control, flags, source)
 
@@ -145,6 +149,6 @@ class Datagram:
             return
         try:
             self.protocol.datagram_received(self, data, source, path_of(control) if control else b"")
-        except Exception as error:
+        except BaseException as error:
             self.drop(CALLBACK, source)
             self._reactor.callback_failed(error)

@@ -6,7 +6,6 @@ memory) the listener is suspended: clients wait in the kernel's queue, and the l
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import math
 from collections.abc import Callable
@@ -16,7 +15,7 @@ from reactor.limits import ACCEPTS_PER_TURN, DEFAULT_LIMITS, SHORTAGE_QUIET_S, L
 from reactor.loop import READ, Reactor
 from reactor.sockets.addresses import Address, format_address
 from reactor.sockets.errors import WOULD_BLOCK, errno_name
-from reactor.sockets.opening import Socket, closed_on_error
+from reactor.sockets.opening import Socket, close_socket, closed_on_error
 
 Factory = Callable[[], StreamProtocol]
 Lost = Callable[["Listener", OSError], object] | None
@@ -61,8 +60,9 @@ class Listener:
         if not self.closed:
             self.closed = True
             self._reactor.unregister(self, error)
-            with contextlib.suppress(OSError):  # EBADF, if that is why it closes
-                self._socket.close()
+            close_socket(self._socket)
+            if isinstance(error, OSError) and self._lost is not None:
+                self._reactor.call_soon(self._lost, self, error)
 
     close = abort
 
@@ -96,8 +96,6 @@ class Listener:
         if self.closed:
             text = f"listener {where} is broken and closed: {error.strerror}"
             logger.error(text, extra={"event": "socket_broken"})
-            if self._lost is not None:
-                self._reactor.call_soon(self._lost, self, error)
         elif not goes_on and now_s >= self._quiet_until_s:
             self._quiet_until_s = now_s + SHORTAGE_QUIET_S
             text = f"listener {where} is suspended, clients queue: {error.strerror}"

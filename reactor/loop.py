@@ -8,8 +8,8 @@
 
 Laws. The selector's `data` is the handler itself, so a handler closed earlier in the same batch is skipped, and a new
 one with the same number is never called by mistake. Interest changes in one place (`sockets/watchlist.py`). Every step
-is bounded. A callback that raises an Exception closes its own handler and costs one log line with a traceback. Another
-BaseException leaves `run`, which may be called again: nothing is lost. Other threads call only `call_soon_threadsafe`.
+is bounded. A callback that raises an Exception closes its own handler and costs one log line. Another BaseException
+leaves `run`, which may be called again. Other threads call only `call_soon_threadsafe`.
 """
 
 import collections
@@ -26,7 +26,7 @@ from reactor.doors import NOTHING_OBSERVED, Observer, Snapshot
 from reactor.handler import Handler
 from reactor.signals import Waker
 from reactor.sockets.factory import SignalSource, SocketFactory
-from reactor.sockets.watchlist import Watchlist, replace_descriptors
+from reactor.sockets.watchlist import PROCESS, Watchlist
 from reactor.timers import Arguments, Callback, Timer
 
 READ, WRITE = selectors.EVENT_READ, selectors.EVENT_WRITE
@@ -37,15 +37,14 @@ logger = logging.getLogger("reactor")
 class Reactor:
     """A single-threaded event loop over a `selectors` selector.
 
-    The arguments are its doors (`doors.py`). `close` closes the selector too. `guard(callback, *args, owner=None)`
-    calls a user's callback; if that raises, the error is logged once and `owner` is aborted. `tell` is the observer's;
-    `add_signal_handler(signum, callback)` and `remove_signal_handler(signum)` are the Waker's (`signals.py`).
+    The arguments are its doors (`doors.py`). `guard(callback, *args, owner=None)` calls a user's callback; if that
+    raises, the error is logged once and `owner` is aborted. `tell` is the observer's.
     """
 
     __slots__ = (
         "_running", "_select", "_stopping", "_timers", "_waker", "_watchlist", "add_signal_handler", "calls", "closed",
-        "goes_on_after", "guard", "handlers", "now", "observer", "remove_signal_handler", "set_interest", "sockets",
-        "suspend", "tell",
+        "goes_on_after", "guard", "handlers", "is_forked", "now", "observer", "remove_signal_handler", "set_interest",
+        "sockets", "suspend", "tell",
     )  # fmt: skip
 
     def __init__(
@@ -59,16 +58,16 @@ class Reactor:
     ) -> None:
         self.sockets, self.observer = sockets, observer
         self.now = clock  # monotonic seconds from an arbitrary start
-        self.handlers: dict[Handler, None] = {}  # an ordered set of all open handlers; read-only
         observer.attach(self)
         watched = observer.selector(selectors.DefaultSelector() if selector is None else selector)
         self._timers, self.guard, self.tell = observer.timers(), observer.guard(self._guard), observer.tell
-        self._watchlist = Watchlist(watched, self.call_later, self.callback_failed)
-        self._select, self.set_interest = watched.select, self._watchlist.set_interest
-        self.suspend, self.goes_on_after = self._watchlist.suspend, self._watchlist.goes_on_after
+        self._watchlist = watchlist = Watchlist(watched, self.call_later, self.callback_failed)
+        self._select, self.set_interest, self.suspend = watched.select, watchlist.set_interest, watchlist.suspend
+        self.goes_on_after, self.is_forked = watchlist.goes_on_after, watchlist.is_forked
+        self.handlers = watchlist.handlers  # all open handlers and their descriptors, oldest first; read-only
         self.calls: collections.deque[tuple[Callback, Arguments]] = collections.deque()  # read-only
         self._running = self._stopping = self.closed = False
-        self._waker = Waker(sockets, signals, self.call_soon)
+        self._waker = Waker(self, signals)
         self.add_signal_handler, self.remove_signal_handler = self._waker.signals.add, self._waker.signals.remove
         self.register(self._waker)
         self.set_interest(self._waker, READ)
@@ -92,8 +91,8 @@ class Reactor:
         if self._running:
             raise RuntimeError("a callback can't run its own loop: return, and the loop goes on")
         self._refuse_if_closed()
-        self._running = True
         self._waker.signals.start()
+        self._running = True
         try:
             yield
         finally:
@@ -103,6 +102,9 @@ class Reactor:
     def _turn(self) -> None:
         """Take the five steps of the module's docstring once. Block in step 2 if there is nothing to do."""
         sleep_s: float | None = None
+        here = PROCESS.id
+        if self.is_forked():
+            raise RuntimeError("a forked child can't run its parent's loop: call close() or reopen_after_fork() first")
         if self.calls or self._stopping:
             sleep_s = 0.0
         elif self._timers.size:
@@ -113,7 +115,7 @@ class Reactor:
             ready = self._watchlist.select_failed(error)
         for key, mask in ready:
             handler: Handler = key.data
-            if not handler.closed:
+            if not handler.closed and PROCESS.id == here:  # a child leaves the rest to its parent
                 try:
                     handler.on_event(mask)
                 except Exception as error:
@@ -137,14 +139,12 @@ class Reactor:
     def register(self, handler: Handler) -> None:
         """Add a handler, with no interest yet. `close` aborts it. Raise RuntimeError if the reactor is closed."""
         self._refuse_if_closed()
-        self.handlers[handler] = None
+        self._watchlist.add(handler)
         self.tell("adopted", handler)
 
     def unregister(self, handler: Handler, error: Exception | None = None) -> None:
         """Remove a handler: the first step of its teardown, while its socket is open. `error` is why it ends."""
-        self._watchlist.remove(handler)
-        if handler in self.handlers:
-            del self.handlers[handler]
+        if self._watchlist.remove(handler, error):
             self.tell("closed", handler, error=error)
 
     def _guard(self, callback: Callback, *args: object, owner: Handler | None = None) -> None:
@@ -153,10 +153,12 @@ class Reactor:
         except Exception as error:
             self.callback_failed(error, owner)
 
-    def callback_failed(self, error: Exception, owner: Handler | None = None, event: str = "callback_raised") -> None:
-        """Log an exception from a user's callback once, with its traceback, and abort `owner`."""
-        text = event.replace("_", " ") + " %r; " + ("its handler is closed" if owner else "the loop goes on")
-        logger.error(text, error, exc_info=error, extra={"event": event})
+    def callback_failed(self, error: BaseException, owner: Handler | None = None, tag: str = "callback_raised") -> None:
+        """Log an Exception from a user's callback once, with its traceback, and abort `owner`. Raise any other."""
+        if not isinstance(error, Exception):
+            raise error
+        text = tag.replace("_", " ") + " %r; " + ("its handler is closed" if owner else "the loop goes on")
+        logger.error(text, error, exc_info=error, extra={"event": tag})
         self.tell("raised", owner, error=error)
         if owner is not None:
             self.guard(owner.abort, error)
@@ -201,18 +203,19 @@ class Reactor:
 
         In a forked child, close its copies only: what it shares with the parent is left untouched.
         """
-        if self._watchlist.is_forked():
+        if self.is_forked():
             self.observer.detach()
-            replace_descriptors(self.handlers)
-            self.handlers.clear()
+            self._watchlist.forget_all()
             self.calls.clear()
+            for timer in self._timers.live():
+                timer.cancel()
+            self.stop()
         elif self._running:
             raise RuntimeError("a running loop can't be closed: call stop(), and close() when run() has returned")
         self.closed = True
         for handler in tuple(self.handlers):
             if handler is not self._waker:
                 self.guard(handler.abort)
-        self.unregister(self._waker)
         self._waker.abort()
         self._run_calls()  # among them each protocol's connection_lost
         self._watchlist.close()

@@ -5,46 +5,39 @@ pending signal is kept once, however often it arrives (signal(7)). The interpret
 (`set_wakeup_fd`), and our handler only remembers the signal (`sockets/signaltable.py`).
 """
 
-import contextlib
-from collections.abc import Callable
+from typing import Any
 
-from reactor.limits import WAKE_BYTES_PER_TURN
-from reactor.sockets.errors import WOULD_BLOCK
-from reactor.sockets.factory import SignalSource, SocketFactory
+from reactor.limits import FAILURES_IN_A_ROW
+from reactor.sockets.factory import SignalSource
 from reactor.sockets.signaltable import SignalTable
+from reactor.sockets.wakeup import WakePair
 
 
 class Waker:
     """A socket pair: the loop watches one end; threads and signals write to the other."""
 
-    __slots__ = ("_call_soon", "_reader", "_writer", "closed", "detach", "fileno", "interest", "signals")
+    __slots__ = ("_pair", "_reactor", "closed", "detach", "fileno", "interest", "signals", "wake")
 
-    def __init__(self, sockets: SocketFactory, signals: SignalSource, call_soon: Callable[..., None]) -> None:
+    def __init__(self, reactor: Any, signals: SignalSource) -> None:  # a Reactor
         self.interest, self.closed = 0, False
-        self._call_soon = call_soon
-        self._reader, self._writer = sockets.socketpair()
-        self.fileno, self.detach = self._reader.fileno, self._reader.detach
-        self._reader.setblocking(False)
-        self._writer.setblocking(False)
-        self.signals = SignalTable(signals, self.wake, self._writer.fileno())
-
-    def wake(self) -> None:
-        """Make the loop's select return. Any thread may call this; it never blocks."""
-        with contextlib.suppress(OSError):  # a full pair already holds a wake-up; a closed one has no reader
-            self._writer.send(b"\0")
+        self._reactor, self._pair = reactor, WakePair(reactor.sockets)
+        self.fileno, self.detach, self.wake = self._pair.fileno, self._pair.detach, self._pair.wake
+        self.signals = SignalTable(signals, self._pair)
 
     def on_event(self, mask: int) -> None:
         """Empty the pair, then queue the callbacks of pending signals. The other order could lose a wake-up."""
-        with contextlib.suppress(*WOULD_BLOCK):
-            self._reader.recv(WAKE_BYTES_PER_TURN)
+        try:
+            self.signals.pass_on(self._pair.receive())
+        except OSError as error:
+            self._reactor.goes_on_after(self, error, FAILURES_IN_A_ROW)
         pending, callbacks = self.signals.pending, self.signals.callbacks
         for signum in tuple(pending):
             del pending[signum]
-            self._call_soon(lambda signum=signum: callbacks.get(signum, int)())  # or removed by then
+            self._reactor.call_soon(lambda signum=signum: callbacks.get(signum, int)())  # or removed by then
 
     def abort(self, error: Exception | None = None) -> None:
-        """Restore the signals and close both ends. The loop calls this last, after `unregister`."""
+        """Restore the signals and close both ends. The loop calls this last."""
         self.closed = True
+        self._reactor.unregister(self, error)
         self.signals.close()
-        self._reader.close()
-        self._writer.close()
+        self._pair.close()

@@ -16,6 +16,7 @@ from reactor.listener import Listener
 from reactor.loop import Reactor
 from reactor.sockets.addresses import Address, unspecified
 from reactor.sockets.opening import bind_tcp, bind_udp, closed_on_error, new_client
+from reactor.sockets.seconds import check_s
 
 
 def listen_tcp(
@@ -29,8 +30,9 @@ def listen_tcp(
     """Listen on (host, port), port 0 for any free port. Call `factory()` for each connection's protocol.
 
     Urgent data stays in the stream, keepalive finds dead peers, IPv6 sockets carry IPv6 only (see `bind_tcp`).
-    Raise OSError as bind(2) and listen(2) do.
+    Raise OSError as bind(2) and listen(2) do, ValueError for limits with a time-out that no timer can have.
     """
+    check_s("linger_timeout_s", limits.linger_timeout_s)
     with closed_on_error(bind_tcp(reactor.sockets, address)) as sock:
         sock.listen(backlog)
         return Listener(reactor, sock, factory, limits)
@@ -49,8 +51,9 @@ def connect_tcp(
     """Connect to (host, port) and give the connection to `protocol`, or call `failed(error)`.
 
     The error is what connect(2) would raise, or ETIMEDOUT after `timeout_s`. `buffer_bytes` caps the kernel's buffers.
-    Raise ValueError for a time-out that isn't finite, OSError if there is no socket (EMFILE, EAFNOSUPPORT).
+    Raise ValueError for a time-out that no timer can have, OSError if there is no socket (EMFILE, EAFNOSUPPORT).
     """
+    check_s("linger_timeout_s", limits.linger_timeout_s)
     with closed_on_error(new_client(reactor.sockets, address, buffer_bytes=buffer_bytes)) as sock:
         connector = Connector(reactor, sock, protocol, failed, timeout_s, limits)
         connector.start(address)

@@ -25,6 +25,8 @@ from reactor.sockets.errors import os_error
 # within the timeout
 LOOKS = 16
 CONNECTIONS_PER_LOOK = 256
+# a timeout of a nanosecond must not make the loop spin
+LEAST_STEP_S = 0.01
 # A look also takes connections that are due within this part of a step, so that the loop wakes less often.
 EARLY = 1 / 8
 # sixteen sixteenths may be a little less than one
@@ -44,7 +46,7 @@ class IdleWatch:
 
     def __init__(self, reactor: Reactor, timeout_s: float, ended: Callable[[Connection, Reason], object]) -> None:
         self._reactor = reactor
-        self._timeout_s, self._step_s = timeout_s * (1 - ROUNDING), timeout_s / LOOKS
+        self._timeout_s, self._step_s = timeout_s * (1 - ROUNDING), max(timeout_s / LOOKS, LEAST_STEP_S)
         self._ended = ended
         # in the order in which they are due
         self._queue: OrderedDict[Connection, Seen] = OrderedDict()

@@ -13,6 +13,7 @@ error of sending. The plain path does the same with errors from ICMP.
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import sys
 from collections import Counter
@@ -21,16 +22,19 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from reactor.datagram import Datagram, DatagramProtocol
 from reactor.fastpath.datagrams import NOTHING_REFUSED, Batch, Single
+from reactor.limits import FAILURES_IN_A_ROW
 from reactor.loop import READ, WRITE, Reactor
 from reactor.sockets.addresses import Address
 from reactor.sockets.congestion import Congestion
 from reactor.sockets.errors import BUSY, CALLBACK, RECEIVE, SEND, TRUNCATED, WOULD_BLOCK, errno_name
+from reactor.sockets.opening import close_socket
 from reactor.sockets.pktinfo import IP_PKTINFO, IPV6_RECVPKTINFO
 
 # mmsg imports ctypes, which only a UDP server on Linux needs.
 if TYPE_CHECKING:
     from reactor.fastpath.mmsg import Receive, Send, Slots
 
+FAILED_TURNS = 4  # in a row, whatever the errno: then the endpoint is suspended
 # Options that put other control data before the pktinfo: time stamps (two forms of each on 32-bit machines), counts of
 # losses, marks, and several datagrams in one (UDP_GRO). The numbers are Linux's.
 OTHER_CONTROL = [(socket.SOL_SOCKET, number) for number in (29, 35, 37, 40, 41, 63, 64, 65, 75)] + [(17, 104)]
@@ -116,7 +120,7 @@ class DatagramBatch:
         self.closed = True
         self._congestion.is_over()
         self._reactor.unregister(self, error)
-        self._socket.close()
+        close_socket(self._socket)
         self._reactor.call_soon(self.protocol.endpoint_lost, self, error)
         self._drop_held()
 
@@ -126,9 +130,6 @@ class DatagramBatch:
         """Send what is held, or receive one batch and send it back."""
         if self._runs:
             self._answer()
-            if not self._runs and not self.closed:
-                self._congestion.is_over()
-                self._reactor.set_interest(self, READ)
             return
         try:
             count = self._receive()
@@ -136,68 +137,82 @@ class DatagramBatch:
             return
         except OSError as error:
             self._failures += 1
+            self._reactor.goes_on_after(self, error, self._failures * FAILURES_IN_A_ROW // FAILED_TURNS)
             self.drop(RECEIVE + errno_name(error))
-            self._reactor.goes_on_after(self, error, self._failures)
             return
         self._failures = 0
         size_bytes = sum(self.slots.lengths[:count])
         self.datagrams_received += count
         self.bytes_received += size_bytes
         self._batch = count, size_bytes
-        refused = self._refused(count)
-        self._runs = runs_between(sorted(refused), count) if refused else [(0, count)]
-        if self.closed:
-            self._drop_held()
-            return
-        self.slots.turn_round(count)
-        self._answer()
-
-    def _refused(self, count: int) -> Mapping[int, str]:
-        """Return what the protocol refuses (all, if it raises) and what was truncated. Count the drops."""
+        refused: Mapping[int, str] | None = None  # if it raises
         try:
             refused = self.protocol.batch_received(self, self.slots, count)
         except Exception as error:
             self._reactor.callback_failed(error)
+        finally:
+            self._send_back(count, refused)
+
+    def _send_back(self, count: int, refused: Mapping[int, str] | None) -> None:
+        """Count what the protocol refuses (all, if it raised) and what was truncated. Send the others back."""
+        if refused is None:
             refused = dict.fromkeys(range(count), CALLBACK)
         # A truncated datagram has filled its slot, so it is worth looking only then.
         if self._batch[1] >= self.slots.slot_bytes and (truncated := self.slots.truncated(count)):
             refused = {**refused, **dict.fromkeys(truncated, TRUNCATED)}
-        for reason, count in Counter(refused.values()).items():
-            self.drop(reason, count, next(slot for slot in refused if refused[slot] == reason))
-        return refused
+        self._runs = runs_between(sorted(refused), count) if refused else [(0, count)]
+        self.slots.turn_round(count)
+        if not refused and not self.closed:  # the usual case: an ExitStack would cost two microseconds
+            self._answer()
+            return
+        with contextlib.ExitStack() as steps:  # the last is taken first, and each, whatever `dropped` raises
+            steps.callback(self._drop_held if self.closed else self._answer)
+            for reason, number in Counter(refused.values()).items():
+                slot = next(slot for slot in refused if refused[slot] == reason)
+                steps.callback(self.drop, reason, number, slot)
 
     def _answer(self) -> None:
-        """Send the runs. Skip a datagram that fails. If the kernel's send buffer is full, wait for WRITE."""
-        runs, slots = self._runs, self.slots
-        while runs:
-            first, end = runs.pop()
-            try:
-                sent = self._send(first, end - first)
-            except OSError as error:
-                is_full = isinstance(error, WOULD_BLOCK)
-                if is_full and self._congestion.waits():
-                    runs.append((first, end))
-                    self._reactor.set_interest(self, WRITE)
-                    return
-                self.drop(BUSY if is_full else SEND + errno_name(error), 1, first)
-                first += 1
-                if self.closed:  # by `dropped`: the descriptor may be another's now
-                    if first < end:
-                        self.drop(BUSY, end - first, first)
-                    return
-            else:
-                self.datagrams_sent += sent
-                whole = sent == self._batch[0]
-                self.bytes_sent += self._batch[1] if whole else sum(slots.lengths[first : first + sent])
-                first += sent
-            if first < end:
+        """Send the runs. If the kernel's send buffer is full, or `dropped` ends the loop's run, wait for WRITE."""
+        runs = self._runs
+        try:
+            while runs and self._send_run(*runs.pop()):
+                pass
+        finally:
+            if not runs:
+                self.slots.make_room(self._batch[0])
+            wanted = WRITE if runs else READ
+            if wanted != self.interest and not self.closed:
+                if not runs:
+                    self._congestion.is_over()
+                self._reactor.set_interest(self, wanted)
+
+    def _send_run(self, first: int, end: int) -> bool:
+        """Send a part of a run, and keep the rest. Skip a datagram that fails. Return False if the buffer is full."""
+        runs = self._runs
+        try:
+            sent = self._send(first, end - first)
+        except OSError as error:
+            is_full = isinstance(error, WOULD_BLOCK)
+            if is_full and self._congestion.waits():
                 runs.append((first, end))
-        slots.make_room(self._batch[0])
+                return False
+            if first + 1 < end:
+                runs.append((first + 1, end))
+            self.drop(BUSY if is_full else SEND + errno_name(error), 1, first)
+            return True
+        self.datagrams_sent += sent
+        whole = sent == self._batch[0]
+        self.bytes_sent += self._batch[1] if whole else sum(self.slots.lengths[first : first + sent])
+        if first + sent < end:
+            runs.append((first + sent, end))
+        return True
 
     def _drop_held(self) -> None:
-        while self._runs:
-            first, end = self._runs.pop()
-            self.drop(BUSY, end - first, first)
+        if self._runs:
+            first = self._runs[-1][0]
+            count = sum(end - first for first, end in self._runs)
+            self._runs.clear()
+            self.drop(BUSY, count, first)
 
 
 Endpoint = Datagram | DatagramBatch  # a protocol can't tell the difference

@@ -8,10 +8,10 @@ idle server sleeps. Timers stay punctual: polling ends when the sleep would have
 
 from __future__ import annotations
 
-import math
 import selectors
 from collections.abc import Callable
 
+from reactor.sockets.seconds import check_s
 from reactor.sockets.wrapped_selector import Ready, WrappedSelector
 
 
@@ -22,8 +22,7 @@ class BusyPollSelector(WrappedSelector):
     """
 
     def __init__(self, inner: selectors.BaseSelector, clock: Callable[[], float], busy_poll_s: float) -> None:
-        if not 0 < busy_poll_s < math.inf:
-            raise ValueError(f"busy_poll_s must be a positive number of seconds, not {busy_poll_s!r}")
+        check_s("busy_poll_s", busy_poll_s, zero=False)
         super().__init__(inner)
         self._clock, self.busy_poll_s = clock, busy_poll_s
         self._busy_until_s = clock()  # the first wait blocks

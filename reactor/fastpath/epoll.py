@@ -49,7 +49,7 @@ class LeanEpollSelector(selectors.BaseSelector):
             try:
                 self._epoll.modify(before.fd, _bits(events))
             except OSError:
-                self.unregister(fileobj)  # as `selectors` does: the kernel's state is unknown
+                del self._keys[before.fd], self._readable[before.fd]  # as `selectors` does: the kernel may differ
                 raise
         return self._remember(before._replace(events=events, data=data))
 

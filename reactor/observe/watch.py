@@ -21,6 +21,7 @@ from reactor.doors import NOTHING_OBSERVED, Observer
 from reactor.handler import Handler
 from reactor.loop import Reactor
 from reactor.observe.describe import callback_name, handler_name, timer_of
+from reactor.sockets.seconds import check_s
 from reactor.sockets.wrapped_selector import Ready, WrappedSelector
 from reactor.timers import Callback
 
@@ -52,7 +53,7 @@ class Spread:
 class Watch(Observer):
     """Measures one loop: `Reactor(observer=Watch(slow_s=0.05))`. It may wrap another observer (`inner`).
 
-    A callback is slow if it takes `slow_s` or longer (None: never).
+    A callback is slow if it takes `slow_s` or longer (None: never). Raise ValueError if no clock can measure that.
     """
 
     __slots__ = (
@@ -61,6 +62,8 @@ class Watch(Observer):
     )  # fmt: skip
 
     def __init__(self, slow_s: float | None = None, inner: Observer = NOTHING_OBSERVED) -> None:
+        if slow_s is not None:
+            check_s("slow_s", slow_s)
         self.turns = Spread()  # how long turns work, without sleep
         self.lags = Spread()  # how late timers fire
         self.slow_callbacks = 0

@@ -101,6 +101,12 @@ def reset_on_close(sock: Socket) -> None:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
 
 
+def close_socket(sock: Socket) -> None:
+    """Close a socket. Ignore an error: other code may have closed the descriptor (EBADF)."""
+    with contextlib.suppress(OSError):
+        sock.close()
+
+
 def connect_result(sock: Socket) -> int:
     """Return the errno of a finished non-blocking connect, 0 for success (connect(2), SO_ERROR).
 

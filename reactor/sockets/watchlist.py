@@ -5,10 +5,10 @@
     a receive that fails FAILURES_IN_A_ROW times     the same, whatever the errno, so that the loop doesn't spin
     the kernel refuses to watch a descriptor         its handler is aborted
     other code has closed a descriptor               its handler is aborted, when the selector notices or when a new
-                                                     descriptor has the same number; the new one isn't touched
+                                                     handler has the same number; the new one isn't touched
     a forked child                                   nothing reaches the selector, which the parent uses too
 
-Law: the selector's entries agree with `interest` of all handlers that aren't suspended.
+Law: the selector's entries agree with `interest` of all handlers that aren't suspended. Each descriptor has one owner.
 """
 
 from __future__ import annotations
@@ -16,7 +16,9 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-from collections.abc import Callable, Iterable
+import select
+import stat
+from collections.abc import Callable
 from selectors import BaseSelector, SelectorKey
 
 from reactor.handler import Handler
@@ -27,10 +29,28 @@ from reactor.timers import Timer
 Ready = list[tuple[SelectorKey, int]]
 
 
-class Watchlist:
-    """The selector of one loop. `failed(error, handler, event)` logs an error and aborts the handler."""
+class Process:
+    """This process's id, without a system call: a forked child renews it."""
 
-    __slots__ = ("_call_later", "_failed", "_numbers", "_process_id", "_selector", "suspended")
+    __slots__ = ("id",)
+
+    def __init__(self) -> None:
+        self.renew()
+
+    def renew(self) -> None:
+        """Ask the kernel."""
+        self.id = os.getpid()
+
+
+PROCESS = Process()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=PROCESS.renew)
+
+
+class Watchlist:
+    """The handlers of one loop, and its selector. `failed(error, handler, event)` logs an error and aborts."""
+
+    __slots__ = ("_call_later", "_failed", "_owners", "_process_id", "_selector", "handlers", "suspended")
 
     def __init__(
         self,
@@ -39,13 +59,23 @@ class Watchlist:
         failed: Callable[[Exception, Handler, str], None],
     ) -> None:
         self._selector, self._call_later, self._failed = selector, call_later, failed
-        self._numbers: dict[Handler, int] = {}  # those that are watched, with their descriptors
+        self.handlers: dict[Handler, int] = {}  # all that are open, oldest first, with their descriptors; read-only
+        self._owners: dict[int, Handler] = {}  # the same by descriptor
         self.suspended: dict[Handler, Timer] = {}  # those that aren't watched for a while; read-only
-        self._process_id = os.getpid()
+        self._process_id = PROCESS.id
 
     def is_forked(self) -> bool:
         """Tell whether this process is a child that shares its parent's epoll instance."""
-        return os.getpid() != self._process_id
+        return PROCESS.id != self._process_id
+
+    def add(self, handler: Handler) -> None:
+        """Add a handler, with no interest yet. An earlier owner of its descriptor has lost it, and is aborted."""
+        number = handler.fileno()
+        if number < 0:
+            raise os_error(errno.EBADF)
+        if number in self._owners:
+            self._release([self._owners[number]])
+        self.handlers[handler], self._owners[number] = number, handler
 
     def set_interest(self, handler: Handler, interest: int) -> None:
         """Set what the selector watches: READ, WRITE, both, or 0 for nothing.
@@ -55,40 +85,61 @@ class Watchlist:
         before, handler.interest = handler.interest, interest
         if before == interest or handler in self.suspended or self.is_forked():
             return
+        number = self.handlers[handler]
         try:
             if not interest:
-                self._selector.unregister(self._numbers.pop(handler))
+                self._selector.unregister(number)
             elif before:
-                self._selector.modify(self._numbers[handler], interest, handler)
+                self._selector.modify(number, interest, handler)
+            elif handler.fileno() == number:
+                self._selector.register(number, interest, handler)
             else:
-                self._register(handler, handler.fileno(), interest)
+                raise os_error(errno.EBADF)
         except OSError as error:
-            self._numbers.pop(handler, None)
-            if error.errno in NO_ROOM_TO_WATCH:
-                self.suspended[handler] = self._call_later(SHORTAGE_RETRY_S, self._watch_again, handler)
-            else:
-                handler.interest = 0
-                self._failed(error, handler, "selector_failed")
+            self._refused(handler, number, error, bool(before))
 
-    def _register(self, handler: Handler, number: int, interest: int) -> None:
-        try:
-            self._selector.register(number, interest, handler)
-        except KeyError:  # the kernel has given the number of a closed descriptor to a new one
-            self._release([owner for owner, taken in self._numbers.items() if taken == number])
-            self._selector.register(number, interest, handler)
-        self._numbers[handler] = number
+    def _refused(self, handler: Handler, number: int, error: OSError, expected: bool) -> None:
+        """Suspend or abort a handler that the selector refuses to watch. It has forgotten the handler."""
+        was_watched = _forget(self._selector, number)
+        if error.errno in NO_ROOM_TO_WATCH:
+            self.suspended[handler] = self._call_later(SHORTAGE_RETRY_S, self._watch_again, handler)
+            return
+        handler.interest = 0
+        if error.errno == errno.ENOENT and expected and not was_watched:
+            handler.detach()  # the number is another descriptor's now
+        self._failed(error, handler, "selector_failed")
 
     def suspend(self, handler: Handler, pause_s: float = SHORTAGE_RETRY_S) -> None:
         """Stop watching `handler` for `pause_s`, whatever its interest: a shortage in the kernel needs time."""
         if handler.interest and handler not in self.suspended and not self.is_forked():
-            self._selector.unregister(self._numbers.pop(handler))
             self.suspended[handler] = self._call_later(pause_s, self._watch_again, handler)
+            self._selector.unregister(self.handlers[handler])
 
-    def remove(self, handler: Handler) -> None:
-        """Stop watching a handler for good."""
+    def remove(self, handler: Handler, error: Exception | None) -> bool:
+        """Remove a handler that ends because of `error`. Return whether it was there."""
         self.set_interest(handler, 0)
         if handler in self.suspended:
             self.suspended.pop(handler).cancel()
+        number = self.handlers.pop(handler, None)
+        if number is None:
+            return False
+        if self._owners.get(number) is handler:
+            del self._owners[number]
+        if isinstance(error, OSError) and error.errno == errno.ENOTSOCK and not _is_socket(number):
+            handler.detach()  # other code has closed it, and the number is that of a file now
+        return True
+
+    def forget_all(self) -> None:
+        """Close a forked child's copies. Each number stays in use, so a late close can't close another's descriptor."""
+        reading, writing = os.pipe()
+        for handler, number in self.handlers.items():
+            handler.closed = True
+            if handler.fileno() == number:
+                os.dup2(reading, number, inheritable=False)
+        os.close(reading)
+        os.close(writing)
+        self.handlers.clear()
+        self._owners.clear()
 
     def goes_on_after(self, handler: Handler, error: OSError, failures: int) -> bool:
         """Act on an error of a receive, the `failures`th in a row. Return whether `handler` can receive again now."""
@@ -100,7 +151,7 @@ class Watchlist:
 
     def select_failed(self, error: OSError) -> Ready:
         """Release the handlers whose descriptors are closed. Raise `error` if there is none."""
-        lost = [handler for handler, number in self._numbers.items() if _is_unused(number)]
+        lost = [handler for handler, number in self.handlers.items() if handler.interest and _is_unused(number)]
         if not lost:
             raise error
         self._release(lost)
@@ -108,8 +159,8 @@ class Watchlist:
 
     def reopen(self, selector: BaseSelector) -> None:
         """Watch everything through a new selector, in a forked child."""
-        inherited, self._selector, self._process_id = self._selector, selector, os.getpid()
-        for handler in tuple(self._numbers):
+        inherited, self._selector, self._process_id = self._selector, selector, PROCESS.id
+        for handler in tuple(self.handlers):
             wanted, handler.interest = handler.interest, 0
             self.set_interest(handler, wanted)
         with contextlib.suppress(OSError):  # kqueue(2): not inherited, so already closed
@@ -132,14 +183,19 @@ class Watchlist:
             self._failed(os_error(errno.EBADF), handler, "descriptor_lost")
 
 
-def replace_descriptors(handlers: Iterable[Handler]) -> None:
-    """Close a forked child's copies. Each number stays in use, so a late close can't close another's descriptor."""
-    reading, writing = os.pipe()
-    for handler in handlers:
-        handler.closed = True
-        os.dup2(reading, handler.fileno(), inheritable=False)
-    os.close(reading)
-    os.close(writing)
+def _forget(selector: BaseSelector, number: int) -> bool:
+    """Remove a number from an epoll instance: after a failed modify, `selectors` leaves it there.
+
+    Return False if it wasn't there: then other code has closed the descriptor, and the number is another's.
+    """
+    try:
+        with select.epoll.fromfd(os.dup(selector.fileno())) as epoll:  # type: ignore[attr-defined]
+            epoll.unregister(number)
+    except FileNotFoundError:
+        return False
+    except (AttributeError, OSError):  # another kind of selector, or no descriptor is left
+        return True
+    return True
 
 
 def _is_unused(number: int) -> bool:
@@ -148,3 +204,10 @@ def _is_unused(number: int) -> bool:
     except OSError:
         return True
     return False
+
+
+def _is_socket(number: int) -> bool:
+    try:
+        return stat.S_ISSOCK(os.fstat(number).st_mode)
+    except OSError:
+        return False

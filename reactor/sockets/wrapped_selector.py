@@ -31,6 +31,11 @@ class WrappedSelector(selectors.BaseSelector):
         """As `BaseSelector.get_map`."""
         return self.inner.get_map()
 
+    def fileno(self) -> int:
+        """As `EpollSelector.fileno`. Raise AttributeError if `inner` has no descriptor."""
+        number: int = self.inner.fileno()  # type: ignore[attr-defined]
+        return number
+
     def close(self) -> None:
         """As `BaseSelector.close`."""
         self.inner.close()

@@ -42,7 +42,7 @@ from reactor.testing.wire import Wire
 
 LOCAL_ADDRESSES = ("127.0.0.1", "::1", "10.0.0.1", "10.0.0.2", "fd00::1", "fd00::2")
 LONGEST_SHORTAGE_S = 2.0
-SHORTAGES = ("EMFILE", "ENFILE", "ENOBUFS", "ENOMEM", "ENOSPC")
+SHORTAGES = ("EMFILE", "ENFILE", "ENOBUFS", "ENOMEM", "ENOSPC", "EACCES")
 
 
 class Watcher:

@@ -257,7 +257,7 @@ def test_full_socket_pair_blocks_no_thread_and_loses_no_call(reactor: Reactor) -
 
 def test_turn_reads_a_bounded_number_of_wake_up_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
     """The pair stays readable until it is empty; then the loop may sleep."""
-    monkeypatch.setattr("reactor.signals.WAKE_BYTES_PER_TURN", 10)
+    monkeypatch.setattr("reactor.sockets.wakeup.WAKE_BYTES_PER_TURN", 10)
     selector = RecordingSelector()
     with Reactor(selector=selector) as reactor:
         for number in range(25):

@@ -99,9 +99,13 @@ READINESS = {
     "spurious_readiness_taken_for_an_error": edit(
         CONNECTION + "on_event", "except WOULD_BLOCK:\n            pass", "except ():\n            pass"
     ),
-    "finished_connection_still_registered": edit(CONNECTION + "_end_of_stream", "self._eof = True", "self._eof = False")
+    "finished_connection_still_registered": edit(
+        CONNECTION + "_end_of_stream", "self._eof, keep_open = True", "self._eof, keep_open = False"
+    )
     + edit(CONNECTION + "_end_of_stream", "self.protocol.eof_received(self)", "self._pending"),
-    "closed_handler_called_in_the_same_batch": edit(REACTOR + "_turn", "if not handler.closed:", "if True:")
+    "closed_handler_called_in_the_same_batch": edit(
+        REACTOR + "_turn", "if not handler.closed and PROCESS.id == here:", "if True:"
+    )
     + edit(
         "echo7.policy.echo:StreamEcho.connection_made",
         "    self._made(connection)",
@@ -115,14 +119,16 @@ ENDS = {
     "closed_without_lingering": edit(
         CONNECTION + "_advance", "self.socket.shutdown(socket.SHUT_WR)", "return self._tear_down()"
     ),
-    "half_close_taken_for_the_end": edit(CONNECTION + "_end_of_stream", "self._eof = True", "return self._tear_down()"),
+    "half_close_taken_for_the_end": edit(
+        CONNECTION + "_end_of_stream", "self._eof, keep_open = True, None", "return self._tear_down()"
+    ),
     "closed_before_it_is_unregistered": edit(
         CONNECTION + "_tear_down",
-        "    self._reactor.unregister(self, error)\n    self.socket.close()",
-        "    self.socket.close()\n    self._reactor.unregister(self, error)",
+        "    self._reactor.unregister(self, error)\n    close_socket(self.socket)",
+        "    close_socket(self.socket)\n    self._reactor.unregister(self, error)",
     ),
     "descriptor_leaked_after_an_error": edit(
-        CONNECTION + "_tear_down", "self.socket.close()", "error or self.socket.close()"
+        CONNECTION + "_tear_down", "close_socket(self.socket)", "error or close_socket(self.socket)"
     ),
     "enobufs_taken_for_the_end": edit(CONNECTION + "_is_fatal", "if error.errno in OUT_OF_MEMORY:", "if False:"),
     "eagain_taken_for_the_end": edit(
@@ -146,11 +152,28 @@ ENDS = {
     "dead_peers_never_found": edit(STREAM_OPTIONS, "SO_KEEPALIVE, 1", "SO_KEEPALIVE, 0"),
 }
 
+INTEREST = {
+    "failed_modify_forgotten": edit(
+        WATCHLIST + "_refused",
+        "if error.errno in NO_ROOM_TO_WATCH:",
+        "if error.errno in NO_ROOM_TO_WATCH and expected:\n        return\n    if error.errno in NO_ROOM_TO_WATCH:",
+    ),
+    "failed_modify_ends_the_connection": edit(
+        WATCHLIST + "_refused", "if error.errno in NO_ROOM_TO_WATCH:", "if False:"
+    ),
+    "failed_modify_taken_for_success": edit(
+        WATCHLIST + "_refused",
+        "    was_watched =",
+        "    if expected:\n        self._selector.register(number, 1, handler)\n        return\n    was_watched =",
+    ),
+    "persistent_refusal_makes_the_loop_spin": edit(
+        WATCHLIST + "goes_on_after", "failures >= FAILURES_IN_A_ROW:", "False:"
+    ),
+}
+
 SIGNALS = {
     "signal_looked_for_before_its_byte_is_taken": edit(
-        "reactor.signals:Waker.on_event",
-        "    with contextlib.suppress",
-        "    noted = tuple(self.signals.pending)\n    with contextlib.suppress",
+        "reactor.signals:Waker.on_event", "    try:\n", "    noted = tuple(self.signals.pending)\n    try:\n"
     )
     + edit("reactor.signals:Waker.on_event", "in tuple(pending)", "in noted")
 }
@@ -190,13 +213,13 @@ DATAGRAMS = {
     "datagram_cut_to_512_bytes": edit(DATAGRAM + "send", "sendmsg((data,)", "sendmsg((data[:512],)"),
     "no_guard": edit("echo7.policy.guard:Guard.refusals", "refused[index] = reason", "pass"),
     "one_send_error_ends_the_endpoint": edit(
-        DATAGRAM + "send", "errno_name(error), destination)", "errno_name(error), destination)\n        self.abort()"
+        DATAGRAM + "send", "destination, error)", "destination, error)\n        self.abort()"
     ),
 }
 
 BATCHES = {
     "refused_answered_with_the_others": edit(
-        BATCH + "on_event", "runs_between(sorted(refused), count) if refused else [(0, count)]", "[(0, count)]"
+        BATCH + "_send_back", "runs_between(sorted(refused), count) if refused else [(0, count)]", "[(0, count)]"
     ),
     "runs_end_one_too_late": edit(
         "reactor.fastpath.batch:runs_between", "[(start, end) for", "[(start, min(end + 1, count)) for"
@@ -208,15 +231,13 @@ BATCHES = {
     "answers_as_long_as_their_slots": edit(SLOTS + "turn_round", "self._rooms[:count] = self.lengths[:count]", "pass"),
     "interface_left_in_the_slots": edit(SLOTS + "turn_round", "self._interfaces[:count] = ZEROS[:count]", "pass"),
     "short_batch_sent_again_from_its_start": edit(
-        BATCH + "_answer", "first += sent\n", "first += sent if first + sent == end else 0\n"
+        BATCH + "_send_run", "runs.append((first + sent, end))", "runs.append((first, end))"
     ),
     "held_batch_forgotten": edit(
-        BATCH + "_answer",
-        "runs.append((first, end))\n                self._reactor.set_interest(self, WRITE)\n                return",
-        "break",
+        BATCH + "_send_run", "runs.append((first, end))\n            return False", "return False"
     ),
     "one_send_error_ends_the_batch": edit(
-        BATCH + "_answer", "errno_name(error), 1, first)", "errno_name(error), 1, first)\n            self.abort()"
+        BATCH + "_send_run", "errno_name(error), 1, first)", "errno_name(error), 1, first)\n        self.abort()"
     ),
 }
 

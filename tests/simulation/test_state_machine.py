@@ -14,7 +14,7 @@ from reactor.testing import CATALOGUE, Peer, SimulatedNetwork
 from reactor.testing.simulate import close
 from tests.simulation.world import DRAIN_S, TCP_HOSTS, TERM, USR1, World, closed_handlers_watched
 
-CALLS = ("recv", "send", "accept", "recvmsg", "sendmsg", "register", "select", "segment", "packet")
+CALLS = ("recv", "send", "accept", "recvmsg", "sendmsg", "register", "modify", "select", "segment", "packet")
 FAULTS = [(call, kind) for call in CALLS for kind in CATALOGUE[call]]
 WHICH = st.integers(0, 9)
 

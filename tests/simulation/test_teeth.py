@@ -20,6 +20,11 @@ SEEDS = 200
 ECHO = bugs.BYTES | bugs.READINESS | bugs.ENDS | bugs.SERVICE | bugs.DATAGRAMS | bugs.BATCHES | bugs.PIPES
 SUITES: list[tuple[Any, dict[str, float] | None, dict[str, bugs.Bug]]] = [
     (swarm_scenario, None, ECHO),
+    (
+        swarm_scenario,
+        {"modify.ENOMEM": 0.3, "send.short": 0.3, "accept.EACCES": 0.1, "recvmsg.EACCES": 0.1},
+        bugs.INTEREST,
+    ),
     (signal_scenario, SIGNALS, bugs.SIGNALS),
     (limits_scenario, None, bugs.LIMITS),
     (contract_scenario, None, bugs.CONTRACT),

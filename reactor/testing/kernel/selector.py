@@ -48,11 +48,14 @@ class SimulatedSelector(selectors.BaseSelector):
         return key
 
     def modify(self, fileobj: Any, events: int, data: Any = None) -> selectors.SelectorKey:
-        """Change what a descriptor is watched for."""
-        self._world.enter("modify")
+        """Change what a descriptor is watched for. Raise OSError when memory runs out, and stop watching it."""
+        fault = self._world.enter("modify")
         number = _number(fileobj)
         if number not in self._keys:
             raise KeyError(f"{number} is not registered")
+        if fault is not None:
+            del self._keys[number]  # as `selectors` does
+            raise self._world.inject(fault).error()
         key = self._keys[number] = selectors.SelectorKey(fileobj, number, events, data)
         return key
 

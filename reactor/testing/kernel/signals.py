@@ -44,6 +44,12 @@ class SimulatedSignals:
         self.deliver()  # as CPython does after each call into C
         return before
 
+    def write_wakeup(self, fd: int, data: bytes) -> None:
+        """Pass wake-up bytes on to their previous user's descriptor, as write(2)."""
+        sock = self._descriptors.open.get(fd)
+        if isinstance(sock, StreamSocket):
+            sock.write_from_kernel(data)
+
     def raise_signal(self, signum: int) -> None:
         """Send the program a signal now. A signal without a handler is ignored."""
         if not callable(self.getsignal(signum)):

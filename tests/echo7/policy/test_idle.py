@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from echo7 import EchoServer
 from echo7.policy.idle import CONNECTIONS_PER_LOOK, LOOKS, IdleWatch
 from reactor import READ, WRITE, Connection, Reactor, State
+from reactor.testing import SimulatedNetwork
 from tests.support.basics import PATIENCE_S, until
 from tests.support.clients import drain, receive_exactly, receive_to_end
 from tests.support.daemon import EchoProcess
@@ -321,3 +322,16 @@ def test_process_stopped_beyond_the_deadline_echoes_what_has_come_before_it_clos
             assert time.monotonic() - began_s > timeout_s / 2
         assert echo.finish() == 0
         assert echo.lines[-1]["drops"]["idle_timeout"] >= 1
+
+
+@pytest.mark.parametrize("timeout_s", [1e-300, 1e-10, 1e-4])
+def test_tiny_timeout_does_not_make_the_loop_spin(timeout_s: float) -> None:
+    """The closed connection lingers, and is looked at a hundred times a second at most."""
+    network = SimulatedNetwork()
+    loop = network.reactor()
+    server = EchoServer(["10.0.0.1"], 7, idle_timeout_s=timeout_s)
+    server.start(loop)
+    network.peer(("10.0.0.1", 7)).pause()
+    network.run(loop, for_s=1.0)
+    assert network.steps < 1_000
+    loop.close()

@@ -674,7 +674,7 @@ def test_a_handler_registered_again_keeps_its_name() -> None:
         interest, closed, address = 0, False, (7,)
 
         def fileno(self) -> int:
-            raise OSError("none yet")
+            return 1_000_000
 
         def detach(self) -> None:
             """There is none."""
@@ -695,7 +695,7 @@ def test_a_handler_registered_again_keeps_its_name() -> None:
         loop.unregister(own)
     told = [(event.kind, event.who, event.fields.get("fd"), event.fields.get("where")) for event in events]
     assert [event for event in told if event[1] == "own-1"] == [
-        ("adopted", "own-1", None, ""), ("closed", "own-1", None, None),
+        ("adopted", "own-1", 1_000_000, ""), ("closed", "own-1", None, None),
     ] * 2  # fmt: skip
 
 

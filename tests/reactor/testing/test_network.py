@@ -365,3 +365,29 @@ def test_of_two_partitions_the_longer_one_counts() -> None:
     network.partition(ELSEWHERE, 1.0)
     go(network, 10.0)
     assert not network.wire.is_open(HERE, ELSEWHERE), "the first has no end"
+
+
+def test_signal_of_an_outer_loop_is_passed_on_by_the_inner_one() -> None:
+    """Two loops share the simulated wake-up descriptor as they share a real one."""
+    network = SimulatedNetwork()
+    heard: list[int] = []
+    outer, inner = network.reactor(), network.reactor()
+    outer.add_signal_handler(10, lambda: heard.append(10))
+    inner.add_signal_handler(12, lambda: heard.append(12))
+
+    def start() -> None:
+        inner.call_soon(inside_the_inner)
+        inner.run()
+
+    def inside_the_inner() -> None:
+        network.signals.raise_signal(10)
+        network.signals.raise_signal(12)
+        inner.call_later(1.0, inner.stop)
+
+    outer.call_soon(start)
+    network.run(outer)
+    assert heard == [12, 10]
+    assert network.signals.set_wakeup_fd(-1) == -1
+    network.signals.write_wakeup(999, b"no descriptor")
+    outer.close()
+    inner.close()

@@ -109,7 +109,7 @@ def test_each_run_writes_the_events_since_the_last(tmp_path: pathlib.Path) -> No
 
 def test_run_that_passes_leaves_no_file(tmp_path: pathlib.Path) -> None:
     path = tmp_path / "run.jsonl"
-    simulate(lambda network: scenario(network, b"hello"), seeds=3, trace=str(path))
+    simulate(lambda network: scenario(network, b"hello"), seeds=3, faults={}, trace=str(path))
     assert not path.exists()
 
 

@@ -109,11 +109,27 @@ def connecting(network: SimulatedNetwork) -> None:
     network.run(network.reactors[0])
 
 
+def backing_up(network: SimulatedNetwork) -> None:
+    """Fill the buffers of a client that reads later, so that the server's interest changes."""
+    network.send_buffer_bytes = network.receive_buffer_bytes = 10
+    loop = network.reactor()
+    listen_tcp(loop, ("10.0.0.1", 7), Echo)
+    peer = network.peer(("10.0.0.1", 7))
+    peer.pause()
+    peer.send(bytes(100))
+    network.run(loop)
+    peer.resume()
+    network.run(loop)
+    assert peer.received == bytes(100)
+
+
 @pytest.mark.parametrize("name", FAULTS)
 def test_fault_planned_alone_happens_and_is_listed(name: str) -> None:
     """Every fault of the catalogue can happen to a program that handles it."""
     call, _, kind = name.partition(".")
-    scenario = {"socket": refused_sockets, "connect": connecting, "pipe": refused_pipe}.get(call, echo)
+    scenario = {"socket": refused_sockets, "connect": connecting, "pipe": refused_pipe, "modify": backing_up}.get(
+        call, echo
+    )
     networks: list[SimulatedNetwork] = []
 
     def planned(network: SimulatedNetwork) -> None:
