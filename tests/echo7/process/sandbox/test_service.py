@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import importlib
 import importlib.util
 import itertools
 import os
 import pathlib
-import shutil
 import signal
 import socket
 import subprocess
@@ -23,7 +21,7 @@ import pytest
 from tests.echo7.process.test_restart import Phoenix
 from tests.support.basics import PATIENCE_S, PROJECT, until
 from tests.support.clients import echo_and_close, receive_exactly
-from tests.support.daemon import EchoProcess, Installation
+from tests.support.daemon import METRICS_PACKAGES, EchoProcess, Installation
 
 if sys.platform != "linux":
     pytest.skip("only Linux has Landlock and seccomp", allow_module_level=True)
@@ -36,7 +34,7 @@ if not version():
 
 HOST = ("--host", "127.0.0.1")
 OBEY = f"from {attacks.__name__} import take_over; take_over()"
-METRICS = all(importlib.util.find_spec(name) for name in ("h11", "prometheus_client"))
+METRICS = all(importlib.util.find_spec(name) for name in METRICS_PACKAGES)
 
 
 @pytest.fixture(autouse=True)
@@ -206,18 +204,6 @@ FACTORS: dict[str, list[tuple[str, ...]]] = {
     "log": [("--log-level", "info"), ("--log-level", "debug")],
 }
 ROWS = [list(itertools.chain(*row)) for row in covering(FACTORS)]
-
-
-@pytest.fixture(scope="session")
-def packages() -> Iterator[str]:
-    """What --metrics needs, in a place that every user may read."""
-    with tempfile.TemporaryDirectory() as folder:
-        os.chmod(folder, 0o755)
-        for name in ("h11", "prometheus_client") if METRICS else ():
-            found = importlib.import_module(name).__file__
-            assert found is not None
-            shutil.copytree(pathlib.Path(found).parent, pathlib.Path(folder, name))
-        yield folder
 
 
 @pytest.mark.parametrize("options", ROWS, ids=" ".join)
