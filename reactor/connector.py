@@ -47,8 +47,7 @@ class Connector:
 
     def on_event(self, mask: int) -> None:
         """Get the result from the kernel."""
-        code = connect_result(self._socket)
-        if code:
+        if code := connect_result(self._socket):
             self.abort(os_error(code))
             return
         self._release()

@@ -72,9 +72,10 @@ class Reactor:
         self.register(self._waker)
         self.set_interest(self._waker, READ)
 
-    def run(self) -> None:
-        """Turn until `stop` is called. The last turn takes all its steps. Raise RuntimeError as `turn` does."""
+    def run(self, prepared: Callback = int) -> None:
+        """Call `prepared()` when all is open, then turn until `stop`; the last turn is a whole one. Raise as `turn`."""
         with self._turning():
+            prepared()
             try:
                 while not self._stopping:
                     self._turn()

@@ -149,7 +149,6 @@ def serve_on(
         reactor.add_signal_handler(signum, functools.partial(log_counters, "counters"))
     drain = child.Drain(reactor, server, reactor.stop)
     child.Stream(reactor, watch, drain.retire)
-    Sandbox(settings.sandbox).restrict_serving()
-    drain.run(set())
+    drain.run(set(), Sandbox(settings.sandbox).restrict_serving)
     log_counters("drained")
     return os.EX_OK

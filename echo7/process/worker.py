@@ -38,8 +38,7 @@ def run(number: int, settings: Settings, descriptors: int, bound: Bound, control
     with assembly.new_reactor(settings) as reactor:
         worker = Worker(reactor, settings, descriptors, bound, handler)
         worker.start(bound, control)
-        Sandbox(settings.sandbox).restrict_serving()
-        worker.drain.run(mask)
+        worker.drain.run(mask, Sandbox(settings.sandbox).restrict_serving)
         if worker.replaced:
             worker.log_counters("drained")
         return worker.status

@@ -77,7 +77,7 @@ def test_numbers_may_be_written_as_on_the_command_line(file: pathlib.Path) -> No
         ("PORT = 7", "there is no option 'PORT'; did you mean 'port'?"),
         ("config = 'x'", "there is no option 'config'"),
         ("help = true", "there is no option 'help'"),
-        ("qqq = 1", "there is no option 'qqq'; there are allow, backlog, "),
+        ("qqq = 1", "there is no option 'qqq'; there are allow, answer-loops, "),
         (
             "[serve]\nport = 7",
             "has a table [serve]; tables have no meaning here: write every option at the top, without [serve]",

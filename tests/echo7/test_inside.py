@@ -61,4 +61,4 @@ def test_loop_closed_before_its_run_imports_no_more_modules(monkeypatch: pytest.
     with Reactor() as loop:
         report.dump_on_signal(loop)
         loop.turn()
-        assert read == ["reactor.observe.snapshot"]
+        assert read == [*report.READ_AHEAD]

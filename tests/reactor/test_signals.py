@@ -217,6 +217,32 @@ def test_closing_the_loop_restores_signals_and_the_wakeup_fd() -> None:
     assert signal.getsignal(USR1) is before
 
 
+def test_run_prepares_when_the_wakeup_fd_is_set_and_before_the_first_turn(reactor: Reactor) -> None:
+    """A process that restricts itself then can't set it any more: Python looks at the descriptor (fstat(2))."""
+    calls: list[str] = []
+    reactor.add_signal_handler(USR1, reactor.stop)
+    reactor.call_soon(calls.append, "a turn")
+
+    def prepared() -> None:
+        number = signal.set_wakeup_fd(-1)
+        signal.set_wakeup_fd(number, warn_on_full_buffer=False)
+        calls.append("the wake-up descriptor is set" if number >= 0 else "it isn't")
+        send(USR1)
+
+    reactor.run(prepared)
+    assert calls == ["the wake-up descriptor is set", "a turn"]
+
+
+def test_error_of_what_prepares_leaves_run_and_the_loop_goes_on(reactor: Reactor) -> None:
+    def refused() -> None:
+        raise PermissionError("no")
+
+    with pytest.raises(PermissionError):
+        reactor.run(refused)
+    reactor.call_soon(reactor.stop)
+    reactor.run()
+
+
 def test_a_signal_that_cannot_be_caught_is_an_error_and_changes_nothing(reactor: Reactor) -> None:
     """Raise OSError, as signal.signal does."""
     with pytest.raises(OSError, match="Invalid argument"):

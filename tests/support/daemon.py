@@ -22,6 +22,7 @@ from echo7 import cli, serve
 from echo7.settings import Settings
 from tests.support.basics import PATIENCE_S, PROJECT, until
 
+METRICS_PACKAGES = ("h11", "prometheus_client")
 # For a daemon whose descriptors a test looks at: only root may look into a restricted process.
 LOOKED_INTO = ("--sandbox", "off") if hasattr(os, "geteuid") and os.geteuid() else ()
 
@@ -67,17 +68,17 @@ class EchoProcess:
     """`python -m echo7 serve` as an operator runs it. It is ready inside of the `with` block, and killed at its end.
 
     `lines` are the JSON log lines so far; `next_line` waits for one more. Those of --sandbox are in `restrictions`,
-    because they depend on the kernel.
+    because they depend on the kernel. `program`: what Python runs. Without a `port`, no option names it.
     """
 
     def __init__(
         self,
         *arguments: str,
-        port: int = 0,
+        port: int | None = 0,
         wait: bool = True,
         prefix: Sequence[str] = (),
         installation: Installation | None = None,
-        command: Sequence[str] = (),
+        program: Sequence[str] = ("-m", "echo7"),
         **popen: Any,
     ) -> None:
         self.lines: list[dict[str, Any]] = []
@@ -86,10 +87,9 @@ class EchoProcess:
         python, folder = installation or Installation(sys.executable, PROJECT)
         # a restricted process can't write what coverage has measured
         measured = ["--sandbox", "off"] if any(name.startswith("COVERAGE_") for name in os.environ) else []
-        whole = [*prefix, *(command or (python, "-m", "echo7")), "serve", "--port", str(port), "--log-format", "json"]
-        self.process = subprocess.Popen(
-            [*whole, *measured, *arguments], cwd=folder, stderr=subprocess.PIPE, text=True, **popen
-        )
+        options = [*([] if port is None else ["--port", str(port)]), "--log-format", "json", *measured, *arguments]
+        whole = [*prefix, python, *program, "serve", *options]
+        self.process = subprocess.Popen(whole, cwd=folder, stderr=subprocess.PIPE, text=True, **popen)
 
     def __enter__(self) -> Self:
         if self._wait:

@@ -45,7 +45,6 @@ finally:
         print("got into the parent's frames", flush=True)
 print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
 """
-HERE = ("--host", "127.0.0.1", "--port", "0")
 COURIER = "log.set_up('info', 'text'); logger.handlers[0]._write = log.Courier(2); threading.Thread.start = refused\n"
 
 
@@ -85,9 +84,7 @@ class Init(Phoenix):
     """A service as process 1 of a pid namespace, with two orphans of another program."""
 
     def __init__(self, *arguments: str) -> None:
-        self.lines, self._wait = [], True
-        command = [sys.executable, "-c", ORPHANS, "serve", "--log-format", "json", *HERE, *arguments]
-        self.process = subprocess.Popen([*namespace(), *command], cwd=PROJECT, stderr=subprocess.PIPE, text=True)
+        super().__init__(*arguments, prefix=namespace(), program=["-c", ORPHANS])
 
     def inside(self) -> list[int]:
         """The pid of the service, as we see it, and those of its children."""

@@ -1,4 +1,5 @@
-"""Faults in pairs: workers, a hanging worker, a lost socket, a restart, metrics, fast paths, SIGCHLD ignored.
+"""Faults in pairs: workers, a hanging worker, a lost socket, a restart, metrics, fast paths, SIGCHLD ignored,
+restrictions, another user.
 
 Each row of the array is one service. Every two values of two columns meet in a row, where they can.
 """
@@ -6,17 +7,16 @@ Each row of the array is one service. Every two values of two columns meet in a 
 from __future__ import annotations
 
 import itertools
+import os
 import signal
-import subprocess
-import sys
 from typing import Any, NamedTuple
 
 import pytest
 
 from echo7.sockets import reuseport
 from tests.echo7.metrics.test_service import fetch
-from tests.echo7.process.test_workers import clients_of
-from tests.support.basics import PROJECT, until
+from tests.echo7.process.test_workers import HOST, clients_of
+from tests.support.basics import until
 from tests.support.daemon import WorkersProcess
 
 pytest.importorskip("h11", reason="the extra `metrics` isn't installed")
@@ -34,6 +34,8 @@ class Row(NamedTuple):
     metrics: bool
     plain: bool
     ignored: bool
+    sandbox: bool
+    user: bool
 
     def __str__(self) -> str:
         """Name what is unusual."""
@@ -49,20 +51,22 @@ VALUES = {
     "metrics": (False, True),
     "plain": (False, True),
     "ignored": (False, True),
+    "sandbox": (False, True),
+    "user": (False, True),
 }
 ARRAY = [
-    Row(1, "", False, True, True, False, True),
-    Row(1, "", True, True, False, True, False),
-    Row(1, "", True, False, True, False, False),
-    Row(1, "", False, False, False, True, True),
-    Row(2, "", True, True, True, True, True),
-    Row(2, "", False, False, False, False, False),
-    Row(2, "hangs", False, True, False, True, True),
-    Row(2, "hangs", True, False, True, False, False),
-    Row(2, "hangs", False, False, True, True, False),
-    Row(2, "hangs", True, True, False, False, True),
-    Row(2, "hangs at the restart", True, True, True, False, True),
-    Row(2, "hangs at the restart", False, True, False, True, False),
+    Row(1, "", False, True, True, False, True, False, False),
+    Row(1, "", True, True, False, True, False, False, True),
+    Row(1, "", True, False, True, False, False, True, False),
+    Row(1, "", False, False, False, True, True, True, True),
+    Row(2, "", True, True, True, True, True, False, True),
+    Row(2, "", False, False, False, False, False, True, True),
+    Row(2, "hangs", False, True, False, True, True, False, False),
+    Row(2, "hangs", True, False, True, False, False, True, True),
+    Row(2, "hangs", False, False, True, True, False, False, False),
+    Row(2, "hangs", True, True, False, False, True, True, False),
+    Row(2, "hangs at the restart", True, True, True, False, True, True, True),
+    Row(2, "hangs at the restart", False, True, False, True, False, False, False),
 ]
 CODE = """
 import os, sys
@@ -83,17 +87,17 @@ sys.exit(cli.main(sys.argv[1:]))
 class Service(WorkersProcess):
     """The service of a row."""
 
-    def __init__(self, row: Row) -> None:
-        self.lines: list[dict[str, Any]] = []
-        self._wait = True
-        code = CODE.format(loses=row.loses)
-        options = ["--port", "0", "--host", "127.0.0.1", "--log-format", "json", "--workers", str(row.workers)]
-        options += ["--drain-timeout", "0", *["--metrics", "127.0.0.1:0"] * row.metrics, *["--plain"] * row.plain]
-        ignored = (lambda: signal.signal(signal.SIGCHLD, signal.SIG_IGN)) if row.ignored else None
-        self.process = subprocess.Popen(
-            [sys.executable, "-c", code, "serve", *options], cwd=PROJECT, stderr=subprocess.PIPE, text=True,
-            preexec_fn=ignored,
-        )  # fmt: skip
+    def __init__(self, row: Row, **options: Any) -> None:
+        words = ["--drain-timeout", "0", "--sandbox", "auto" if row.sandbox else "off", *["--plain"] * row.plain]
+        words += [*["--metrics", "127.0.0.1:0"] * row.metrics, *["--user", "4711:4711"] * row.user]
+        super().__init__(
+            *HOST,
+            *words,
+            count=row.workers,
+            program=["-c", CODE.format(loses=row.loses)],
+            preexec_fn=(lambda: signal.signal(signal.SIGCHLD, signal.SIG_IGN)) if row.ignored else None,
+            **options,
+        )
 
 
 def excluded(first: tuple[str, object], second: tuple[str, object]) -> bool:
@@ -117,8 +121,11 @@ def test_every_two_values_meet_in_a_row() -> None:
 
 
 @pytest.mark.parametrize("row", ARRAY, ids=str)
-def test_service_recovers_from_every_pair(row: Row) -> None:
-    with Service(row) as echo:
+def test_service_recovers_from_every_pair(row: Row, request: pytest.FixtureRequest, packages: str) -> None:
+    """Only root can become another user; others leave that column out."""
+    row = row._replace(user=row.user and os.geteuid() == 0)
+    installation = request.getfixturevalue("installation") if row.user else None
+    with Service(row, installation=installation, env={**os.environ, "PYTHONPATH": packages}) as echo:
         if row.hangs == "hangs":
             recover_from_a_hanging_worker(echo, row)
         refused = row.loses and row.workers == 1
@@ -126,7 +133,10 @@ def test_service_recovers_from_every_pair(row: Row) -> None:
             if row.hangs == "hangs at the restart":
                 echo.halt(1)
             echo.process.send_signal(signal.SIGHUP)
-            echo.next_line("restart_refused" if refused else "restarted")
+            if refused:
+                assert "a serving socket is broken" in echo.next_line("restart_refused")["message"]
+            else:
+                echo.next_line("restarted")
         whole = not row.loses or (row.restarts and not refused)
         for transport in ("tcp", "udp") if whole else ("tcp",):
             with clients_of(echo.port, transport) as clients:

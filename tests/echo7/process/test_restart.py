@@ -58,14 +58,9 @@ class Phoenix(EchoProcess):
     """A service that restarts. `code` breaks something in each generation first."""
 
     def __init__(self, *arguments: str, code: str = "", where: Sequence[str] = HOST, **options: Any) -> None:
-        if code or where != HOST:
-            program = f"{PREAMBLE}\n{code}\nsys.exit(cli.main(sys.argv[1:]))"
-            self.lines, self.restrictions, self._wait = [], [], options.pop("wait", True)
-            port = ["--port", "0"] if where else []
-            command = [sys.executable, "-c", program, "serve", "--log-format", "json", *port, *where, *arguments]
-            self.process = subprocess.Popen(command, cwd=PROJECT, stderr=subprocess.PIPE, text=True, **options)
-        else:
-            super().__init__(*HOST, *arguments, **options)
+        if code:
+            options["program"] = ["-c", f"{PREAMBLE}\n{code}\nsys.exit(cli.main(sys.argv[1:]))"]
+        super().__init__(*where, *arguments, port=0 if where else None, **options)
 
     def restart(self) -> dict[str, Any]:
         """Restart the service; return its log line."""

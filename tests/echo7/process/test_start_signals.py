@@ -47,15 +47,15 @@ def moments_up_to_bind() -> int:
 
 
 def harnessed(signum: int, share: float) -> list[str]:
-    """Return the beginning of a command: the moment is at this share of the way to the first bind(2)."""
-    return [sys.executable, "-c", HARNESS, str(signum), str(int(share * moments_up_to_bind()))]
+    """Return what Python runs: the moment is at this share of the way to the first bind(2)."""
+    return ["-c", HARNESS, str(signum), str(int(share * moments_up_to_bind()))]
 
 
 @pytest.mark.parametrize("share", SOME)
 @pytest.mark.parametrize(("name", "event"), [("SIGHUP", "restarted"), ("SIGUSR1", "counters"), ("SIGUSR2", "dump")])
 def test_signal_during_the_start_is_handled_once_the_service_serves(name: str, event: str, share: float) -> None:
     """Story: in the first 40 ms, SIGHUP and SIGUSR1 killed the service."""
-    with EchoProcess(command=harnessed(signal.Signals[name], share), wait=False) as daemon:
+    with EchoProcess(program=harnessed(signal.Signals[name], share), wait=False) as daemon:
         daemon.next_line(event)
         assert daemon.finish() == 0
         assert "listening" in {line["event"] for line in daemon.lines}
@@ -65,7 +65,7 @@ def test_signal_during_the_start_is_handled_once_the_service_serves(name: str, e
 @pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
 def test_signal_that_ends_the_start_costs_no_traceback(name: str, share: float) -> None:
     signum = signal.Signals[name]
-    command = [*harnessed(signum, share), "serve", "--host", "127.0.0.1", "--port", "0"]
+    command = [sys.executable, *harnessed(signum, share), "serve", "--host", "127.0.0.1", "--port", "0"]
     done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, check=False, timeout=PATIENCE_S)
     assert done.returncode in (-signum, 128 + signum)
     assert (done.stdout, done.stderr) == ("", "")
@@ -81,7 +81,7 @@ def test_other_commands_hold_no_signal_back(name: str) -> None:
 
 def test_ignored_sigint_stays_ignored_during_the_start() -> None:
     """A shell starts a background job so. The service itself handles SIGINT all the same."""
-    command = [*harnessed(signal.SIGINT, 0.5), "--version"]
+    command = [sys.executable, *harnessed(signal.SIGINT, 0.5), "--version"]
     done = subprocess.run(
         command, cwd=PROJECT, capture_output=True, text=True, check=False, timeout=PATIENCE_S,
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_IGN),

@@ -50,24 +50,20 @@ def clients_of(port: int, transport: str) -> Iterator[list[socket.socket]]:
         ]
 
 
-def patched(code: str, *arguments: str) -> list[str]:
-    """Return a command that breaks something, then serves."""
+def patched(code: str) -> list[str]:
+    """Return what Python runs: it breaks something, then does what `-m echo7` does."""
     program = (
         "import os, signal, sys\nfrom echo7 import cli, server\n"
         f"from echo7.process import service, slot, supervisor, worker\n{code}\nsys.exit(cli.main(sys.argv[1:]))"
     )
-    options = ["serve", *HOST, "--port", "0", "--workers", "2", "--log-format", "json", *arguments]
-    return [sys.executable, "-c", program, *options]
+    return ["-c", program]
 
 
 class Patched(WorkersProcess):
-    """The same, as a process."""
+    """Workers of such a program. The service may never serve."""
 
     def __init__(self, code: str, *arguments: str) -> None:
-        self.lines, self.restrictions = [], []
-        self._wait = False
-        command = patched(code, *arguments)
-        self.process = subprocess.Popen(command, cwd=PROJECT, stderr=subprocess.PIPE, text=True)
+        super().__init__(*HOST, *arguments, wait=False, program=patched(code))
 
 
 # ---------------------------------------------------------------- serving
@@ -237,9 +233,9 @@ def test_worker_on_term_delivers_and_is_replaced() -> None:
         with echo.connect() as client:
             client.sendall(b"first")
             receive_exactly(client, 5)
-            line = echo.next_line("log")
+            line = echo.next_line("connection_opened")
             while str(client.getsockname()[1]) not in line["message"]:
-                line = echo.next_line("log")
+                line = echo.next_line("connection_opened")
             os.kill(line["pid"], signal.SIGTERM)
             assert echo.next_line("leaving")["pid"] == line["pid"]
             os.kill(line["pid"], signal.SIGTERM)
@@ -378,7 +374,8 @@ def test_term_during_a_back_off_ends_at_once() -> None:
 
 def fails(code: str) -> list[dict[str, object]]:
     """Serve until it gives up, with status 1; return the log."""
-    done = subprocess.run(patched(code), cwd=PROJECT, capture_output=True, text=True, timeout=PATIENCE_S, check=False)
+    command = [sys.executable, *patched(code), "serve", *HOST, "--port", "0", "--workers", "2", "--log-format", "json"]
+    done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, timeout=PATIENCE_S, check=False)
     assert done.returncode == 1, done.stderr
     return [json.loads(line) for line in done.stderr.splitlines()]
 
