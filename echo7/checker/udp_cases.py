@@ -117,7 +117,7 @@ async def blame(session: Session, clients: Sequence[UdpClient], seen: str) -> No
     if not any(client.due for client in clients):
         return
     if not serves_others:
-        raise Undecided(f"{seen}, but others wait too: the server may be slow, or the network lose them")
+        raise Undecided(f"{seen}, but others wait too: the server may be slow, or the network may lose them")
     smallest = min(client.sent_bytes for client in clients)
     raise Failure(Fault.LOSSY if smallest else Fault.CONDUCT, f"{seen}, while others are answered at once")
 
