@@ -90,8 +90,8 @@ class Settings(NamedTuple):
     )] = BY_BIND
     keep_silent: Annotated[bool, Option(
         "--keep-silent", None, "", LIMITS, "when full, let new clients wait",
-        details="by default a full server closes the longest silent connection of the source with the most of them, if no "
-        "byte has moved there for 5 s; never where only loopback is served")] = False
+        details="by default a full server closes the longest silent connection of the source with the most of them, "
+        "if no byte has moved there for 5 s; never where only loopback is served")] = False
     udp_rate: Annotated[Rate | ByBind | None, Option(
         "--udp-rate", parse_rate, "RATE[:BURST]", LIMITS, "answers a second to a source", "10000:20000",
         "BURST is how many answers it gets at once after a silence; by default there is no limit for loopback, nor "

@@ -12,7 +12,7 @@ class Effort(NamedTuple):
     """How often and how long a check tries. The counts are upper bounds: a slow server is asked less (`enough_s`)."""
 
     name: str
-    rounds: int  # every required case runs so often; from the second round on, in random order
+    rounds: int  # how often every required case runs; from the second round on, in random order
     clients: int  # connected at once
     connections: int  # one after the other
     resets: int  # by clients, of each kind

@@ -1,1 +1,1 @@
-"""Bugs that other servers had: each file tells one, what prevents it here, and tests that."""
+"""Bugs that other servers had. Each file describes one, says what prevents it here, and tests that."""

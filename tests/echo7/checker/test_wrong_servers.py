@@ -455,7 +455,7 @@ def across_a_network(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def one_in(number: int, answer: Callable[[bytes], list[bytes]]) -> Callable[[bytes], list[bytes]]:
-    """Return a change that answers one datagram of so many otherwise."""
+    """Return a change that answers one datagram in `number` differently."""
     seen: list[int] = []
 
     def change(data: bytes) -> list[bytes]:

@@ -232,7 +232,7 @@ def test_socket_that_cannot_be_served_is_refused_by_name(kind: str) -> None:
     try:
         sock = make()
     except OSError as error:
-        pytest.skip(f"not to be had here: {error.strerror}")
+        pytest.skip(f"not available here: {error.strerror}")
     with sock, pytest.raises(BindError, match=rf"^descriptor \d+ \(name\) from systemd can't be served.*{why}") as told:
         take(sock)
     assert "\n" not in str(told.value)

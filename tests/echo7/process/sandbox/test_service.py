@@ -46,7 +46,7 @@ def unmeasured(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(name)
 
 
-# ---------------------------------------------------------------- a process that is taken over
+# ---------------------------------------------------------------- an attacker controls a process
 
 
 def attack(client: socket.socket, name: str) -> str:
