@@ -12,9 +12,9 @@
 Read first: `server` (EchoServer), `policy.echo` (what happens to a byte and to a datagram), `settings` (every option of
 `echo7 serve`), `assembly` (which setting becomes which part). The rooms:
 
-    policy     pure decisions: echo, guard, access, rate, idle, sources
+    policy     pure decisions: echo, guard, ports, loops, access, sources, rate, shares, crowd, idle
     sockets    from names and addresses to bound sockets; sockets from systemd; a set for each worker
-    process    signals, privileges, notify, restart, workers, supervisor
+    process    signals, privileges, sandbox, notify, restart, workers, supervisor
     logs       log lines that never block; drops and counters in the log
     metrics    /metrics and /healthz, an extra
     checker    `echo7 check`, `check`: does an echo server do what RFC 862 says?
@@ -26,7 +26,7 @@ from __future__ import annotations
 
 import importlib
 
-# a type checker takes this for true; at run time, `typing` would be imported for it
+# type checkers take this as True; importing `typing` for it would slow the start
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from echo7.checker import check
@@ -40,7 +40,7 @@ __version__ = "0.1.0"
 
 __all__ = ["BindError", "Counters", "EchoServer", "Rate", "ServingAddress", "SourceLimits", "check", "ping"]
 
-# Imported when they are used: a tool needs no service, nor the reverse, and the command must hold signals back first.
+# Imported on first use: a tool needs no service, a service needs no tool, and the command must hold signals back first.
 HOMES = {
     "BindError": "echo7.sockets.binding",
     "Counters": "echo7.server",

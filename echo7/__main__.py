@@ -1,6 +1,6 @@
 """`python3 -m echo7`, and the command `echo7`: first the signals, then the command line.
 
-Law: the rest of the program takes a while to import, and no signal may be lost, or cost a traceback, meanwhile.
+Law: importing the rest of the program takes a while. Meanwhile no signal may be lost or print a traceback.
 """
 
 import signal

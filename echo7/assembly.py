@@ -110,9 +110,9 @@ def max_connections(settings: Settings, descriptors: int, bound: Bound) -> int:
 
 
 def connections_possible(settings: Settings, descriptors: int, bound: Bound) -> int:
-    """Return for how many connections one process has descriptors."""
+    """Return how many connections the descriptors of one process allow."""
     if settings.metrics is not None:
-        # and two for the reserve itself
+        # one for each client of the pages, and two for the reserve itself
         descriptors -= limits.page_places(descriptors) + 2
     pipes = 0 if settings.plain else limits.default_pipes(descriptors)
     return limits.default_max_connections(descriptors, len(bound.sockets), pipes)

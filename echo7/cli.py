@@ -63,7 +63,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
 
 
 def _report_as_the_log(argv: Sequence[str], *parsers: OneLineParser) -> None:
-    """Make mistakes of `serve` lines of its log, in the form that `argv` asks for."""
+    """Report usage errors of `serve` as lines of its log, in the form that `argv` asks for."""
     from echo7 import serve
 
     form = serve.form_of_errors(argv)

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from echo7.policy.crowd import Crowd
     from echo7.policy.idle import IdleWatch
 
-# A full server looks so often for a connection that makes room.
+# How often a full server looks for a silent connection to close.
 ROOM_RETRY_S = 1.0
 # A retiring server tries so often to send the answers that the kernel had no room for.
 HELD_RETRY_S, HELD_TRIES = 0.01, 100
@@ -57,7 +57,7 @@ class ServingAddress(NamedTuple):
 
 
 def serving_address(transport: str, address: Address) -> ServingAddress:
-    """Return the one of a socket."""
+    """Return the ServingAddress of a socket."""
     text = format_address(address)
     host, port = text.rsplit(":", 1)
     return ServingAddress(transport, host.strip("[]"), int(port), text)
@@ -354,7 +354,7 @@ class EchoServer:
             self._rest()
 
     def _room(self, crowd: Crowd) -> int:
-        """Return how many clients may be accepted. A client waits: if the server is full, close a silent connection."""
+        """Return how many waiting clients may be accepted. If the server is full, close a silent connection for one."""
         free = (self._max_connections or 0) - len(self._clients)
         if free > 0:
             return free
@@ -376,7 +376,7 @@ class EchoServer:
             listener.resume()
 
     def _rest(self) -> None:
-        """Accept nobody until a connection is lost."""
+        """Accept no client until a connection is lost."""
         for listener in self._listeners:
             listener.pause()
         self._drop_log.full(len(self._clients))

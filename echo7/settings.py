@@ -90,8 +90,8 @@ class Settings(NamedTuple):
     )] = BY_BIND
     keep_silent: Annotated[bool, Option(
         "--keep-silent", None, "", LIMITS, "when full, let new clients wait",
-        details="by default a full server closes the longest silent connection of the source with the most, if no byte "
-        "has moved there for 5 s; never where only loopback is served")] = False
+        details="by default a full server closes the longest silent connection of the source with the most of them, "
+        "if no byte has moved there for 5 s; never where only loopback is served")] = False
     udp_rate: Annotated[Rate | ByBind | None, Option(
         "--udp-rate", parse_rate, "RATE[:BURST]", LIMITS, "answers a second to a source", "10000:20000",
         "BURST is how many answers it gets at once after a silence; by default there is no limit for loopback, nor "
@@ -143,8 +143,8 @@ class Settings(NamedTuple):
         "MICROSECONDS", OPERATION, "poll this long before sleeping", "0: off",
         "only after activity; answers come sooner, and a processor stays busy")] = 0.0
     sandbox: Annotated[str, Option(
-        "--sandbox", one_of(*SANDBOXES), "MODE", OPERATION, ", ".join(SANDBOXES), restart=True,
-        details="auto takes from the processes what they don't need, with Landlock and seccomp where Linux has them; "
+        "--sandbox", one_of(*SANDBOXES), "MODE", OPERATION, "restrict processes: " + ", ".join(SANDBOXES), restart=True,
+        details="auto takes away what the processes don't need, with Landlock and seccomp where Linux has them; "
         "require doesn't start without both")] = SANDBOXES[0]
     plain: Annotated[bool, Option("--plain", None, "", OPERATION, "use no fast path, for comparison and tests")] = False
 

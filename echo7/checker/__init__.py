@@ -47,7 +47,7 @@ def check(
     """Check the echo server at a name or address, over IPv4 and IPv6 if it has both. Takes some seconds.
 
     A case gives up when nothing happens for `timeout_s`. `effort` is QUICK, NORMAL or THOROUGH. A `seed` repeats the
-    payloads and the order of an earlier run; the report tells it. `progress(case, address, finding)` is called before
+    payloads and the order of an earlier run; the report has it. `progress(case, address, finding)` is called before
     each run of a case (finding None) and after it. Raise UnresolvedName for a name that can't be resolved, ValueError
     for unknown cases and for a time-out of 0 or less.
     """
@@ -65,7 +65,7 @@ def check(
         Checker(
             reactor, host, addresses, cases,
             timeout_s=timeout_s, done=done, progress=progress, effort=effort,
-            seed=random.randrange(SEEDS) if seed is None else seed,  # noqa: S311 - told with the report
+            seed=random.randrange(SEEDS) if seed is None else seed,  # noqa: S311 - named in the report
         ).start()  # fmt: skip
         reactor.run()
     return reports[0]

@@ -1,9 +1,9 @@
 """Checker: runs every case at each of the server's addresses, again and again, and makes the report.
 
-Law: one case runs at a time, so that cases don't affect each other; only an idle client waits beside them. In the first
-round the cases run in their order; in later rounds every case runs after every other, in random order from a seed. If a
-transport doesn't answer at all, its other cases are skipped; if it stops, too. At the end late answers are waited for,
-and the server must still work. The run takes a bounded time with any server.
+Law: one case runs at a time, so that cases don't affect each other; only idle clients wait beside them. In the first
+round the cases run in the order of the list, in later rounds in random order from the seed, each after every other.
+If a transport doesn't answer at all, or stops, its other cases are skipped. At the end the checker waits for late
+answers, and the server must still work. The run takes a bounded time with any server.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from echo7.checker.verdict import NO_ECHO, TRANSPORTS, Case, Fault, Finding, Rep
 from reactor import Address, DatagramProtocol, Reactor, open_udp
 
 CASES: tuple[Case, ...] = (*TCP_CASES, *UDP_CASES)
-# Addresses for documentation (RFC 5737, RFC 3849), which no machine has. One that can bind them can bind any.
+# Addresses for documentation (RFC 5737, RFC 3849), which no machine has. A machine that can bind them can bind any.
 NOBODY = {False: "192.0.2.1", True: "2001:db8::1"}
 NO_TIME = "not tried: the time for this address is used up"
 
@@ -73,8 +73,8 @@ class Place:
 
     def __init__(self, run: Run) -> None:
         self.run, self.host = run, str(run.target[0])
-        self.works: list[str] = []  # transports that answered right
-        self.stopped: dict[str, str] = {}  # transports that answer no more, and why
+        self.works: list[str] = []  # transports that answered correctly
+        self.stopped: dict[str, str] = {}  # transports that no longer answer, and why
         self.deadline_s = run.reactor.now() + run.timeout_s * run.effort.patience
 
 
@@ -113,7 +113,7 @@ class Checker:
             here = is_here(self._reactor, address)
             run = Run(self._reactor, address, here, self._timeout_s, self._effort, self._seed)
             self._places.append(Place(run))
-        order = random.Random(self._seed)  # noqa: S311 - told with the report
+        order = random.Random(self._seed)  # noqa: S311 - named in the report
         usual = [case for case in self._cases if not (case.is_last or case.is_idle)]
         self._queue = [(1, place, case) for place in self._places for case in usual]
         for number in range(2, self._effort.rounds + 1):
@@ -192,7 +192,7 @@ class Checker:
         Session(place.run, case, self._effort.rounds + 1, over).start()
 
     def _stopped(self, place: Place, finding: Finding, since: str) -> None:
-        """Record that a transport answers no more, or wrongly; it did once."""
+        """Record that a transport which worked no longer answers, or answers wrongly."""
         if finding.verdict is Verdict.FAIL:
             place.stopped[finding.case.transport] = since
             finding = finding._replace(seen=f"{since}: {finding.seen}", fault=Fault.STOPPED)

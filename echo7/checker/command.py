@@ -37,7 +37,7 @@ examples:
   echo7 check 192.0.2.1                      all cases, over IPv4 and IPv6
   echo7 check localhost --port 7007 --tcp    one transport, another port
   echo7 check example.net --only udp-512 udp-largest
-  echo7 check localhost --thorough           for minutes, to find what is rare
+  echo7 check localhost --thorough           for minutes, to find rare faults
   echo7 check example.net --json >report.json
   echo7 check --list                         every case with its rule
 """

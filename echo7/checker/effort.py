@@ -9,10 +9,10 @@ from typing import NamedTuple
 
 
 class Effort(NamedTuple):
-    """How often and how long a check tries. The counts are the most; a slow server is asked fewer (`enough_s`)."""
+    """How often and how long a check tries. The counts are upper bounds: a slow server is asked less (`enough_s`)."""
 
     name: str
-    rounds: int  # every required case runs so often; from the second round on, in random order
+    rounds: int  # how often every required case runs; from the second round on, in random order
     clients: int  # connected at once
     connections: int  # one after the other
     resets: int  # by clients, of each kind

@@ -1,7 +1,7 @@
 """Session: runs one case. A case is a coroutine, called a story; the loop runs while the story waits.
 
 Law: every wait has a deadline. What a time-out cut short counts against the server only if others were served at once
-meanwhile. TCP sockets are closed when the case is over; UDP sockets stay open until the end of the run, to hear late
+meanwhile. TCP sockets are closed when the case is over; UDP sockets stay open until the end of the run, for late
 answers.
 
 A story waits for a condition or for time to pass. It yields the deadline of its wait. It is stepped again at that time,
@@ -32,8 +32,8 @@ QUIET_S = 0.25  # how long to wait for bytes that should not come
 # segments are shorter (RFC 6298).
 STALLED_FOR_S = 6.0
 LONG_S = 1e6  # longer than any run
-SLOW = 5  # so many times longer a count goes on with a slow server
-PROMPT = 10  # a server serves others at once if they wait a tenth as long
+SLOW = 5  # times longer that a count may take with a slow server
+PROMPT = 10  # "at once": others wait at most a tenth as long
 REFERENCES = {"tcp": 3, "udp": 12}  # other clients that are tried
 LETTERS = (string.ascii_letters + string.digits + "+/").encode() * 4
 # A client that sends much must go on reading, or client and server wait for each other without end.
@@ -115,7 +115,7 @@ class Session:
     def payload(self, size_bytes: int) -> bytes:
         """Return random bytes, for cases about sizes: in the first round letters, which have no special meaning.
 
-        So the first round tells a fault of sizes from a fault of values, and later rounds find both.
+        So the first round finds faults that depend on sizes, and later rounds also those that depend on values.
         """
         data = self.random.randbytes(size_bytes)
         return data.translate(LETTERS) if self._round == 1 else data
@@ -157,7 +157,7 @@ class Session:
         self._deadline_s = self.reactor.now() + before_s
 
     def enough(self, count: int, most: int) -> bool:
-        """Whether a count may end: it is complete, or half of it after some time, or a slow server had long enough."""
+        """Whether a count may end: it is complete, or half done after some time, or a slow server had long enough."""
         spent_s = self.reactor.now() - self._start_s
         return (
             count >= most

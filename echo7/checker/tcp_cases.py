@@ -207,7 +207,7 @@ async def urgent(session: Session) -> str:
 
 
 def returned(data: bytes | int) -> Story:
-    """Return a story that sends these bytes, or so many, in one write and gets them back."""
+    """Return a story that sends these bytes, or this number of bytes, in one write and gets them back."""
 
     async def story(session: Session) -> str:
         client = await session.connect()

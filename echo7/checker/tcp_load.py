@@ -1,4 +1,4 @@
-"""The cases over TCP about many: many clients, many connections, many answers, long streams, many resets.
+"""The TCP cases about large numbers: many clients, connections, answers and resets, and long streams.
 
 Law: each count is bounded by the effort, in number and in time. A slow server is asked less, and isn't called wrong.
 """
@@ -50,7 +50,7 @@ async def stream(session: Session) -> str:
     client, most_bytes = await session.connect(), session.effort.stream_mib * BLOCK_BYTES
     block = session.random.randbytes(BLOCK_BYTES + 1)
     while not client.over and not session.enough(client.sent_bytes, most_bytes):
-        # turned by one byte each time, so that no period of the stream is a power of two
+        # rotated by one byte each time, so that the stream has no period that is a power of two
         at = client.sent_bytes // BLOCK_BYTES % BLOCK_BYTES
         client.send(block[at:] + block[:at])
         await session.until(
@@ -81,7 +81,7 @@ async def connections(session: Session) -> str:
 
 async def many(session: Session) -> str:
     """Check that many clients that are connected at once all get their own answers."""
-    # connections that don't fit into the server's backlog are tried again by TCP, in ever longer intervals
+    # TCP retries connections that don't fit into the server's backlog, at ever longer intervals
     patience_s = 3 * session.timeout_s
     clients = [session.dial(timeout_s=2 * patience_s) for _ in range(session.effort.clients)]
     await session.until(
@@ -120,7 +120,7 @@ async def _blame(session: Session, clients: Sequence[TcpClient], waited_s: float
     for client in clients:
         client.close()
     if served and await session.serves_others(waited_s):
-        raise Failure(Fault.CONDUCT, f"{seen}, and others only when those had gone")
+        raise Failure(Fault.CONDUCT, f"{seen}, and others only after those had left")
     raise Undecided(f"{seen} in time: it may only be slow")
 
 

@@ -21,7 +21,7 @@ BURST = 32
 CLIENTS = 8
 WINDOW, WINDOW_BYTES = 8, 32_768  # sent and not answered; less than any socket's buffer holds
 FRAME_BYTES = 1472  # of a datagram in one Ethernet frame
-LARGE_EVERY = 20  # one datagram of so many is large
+LARGE_EVERY = 20  # one datagram in 20 is large
 MOST_PER_S = 5000  # slower than the limits of servers for one source
 PACE_S = 0.005
 CHARGEN_PORT = 19
@@ -69,7 +69,7 @@ async def _came(session: Session, first: UdpClient) -> str:
 
 
 async def alive(session: Session) -> str:
-    """Check that the server still works: one right answer is enough, at whatever time it comes."""
+    """Check that the server still works: one right answer is enough, however late."""
     several: list[UdpClient] = []
     for attempt in range(1, ALIVE_TRIES + 1):
         several.append(session.udp_client())
@@ -117,13 +117,13 @@ async def blame(session: Session, clients: Sequence[UdpClient], seen: str) -> No
     if not any(client.due for client in clients):
         return
     if not serves_others:
-        raise Undecided(f"{seen}, but others wait too: the server may be slow, or the network lose them")
+        raise Undecided(f"{seen}, but others wait too: the server may be slow, or the network may lose them")
     smallest = min(client.sent_bytes for client in clients)
     raise Failure(Fault.LOSSY if smallest else Fault.CONDUCT, f"{seen}, while others are answered at once")
 
 
 def datagram(data: bytes | int) -> Story:
-    """Return a story that sends these bytes, or so many, in one datagram and gets them back."""
+    """Return a story that sends these bytes, or this number of bytes, in one datagram and gets them back."""
 
     async def story(session: Session) -> str:
         return (await ask(session, session.payload(data) if isinstance(data, int) else data))[1]

@@ -1,4 +1,4 @@
-"""UdpClient: one UDP socket of a case. It keeps what was sent and isn't back, and counts what comes without being due.
+"""UdpClient: one UDP socket of a case. It keeps datagrams that aren't answered yet, and counts answers that aren't due.
 
 Law: every answer is compared with what was sent, until the end of the run. A bounded number of surplus answers is read.
 """
@@ -12,7 +12,7 @@ from echo7.checker.verdict import Failure, Fault
 from reactor import Address, Datagram, DatagramProtocol, format_address
 
 MOST_SURPLUS = 64
-KEY_BYTES = 16  # of a datagram, to recognise its double
+KEY_BYTES = 16  # of a datagram, to recognise its duplicate
 
 
 def host_of(address: Address) -> str:
@@ -63,7 +63,7 @@ class UdpClient(DatagramProtocol):
         return self.answers_count >= count
 
     def forget(self) -> int:
-        """Stop waiting for what isn't answered, and return how many those are. A late answer changes nothing."""
+        """Stop waiting for unanswered datagrams, and return how many there are. A late answer changes nothing."""
         lost = self.due
         self._forgotten.update(data[:KEY_BYTES] for data in self._waiting)
         self._waiting.clear()
@@ -123,7 +123,7 @@ class UdpClient(DatagramProtocol):
     def _strange(self, data: bytes, came: int) -> Failure:
         if self.due == 1:
             return compare(next(iter(self._waiting)), data)
-        sizes = f"an answer of {len(data):,} bytes is like none of {self.sent_count:,} datagrams"
+        sizes = f"an answer of {len(data):,} bytes matches none of {self.sent_count:,} datagrams"
         is_more = came > self.sent_count or self.answers_bytes + len(data) > self.sent_bytes
         return Failure(Fault.EXCESS if is_more else Fault.LOSSY, sizes)
 

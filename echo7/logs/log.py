@@ -218,7 +218,7 @@ class Courier:
         return len(data)
 
     def _start(self) -> None:
-        """Start the thread; in a forked child, which has a copy of the queue but no thread, again."""
+        """Start the thread; start it again in a forked child, which has a copy of the queue but no thread."""
         self._waiting: queue.Queue[bytes] = queue.Queue(COURIER_PIECES)
         threading.Thread(target=self._run, name="log courier", daemon=True).start()
         self._pid = os.getpid()

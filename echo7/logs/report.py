@@ -34,15 +34,15 @@ def log_hints(left_out: Iterable[str], loopback_only: bool) -> None:
 
 
 def log_limits(wanted: int, possible: int, descriptors: int) -> None:
-    """Log how many connections may be open at once, or that so many as wanted can't be had."""
+    """Log how many connections may be open at once, or warn that the descriptors allow fewer than wanted."""
     fields = {"max_connections": wanted, "possible": possible, "descriptors": descriptors}
     if wanted <= possible:
         text = f"at most {wanted:,} connections at once, with {descriptors:,} descriptors"
         log.event(logger, logging.INFO, "limits", text, **fields)
     else:
         text = (
-            f"--max-connections {wanted} can't be had: with {descriptors:,} descriptors, {possible:,} connections fit; "
-            "raise 'ulimit -n' (LimitNOFILE=), or ask for fewer"
+            f"--max-connections {wanted} is too high: {descriptors:,} descriptors allow {possible:,} connections; "
+            "lower it, or raise 'ulimit -n' (LimitNOFILE=)"
         )
         log.event(logger, logging.WARNING, "limits_exceeded", text, **fields)
 
@@ -82,7 +82,7 @@ def dump_on_signal(reactor: Reactor, others: Callable[[], object] = int) -> None
 
 
 def _read_ahead(reactor: Reactor) -> None:
-    # now: later, the process may have no descriptor left to read the modules, or no right to
+    # Import them now: later the process may have no descriptor left to read them, or no right to.
     for name in READ_AHEAD if not reactor.closed else ():
         importlib.import_module(name)
 

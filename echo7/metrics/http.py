@@ -4,7 +4,7 @@
 
 Law: a client costs the service almost nothing. A connection carries one request and one answer; further bytes are
 dropped. A connection lives at most LIFE_S, a request has at most REQUEST_BYTES. Above the number of places, the oldest
-connection of the host with the most is reset. But each connection is read from first, so a client that sends its
+connection of the host with the most is reset. But each connection is read from before that, so a client that sends its
 request at once gets its page, however many others come. A page that is costly to make is kept for FRESH_S.
 """
 
@@ -61,7 +61,7 @@ class Pages:
         self._connections: dict[Connection, str] = {}  # oldest first, with their hosts
 
     def room(self) -> int:
-        """Return how many connections a listener accepts in a turn; the older half of the places is read from first."""
+        """Return how many connections a listener accepts in a turn: so few that each is read from before a reset."""
         return max(1, self._places // 4)
 
     def enter(self, connection: Connection) -> None:

@@ -53,7 +53,7 @@ class Reserve:
         self._spares.clear()
 
     def _fill(self) -> None:
-        with contextlib.suppress(OSError):  # EMFILE before all are there: later
+        with contextlib.suppress(OSError):  # EMFILE: the rest is taken later
             while len(self._spares) + self._lent < self._count:
                 self._spares.append(self._origin.dup())
 
@@ -73,7 +73,7 @@ class Lent(socket.socket):
 
 
 class ReservedListening(socket.socket):
-    """A listening socket that accepts into a reserve. It takes over the descriptor of `listening`."""
+    """A listening socket that accepts into a reserve. It owns the descriptor of `listening` from now on."""
 
     def __init__(self, reserve: Reserve, listening: socket.socket) -> None:
         super().__init__(listening.family, listening.type, listening.proto, listening.detach())

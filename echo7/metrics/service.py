@@ -99,7 +99,7 @@ def serve_metrics(
 
 
 def broken(count: int) -> str:
-    """Return that so many sockets are broken; empty if none is."""
+    """Say how many sockets are broken; empty if none is."""
     return f"{count} serving sockets are broken" if count > 1 else "1 serving socket is broken" if count else ""
 
 
@@ -141,7 +141,7 @@ def serve_workers_metrics(
 
 
 def workers_families(own: Snapshot, supervision: Supervision) -> Iterable[Metric]:
-    """Yield the families of all processes and of each worker; `own` is of the supervisor."""
+    """Yield the families of all processes and of each worker; `own` is the supervisor's."""
     workers = {str(worker): snapshot for worker, snapshot in supervision.snapshots.items()}
     yield from families(total([supervision.past, own, *workers.values()]), workers)
     killed = CounterMetricFamily("echo7_workers_killed", "Workers that the supervisor has killed", labels=["reason"])

@@ -4,9 +4,9 @@
 
 Law: nothing is closed while there is room, or while no client waits for it. A connection is silent when no byte has
 moved, either way, for SILENT_S. So sources that only hold connections lose them one by one to clients that come, and
-the source with the most connections first. A message costs nothing: as in `idle.py`, byte counters are compared when it
-matters. Choosing takes a bounded number of looks, whatever the number of connections: each look takes the head of a
-queue, and puts it back if it isn't silent.
+the source with the most connections first. A message costs nothing: as in `idle.py`, byte counters are compared only
+when room is needed. Choosing takes a bounded number of looks, whatever the number of connections: each
+look takes the head of a queue, and puts it back if it isn't silent.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Crowd:
 
     def __init__(self, reactor: Reactor) -> None:
         self._reactor = reactor
-        # of each source, the longest unseen first
+        # by source, the connection that was looked at longest ago first
         self._by_source: defaultdict[bytes, OrderedDict[Connection, Seen]] = defaultdict(OrderedDict)
         # sources by their number of connections, and the largest number
         self._by_count: defaultdict[int, OrderedDict[bytes, None]] = defaultdict(OrderedDict)
@@ -73,7 +73,7 @@ class Crowd:
         return None
 
     def _is_silent(self, connection: Connection, seen: Seen) -> bool:
-        # The process may have been stopped meanwhile: what has come is served first.
+        # The process may have been stopped: bytes that have arrived are served first.
         if connection.state is OPEN and connection.interest & READ:
             self._reactor.guard(connection.on_event, READ, owner=connection)
         return _bytes_moved(connection) == seen.bytes_moved

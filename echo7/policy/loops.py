@@ -64,7 +64,7 @@ class LoopWatch:
         self._spared_until_s: OrderedDict[bytes, float] = OrderedDict()
 
     def refusals(self, batch: Batch, count: int, refused: Mapping[int, str]) -> Mapping[int, str]:
-        """Return `refused` and which more datagrams of a batch get no answer."""
+        """Return `refused` with the datagrams of suspected loops added."""
         place = self._left - 1
         if place >= count and not self._silences:
             self._left -= count

@@ -4,11 +4,11 @@ A bucket holds up to `burst` tokens, and gains `per_second` more each second. On
 
     now ─► clock = now × per_second ─► a bucket is the reading of the clock at which it is full again ─► one number
 
-Law: memory is bounded, and a source gets no more than its rate by being forgotten. The table holds a fixed number of
-sources. When it is full, the source that has been silent for the longest is evicted, and its bucket isn't full yet if
-the table overflows. It may come back, so every source that isn't in the table begins with the emptiest bucket that was
-evicted. By then that one has refilled for as long as it was silent. So no source gets more than its rate, and all that
-aren't in the table together get about what a full table may have.
+Law: memory is bounded, and eviction gives no source more than its rate. The table holds a fixed number of sources. When
+it is full, the source that has been silent for the longest is evicted, perhaps before its bucket is full again. It may
+come back, so every source that isn't in the table begins with the emptiest bucket that was evicted. That bucket goes on
+refilling. So no source gets more than its rate, and all sources outside the table together get about what a full table
+may have.
 
 An address counts for the source that its prefix names. One customer has at least a /64 of IPv6 addresses, and most
 providers give a /56 (RIPE-690), so that is the default. IPv4 addresses are scarce: each is a source.
@@ -104,7 +104,7 @@ class SourceBuckets:
     def __init__(self, rate: Rate, most_sources: int = MOST_SOURCES) -> None:
         self._per_second, self._burst = rate
         self._most = most_sources
-        # Of a source that isn't in the table.
+        # When the bucket of a source that isn't in the table is full.
         self._strangers_full_at = -math.inf
         # By source, the longest silent first.
         self._full_at: OrderedDict[bytes, float] = OrderedDict()

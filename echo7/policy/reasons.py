@@ -40,7 +40,7 @@ class Reason(enum.StrEnum):
     RATE_TOTAL = "rate_total", "all sources together are over `--udp-rate-total`"
     RATE_SHARE = (
         "rate_share",
-        "for 20 ms more came than could be answered, and the source sent more than 8 of 64 datagrams",
+        "for 20 ms datagrams came faster than they could be answered; the source sent more than 8 of 64",
     )
     REFUSED_DENIED = "refused_denied", "`--allow` and `--deny` don't let the client use the service; reset at accept"
     REFUSED_SOURCE_CAP = (
@@ -51,7 +51,7 @@ class Reason(enum.StrEnum):
     # --idle-timeout, and room for new clients.
     IDLE_TIMEOUT = "idle_timeout", "no byte has moved for `--idle-timeout`; closed in order"
     IDLE_MADE_ROOM = (
-        "idle_made_room", "the server was full; the longest silent connection of the source with the most; reset",
+        "idle_made_room", "the server was full; the source with most connections lost its longest silent one; reset",
     )  # fmt: skip
     IDLE_STUCK = "idle_stuck", "the client has taken no pending byte for twice `--idle-timeout`; reset"
 

@@ -5,8 +5,8 @@ every datagram waits for as long as a whole queue takes, and those that come whi
 source. Reading a datagram costs less than answering it, so the queue gets shorter if fewer are answered.
 
 Law: a batch that isn't full has emptied the queue, and all of it is answered. When batches have been full for longer
-than MOST_WAIT_S, a sender gets at most SHARE answers of each, but only if another sender was seen in that state within
-OTHERS_S. So others wait hardly longer than that, and a burst from one client, alone, is answered to the last datagram.
+than MOST_WAIT_S, a sender gets at most SHARE answers in each, but only if another sender was seen in that state within
+OTHERS_S. So others wait hardly longer than MOST_WAIT_S, and a burst from one client alone is answered completely.
 
 A sender is an address with its port: on loopback, where no rate is set, all clients have one address. Datagrams that
 come one by one are never shared: there, reading costs as much as answering.
@@ -24,7 +24,7 @@ from reactor.limits import DATAGRAMS_PER_TURN
 
 MOST_WAIT_S, OTHERS_S = 0.02, 1.0
 SHARE = 8
-# Plain text is hashed faster.
+# A plain string is hashed faster than an enum member.
 RATE_SHARE = str(Reason.RATE_SHARE.value)
 
 
@@ -35,12 +35,12 @@ class Shares:
 
     def __init__(self, now: Callable[[], float]) -> None:
         self._now = now
-        # of the full batches in a row; none: infinity
+        # when the present row of full batches began; infinity: the last batch wasn't full
         self._full_since_s = math.inf
         self._others_until_s = -math.inf
 
     def refusals(self, batch: Batch, count: int, refused: Mapping[int, str]) -> Mapping[int, str]:
-        """Return `refused` and which more datagrams of a batch get no answer."""
+        """Return `refused` with the datagrams above their senders' shares added."""
         if count < DATAGRAMS_PER_TURN:
             self._full_since_s = math.inf
             return refused

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 # One source may have a quarter of all connections.
 SHARE_OF_CONNECTIONS = 4
-# Two keys in place of a source: those have 4 or 16 bytes.
+# These two keys can't be mistaken for sources, which have 4 or 16 bytes.
 EXEMPT, DENIED = b"", b"denied"
 # Reason, source (EXEMPT: all sources together), count.
 OverRate = Callable[[Reason, bytes, int], object]

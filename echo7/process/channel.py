@@ -86,12 +86,12 @@ class Channel:
             message = None if len(self._unfinished) > LINE_BYTES else understood(self._unfinished, self._forms)
             self._unfinished.clear()
             if message is None:
-                self._break("a message that isn't one")
+                self._break("an invalid message")
                 return
             self._heard(message)
         self._unfinished += rest
         if len(self._unfinished) > LINE_BYTES:
-            self._break("a line without an end")
+            self._break("a line that is too long")
 
     def _break(self, why: str) -> None:
         self._why, self._unfinished = f"it has sent {why}", bytearray()
@@ -127,7 +127,7 @@ def conforms(value: object, form: object) -> bool:
         return isinstance(value, list) and len(value) == len(form) and all(map(conforms, value, form))
     if isinstance(form, str):
         return value == form
-    # not a bool: JSON knows it from a number
+    # compares types, because a bool is an int in Python but not in JSON
     return type(value) in (int, type(form)) and 0 <= value <= MOST  # type: ignore[operator]
 
 

@@ -103,7 +103,7 @@ def _refuse_if_root_can_return(user: Identity) -> None:
 
 
 def no_new_privileges() -> Callable[[], object]:
-    """Return a function that ends the ways to gain any (`Kernel.protect`). Without prctl(2), it does nothing."""
+    """Return a function that keeps it from gaining any (`Kernel.protect`). Without prctl(2), it does nothing."""
     try:
         from echo7.process.sandbox.kernel import Kernel
 

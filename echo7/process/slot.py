@@ -1,8 +1,8 @@
 """One worker as its supervisor sees it: its sockets, its process, what it has reported, and whether it is in order.
 
-Law: no worker is trusted. One that hangs, or sends what no worker sends, is killed, and its end is that of any other.
-Silence is counted in the supervisor's own looks, one a second, so a supervisor or a machine that was stopped for an
-hour blames no worker for it.
+Law: no worker is trusted. One that hangs, or breaks the protocol, is killed, and then replaced as any other that ends.
+Silence is counted in the supervisor's own looks, one a second. So if the supervisor or the machine was stopped for an
+hour, no worker is blamed for it.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from echo7.process.child import Child
 from echo7.sockets.binding import Bound
 from reactor.timers import Timer
 
-# A worker reports once a second. After so many looks without a message it is unhealthy; then it is killed.
+# Workers report once a second. After SILENT_LOOKS without a message one is unhealthy, after HUNG_LOOKS it is killed.
 LOOK_INTERVAL_S = 1.0
 SILENT_LOOKS, HUNG_LOOKS = 5, 10
-# More between two looks is a flood: a report has a few kilobytes, and what waits in the kernel is bounded.
+# More than this between two looks is a flood: a report has a few kilobytes, and what waits in the kernel is bounded.
 FLOOD_BYTES = 1 << 20
 REPORTS_WAITING_BYTES = 64 * 1024
-# of orders that a worker doesn't read
+# how many bytes of orders may wait for a worker that doesn't read
 ORDERS_WAITING_BYTES = 64 * 1024
 # why a worker was killed: the values of the metric's label
 SILENT, BROKEN, STOPPING = "silent", "broken", "stopping"
@@ -71,7 +71,7 @@ class Slot:
         if message["say"] == "counters":
             self.snapshot, self._leaving = Snapshot.from_message(message["snapshot"]), message["leaving"] > 0
         elif self.backoff.ready:
-            self.kill(BROKEN, "it has begun twice")
+            self.kill(BROKEN, "it has said twice that it is ready")
 
     @property
     def silent_s(self) -> float:
@@ -87,7 +87,7 @@ class Slot:
         return f"worker {self.number} has been silent for {self.silent_s:g} s" if silent else ""
 
     def look(self, asked: int) -> None:
-        """Kill the process if it hangs or breaks the rules. `asked`: its questions since the last look."""
+        """Kill the process if it hangs or breaks the rules. `asked`: the rounds of counters since the last look."""
         self._silent_looks += 1
         sent, self._seen_bytes = self.channel.received_bytes - self._seen_bytes, self.channel.received_bytes
         if self.child.exit_code is not None and self._silent_looks > 1:

@@ -1,4 +1,4 @@
-"""Sockets that another process or the caller has made: checked, and made like our own.
+"""Sockets that another process or the library's user has made: checked, and made like our own.
 
 Law: an adopted socket is served as one that `binding` has made, or it is refused in one line that names it. Its maker
 may have set options that change what a read, a write or readiness means (several datagrams in one, errors in a queue

@@ -1,7 +1,7 @@
 """The command-line parser of both packages, and the streams of a command.
 
 Law: a wrong command line costs one line on stderr, which says what is wrong, why and what to do. The status is 2.
-Output that can't be written costs a line and another status, and never a traceback. A closed stream is as /dev/null.
+Output that can't be written costs a line and another status, and never a traceback. A closed stream is like /dev/null.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class OneLineParser(argparse.ArgumentParser):
         self.exit(USAGE, f"{self.prog}: {message}; see '{self.prog} --help'\n")
 
     def _print_message(self, message: str, file: Any = None) -> None:
-        """Write a page that was asked for, or an error. argparse would ignore that it can't be written."""
+        """Write a page that was asked for, or an error. argparse would ignore a failed write."""
         stream = file or sys.stderr
         try:
             stream.write(message)
@@ -107,7 +107,7 @@ def _open_nothing() -> int:
 
 
 def settled(status: int) -> int:
-    """Write out the streams, and return the exit status: another than 0 if a result is lost.
+    """Write out the streams, and return the exit status, which isn't 0 if a result is lost.
 
     A reader that has stopped early (`| head`) is no error.
     """

@@ -1,9 +1,9 @@
 """Run a program, and end it with everything that it has started.
 
-Law: when the block is left, no descendant of the program is alive, also one that has left its process group and session
-as daemons do. On Linux this process adopts the program's orphans meanwhile (PR_SET_CHILD_SUBREAPER in prctl(2)).
-Elsewhere only the process group ends. Whatever else is started inside the block must have ended before it; blocks may
-be nested.
+Law: after the block no descendant of the program is alive, not even one that has left its process group and session as
+daemons do. On Linux this process adopts the program's orphans meanwhile (PR_SET_CHILD_SUBREAPER in prctl(2)).
+Elsewhere only the process group ends. Any other process that is started inside the block must end before the block
+does. Blocks may be nested.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ def _kill_until_none_is_left(before: set[int]) -> None:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
             except PermissionError:
-                # a program with another user's rights (set-user-ID): nobody but root could end it
+                # a program with another user's rights (set-user-ID): only root could end it
                 spared.add(pid)
             else:
                 # ChildProcessError: our own parent has made us ignore SIGCHLD, so the kernel has reaped it

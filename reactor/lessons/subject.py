@@ -107,7 +107,7 @@ class Subject:
         self._wire.settimeout(PATIENCE_S)
 
     def close(self) -> None:
-        """Hang up: the process exits, or is killed. All its descendants are."""
+        """Hang up: the process exits, or is killed. All its descendants are killed."""
         self.hang_up()
         self._lines.close()
         self._wire.close()

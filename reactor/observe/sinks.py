@@ -40,7 +40,7 @@ logger = logging.getLogger("reactor")
 def open_file(path: str) -> BinaryIO:
     """Open and empty a file for a trace. Raise OSError, ValueError for an impossible name.
 
-    An existing file that isn't a trace is refused, and what `own_file` refuses.
+    Raise OSError for an existing file that isn't a trace, and for what `own_file` refuses.
     """
     with contextlib.ExitStack() as on_error:
         file = on_error.enter_context(open(path, "r+b", buffering=0, opener=own_file))
@@ -61,7 +61,7 @@ def open_file(path: str) -> BinaryIO:
 def own_file(path: str, flags: int) -> int:
     """Open a file that is ours, for `open(…, opener=own_file)`; make it if there is none. Raise OSError.
 
-    Another user may have prepared the name for root to write elsewhere, so a link and another user's file are refused;
+    Another user may have prepared the name so that root writes elsewhere. So a link or another user's file is refused;
     a pipe too, because a slow reader would block the loop. The checks look at the open file, not at its name, which may
     soon mean another one.
     """

@@ -25,7 +25,7 @@ class Congestion:
         self._until_s = -math.inf
 
     def waits(self) -> bool:
-        """Tell whether a datagram for which there is no room waits. If not, it must be dropped."""
+        """Tell whether a datagram for which there is no room may wait. If not, it must be dropped."""
         if self._now() < self._until_s:
             return False
         if self._timer is None:

@@ -1,4 +1,4 @@
-"""What the core needs of the operating system. A simulation has its own sockets and signals, splice a transport."""
+"""What the core needs of the system. A simulation has its own sockets and signals, and splice its own transport."""
 
 from __future__ import annotations
 

@@ -1,0 +1,1 @@
+"""The same tests on the real kernel and on the simulated one."""

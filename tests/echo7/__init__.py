@@ -1,0 +1,1 @@
+"""Tests of `echo7`, in folders that mirror it."""

@@ -1,4 +1,4 @@
-"""Commands whose standard streams are closed, full or broken: no traceback, no hang, and a right status."""
+"""Commands whose standard streams are closed, full or broken: no traceback, no hang, and the right status."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def test_full_disk_costs_one_line_and_a_status(name: str, buffered: bool, port: 
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_reader_that_has_gone_costs_nothing(name: str, port: str) -> None:
+def test_reader_that_has_gone_is_no_error(name: str, port: str) -> None:
     reading, writing = os.pipe()
     os.close(reading)
     try:

@@ -1,10 +1,10 @@
-"""The machine that lacks what everybody has.
+"""A machine that lacks what most machines have.
 
 In a bare container there is no /dev/null, in a strict sandbox no /proc; a supervisor starts services without HOME, in a
 folder that is deleted meanwhile, with SIGCHLD and SIGINT ignored, and with some standard descriptors closed. Programs
-that were never run so end in a traceback, or hang.
+that were never tried there end in a traceback, or hang.
 
-What prevents it: nothing outside is needed. What is missing is left out, or something else takes its place.
+What prevents it: the programs need none of this. They leave out what is missing, or use something else.
 """
 
 import itertools

@@ -1,7 +1,7 @@
-"""Forged sources on our own link: answers to them wait for ARP, and nobody answers it.
+"""Forged sources on our own link: answers to them wait for ARP, and no host answers it.
 
 The kernel keeps each such answer for about three seconds, and counts it against the send buffer of the socket. When
-that is full, a server that waits for room answers nobody for seconds, and 100 KB/s of forged datagrams keep it full.
+that is full, a server that waits for room answers no client for seconds, and 100 KB/s of forged datagrams keep it full.
 
 What prevents it: the buffer is large. A datagram for which there is no room waits only for a moment. If the buffer is
 still full then, datagrams without room are dropped and counted (`busy`) for a second, and all others are answered.

@@ -1,0 +1,1 @@
+"""Tests of `reactor`, in folders that mirror it."""

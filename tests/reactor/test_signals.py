@@ -293,7 +293,7 @@ def test_turn_reads_a_bounded_number_of_wake_up_bytes(monkeypatch: pytest.Monkey
 
 
 def test_closed_loop_refuses_a_call_from_a_thread() -> None:
-    """The thread must hear that its result is lost."""
+    """The thread must learn that its result is lost."""
     reactor = Reactor()
     reactor.close()
     with pytest.raises(RuntimeError, match="reactor is closed"):

@@ -283,4 +283,4 @@ def _keys_of_property(node: ast.Attribute, place: Place) -> dict[str, ast.expr]:
                         found |= _keys(each.value, Place(str(module), function))
         if found:
             return found
-    raise LookupError(f"{file_of(place.module)}:{node.lineno}: which fields has {ast.unparse(node)}?")
+    raise LookupError(f"{file_of(place.module)}:{node.lineno}: can't find the fields of {ast.unparse(node)}")

@@ -1,8 +1,8 @@
 """`--sandbox`: take away from a process, permanently, what it doesn't need.
 
-Law: whoever takes over a process by a bug gets what the process may still do, so that must be little. A process that
-only serves (a worker, a previous generation) keeps its open sockets and nothing else. The process in charge must be
-able to become another program at a restart, so it may read files and run programs, which inherit its restrictions.
+Law: an attacker who controls a process can do what the process may do, so that must be little. A process that only
+serves (a worker, a previous generation) keeps its open sockets and nothing else. The process in charge must be able to
+become another program at a restart, so it may read files and run programs, which inherit its restrictions.
 
 | file | what |
 |---|---|
@@ -33,18 +33,18 @@ logger = logging.getLogger("echo7")
 
 
 class Held(NamedTuple):
-    """What holds: the version of Landlock's interface (0: none), and whether there is a seccomp filter."""
+    """What restricts a process: the version of Landlock (0: none), and whether it has a seccomp filter."""
 
     landlock: int = 0
     seccomp: bool = False
 
     @property
     def lacks(self) -> str:
-        """Name what doesn't hold."""
+        """Name what is missing."""
         return " and no ".join(name for name, holds in zip(("Landlock", "seccomp"), self, strict=True) if not holds)
 
     def __str__(self) -> str:
-        """Say what holds, then what doesn't."""
+        """Say what restricts the process, then what is missing."""
         names = [f"Landlock {self.landlock}"] * bool(self.landlock) + ["seccomp"] * self.seccomp
         holds = f"restricted by {' and '.join(names)}" if names else "not restricted"
         return holds + (f"; this system has no {self.lacks}" if self.lacks else "")
@@ -67,9 +67,9 @@ class Sandbox:
                 self._system = Linux()
 
     def restrict_in_charge(self, written: Iterable[str], children: bool) -> None:
-        """Restrict the process in charge, and log what holds. Raise StartError.
+        """Restrict the process in charge, and log what restricts it. Raise StartError.
 
-        It may still write to the files in `written`. With `children`, it may still signal processes of before.
+        It may still write to the files in `written`. With `children`, it may still signal earlier generations.
         """
         if self._mode == OFF:
             return

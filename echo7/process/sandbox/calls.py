@@ -16,7 +16,7 @@ NEWEST = 469
 Numbers = Mapping[str, tuple[int | None, int | None]]
 
 # fmt: off
-# What serving takes.
+# What serving needs.
 SERVING: Numbers = {
     # to serve; the most frequent ones first
     "recvfrom": (45, 207), "epoll_wait": (232, None), "epoll_pwait": (281, 22),
@@ -39,7 +39,7 @@ SERVING: Numbers = {
     "getrlimit": (97, 163), "uname": (63, 160), "sysinfo": (99, 179), "set_tid_address": (218, 96),
     "exit": (60, 93), "exit_group": (231, 94),
 }
-# What depends on the arguments.
+# Allowed or refused by their arguments: `linux.py`.
 CHECKED: Numbers = {
     "sendto": (44, 206), "sendmsg": (46, 211), "sendmmsg": (307, 269),
     "kill": (62, 129), "tgkill": (234, 131), "clone": (56, 220), "prctl": (157, 167), "prlimit64": (302, 261),

@@ -13,7 +13,7 @@ PR_SET_DUMPABLE, PR_SET_NO_NEW_PRIVS = 4, 38
 
 
 class Kernel:
-    """Calls functions of the C library with whole numbers. Raise OSError as `os` does."""
+    """Calls functions of the C library with integers. Its methods raise OSError as those of `os` do."""
 
     __slots__ = ("_prctl", "_syscall")
 
@@ -31,7 +31,7 @@ class Kernel:
         return _called(self._prctl, option, *arguments)
 
     def protect(self) -> None:
-        """No program started from here gains privileges, and no process of the same user can trace this one.
+        """Forbid programs started from here to gain privileges, and processes of the same user to trace this one.
 
         A process may be traced again after exec(2) (PR_SET_DUMPABLE). A kernel that lacks one of the two ignores it.
         """

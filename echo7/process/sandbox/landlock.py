@@ -1,6 +1,7 @@
 """Landlock: what a process may do with files, TCP ports and signals (landlock(7)).
 
-A ruleset names the rights that it handles. Those are gone, but where a rule gives them back. What is open stays open.
+A ruleset names the rights that it handles. The process loses these, except where a rule gives them back. Open
+files stay open.
 Each version of the kernel's interface added rights, and a kernel refuses the names of rights that it doesn't know.
 """
 
@@ -53,7 +54,7 @@ def version(kernel: Kernel) -> int:
 
 
 class Taken(NamedTuple):
-    """The rights to take: about TCP ports, about others in the same system, and all about files but for `kept`.
+    """The rights to take away: about TCP ports, about other processes, and all about files except `kept`.
 
     The files in `written` may still be written.
     """

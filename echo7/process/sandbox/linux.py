@@ -1,8 +1,8 @@
 """What each kind of process may do on Linux.
 
 Neither restriction needs privileges, both pass to children and through exec(2), and neither can be undone. So a new
-generation has those of the one before. It asks first whether they are there: Linux allows 16 layers of Landlock, and
-each filter makes every system call dearer. Our filter answers a question that no kernel answers.
+generation has those of the one before, and must not add more: Linux allows 16 layers of Landlock, and each filter slows
+every system call. It asks first, by an option of prctl(2) that no kernel has and that only our filter answers.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ MSG_FASTOPEN = 0x2000_0000
 AF_UNIX, AF_INET, AF_INET6, AF_NETLINK = 1, 2, 10, 16
 SOCK_STREAM, SOCK_DGRAM, SOCK_TYPE = 1, 2, 0xF
 
-# First in a filter, because they are frequent. The kernel remembers the answers to calls that are allowed in any case.
+# First in a filter, because they are frequent. The kernel caches the answers to calls that are always allowed.
 NO_CONNECTION: Mapping[str, Rule] = {
     name: [[Argument(place, (0,), mask=MSG_FASTOPEN)]]
     for name, place in (("sendto", 3), ("sendmsg", 2), ("sendmmsg", 3))
@@ -120,7 +120,7 @@ class Linux:
         return Held(version, seccomp.load(self._kernel, self._processor, program))
 
     def _question(self) -> int:
-        """Return an option of prctl(2) that exists nowhere, and differs when the filter does."""
+        """Return an option of prctl(2) that no kernel has, and that is another one for another filter."""
         text = b"" if self._processor is None else seccomp.program(self._processor, IN_CHARGE, ALLOW)
         return int.from_bytes(text, "little") % LARGE_PRIME + LARGE_PRIME
 
@@ -129,7 +129,7 @@ class Linux:
             self._kernel.prctl(question, 0, 0, 0, 0)
         except OSError as error:
             if error.errno is not None and error.errno >= HELD:
-                # exec(2) has undone a part
+                # exec(2) has undone a part of `protect`
                 self._kernel.protect()
                 return Held(error.errno - HELD, seccomp=True)
         return None

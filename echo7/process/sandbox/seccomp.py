@@ -37,7 +37,7 @@ X32_BIT = 0x4000_0000
 # its own numbers, by processor
 SECCOMP = (317, 277)
 SET_MODE_FILTER = 1
-# for every thread; and without the slow-down that a browser needs against its guests' code (Spectre)
+# for every thread; without a mitigation of Spectre, which is slow, and is for programs that run others' code
 FLAG_TSYNC, FLAG_SPEC_ALLOW = 1, 4
 
 

@@ -2,7 +2,7 @@
 
     python3 -m tests.echo7.checker.cheats NAME HOST PORT      serve on real sockets
 
-Law: each cheat is right in everything but one thing. The table names the cases of which at least one must fail.
+Law: each cheat is correct in everything but one thing. The table names the cases of which at least one must fail.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class World:
 
 
 class Stream(StreamProtocol):
-    """A right echo for all connections. A cheat replaces one of its functions."""
+    """A correct echo for all connections. A cheat replaces one of its functions."""
 
     world: World
 
@@ -75,7 +75,7 @@ class Stream(StreamProtocol):
 
 
 class Datagrams(DatagramProtocol):
-    """A right echo. A cheat replaces `answer`."""
+    """A correct echo. A cheat replaces `answer`."""
 
     world: World
 
@@ -93,7 +93,7 @@ class Datagrams(DatagramProtocol):
 
 
 class Cheat(NamedTuple):
-    """One way to cheat: `change` changes a right server. At least one of `cases` must fail."""
+    """One way to cheat: `change` changes a correct server. At least one of `cases` must fail."""
 
     name: str
     cases: str

@@ -80,7 +80,7 @@ def test_honest_server_passes_in_any_order(seed: int) -> None:
 
 
 def slow(cases: str, delay_s: float) -> Report:
-    """Check a server that answers everything right, and late."""
+    """Check a server that answers everything correctly, but late."""
 
     def late(world: World) -> None:
         def close_later(connection: Connection) -> bool:

@@ -72,7 +72,7 @@ def test_status_and_score_agree_with_the_findings(findings: tuple[Finding, ...],
     assert Report("host", port, findings, False).score is None
 
 
-def test_undecided_case_is_neither_a_failure_nor_a_pass_and_an_optional_one_nothing() -> None:
+def test_undecided_required_case_neither_passes_nor_fails_and_an_optional_one_is_ignored() -> None:
     report = Report(
         "host", 7, (*BOTH, finding("tcp-16m", Verdict.UNKNOWN), finding("tcp-urgent", Verdict.FAIL, Fault.LOSSY)), True
     )

@@ -455,7 +455,7 @@ def across_a_network(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def one_in(number: int, answer: Callable[[bytes], list[bytes]]) -> Callable[[bytes], list[bytes]]:
-    """Return a change that answers one datagram of so many otherwise."""
+    """Return a change that answers one datagram in `number` differently."""
     seen: list[int] = []
 
     def change(data: bytes) -> list[bytes]:
@@ -537,7 +537,7 @@ def test_first_datagram_that_is_lost_on_loopback_was_dropped() -> None:
 
 @pytest.mark.usefixtures("across_a_network")
 def test_answer_that_comes_after_it_was_given_up_is_no_double() -> None:
-    """The first come two seconds late, and a network may do that; so may a stranger send to our port."""
+    """A network may delay the first answers by two seconds, and a stranger may send to our port."""
 
     class Late(EchoDatagrams):
         count = 0
@@ -629,7 +629,7 @@ def test_connection_that_hangs_while_others_are_served_is_lossy() -> None:
 
 
 def test_server_that_stops_while_a_client_is_stuck_is_named_at_the_end() -> None:
-    """It serves nobody any more, so the cases can't be decided, and it has stopped."""
+    """It serves no client any more: the cases can't be decided, and at the end it is reported as stopped."""
 
     class Stops(RightEcho):
         received_bytes = 0
@@ -729,7 +729,7 @@ def test_merged_datagrams_are_lossy_and_not_excess() -> None:
 
     report = udp_report(run_together)
     (finding,) = [f for f in report.findings if f.case.name == "udp-one-answer"]
-    assert (finding.seen, finding.fault) == ("an answer of 200 bytes is like none of 32 datagrams", Fault.LOSSY)
+    assert (finding.seen, finding.fault) == ("an answer of 200 bytes matches none of 32 datagrams", Fault.LOSSY)
 
 
 def test_too_few_descriptors_make_one_case_unknown_and_leave_the_others() -> None:

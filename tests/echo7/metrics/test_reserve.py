@@ -96,7 +96,7 @@ def test_closed_reserve_takes_no_spare_for_a_connection_that_is_closed_later(
 
 @pytest.mark.parametrize(("descriptors", "expected"), [(24, 4), (1024, 16), (1 << 20, 256)])
 def test_pages_have_fewer_places_where_descriptors_are_scarce(descriptors: int, expected: int) -> None:
-    """They come out of what connections may have."""
+    """Their descriptors come out of those for connections."""
     assert limits.page_places(descriptors) == expected
     assert assembly.connections_possible(serve_config("--metrics", "[::1]:9"), descriptors, Bound()) == (
         assembly.connections_possible(serve_config(), descriptors - expected - 2, Bound())

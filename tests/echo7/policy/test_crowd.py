@@ -39,7 +39,7 @@ class House:
         self._stack.close()
 
     def call(self, source: int) -> socket.socket:
-        """Return a client from 127.0.1.`source`. Nobody has accepted it yet."""
+        """Return a client from 127.0.1.`source`. The server hasn't accepted it yet."""
         client = self._stack.enter_context(socket.socket())
         client.bind((f"127.0.1.{source}", 0))
         client.connect(("127.0.0.1", self.echo.port))
@@ -73,7 +73,7 @@ def test_four_silent_sources_leave_room_for_a_fifth(caplog: pytest.LogCaptureFix
         silent = [house.call(source) for source in range(4) for _ in range(2)]
         assert house.open == 8
         fifth = house.call(5)
-        assert not house.is_served(fifth), "nobody has been silent for long"
+        assert not house.is_served(fifth), "no connection has been silent for long"
         assert [record.event for record in caplog.records] == ["full"]  # type: ignore[attr-defined]
         house.clock.advance(SILENT_S)
         house.turn()

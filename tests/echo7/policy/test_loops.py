@@ -148,7 +148,7 @@ def test_client_that_varies_its_payload_gets_every_answer() -> None:
 
 
 def test_client_that_sends_each_payload_twice_gets_every_answer() -> None:
-    """As one that retries does."""
+    """A client that retries does so."""
     watch = LoopWatch(ManualClock())
     assert all(answered(watch, b"%d" % (number // 2)) for number in range(50_000))
 

@@ -50,7 +50,7 @@ def test_flood_beside_others_gets_its_share_and_the_others_all() -> None:
         assert queue.answers(*FLOOD) == {HOG: SHARE, OTHER: 2, THIRD: 1}
     assert queue.answers(*[HOG] * FULL) == {HOG: SHARE}, "the others come now and then"
     queue.clock.advance(OTHERS_S)
-    assert queue.answers(*[HOG] * FULL) == {HOG: FULL}, "the others came no more"
+    assert queue.answers(*[HOG] * FULL) == {HOG: FULL}, "the others have stopped"
 
 
 def test_flood_or_burst_alone_gets_every_answer() -> None:
@@ -75,7 +75,7 @@ def test_batch_that_is_not_full_ends_the_state() -> None:
 
 @pytest.mark.parametrize("senders", [8, 16, 57, 64])
 def test_senders_within_their_shares_get_every_answer(senders: int) -> None:
-    """As those of a benchmark."""
+    """The senders of a benchmark are such."""
     queue = Queue()
     sources = [("127.0.0.1", 40_000 + number % senders) for number in range(FULL)]
     queue.overload(*sources)

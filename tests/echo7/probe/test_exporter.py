@@ -199,7 +199,7 @@ class SlowNames:
 def test_name_that_resolves_later_is_probed_then_and_the_others_meanwhile(
     servers: list[EchoThread], caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Story: one name of two that didn't resolve ended the exporter with status 5, and nobody was probed."""
+    """Story: one name of two that didn't resolve ended the exporter with status 5, and no target was probed."""
     monkeypatch.setattr(exporter_module, "RETRY_S", 0.01)
     caplog.set_level(logging.INFO, "echo7")
     address = ("127.0.0.1", servers[0].port)
@@ -266,7 +266,7 @@ def get(address: tuple[str, int], path: str) -> tuple[int, str]:
         return answer.status, answer.read().decode()
 
 
-def test_exporter_probes_the_names_that_resolve_and_tells_the_other(servers: list[EchoThread]) -> None:
+def test_exporter_probes_the_names_that_resolve_and_reports_the_other(servers: list[EchoThread]) -> None:
     port = servers[0].port
     line = f"ping 127.0.0.1 no-such-name.invalid --port {port} -i 0.02 --metrics 127.0.0.1:0".split()
     with subprocess.Popen(

@@ -141,7 +141,7 @@ steps = st.one_of(
 
 
 @given(st.lists(steps, max_size=40))
-def test_whatever_workers_do_nothing_raises_and_all_serve_in_the_end(taken: list[tuple[str, ...]]) -> None:
+def test_no_sequence_of_worker_faults_raises_and_all_serve_in_the_end(taken: list[tuple[str, ...]]) -> None:
     with world() as (it, errors):
         for name, *arguments in taken:
             if name == "ask":

@@ -68,7 +68,7 @@ def test_bad_line_ends_the_stream_after_the_good_ones(line: bytes) -> None:
             )
             turn_idle(reactor)
         assert end.heard == GOOD[:1]
-        assert end.lost == ["it has sent a message that isn't one"]
+        assert end.lost == ["it has sent an invalid message"]
 
 
 @pytest.mark.parametrize("message", GOOD, ids=["ready", "counters"])
@@ -100,7 +100,7 @@ def test_line_without_an_end_takes_bounded_memory() -> None:
                     reactor.turn()
                 except ConnectionError:
                     turn_idle(reactor)
-        assert end.lost == ["it has sent a line without an end"]
+        assert end.lost == ["it has sent a line that is too long"]
         assert end.channel.received_bytes <= 2 * LINE_BYTES
 
 

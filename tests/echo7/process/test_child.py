@@ -129,7 +129,7 @@ def test_service_as_process_1_reaps_orphans_of_others(workers: str) -> None:
 
 
 def test_orphans_are_reaped_by_process_1_only_and_children_in_their_turn(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A known child that has just ended is left to its own reaping: somebody waits for its status."""
+    """A known child that has just ended is left alone: its own reaping reports its status."""
     known, orphan = forked("a child", lambda: 3), forked("an orphan", lambda: 4)
     for pid in (known, orphan):
         os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)

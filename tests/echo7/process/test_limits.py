@@ -114,7 +114,7 @@ def test_default_keeps_back_descriptors_for_the_service(descriptors: int, socket
 
 @pytest.mark.parametrize(("descriptors", "least"), [(16, 1), (24, 6), (64, 30), (1024, 860), (1_048_576, 1_048_000)])
 def test_small_limits_leave_room_for_connections(descriptors: int, least: int) -> None:
-    """Story: 32 descriptors were kept back from any limit, so a limit of 24 gave one connection, without a word."""
+    """Story: 32 descriptors were kept back from any limit, so 24 gave one connection, and nothing was logged."""
     assert limits.default_max_connections(descriptors, 4, limits.default_pipes(descriptors)) >= least
 
 

@@ -1,4 +1,4 @@
-"""A signal at any moment of the start, from our first line on: what is handled later may neither kill nor be lost."""
+"""A signal at any moment of the start, from our first line on: one that is handled later neither kills nor is lost."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def test_other_commands_hold_no_signal_back(name: str) -> None:
 
 
 def test_ignored_sigint_stays_ignored_during_the_start() -> None:
-    """A shell starts a background job so. The service itself handles SIGINT all the same."""
+    """Shells start background jobs like this. The service itself handles SIGINT anyway."""
     command = [sys.executable, *harnessed(signal.SIGINT, 0.5), "--version"]
     done = subprocess.run(
         command, cwd=PROJECT, capture_output=True, text=True, check=False, timeout=PATIENCE_S,

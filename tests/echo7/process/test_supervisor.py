@@ -76,7 +76,7 @@ class Rig:
         self.say(index, say="counters", round=question, leaving=leaving, snapshot=snapshot.as_message())
 
     def look(self, times: int = 1) -> None:
-        """Let the supervisor look after its workers."""
+        """Let the supervisor look at its workers."""
         for _ in range(times):
             self.clock.advance(LOOK_INTERVAL_S)
             turn_idle(self.reactor)
@@ -228,7 +228,7 @@ def test_draining_worker_is_unhealthy(rig: Rig) -> None:
 
 
 def test_stopped_supervisor_or_jumping_clock_blames_no_worker(rig: Rig, killed: list[int]) -> None:
-    """SIGSTOP and SIGCONT, or a machine that was suspended: everything was silent, whoever is to blame."""
+    """SIGSTOP and SIGCONT, or a machine that was suspended: everything was silent, and no worker is to blame."""
     begin(rig)
     for _ in range(3 * HUNG_LOOKS):
         rig.clock.advance(3600)
@@ -275,7 +275,7 @@ HOSTILE = {
     "unknown": b'{"say": "kill"}\n',
     "an order": b'{"say": "drain"}\n',
     "unhashable": b'{"say": []}\n',
-    "fields too many": b'{"say": "ready", "addresses": []}\n',
+    "too many fields": b'{"say": "ready", "addresses": []}\n',
     "begun twice": b'{"say": "ready"}\n',
     "a line without an end": b"x" * 70_000,
     "a line too long": b"x" * 70_000 + b"\n",

@@ -1,4 +1,4 @@
-"""Sockets that somebody else has made: each is served right, or refused in one line that names it."""
+"""Sockets that another process or program has made: each is served correctly, or refused in one line that names it."""
 
 from __future__ import annotations
 
@@ -227,12 +227,12 @@ REFUSED: dict[str, tuple[Callable[[], socket.socket], str]] = {
 
 
 @pytest.mark.parametrize("kind", REFUSED)
-def test_socket_that_is_no_server_of_ours_is_refused_by_name(kind: str) -> None:
+def test_socket_that_cannot_be_served_is_refused_by_name(kind: str) -> None:
     make, why = REFUSED[kind]
     try:
         sock = make()
     except OSError as error:
-        pytest.skip(f"not to be had here: {error.strerror}")
+        pytest.skip(f"not available here: {error.strerror}")
     with sock, pytest.raises(BindError, match=rf"^descriptor \d+ \(name\) from systemd can't be served.*{why}") as told:
         take(sock)
     assert "\n" not in str(told.value)

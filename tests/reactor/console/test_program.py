@@ -23,7 +23,11 @@ PROGRAMS = {
     "another session": ["sh", "-c", "setsid sleep 1000 & echo ready; wait"],
     "a daemon": ["sh", "-c", "setsid sh -c 'sleep 1000 & sleep 1000 & exit' & wait; echo ready"],
     "a daemon's daemon": ["sh", "-c", "setsid sh -c 'setsid sleep 1000 & exec sleep 1000' & echo ready"],
-    "deaf ones": ["sh", "-c", "trap '' HUP INT TERM; setsid sh -c 'echo ready; while :; do sleep 1000; done'"],
+    "programs that ignore signals": [
+        "sh",
+        "-c",
+        "trap '' HUP INT TERM; setsid sh -c 'echo ready; while :; do sleep 1000; done'",
+    ],
     "a relay": [sys.executable, "-c", RELAY],
 }
 
@@ -48,7 +52,7 @@ def test_no_descendant_is_alive_after_the_block(command: list[str]) -> None:
 
 
 def test_programs_of_an_outer_block_and_other_children_live_on() -> None:
-    """This process's own children are none of the program's."""
+    """This process's own children don't belong to the program."""
     sleep = ["sleep", "1000"]
     with subprocess.Popen(sleep) as other, program.running(sleep) as outer:
         with contextlib.suppress(KeyError), program.running(["true"]):

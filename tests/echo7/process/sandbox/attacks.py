@@ -1,4 +1,4 @@
-"""What code that has taken over a process would try. Each attack raises OSError if it is refused.
+"""What code that controls a process would try. Each attack raises OSError if it is refused.
 
 Many arguments make no sense, so that an attack that succeeds harms neither the tests nor the machine.
 """

@@ -1,4 +1,4 @@
-"""The filters, run by an interpreter of their language: what does each processor's kernel answer to which call?"""
+"""The filters, run by an interpreter of BPF: which call gets which answer on which processor."""
 
 from __future__ import annotations
 

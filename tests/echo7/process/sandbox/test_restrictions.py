@@ -36,7 +36,7 @@ def version() -> int:
 
 
 def attacked(tmp_path: pathlib.Path, kind: str) -> dict[str, str]:
-    """Restrict a child by the public door, and attack in it; return what became of each attack."""
+    """Restrict a child as the service does, and attack in it; return the result of each attack."""
     (tmp_path / "victim").write_text("x")
     environment = {name: value for name, value in os.environ.items() if not name.startswith("COVERAGE_")}
     done = subprocess.run(
@@ -59,7 +59,7 @@ def test_every_attack_of_a_restricted_process_is_refused(kind: str, tmp_path: pa
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="the kernel refuses some to other users")
 def test_attacks_of_a_process_without_restrictions_are_not_refused(tmp_path: pathlib.Path) -> None:
-    """The test above can fail."""
+    """So the test above can fail."""
     found = attacked(tmp_path, "none")
     assert {name for name, result in found.items() if result in attacks.REFUSALS} <= {
         "call with 32-bit pointers", "handle page faults", "profile", "make a user namespace",
@@ -130,7 +130,9 @@ def test_kernel_is_told_only_the_rights_that_its_version_knows(found: int) -> No
 
 
 @pytest.mark.parametrize(("found", "rights"), [(2, 1 << 1), (3, 1 << 1 | 1 << 14)])
-def test_files_to_write_get_rules_and_missing_ones_none(found: int, rights: int, tmp_path: pathlib.Path) -> None:
+def test_file_to_write_gets_a_rule_and_a_missing_one_is_skipped(
+    found: int, rights: int, tmp_path: pathlib.Path
+) -> None:
     there = tmp_path / "there"
     there.touch()
     kernel = OldKernel(found)
@@ -139,7 +141,7 @@ def test_files_to_write_get_rules_and_missing_ones_none(found: int, rights: int,
 
 
 @pytest.mark.parametrize("call", ["create", "restrict"])
-def test_landlock_that_a_filter_forbids_is_none(call: str) -> None:
+def test_landlock_that_a_filter_forbids_counts_as_missing(call: str) -> None:
     """EPERM: a container. E2BIG: sixteen layers."""
     before = len(os.listdir("/dev/fd"))
     for code in (errno.EPERM, errno.E2BIG, errno.ENOSYS):
@@ -149,7 +151,7 @@ def test_landlock_that_a_filter_forbids_is_none(call: str) -> None:
 
 
 @pytest.mark.parametrize(("answers", "loaded"), [(0, True), (4711, False), (None, False)])
-def test_filter_that_a_thread_or_the_kernel_refuses_is_none(answers: int | None, loaded: bool) -> None:
+def test_filter_that_a_thread_or_the_kernel_refuses_counts_as_missing(answers: int | None, loaded: bool) -> None:
     program = seccomp.program("x86_64", IN_CHARGE, seccomp.ALLOW)
     assert seccomp.load(OldKernel(0, answers), "x86_64", program) is loaded
 
@@ -176,7 +178,7 @@ ORIGINAL = Linux.restrict
         (OldKernel(0, None), "x86_64", Held(), "not restricted; this system has no Landlock and no seccomp"),
     ],
 )
-def test_what_holds_is_logged_and_required_only_on_request(
+def test_restrictions_are_logged_and_required_only_on_request(
     kernel: OldKernel, machine: str, held: Held, words: str, monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:  # fmt: skip
@@ -248,7 +250,7 @@ def no_prctl(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("less", [no_ctypes, another_system, no_prctl])
-def test_system_without_any_of_it_says_so(
+def test_system_without_restrictions_says_so(
     less: Callable[[pytest.MonkeyPatch], None], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO, "echo7")

@@ -1,4 +1,4 @@
-"""The real service under its restrictions: it does all that it does without, and a process that is taken over can't."""
+"""The real service under its restrictions: everything works, and an attacker who controls a process can do little."""
 
 from __future__ import annotations
 
@@ -44,11 +44,11 @@ def unmeasured(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(name)
 
 
-# ---------------------------------------------------------------- a process that is taken over
+# ---------------------------------------------------------------- an attacker controls a process
 
 
 def attack(client: socket.socket, name: str) -> str:
-    """Let the process that serves this client attack; return what became of it."""
+    """Let the process that serves this client attack; return the result."""
     client.sendall(name.encode())
     return client.recv(100).decode()
 
@@ -146,7 +146,7 @@ def children(pid: int) -> list[int]:
     return [int(text) for text in pathlib.Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
-def test_restriction_can_not_be_lifted_by_a_restart(tmp_path: pathlib.Path) -> None:
+def test_restart_cannot_lift_a_restriction(tmp_path: pathlib.Path) -> None:
     file = tmp_path / "echo7.toml"
     file.write_text("")
     with Phoenix("--config", str(file)) as echo:
@@ -272,7 +272,9 @@ def log_ends(kind: str, folder: pathlib.Path) -> tuple[int, int]:
 @pytest.mark.parametrize("form", ["text", "json"])
 @pytest.mark.parametrize("kind", ["pipe", "file", "socket", "terminal"])
 @pytest.mark.parametrize("workers", [(), ("--workers", "2")], ids=["single", "workers"])
-def test_log_goes_on_wherever_it_goes(kind: str, form: str, workers: tuple[str, ...], tmp_path: pathlib.Path) -> None:
+def test_log_continues_in_every_kind_of_file(
+    kind: str, form: str, workers: tuple[str, ...], tmp_path: pathlib.Path
+) -> None:
     """A restart opens a pipe or a terminal anew, for writing."""
     reading, writing = log_ends(kind, tmp_path)
     os.set_blocking(reading, False)
