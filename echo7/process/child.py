@@ -111,7 +111,7 @@ class Child:
 
 
 class Children:
-    """All children of the process in charge. As process 1 it reaps orphans of others too: nobody else would."""
+    """All children of the process in charge. As process 1 it reaps orphans of others too: no other process would."""
 
     def __init__(self) -> None:
         # those that haven't been reaped
@@ -197,7 +197,7 @@ class Drain:
         """
         ignore([signal.SIGINT, *RESTART_SIGNALS])
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-        # in the loop: to begin, it looks at its waker's descriptor (fstat(2)), which restrictions may refuse
+        # called by the loop after it has set its wake-up descriptor, which takes fstat(2): that may be refused then
         self._reactor.run(restrict)
         # the exit status is decided: a late signal must not change it
         ignore([signal.SIGTERM])

@@ -12,7 +12,7 @@ import os
 WOULD_BLOCK = (BlockingIOError, InterruptedError)
 OUT_OF_MEMORY = frozenset({errno.ENOBUFS, errno.ENOMEM})
 CONNECTING = frozenset({0, errno.EINPROGRESS, errno.EINTR, getattr(errno, "WSAEWOULDBLOCK", 0)})  # connect(2)
-NO_ROOM_TO_WATCH = frozenset({errno.ENOMEM, errno.ENOSPC, errno.EEXIST})  # epoll_ctl(2); EEXIST: a failed modify's rest
+NO_ROOM_TO_WATCH = frozenset({errno.ENOMEM, errno.ENOSPC, errno.EEXIST})  # epoll_ctl(2); EEXIST: after a failed modify
 BROKEN_SOCKET = frozenset({errno.EBADF, errno.EINVAL, errno.ENOTSOCK})
 # Caused by one peer's packets. Linux returns them from accept(2) too; its manual page says to continue.
 ONE_PEER = frozenset(

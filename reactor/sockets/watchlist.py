@@ -99,7 +99,7 @@ class Watchlist:
             self._refused(handler, number, error, bool(before))
 
     def _refused(self, handler: Handler, number: int, error: OSError, expected: bool) -> None:
-        """Suspend or abort a handler that the selector refuses to watch. It has forgotten the handler."""
+        """Suspend or abort a handler that the selector refuses to watch, and has forgotten."""
         was_watched = _forget(self._selector, number)
         if error.errno in NO_ROOM_TO_WATCH:
             self.suspended[handler] = self._call_later(SHORTAGE_RETRY_S, self._watch_again, handler)

@@ -4,8 +4,8 @@ KeyboardInterrupt, SystemExit and GeneratorExit don't belong to one handler: the
 one and call `run` again, at a prompt, in a notebook or in a debugger. A naive loop has collected the due timers, ready
 handlers and the held datagrams in local variables by then, and forgets them all.
 
-What prevents it: whatever waits stays in the loop's own tables until the moment of its call, and the steps that follow
-a callback are taken whatever it raises.
+What prevents it: everything that waits stays in the loop's own tables until it is called, and the steps after a
+callback are taken whatever it raises.
 """
 
 from __future__ import annotations
@@ -200,7 +200,7 @@ class Rig:
                 pause.cancel()
 
     def ask(self, endpoint: Datagram | DatagramBatch, *payloads: bytes) -> list[bytes]:
-        """Send datagrams in one turn; return as many answers as there are other ones than "no"."""
+        """Send datagrams in one turn; return an answer for each that isn't "no"."""
         before = endpoint.datagrams_sent + sum(endpoint.drops.values())
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as udp:
             udp.settimeout(PATIENCE_S)
@@ -452,7 +452,7 @@ def test_rest_of_a_batch_is_sent_although_dropped_raises(exception: type[BaseExc
 def test_close_that_was_cut_short_goes_on_at_the_second_call(
     exception: type[BaseException], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Every handler is released and every protocol is told, although each of the callbacks raises once."""
+    """Every handler is released and every protocol gets its last callback, although each callback raises once."""
     before = open_descriptors()
     reactor = Reactor(sockets=(sockets := FlakySockets()))
     traps = [Trap("connection_lost", exception), Trap("endpoint_lost", exception), Trap("dropped", exception)]

@@ -87,7 +87,7 @@ WAYS: dict[str, Callable[[Reactor], object]] = {
 
 
 def run_and_leave(loop: Reactor) -> None:
-    """Run the loop. A child comes back as its way says, closes the loop as a `with` block does, and is gone."""
+    """Run the loop. A child comes back as `way` says, closes the loop as a `with` block does, and exits."""
     parent = os.getpid()
     try:
         loop.run()
@@ -125,7 +125,9 @@ class Forks(Recorder):
 
 @pytest.mark.parametrize("selector_class", SELECTORS)
 @pytest.mark.parametrize("way", WAYS)
-def test_parent_hears_everybody_whatever_its_child_does(way: str, selector_class: type[selectors.BaseSelector]) -> None:
+def test_parent_serves_all_clients_whatever_its_child_does(
+    way: str, selector_class: type[selectors.BaseSelector]
+) -> None:
     """The other clients' bytes wait in the same batch, a third client's answer is pending, a fourth one connects."""
     loop = Reactor(selector=selector_class(), sockets=(sockets := FlakySockets()))
     with loop, contextlib.ExitStack() as stack:
@@ -175,9 +177,7 @@ def test_parent_hears_everybody_whatever_its_child_does(way: str, selector_class
 
 
 @pytest.mark.parametrize("selector_class", SELECTORS)
-def test_child_that_returns_to_the_loop_is_stopped_with_one_sentence(
-    selector_class: type[selectors.BaseSelector],
-) -> None:
+def test_child_that_returns_to_the_loop_gets_a_clear_error(selector_class: type[selectors.BaseSelector]) -> None:
     """A timer forks. The child's `run` raises, and its `turn` too; after `close` it only returns."""
     with Reactor(selector=selector_class()) as loop:
         results: list[str] = []

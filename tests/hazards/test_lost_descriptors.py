@@ -1,11 +1,11 @@
-"""The descriptor that somebody else has closed.
+"""The descriptor that other code has closed.
 
 A library closes a socket twice, a helper closes "all others", a wrong number is passed to os.close. The kernel gives
-the number to the next client at once. epoll forgets the old one in silence, poll(2) reports it for ever, and select(2)
+the number to the next client at once. epoll silently forgets the old one, poll(2) reports it for ever, and select(2)
 fails for all. A naive loop then resets the new client, spins, or dies.
 
 What prevents it: each descriptor has one owner in the loop. When a new handler comes with its number, or the selector
-reports it, the old owner is told once and released, without a close of the number.
+reports it, the old owner gets its last callback and is released, and the number isn't closed.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ from tests.support.loops import (
     turn_until,
 )
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the numbers of closed descriptors are given at once")
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="closed descriptors' numbers are reused at once")
 LOCAL = ("127.0.0.1", 0)
 LOOPS: dict[str, Callable[[], Reactor]] = {
     **{selector.__name__: lambda selector=selector: Reactor(selector=selector()) for selector in SELECTORS},  # type: ignore[misc]
@@ -129,7 +129,7 @@ class Scene:
         self.sock = socket.socket(fileno=made.detach())
         made.fileno = self.sock.fileno
         made.detach = self.sock.detach
-        self.told.ends.append(os_error(errno.EBADF))  # it has no protocol that could be told
+        self.told.ends.append(os_error(errno.EBADF))  # it has no protocol that could be called
         return made
 
 
@@ -186,7 +186,7 @@ def neighbour_of() -> Iterator[Callable[[Reactor], tuple[Recorder, socket.socket
 def test_new_client_with_the_number_of_a_lost_descriptor_is_served(
     loop_name: str, kind: str, how: str, neighbour_of: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The old owner is told once, with EBADF, and released. The new one isn't touched, then or at any later close."""
+    """The old owner's last callback gets EBADF, once. The new one isn't touched, then or at any later close."""
     with LOOPS[loop_name]() as loop:
         scene = Scene(loop, kind)
         neighbour = neighbour_of(loop)
@@ -257,7 +257,7 @@ def test_lost_descriptor_makes_no_loop_spin_or_end(
 def test_file_under_the_number_of_a_lost_socket_is_not_closed(
     selector_class: type[selectors.BaseSelector], tmp_path: Any
 ) -> None:
-    """The number is a log file's now, say. recv(2) reports ENOTSOCK."""
+    """By now the number may belong to a log file. recv(2) reports ENOTSOCK."""
     with Reactor(selector=selector_class()) as loop, open(tmp_path / "log", "w+b") as file:
         scene = Scene(loop, "connection")
         number = scene.sock.fileno()

@@ -1,7 +1,8 @@
 """Any callback may end anything.
 
-A callback closes its own handler, or another that is ready in the same batch, or raises. Each works alone; together one
-reads a closed socket, sends by a number that is another's, registers again what was just released, or is never told.
+A callback closes its own handler, or another that is ready in the same batch, or raises. Each of these works alone.
+Combined, one may read a closed socket, send to a number that belongs to another, register again what was just released,
+or miss its last callback.
 
 What prevents it: every step after a callback looks at the handler's state again. This is the product of all callbacks
 and all actions on all handlers.
@@ -60,7 +61,7 @@ def product() -> Iterator[Any]:
 def test_callback_that_ends_any_handler_leaves_a_sound_loop(
     callback: str, action: str, target: str, raises: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Whatever ends is released and told once; the others go on; nothing is left after the close of the loop."""
+    """A handler that ends is released after one last callback; the others go on; a closed loop leaves nothing."""
     before = open_descriptors()
     rig = Rig(callback.strip(), ActionError)
     if callback not in ("connection_made", "factory"):

@@ -1,7 +1,8 @@
 """The error that stays.
 
 A security module, a filter or a full table makes a system call fail, and goes on doing so. The socket is still ready,
-so the loop calls again at once: a whole processor, a million failing calls a second, until somebody looks.
+so the loop calls again at once. That takes a whole processor, with a million failing calls a second, until an operator
+notices.
 
 What prevents it: an errno that isn't known to pass at once suspends its socket, and so do a few failures in a row,
 whatever the errno. The socket is tried again four times a second, and serves as soon as the error has gone.
@@ -101,7 +102,7 @@ def test_receive_that_fails_for_ever_is_tried_a_bounded_number_of_times(code: in
 
 @given(code=ERRNOS, call=st.sampled_from(["recv", "send"]))
 def test_stream_with_an_error_ends_or_rests_and_goes_on(code: int, call: str) -> None:
-    """Only a shortage of memory passes. After another errno nobody knows which bytes were lost."""
+    """Only a shortage of memory passes. After any other errno it is unknown which bytes were lost."""
     flaky = Flaky()
     with flaky.reactor as loop:
         near, far = tcp_pair()

@@ -249,7 +249,7 @@ def test_asyncio_inside_our_callback_leaves_the_descriptor_to_its_first_owner() 
 
 
 def test_bytes_of_other_signals_reach_the_descriptors_owner() -> None:
-    """Bytes that our loop had no turn to read, too."""
+    """So do bytes that our loop had no turn to read."""
     ours, theirs = socket.socketpair()
     previous = signal.signal(USR1, lambda *_: None)
     try:

@@ -1,4 +1,4 @@
-"""A loop inside itself, a closed loop: refused with one sentence, and nothing else changes."""
+"""A loop run inside itself, or used when it is closed, is refused with a RuntimeError, and nothing else changes."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def run_inside_another(loop: Reactor) -> None:
 @pytest.mark.parametrize("step", ["handler", "timer", "call"])
 @pytest.mark.parametrize("what", INSIDE)
 def test_loop_inside_its_own_callback_is_refused_and_the_outer_run_goes_on(what: str, step: str, stops: str) -> None:
-    """Also when `stop` was called before: the outer run must still hear it."""
+    """Also when `stop` was called before: the outer run must still notice it."""
     done: list[str] = []
 
     def attempt(*_: object) -> None:
@@ -99,7 +99,7 @@ CLOSED: dict[str, Callable[[Reactor], object]] = {
 
 @pytest.mark.parametrize("what", CLOSED)
 def test_closed_loop_refuses_everything_that_it_would_never_do(what: str) -> None:
-    """Swallowing it in silence would leave a caller that waits for ever."""
+    """If the loop ignored it silently, the code that asked for it would wait for ever."""
     before = signal.getsignal(signal.SIGUSR1)
     loop = Reactor()
     loop.close()

@@ -218,7 +218,7 @@ def test_closing_the_loop_restores_signals_and_the_wakeup_fd() -> None:
 
 
 def test_run_prepares_when_the_wakeup_fd_is_set_and_before_the_first_turn(reactor: Reactor) -> None:
-    """A process that restricts itself then can't set it any more: Python looks at the descriptor (fstat(2))."""
+    """A process that restricts itself at that moment can't set it later: Python calls fstat(2) for that."""
     calls: list[str] = []
     reactor.add_signal_handler(USR1, reactor.stop)
     reactor.call_soon(calls.append, "a turn")
@@ -233,7 +233,7 @@ def test_run_prepares_when_the_wakeup_fd_is_set_and_before_the_first_turn(reacto
     assert calls == ["the wake-up descriptor is set", "a turn"]
 
 
-def test_error_of_what_prepares_leaves_run_and_the_loop_goes_on(reactor: Reactor) -> None:
+def test_error_in_prepared_leaves_run_and_the_loop_can_run_again(reactor: Reactor) -> None:
     def refused() -> None:
         raise PermissionError("no")
 
