@@ -72,7 +72,9 @@ BYTES = {
     ),
     "short_write_ignored": edit(CONNECTION + "write", "if sent == len(data):", "if True:"),
     "write_overtakes_pending_bytes": edit(CONNECTION + "write", "if not self.interest & WRITE:", "if True:"),
-    "urgent_byte_left_out_of_the_stream": edit(STREAM_OPTIONS, "SO_OOBINLINE, 1", "SO_OOBINLINE, 0"),
+    "urgent_byte_left_out_of_the_stream": edit(
+        STREAM_OPTIONS, "(*option)", "(*option[:2], option[2] * (option[1] != socket.SO_OOBINLINE))"
+    ),
     "unasked_greeting": edit(
         CONNECTION + "open", "    self._update_interest()", "    self.write(b'220 ready')\n    self._update_interest()"
     ),
@@ -149,7 +151,9 @@ ENDS = {
     ),
     "suspended_for_no_time": edit(WATCHLIST + "suspend", "call_later(pause_s,", "call_later(0.0,"),
     "suspended_for_ever": edit(WATCHLIST + "suspend", "pause_s, self._watch_again, handler", "pause_s, int"),
-    "dead_peers_never_found": edit(STREAM_OPTIONS, "SO_KEEPALIVE, 1", "SO_KEEPALIVE, 0"),
+    "dead_peers_never_found": edit(
+        STREAM_OPTIONS, "(*option)", "(*option[:2], option[2] * (option[1] != socket.SO_KEEPALIVE))"
+    ),
 }
 
 INTEREST = {
