@@ -190,15 +190,15 @@ class Drain:
         for signum in ABORT_SIGNALS:
             reactor.add_signal_handler(signum, self.abort)
 
-    def run(self, mask: set[int], restrict: Callable[[], object]) -> None:
+    def run(self, mask: set[int], begin: Callable[[], object]) -> None:
         """Serve to the end. Called with signals held; `mask` is the signal mask from now on.
 
-        `restrict` is called before the first client is served.
+        `begin`, which may restrict this process, is called before anything is served.
         """
         ignore([signal.SIGINT, *RESTART_SIGNALS])
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-        # in the loop: to begin, it looks at its waker's descriptor (fstat(2)), which restrictions may refuse
-        self._reactor.run(restrict)
+        # not called here: the loop first looks at its waker's descriptor (fstat(2)), which restrictions refuse
+        self._reactor.run(begin)
         # the exit status is decided: a late signal must not change it
         ignore([signal.SIGTERM])
 
