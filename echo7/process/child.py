@@ -13,6 +13,7 @@ import signal
 from collections.abc import Callable, Iterable, Iterator
 from typing import NoReturn
 
+from echo7.process import StartError
 from echo7.server import EchoServer
 from reactor.connection import Connection, StreamProtocol
 from reactor.loop import Reactor
@@ -164,6 +165,8 @@ def _run_child(name: str, main: Callable[[], int]) -> NoReturn:
     status = CHILD_FAILED
     try:
         status = main()
+    except StartError as error:
+        logger.error("%s", error, extra={"event": "start_failed"})
     except BaseException as error:
         logger.critical("%s failed: %r", name, error, exc_info=error, extra={"event": "failed"})
     finally:
