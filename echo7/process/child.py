@@ -13,6 +13,7 @@ import signal
 from collections.abc import Callable, Iterable, Iterator
 from typing import NoReturn
 
+from echo7.process import StartError
 from echo7.server import EchoServer
 from reactor.connection import Connection, StreamProtocol
 from reactor.loop import Reactor
@@ -164,6 +165,8 @@ def _run_child(name: str, main: Callable[[], int]) -> NoReturn:
     status = CHILD_FAILED
     try:
         status = main()
+    except StartError as error:
+        logger.error("%s", error, extra={"event": "start_failed"})
     except BaseException as error:
         logger.critical("%s failed: %r", name, error, exc_info=error, extra={"event": "failed"})
     finally:
@@ -190,15 +193,15 @@ class Drain:
         for signum in ABORT_SIGNALS:
             reactor.add_signal_handler(signum, self.abort)
 
-    def run(self, mask: set[int], restrict: Callable[[], object]) -> None:
+    def run(self, mask: set[int], begin: Callable[[], object]) -> None:
         """Serve to the end. Called with signals held; `mask` is the signal mask from now on.
 
-        `restrict` is called before the first client is served.
+        `begin`, which may restrict this process, is called before anything is served.
         """
         ignore([signal.SIGINT, *RESTART_SIGNALS])
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-        # called by the loop after it has set its wake-up descriptor, which takes fstat(2): that may be refused then
-        self._reactor.run(restrict)
+        # not called here: the loop first looks at its waker's descriptor (fstat(2)), which restrictions refuse
+        self._reactor.run(begin)
         # the exit status is decided: a late signal must not change it
         ignore([signal.SIGTERM])
 

@@ -37,8 +37,13 @@ def run(number: int, settings: Settings, descriptors: int, bound: Bound, control
     handler = log.set_up(settings.log_level, settings.log_format, number)
     with assembly.new_reactor(settings) as reactor:
         worker = Worker(reactor, settings, descriptors, bound, handler)
-        worker.start(bound, control)
-        worker.drain.run(mask, Sandbox(settings.sandbox).restrict_serving)
+        channel, sandbox = worker.start(bound, control), Sandbox(settings.sandbox)
+
+        def begin() -> None:
+            sandbox.restrict_serving()
+            worker.ready(channel)
+
+        worker.drain.run(mask, begin)
         if worker.replaced:
             worker.log_counters("drained")
         return worker.status
@@ -69,12 +74,17 @@ class Worker:
         # replaced: a worker of a new generation is taking over
         self._finished = self.replaced = False
 
-    def start(self, bound: Bound, control: Socket) -> None:
-        """Serve, and tell the supervisor."""
+    def start(self, bound: Bound, control: Socket) -> Channel:
+        """Open everything, to serve from the loop's first turn on. Return the channel to the supervisor."""
         self._server.start(self._reactor, bound)
         report.dump_on_signal(self._reactor)
-        self.channel = Channel(self._reactor, control, ORDERS, self._heard, self._supervisor_gone)
-        self.channel.say("ready")
+        channel = Channel(self._reactor, control, ORDERS, self._heard, self._supervisor_gone)
+        self.channel = channel
+        return channel
+
+    def ready(self, channel: Channel) -> None:
+        """Tell the supervisor that this worker serves, and report to it from now on."""
+        channel.say("ready")
         self._report_regularly()
 
     def report(self, question: int = 0) -> None:

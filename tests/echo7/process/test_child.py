@@ -23,6 +23,7 @@ pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork(2)")
 FORKS = """
 import logging, os, signal, sys, threading
 from echo7.logs import log
+from echo7.process import StartError
 from echo7.process.child import forked
 
 class Lost(logging.Handler):
@@ -33,6 +34,7 @@ def main(): return 0
 def refused(self): raise RuntimeError("can't start new thread")
 def fails(): raise KeyError("lost")
 def ends(): sys.exit(7)
+def cannot_start(): raise StartError("no")
 def deep(): return deep() + 1
 def interrupted(): os.kill(os.getpid(), signal.SIGINT); return 3
 logger, parent = logging.getLogger("echo7"), os.getpid()
@@ -54,6 +56,7 @@ CASES = {
     "its status is too large": ("main = lambda: 1 << 70", 1),
     "it raises": ("main = fails", 1),
     "it exits": ("main = ends", 1),
+    "it can't start": ("main = cannot_start", 1),
     "it recurses": ("main = deep", 1),
     "it is interrupted": ("main = interrupted", 1),
     "the log's flush raises": ("logger.handlers[:] = [Lost()]", 0),

@@ -405,7 +405,7 @@ class WorkerRig:
         self.supervisor, control = socket.socketpair()
         self.supervisor.settimeout(PATIENCE_S)
         self.worker = Worker(self.reactor, CONFIG, 1024, Bound(), log.StderrHandler())
-        self.worker.start(bind_all(socket, ["127.0.0.1"], 0), control)
+        self.worker.ready(self.worker.start(bind_all(socket, ["127.0.0.1"], 0), control))
         self.lines = self.supervisor.makefile("rb")
 
     def __enter__(self) -> WorkerRig:

@@ -313,3 +313,17 @@ def test_require_without_the_kernels_help_ends_with_one_line_and_status_1() -> N
         assert echo.process.wait(PATIENCE_S) == 1
         assert len(echo.lines) == 1
     assert echo.restrictions == []
+
+
+@pytest.mark.parametrize("workers", [(), ("--workers", "2")], ids=["single", "workers"])
+def test_require_without_help_for_a_process_that_only_serves_is_one_line(workers: tuple[str, ...]) -> None:
+    """Linux allows 16 layers of Landlock; the process in charge may have got the last one."""
+    code = "from echo7.process.sandbox import Held, linux; linux.Linux.restrict_serving = lambda self, pid: Held(7)"
+    with Phoenix("--sandbox", "require", *workers, code=code, wait=False) as echo:
+        if not workers:
+            echo.wait_until_ready()
+            echo.process.send_signal(signal.SIGHUP)
+        line = echo.next_line("start_failed")
+        assert (line["level"], "this system has no seccomp" in line["message"]) == ("error", True)
+        echo.next_line("failed" if workers else "restarted")
+        assert echo.finish() == (1 if workers else 0)
