@@ -119,6 +119,7 @@ class DatagramFlow:
 
     def on_event(self, mask: int) -> None:
         """Receive until nothing waits or the turn's limit is reached; if nothing came, read the error queue."""
+        failures = 0
         for number in range(DATAGRAMS_PER_TURN):
             try:
                 data, control, _, _ = self._receive(DATAGRAM_BYTES)
@@ -127,7 +128,8 @@ class DatagramFlow:
                     self._report_errors(0)
                 return
             except OSError as error:
-                if not self._survives(error):
+                failures += 1
+                if not self._survives(error, failures):
                     return
             else:
                 # the wall clock first, so that a pause between the clocks makes no round trip shorter
@@ -160,16 +162,12 @@ class DatagramFlow:
         if code:
             self._report_errors(code)
 
-    def _survives(self, error: OSError) -> bool:
-        if error.errno in OUT_OF_MEMORY:
-            self._reactor.suspend(self)
-            return False
+    def _survives(self, error: OSError, failures: int) -> bool:
         if error.errno in BROKEN_SOCKET:
-            self.abort(error)
             self._run.trouble(self.index, error.errno or 0, b"", "")
-        else:
+        elif error.errno not in OUT_OF_MEMORY:
             self._report_errors(error.errno or errno.EIO)
-        return True
+        return self._reactor.goes_on_after(self, error, failures)
 
     def _report_errors(self, code: int) -> None:
         """Report the errors in the queue; if it is empty, report `code` unless that is 0."""
