@@ -143,7 +143,7 @@ class Settings(NamedTuple):
         "MICROSECONDS", OPERATION, "poll this long before sleeping", "0: off",
         "only after activity; answers come sooner, and a processor stays busy")] = 0.0
     sandbox: Annotated[str, Option(
-        "--sandbox", one_of(*SANDBOXES), "MODE", OPERATION, "restrict processes: " + ", ".join(SANDBOXES), restart=True,
+        "--sandbox", one_of(*SANDBOXES), "MODE", OPERATION, "restrict itself: " + ", ".join(SANDBOXES), restart=True,
         details="auto takes away what the processes don't need, with Landlock and seccomp where Linux has them; "
         "require doesn't start without both")] = SANDBOXES[0]
     plain: Annotated[bool, Option("--plain", None, "", OPERATION, "use no fast path, for comparison and tests")] = False

@@ -92,9 +92,10 @@ def random_mix(source: random.Random, among: Iterable[str] = USUAL_FAULTS) -> di
 
     All faults at once would hide what a few faults do alone, so each run has a few of its own.
     """
-    share = source.choice((0.1, 0.3, 0.6))
-    chosen = [name for name in among if source.random() < share]
-    return {name: 10 ** -source.uniform(0.7, 2.5) for name in chosen}
+    share, base = source.choice((0.1, 0.3, 0.6)), source.getrandbits(64)
+    # each fault has a stream of its own, so a new kind of fault doesn't change what the others do
+    streams = {name: random.Random(f"{base} {name}") for name in among}  # noqa: S311 - must be repeatable
+    return {name: 10 ** -own.uniform(0.7, 2.5) for name, own in streams.items() if own.random() < share}
 
 
 def mix_of(seed: int) -> dict[str, float]:

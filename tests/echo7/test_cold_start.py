@@ -36,8 +36,8 @@ OURS = """
     reactor.fastpath.datagrams reactor.fastpath.epoll reactor.fastpath.splice reactor.handler reactor.limits
     reactor.listener reactor.loop reactor.signals reactor.sockets reactor.sockets.addresses reactor.sockets.congestion
     reactor.sockets.errors reactor.sockets.factory reactor.sockets.opening reactor.sockets.pktinfo
-    reactor.sockets.signaltable
-    reactor.sockets.watchlist reactor.timers reactor.verbs
+    reactor.sockets.seconds reactor.sockets.signaltable reactor.sockets.wakeup reactor.sockets.watchlist reactor.timers
+    reactor.verbs
 """.split()
 # What those ask for by name, and what the standard library itself needs for that (of any version so far).
 STANDARD = """
