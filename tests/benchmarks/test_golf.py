@@ -63,6 +63,7 @@ def test_program_that_serves_nothing_is_not_scored(tmp_path: pathlib.Path) -> No
     assert card.remarks == "not checked: it doesn't answer: a bug of mine"
 
 
+@pytest.mark.long
 @NAMESPACE
 def test_udp_only_program_scores_double(tmp_path: pathlib.Path) -> None:
     program = tmp_path / "udp.py"

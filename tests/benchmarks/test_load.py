@@ -180,6 +180,7 @@ def late_flip() -> Answer:
     return answer
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("mode", ["pingpong", "bulk", "churn", "idle", "fair"])
 @pytest.mark.parametrize(
     ("lie", "reason"),

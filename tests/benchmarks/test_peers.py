@@ -41,6 +41,7 @@ def running_peer(name: str, kind: str) -> Iterator[Running]:
         yield running
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", ids("tcp"))
 def test_block_comes_back_over_tcp(name: str) -> None:
     with running_peer(name, "tcp") as running:
@@ -57,6 +58,7 @@ def test_block_comes_back_over_tcp(name: str) -> None:
         assert running.memory_bytes() > 0
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", ids("udp"))
 def test_datagrams_come_back_over_udp(name: str) -> None:
     with running_peer(name, "udp") as running:

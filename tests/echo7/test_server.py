@@ -617,6 +617,7 @@ def test_bulk_comes_back_with_pipes_and_without(pipes: int) -> None:
         assert received + echo.receive(client, len(data) - len(received)) == data
 
 
+@pytest.mark.long
 def test_idle_connection_takes_no_more_than_700_bytes_of_python_memory() -> None:
     """Issue: "Idle connection <= 700 bytes of Python memory", once it has echoed; the client's end isn't counted."""
     count = 400

@@ -19,7 +19,10 @@ from tests.support.echo import EchoThread
 
 pty = pytest.importorskip("pty")
 termios = pytest.importorskip("termios")
-pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="descriptors are inherited otherwise there")
+pytestmark = [
+    pytest.mark.long,
+    pytest.mark.skipif(sys.platform == "win32", reason="descriptors are inherited otherwise there"),
+]
 
 # Each closes its part of 0, 1, 2: together every pair of states of two descriptors.
 CLOSED = [(1,), (2,), (0, 1), (0, 2), (1, 2), (0, 1, 2)]

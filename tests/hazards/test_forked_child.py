@@ -123,6 +123,7 @@ class Forks(Recorder):
             self.loop.stop()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("selector_class", SELECTORS)
 @pytest.mark.parametrize("way", WAYS)
 def test_parent_serves_all_clients_whatever_its_child_does(

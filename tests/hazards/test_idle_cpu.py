@@ -196,6 +196,7 @@ def descriptors(count: int) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
+@pytest.mark.long
 def test_thousand_idle_connections_cost_no_select_calls() -> None:
     """'With 1,000 connections that are half-closed, reset or stuck, select calls in a quiet second are near zero.'"""
     selector = CountingSelector()

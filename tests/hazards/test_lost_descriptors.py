@@ -216,6 +216,7 @@ def test_new_client_with_the_number_of_a_lost_descriptor_is_served(
             scene.sock.detach()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("how", CLOSES)
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("loop_name", LOOPS)
@@ -305,6 +306,7 @@ def read_to_the_end(sock: socket.socket) -> None:
         pass
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("observer", [lambda: NOTHING_OBSERVED, lambda: Trace(id)], ids=["plain", "traced"])
 @pytest.mark.parametrize("call", ["register", "modify"])
 @pytest.mark.parametrize("code", CODES, ids=names)

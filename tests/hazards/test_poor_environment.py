@@ -20,7 +20,7 @@ from tests.support.basics import PATIENCE_S, PROJECT
 from tests.support.daemon import EchoProcess
 from tests.support.echo import EchoThread
 
-pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="makes namespaces")
+pytestmark = [pytest.mark.long, pytest.mark.skipif(not sys.platform.startswith("linux"), reason="makes namespaces")]
 
 IGNORING = """
 import os, signal, sys

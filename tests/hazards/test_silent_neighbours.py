@@ -34,6 +34,7 @@ def post(request: pytest.FixtureRequest) -> Iterator[Post]:
         yield made
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("batched", BATCHED)
 def test_answers_that_wait_for_arp_hold_up_no_other(batched: bool) -> None:
     """Issue: "at 100 KB/s an honest client got 19 of 300 answers within 2 s"."""

@@ -94,6 +94,7 @@ def test_non_finite_deadline_is_refused(deadline_s: float) -> None:
     assert timers.sleep_s(0.0) is None
 
 
+@pytest.mark.long
 def test_half_a_million_timers_set_and_cancelled_never_grow_the_heap() -> None:
     """Most timeouts are cancelled; the heap must stay small."""
     timers = Timers()

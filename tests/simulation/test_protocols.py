@@ -133,7 +133,7 @@ def client_scenario(network: SimulatedNetwork) -> None:
 
 def test_client_gets_a_whole_answer_or_an_error() -> None:
     """`connect_tcp` in bad worlds, with every fault that connect(2) and socket(2) can have."""
-    report = simulate(client_scenario, seeds=SEEDS * 3)
+    report = simulate(client_scenario, seeds=SEEDS * 4)
     assert report.injected["connect.ECONNREFUSED"]
 
 

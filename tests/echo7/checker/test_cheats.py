@@ -63,6 +63,7 @@ def test_cheat_fails_one_of_its_cases(cheat: Cheat) -> None:
     assert report.status == 1
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("seed", [1, 2])
 def test_honest_server_passes_in_any_order(seed: int) -> None:
     names = [

@@ -58,6 +58,7 @@ def test_echo7_passes_its_own_check_over_both_families(monkeypatch: pytest.Monke
     assert score(one.port, report.findings).reasons == (f"the port is {one.port}, not 7",)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("options", [{"plain": True}, {"plain": False, "pipes": 4}])
 def test_echo7_passes_with_and_without_its_fast_paths(options: dict[str, Any]) -> None:
     with EchoThread(**options) as one:
@@ -125,6 +126,7 @@ def say_nothing(client: socket.socket) -> None:
         pass
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("serve", "fault", "factor"),
     [
@@ -143,6 +145,7 @@ def test_hostile_server_gets_a_clear_verdict_in_bounded_time(serve: object, faul
     assert score(port, report.findings).text == factor
 
 
+@pytest.mark.long
 def test_backlog_that_is_never_served_is_mute() -> None:
     """The kernel accepts for the server: there is a connection, and no program behind it."""
     with socket.create_server((HOST, 0)) as listener:
@@ -241,6 +244,7 @@ def test_one_address_of_each_family_is_checked() -> None:
 # ---------------------------------------------------------------- the command
 
 
+@pytest.mark.long
 def test_quick_command_prints_a_table_and_what_it_left_out(capsys: pytest.CaptureFixture[str]) -> None:
     with EchoThread() as one:
         assert cli.main(["check", HOST, "--port", str(one.port), "--timeout", "2", "--quick"]) == 0
@@ -266,6 +270,7 @@ def test_help_fits_a_screen_with_one_line_for_each_option_and_examples_last() ->
     assert_help_is_readable("check", ["server", "cases", "output", "exit status", "examples"])
 
 
+@pytest.mark.long
 def test_failed_case_is_status_1() -> None:
     with blocking_server(garbage) as port:
         done = run_check(HOST, "-4", "--port", str(port), "--tcp", "--only", "tcp-1", "--timeout", "1")
@@ -274,6 +279,7 @@ def test_failed_case_is_status_1() -> None:
     assert "tcp-1 " in done.stdout
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("arguments", [("127.0.0.1", "-4"), pytest.param(("::1", "-6"), marks=IPV6)])
 def test_no_server_is_status_3_and_says_refused(arguments: tuple[str, str]) -> None:
     port = quiet_port([arguments[0]])
@@ -349,6 +355,7 @@ def test_terminal_gets_colours_and_a_file_none() -> None:
     assert "\x1b" not in table.text(report)
 
 
+@pytest.mark.long
 def test_unreachable_address_is_unknown_and_status_3() -> None:
     """connect(2) refuses 255.255.255.255 at once."""
     report = check("255.255.255.255", 7, timeout_s=0.3)

@@ -28,6 +28,8 @@ from tests.support.basics import PATIENCE_S, PROJECT, has_ipv6
 from tests.support.clients import echo_and_close, receive_exactly, receive_to_end
 from tests.support.daemon import EchoProcess
 
+pytestmark = pytest.mark.long
+
 BULK_BYTES = 8 << 20  # makes the connection a bulk one
 
 REFUSALS = ["as the unit says", "kill"]

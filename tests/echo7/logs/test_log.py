@@ -470,6 +470,7 @@ def test_stderr_of_another_user_gets_every_line_to_the_last(ends: Ends) -> None:
         assert reader.until("stopped")[-1]["log_lines_dropped"] == 0
 
 
+@pytest.mark.long
 @somebody_elses
 @pytest.mark.parametrize("ends", [pipe_ends, terminal_ends], ids=["pipe", "terminal"])
 def test_unread_stderr_of_another_user_never_blocks_the_service(ends: Ends) -> None:

@@ -103,6 +103,7 @@ def test_pages_have_fewer_places_where_descriptors_are_scarce(descriptors: int, 
     )
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("workers", ["1", "2"])
 def test_every_scrape_succeeds_while_descriptors_are_short(workers: str) -> None:
     """Issue: "EMFILE, and 0 of 158 scrapes succeed". Twice as many clients as descriptors."""

@@ -88,6 +88,7 @@ def test_service_exposes_its_counters_and_its_health() -> None:
         assert echo.process.wait(PATIENCE_S) == 0
 
 
+@pytest.mark.long
 @pytest.mark.skipif(not AVAILABLE, reason="--workers needs Linux")
 def test_supervisor_exposes_each_worker_and_sums_that_include_ended_workers() -> None:
     """Issue: "per worker and summed"."""
@@ -111,6 +112,7 @@ def test_supervisor_exposes_each_worker_and_sums_that_include_ended_workers() ->
         assert echo.finish() == 0
 
 
+@pytest.mark.long
 @WORKERS
 @pytest.mark.parametrize("transport", ["tcp", "udp"])
 def test_lost_socket_makes_the_service_unhealthy(workers: str, transport: str) -> None:
@@ -201,6 +203,7 @@ def test_after_a_restart_the_new_image_serves_metrics_on_the_same_address(worker
         assert receive_exactly(client, 10) == b"still here"
 
 
+@pytest.mark.long
 @AFRESH
 @WORKERS
 def test_failed_metrics_after_a_restart_leave_the_service_running(workers: str) -> None:

@@ -300,6 +300,7 @@ def test_invalid_idle_timeout_is_refused(timeout_s: float) -> None:
         EchoServer(idle_timeout_s=timeout_s)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("options", [[], ["--plain"]], ids=["fast", "plain"])
 def test_process_stopped_beyond_the_deadline_echoes_what_has_come_before_it_closes(options: list[str]) -> None:
     """Issue: "data that came before the deadline is echoed first, also when the process was stopped meanwhile

@@ -140,6 +140,7 @@ steps = st.one_of(
 )
 
 
+@pytest.mark.long
 @given(st.lists(steps, max_size=40))
 def test_no_sequence_of_worker_faults_raises_and_all_serve_in_the_end(taken: list[tuple[str, ...]]) -> None:
     with world() as (it, errors):

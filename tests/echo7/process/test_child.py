@@ -113,6 +113,7 @@ def is_reaped(pid: int) -> bool:
     return not pathlib.Path("/proc", str(pid)).exists()
 
 
+@pytest.mark.long
 @pytest.mark.skipif(sys.platform != "linux", reason="pid namespaces are for Linux")
 @pytest.mark.parametrize("workers", ["1", "2"])
 def test_service_as_process_1_reaps_orphans_of_others(workers: str) -> None:

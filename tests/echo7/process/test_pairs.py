@@ -122,6 +122,7 @@ def test_every_two_values_meet_in_a_row() -> None:
     assert missing == []
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("row", ARRAY, ids=str)
 def test_service_recovers_from_every_pair(row: Row, request: pytest.FixtureRequest, packages: str) -> None:
     """Only root can become another user; others leave that column out."""

@@ -179,6 +179,7 @@ def restart_often(echo: Phoenix, times: int) -> None:
     assert total["connections"] == clients.counts["calls"] + 2, "the first connection tested whether the service is up"
 
 
+@pytest.mark.long
 @LINUX
 @pytest.mark.parametrize("way", long_after(2, *WAYS), ids=" ".join)
 def test_restarts_under_clients_that_never_pause_fail_none(way: tuple[str, ...]) -> None:
@@ -280,6 +281,7 @@ def test_previous_generation_ends_with_its_last_connection_and_is_reaped() -> No
         assert echo.finish() == 0
 
 
+@pytest.mark.long
 @LINUX
 def test_sockets_from_systemd_are_handed_over() -> None:
     for arguments in ((), ("--workers", "2")):
@@ -327,6 +329,7 @@ MISTAKES = {
 }
 
 
+@pytest.mark.long
 @LINUX
 def test_mistake_in_the_configuration_leaves_the_service_untouched(file: pathlib.Path) -> None:
     """Issue: "The new configuration is validated before anything else; an error leaves the old service untouched and
@@ -412,6 +415,7 @@ FAILURES = {
 }
 
 
+@pytest.mark.long
 @LINUX
 @pytest.mark.parametrize("failure", FAILURES)
 def test_failed_restart_leaves_old_generation_serving(failure: str) -> None:
@@ -572,6 +576,7 @@ def test_restart_request_during_the_check_starts_another_check(file: pathlib.Pat
 # ---------------------------------------------------------------- the end
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("way", "group", "signum"),
     [

@@ -51,6 +51,7 @@ def harnessed(signum: int, share: float) -> list[str]:
     return ["-c", HARNESS, str(signum), str(int(share * moments_up_to_bind()))]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("share", SOME)
 @pytest.mark.parametrize(("name", "event"), [("SIGHUP", "restarted"), ("SIGUSR1", "counters"), ("SIGUSR2", "dump")])
 def test_signal_during_the_start_is_handled_once_the_service_serves(name: str, event: str, share: float) -> None:

@@ -245,6 +245,7 @@ def test_worker_on_term_delivers_and_is_replaced() -> None:
         assert echo.finish() == 0
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("plain", [(), ("--plain",)], ids=["fast", "plain"])
 @pytest.mark.parametrize("stopped", [(1,), (1, 2)], ids=["one hangs", "all hang"])
 def test_hanging_worker_is_killed_and_replaced(plain: tuple[str, ...], stopped: tuple[int, ...]) -> None:
@@ -380,6 +381,7 @@ def fails(code: str) -> list[dict[str, object]]:
     return [json.loads(line) for line in done.stderr.splitlines()]
 
 
+@pytest.mark.long
 def test_workers_that_never_serve_are_given_up() -> None:
     """Otherwise the supervisor would try without end, and seem to serve."""
     code = "def refuse(*args): raise OSError(24, 'Too many open files')\nworker.Worker.start = refuse"

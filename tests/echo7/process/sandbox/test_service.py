@@ -29,6 +29,8 @@ if sys.platform != "linux":
 from tests.echo7.process.sandbox import attacks
 from tests.echo7.process.sandbox.test_restrictions import COMPLETE, version
 
+pytestmark = pytest.mark.long
+
 if not version():
     pytest.skip("this kernel has no Landlock for us", allow_module_level=True)
 
