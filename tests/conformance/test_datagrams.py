@@ -175,6 +175,7 @@ def test_wildcard_addresses_agree_with_the_kernel(net: Sockets) -> None:
     assert everywhere.recv(10) == b"x"
 
 
+@pytest.mark.long
 def test_request_to_a_broadcast_address_reports_that_address(net: Sockets) -> None:
     """The kernel needs a network namespace with a broadcast address; the simulation has one."""
 

@@ -160,6 +160,7 @@ TRAPS: dict[str, Callable[[pathlib.Path, pathlib.Path], object]] = {
 }
 
 
+@pytest.mark.long
 @pytest.mark.skipif(not is_root(), reason="only root can become another user")
 @pytest.mark.parametrize("trap", TRAPS)
 def test_root_neither_makes_nor_gives_away_a_file_for_the_user(trap: str, installation: Installation) -> None:

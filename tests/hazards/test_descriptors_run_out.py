@@ -78,6 +78,7 @@ def test_without_descriptors_clients_wait_until_others_leave() -> None:
         assert sum(line["event"] == "accept_waits" for line in daemon.lines) == 1, "'few log lines'"
 
 
+@pytest.mark.long
 @pytest.mark.skipif(not shutil.which("strace"), reason="counts system calls with strace")
 def test_without_descriptors_accept_is_tried_a_few_times_a_second(tmp_path: pathlib.Path) -> None:
     """'No spin: fewer than 20 accept calls a second' (promise 15), counted from outside the process."""

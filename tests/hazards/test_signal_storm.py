@@ -67,6 +67,7 @@ class Signals:
         self.counts[signum] += 1
 
 
+@pytest.mark.long
 def test_signal_is_not_lost_in_a_storm_of_others() -> None:
     """'Signals are not lost under a storm of 10^5 other signals' (promise 19): SIGTERM comes once."""
     with Reactor() as reactor:

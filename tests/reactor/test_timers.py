@@ -108,6 +108,7 @@ def test_half_a_million_timers_set_and_cancelled_never_grow_the_heap() -> None:
     assert not timers.size
 
 
+@pytest.mark.long
 def test_many_cancelled_timers_leave_a_small_heap_beside_a_live_one() -> None:
     """A live timer on top keeps cancelled ones from being popped, so they are swept."""
     timers = Timers()

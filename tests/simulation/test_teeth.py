@@ -38,7 +38,9 @@ SLOW = set(
     "half_close_taken_for_the_end pipe_given_while_bytes_are_pending bytes_in_the_pipe_forgotten "
     "reading_goes_on_while_draining bucket_without_a_bottom suspended_for_no_time dead_peers_never_found "
     "eintr_taken_for_the_end answer_from_another_address pipe_left_open line_ends_converted "
-    "endpoint_deaf_after_a_shortage".split()
+    "endpoint_deaf_after_a_shortage short_batch_sent_again_from_its_start held_answer_dropped_and_counted "
+    "held_answer_sent_twice closed_handler_called_in_the_same_batch no_pause_when_memory_runs_out "
+    "write_overtakes_pending_bytes".split()
 )
 CASES = [
     pytest.param(scenario, faults, bug, id=name, marks=[pytest.mark.long] if name in SLOW else [])

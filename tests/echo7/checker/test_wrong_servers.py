@@ -266,6 +266,7 @@ def test_right_server_passes_every_case_and_scores_1() -> None:
     assert (report.status, score_of(report)) == (0, "×1")
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("server", "faults", "score"),
     [

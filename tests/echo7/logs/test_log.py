@@ -484,6 +484,7 @@ def test_unread_stderr_of_another_user_never_blocks_the_service(ends: Ends) -> N
         assert service.end() == 0
 
 
+@pytest.mark.long
 @every_kind
 def test_reader_that_goes_away_does_not_end_the_service(ends: Ends) -> None:
     """Promise 21, for EPIPE and EIO: the reader has ended."""

@@ -189,6 +189,7 @@ def test_address_in_use_is_one_line_and_status_1(workers: str) -> None:
     assert re.fullmatch(pattern, done.stderr)
 
 
+@pytest.mark.long
 @AFRESH
 @WORKERS
 def test_after_a_restart_the_new_image_serves_metrics_on_the_same_address(workers: str) -> None:

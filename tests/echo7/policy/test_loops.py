@@ -130,6 +130,7 @@ def test_two_servers_end_their_loop_count_it_and_log_it(
     assert [record.getMessage() for record in caplog.records if "suspected_loop" in record.getMessage()]
 
 
+@pytest.mark.long
 def test_option_lets_a_loop_go_on(looping: Callable[[SourceLimits], tuple[list[EchoServer], Any]]) -> None:
     servers, turn = looping(SourceLimits(answer_loops=True))
     for _ in range(1000):

@@ -526,6 +526,7 @@ def test_plan_that_makes_no_sense_is_refused() -> None:
 # ---------------------------------------------------------------- simulated faults
 
 
+@pytest.mark.long
 def test_run_ends_and_adds_up_under_any_faults() -> None:
     """Two hundred seeds with faults at any system call: a run with a count ends, and every probe has an outcome."""
 

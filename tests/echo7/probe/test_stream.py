@@ -300,6 +300,7 @@ def test_failed_connect_settles_every_held_probe() -> None:
     assert world.words() == [(number, Word.REFUSED) for number in (1, 2, 3)]
 
 
+@pytest.mark.long
 def test_run_ends_and_adds_up_under_any_faults() -> None:
     """Two hundred seeds with faults at any system call."""
 

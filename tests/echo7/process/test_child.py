@@ -66,6 +66,7 @@ CASES = {
 }
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("trouble", "status"), CASES.values(), ids=CASES)
 def test_child_never_gets_into_the_frames_of_its_parent(trouble: str, status: int) -> None:
     """Story: under a limit of processes, the thread for the last log line couldn't start, and the child went on."""

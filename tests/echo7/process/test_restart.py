@@ -188,6 +188,7 @@ def test_restarts_under_clients_that_never_pause_fail_none(way: tuple[str, ...])
         restart_often(echo, 2)
 
 
+@pytest.mark.long
 @LINUX
 @pytest.mark.parametrize("workers", long_after(1, "1", "2"))
 def test_restarts_after_root_was_dropped_fail_no_client(installation: Installation, workers: str) -> None:
@@ -221,6 +222,7 @@ def test_thousand_open_connections_are_served_through_two_restarts(workers: str,
         assert echo.finish() == 0
 
 
+@pytest.mark.long
 @LINUX
 @pytest.mark.parametrize("way", long_after(1, *WAYS[:2], ("--plain",)), ids=" ".join)
 def test_bulk_through_restarts_comes_back_without_a_wrong_byte(way: tuple[str, ...]) -> None:
@@ -482,6 +484,7 @@ def test_killed_previous_generation_costs_only_its_own_connections() -> None:
 # ---------------------------------------------------------------- signals at the wrong moment
 
 
+@pytest.mark.long
 @LINUX
 @pytest.mark.parametrize("way", long_after(1, WAYS[1], WAYS[0]), ids=" ".join)
 def test_service_survives_a_storm_of_restart_requests(way: tuple[str, ...]) -> None:
@@ -645,6 +648,7 @@ def test_previous_generation_logs_its_counters_when_asked() -> None:
 # ---------------------------------------------------------------- messages to systemd
 
 
+@pytest.mark.long
 @LINUX
 @pytest.mark.parametrize("way", long_after(1, *WAYS[:2]), ids=" ".join)
 def test_systemd_is_notified_of_each_step(tmp_path: pathlib.Path, file: pathlib.Path, way: tuple[str, ...]) -> None:

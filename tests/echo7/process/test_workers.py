@@ -121,6 +121,7 @@ def test_sigusr2_makes_every_process_or_one_worker_log_its_loop() -> None:
         assert echo.finish() == 0
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("first", "second", "transport", "other"),
     [(1, 1, "tcp", "--no-udp"), (1, 2, "udp", "--no-tcp"), (2, 1, "udp", "--no-tcp"), (2, 2, "tcp", "--no-udp")],
@@ -269,6 +270,7 @@ def test_hanging_worker_is_killed_and_replaced(plain: tuple[str, ...], stopped: 
 QUICK_LOOKS = "slot.LOOK_INTERVAL_S = supervisor.LOOK_INTERVAL_S = 0.1; worker.REPORT_INTERVAL_S = 0.1"
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("garbage", ["b'x' * (1 << 20)", 'b\'{"say": "counters"}\\n\'', "b'\\n'"], ids=str)
 def test_worker_that_sends_garbage_is_killed_and_replaced(garbage: str) -> None:
     code = f"""if True:

@@ -63,6 +63,7 @@ def test_output_goes_to_any_stream_in_place_of_stdout(monkeypatch: pytest.Monkey
     assert sys.stdout.getvalue().startswith("How an event loop works")
 
 
+@pytest.mark.long
 def test_lesson_shows_the_fault_that_it_fixes_and_the_one_that_it_leaves(capsys: pytest.CaptureFixture[str]) -> None:
     assert command.main(["4"]) == 0
     said = capsys.readouterr().out
