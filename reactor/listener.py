@@ -15,7 +15,7 @@ from reactor.limits import ACCEPTS_PER_TURN, DEFAULT_LIMITS, SHORTAGE_QUIET_S, L
 from reactor.loop import READ, Reactor
 from reactor.sockets.addresses import Address, format_address
 from reactor.sockets.errors import WOULD_BLOCK, errno_name
-from reactor.sockets.opening import Socket, close_socket, closed_on_error
+from reactor.sockets.opening import ClosedOnError, Socket, close_socket
 
 Factory = Callable[[], StreamProtocol]
 Lost = Callable[["Listener", OSError], object] | None
@@ -84,7 +84,7 @@ class Listener:
                 self._reactor.guard(self._welcome, sock)
 
     def _welcome(self, sock: Socket) -> None:
-        with closed_on_error(sock):
+        with ClosedOnError(sock):
             sock.setblocking(False)
             connection = Connection(self._reactor, sock, self._factory(), self._limits)
         self._reactor.guard(connection.open, owner=connection)

@@ -20,6 +20,8 @@ TAKE_LONG = {  # they run lessons, or commands that send for seconds
         "reactor/docs/explanation/partial-writes.md",
         "echo7/docs/tutorials/first-ping.md",
         "echo7/docs/tutorials/first-responder.md",
+        "echo7/docs/explanation/proof.md",
+        "reactor/docs/tutorials/first-protocol.md",
     )
 }
 SHORTEST_FACT = 30  # characters of a row; shorter ones are headings

@@ -15,7 +15,8 @@ from collections.abc import Mapping
 from typing import Any
 
 READ, WRITE = selectors.EVENT_READ, selectors.EVENT_WRITE
-EVENTS_PER_BATCH = 1024
+# A batch of bulk connections takes some ten milliseconds; timers and calls run between batches.
+EVENTS_PER_BATCH = 128
 # Other systems lack these names, and making a LeanEpollSelector raises AttributeError.
 EPOLLIN: int = getattr(select, "EPOLLIN", 1)
 EPOLLOUT: int = getattr(select, "EPOLLOUT", 4)

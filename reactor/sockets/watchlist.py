@@ -83,7 +83,7 @@ class Watchlist:
         With no interest a handler leaves the selector, because poll(2) and epoll(7) report HUP and ERR anyway.
         """
         before, handler.interest = handler.interest, interest
-        if before == interest or handler in self.suspended or self.is_forked():
+        if before == interest or handler in self.suspended or PROCESS.id != self._process_id:
             return
         number = self.handlers[handler]
         try:

@@ -147,7 +147,7 @@ def verdicts(bugs: Sequence[Bug], programs: dict[str, Program]) -> Iterator[tupl
 @pytest.mark.parametrize(
     "bugs",
     [
-        pytest.param([*FIRST_OF_ITS_PROMISE.values()], id="one a promise"),
+        pytest.param([*FIRST_OF_ITS_PROMISE.values()], id="one a promise", marks=pytest.mark.long),
         pytest.param(OTHERS, id="the others", marks=pytest.mark.long),
     ],
 )
