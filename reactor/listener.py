@@ -41,7 +41,7 @@ class Listener:
         self._reactor, self._socket = reactor, reactor.observer.socket(self, sock)
         self.fileno, self.detach = sock.fileno, sock.detach
         self._factory, self._limits, self._lost = factory, limits, lost
-        self._room = room  # how many may be accepted now; if none, it has paused the listener
+        self._room = room  # returns how many may be accepted now; for 0, it pauses the listener
         self._quiet_until_s = -math.inf
         reactor.register(self)
         reactor.set_interest(self, READ)

@@ -73,7 +73,7 @@ class Reactor:
         self.set_interest(self._waker, READ)
 
     def run(self, prepared: Callback = int) -> None:
-        """Call `prepared()` when all is open, then turn until `stop`; the last turn is a whole one. Raise as `turn`."""
+        """Call `prepared()`, then turn until `stop` is called. The last turn takes all its steps. Raise as `turn` does."""
         with self._turning():
             prepared()
             try:
@@ -186,7 +186,7 @@ class Reactor:
 
     def _refuse_if_closed(self) -> None:
         if self.closed:
-            raise RuntimeError("the reactor is closed, so it would never do this: make a new one")
+            raise RuntimeError("the reactor is closed and calls nothing more: make a new one")
 
     def snapshot(self) -> Snapshot:
         """Return what the loop holds (`observe.snapshot` makes a table of it)."""

@@ -33,7 +33,7 @@ class Waker:
         pending, callbacks = self.signals.pending, self.signals.callbacks
         for signum in tuple(pending):
             del pending[signum]
-            self._reactor.call_soon(lambda signum=signum: callbacks.get(signum, int)())  # or removed by then
+            self._reactor.call_soon(lambda signum=signum: callbacks.get(signum, int)())  # it may have been removed
 
     def abort(self, error: Exception | None = None) -> None:
         """Restore the signals and close both ends. The loop calls this last."""
