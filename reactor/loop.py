@@ -73,7 +73,7 @@ class Reactor:
         self.set_interest(self._waker, READ)
 
     def run(self, prepared: Callback = int) -> None:
-        """Call `prepared()`, then turn until `stop` is called. The last turn takes all its steps. Raise as `turn` does."""
+        """Call `prepared()`, then turn until `stop` is called. The last turn is complete. Raise as `turn` does."""
         with self._turning():
             prepared()
             try:
