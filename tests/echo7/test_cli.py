@@ -34,7 +34,7 @@ from reactor.sockets.errors import os_error
 from tests.support.basics import PATIENCE_S, PROJECT, has_ipv6, quiet_port
 from tests.support.clients import connect_small, echo_and_close, fill, receive_exactly, receive_to_end
 from tests.support.commands import run_echo7
-from tests.support.daemon import EchoProcess, serve_config
+from tests.support.daemon import MEASURED, EchoProcess, serve_config
 from tests.support.faults import FlakySockets
 from tests.support.root import without_capabilities
 
@@ -70,7 +70,7 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
 @contextlib.contextmanager
 def text_log(*arguments: str) -> Iterator[list[str]]:
     """Serve with the default log format; yield the lines up to the last `listening` one, then end it."""
-    command = [sys.executable, "-m", "echo7", "serve", "--port", "0", *arguments]
+    command = [sys.executable, "-m", "echo7", "serve", *MEASURED, "--port", "0", *arguments]
     sockets = len(serve_config(*command[4:]).hosts or LOOPBACK) * (
         2 - sum(a in ("--no-tcp", "--no-udp") for a in arguments)
     )

@@ -26,6 +26,7 @@ from reactor import Reactor, Timer, listen_tcp
 from reactor.limits import LONGEST_SLEEP_S
 from tests.support.basics import PATIENCE_S, PROJECT
 from tests.support.clients import receive_exactly
+from tests.support.daemon import MEASURED
 from tests.support.loops import (
     SELECTORS,
     ManualClock,
@@ -60,7 +61,7 @@ print(fired)
 """
 DAEMON = """
 from echo7.cli import main
-sys.exit(main(["serve", "--host", "127.0.0.1", "--port", "0", "--no-udp"]))
+sys.exit(main(["serve", "--host", "127.0.0.1", "--port", "0", "--no-udp", *sys.argv[1:]]))
 """
 
 
@@ -73,7 +74,7 @@ def test_wall_clock_jump_moves_no_timer() -> None:
 
 def test_daemon_serves_and_stops_while_wall_clock_jumps() -> None:
     """End to end: the log's times are wrong, and nothing else is."""
-    command = [sys.executable, "-c", WALL_CLOCK_JUMPS + DAEMON]
+    command = [sys.executable, "-c", WALL_CLOCK_JUMPS + DAEMON, *MEASURED]
     with contextlib.ExitStack() as stack:
         daemon = stack.enter_context(subprocess.Popen(command, cwd=PROJECT, stderr=subprocess.PIPE, text=True))
         stack.callback(daemon.kill)

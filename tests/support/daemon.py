@@ -32,6 +32,10 @@ def serve_config(*arguments: str) -> Settings:
     return serve.configure(cli.parse(["serve", *arguments]))
 
 
+# A restricted process can't write what coverage has measured.
+MEASURED = ["--sandbox", "off"] if any(name.startswith("COVERAGE_") for name in os.environ) else []
+
+
 class Installation(NamedTuple):
     """Where the code is, and the Python that runs it."""
 
@@ -85,9 +89,7 @@ class EchoProcess:
         self.restrictions: list[dict[str, Any]] = []
         self._wait = wait
         python, folder = installation or Installation(sys.executable, PROJECT)
-        # a restricted process can't write what coverage has measured
-        measured = ["--sandbox", "off"] if any(name.startswith("COVERAGE_") for name in os.environ) else []
-        options = [*([] if port is None else ["--port", str(port)]), "--log-format", "json", *measured, *arguments]
+        options = [*([] if port is None else ["--port", str(port)]), "--log-format", "json", *MEASURED, *arguments]
         whole = [*prefix, python, *program, "serve", *options]
         self.process = subprocess.Popen(whole, cwd=folder, stderr=subprocess.PIPE, text=True, **popen)
 

@@ -153,7 +153,7 @@ def first_failure(port: int) -> Finding | Report:
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("cheat", CHEATS if RUNS else CHEATS[::6], ids=lambda cheat: cheat.name)
+@pytest.mark.parametrize("cheat", CHEATS if RUNS else CHEATS[::10], ids=lambda cheat: cheat.name)
 def test_cheat_is_caught_each_time_on_real_sockets(cheat: Cheat) -> None:
     for _ in range(RUNS or 1):
         port = quiet_port()
@@ -219,7 +219,7 @@ def wait_for(port: int) -> None:
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("name", list(SERVERS) if RUNS else list(SERVERS)[::3])
+@pytest.mark.parametrize("name", list(SERVERS) if RUNS else list(SERVERS)[::6])
 def test_honest_server_passes_each_time(name: str, tmp_path: pathlib.Path) -> None:
     with honest(name, tmp_path) as port:
         for _ in range(RUNS or 1):

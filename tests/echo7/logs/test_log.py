@@ -31,6 +31,7 @@ from echo7.logs.log import COURIER_PIECES, Courier
 from echo7.process.child import forked
 from tests.support.basics import PATIENCE_S, PROJECT, quiet_port
 from tests.support.clients import receive_exactly
+from tests.support.daemon import MEASURED
 from tests.support.root import without_capabilities
 
 NOBODY = 65_534
@@ -292,7 +293,7 @@ class Logging:
     """`echo7 serve` with a stderr that the test makes; `client` is a connection to `port` that stays open."""
 
     def __init__(self, stderr: int, prefix: Sequence[str] = (), port: int = 0, form: str = "json") -> None:
-        arguments = ["serve", "--host", "127.0.0.1", "--port", str(port), "--log-format", form]
+        arguments = ["serve", *MEASURED, "--host", "127.0.0.1", "--port", str(port), "--log-format", form]
         command = [*prefix, sys.executable, "-m", "echo7", *arguments]
         self.process = subprocess.Popen(command, cwd=PROJECT, stderr=stderr)
         self.port = port
@@ -657,7 +658,19 @@ def test_line_to_the_journal_begins_with_its_priority(form: str) -> None:
     reader, writer = os.pipe()
     found = os.fstat(writer)
     environment = {**os.environ, "JOURNAL_STREAM": f"{found.st_dev}:{found.st_ino}", "NOTIFY_SOCKET": "nowhere"}
-    command = [sys.executable, "-m", "echo7", "serve", "--host", "127.0.0.1", "--port", "0", "--log-format", form]
+    command = [
+        sys.executable,
+        "-m",
+        "echo7",
+        "serve",
+        *MEASURED,
+        "--host",
+        "127.0.0.1",
+        "--port",
+        "0",
+        "--log-format",
+        form,
+    ]
     process = subprocess.Popen(command, cwd=PROJECT, stderr=writer, env=environment)
     os.close(writer)
     with open(reader) as lines:

@@ -28,7 +28,7 @@ from tests.echo7.sockets.test_activation import HAND_IN
 from tests.echo7.test_cli import fill_until_stuck, only_line
 from tests.support.basics import PATIENCE_S, PROJECT, until
 from tests.support.clients import connect_small, receive_exactly, receive_to_end
-from tests.support.daemon import LOOKED_INTO, EchoProcess, Installation
+from tests.support.daemon import LOOKED_INTO, MEASURED, EchoProcess, Installation
 from tests.support.echo import EchoByHand
 from tests.support.loops import turn_idle, turn_until
 
@@ -678,7 +678,7 @@ def test_systemd_is_notified_of_each_step(tmp_path: pathlib.Path, file: pathlib.
 @pytest.mark.parametrize("text", ["", "x", "1;2;3;4", ";;;", "1;3=1,x=2;;", "1;3=;;"])
 def test_invalid_handover_variable_costs_one_line(text: str) -> None:
     environment = {**os.environ, "ECHO7_HANDOVER": text}
-    command = [sys.executable, "-m", "echo7", "serve", "--port", "0"]
+    command = [sys.executable, "-m", "echo7", "serve", *MEASURED, "--port", "0"]
     done = subprocess.run(
         command, cwd=PROJECT, env=environment, capture_output=True, text=True, timeout=PATIENCE_S, check=False
     )

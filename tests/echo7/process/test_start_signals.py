@@ -10,7 +10,7 @@ import sys
 import pytest
 
 from tests.support.basics import PATIENCE_S, PROJECT
-from tests.support.daemon import EchoProcess
+from tests.support.daemon import MEASURED, EchoProcess
 
 pytestmark = pytest.mark.skipif(not hasattr(signal, "pthread_sigmask"), reason="holds signals back")
 
@@ -41,7 +41,7 @@ SOME = [pytest.param(share, marks=[pytest.mark.long] if share in SHARES[1:-1] el
 
 @functools.cache
 def moments_up_to_bind() -> int:
-    command = [sys.executable, "-c", HARNESS, "0", "-1", "serve", "--host", "127.0.0.1", "--port", "0"]
+    command = [sys.executable, "-c", HARNESS, "0", "-1", "serve", *MEASURED, "--host", "127.0.0.1", "--port", "0"]
     done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, check=True, timeout=PATIENCE_S)
     return int(done.stdout)
 
@@ -66,7 +66,7 @@ def test_signal_during_the_start_is_handled_once_the_service_serves(name: str, e
 @pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
 def test_signal_that_ends_the_start_costs_no_traceback(name: str, share: float) -> None:
     signum = signal.Signals[name]
-    command = [sys.executable, *harnessed(signum, share), "serve", "--host", "127.0.0.1", "--port", "0"]
+    command = [sys.executable, *harnessed(signum, share), "serve", *MEASURED, "--host", "127.0.0.1", "--port", "0"]
     done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, check=False, timeout=PATIENCE_S)
     assert done.returncode in (-signum, 128 + signum)
     assert (done.stdout, done.stderr) == ("", "")

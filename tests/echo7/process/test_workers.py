@@ -23,7 +23,7 @@ from tests.echo7.sockets.test_activation import HAND_IN
 from tests.echo7.test_cli import fill_until_stuck, only_line, refused
 from tests.support.basics import PATIENCE_S, PROJECT, quiet_port
 from tests.support.clients import connect_small, echo_and_close, receive_exactly, receive_to_end
-from tests.support.daemon import EchoProcess, WorkersProcess, serve_config
+from tests.support.daemon import MEASURED, EchoProcess, WorkersProcess, serve_config
 
 pytestmark = pytest.mark.skipif(not reuseport.AVAILABLE, reason="Linux alone balances")
 HOST = ("--host", "127.0.0.1")
@@ -377,7 +377,19 @@ def test_term_during_a_back_off_ends_at_once() -> None:
 
 def fails(code: str) -> list[dict[str, object]]:
     """Serve until it gives up, with status 1; return the log."""
-    command = [sys.executable, *patched(code), "serve", *HOST, "--port", "0", "--workers", "2", "--log-format", "json"]
+    command = [
+        sys.executable,
+        *patched(code),
+        "serve",
+        *MEASURED,
+        *HOST,
+        "--port",
+        "0",
+        "--workers",
+        "2",
+        "--log-format",
+        "json",
+    ]
     done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, timeout=PATIENCE_S, check=False)
     assert done.returncode == 1, done.stderr
     return [json.loads(line) for line in done.stderr.splitlines()]
