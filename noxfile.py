@@ -76,7 +76,7 @@ def coverage(session: nox.Session) -> None:
     # Without the simulation, the benchmarks' own tests, the restarts in a row, the checks of whole servers and the
     # restricted services: they reach no new line, and take minutes while lines are counted. Of the long tests, those of
     # the two packages count.
-    slow = "hundred_restarts or bulk_through or at_any_moment_of_a_restart or each_time or with_and_without_restrictions"
+    slow = "hundred_restarts or bulk_through or at_any_moment_of_a_restart or each_time or and_without_restrictions"
     rows = ["-k", f"not ({slow})"]
     measured = ["coverage", "run", "-m", "pytest", "-q", *rows, *session.posargs]
     quick = {"HYPOTHESIS_PROFILE": "dev"}
