@@ -369,6 +369,8 @@ class World:
         kinds = {name.partition(".")[2] for name in injected if name.startswith(("recvmsg.", "sendmsg."))}
         # The next call reports a saved error, whichever datagram it carries.
         excuses = {"destination_broadcast", "rate_source", "rate_total"} | {f"send_{kind}" for kind in kinds}
+        if any(name.startswith("modify.") for name in injected):
+            excuses.add("busy")  # the endpoint hears too late that there is room again (`sockets/congestion.py`)
         excused = sum(n for reason, n in self.server.counters.drops.items() if reason in excuses)
         excused += self.network.datagrams_lost + injected.get("packet.loss", 0)
         if answered + excused < deserving:
