@@ -82,7 +82,8 @@ def coverage(session: nox.Session) -> None:
     quick = {"HYPOTHESIS_PROFILE": "dev"}
     session.run("coverage", "erase")
     session.run(*measured, "--ignore=tests/simulation", "--ignore=tests/benchmarks", env=quick)
-    session.run(*measured, "-m", "long", "tests/reactor", "tests/echo7", "tests/test_docs.py", env=quick)
+    hazards = [f"tests/hazards/test_{name}.py" for name in ("lost_descriptors", "forked_child", "poor_environment")]
+    session.run(*measured, "-m", "long", "tests/reactor", "tests/echo7", "tests/test_docs.py", *hazards, env=quick)
     session.run("coverage", "combine", "-q")
     session.run("coverage", "report")
 

@@ -361,8 +361,8 @@ class EchoServer:
         silent = crowd.longest_silent()
         if silent is None:
             self._rest()
-            if self._room_timer is None:
-                self._room_timer = self._running_on().call_later(ROOM_RETRY_S, self._look_again)
+            # another listener may have asked before, in the same turn
+            self._room_timer = self._room_timer or self._running_on().call_later(ROOM_RETRY_S, self._look_again)
             return 0
         if not silent.closed:
             self._drop_connection(silent, Reason.IDLE_MADE_ROOM)

@@ -53,13 +53,14 @@ class Metrics:
         makers = {"/metrics": kept(reactor.now, self._metrics), "/healthz": self._healthz}
         self._pages = Pages(reactor, makers, self._places)
         self._listeners: list[Listener] = []
-        self._reserve: Reserve | None = None
+        self._reserves: list[Reserve] = []
 
     def start(self, where: Where) -> None:
         """Listen, and log where. Raise BindError."""
         bound = _bind(self._reactor, where)
         # one more than places: a connection is accepted before the oldest is reset
-        self._reserve = reserve = Reserve(self._reactor.sockets, self._places + 1)
+        reserve = Reserve(self._reactor.sockets, self._places + 1)
+        self._reserves.append(reserve)
         for sock in bound:
             listening = ReservedListening(reserve, sock)
             new_protocol = functools.partial(PageProtocol, self._pages)
@@ -73,8 +74,8 @@ class Metrics:
         """Stop listening."""
         for listener in self._listeners:
             listener.close()
-        if self._reserve is not None:
-            self._reserve.close()
+        for reserve in self._reserves:
+            reserve.close()
 
     def _metrics(self) -> Page:
         return Page(generate_latest(self._registry), content_type=CONTENT_TYPE_LATEST)

@@ -134,7 +134,7 @@ def _fault_of(sock: socket.socket) -> str:
 def _is_shut_down(sock: socket.socket) -> bool:
     """Tell whether a UDP socket was shut down for reading: it would be ready for ever."""
     hung_up = getattr(select, "POLLRDHUP", 0)
-    if not hung_up:
+    if not hung_up:  # pragma: no cover - this system has no POLLRDHUP
         return False
     poll = select.poll()
     poll.register(sock, hung_up)

@@ -355,3 +355,18 @@ def test_options_that_make_no_sense_are_one_line_and_status_2(
 def test_target_has_the_name_that_was_given() -> None:
     assert Target("::1", 7, ("::1", 7, 0, 0)).name == Target("[::1]", 7, ("::1", 7, 0, 0)).name == "[::1]:7"
     assert Target("host", 7, None).name == "host:7"
+
+
+def test_name_whose_new_address_does_not_fit_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A name may get an address that the other options rule out. That must not end the exporter."""
+    kept: list[Callable[[str], Address]] = []
+
+    def run(*given: Any) -> int:
+        kept.append(given[-1])
+        return 0
+
+    monkeypatch.setattr(exporter_module, "run", run)
+    assert cli.main(["ping", "127.0.0.1", "--metrics", "127.0.0.1:9"]) == 0
+    monkeypatch.setattr(command, "misfit", lambda plan, host: f"{host} is of the wrong family")
+    with pytest.raises(UnresolvedName, match="wrong family"):
+        kept[0]("127.0.0.1")

@@ -10,11 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from echo7.process.child import Children
-from echo7.process.handover import VARIABLE, Handover, prepared, received
+from echo7.process.handover import VARIABLE, Handover, open_sockets, prepared, received
 from echo7.process.previous import PreviousGenerations
 from echo7.process.restart import changed, described
 from echo7.sockets.adoption import HandedIn
 from echo7.sockets.binding import BindError, Bound, bind_all
+from tests.support.daemon import serve_config
 
 NUMBERS = st.lists(st.integers(0, 2**31)).map(tuple)
 
@@ -94,3 +95,13 @@ def test_previous_generation_that_is_not_our_child_is_forgotten() -> None:
     generations.take_over([os.getppid()], [])
     children.reap()
     assert generations.pids == []
+
+
+def test_sockets_from_systemd_for_another_process_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A parent's LISTEN_FDS may still be in the environment (sd_listen_fds(3))."""
+    monkeypatch.setenv("LISTEN_FDS", "1")
+    monkeypatch.setenv("LISTEN_PID", "1")
+    sets, bound_here = open_sockets(serve_config("--port", "0", "--host", "127.0.0.1"), socket, None)
+    assert bound_here
+    assert len(sets[0].sockets) == 2
+    sets[0].close()
