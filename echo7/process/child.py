@@ -49,9 +49,13 @@ def signals_held() -> Iterator[set[int]]:
 
 
 def ignore(signums: Iterable[int]) -> None:
-    """Make the process ignore these signals."""
-    for signum in signums:
-        signal.signal(signum, signal.SIG_IGN)
+    """Make the process ignore these signals.
+
+    They are held meanwhile: Python raises OSError for one that arrives while its handler is being replaced.
+    """
+    with signals_held() if hasattr(signal, "pthread_sigmask") else contextlib.nullcontext():
+        for signum in signums:
+            signal.signal(signum, signal.SIG_IGN)
 
 
 class Stream(StreamProtocol):
