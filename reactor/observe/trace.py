@@ -250,10 +250,8 @@ class Trace(Observer):
         delay_s = max(0.0, round(timer.deadline_s - self._reactor.now(), 6))
         return {"delay_s": delay_s, "due_t": timer.deadline_s, **self.timer(timer)}
 
-    def timer_fired(self, timer: Any) -> dict[str, Any] | None:
-        """Describe a timer that is about to fire; None if it was cancelled in the same turn."""
-        if timer.callback is None:
-            return None
+    def timer_fired(self, timer: Any) -> dict[str, Any]:
+        """Describe a timer that is about to fire."""
         return {"lag_s": self._reactor.now() - timer.deadline_s, **self.timer(timer)}
 
     def timer(self, timer: Any) -> dict[str, Any]:

@@ -43,8 +43,7 @@ class Process:
 
 
 PROCESS = Process()
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=PROCESS.renew)
+getattr(os, "register_at_fork", dict)(after_in_child=PROCESS.renew)  # Windows has neither
 
 
 class Watchlist:
@@ -123,7 +122,7 @@ class Watchlist:
         number = self.handlers.pop(handler, None)
         if number is None:
             return False
-        if self._owners.get(number) is handler:
+        if self._owners.get(number) is handler:  # pragma: no branch - else the kernel has given it to another
             del self._owners[number]
         if isinstance(error, OSError) and error.errno == errno.ENOTSOCK and not _is_socket(number):
             handler.detach()  # other code has closed it, and the number is that of a file now
@@ -134,7 +133,7 @@ class Watchlist:
         reading, writing = os.pipe()
         for handler, number in self.handlers.items():
             handler.closed = True
-            if handler.fileno() == number:
+            if handler.fileno() == number:  # pragma: no branch - else other code has closed it
                 os.dup2(reading, number, inheritable=False)
         os.close(reading)
         os.close(writing)

@@ -27,6 +27,7 @@ from reactor import READ, WRITE, Connection, Connector, Datagram, Handler, Liste
 from reactor.doors import NOTHING_OBSERVED, Observer
 from reactor.fastpath.batch import BatchProtocol, DatagramBatch, batch_on
 from reactor.fastpath.busypoll import BusyPollSelector
+from reactor.fastpath.epoll import LeanEpollSelector
 from reactor.limits import DEFAULT_LIMITS, SHORTAGE_RETRY_S
 from reactor.observe.trace import Trace
 from reactor.observe.watch import Watch
@@ -381,3 +382,19 @@ def test_number_that_is_free_by_now_is_left_alone() -> None:
         turn_idle(loop)
         assert [error.errno for error in scene.told.ends] == [errno.ENOTSOCK]
         scene.stack.close()
+
+
+def test_descriptor_that_other_code_has_replaced_stays_open() -> None:
+    """epoll doesn't know it: it forgot the number when the first descriptor was closed."""
+    ours, peer = tcp_pair()
+    other, end = tcp_pair()
+    with Reactor(selector=LeanEpollSelector()) as reactor, peer, end:
+        connection = Connection(reactor, ours, Recorder())
+        connection.open()
+        number = ours.fileno()
+        os.dup2(other.fileno(), number)
+        reactor.set_interest(connection, READ | WRITE)
+        assert connection.closed
+        assert os.fstat(number).st_ino == os.fstat(other.fileno()).st_ino
+        os.close(number)
+    other.close()

@@ -298,3 +298,22 @@ def test_closed_loop_refuses_a_call_from_a_thread() -> None:
     reactor.close()
     with pytest.raises(RuntimeError, match="reactor is closed"):
         reactor.call_soon_threadsafe(int)
+
+
+def test_two_signals_handled_first_within_a_run_share_the_wakeup_descriptor() -> None:
+    heard: list[str] = []
+    with Reactor() as reactor:
+
+        def end() -> None:
+            heard.append("second")
+            reactor.stop()
+
+        def handle() -> None:
+            reactor.add_signal_handler(signal.SIGUSR1, lambda: heard.append("first"))
+            reactor.add_signal_handler(signal.SIGUSR2, lambda: reactor.call_soon(end))
+            os.kill(os.getpid(), signal.SIGUSR1)
+            os.kill(os.getpid(), signal.SIGUSR2)
+
+        reactor.call_soon(handle)
+        reactor.run()
+    assert heard == ["first", "second"]

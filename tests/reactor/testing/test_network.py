@@ -391,3 +391,13 @@ def test_signal_of_an_outer_loop_is_passed_on_by_the_inner_one() -> None:
     network.signals.write_wakeup(999, b"no descriptor")
     outer.close()
     inner.close()
+
+
+def test_detached_socket_leaves_its_descriptor_open() -> None:
+    network = SimulatedNetwork()
+    with network.reactor():
+        sock, _ = pair(network)
+        number = sock.fileno()
+        assert (sock.detach(), sock.fileno()) == (number, -1)
+        assert number in network.descriptors.open
+        network.descriptors.give_back(number)
