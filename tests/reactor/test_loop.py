@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from socket import socket as Socket
+from typing import Any
 
 import pytest
 
@@ -607,3 +608,14 @@ def test_handler_with_an_unwatchable_descriptor_is_aborted(
     assert [record.getMessage() for record in caplog.records] == [
         f"selector failed {os_error(code)!r}; its handler is closed"
     ]
+
+
+def test_error_of_select_that_no_descriptor_explains_is_raised() -> None:
+    """A loop that goes on without its selector would spin."""
+
+    class Failing(selectors.SelectSelector):
+        def select(self, timeout: float | None = None) -> Any:
+            raise os_error(errno.ENOMEM)
+
+    with Reactor(selector=Failing()) as reactor, pytest.raises(OSError, match=os.strerror(errno.ENOMEM)):
+        reactor.turn()
