@@ -14,8 +14,6 @@ from reactor.sockets.addresses import Address
 from reactor.sockets.errors import CONNECTING, os_error
 from reactor.sockets.opening import Socket, close_socket, connect_result
 
-Failed = Callable[[OSError], object]
-
 
 class Connector:
     """One attempt. `connect_tcp` makes one."""
@@ -25,8 +23,9 @@ class Connector:
     )  # fmt: skip
 
     def __init__(
-        self, reactor: Reactor, sock: Socket, protocol: StreamProtocol, failed: Failed, timeout_s: float, limits: Limits
-    ) -> None:
+        self, reactor: Reactor, sock: Socket, protocol: StreamProtocol, failed: Callable[[OSError], object],
+        timeout_s: float, limits: Limits,
+    ) -> None:  # fmt: skip
         self.interest, self.closed = 0, False
         self._reactor, self._socket, self.fileno, self.detach = reactor, sock, sock.fileno, sock.detach
         self.protocol, self._failed, self._limits = protocol, failed, limits

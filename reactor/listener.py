@@ -15,10 +15,9 @@ from reactor.limits import ACCEPTS_PER_TURN, DEFAULT_LIMITS, SHORTAGE_QUIET_S, L
 from reactor.loop import READ, Reactor
 from reactor.sockets.addresses import Address, format_address
 from reactor.sockets.errors import WOULD_BLOCK, errno_name
-from reactor.sockets.opening import ClosedOnError, Socket, close_socket
+from reactor.sockets.opening import Socket, close_socket
 
 Factory = Callable[[], StreamProtocol]
-Lost = Callable[["Listener", OSError], object] | None
 
 logger = logging.getLogger("reactor")
 
@@ -32,8 +31,8 @@ class Listener:
     )  # fmt: skip
 
     def __init__(
-        self, reactor: Reactor, sock: Socket, factory: Factory, limits: Limits = DEFAULT_LIMITS, lost: Lost = None,
-        room: Callable[[], int] = lambda: ACCEPTS_PER_TURN,
+        self, reactor: Reactor, sock: Socket, factory: Factory, limits: Limits = DEFAULT_LIMITS,
+        lost: Callable[[Listener, OSError], object] | None = None, room: Callable[[], int] = lambda: ACCEPTS_PER_TURN,
     ) -> None:  # fmt: skip
         self.interest, self.closed = 0, False
         self.address: Address = sock.getsockname()  # with the port that the kernel chose for port 0
@@ -84,9 +83,12 @@ class Listener:
                 self._reactor.guard(self._welcome, sock)
 
     def _welcome(self, sock: Socket) -> None:
-        with ClosedOnError(sock):
+        try:
             sock.setblocking(False)
             connection = Connection(self._reactor, sock, self._factory(), self._limits)
+        except BaseException:
+            close_socket(sock)
+            raise
         self._reactor.guard(connection.open, owner=connection)
 
     def _goes_on_after(self, error: OSError, failures: int) -> bool:

@@ -15,7 +15,7 @@ from reactor.limits import BACKLOG, DEFAULT_LIMITS, Limits
 from reactor.listener import Listener
 from reactor.loop import Reactor
 from reactor.sockets.addresses import Address, unspecified
-from reactor.sockets.opening import ClosedOnError, bind_tcp, bind_udp, new_client
+from reactor.sockets.opening import bind_tcp, bind_udp, closed_on_error, new_client
 from reactor.sockets.seconds import check_s
 
 
@@ -33,7 +33,7 @@ def listen_tcp(
     Raise OSError as bind(2) and listen(2) do, ValueError for limits with a time-out that no timer can have.
     """
     check_s("linger_timeout_s", limits.linger_timeout_s)
-    with ClosedOnError(bind_tcp(reactor.sockets, address)) as sock:
+    with closed_on_error(bind_tcp(reactor.sockets, address)) as sock:
         sock.listen(backlog)
         return Listener(reactor, sock, factory, limits)
 
@@ -54,7 +54,7 @@ def connect_tcp(
     Raise ValueError for a time-out that no timer can have, OSError if there is no socket (EMFILE, EAFNOSUPPORT).
     """
     check_s("linger_timeout_s", limits.linger_timeout_s)
-    with ClosedOnError(new_client(reactor.sockets, address, buffer_bytes=buffer_bytes)) as sock:
+    with closed_on_error(new_client(reactor.sockets, address, buffer_bytes=buffer_bytes)) as sock:
         connector = Connector(reactor, sock, protocol, failed, timeout_s, limits)
         connector.start(address)
         return connector
@@ -65,7 +65,7 @@ def open_udp(reactor: Reactor, address: Address, protocol: DatagramProtocol) -> 
 
     A port in use is refused (EADDRINUSE): SO_REUSEADDR is never set.
     """
-    with ClosedOnError(bind_udp(reactor.sockets, address)) as sock:
+    with closed_on_error(bind_udp(reactor.sockets, address)) as sock:
         return Datagram(reactor, sock, protocol)
 
 
@@ -74,6 +74,6 @@ def connect_udp(reactor: Reactor, peer: Address, protocol: DatagramProtocol) -> 
 
     `send` needs no destination. ICMP errors reach `error_received`: "port unreachable" as ECONNREFUSED (udp(7)).
     """
-    with ClosedOnError(bind_udp(reactor.sockets, unspecified(peer))) as sock:
+    with closed_on_error(bind_udp(reactor.sockets, unspecified(peer))) as sock:
         sock.connect(peer)
         return Datagram(reactor, sock, protocol)

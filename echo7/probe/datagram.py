@@ -26,7 +26,7 @@ from reactor.limits import DATAGRAM_BYTES, DATAGRAMS_PER_TURN
 from reactor.loop import READ, Reactor
 from reactor.sockets.addresses import Address, family_of, unspecified
 from reactor.sockets.errors import BROKEN_SOCKET, OUT_OF_MEMORY, WOULD_BLOCK
-from reactor.sockets.opening import ClosedOnError, bind_udp
+from reactor.sockets.opening import bind_udp, closed_on_error
 from reactor.sockets.pktinfo import MSG_ERRQUEUE, Control, receiver
 
 LINUX = sys.platform == "linux"
@@ -80,7 +80,7 @@ class DatagramFlow:
         self._connected = False
         self._family = family_of(address)
         any_address = (unspecified(address)[0], source_port)
-        with ClosedOnError(bind_udp(reactor.sockets, any_address)) as sock:
+        with closed_on_error(bind_udp(reactor.sockets, any_address)) as sock:
             if SO_TIMESTAMPNS >= 0:
                 sock.setsockopt(socket.SOL_SOCKET, SO_TIMESTAMPNS, 1)
             if LINUX:

@@ -21,7 +21,7 @@ from reactor.connector import Connector
 from reactor.limits import DEFAULT_LIMITS
 from reactor.loop import Reactor
 from reactor.sockets.addresses import Address, unspecified
-from reactor.sockets.opening import ClosedOnError, new_client
+from reactor.sockets.opening import closed_on_error, new_client
 
 MOST_WAITING = 4096  # frames held or expected
 CLOSED_BY_PEER = "the connection was closed by the other end"
@@ -98,7 +98,7 @@ class StreamFlow(StreamProtocol):
         if not self._held or self._connector is not None or self._connection is not None:
             return
         try:
-            with ClosedOnError(new_client(self._reactor.sockets, self._address)) as sock:
+            with closed_on_error(new_client(self._reactor.sockets, self._address)) as sock:
                 if self._port:
                     self._bind(sock)
                 self._connector = Connector(

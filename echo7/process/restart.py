@@ -19,7 +19,7 @@ from echo7.logs import log
 from echo7.process.child import Children, Stream, how_it_ended
 from echo7.process.handover import command
 from reactor.loop import Reactor
-from reactor.sockets.opening import ClosedOnError
+from reactor.sockets.opening import closed_on_error
 
 if TYPE_CHECKING:
     from echo7.process.notify import Notifier
@@ -73,7 +73,7 @@ class Check:
         """Start it. Raise OSError."""
         self._over, self._output = over, b""
         ours, theirs = reactor.sockets.socketpair()
-        with theirs, ClosedOnError(ours):
+        with theirs, closed_on_error(ours):
             files = (
                 # the child opens /dev/null there, if there is one
                 (os.POSIX_SPAWN_CLOSE, 0),

@@ -25,7 +25,7 @@ from echo7.process.child import forked, how_it_ended, signals_held
 from echo7.process.slot import BROKEN, LOOK_INTERVAL_S, REPORTS_WAITING_BYTES, SILENT, STOPPING, Slot
 from echo7.server import serving_address
 from echo7.sockets.binding import Bound
-from reactor.sockets.opening import ClosedOnError, Socket
+from reactor.sockets.opening import Socket, closed_on_error
 from reactor.timers import Timer
 
 if TYPE_CHECKING:
@@ -97,7 +97,7 @@ class Supervisor:
         try:
             ours, theirs = self._reactor.sockets.socketpair()
             theirs.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, REPORTS_WAITING_BYTES)
-            with theirs, ClosedOnError(ours), signals_held() as mask:
+            with theirs, closed_on_error(ours), signals_held() as mask:
                 be_worker = functools.partial(self._be_worker, slot, ours, theirs, mask)
                 pid = forked(f"worker {slot.number}", be_worker)
         except OSError as error:

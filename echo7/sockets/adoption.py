@@ -17,7 +17,7 @@ from typing import Any
 
 from echo7.sockets.binding import BindError, Bound, reaches_many
 from reactor.sockets.addresses import WILDCARDS, format_address
-from reactor.sockets.opening import STREAM_OPTIONS, ClosedOnError
+from reactor.sockets.opening import STREAM_OPTIONS, closed_on_error
 from reactor.sockets.pktinfo import report_paths
 
 INTERNET = (socket.AF_INET, socket.AF_INET6)
@@ -73,7 +73,7 @@ def adopted(kind: type[socket.socket], descriptor: int, origin: str) -> socket.s
     except (OSError, ValueError, OverflowError) as error:
         reason = getattr(error, "strerror", None) or error
         raise BindError(f"descriptor {descriptor} {origin} is no socket: {reason}") from None
-    with ClosedOnError(sock):
+    with closed_on_error(sock):
         prepare(sock, f"descriptor {descriptor} {origin}", BY_SYSTEMD)
         sock.set_inheritable(False)
         return sock

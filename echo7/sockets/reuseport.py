@@ -18,7 +18,7 @@ from collections.abc import Iterable
 from echo7.sockets.binding import BindError, Bound
 from reactor.sockets.addresses import Address, format_address
 from reactor.sockets.factory import SocketFactory
-from reactor.sockets.opening import ClosedOnError, Socket, bind_tcp, bind_udp
+from reactor.sockets.opening import Socket, bind_tcp, bind_udp, closed_on_error
 
 # Linux balances among the sockets. On the BSDs and macOS, the last one gets everything (FreeBSD balances with
 # SO_REUSEPORT_LB). Windows has neither the option nor fork(2).
@@ -60,7 +60,7 @@ class _Sharing:
         self.socketpair = sockets.socketpair
 
     def socket(self, family: int, type: int) -> Socket:
-        with ClosedOnError(self._sockets.socket(family, type)) as sock:
+        with closed_on_error(self._sockets.socket(family, type)) as sock:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
             return sock
 

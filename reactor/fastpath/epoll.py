@@ -21,6 +21,8 @@ EVENTS_PER_BATCH = 128
 EPOLLIN: int = getattr(select, "EPOLLIN", 1)
 EPOLLOUT: int = getattr(select, "EPOLLOUT", 4)
 
+BITS = {READ: EPOLLIN, WRITE: EPOLLOUT, READ | WRITE: EPOLLIN | EPOLLOUT}
+
 Ready = list[tuple[selectors.SelectorKey, int]]
 
 
@@ -35,12 +37,13 @@ class LeanEpollSelector(selectors.BaseSelector):
 
     def register(self, fileobj: Any, events: int, data: Any = None) -> selectors.SelectorKey:
         """Watch a descriptor. Raise ValueError, KeyError if it is registered, OSError as epoll_ctl(2)."""
-        if not events or events & ~(READ | WRITE):
+        bits = BITS.get(events)
+        if bits is None:
             raise ValueError(f"invalid events: {events!r}")
         number = self._number(fileobj)
         if number in self._keys:
             raise KeyError(f"{number} is already registered")
-        self._epoll.register(number, _bits(events))
+        self._epoll.register(number, bits)
         return self._remember(selectors.SelectorKey(fileobj, number, events, data))
 
     def modify(self, fileobj: Any, events: int, data: Any = None) -> selectors.SelectorKey:
@@ -48,11 +51,11 @@ class LeanEpollSelector(selectors.BaseSelector):
         before = self._keys[self._number(fileobj)]
         if events != before.events:
             try:
-                self._epoll.modify(before.fd, _bits(events))
+                self._epoll.modify(before.fd, BITS.get(events, 0))
             except OSError:
                 del self._keys[before.fd], self._readable[before.fd]  # as `selectors` does: the kernel may differ
                 raise
-        return self._remember(before._replace(events=events, data=data))
+        return self._remember(selectors.SelectorKey(before.fileobj, before.fd, events, data))
 
     def unregister(self, fileobj: Any) -> selectors.SelectorKey:
         """Stop watching a descriptor. Raise KeyError if it isn't registered."""
@@ -113,7 +116,3 @@ class LeanEpollSelector(selectors.BaseSelector):
         key = self._keys[fd]
         mask = (READ if event & ~EPOLLOUT else 0) | (WRITE if event & ~EPOLLIN else 0)
         return key, mask & key.events
-
-
-def _bits(events: int) -> int:
-    return (EPOLLIN if events & READ else 0) | (EPOLLOUT if events & WRITE else 0)

@@ -57,7 +57,7 @@ class SignalTable:
         Raise ValueError outside the main thread, in which the loop must run too; RuntimeError if the loop is closed.
         """
         if self._closed:
-            raise RuntimeError("the reactor is closed, so it would never handle this signal: make a new one")
+            raise RuntimeError("the reactor is closed and handles no signal: make a new one")
         if self._signals.getsignal(signum) is not self._handlers.get(signum, self):
             self.remove(signum)
             handler = SignalHandler(self.pending.setdefault)
@@ -91,9 +91,8 @@ class SignalTable:
         self._running = False
         if self._previous_fd is not None:
             current = self._signals.set_wakeup_fd(-1)
-            wanted = (
-                self._previous_fd if current in (self._pair.writer, -1) else current
-            )  # else other code has taken it
+            # other code may have taken it meanwhile
+            wanted = self._previous_fd if current in (self._pair.writer, -1) else current
             with contextlib.suppress(OSError):
                 while self._has_another_reader() and (data := self._pair.receive()):
                     self.pass_on(data)

@@ -90,10 +90,8 @@ class Watchlist:
                 self._selector.unregister(number)
             elif before:
                 self._selector.modify(number, interest, handler)
-            elif handler.fileno() == number:
-                self._selector.register(number, interest, handler)
             else:
-                raise os_error(errno.EBADF)
+                self._selector.register(number, interest, handler)
         except OSError as error:
             self._refused(handler, number, error, bool(before))
 
@@ -116,7 +114,8 @@ class Watchlist:
 
     def remove(self, handler: Handler, error: Exception | None) -> bool:
         """Remove a handler that ends because of `error`. Return whether it was there."""
-        self.set_interest(handler, 0)
+        if handler.interest:
+            self.set_interest(handler, 0)
         if handler in self.suspended:
             self.suspended.pop(handler).cancel()
         number = self.handlers.pop(handler, None)
@@ -124,7 +123,7 @@ class Watchlist:
             return False
         if self._owners.get(number) is handler:  # pragma: no branch - else the kernel has given it to another
             del self._owners[number]
-        if isinstance(error, OSError) and error.errno == errno.ENOTSOCK and not _is_socket(number):
+        if isinstance(error, OSError) and error.errno == errno.ENOTSOCK and not stat.S_ISSOCK(_mode(number)):
             handler.detach()  # other code has closed it, and the number is that of a file now
         return True
 
@@ -150,7 +149,7 @@ class Watchlist:
 
     def select_failed(self, error: OSError) -> Ready:
         """Release the handlers whose descriptors are closed. Raise `error` if there is none."""
-        lost = [handler for handler, number in self.handlers.items() if handler.interest and _is_unused(number)]
+        lost = [handler for handler, number in self.handlers.items() if handler.interest and not _mode(number)]
         if not lost:
             raise error
         self._release(lost)
@@ -197,16 +196,9 @@ def _forget(selector: BaseSelector, number: int) -> bool:
     return True
 
 
-def _is_unused(number: int) -> bool:
+def _mode(number: int) -> int:
+    """Return what kind of file a descriptor is, 0 if the number is unused."""
     try:
-        os.fstat(number)
+        return os.fstat(number).st_mode
     except OSError:
-        return True
-    return False
-
-
-def _is_socket(number: int) -> bool:
-    try:
-        return stat.S_ISSOCK(os.fstat(number).st_mode)
-    except OSError:
-        return False
+        return 0

@@ -23,7 +23,7 @@ from reactor.fastpath.busypoll import BusyPollSelector
 from reactor.loop import Reactor
 from reactor.observe.trace import EventSink, Trace
 from reactor.sockets.addresses import Address, family_of
-from reactor.sockets.opening import ClosedOnError, Socket
+from reactor.sockets.opening import Socket, closed_on_error
 from reactor.testing.chance import Chance, Fault, source_apart, source_of
 from reactor.testing.clock import SimulatedClock
 from reactor.testing.kernel.datagram import DatagramSocket
@@ -119,7 +119,7 @@ class SimulatedNetwork:
     def socketpair(self) -> tuple[Socket, Socket]:
         """Return two connected sockets without faults."""
         one = StreamSocket(self, socket.AF_INET, True)
-        with ClosedOnError(cast(Socket, one)):  # no descriptor may be left for the second
+        with closed_on_error(cast(Socket, one)):  # no descriptor may be left for the second
             other = StreamSocket(self, socket.AF_INET, True)
         one.faulty = other.faulty = False
         join(self, one, other)
