@@ -78,7 +78,7 @@ class Unobserved(Observer):
     """The observer of a loop that has none."""
 
     __slots__ = ()
-    tell = staticmethod(_tell_nothing)  # type: ignore[assignment]
+    tell = staticmethod(_tell_nothing)
 
 
 NOTHING_OBSERVED: Observer = Unobserved()
