@@ -51,7 +51,7 @@ class Connector:
             return
         self._release()
         connection = Connection(self._reactor, self._socket, self.protocol, self._limits)
-        self._reactor.guard(connection.open, owner=connection)
+        connection.open()
 
     def abort(self, error: Exception | None = None) -> None:
         """Give up and close. Call `failed(error)` only for an OSError."""

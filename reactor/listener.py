@@ -89,7 +89,7 @@ class Listener:
         except BaseException:
             close_socket(sock)
             raise
-        self._reactor.guard(connection.open, owner=connection)
+        connection.open()
 
     def _goes_on_after(self, error: OSError, failures: int) -> bool:
         name, where, now_s = errno_name(error), format_address(self.address), self._reactor.now()

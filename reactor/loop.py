@@ -104,7 +104,7 @@ class Reactor:
         """Take the five steps of the module's docstring once. Block in step 2 if there is nothing to do."""
         sleep_s: float | None = None
         here = PROCESS.id
-        if self.is_forked():
+        if here != self._watchlist.process_id:
             raise RuntimeError("a forked child can't run its parent's loop: call close() or reopen_after_fork() first")
         if self.calls or self._stopping:
             sleep_s = 0.0
@@ -139,7 +139,8 @@ class Reactor:
 
     def register(self, handler: Handler) -> None:
         """Add a handler, with no interest yet. `close` aborts it. Raise RuntimeError if the reactor is closed."""
-        self._refuse_if_closed()
+        if self.closed:
+            self._refuse_if_closed()
         self._watchlist.add(handler)
         self.tell("adopted", handler)
 

@@ -7,7 +7,6 @@ ready descriptors come in the next one. It saves a few percent (`echo7-lean` in 
 
 from __future__ import annotations
 
-import contextlib
 import math
 import select
 import selectors
@@ -59,10 +58,12 @@ class LeanEpollSelector(selectors.BaseSelector):
 
     def unregister(self, fileobj: Any) -> selectors.SelectorKey:
         """Stop watching a descriptor. Raise KeyError if it isn't registered."""
-        key = self._keys[self._number(fileobj)]
-        del self._keys[key.fd], self._readable[key.fd]
-        with contextlib.suppress(OSError):  # already closed: the kernel has removed it (epoll(7))
+        key = self._keys.pop(self._number(fileobj))
+        del self._readable[key.fd]
+        try:
             self._epoll.unregister(key.fd)
+        except OSError:  # already closed: the kernel has removed it (epoll(7))
+            return key
         return key
 
     def select(self, timeout: float | None = None) -> Ready:

@@ -49,7 +49,7 @@ getattr(os, "register_at_fork", dict)(after_in_child=PROCESS.renew)  # Windows h
 class Watchlist:
     """The handlers of one loop, and its selector. `failed(error, handler, event)` logs an error and aborts."""
 
-    __slots__ = ("_call_later", "_failed", "_owners", "_process_id", "_selector", "handlers", "suspended")
+    __slots__ = ("_call_later", "_failed", "_owners", "_selector", "handlers", "process_id", "suspended")
 
     def __init__(
         self,
@@ -61,11 +61,11 @@ class Watchlist:
         self.handlers: dict[Handler, int] = {}  # all that are open, oldest first, with their descriptors; read-only
         self._owners: dict[int, Handler] = {}  # the same by descriptor
         self.suspended: dict[Handler, Timer] = {}  # those that aren't watched for a while; read-only
-        self._process_id = PROCESS.id
+        self.process_id = PROCESS.id  # of the process that the loop runs in
 
     def is_forked(self) -> bool:
         """Tell whether this process is a child that shares its parent's epoll instance."""
-        return PROCESS.id != self._process_id
+        return PROCESS.id != self.process_id
 
     def add(self, handler: Handler) -> None:
         """Add a handler, with no interest yet. An earlier owner of its descriptor has lost it, and is aborted."""
@@ -82,7 +82,7 @@ class Watchlist:
         With no interest a handler leaves the selector, because poll(2) and epoll(7) report HUP and ERR anyway.
         """
         before, handler.interest = handler.interest, interest
-        if before == interest or handler in self.suspended or PROCESS.id != self._process_id:
+        if before == interest or handler in self.suspended or PROCESS.id != self.process_id:
             return
         number = self.handlers[handler]
         try:
@@ -123,7 +123,7 @@ class Watchlist:
             return False
         if self._owners.get(number) is handler:  # pragma: no branch - else the kernel has given it to another
             del self._owners[number]
-        if isinstance(error, OSError) and error.errno == errno.ENOTSOCK and not stat.S_ISSOCK(_mode(number)):
+        if error and isinstance(error, OSError) and error.errno == errno.ENOTSOCK and not stat.S_ISSOCK(_mode(number)):
             handler.detach()  # other code has closed it, and the number is that of a file now
         return True
 
@@ -157,7 +157,7 @@ class Watchlist:
 
     def reopen(self, selector: BaseSelector) -> None:
         """Watch everything through a new selector, in a forked child."""
-        inherited, self._selector, self._process_id = self._selector, selector, PROCESS.id
+        inherited, self._selector, self.process_id = self._selector, selector, PROCESS.id
         for handler in tuple(self.handlers):
             wanted, handler.interest = handler.interest, 0
             self.set_interest(handler, wanted)
