@@ -282,8 +282,7 @@ class Connection:
         self.closed = True
         if self._deadline is not None:
             self._deadline.cancel()
-        if self._pending is not NOTHING:
-            self._pending.clear()
+        self._pending.clear()
         self._reactor.unregister(self, error)
         close_socket(self.socket)
         self._reactor.call_soon(self.protocol.connection_lost, self, error)

@@ -139,8 +139,7 @@ class Reactor:
 
     def register(self, handler: Handler) -> None:
         """Add a handler, with no interest yet. `close` aborts it. Raise RuntimeError if the reactor is closed."""
-        if self.closed:
-            self._refuse_if_closed()
+        self._refuse_if_closed()
         self._watchlist.add(handler)
         self.tell("adopted", handler)
 
