@@ -231,7 +231,7 @@ class Connection:
             self._update_interest()
             return
         try:
-            if not self._reactor.is_forked():  # a child would end its parent's connection
+            if not self._eof and not self._reactor.is_forked():  # else close(2) sends it, or it's the parent's
                 self.socket.shutdown(socket.SHUT_WR)
         except OSError as error:  # ENOTCONN: the peer's RST came first
             self._tear_down(error)

@@ -33,6 +33,30 @@ STREAM_OPTIONS: list[tuple[int, int, int]] = [
 ]
 
 
+class ListeningSocket(socket.socket):
+    """A non-blocking socket that looks up its family and type once.
+
+    `socket.accept` asks for both, and to make the two enums takes 2 µs for each connection.
+    """
+
+    __slots__ = ("_family", "_type")
+
+    def __init__(self, fileno: int) -> None:
+        super().__init__(fileno=fileno)
+        self._family, self._type = super().family, super().type
+        self.setblocking(False)
+
+    @property
+    def family(self) -> socket.AddressFamily:
+        """Return AF_INET or AF_INET6."""
+        return self._family
+
+    @property
+    def type(self) -> socket.SocketKind:
+        """Return SOCK_STREAM."""
+        return self._type
+
+
 @contextlib.contextmanager
 def closed_on_error(sock: Socket) -> Iterator[Socket]:
     """Close `sock` if the block raises."""
@@ -55,7 +79,7 @@ def bind_tcp(sockets: SocketFactory, address: Address, *, buffer_bytes: int | No
         else:  # bind even while old connections are in TIME_WAIT (socket(7))
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         sock.bind(address)
-        return sock
+        return ListeningSocket(sock.detach()) if type(sock) is socket.socket else sock
 
 
 def bind_udp(sockets: SocketFactory, address: Address, *, buffer_bytes: int | None = None) -> Socket:
