@@ -118,7 +118,7 @@ def why_left_out(server: Server, workload: Workload, descriptors: int) -> str | 
 
 
 def _listing() -> str:
-    lines = ["workloads (the part before the first '-' selects a group):"]
+    lines = ["workloads (the first parts of a name select a group: 'bulk', 'bulk-8'):"]
     lines += [f"  {workload.name:14} {workload.title}" for workload in WORKLOADS]
     lines += ["servers:"]
     return "\n".join(lines + [f"  {server.name:14} {server.title}" for server in SERVERS])

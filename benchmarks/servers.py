@@ -92,6 +92,13 @@ SERVERS: tuple[Server, ...] = (
         before=True,
     ),
     Server("c-epoll", "C, epoll, recv + send", _compiled("{program}"), build=_C, version=("cc", "--version")),
+    Server(
+        "c-batches",
+        "C, recvmmsg + sendmmsg",
+        {"udp": ("{program}", "batches", "{host}", "{port}")},
+        build=_C,
+        version=("cc", "--version"),
+    ),
     Server("go", "Go net", _compiled("{program}"), build=_GO, version=("go", "version")),
     Server(
         "go-copy",
@@ -110,6 +117,12 @@ SERVERS: tuple[Server, ...] = (
         version=("node", "--version"),
     ),
     Server("uvloop", "uvloop Protocol", {**_peer("asyncio_echo.py", "uvloop"), **_timers("uvloop")}, package="uvloop"),
+    Server(
+        "uvloop-buffered",
+        "uvloop BufferedProtocol",
+        _peer("asyncio_echo.py", "uvloop", "buffered", kinds=["tcp"]),
+        package="uvloop",
+    ),
     Server("asyncio", "asyncio Protocol", {**_peer("asyncio_echo.py"), **_timers("asyncio")}),
     Server("twisted", "Twisted Protocol", _peer("twisted_echo.py"), package="twisted"),
     Server("gevent", "gevent StreamServer", _peer("gevent_echo.py"), package="gevent"),

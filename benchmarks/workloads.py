@@ -62,6 +62,10 @@ class Workload:
         """The part of the name before the number: `shape` of `shape-100`."""
         return self.name.partition("-")[0]
 
+    def is_named(self, name: str) -> bool:
+        """Tell whether `name` is this workload's name, or its first parts: `bulk-8` of `bulk-8-64k`."""
+        return self.name == name or self.name.startswith(f"{name}-")
+
 
 def _tcp(name: str, title: str, mode: str, count: int, size_bytes: int, figures: tuple[Figure, ...]) -> Workload:
     return Workload(name, title, ("tcp",), mode, count, size_bytes, figures)
@@ -72,14 +76,18 @@ def _udp(name: str, title: str, count: int, size_bytes: int) -> Workload:
 
 
 SHAPE_COUNTS = (1, 10, 100, 1_000, 10_000)
+BULK_COUNTS, WRITE_SIZES_KIB = (1, 8, 50), (16, 64, 1024)
 
 WORKLOADS: tuple[Workload, ...] = (
     _tcp("pingpong-1k", "TCP ping-pong, 50 connections × 1 KiB", "pingpong", 50, KIB, MESSAGES),
     _tcp("pingpong-128", "TCP ping-pong, 1,000 connections × 128 B", "pingpong", 1_000, 128, MESSAGES),
     _tcp("rtt", "TCP round trip, 1 connection × 64 B", "pingpong", 1, 64, ROUND_TRIPS),
     _tcp("rtt-polling", "The same with a polling client", "polling", 1, 64, ROUND_TRIPS),
-    _tcp("bulk-1", "Bulk TCP, 1 connection", "bulk", 1, 256 * KIB, STREAMS),
-    _tcp("bulk-8", "Bulk TCP, 8 connections", "bulk", 8, 256 * KIB, STREAMS),
+    *(
+        _tcp(f"bulk-{n}-{size}k", f"Bulk TCP, {n} connection{'s' * (n > 1)}, writes of {size:,} KiB", "bulk", n,
+             size * KIB, STREAMS)
+        for n in BULK_COUNTS for size in WRITE_SIZES_KIB
+    ),
     _tcp("churn", "Short TCP connections, 50 at once × 64 B", "churn", 50, 64, (CYCLES, CPU_PER_CALLER, CORE)),
     _tcp("idle-10k", "Memory of 10,000 idle connections", "idle", 10_000, 64, (MEMORY,)),
     _tcp("idle-19k", "Memory of 19,000 idle connections", "idle", 19_000, 64, (MEMORY,)),
@@ -106,10 +114,10 @@ WORKLOADS: tuple[Workload, ...] = (
 
 
 def chosen(names: list[str]) -> list[Workload]:
-    """Return the workloads with these names or of these groups. Raise KeyError for an unknown name."""
+    """Return the workloads that these names select. Raise KeyError for a name that selects none."""
     if not names:
         return list(WORKLOADS)
     for name in names:
-        if not any(name in (workload.name, workload.group) for workload in WORKLOADS):
+        if not any(workload.is_named(name) for workload in WORKLOADS):
             raise KeyError(name)
-    return [workload for workload in WORKLOADS if workload.name in names or workload.group in names]
+    return [workload for workload in WORKLOADS if any(map(workload.is_named, names))]

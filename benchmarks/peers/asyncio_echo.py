@@ -1,4 +1,4 @@
-"""Echo as an asyncio Protocol, the fastest idiomatic form. `python3 asyncio_echo.py tcp|udp HOST PORT [uvloop]`."""
+"""Echo as an asyncio Protocol. `python3 asyncio_echo.py tcp|udp HOST PORT [uvloop] [buffered]`."""
 
 import asyncio
 import sys
@@ -17,6 +17,24 @@ class Echo(asyncio.Protocol):
         self.write(data)
 
 
+class BufferedEcho(asyncio.BufferedProtocol):
+    """Write received bytes back. All connections receive into one buffer, and `write` gets a copy, which it keeps."""
+
+    buffer = memoryview(bytearray(256 * 1024))
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Keep the transport's method."""
+        self.write = cast(asyncio.Transport, transport).write
+
+    def get_buffer(self, sizehint: int) -> memoryview:
+        """Return where to receive."""
+        return self.buffer
+
+    def buffer_updated(self, nbytes: int) -> None:
+        """Echo."""
+        self.write(bytes(self.buffer[:nbytes]))
+
+
 class DatagramEcho(asyncio.DatagramProtocol):
     """Answer every datagram."""
 
@@ -33,7 +51,8 @@ async def main(kind: str, host: str, port: int) -> None:
     """Serve until the process is killed."""
     loop = asyncio.get_running_loop()
     if kind == "tcp":
-        server = await loop.create_server(Echo, host, port, backlog=4096)
+        protocol = BufferedEcho if "buffered" in sys.argv[4:] else Echo
+        server = await loop.create_server(protocol, host, port, backlog=4096)
         await server.serve_forever()
     await loop.create_datagram_endpoint(DatagramEcho, local_addr=(host, port))
     await asyncio.Event().wait()

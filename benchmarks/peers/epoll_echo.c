@@ -1,7 +1,8 @@
 /* The minimum: an echo in C on epoll(7), with one receive and one send for each event.
  *
- *     epoll_echo tcp|udp HOST PORT
+ *     epoll_echo tcp|udp|batches HOST PORT
  *
+ * `batches` is UDP with recvmmsg and sendmmsg, answering from the address asked (IP_PKTINFO).
  * After a partial write the rest waits in the connection's buffer, and nothing is read from that connection until the
  * buffer is empty. A datagram that can't be sent is dropped.
  */
@@ -16,7 +17,8 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-#define MOST_BYTES 65536
+#define MOST_BYTES (256 * 1024)
+#define BATCH 64
 
 /* A connection and its unsent bytes. Most connections have none, so the buffer is made when it is first needed. */
 struct connection { int fd; char *bytes; size_t begin, end; };
@@ -95,8 +97,37 @@ static void serve_udp(int fd) {
     }
 }
 
+static void serve_batches(int fd) {
+    static char payloads[BATCH][65536], controls[BATCH][CMSG_SPACE(sizeof(struct in_pktinfo))];
+    static struct sockaddr_in names[BATCH];
+    static struct iovec iovecs[BATCH];
+    static struct mmsghdr messages[BATCH];
+    int one = 1;
+    struct epoll_event event = {.events = EPOLLIN};
+    setsockopt(fd, IPPROTO_IP, IP_PKTINFO, &one, sizeof one);
+    epoll_ctl(poller, EPOLL_CTL_ADD, fd, &event);
+    for (int i = 0; i < BATCH; i++)
+        messages[i].msg_hdr = (struct msghdr){.msg_name = &names[i], .msg_iov = &iovecs[i], .msg_iovlen = 1};
+    while (epoll_wait(poller, &event, 1, -1)) {
+        for (int i = 0; i < BATCH; i++) {
+            iovecs[i] = (struct iovec){payloads[i], sizeof payloads[i]};
+            messages[i].msg_hdr.msg_namelen = sizeof names[i];
+            messages[i].msg_hdr.msg_control = controls[i];
+            messages[i].msg_hdr.msg_controllen = sizeof controls[i];
+        }
+        int count = recvmmsg(fd, messages, BATCH, MSG_DONTWAIT, NULL);
+        for (int i = 0; i < count; i++) {
+            iovecs[i].iov_len = messages[i].msg_len;
+            struct cmsghdr *c = CMSG_FIRSTHDR(&messages[i].msg_hdr);
+            if (c) ((struct in_pktinfo *)CMSG_DATA(c))->ipi_ifindex = 0;
+        }
+        for (int sent = 0, n; sent < count; sent += n)
+            if ((n = sendmmsg(fd, messages + sent, count - sent, MSG_DONTWAIT)) < 1) n = 1;
+    }
+}
+
 int main(int argc, char **argv) {
-    if (argc != 4) { fputs("usage: epoll_echo tcp|udp HOST PORT\n", stderr); return 2; }
+    if (argc != 4) { fputs("usage: epoll_echo tcp|udp|batches HOST PORT\n", stderr); return 2; }
     int tcp = !strcmp(argv[1], "tcp"), one = 1;
     int fd = socket(AF_INET, (tcp ? SOCK_STREAM : SOCK_DGRAM) | SOCK_NONBLOCK, 0);
     struct sockaddr_in at = {.sin_family = AF_INET, .sin_port = htons(atoi(argv[3]))};
@@ -108,5 +139,6 @@ int main(int argc, char **argv) {
     poller = epoll_create1(0);
     if (bind(fd, (struct sockaddr *)&at, sizeof at) || (tcp && listen(fd, 4096))) { perror("epoll_echo"); return 1; }
     if (tcp) serve_tcp(fd);
-    else serve_udp(fd);
+    else if (!strcmp(argv[1], "udp")) serve_udp(fd);
+    else serve_batches(fd);
 }

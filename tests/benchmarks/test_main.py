@@ -60,7 +60,7 @@ def test_short_run_prints_and_writes_every_figure(
     tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("benchmarks.measure.FAIR_S", 0.2)
-    names = ["pingpong-1k", "bulk-1", "udp-512", "fairness", "cold-start"]
+    names = ["pingpong-1k", "bulk-1-64k", "udp-512", "fairness", "cold-start"]
     path = tmp_path / "found.json"
     assert command.main([*names, *TINY, "--peers", "c-epoll", "--json", str(path)]) == 0
     out, err = capsys.readouterr()
