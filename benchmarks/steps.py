@@ -25,7 +25,7 @@ import time
 from collections.abc import Callable, Generator
 
 from benchmarks.build import last_line
-from benchmarks.process import environment
+from benchmarks.process import environment, free_port
 from benchmarks.servers import PROJECT
 from echo7.server import EchoServer
 from reactor import Reactor
@@ -125,7 +125,7 @@ def times_us(name: str) -> list[float]:
     with contextlib.ExitStack() as stack:
         watch = Stopwatch(LeanEpollSelector())
         reactor = stack.enter_context(Reactor(selector=watch))
-        server = EchoServer(["0.0.0.0" if udp else "127.0.0.1"], 0, tcp=not udp, udp=udp)
+        server = EchoServer(["0.0.0.0" if udp else "127.0.0.1"], free_port(), tcp=not udp, udp=udp)
         server.start(reactor)
         clients = stack.enter_context(contextlib.closing(make(count, server.addresses[0].port)))
         end_s = time.monotonic() + MEASURED_S
