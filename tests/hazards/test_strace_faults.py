@@ -48,7 +48,8 @@ FAULTS: list[tuple[str, ...]] = [
     ("accept4:error=ECONNABORTED:when=1+2",),
     ("accept4:error=EPERM:when=1+3",),
     (f"{EPOLL}:error=EINTR:when=2+3",),
-    ("shutdown:error=ENOTCONN:when=1+2",),
+    ("epoll_ctl:error=ENOMEM:when=2+9",),  # the second call is the listener's; each costs SHORTAGE_RETRY_S, 250 ms
+    ("epoll_ctl:error=ENOSPC:when=3+9",),
     (
         "sendto:error=EAGAIN:when=3+4",
         "recvfrom:error=EINTR:when=2+3",
