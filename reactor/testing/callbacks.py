@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from reactor.testing.network import SimulatedNetwork
 
 RAISED = {kind.__name__: kind for kind in (KeyboardInterrupt, SystemExit, GeneratorExit)}
+AGAIN_S = 0.001  # what a program takes to call `run` again
 CALLED_DIRECTLY = ("data_received", "saturated", "drained", "eof_received")
 
 
@@ -111,6 +112,7 @@ class Callbacks:
                 if error not in self._on_their_way:
                     raise
                 self._on_their_way.clear()  # the last one raised in a turn replaces the others
+                self._network.clock.advance(AGAIN_S)  # or a shortage in the kernel would never pass
             else:
                 return
 

@@ -12,6 +12,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from reactor.testing import CALLBACK_FAULTS, USUAL_FAULTS, simulate
+from reactor.testing.callbacks import RAISED
 from tests.simulation.world import swarm_mix, swarm_scenario
 from tests.support.basics import PROJECT
 
@@ -30,6 +31,18 @@ def test_bad_worlds_break_no_promise(seeds: range) -> None:
     injected = simulate(swarm_scenario, seeds=seeds, faults=swarm_mix).injected
     assert len(injected) > 40, "too little went wrong"
     assert injected.keys() >= set(CALLBACK_FAULTS)
+
+
+INTERRUPTS = dict.fromkeys([*(f"callback.{kind}" for kind in RAISED), "register.ENOMEM"], 0.1)
+CLOSES = {"callback.close": 0.1, "callback.abort": 0.1}
+LOST = {"callback.lost": 0.1}
+
+
+@pytest.mark.parametrize("seeds", SEEDS)
+@pytest.mark.parametrize("faults", [INTERRUPTS, CLOSES, LOST], ids=["interrupts", "closes", "lost"])
+def test_callbacks_harm_nothing_but_what_they_hit(faults: dict[str, float], seeds: range) -> None:
+    """BaseExceptions, closes and aborts, or descriptors that other code closes, and hardly another fault."""
+    assert simulate(swarm_scenario, seeds=seeds, faults=faults).injected.keys() == faults.keys()
 
 
 @pytest.mark.long

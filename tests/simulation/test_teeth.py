@@ -14,18 +14,21 @@ from reactor.testing import SimulationFailed, simulate
 from tests.simulation import bugs
 from tests.simulation.bugs import plant
 from tests.simulation.test_protocols import HARMLESS, SIGNALS, contract_scenario, half_close_scenario, signal_scenario
-from tests.simulation.world import limits_scenario, swarm_mix, swarm_scenario
+from tests.simulation.test_swarm import CLOSES, INTERRUPTS, LOST
+from tests.simulation.world import limits_scenario, swarm_scenario
 
 SEEDS = 200
 ECHO = bugs.BYTES | bugs.READINESS | bugs.ENDS | bugs.SERVICE | bugs.DATAGRAMS | bugs.BATCHES | bugs.PIPES
-SUITES: list[tuple[Any, Any, dict[str, bugs.Bug]]] = [
+SUITES: list[tuple[Any, dict[str, float] | None, dict[str, bugs.Bug]]] = [
     (swarm_scenario, None, ECHO),
     (
         swarm_scenario,
         {"modify.ENOMEM": 0.3, "send.short": 0.3, "accept.EACCES": 0.1, "recvmsg.EACCES": 0.1},
         bugs.INTEREST,
     ),
-    (swarm_scenario, swarm_mix, bugs.INTERRUPTS | bugs.CLOSES | bugs.LOST),
+    (swarm_scenario, INTERRUPTS, bugs.INTERRUPTS),
+    (swarm_scenario, CLOSES, bugs.CLOSES),
+    (swarm_scenario, LOST, bugs.LOST),
     (signal_scenario, SIGNALS, bugs.SIGNALS),
     (limits_scenario, None, bugs.LIMITS),
     (contract_scenario, None, bugs.CONTRACT),
@@ -41,7 +44,7 @@ SLOW = set(
     "eintr_taken_for_the_end answer_from_another_address pipe_left_open line_ends_converted "
     "endpoint_deaf_after_a_shortage short_batch_sent_again_from_its_start held_answer_dropped_and_counted "
     "held_answer_sent_twice closed_handler_called_in_the_same_batch no_pause_when_memory_runs_out "
-    "write_overtakes_pending_bytes closed_endpoint_still_sends".split()
+    "write_overtakes_pending_bytes".split()
 )
 CASES = [
     pytest.param(scenario, faults, bug, id=name, marks=[pytest.mark.long] if name in SLOW else [])
@@ -51,7 +54,9 @@ CASES = [
 
 
 @pytest.mark.parametrize(("scenario", "faults", "bug"), CASES)
-def test_planted_bug_is_found(scenario: Any, faults: Any, bug: bugs.Bug, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_planted_bug_is_found(
+    scenario: Any, faults: dict[str, float] | None, bug: bugs.Bug, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Within SEEDS worlds, and again by the seed and script that the failure names."""
     plant(monkeypatch, bug)
     with pytest.raises(SimulationFailed) as found:
