@@ -46,9 +46,9 @@ class Descriptors:
         """
         if self.is_full:
             raise os_error(errno.EMFILE)
-        free = (
-            self._lost if is_socket and self._lost and self._lost[:1] < (self._free[:1] or [self._next]) else self._free
-        )
+        free = self._free
+        if is_socket and self._lost and self._lost[0] < (free[0] if free else self._next):
+            free = self._lost
         if free:
             number = heapq.heappop(free)
         else:
