@@ -20,9 +20,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from reactor.testing import SimulatedNetwork, SimulationFailed, simulate
-from reactor.testing.chance import mix_of
 from reactor.testing.simulate import run_once
-from tests.simulation.world import World, swarm_scenario
+from tests.simulation.world import World, swarm_mix, swarm_scenario
 
 SEEDS_AT_ONCE = 50
 TERMINAL_PROGRESS_S, LOG_PROGRESS_S = 0.5, 20.0
@@ -56,7 +55,7 @@ def run_seeds(first: int, count: int) -> Tally:
     logging.getLogger("echo7").addHandler(logging.NullHandler())
     tally = Tally()
     for seed in range(first, first + count):
-        network = SimulatedNetwork(seed, faults=mix_of(seed))
+        network = SimulatedNetwork(seed, faults=swarm_mix(seed))
         failed = run_once(functools.partial(_live, tally), network)
         if failed is not None:
             tally.failures.append(_explained(seed, failed))
@@ -83,7 +82,7 @@ def _note(tally: Tally, network: SimulatedNetwork, world: World) -> None:
 
 def _explained(seed: int, failed: BaseException) -> str:
     try:
-        simulate(swarm_scenario, seeds=[seed])
+        simulate(swarm_scenario, seeds=[seed], faults=swarm_mix)
     except SimulationFailed as small:
         return str(small)
     return f"seed {seed} failed once, but not when repeated, so a run depends on more than its seed: {failed!r}"

@@ -5,11 +5,12 @@
                        Chance │        └── at every system call the world moves, and a fault may come ◄┘
 
 Read in this order: `chance` (the faults, and the script that repeats them), `clock`, `wire` (later events), `kernel/`
-(sockets, ports, selector, signals), `world` (what the kernel needs), `peers` (the other end), `turns` (finds a spinning
-loop), `network` (all of it together), `simulate` (many seeds, and the smallest failure). `README.md` is the guide.
+(sockets, ports, selector, signals), `world` (what the kernel needs), `peers` (the other end), `callbacks` (the
+program's own faults), `turns` (finds a spinning loop), `network` (all of it together), `simulate` (many seeds, and the
+smallest failure). `README.md` is the guide.
 """
 
-from reactor.testing.chance import CATALOGUE, FAULTS, USUAL_FAULTS, Fault, everything, random_mix
+from reactor.testing.chance import CALLBACK_FAULTS, CATALOGUE, FAULTS, USUAL_FAULTS, Fault, everything, random_mix
 from reactor.testing.clock import SimulatedClock
 from reactor.testing.kernel.selector import Quiet, SimulatedSelector
 from reactor.testing.kernel.signals import SimulatedSignals
@@ -18,6 +19,7 @@ from reactor.testing.peers import DatagramPeer, Peer, PeerServer, pieces
 from reactor.testing.simulate import Report, SimulationFailed, simulate
 
 __all__ = [
+    "CALLBACK_FAULTS",
     "CATALOGUE",
     "FAULTS",
     "USUAL_FAULTS",

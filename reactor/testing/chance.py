@@ -1,7 +1,8 @@
 """Chance: every decision of a simulated world, from one seed, and the script that replays it.
 
 Law: the same seed and the same program give the same run. Faults have their own random stream, separate from the one
-that scenarios use. So a run can be repeated with *some* of its faults: that is how a failure gets small.
+that scenarios use, and those of callbacks one more, so that they don't shift the others. So a run can be repeated with
+*some* of its faults: that is how a failure gets small.
 
 A fault has a name, `call.kind`: with `send.short`, send(2) takes only a part; at `recv.EINTR`, recv(2) is interrupted.
 Each kind of system call is numbered from 1, and a script names the faults of single calls: `send#3=short:1
@@ -26,7 +27,8 @@ ONE_PEER = tuple(
 )
 UNREACHABLE = "ENETUNREACH EHOSTUNREACH ENETDOWN"
 
-# The faults of each call. `step` stands for any system call: what the world does during it.
+# The faults of each call. `step` stands for any system call: what the world does during it. `callback` stands for the
+# end of any callback: what the program itself does (`callbacks.py`).
 CATALOGUE: dict[str, tuple[str, ...]] = {
     call: tuple(kind for kind in kinds.split() if not kind.startswith("E") or hasattr(errno, kind))
     for call, kinds in {
@@ -44,12 +46,16 @@ CATALOGUE: dict[str, tuple[str, ...]] = {
         "packet": "loss duplicate delay",
         "step": "fin reset partition signal",
         "pipe": "EMFILE ENFILE EPERM",
+        "callback": "KeyboardInterrupt SystemExit GeneratorExit close abort lost",
     }.items()
 }
 FAULTS = tuple(f"{call}.{kind}" for call, kinds in CATALOGUE.items() for kind in kinds)
 
-# Without the faults of socket(2): a program has no second try, so most scenarios can't even begin.
-USUAL_FAULTS = tuple(name for name in FAULTS if not name.startswith("socket."))
+# What the program's own code may do: few scenarios expect that their handlers are closed.
+CALLBACK_FAULTS = tuple(name for name in FAULTS if name.startswith("callback."))
+
+# Without those, and without the faults of socket(2): a program has no second try, so most scenarios can't even begin.
+USUAL_FAULTS = tuple(name for name in FAULTS if not name.startswith(("socket.", "callback.")))
 
 
 class Fault(NamedTuple):
@@ -83,8 +89,8 @@ def parse_script(text: str) -> list[Fault]:
 
 
 def everything(probability: float) -> dict[str, float]:
-    """Return a mix in which every fault has this probability at each of its calls."""
-    return dict.fromkeys(FAULTS, probability)
+    """Return a mix in which every fault of a system call has this probability at each of its calls."""
+    return dict.fromkeys((name for name in FAULTS if name not in CALLBACK_FAULTS), probability)
 
 
 def random_mix(source: random.Random, among: Iterable[str] = USUAL_FAULTS) -> dict[str, float]:
@@ -125,10 +131,12 @@ class _Table:
 class Chance:
     """Decides which faults happen. `injected` lists those that did, in order: joined by spaces, it is the script."""
 
-    __slots__ = ("_calls", "_script", "_source", "_tables", "injected")
+    __slots__ = ("_apart", "_calls", "_script", "_source", "_tables", "injected")
 
-    def __init__(self, source: random.Random, mix: Mapping[str, float], script: str) -> None:
-        self._source = source
+    def __init__(
+        self, source: random.Random, mix: Mapping[str, float], script: str, apart: random.Random | None = None
+    ) -> None:
+        self._source, self._apart = source, apart or source  # of calls, and of callbacks
         self._tables = _tables(mix)
         self._script = {(fault.call, fault.number): fault for fault in parse_script(script)}
         self._calls: dict[str, int] = {}
@@ -148,10 +156,11 @@ class Chance:
         table = self._tables.get(call)
         if table is None:
             return None
-        where = self._source.random()
+        source = self._apart if call == "callback" else self._source
+        where = source.random()
         if where < table.begins:  # faults are at the upper end: a source that shrinks towards 0 gives none
             return None
-        return Fault(call, number, table.at(where), int(2 ** (16 * self._source.random())))
+        return Fault(call, number, table.at(where), int(2 ** (16 * source.random())))
 
     def inject(self, fault: Fault) -> Fault:
         """Record that a fault has had its effect, and return it."""
@@ -192,11 +201,11 @@ def source_of(seed: int | random.Random | Any) -> random.Random:
     return random.Random(seed)  # noqa: S311 - a simulation must repeat itself
 
 
-def source_apart(seed: int | random.Random | Any, drawn: random.Random) -> random.Random:
-    """Return a second stream for the same seed. Draws from one don't shift the other."""
+def source_apart(seed: int | random.Random | Any, drawn: random.Random, about: str) -> random.Random:
+    """Return one more stream for the same seed. Draws from one don't shift the others."""
     if hasattr(seed, "draw"):
         return source_of(seed)
-    return random.Random(f"{seed} faults" if isinstance(seed, int) else drawn.getrandbits(64))  # noqa: S311
+    return random.Random(f"{seed} {about}" if isinstance(seed, int) else drawn.getrandbits(64))  # noqa: S311
 
 
 def subsets(faults: list[Fault]) -> Iterator[list[Fault]]:

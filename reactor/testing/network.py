@@ -24,6 +24,7 @@ from reactor.loop import Reactor
 from reactor.observe.trace import EventSink, Trace
 from reactor.sockets.addresses import Address, family_of
 from reactor.sockets.opening import Socket, closed_on_error
+from reactor.testing.callbacks import Callbacks
 from reactor.testing.chance import Chance, Fault, source_apart, source_of
 from reactor.testing.clock import SimulatedClock
 from reactor.testing.kernel.datagram import DatagramSocket
@@ -82,7 +83,9 @@ class SimulatedNetwork:
     ) -> None:
         self.random = source_of(seed)  # for scenarios: faults don't shift it
         self.seed = seed if isinstance(seed, int) else None
-        self.chance = Chance(source_apart(seed, self.random), faults or {}, script)
+        apart = (source_apart(seed, self.random, about) for about in ("faults", "callbacks"))
+        self.chance = Chance(next(apart), faults or {}, script, next(apart))
+        self.callbacks = Callbacks(self)
         self.clock = SimulatedClock()
         self.wire = Wire(self.clock)
         self.routing = Routing(addresses)
@@ -151,13 +154,15 @@ class SimulatedNetwork:
             signals=self.signals,
             observer=NOTHING_OBSERVED if observer is None else Trace(observer),
         )
+        made.guard = self.callbacks.guard(made.guard)
         self.reactors.append(made)
         return made
 
     def run(self, reactor: Reactor, *, until: Callable[[], object] | None = None, for_s: float | None = None) -> None:
         """Run the loop until it stops, nothing more will happen, `until()` is true, or `for_s` seconds have passed.
 
-        Raise AssertionError for what no program may do, RuntimeError if a million turns aren't enough.
+        Run it again when a fault of a callback has ended it. Raise AssertionError for what no program may do,
+        RuntimeError if a million turns aren't enough.
         """
         self._until = until
         self._turns.begin()
@@ -167,7 +172,7 @@ class SimulatedNetwork:
         self.changed()  # the scenario may have changed anything
         try:
             with contextlib.suppress(Quiet):
-                reactor.run()
+                self.callbacks.again(reactor.run)
         finally:
             self._until, self._end_s = None, math.inf
             if self.recording is not None:
@@ -182,6 +187,7 @@ class SimulatedNetwork:
 
     def check(self) -> None:
         """Raise AssertionError if the program has done what no program may do."""
+        self.callbacks.check()
         if self.violations:
             raise AssertionError(f"{'; '.join(self.violations)} (seed {self.seed}, {len(self.chance.injected)} faults)")
 
@@ -232,6 +238,14 @@ class SimulatedNetwork:
     def plan(self, call: str, kind: str, amount: int = 1, *, after: int = 0) -> None:
         """Plan a fault of the next `call`, or of a later one after `after` others. Raise ValueError."""
         self.chance.plan(call, kind, amount, after=after)
+
+    def lose(self, number: int) -> None:
+        """Close a descriptor of the program as other code would, by its number: neither socket nor selector know."""
+        sock = self.descriptors.open[number]
+        sock.lose()
+        self.callbacks.hit[sock] = "lost"
+        for selector in self.selectors:
+            selector.lost.add(number)
 
     # ------------------------------------------------------------ at every system call
 

@@ -62,25 +62,25 @@ def simulate(
     scenario: Scenario,
     *,
     seeds: int | Iterable[int] = 100,
-    faults: Mapping[str, float] | None = None,
+    faults: Mapping[str, float] | Callable[[int], Mapping[str, float]] | None = None,
     script: str | None = None,
     shrinking_s: float = 30.0,
     trace: str | None = None,
 ) -> Report:
     """Call `scenario(network)` once for each seed, each time in a new world, and return the counts.
 
-    `faults`: probabilities by name; by default each seed has its own random mix (see `random_mix`). `script`: exactly
-    these faults. After the scenario, its reactors are closed. An open descriptor, a callback that raised or another
-    entry in `network.violations` fails the scenario too. Raise SimulationFailed. With `trace`, that file then holds the
-    smallest failing run, for the player. Raise OSError at once if the file can't be written, or isn't a trace.
+    `faults`: probabilities by name, or a function that returns them for a seed; by default each seed has its own random
+    mix (see `random_mix`). `script`: exactly these faults. After the scenario, its reactors are closed. An open
+    descriptor, a callback that raised or another entry in `network.violations` fails the scenario too. Raise
+    SimulationFailed. With `trace`, that file then holds the smallest failing run, for the player. Raise OSError at once
+    if the file can't be written, or isn't a trace.
     """
     report = Report()
     if trace is not None:
         Recording(trace)  # raises OSError now, not after an hour
     for seed in range(seeds) if isinstance(seeds, int) else seeds:
-        mix = {} if script is not None else faults
-        if mix is None:
-            mix = mix_of(seed)
+        chosen = {} if script is not None else mix_of if faults is None else faults
+        mix = chosen(seed) if callable(chosen) else chosen
         network = SimulatedNetwork(seed, faults=mix, script=script or "")
         cause = run_once(scenario, network)
         report.add(network)
@@ -112,20 +112,23 @@ def run_once(scenario: Scenario, network: SimulatedNetwork) -> BaseException | N
 def close(network: SimulatedNetwork) -> None:
     """Close the reactors, and record descriptors that are still open as a violation."""
     for reactor in network.reactors:
-        reactor.close()
+        network.callbacks.again(reactor.close)
     if network.descriptors.open:
         network.violations.append(f"descriptors left open: {sorted(network.descriptors.open)}")
 
 
 class _CallbackWatch(logging.Handler):
-    """Records a violation for each callback that raised; the loop only logs it."""
+    """Records a violation for each callback that raised, and each lost descriptor told twice: the loop only logs it."""
 
     def __init__(self, network: SimulatedNetwork) -> None:
         super().__init__(logging.ERROR)
         self._network = network
+        self._told = 0
 
     def emit(self, record: logging.LogRecord) -> None:
-        if getattr(record, "event", "") == "callback_raised":
+        event = getattr(record, "event", "")
+        self._told += event == "descriptor_lost"
+        if event == "callback_raised" or self._told > list(self._network.callbacks.hit.values()).count("lost"):
             self._network.violations.append(record.getMessage())
 
 

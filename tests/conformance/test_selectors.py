@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import selectors
+import socket
 import sys
 from collections.abc import Iterator
 
@@ -11,7 +12,7 @@ import pytest
 from reactor import READ, WRITE
 from reactor.fastpath.epoll import LeanEpollSelector
 from reactor.sockets.opening import Socket
-from tests.conformance.worlds import KernelWorld, SimulatedWorld, Sockets
+from tests.conformance.worlds import KernelWorld, SimulatedWorld, Sockets, told
 
 
 class LeanWorld(KernelWorld):
@@ -90,6 +91,40 @@ def test_closed_descriptor_is_not_reported_but_its_key_stays(net: Sockets) -> No
     with pytest.raises(KeyError):
         selector.register(successor.fileno(), READ, "successor")
     assert selector.get_key(number).data == "it"
+
+
+def test_descriptor_closed_by_other_code_is_forgotten_and_its_calls_fail(net: Sockets) -> None:
+    """The peer sees FIN; the selector reports nothing, and neither changes nor takes it."""
+    server, client = net.pair()
+    selector, number = watched(net, server, READ), server.fileno()
+    net.world.lose(number)
+    assert masks(selector) == {}
+    net.wait(client, "IN")
+    assert client.recv(1) == b""
+    assert server.fileno() == number
+    for call in (lambda: server.recv(1), lambda: server.send(b"x"), lambda: server.shutdown(socket.SHUT_WR)):
+        assert told(call) == "EBADF"
+    assert told(server.setsockopt, socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1) == "EBADF"
+    assert told(selector.modify, number, READ | WRITE, "it") == "EBADF"
+    assert number not in selector.get_map()
+    assert told(selector.register, number, READ, "it") == "EBADF"
+    assert told(server.close) == "EBADF"
+    assert server.fileno() == -1
+    server.close()
+
+
+def test_number_that_another_socket_has_taken_is_unknown_to_the_selector(net: Sockets) -> None:
+    """ENOENT tells it from a number that is free. The next register of the number finds the new socket."""
+    server, _ = net.pair()
+    selector, number = watched(net, server, READ), server.fileno()
+    net.world.lose(number)
+    while net.tcp().fileno() != number:
+        pass
+    assert masks(selector) == {}
+    assert told(selector.modify, number, READ | WRITE, "it") == "ENOENT"
+    selector.register(number, WRITE, "successor")
+    assert masks(selector) == {"successor": WRITE}
+    server.detach()
 
 
 def test_misuse_raises(net: Sockets) -> None:

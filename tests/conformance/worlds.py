@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import os
 import select
 import selectors
 import socket
@@ -40,6 +42,9 @@ class World(Protocol):
 
     def pipe(self) -> Pipe:
         """A pipe between sockets."""
+
+    def lose(self, number: int) -> None:
+        """Close a descriptor by its number: its socket doesn't know."""
 
 
 class KernelWorld:
@@ -81,7 +86,10 @@ class KernelWorld:
 
     def close(self) -> None:
         for sock in self.made:
-            sock.close()
+            with contextlib.suppress(OSError):  # other code has closed it
+                sock.close()
+
+    lose = staticmethod(os.close)
 
 
 class SimulatedWorld:
@@ -89,6 +97,7 @@ class SimulatedWorld:
 
     def __init__(self) -> None:
         self.network = SimulatedNetwork(0)
+        self.lose = self.network.lose
 
     def selector(self) -> selectors.BaseSelector:
         return self.network.selector()

@@ -175,6 +175,46 @@ INTEREST = {
     ),
 }
 
+INTERRUPTS = {
+    "other_due_timers_lost_at_a_base_exception": edit(
+        REACTOR + "_turn", "in self._timers.pop_due(self.now()):", "in tuple(self._timers.pop_due(self.now())):"
+    ),
+    "other_queued_calls_lost_at_a_base_exception": edit(
+        REACTOR + "_run_calls",
+        "for _ in range(len(self.calls)):  # what these calls queue runs in the next turn\n"
+        "        callback, args = self.calls.popleft()\n",
+        "for callback, args in [self.calls.popleft() for _ in tuple(self.calls)]:\n",
+    ),
+    "base_exception_taken_for_a_callback_s_bug": edit(
+        REACTOR + "_guard", "except Exception as", "except BaseException as"
+    )
+    + edit(REACTOR + "callback_failed", "        raise error\n", "        return\n"),
+    "connection_deaf_after_a_base_exception": edit(
+        CONNECTION + "open", "    finally:\n", "    except ():\n        pass\n    else:\n"
+    ),
+    "held_batch_forgotten_at_a_base_exception": edit(
+        BATCH + "on_event", "    finally:\n", "    except ():\n        pass\n    else:\n"
+    ),
+}
+
+CLOSES = {
+    "closed_listener_still_accepts": edit(
+        LISTENER + "on_event", "if not self.interest:", "if not self.interest and not self.closed:"
+    ),
+    "closed_endpoint_still_receives": edit(
+        DATAGRAM + "on_event", "if not self.interest & READ:", "if not (self.interest & READ or self.closed):"
+    ),
+    "closed_endpoint_still_sends": edit(DATAGRAM + "send", "is not None or self.closed:", "is not None:"),
+}
+
+LOST = {
+    "lost_descriptor_closed_with_its_new_owner": edit(WATCHLIST + "_release", "handler.detach()", "pass"),
+    "lost_descriptor_s_number_has_two_owners": edit(WATCHLIST + "add", "if number in self._owners:", "if False:"),
+    "lost_descriptor_told_twice": edit(
+        WATCHLIST + "_release", "for handler in lost:", "for handler in [*lost, *lost]:"
+    ),
+}
+
 SIGNALS = {
     "signal_looked_for_before_its_byte_is_taken": edit(
         "reactor.signals:Waker.on_event", "    try:\n", "    noted = tuple(self.signals.pending)\n    try:\n"

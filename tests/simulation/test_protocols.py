@@ -60,7 +60,7 @@ def contract_scenario(network: SimulatedNetwork) -> None:
         return protocols[-1]
 
     network.send_buffer_bytes = network.random.choice((100, 65_536))
-    with closed_handlers_watched(network):
+    with closed_handlers_watched(network), network.callbacks.of(Contract):
         loop = network.reactor()
         listener = listen_tcp(loop, ADDRESS, protocol, limits=LIMITS)
         peers = [network.peer(ADDRESS) for _ in range(network.random.randrange(1, 4))]
@@ -90,6 +90,12 @@ def check_rest(network: SimulatedNetwork, protocols: list[Contract], left: list[
 def test_bad_worlds_call_any_protocol_in_order_and_leave_no_connection() -> None:
     """connection_made comes first, connection_lost last and once; lingering ends for a client that never closes."""
     simulate(contract_scenario, seeds=SEEDS)
+
+
+def test_callbacks_that_raise_or_close_change_no_order_and_leave_no_connection() -> None:
+    """Whatever one callback does to its own or another connection, none comes after connection_lost."""
+    faults = {"callback.KeyboardInterrupt": 0.1, "callback.close": 0.1, "callback.abort": 0.1, "send.short": 0.2}
+    simulate(contract_scenario, seeds=SEEDS, faults=faults)
 
 
 class Ask(StreamProtocol):

@@ -11,8 +11,9 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from reactor.testing import USUAL_FAULTS, simulate
-from tests.simulation.world import swarm_scenario
+from reactor.testing import CALLBACK_FAULTS, USUAL_FAULTS, simulate
+from reactor.testing.callbacks import RAISED
+from tests.simulation.world import swarm_mix, swarm_scenario
 from tests.support.basics import PROJECT
 
 MANY = 20_000 if os.environ.get("HYPOTHESIS_PROFILE") == "deep" else 600
@@ -27,13 +28,29 @@ def test_good_worlds_return_every_byte_and_answer_every_datagram(seeds: range) -
 @pytest.mark.parametrize("seeds", SEEDS)
 def test_bad_worlds_break_no_promise(seeds: range) -> None:
     """Each seed has its own mix of faults; `python -m tests.swarm` runs more of them."""
-    assert len(simulate(swarm_scenario, seeds=seeds).injected) > 40, "too little went wrong"
+    injected = simulate(swarm_scenario, seeds=seeds, faults=swarm_mix).injected
+    assert len(injected) > 40, "too little went wrong"
+    assert injected.keys() >= set(CALLBACK_FAULTS)
+
+
+INTERRUPTS = dict.fromkeys([*(f"callback.{kind}" for kind in RAISED), "register.ENOMEM"], 0.1)
+CLOSES = {"callback.close": 0.1, "callback.abort": 0.1}
+LOST = {"callback.lost": 0.1}
+
+
+@pytest.mark.parametrize("seeds", SEEDS)
+@pytest.mark.parametrize("faults", [INTERRUPTS, CLOSES, LOST], ids=["interrupts", "closes", "lost"])
+def test_callbacks_harm_nothing_but_what_they_hit(faults: dict[str, float], seeds: range) -> None:
+    """BaseExceptions, closes and aborts, or descriptors that other code closes, and hardly another fault."""
+    assert simulate(swarm_scenario, seeds=seeds, faults=faults).injected.keys() == faults.keys()
 
 
 @pytest.mark.long
 @given(
     seed=st.integers(0, 2**32),
-    faults=st.dictionaries(st.sampled_from(USUAL_FAULTS), st.sampled_from([0.01, 0.1, 0.4]), max_size=6),
+    faults=st.dictionaries(
+        st.sampled_from(USUAL_FAULTS + CALLBACK_FAULTS), st.sampled_from([0.01, 0.1, 0.4]), max_size=6
+    ),
 )
 def test_worlds_chosen_by_hypothesis_break_no_promise(seed: int, faults: dict[str, float]) -> None:
     """Hypothesis chooses the mix, and shrinks what it finds."""

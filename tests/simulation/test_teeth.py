@@ -14,6 +14,7 @@ from reactor.testing import SimulationFailed, simulate
 from tests.simulation import bugs
 from tests.simulation.bugs import plant
 from tests.simulation.test_protocols import HARMLESS, SIGNALS, contract_scenario, half_close_scenario, signal_scenario
+from tests.simulation.test_swarm import CLOSES, INTERRUPTS, LOST
 from tests.simulation.world import limits_scenario, swarm_scenario
 
 SEEDS = 200
@@ -25,6 +26,9 @@ SUITES: list[tuple[Any, dict[str, float] | None, dict[str, bugs.Bug]]] = [
         {"modify.ENOMEM": 0.3, "send.short": 0.3, "accept.EACCES": 0.1, "recvmsg.EACCES": 0.1},
         bugs.INTEREST,
     ),
+    (swarm_scenario, INTERRUPTS, bugs.INTERRUPTS),
+    (swarm_scenario, CLOSES, bugs.CLOSES),
+    (swarm_scenario, LOST, bugs.LOST),
     (signal_scenario, SIGNALS, bugs.SIGNALS),
     (limits_scenario, None, bugs.LIMITS),
     (contract_scenario, None, bugs.CONTRACT),

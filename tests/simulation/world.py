@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, cast
 from unittest import mock
 
+from echo7.policy.echo import DatagramEcho, StreamEcho
 from echo7.policy.guard import RESPONDER_PORTS
 from echo7.policy.rate import Rate
 from echo7.policy.sources import NO_LIMITS, SourceLimits
@@ -25,7 +26,8 @@ from reactor import READ, WRITE, Connection, Datagram, Listener, Reactor, State
 from reactor.fastpath.batch import DatagramBatch
 from reactor.limits import DEFAULT_LIMITS, Limits
 from reactor.sockets.addresses import Address
-from reactor.testing import DatagramPeer, Peer, SimulatedNetwork, Watcher, pieces
+from reactor.testing import CALLBACK_FAULTS, DatagramPeer, Peer, SimulatedNetwork, Watcher, pieces, random_mix
+from reactor.testing.chance import mix_of
 from reactor.testing.kernel.datagram import DatagramSocket
 from reactor.testing.kernel.endpoint import SimulatedSocket
 from reactor.testing.kernel.stream import StreamSocket
@@ -39,6 +41,11 @@ REFUSED_PORTS = (0, PORT, *RESPONDER_PORTS)
 NO_DATAGRAMS = ("receive_", "accept_", "refused_", "idle_")  # reasons of drops that aren't received datagrams
 ALMOST = 0.999999
 USR1, TERM = 10, 15  # their numbers on Linux; no real signal is sent
+
+
+def swarm_mix(seed: int) -> dict[str, float]:
+    """Return the faults of a seed: those that any scenario gets, and those of callbacks."""
+    return mix_of(seed) | random_mix(random.Random(f"{seed} callbacks"), CALLBACK_FAULTS)
 
 
 class Ledger:
@@ -287,17 +294,22 @@ class World:
             full = self.network.descriptors.is_full  # the run was cut off: dead connections may be noticed later
             if isinstance(sock, StreamSocket) and sock.link is not None and sock.link.fate and not full:
                 self.auditor.found(f"a dead connection is kept: {sock.link.fate}")
-        if len(self.server.addresses) != len(self.serving):
+        hit = self.hit("close", "abort", "lost")
+        gone = [sock.type for sock in hit if sock.remote is None]  # listeners and endpoints
+        if len(self.server.addresses) + len(gone) < len(self.serving):
             self.auditor.found(f"of {self.serving}, only {self.server.addresses} are still served")
         descriptors = self.network.descriptors
         if self.network.signals.raised[USR1] != self.signals_seen and not descriptors.is_full:
             self.auditor.found("a signal was raised, and its handler was not called")
         full = self.server.counters.connections_open == self.max_connections or descriptors.is_full
         for peer in self.peers:
-            if peer.link is None and peer.error is not None and peer.error.errno == errno.ECONNREFUSED:
+            refused = peer.link is None and peer.error is not None and peer.error.errno == errno.ECONNREFUSED
+            if refused and socket.SOCK_STREAM not in gone:
                 self.auditor.found("a client was refused")
             if peer.lost or peer.paused or peer.link is None or (peer.socket.closed and not peer.eof):
                 continue
+            if peer.link.other(peer.socket) in hit:
+                continue  # our end was closed first; `_check_ends` compares what was read before
             if full and (not peer.link.is_open or peer.link.other(peer.socket) not in self.auditor.ledgers):
                 continue  # the run was cut off while it waited for a place, or behind a partition
             if peer.received != peer.sent:
@@ -307,6 +319,10 @@ class World:
             if peer.finished and not peer.eof:
                 self.auditor.found("a client has sent FIN and never got one")
 
+    def hit(self, *kinds: str) -> set[SimulatedSocket]:
+        """Return the server's sockets to which a callback has done this."""
+        return {sock for sock, kind in self.network.callbacks.hit.items() if kind in kinds}
+
     def _check_ends(self) -> None:
         for peer in self.peers:
             if not peer.sent.startswith(peer.received):
@@ -315,8 +331,8 @@ class World:
                 continue
             end = peer.link.other(peer.socket)
             ledger = self.auditor.ledgers.get(end)
-            if ledger is None:
-                continue  # never accepted
+            if ledger is None or end in self.hit("abort", "lost"):
+                continue  # never accepted, or cut off by a callback
             if not peer.link.fate:
                 if ledger.owed_bytes is not None and ledger.sent_bytes != ledger.owed_bytes:
                     self.auditor.found(f"FIN after {ledger.sent_bytes} of {ledger.owed_bytes} bytes")
@@ -350,7 +366,9 @@ class World:
         if (counters.datagrams_received, counters.datagrams_sent) != (auditor.requests, auditor.answers):
             auditor.found(f"{auditor.requests} requests, {auditor.answers} answers; {counters}")
         refused = sum(n for name, n in counters.drops.items() if not name.startswith(NO_DATAGRAMS))
-        if counters.datagrams_received != counters.datagrams_sent + refused:
+        # a Datagram can't know what its protocol has done before it raised: answered, dropped, or nothing
+        twice = counters.datagrams_sent + refused - counters.datagrams_received
+        if not 0 <= twice <= counters.drops.get("callback", 0):
             self.auditor.found(f"datagrams unaccounted for: {counters}")
         answered = collections.Counter(
             (peer.address, data) for peer in self.datagram_peers for data, _ in peer.received
@@ -366,11 +384,15 @@ class World:
         deserving = sum(n for (address, _), n in self.asked.items() if address[1] not in REFUSED_PORTS)
         answered = sum(len(peer.received) for peer in self.datagram_peers)
         injected = self.network.chance.counts()
+        if any(isinstance(sock, DatagramSocket) for sock in self.hit("close", "abort", "lost")):
+            return  # nobody answers on that address any more
         kinds = {name.partition(".")[2] for name in injected if name.startswith(("recvmsg.", "sendmsg."))}
         # The next call reports a saved error, whichever datagram it carries.
         excuses = {"destination_broadcast", "rate_source", "rate_total"} | {f"send_{kind}" for kind in kinds}
         if any(name.startswith("modify.") for name in injected):
             excuses.add("busy")  # the endpoint hears too late that there is room again (`sockets/congestion.py`)
+        if any(name.startswith("callback.") for name in injected):
+            excuses.add("callback")  # it raised, so it has refused them
         excused = sum(n for reason, n in self.server.counters.drops.items() if reason in excuses)
         excused += self.network.datagrams_lost + injected.get("packet.loss", 0)
         if answered + excused < deserving:
@@ -395,6 +417,35 @@ def closed_handlers_watched(network: SimulatedNetwork) -> Iterator[None]:
         yield
 
 
+@contextlib.contextmanager
+def last_callbacks_counted(network: SimulatedNetwork) -> Iterator[None]:
+    """Record a violation for each connection or endpoint of the server that isn't told once that it is over."""
+    ends: dict[object, int] = {}
+    made, lost = StreamEcho.connection_made, StreamEcho.connection_lost
+    endpoint_lost = DatagramEcho.endpoint_lost
+
+    def begun(self: StreamEcho, connection: Connection) -> None:
+        ends[connection] = 0
+        made(self, connection)
+
+    def ended(end: Callable[..., None]) -> Callable[..., None]:
+        def counted(self: object, handler: object, error: Exception | None) -> None:
+            ends[handler] = ends.get(handler, 0) + 1
+            end(self, handler, error)
+
+        return counted
+
+    with (
+        mock.patch.object(StreamEcho, "connection_made", begun),
+        mock.patch.object(StreamEcho, "connection_lost", ended(lost)),
+        mock.patch.object(DatagramEcho, "endpoint_lost", ended(endpoint_lost)),
+    ):
+        yield
+    network.violations += [
+        f"{who!r} was told {count} times that it is over" for who, count in ends.items() if count != 1
+    ]
+
+
 def limits_scenario(network: SimulatedNetwork) -> World:
     """Run the swarm with limits for each source, and an idle timeout longer than any delay or partition."""
     source = network.random
@@ -414,6 +465,11 @@ def swarm_scenario(network: SimulatedNetwork) -> World:
 
 
 def _swarm(network: SimulatedNetwork, **limits: Any) -> World:
+    with last_callbacks_counted(network), network.callbacks.of(StreamEcho, DatagramEcho):
+        return _live(network, **limits)
+
+
+def _live(network: SimulatedNetwork, **limits: Any) -> World:
     source = network.random
     network.send_buffer_bytes = int(2 ** source.uniform(0, 16))
     network.receive_buffer_bytes = int(2 ** source.uniform(0, 16))

@@ -30,8 +30,8 @@ class SimulatedSocket:
     """
 
     __slots__ = (
-        "blocking", "closed", "error", "family", "faulty", "inside", "local", "number", "options", "proto", "remote",
-        "type", "world",
+        "blocking", "closed", "error", "family", "faulty", "inside", "local", "lost", "number", "options", "proto",
+        "remote", "type", "world",
     )  # fmt: skip
 
     def __init__(self, world: World, family: int, kind: int, inside: bool) -> None:
@@ -40,7 +40,7 @@ class SimulatedSocket:
         self.local: Address | None = None
         self.remote: Address | None = None
         self.number = world.descriptors.take(self) if inside else -1
-        self.closed = False
+        self.closed = self.lost = False  # lost: other code has closed it by its number, which this object still has
         self.blocking = True
         self.error = 0  # SO_ERROR: the next call reports it, once
         self.options: dict[tuple[int, int], int | bytes] = {
@@ -110,8 +110,22 @@ class SimulatedSocket:
                 self.world.about_to_close(self.number)
                 self.world.descriptors.give_back(self.number)
             self.closed, self.number = True, -1
-            self.ended()
-            self.world.ports.release(self)
+            self._ended()
+        elif self.number >= 0:
+            try:
+                self.check_open("close")
+            finally:
+                self.number = -1
+
+    def lose(self) -> None:
+        """Close the socket as other code would, by its number: later calls raise EBADF, or reach another socket."""
+        self.closed = self.lost = True
+        self.world.descriptors.give_back(self.number, lost=True)
+        self._ended()
+
+    def _ended(self) -> None:
+        self.ended()
+        self.world.ports.release(self)
 
     def ended(self) -> None:
         """Do what the kernel does at the close of the last descriptor."""
@@ -127,9 +141,11 @@ class SimulatedSocket:
         return self.world.enter(call, self.faulty) if self.inside else None
 
     def check_open(self, call: str) -> None:
-        """Raise EBADF for a closed socket. In the program under test it is a violation too."""
+        """Raise EBADF for a closed socket. In the program under test it is a violation too, unless it was lost."""
         if self.closed:
-            if self.inside:
+            if self.number in self.world.descriptors.open:
+                self.world.violations.append(f"{call} on descriptor {self.number}, which is another socket's by now")
+            elif self.inside and not self.lost:
                 self.world.violations.append(f"{call} on a closed socket")
             raise os_error(errno.EBADF)
 

@@ -30,7 +30,7 @@ class SplicePipe:
             if fault is not None:
                 raise world.inject(fault).error()
             for _ in range(2):
-                self._numbers.append(world.descriptors.take(cast(SimulatedSocket, self)))
+                self._numbers.append(world.descriptors.take(cast(SimulatedSocket, self), is_socket=False))
         except OSError:
             self.close()
             raise

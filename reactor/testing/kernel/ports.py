@@ -25,12 +25,13 @@ EPHEMERAL = (32_768, 60_999)  # ip(7), ip_local_port_range
 class Descriptors:
     """The descriptor table of the program under test."""
 
-    __slots__ = ("_free", "_next", "limit", "open")
+    __slots__ = ("_free", "_lost", "_next", "limit", "open")
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
         self.open: dict[int, SimulatedSocket] = {}
         self._free: list[int] = []
+        self._lost: list[int] = []  # free too, but a handler still has the number
         self._next = FIRST_DESCRIPTOR
 
     @property
@@ -38,22 +39,28 @@ class Descriptors:
         """Whether no number is left."""
         return len(self.open) + FIRST_DESCRIPTOR >= self.limit
 
-    def take(self, owner: SimulatedSocket) -> int:
-        """Return the lowest free number. Raise EMFILE when none is left."""
+    def take(self, owner: SimulatedSocket, *, is_socket: bool = True) -> int:
+        """Return the lowest free number. Raise EMFILE when none is left.
+
+        Only a socket gets a lost one: a handler can't know that its number is a file's by now (`watchlist.py`).
+        """
         if self.is_full:
             raise os_error(errno.EMFILE)
-        if self._free:
-            number = heapq.heappop(self._free)
+        free = self._free
+        if is_socket and self._lost and self._lost[0] < (free[0] if free else self._next):
+            free = self._lost
+        if free:
+            number = heapq.heappop(free)
         else:
             number = self._next
             self._next += 1
         self.open[number] = owner
         return number
 
-    def give_back(self, number: int) -> None:
-        """Free a number."""
+    def give_back(self, number: int, *, lost: bool = False) -> None:
+        """Free a number, perhaps one that its owner has `lost` and doesn't know it."""
         del self.open[number]
-        heapq.heappush(self._free, number)
+        heapq.heappush(self._lost if lost else self._free, number)
 
 
 class Ports:

@@ -6,11 +6,13 @@ time jumps to the next event. When no event is left, it raises `Quiet`.
 
 from __future__ import annotations
 
+import errno
 import math
 import selectors
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from reactor.sockets.errors import os_error
 from reactor.testing.chance import Fault
 from reactor.testing.kernel.endpoint import POLLERR, POLLHUP, POLLIN, POLLOUT
 
@@ -31,9 +33,10 @@ class SimulatedSelector(selectors.BaseSelector):
     def __init__(self, network: SimulatedNetwork) -> None:
         self._world = network
         self._keys: dict[int, selectors.SelectorKey] = {}
+        self.lost: set[int] = set()  # closed by other code while watched: epoll has forgotten them (epoll(7))
 
     def register(self, fileobj: Any, events: int, data: Any = None) -> selectors.SelectorKey:
-        """Watch a descriptor. Raise ValueError and KeyError as other selectors do; OSError when memory runs out."""
+        """Watch a descriptor. Raise ValueError and KeyError as other selectors do, OSError as epoll_ctl(2)."""
         fault = self._world.enter("register")
         if fault is not None:
             raise self._world.inject(fault).error()
@@ -43,19 +46,23 @@ class SimulatedSelector(selectors.BaseSelector):
         if number in self._keys:
             raise KeyError(f"{number} is already registered")
         if number not in self._world.descriptors.open:
-            raise ValueError(f"descriptor {number} isn't open")
+            raise os_error(errno.EBADF)
+        self.lost.discard(number)
         key = self._keys[number] = selectors.SelectorKey(fileobj, number, events, data)
         return key
 
     def modify(self, fileobj: Any, events: int, data: Any = None) -> selectors.SelectorKey:
-        """Change what a descriptor is watched for. Raise OSError when memory runs out, and stop watching it."""
+        """Change what a descriptor is watched for. Raise OSError as epoll_ctl(2), and stop watching it."""
         fault = self._world.enter("modify")
         number = _number(fileobj)
         if number not in self._keys:
             raise KeyError(f"{number} is not registered")
-        if fault is not None:
+        if fault is not None or number in self.lost:
             del self._keys[number]  # as `selectors` does
-            raise self._world.inject(fault).error()
+            self.lost.discard(number)
+            if fault is not None:
+                raise self._world.inject(fault).error()
+            raise os_error(errno.ENOENT if number in self._world.descriptors.open else errno.EBADF)
         key = self._keys[number] = selectors.SelectorKey(fileobj, number, events, data)
         return key
 
@@ -65,6 +72,7 @@ class SimulatedSelector(selectors.BaseSelector):
         number = _number(fileobj)
         if number not in self._keys:
             raise KeyError(f"{number} is not registered")
+        self.lost.discard(number)
         return self._keys.pop(number)
 
     def select(self, timeout: float | None = None) -> Ready:
@@ -99,8 +107,8 @@ class SimulatedSelector(selectors.BaseSelector):
         sockets, ready = self._world.descriptors.open, []
         for number, key in self._keys.items():
             sock = sockets.get(number)
-            if sock is None:
-                continue  # closed while watched: epoll forgets it silently (epoll(7))
+            if sock is None or number in self.lost:
+                continue
             bits = sock.poll()
             # as in `selectors`: HUP and ERR count as both, whatever the interest
             mask = (READ if bits & ~POLLOUT & ANY else 0) | (WRITE if bits & ~POLLIN & ANY else 0)

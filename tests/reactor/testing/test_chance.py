@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reactor.testing import CATALOGUE, FAULTS, USUAL_FAULTS, Fault, everything, random_mix
+from reactor.testing import CALLBACK_FAULTS, CATALOGUE, FAULTS, USUAL_FAULTS, Fault, everything, random_mix
 from reactor.testing.chance import Chance, parse_script, source_of, subsets
 
 
@@ -149,8 +149,9 @@ def test_fault_named_after_an_errno_gives_that_error(name: str) -> None:
     assert type(error) is type(OSError(error.errno, ""))
 
 
-def test_usual_faults_exclude_socket_faults() -> None:
-    assert set(FAULTS) - set(USUAL_FAULTS) == {"socket.EMFILE", "socket.ENFILE", "socket.ENOBUFS", "socket.ENOMEM"}
+def test_usual_faults_exclude_those_of_sockets_and_callbacks() -> None:
+    of_sockets = {"socket.EMFILE", "socket.ENFILE", "socket.ENOBUFS", "socket.ENOMEM"}
+    assert set(FAULTS) - set(USUAL_FAULTS) == of_sockets | set(CALLBACK_FAULTS)
 
 
 def test_random_mix_has_a_few_faults_from_rare_to_frequent() -> None:
@@ -163,8 +164,8 @@ def test_random_mix_has_a_few_faults_from_rare_to_frequent() -> None:
     assert random_mix(random.Random(1), among=["send.short"]).keys() <= {"send.short"}
 
 
-def test_everything_has_every_fault() -> None:
-    assert everything(0.01) == dict.fromkeys(FAULTS, 0.01)
+def test_everything_has_every_fault_of_a_system_call() -> None:
+    assert everything(0.01) == dict.fromkeys(set(FAULTS) - set(CALLBACK_FAULTS), 0.01)
 
 
 def test_seed_may_be_a_number_or_a_source() -> None:
