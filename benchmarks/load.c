@@ -5,8 +5,8 @@
  *     pingpong   COUNT connections, each with one outstanding message of BYTES (one connection: also its round trips)
  *     polling    the same, but the load polls for answers and never sleeps
  *     bulk       COUNT connections, each sends all that the kernel takes, in writes of BYTES, and reads at the same time;
- *                one receive in SAMPLED is compared, and the kernel discards the others (tcp(7), MSG_TRUNC): a load that
- *                looks at every byte would be slower than the servers, and the figures would be its own
+ *                one receive in SAMPLED is compared: a load that looks at every byte would be slower than the servers,
+ *                and the figures would be its own
  *     churn      COUNT clients at once, each: connect, echo BYTES, send FIN, wait for the server's FIN; then the next
  *     idle       COUNT connections, BYTES once on each; later once more
  *     udp        COUNT sockets, each with one outstanding datagram of BYTES; a lost one is sent again and counted
@@ -162,20 +162,18 @@ static double arrival_s(struct msghdr *message) {
     return clock_s(CLOCK_REALTIME);
 }
 
-/* Receive once; compare, or discard most of an endless stream. Return 0 at the end, which is right only after all bytes. */
+/* Receive once and compare. Return 0 at the end of the stream, which is right only after all bytes. */
 static ssize_t pull(struct peer *peer, double *at_s) {
     char control[128];
     struct iovec into = {inbox, sizeof inbox};
     struct msghdr message = {.msg_iov = &into, .msg_iovlen = 1, .msg_control = control, .msg_controllen = sizeof control};
     static unsigned receives;
-    int discard = peer->goal == ENDLESS && ++receives % SAMPLED ? MSG_TRUNC : 0;
-    ssize_t n = at_s ? recvmsg(peer->fd, &message, MSG_DONTWAIT)
-                     : recv(peer->fd, inbox, sizeof inbox, MSG_DONTWAIT | discard);
+    ssize_t n = at_s ? recvmsg(peer->fd, &message, MSG_DONTWAIT) : recv(peer->fd, inbox, sizeof inbox, MSG_DONTWAIT);
     if (n < 0 && (errno == EAGAIN || errno == EINTR)) return -1;
     if (n < 0) fail("receive: %s", strerror(errno));
     if (n == 0 && peer->stage != ENDING) fail("the server closed connection %d", (int)(peer - peers));
     if ((uint64_t)n > peer->sent - peer->received) fail("more came back than was sent on connection %d", (int)(peer - peers));
-    if (!discard) compare(peer, peer->received, n);
+    if (peer->goal != ENDLESS || ++receives % SAMPLED == 0) compare(peer, peer->received, n);
     if (at_s) *at_s = arrival_s(&message);
     peer->received += n;
     bytes += n;

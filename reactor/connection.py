@@ -40,7 +40,7 @@ class StreamProtocol:
         """Called with 1 … `Limits.receive_bytes` bytes. The stream may be cut anywhere (RFC 9293 §3.8)."""
 
     def saturated(self, connection: Connection) -> None:
-        """Called after data that filled a whole receive: more may be waiting (see `fastpath.splice`)."""
+        """Called after data that filled a whole receive, or more: more may be waiting (see `fastpath.splice`)."""
 
     def drained(self, connection: Connection) -> None:
         """Called when the kernel has taken all pending bytes."""
@@ -71,8 +71,7 @@ class Connection:
     ) -> None:
         self.interest, self.closed = 0, False  # read-only, like the next five
         self.state = OPEN
-        self.protocol = protocol
-        self.limits = limits
+        self.protocol, self.limits = protocol, limits
         self.bytes_received = self.bytes_sent = 0  # handed to the protocol; taken by the kernel
         self._reactor, self.socket = reactor, sock  # public for its addresses and options
         observed = reactor.observer.socket(self, sock)
@@ -177,7 +176,7 @@ class Connection:
                     size_bytes = len(data)
                     self.bytes_received += size_bytes
                     self._data_received(self, data)
-                    if size_bytes == self.limits.receive_bytes and not self.closed:
+                    if size_bytes >= self.limits.receive_bytes and not self.closed:
                         self.protocol.saturated(self)
                 elif not data:
                     self._end_of_stream()

@@ -26,14 +26,15 @@ def test_documented_bound_is_128_kib() -> None:
     assert Limits().bound_bytes == BOUND_BYTES
 
 
+@pytest.mark.parametrize(("pipes", "bound_bytes"), [(0, BOUND_BYTES), (1, Limits().pipe_bytes)])
 @pytest.mark.parametrize("buffer_bytes", [None, SMALL_BYTES, 300_000])
-def test_client_that_never_reads_is_paused_at_the_bound(buffer_bytes: int | None) -> None:
+def test_client_that_never_reads_is_paused_at_the_bound(buffer_bytes: int | None, pipes: int, bound_bytes: int) -> None:
     """Promise 5: "costs bounded memory […], its reading is paused". When it reads later, it gets every byte."""
-    with EchoByHand(socket_buffer_bytes=buffer_bytes) as echo, echo.connect() as client:
+    with EchoByHand(socket_buffer_bytes=buffer_bytes, pipes=pipes) as echo, echo.connect() as client:
         connection = echo.connections[0]
         sent = echo.fill(client, connection)
         assert connection.interest == WRITE
-        assert Limits().high_water_bytes < connection.pending_bytes <= BOUND_BYTES
+        assert Limits().high_water_bytes < connection.pending_bytes <= bound_bytes
         assert connection.bytes_received < len(sent), "the kernel holds the rest"
         assert echo.receive(client, len(sent)) == sent
         assert connection.interest == READ

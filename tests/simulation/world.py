@@ -174,7 +174,7 @@ class Auditor(Watcher):
     def _check_connection(self, connection: Connection) -> None:
         if connection.interest != interest_of(connection):
             self.found(f"interest is {connection.interest}, the state says {interest_of(connection)}")
-        if connection.pending_bytes > connection.limits.bound_bytes:
+        if connection.pending_bytes > max(connection.limits.bound_bytes, connection.limits.pipe_bytes):
             self.found(f"{connection.pending_bytes} bytes are pending")
         ledger = self.ledgers[cast(SimulatedSocket, connection.socket)]
         owed_bytes = len(ledger.received) if ledger.owed_bytes is None else ledger.owed_bytes

@@ -153,7 +153,8 @@ class EchoByHand:
             stalled = 0 if piece else stalled + 1
             for turn in range(8):
                 self._turn(stalled if turn == 0 else 0)
-                assert connection.pending_bytes <= connection.limits.bound_bytes
+                limits = connection.limits
+                assert connection.pending_bytes <= max(limits.bound_bytes, limits.pipe_bytes)
         return bytes(sent)
 
     def answer(self, client: socket.socket) -> bytes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import socket
@@ -25,7 +26,7 @@ from tests.support.loops import turn_until
 pytestmark = pytest.mark.skipif(not CAN_SPLICE, reason="no splice(2) here")
 
 RECEIVE_BYTES = 4096
-LIMITS = Limits(high_water_bytes=8192, receive_bytes=RECEIVE_BYTES)
+LIMITS = Limits(high_water_bytes=8192, receive_bytes=RECEIVE_BYTES, pipe_bytes=3 * RECEIVE_BYTES)
 PIECE = bytes(range(256)) * (RECEIVE_BYTES // 256)
 
 
@@ -35,9 +36,11 @@ class Echo(StreamProtocol):
     def __init__(self, splicer: Splicer) -> None:
         self.splicer = splicer
         self.lost: list[Exception | None] = []
+        self.after: Callable[[Connection], object] = bool  # called with each piece's connection
 
     def data_received(self, connection: Connection, data: bytes) -> None:
         connection.write(data)
+        self.after(connection)
 
     def saturated(self, connection: Connection) -> None:
         self.splicer.consider(connection)
@@ -180,11 +183,90 @@ def stuff(rig: Rig, connection: Connection, client: socket.socket) -> bytes:
 
     def full() -> bool:
         sent.extend(fill(client, 1 << 16))
-        assert connection.pending_bytes <= LIMITS.bound_bytes
+        assert connection.pending_bytes <= max(LIMITS.bound_bytes, connection.limits.pipe_bytes)
         return not connection.interest & 1
 
     turn_until(rig.reactor, full)
     return bytes(sent)
+
+
+def moved_in_one_turn(rig: Rig, connection: Connection, client: socket.socket) -> int:
+    """Let more bytes wait than a run moves, and turn once."""
+    client.setblocking(True)
+    client.sendall(bytes(LIMITS.bound_bytes * (room.MOVES_IN_A_ROW + 2)))
+    client.setblocking(False)
+    before = connection.bytes_received
+    rig.reactor.turn()
+    return connection.bytes_received - before
+
+
+def test_bulk_connection_moves_several_times_in_a_row_and_no_more(rig: Rig) -> None:
+    connection, client = rig.spliced()
+    assert moved_in_one_turn(rig, connection, client) == room.MOVES_IN_A_ROW * LIMITS.bound_bytes
+
+
+@pytest.mark.parametrize(("most", "moves"), [(1, 1), (2, 1), (5, 2), (7, 3), (16, 4)])
+def test_bulk_connections_share_a_round(rig: Rig, monkeypatch: pytest.MonkeyPatch, most: int, moves: int) -> None:
+    connection, client = rig.spliced()
+    rig.spliced()
+    monkeypatch.setattr(room, "ROUND_BYTES", most * room.PIPE_BYTES)
+    assert moved_in_one_turn(rig, connection, client) == moves * LIMITS.bound_bytes
+
+
+@pytest.mark.parametrize(("share", "moved"), [(100, 12_288), (40_000, 40_000), (70_000, 65_536)])
+def test_a_move_is_as_large_as_the_share_but_between_the_limits(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch, share: int, moved: int
+) -> None:
+    connection, client = rig.spliced()
+    connection.limits = LIMITS._replace(pipe_bytes=65_536)
+    monkeypatch.setattr(room, "ROUND_BYTES", share)
+    assert moved_in_one_turn(rig, connection, client) == moved
+
+
+def test_connection_with_more_in_its_pipe_than_its_bound_keeps_it(rig: Rig) -> None:
+    """Its bytes would have to be copied into memory."""
+    held = []
+    for _ in range(2):
+        connection, client = rig.spliced()
+        connection.limits = LIMITS._replace(pipe_bytes=65_536)
+        stuff(rig, connection, client)
+        assert connection.pending_bytes > LIMITS.bound_bytes
+        held.append(connection)
+    third, client = rig.connection()
+    for _ in range(4):
+        rig.echo(client, PIECE)
+    assert [is_spliced(connection) for connection in (*held, third)] == [True, True, False]
+
+
+def test_run_ends_when_the_client_takes_no_more(rig: Rig) -> None:
+    connection, client = rig.spliced()
+    stuff(rig, connection, client)
+    held = rig.receive(client, LIMITS.bound_bytes)
+    assert held
+    for _ in range(20):
+        rig.reactor.call_soon(int)  # so that the turn doesn't wait
+        rig.reactor.turn()
+        assert connection.pending_bytes <= LIMITS.bound_bytes
+
+
+@pytest.mark.parametrize("end", ["close", "abort", "raise"])
+def test_connection_that_ends_within_a_run_moves_no_more(rig: Rig, end: str) -> None:
+    connection, client = rig.spliced()
+    other, other_client = rig.spliced()
+
+    def once(which: Connection) -> None:
+        rig.protocol.after = bool
+        if end == "raise":
+            raise KeyboardInterrupt
+        getattr(which, end)()
+
+    rig.protocol.after = once
+    before = connection.bytes_received
+    with contextlib.suppress(KeyboardInterrupt):
+        moved_in_one_turn(rig, connection, client)
+    assert connection.bytes_received - before == LIMITS.bound_bytes
+    connection.pause_reading()
+    assert moved_in_one_turn(rig, other, other_client) == room.MOVES_IN_A_ROW * LIMITS.bound_bytes
 
 
 def test_peer_that_never_reads_is_stopped_at_the_documented_bound(rig: Rig) -> None:
