@@ -12,12 +12,13 @@ import argparse
 import importlib.util
 import json
 import pathlib
+import shlex
 import signal
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from benchmarks import report
+from benchmarks import page, report
 from benchmarks.build import LOAD, BuildError
 from benchmarks.measure import measure
 from benchmarks.process import FailedError, raise_descriptor_limit
@@ -33,6 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Measure and report; return the exit status. Bad arguments raise SystemExit(2) after one line."""
     parser = _parser()
     options = parser.parse_args(argv)
+    options.command = shlex.join(["python3", "-m", "benchmarks", *(sys.argv[1:] if argv is None else argv)])
     if options.list:
         print(_listing())
         return 0
@@ -61,10 +63,12 @@ def _run(options: argparse.Namespace, workloads: list[Workload], servers: list[S
         if able:
             results[workload.name] = _rounds(workload, able, options)
             print(f"\n{report.table(workload, results[workload.name])}", flush=True)
+    settings = {"rounds": options.rounds, "seconds": options.seconds}
+    found = report.record(results, workloads, skipped, settings)
     if options.json:
-        settings = {"rounds": options.rounds, "seconds": options.seconds}
-        found = report.record(results, workloads, skipped, settings)
         pathlib.Path(options.json).write_text(json.dumps(found, indent=1) + "\n")
+    if options.page:
+        page.write(pathlib.Path(options.page), found, report.machine_line(), options.command)
     if options.plot:
         # the only module that needs matplotlib
         from benchmarks.plot import draw_all
@@ -155,8 +159,12 @@ def _check_needs(parser: argparse.ArgumentParser, options: argparse.Namespace) -
     try:
         if options.json:
             pathlib.Path(options.json).open("a").close()
+        if options.page:
+            page.check(pathlib.Path(options.page))
         if options.plot:
             pathlib.Path(options.plot).mkdir(parents=True, exist_ok=True)
+    except page.PageError as error:
+        parser.error(f"argument --page: {error}")
     except OSError as error:
         parser.error(f"cannot write {error.filename}: {error.strerror}; choose another path")
 
@@ -177,6 +185,7 @@ def _parser() -> argparse.ArgumentParser:
     seconds = _at_least(float, 0.01, "a number of seconds from 0.01 to 3600")
     add("--seconds", type=seconds, default=1.5, help="duration of each measurement (default: %(default)s)")
     add("--json", metavar="FILE", help="write raw rounds, machine and versions to this file")
+    add("--page", metavar="FILE", help="write the table into this Markdown file, between the marks of RESULTS.md")
     add("--plot", metavar="DIR", help="draw a chart of each workload in this folder, as SVG and PNG")
     add("--list", action="store_true", help="list the workloads and servers, and measure nothing")
     return parser

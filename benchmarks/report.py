@@ -44,7 +44,12 @@ def _number(found: Spread | None, figure: Figure) -> str:
 
 
 def _ratio(found: Spread | None) -> str:
-    return NOTHING if found is None else f"{found.median:.2f} ({found.least:.2f}–{found.most:.2f})"
+    return NOTHING if found is None else ratio_text(found.median, found.least, found.most)
+
+
+def ratio_text(median: float, least: float, most: float) -> str:
+    """Return a ratio with its spread, and ≈ if the rounds don't agree on which of the two is better."""
+    return f"{'≈ ' if least <= 1 <= most else ''}{median:.2f} ({least:.2f}–{most:.2f})"
 
 
 def _aligned(rows: list[list[str]]) -> list[str]:
@@ -107,7 +112,12 @@ def record(
             workload.name: {
                 "title": workload.title,
                 "figures": {
-                    figure.key: {"unit": figure.title, "less_is_better": figure.less_is_better}
+                    figure.key: {
+                        "unit": figure.title,
+                        "less_is_better": figure.less_is_better,
+                        "digits": figure.digits,
+                        "compared": figure.ratio,
+                    }
                     for figure in workload.figures
                 },
                 **results[workload.name].record([figure.key for figure in workload.figures]),

@@ -63,7 +63,17 @@ def test_table_shows_medians_and_ratios() -> None:
     assert "messages/s ↑" in head
     assert "CPU µs/message ↓" in head
     assert ours.split()[:2] == ["echo7", "200"]
-    assert "2.00 (1.00–3.00)" in theirs
+    assert "≈ 2.00 (1.00–3.00)" in theirs
+
+
+@pytest.mark.parametrize(
+    ("theirs", "shown"),
+    [([50, 50], "2.00 (2.00–2.00)"), ([50, 400], "≈ 1.12 (0.25–2.00)"), ([400, 200], "0.38 (0.25–0.50)")],
+)
+def test_ratio_whose_rounds_disagree_is_marked(theirs: list[float], shown: str) -> None:
+    [*_, last] = table(PINGPONG, rounds(echo7=[100, 100], go=theirs)).splitlines()
+    assert shown in last
+    assert ("≈" in last) == ("≈" in shown)
 
 
 def test_figures_come_from_the_load_and_the_clock() -> None:
