@@ -1,6 +1,6 @@
 """The part of RESULTS.md that a run writes: when, on what, with which command, and one table of all workloads.
 
-Law: no figure on the page is typed by hand. What stands between the two marks is replaced as a whole (`--page`).
+Law: between the two marks no figure is typed by hand. What stands there is replaced as a whole (`--page`).
 """
 
 from __future__ import annotations

@@ -163,8 +163,8 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=5, help="processes for each row and version (default: 5)")
     options = parser.parse_args()
     names = [name for name in ROWS if not options.rows or {name, name.partition("-")[0]} & set(options.rows)]
-    if not names:
-        parser.error(f"no such row; choose from {', '.join(ROWS)}")
+    if unknown := set(options.rows) - {*ROWS, *(name.partition("-")[0] for name in ROWS)}:
+        parser.error(f"no such row: {', '.join(sorted(unknown))}; choose from {', '.join(ROWS)}")
     if options.before and not pathlib.Path(options.before, "echo7", "server.py").is_file():
         parser.error(f"--before {options.before}: no version of the project is there; git worktree add FOLDER COMMIT")
     folders = [str(PROJECT), *([os.path.abspath(options.before)] if options.before else [])]

@@ -5,7 +5,7 @@
 Each client sends until the kernel takes no more, and reads nothing. Printed per connection: the bytes in our buffer,
 the growth of the process (VmRSS, proc(5)), and the kernel's memory (`TCP: mem` in /proc/net/sockstat). The clients' own
 kernel buffers are as small as possible, so that most of it belongs to the server's end. No connection has a pipe: the
-kernel doesn't say how much is in pipes (1 MiB at most, for 64 connections at most). Linux only.
+kernel doesn't say how much is in pipes (1 MiB at most, for 32 connections at most). Linux only.
 """
 
 from __future__ import annotations

@@ -71,7 +71,7 @@ def new_server(settings: Settings, descriptors: int, bound: Bound, failed: Calla
     """Return the server of one process that may open `descriptors`, for these sockets."""
     return EchoServer(
         plain=settings.plain,
-        pipes=limits.default_pipes(descriptors),
+        pipes=limits.default_pipes(descriptors, settings.workers),
         max_connections=max_connections(settings, descriptors, bound),
         connections_possible=connections_possible(settings, descriptors, bound),
         drain_timeout_s=settings.drain_timeout_s,
@@ -114,7 +114,7 @@ def connections_possible(settings: Settings, descriptors: int, bound: Bound) -> 
     if settings.metrics is not None:
         # one for each client of the pages, and two for the reserve itself
         descriptors -= limits.page_places(descriptors) + 2
-    pipes = 0 if settings.plain else limits.default_pipes(descriptors)
+    pipes = 0 if settings.plain else limits.default_pipes(descriptors, settings.workers)
     return limits.default_max_connections(descriptors, len(bound.sockets), pipes)
 
 

@@ -13,7 +13,7 @@ A connection lingers because closing a socket with unread input makes the kernel
 bytes that haven't arrived yet (RFC 9293 §3.6.1).
 
 Laws. Interest is computed from the state by `_wanted`, never toggled. Above the high-water mark a connection doesn't
-read, so one that writes no more than it receives never holds more than `Limits.bound_bytes`. One receive per readiness.
+read, so one that writes no more than it receives holds at most `Limits.bound_bytes`. One receive or run per readiness.
 """
 
 from __future__ import annotations
@@ -230,7 +230,7 @@ class Connection:
             self._update_interest()
             return
         try:
-            if not self._eof and not self._reactor.is_forked():  # else close(2) sends it, or it's the parent's
+            if not self._reactor.is_forked():  # a child would end its parent's connection
                 self.socket.shutdown(socket.SHUT_WR)
         except OSError as error:  # ENOTCONN: the peer's RST came first
             self._tear_down(error)

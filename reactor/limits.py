@@ -28,12 +28,12 @@ class Limits(NamedTuple):
 
     high_water_bytes: int = 64 * 1024  # with more pending bytes, stop reading
     receive_bytes: int = 64 * 1024  # at most, per readiness
-    pipe_bytes: int = 1024 * 1024  # of a bulk connection, in the kernel (`fastpath.splice`)
     linger_timeout_s: float = 5.0  # from our FIN to the peer's
+    pipe_bytes: int = 1024 * 1024  # in the pipe of a bulk connection, if that is more than `bound_bytes`
 
     @property
     def bound_bytes(self) -> int:
-        """The most bytes a connection holds in memory, if its protocol writes no more than it receives."""
+        """The most bytes a connection holds in this process, if its protocol writes no more than it receives."""
         return self.high_water_bytes + self.receive_bytes
 
 

@@ -17,7 +17,7 @@ from echo7.sockets import reuseport
 from echo7.sockets.adoption import HandedIn, adopted
 from echo7.sockets.binding import BindError, Bound, bind_all
 from reactor.sockets.factory import SocketFactory
-from reactor.sockets.opening import ListeningSocket
+from reactor.sockets.opening import ServingSocket
 
 if TYPE_CHECKING:
     from echo7.settings import Settings
@@ -55,7 +55,7 @@ class Handover(NamedTuple):
         return [self._set_of(number) for number in range(1, workers + 1)]
 
     def _set_of(self, number: int) -> Bound:
-        bound, kind = Bound(is_prepared=True), HandedIn if number == SYSTEMD else ListeningSocket
+        bound, kind = Bound(is_prepared=True), HandedIn if number == SYSTEMD else ServingSocket
         for descriptor in [descriptor for descriptor, worker in self.sockets if worker == number]:
             sock = adopted(kind, descriptor, f"in {VARIABLE}")
             (bound.tcp if sock.type == socket.SOCK_STREAM else bound.udp).append(sock)

@@ -45,9 +45,12 @@ def raise_descriptor_limit() -> int:
     return min(limit, SELECT_DESCRIPTORS) if by_select else limit
 
 
-def default_pipes(descriptors: int) -> int:
-    """Return how many bulk connections may have a pipe of two descriptors: at most an eighth of all descriptors."""
-    return min(MOST_PIPES, descriptors // 16) if pipes_on(socket) is not None else 0
+def default_pipes(descriptors: int, workers: int = 1) -> int:
+    """Return how many bulk connections of one process may have a pipe of two descriptors.
+
+    Their descriptors are at most an eighth of all, and all workers share what one user may have.
+    """
+    return min(max(1, MOST_PIPES // workers), descriptors // 16) if pipes_on(socket) is not None else 0
 
 
 def page_places(descriptors: int) -> int:

@@ -17,7 +17,7 @@ from typing import Any
 
 from echo7.sockets.binding import BindError, Bound, reaches_many
 from reactor.sockets.addresses import WILDCARDS, format_address
-from reactor.sockets.opening import STREAM_OPTIONS, ListeningSocket, closed_on_error
+from reactor.sockets.opening import STREAM_OPTIONS, ServingSocket, closed_on_error
 from reactor.sockets.pktinfo import report_paths
 
 INTERNET = (socket.AF_INET, socket.AF_INET6)
@@ -56,7 +56,7 @@ LINUX: list[Option] = [
 ]
 
 
-class HandedIn(ListeningSocket):
+class HandedIn(ServingSocket):
     """A socket that another process has made and bound."""
 
     def accept(self) -> tuple[socket.socket, Any]:
@@ -66,10 +66,10 @@ class HandedIn(ListeningSocket):
         return sock, address
 
 
-def adopted(kind: type[ListeningSocket], descriptor: int, origin: str) -> socket.socket:
+def adopted(kind: type[ServingSocket], descriptor: int, origin: str) -> socket.socket:
     """Return a prepared socket for an inherited descriptor, which no child inherits. Raise BindError and close it."""
     try:
-        sock = kind(descriptor)
+        sock = kind(fileno=descriptor)
     except (OSError, ValueError, OverflowError) as error:
         reason = getattr(error, "strerror", None) or error
         raise BindError(f"descriptor {descriptor} {origin} is no socket: {reason}") from None

@@ -7,7 +7,7 @@ arrives, it uses a Splice as its transport (`Connection.use_transport`):
 
     receive     move pages from the socket to the pipe; then again, if all of them could be sent
     send        move pages from the pipe to the socket
-    pending     the bytes in the pipe, at most `Limits.pipe_bytes`
+    pending     the bytes in the pipe: at most `Limits.pipe_bytes` or `bound_bytes`, whichever is more
 
 Only for a protocol that does nothing with data but write it back (an echo): it gets a `Moved`, which has a length and
 no bytes.
@@ -24,7 +24,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Callable, Sized
+from collections.abc import Callable
 from typing import Protocol, cast
 
 from reactor.buffer import Bytes, SendBuffer
@@ -33,6 +33,7 @@ from reactor.loop import READ
 from reactor.sockets.errors import WOULD_BLOCK
 from reactor.sockets.factory import SocketFactory
 from reactor.sockets.opening import Socket
+from reactor.sockets.watchlist import PROCESS
 
 try:
     import fcntl
@@ -41,11 +42,13 @@ except ImportError:  # pragma: no cover - Windows has none
 
 SMALL_MOVE_BYTES = 8192  # fewer bytes aren't bulk …
 SMALL_MOVES = 16  # … after this many small moves in a row
-MOST_PIPES = 64  # two descriptors each
-# The largest pipe that the kernel gives to everybody. An unprivileged user may have 64 of them (pipe(7)).
-PIPE_BYTES = 1024 * 1024
-# Bytes that are moved in a row are still in the processor's caches, and the client is woken once for all of them. All
-# bulk connections together share a round, because a client that sends little waits for the whole of it.
+# Half of what the pipes of an unprivileged user may have together (pipe(7), pipe-user-pages-soft: 64 MiB). Beyond that,
+# every new pipe of the user, in any program, is tiny. Each pipe takes two descriptors.
+MOST_PIPES = 32
+# The largest pipe that the kernel gives everybody by default, and one for a system that allows less.
+PIPE_BYTES, SMALLER_PIPE_BYTES = 1024 * 1024, 256 * 1024
+# One connection's moves come in a row while its bytes are in the processor's caches, and its client is woken once for
+# all. A round is bounded for all together, because every other client waits for the end of it.
 MOVES_IN_A_ROW, ROUND_BYTES = 4, 16 * 1024 * 1024
 COPIES_AFTER_TROUBLE = 256  # full receives until the next attempt to get a pipe
 WITHOUT_WAITING = getattr(os, "SPLICE_F_NONBLOCK", 2) | getattr(os, "SPLICE_F_MOVE", 1)
@@ -69,14 +72,17 @@ class Pipe(Protocol):
 
 
 class KernelPipe:
-    """A pipe of PIPE_BYTES, on Linux. Raise OSError if there are no descriptors or no pages for it."""
+    """A pipe of PIPE_BYTES or SMALLER_PIPE_BYTES, on Linux. Raise OSError without descriptors or pages for it."""
 
     __slots__ = ("_reader", "_writer")
 
     def __init__(self) -> None:
         self._reader, self._writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         try:
-            fcntl.fcntl(self._writer, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
+            try:
+                fcntl.fcntl(self._writer, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
+            except PermissionError:
+                fcntl.fcntl(self._writer, fcntl.F_SETPIPE_SZ, SMALLER_PIPE_BYTES)
         except OSError:
             self.close()
             raise
@@ -131,20 +137,22 @@ class Splice:
     """One connection's pipe: a `Transport`."""
 
     __slots__ = (
-        "_bytes_seen", "_connection", "_in_pipe_bytes", "_moved", "_peers", "_pipe", "_small_moves", "_socket",
-        "done", "goes_on", "in_run", "useful",
+        "_bytes_seen", "_connection", "_in_pipe_bytes", "_in_run", "_moved", "_moved_much", "_open", "_pipe",
+        "_process_id", "_small_moves", "_socket", "done", "useful",
     )  # fmt: skip
 
-    def __init__(self, connection: Connection, pipe: Pipe, peers: Sized) -> None:
-        self._peers = peers  # all bulk connections, this one too
+    def __init__(self, connection: Connection, pipe: Pipe, splices: set[Splice]) -> None:
         self._connection, self._socket, self._pipe = connection, connection.socket, pipe
         self._in_pipe_bytes = 0
         self._small_moves = 0  # in a row
         self._bytes_seen = 0
         self._moved = Moved()
-        self.in_run = self.goes_on = False  # tries to move more than once; the last move was large
+        self._in_run = self._moved_much = False
+        self._process_id = PROCESS.id
         self.useful = False  # has moved bytes
         self.done = False
+        self._open = splices  # all that share a round
+        splices.add(self)
         connection.use_transport(self)
 
     def __len__(self) -> int:
@@ -157,12 +165,15 @@ class Splice:
         Raise BlockingIOError if nothing moves within a run.
         """
         connection, count = self._connection, 0
+        if not self._in_run:
+            self._process_id = PROCESS.id
         if connection.state is OPEN and self._small_moves < SMALL_MOVES:
             limits = connection.limits
-            most_bytes = max(limits.bound_bytes, min(limits.pipe_bytes, ROUND_BYTES // len(self._peers)))
+            most_bytes = max(limits.bound_bytes, min(limits.pipe_bytes, self._share_bytes()))
             count = self._pipe.fill(self._socket, most_bytes - self._in_pipe_bytes)
         if not count:
-            if self.in_run:  # if it isn't empty (an urgent mark, a FIN), the selector reports it again
+            if self._in_run:
+                # the selector reports what is left (an urgent mark, a FIN) again
                 raise BlockingIOError
             self.give_back()
             return self._socket.recv(size_bytes)
@@ -197,6 +208,25 @@ class Splice:
         """Forget what is in the pipe: the connection is lost and closes it."""
         self._in_pipe_bytes = 0
 
+    def go_on(self) -> None:
+        """Move more after a large move, as long as each move is large and the client takes all of it."""
+        self._moved_much = True
+        if self._in_run:
+            return
+        self._in_run = True
+        try:
+            for _ in range(min(MOVES_IN_A_ROW, self._share_bytes() // PIPE_BYTES) - 1):
+                # a callback may have forked: in the child, the client's next bytes are the parent's
+                if not self._moved_much or self._connection.pending_bytes or PROCESS.id != self._process_id:
+                    break
+                self._moved_much = False
+                self._connection.on_event(READ)
+        finally:
+            self._in_run = False
+
+    def _share_bytes(self) -> int:
+        return ROUND_BYTES // max(len(self._open), 1)
+
     def is_idle(self) -> bool:
         """Tell whether nothing was received since the last call."""
         before, self._bytes_seen = self._bytes_seen, self._connection.bytes_received
@@ -214,6 +244,7 @@ class Splice:
         """Close the pipe."""
         if not self.done:
             self.done = True
+            self._open.discard(self)
             self._pipe.close()
 
 
@@ -222,28 +253,27 @@ class Splicer:
 
     A protocol calls `consider` from `saturated`, from the first full receive on: waiting lets a queue grow in the
     kernel, and then each byte costs twice as much, spliced or not. It calls `forget` from `connection_lost`.
-    `most_pipes` bounds descriptors (two each) and pages. If all are in use, an idle connection loses its pipe, unless
-    more bytes than its bound wait for its client there; if no connection is idle, the others copy.
+    `most_pipes` bounds descriptors (two each) and pages. When all are in use, an idle connection loses its pipe. It
+    keeps it if giving back would copy more than its bound into this process. If no connection is idle, the others copy.
     """
 
-    __slots__ = ("_most_pipes", "_new_pipe", "_splices", "_trouble")
+    __slots__ = ("_most_pipes", "_new_pipe", "_open", "_splices", "_trouble")
 
     def __init__(self, new_pipe: Callable[[], Pipe], *, most_pipes: int = MOST_PIPES) -> None:
         self._new_pipe, self._most_pipes = new_pipe, most_pipes
         self._splices: dict[Connection, Splice] = {}  # the least recently checked first
+        self._open: set[Splice] = set()
         self._trouble = 0  # full receives until the next attempt to get a pipe
 
     def __len__(self) -> int:
         """The number of connections with a pipe."""
-        return sum(not splice.done for splice in self._splices.values())
+        return len(self._open)
 
     def consider(self, connection: Connection) -> None:
-        """Give a pipe to a bulk connection with nothing pending, if there is a pipe."""
+        """Give a pipe to a bulk connection with nothing pending, if there is one. If it has one, move more bytes."""
         before = self._splices.get(connection)
         if before is not None and not before.done:
-            before.goes_on = True
-            if not before.in_run:
-                self._run(connection, before)
+            before.go_on()
             return
         if before is not None and not before.useful:
             self._trouble = COPIES_AFTER_TROUBLE
@@ -255,22 +285,11 @@ class Splicer:
         elif len(self._splices) < self._most_pipes or self._take_one_back():
             try:
                 pipe = self._new_pipe()
-            except OSError:  # EMFILE, ENFILE, EPERM, ENOMEM: copy
-                self._trouble = COPIES_AFTER_TROUBLE
+            except OSError:  # EMFILE, ENFILE, EPERM, ENOMEM: copy for a while
+                if not (self._splices and self._take_one_back()):
+                    self._trouble = COPIES_AFTER_TROUBLE
             else:
-                self._splices[connection] = Splice(connection, pipe, self._splices)
-
-    def _run(self, connection: Connection, splice: Splice) -> None:
-        """Move more bytes of one connection, while each move is large and all of it can be sent."""
-        splice.in_run = True
-        try:
-            for _ in range(min(MOVES_IN_A_ROW, ROUND_BYTES // len(self._splices) // PIPE_BYTES) - 1):
-                splice.goes_on = False
-                connection.on_event(READ)
-                if not splice.goes_on or connection.pending_bytes:
-                    break
-        finally:
-            splice.in_run = False
+                self._splices[connection] = Splice(connection, pipe, self._open)
 
     def forget(self, connection: Connection) -> None:
         """Close the pipe of a lost connection."""
@@ -284,7 +303,7 @@ class Splicer:
         if splice.done or connection.closed:
             splice.close()
             return True
-        # a full pipe is in the kernel's memory, and stays there
+        # giving back would copy up to a MiB into this process, for a client that doesn't read
         if splice.is_idle() and len(splice) <= connection.limits.bound_bytes:
             splice.give_back()
             return True

@@ -55,11 +55,14 @@ KINDS = {
     "accepted": Kind("accept(2) returned a client's connection.", ("peer",)),
     "received": Kind(
         "recv(2) returned data, for a datagram with its `peer`; or recvmmsg(2) returned a batch of `datagrams`, where "
-        "`asked` is null.", ("bytes", "asked"), ("peer", "datagrams"),
+        "`asked` is null. Through a pipe, `bytes` may be more than `asked`.", ("bytes", "asked"), ("peer", "datagrams"),
     ),
     "eof": Kind("recv(2) returned nothing: the peer's FIN."),
     "sent": Kind("The kernel took `bytes` of the `offered` bytes.", ("bytes", "offered"), ("peer", "datagrams")),
-    "blocked": Kind("`send`, `recv` or `accept` returned EAGAIN.", ("call", "offered")),
+    "blocked": Kind(
+        "`send`, `recv` or `accept` returned EAGAIN, or a pipe found nothing more to move: a later `recv` tells why.",
+        ("call", "offered"),
+    ),
     "error": Kind("A system call failed.", ("call", "errno", "text")),
     "interest": Kind(
         "What the selector watches changed. `resting`: watched for nothing for a while, because the system lacks a "

@@ -33,27 +33,26 @@ STREAM_OPTIONS: list[tuple[int, int, int]] = [
 ]
 
 
-class ListeningSocket(socket.socket):
-    """A non-blocking socket that looks up its family and type once.
+class ServingSocket(socket.socket):
+    """A bound socket that looks up its family and type once: `accept` asks for both each time, which takes 2 µs.
 
-    `socket.accept` asks for both, and to make the two enums takes 2 µs for each connection.
+    `multiprocessing` can't send it to another process.
     """
 
     __slots__ = ("_family", "_type")
 
-    def __init__(self, fileno: int) -> None:
-        super().__init__(fileno=fileno)
+    def __init__(self, family: int = -1, type: int = -1, proto: int = -1, fileno: int | None = None) -> None:
+        super().__init__(family, type, proto, fileno)
         self._family, self._type = super().family, super().type
-        self.setblocking(False)
 
     @property
     def family(self) -> socket.AddressFamily:
-        """Return AF_INET or AF_INET6."""
+        """The address family."""
         return self._family
 
     @property
     def type(self) -> socket.SocketKind:
-        """Return SOCK_STREAM."""
+        """The type."""
         return self._type
 
 
@@ -79,7 +78,11 @@ def bind_tcp(sockets: SocketFactory, address: Address, *, buffer_bytes: int | No
         else:  # bind even while old connections are in TIME_WAIT (socket(7))
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         sock.bind(address)
-        return ListeningSocket(sock.detach()) if type(sock) is socket.socket else sock
+        if type(sock) is not socket.socket:  # a simulated one, or another program's
+            return sock
+        serving = ServingSocket(sock.family, sock.type, sock.proto, sock.detach())
+        serving.setblocking(False)
+        return serving
 
 
 def bind_udp(sockets: SocketFactory, address: Address, *, buffer_bytes: int | None = None) -> Socket:

@@ -33,7 +33,7 @@ def test_two_versions_are_compared_row_by_row(
 
 @pytest.mark.parametrize(
     ("words", "said"),
-    [(["tea"], "no such row; choose from calls-1"), (["--before", "/dev"], "--before /dev: no version")],
+    [(["calls", "tea"], "no such row: tea; choose from calls-1"), (["--before", "/dev"], "--before /dev: no version")],
 )
 def test_bad_arguments_are_one_line(
     words: list[str], said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

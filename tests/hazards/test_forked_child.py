@@ -23,9 +23,13 @@ from collections.abc import Callable
 import pytest
 
 from reactor import Connection, Limits, Reactor, listen_tcp, open_udp
+from reactor.fastpath.splice import MOVES_IN_A_ROW
 from reactor.sockets.errors import os_error
+from tests.reactor.fastpath.test_splice import LIMITS as SMALL
+from tests.reactor.fastpath.test_splice import Rig, moved_in_one_turn
 from tests.support.basics import PATIENCE_S
 from tests.support.clients import receive_exactly
+from tests.support.echo import CAN_SPLICE
 from tests.support.faults import EAGAIN, FlakySockets
 from tests.support.loops import SELECTORS, DatagramRecorder, Recorder, server_side, turn_idle, turn_until
 
@@ -211,3 +215,31 @@ def test_child_that_returns_to_the_loop_gets_a_clear_error(selector_class: type[
         os.close(writing)
         assert told.count("a forked child can't run its parent's loop: call close() or reopen_after_fork() first") == 2
         turn_idle(loop)
+
+
+@pytest.mark.skipif(not CAN_SPLICE, reason="no splice(2) here")
+def test_child_that_is_forked_within_a_run_moves_nothing_of_its_parents_client() -> None:
+    rig = Rig()
+    connection, client = rig.spliced()
+    parent = os.getpid()
+    reading, writing = os.pipe()
+
+    def fork(which: Connection) -> None:
+        rig.protocol.after = bool
+        child = os.fork()
+        if child:
+            os.waitpid(child, 0)
+        else:
+            rig.protocol.after = lambda which: os.write(writing, b"stolen")
+
+    rig.protocol.after = fork
+    try:
+        moved = moved_in_one_turn(rig, connection, client)
+    finally:
+        if os.getpid() != parent:
+            os._exit(0)
+    os.close(writing)
+    assert os.read(reading, 100) == b""
+    os.close(reading)
+    rig.close()
+    assert moved == MOVES_IN_A_ROW * SMALL.bound_bytes

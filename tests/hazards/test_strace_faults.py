@@ -50,6 +50,7 @@ FAULTS: list[tuple[str, ...]] = [
     (f"{EPOLL}:error=EINTR:when=2+3",),
     ("epoll_ctl:error=ENOMEM:when=2+9",),  # the second call is the listener's; each costs SHORTAGE_RETRY_S, 250 ms
     ("epoll_ctl:error=ENOSPC:when=3+9",),
+    ("shutdown:error=ENOTCONN:when=1+2",),
     (
         "sendto:error=EAGAIN:when=3+4",
         "recvfrom:error=EINTR:when=2+3",

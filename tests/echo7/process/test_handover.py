@@ -55,7 +55,7 @@ def test_sockets_from_systemd_stay_shared_and_handed_in() -> None:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         listener.listen()
-        bound = Bound(tcp=[HandedIn(os.dup(listener.fileno()))])
+        bound = Bound(tcp=[HandedIn(fileno=os.dup(listener.fileno()))])
         given = prepared([bound, bound], [], [])
         bound.tcp[0].detach()
         after = given.sets(2)

@@ -118,6 +118,12 @@ def test_small_limits_leave_room_for_connections(descriptors: int, least: int) -
     assert limits.default_max_connections(descriptors, 4, limits.default_pipes(descriptors)) >= least
 
 
+@pytest.mark.parametrize(("workers", "pipes"), [(1, 32), (2, 16), (31, 1), (64, 1)])
+def test_workers_share_the_pipes_of_one_user(workers: int, pipes: int) -> None:
+    """pipe(7): beyond the user's limit, every new pipe of the user is tiny, in any program."""
+    assert limits.default_pipes(1 << 20, workers) == pipes
+
+
 def test_without_splice_no_descriptor_is_kept_for_pipes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(limits, "pipes_on", lambda sockets: None)
     assert limits.default_pipes(1 << 20) == 0

@@ -464,7 +464,7 @@ def test_max_connections_are_divided_among_the_workers(
     given: dict[str, Any] = {}
     monkeypatch.setattr(assembly, "EchoServer", lambda *args, **options: given.update(options))
     assembly.new_server(config, 1000, Bound(), int)
-    default = limits.default_max_connections(1000, 0, limits.default_pipes(1000))
+    default = limits.default_max_connections(1000, 0, limits.default_pipes(1000, workers))
     assert given["max_connections"] == (share or default)
 
 

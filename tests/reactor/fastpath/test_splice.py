@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import importlib
 import os
 import socket
 from collections.abc import Callable, Iterator
@@ -238,6 +239,86 @@ def test_connection_with_more_in_its_pipe_than_its_bound_keeps_it(rig: Rig) -> N
     assert [is_spliced(connection) for connection in (*held, third)] == [True, True, False]
 
 
+def test_connections_that_gave_their_pipe_back_have_no_share(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    connection, client = rig.spliced()
+    monkeypatch.setattr(room, "ROUND_BYTES", 4 * room.PIPE_BYTES)
+    other, _ = rig.spliced()
+    assert moved_in_one_turn(rig, connection, client) == 2 * LIMITS.bound_bytes
+    other.write(b"unasked")
+    assert moved_in_one_turn(rig, connection, client) == 4 * LIMITS.bound_bytes
+
+
+def test_run_moves_no_more_while_bytes_are_pending(rig: Rig) -> None:
+    """With a high mark, a connection still reads while bytes wait for a client that takes little."""
+    connection, client = rig.spliced()
+    connection.limits = Limits(high_water_bytes=1 << 20, receive_bytes=RECEIVE_BYTES)
+    seen: list[int] = []
+    rig.protocol.after = lambda which: seen.append(which.pending_bytes)
+
+    def full() -> bool:
+        seen.clear()
+        fill(client, 1 << 16)
+        rig.reactor.call_soon(int)
+        rig.reactor.turn()
+        assert not any(seen[:-1]), "only the last move of a turn may leave bytes behind"
+        return connection.pending_bytes > 1 << 20
+
+    while not full():
+        pass
+
+
+@pytest.mark.parametrize("end", ["close", "unasked"])
+def test_all_bytes_of_a_full_pipe_are_sent_before_the_end(rig: Rig, end: str) -> None:
+    """More than the connection's bound is in the pipe: it is sent from there, or from memory after other bytes."""
+    connection, client = rig.spliced()
+    connection.limits = LIMITS._replace(pipe_bytes=1 << 20)
+    sent = stuff(rig, connection, client)
+    assert connection.pending_bytes > LIMITS.bound_bytes
+    place = connection.bytes_received - len(PIECE)
+    if end == "close":
+        connection.close()
+        assert rig.receive(client, place) == sent[:place]
+    else:
+        connection.write(end.encode())
+        assert rig.receive(client, place + len(end)) == sent[:place] + end.encode()
+
+
+def test_pipes_that_the_user_may_not_have_are_taken_from_idle_connections() -> None:
+    """pipe(7): an unprivileged user's pipes have a limit together, which may be less than `most_pipes`."""
+
+    def scarce() -> Pipe:
+        if CountedPipe.opened == 1:
+            raise PermissionError(errno.EPERM, "no more pages")
+        return CountedPipe()
+
+    rig = Rig(scarce, most_pipes=64)
+    try:
+        idle, idle_client = rig.spliced()
+        busy, client = rig.connection()
+        for _ in range(COPIES_AFTER_TROUBLE + 3):  # the idle one is checked twice
+            rig.echo(client, PIECE)
+        assert (is_spliced(idle), is_spliced(busy)) == (False, True)
+        rig.echo(idle_client, PIECE)
+    finally:
+        rig.close()
+
+
+def test_smaller_pipe_is_taken_where_the_system_allows_no_larger_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    fcntl = importlib.import_module("fcntl")
+    real = fcntl.fcntl
+    asked: list[int] = []
+
+    def strict(descriptor: int, command: int, size_bytes: int) -> int:
+        asked.append(size_bytes)
+        if size_bytes == room.PIPE_BYTES:
+            raise PermissionError(errno.EPERM, "Operation not permitted")
+        return int(real(descriptor, command, size_bytes))
+
+    monkeypatch.setattr(fcntl, "fcntl", strict)
+    KernelPipe().close()
+    assert asked == [room.PIPE_BYTES, room.SMALLER_PIPE_BYTES]
+
+
 def test_run_ends_when_the_client_takes_no_more(rig: Rig) -> None:
     connection, client = rig.spliced()
     stuff(rig, connection, client)
@@ -270,7 +351,7 @@ def test_connection_that_ends_within_a_run_moves_no_more(rig: Rig, end: str) -> 
 
 
 def test_peer_that_never_reads_is_stopped_at_the_documented_bound(rig: Rig) -> None:
-    """Issue: "Bytes in a pipe count towards the connection's documented bound"."""
+    """A pipe holds at most `pipe_bytes` or the bound, whichever is more."""
     connection, client = rig.spliced()
     sent = stuff(rig, connection, client)
     assert is_spliced(connection)

@@ -324,3 +324,15 @@ def test_successful_connect_is_zero() -> None:
     """The usual case."""
     with socket.create_server(("127.0.0.1", 0)) as server, socket.create_connection(server.getsockname()) as sock:
         assert connect_result(sock) == 0
+
+
+def test_bound_socket_can_be_duplicated_and_accepts_like_any_other() -> None:
+    with bind_tcp(socket, ("127.0.0.1", 0)) as listener, listener.dup() as twin:
+        assert (twin.family, twin.type) == (listener.family, listener.type) == (socket.AF_INET, socket.SOCK_STREAM)
+        listener.listen()
+        with socket.create_connection(listener.getsockname()) as client:
+            ours, peer = twin.accept()
+            with ours:
+                assert peer == client.getsockname()
+                assert type(ours) is socket.socket
+                assert ours.family is socket.AF_INET
