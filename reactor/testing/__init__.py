@@ -10,6 +10,7 @@ program's own faults), `turns` (finds a spinning loop), `network` (all of it tog
 smallest failure). `README.md` is the guide.
 """
 
+from reactor.testing.callbacks import Callbacks
 from reactor.testing.chance import CALLBACK_FAULTS, CATALOGUE, FAULTS, USUAL_FAULTS, Fault, everything, random_mix
 from reactor.testing.clock import SimulatedClock
 from reactor.testing.kernel.selector import Quiet, SimulatedSelector
@@ -23,6 +24,7 @@ __all__ = [
     "CATALOGUE",
     "FAULTS",
     "USUAL_FAULTS",
+    "Callbacks",
     "DatagramPeer",
     "Fault",
     "Peer",

@@ -51,10 +51,12 @@ CATALOGUE: dict[str, tuple[str, ...]] = {
 }
 FAULTS = tuple(f"{call}.{kind}" for call, kinds in CATALOGUE.items() for kind in kinds)
 
-# What the program's own code may do: few scenarios expect that their handlers are closed.
+# What the program's own code, or other code in its process, may do. Few scenarios expect that their handlers are
+# closed.
 CALLBACK_FAULTS = tuple(name for name in FAULTS if name.startswith("callback."))
 
-# Without those, and without the faults of socket(2): a program has no second try, so most scenarios can't even begin.
+# Without the faults of callbacks and of socket(2): after the latter a program has no second try, so most scenarios
+# can't even begin.
 USUAL_FAULTS = tuple(name for name in FAULTS if not name.startswith(("socket.", "callback.")))
 
 
@@ -89,7 +91,7 @@ def parse_script(text: str) -> list[Fault]:
 
 
 def everything(probability: float) -> dict[str, float]:
-    """Return a mix in which every fault of a system call has this probability at each of its calls."""
+    """Return a mix in which every fault but those of callbacks has this probability."""
     return dict.fromkeys((name for name in FAULTS if name not in CALLBACK_FAULTS), probability)
 
 
@@ -131,12 +133,12 @@ class _Table:
 class Chance:
     """Decides which faults happen. `injected` lists those that did, in order: joined by spaces, it is the script."""
 
-    __slots__ = ("_apart", "_calls", "_script", "_source", "_tables", "injected")
+    __slots__ = ("_calls", "_of_callbacks", "_script", "_source", "_tables", "injected")
 
     def __init__(
-        self, source: random.Random, mix: Mapping[str, float], script: str, apart: random.Random | None = None
+        self, source: random.Random, mix: Mapping[str, float], script: str, of_callbacks: random.Random
     ) -> None:
-        self._source, self._apart = source, apart or source  # of calls, and of callbacks
+        self._source, self._of_callbacks = source, of_callbacks
         self._tables = _tables(mix)
         self._script = {(fault.call, fault.number): fault for fault in parse_script(script)}
         self._calls: dict[str, int] = {}
@@ -156,7 +158,7 @@ class Chance:
         table = self._tables.get(call)
         if table is None:
             return None
-        source = self._apart if call == "callback" else self._source
+        source = self._of_callbacks if call == "callback" else self._source
         where = source.random()
         if where < table.begins:  # faults are at the upper end: a source that shrinks towards 0 gives none
             return None
@@ -202,7 +204,10 @@ def source_of(seed: int | random.Random | Any) -> random.Random:
 
 
 def source_apart(seed: int | random.Random | Any, drawn: random.Random, about: str) -> random.Random:
-    """Return one more stream for the same seed. Draws from one don't shift the others."""
+    """Return one more stream for the same seed. For a number, `about` names the stream.
+
+    Draws from one don't shift the others.
+    """
     if hasattr(seed, "draw"):
         return source_of(seed)
     return random.Random(f"{seed} {about}" if isinstance(seed, int) else drawn.getrandbits(64))  # noqa: S311

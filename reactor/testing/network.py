@@ -65,7 +65,8 @@ class SimulatedNetwork:
     `seed`: a number, a `random.Random`, or hypothesis's `data`. `faults`: probabilities by name (see `FAULTS`).
     `script`: exactly these faults, as `chance.script()` returns them. `addresses`: those of this machine. Buffer sizes
     and latency hold for every connection. `trace`: a file for the player (see `recording`). `violations` lists what no
-    program may do, and `chance.injected` the faults that happened.
+    program may do, `chance.injected` the faults that happened, and `callbacks` (a `Callbacks`) what those of callbacks
+    have hit.
     """
 
     def __init__(
@@ -83,8 +84,8 @@ class SimulatedNetwork:
     ) -> None:
         self.random = source_of(seed)  # for scenarios: faults don't shift it
         self.seed = seed if isinstance(seed, int) else None
-        apart = (source_apart(seed, self.random, about) for about in ("faults", "callbacks"))
-        self.chance = Chance(next(apart), faults or {}, script, next(apart))
+        of_calls = source_apart(seed, self.random, "faults")
+        self.chance = Chance(of_calls, faults or {}, script, source_apart(seed, self.random, "callbacks"))
         self.callbacks = Callbacks(self)
         self.clock = SimulatedClock()
         self.wire = Wire(self.clock)
@@ -172,7 +173,7 @@ class SimulatedNetwork:
         self.changed()  # the scenario may have changed anything
         try:
             with contextlib.suppress(Quiet):
-                self.callbacks.again(reactor.run)
+                self.callbacks.run_again_after_faults(reactor.run)
         finally:
             self._until, self._end_s = None, math.inf
             if self.recording is not None:
@@ -328,6 +329,7 @@ class SimulatedNetwork:
 
     def about_to_select(self, timeout_s: float | None) -> None:
         """Begin a turn: detect a spinning loop, and let due events happen. Raise Quiet at the end of the run."""
+        self.callbacks.check()  # what hasn't left the loop by now was swallowed in the last turn
         for watcher in self.watchers:
             watcher.select(timeout_s)
         if self.clock() >= self._end_s or (self._until is not None and self._until()):

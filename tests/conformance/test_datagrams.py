@@ -9,7 +9,8 @@ import pytest
 
 from reactor import is_unicast, report_paths
 from reactor.sockets.pktinfo import MSG_TRUNC, path_of, receiver, reply_control
-from tests.conformance.worlds import HERE, KernelWorld, Sockets, told
+from tests.conformance.worlds import HERE, KernelWorld, Sockets
+from tests.support.basics import told
 from tests.support.root import in_network_namespace
 
 LIMITS = [(socket.AF_INET, 65_507), (socket.AF_INET6, 65_527)]

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.conformance.worlds import KernelWorld, SimulatedWorld, Sockets, told
+from tests.conformance.worlds import KernelWorld, SimulatedWorld, Sockets
+from tests.support.basics import told
 from tests.support.clients import reset
 from tests.support.echo import CAN_SPLICE
 

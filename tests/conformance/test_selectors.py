@@ -12,7 +12,8 @@ import pytest
 from reactor import READ, WRITE
 from reactor.fastpath.epoll import LeanEpollSelector
 from reactor.sockets.opening import Socket
-from tests.conformance.worlds import KernelWorld, SimulatedWorld, Sockets, told
+from tests.conformance.worlds import KernelWorld, SimulatedWorld, Sockets
+from tests.support.basics import told
 
 
 class LeanWorld(KernelWorld):

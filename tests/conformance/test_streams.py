@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.conformance.worlds import KernelWorld, SimulatedWorld, Sockets, told
+from tests.conformance.worlds import KernelWorld, SimulatedWorld, Sockets
+from tests.support.basics import told
 
 FAMILIES = [socket.AF_INET, socket.AF_INET6]
 RESET = struct.pack("ii", 1, 0)

@@ -8,7 +8,6 @@ import os
 import select
 import selectors
 import socket
-from collections.abc import Callable
 from typing import Any, Protocol, cast
 
 from reactor.fastpath.splice import KernelPipe, Pipe
@@ -126,14 +125,6 @@ class SimulatedWorld:
 
 def _names(bits: int) -> set[str]:
     return {name for bit, name in NAMES.items() if bits & bit}
-
-
-def told(call: Callable[..., Any], *args: Any) -> Any:
-    """Return a call's result, or the name of the errno that it raises."""
-    try:
-        return call(*args)
-    except OSError as error:
-        return errno.errorcode[error.errno or 0]
 
 
 class Sockets:

@@ -5,7 +5,8 @@ the number to the next client at once. epoll silently forgets the old one, poll(
 fails for all. A naive loop then resets the new client, spins, or dies.
 
 What prevents it: each descriptor has one owner in the loop. When a new handler comes with its number, or the selector
-reports it, the old owner gets its last callback and is released, and the number isn't closed.
+reports it, the old owner gets its last callback and is released, and the number isn't closed. If neither happens,
+the end of the old owner may close whatever has its number.
 """
 
 from __future__ import annotations

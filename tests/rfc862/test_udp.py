@@ -508,9 +508,12 @@ def test_datagram_with_a_wrong_checksum_is_dropped_by_the_kernel() -> None:
 
 @given(blocked=st.integers(1, 6), count=st.integers(1, 20))
 def test_full_send_buffer_delays_answers_and_loses_none(plain: bool, blocked: int, count: int) -> None:
-    """Promise 11 when sendto(2) says EAGAIN: the answer is held, and nothing is received until it is sent."""
+    """Promise 11 when sendto(2) says EAGAIN: the answer is held, and nothing is received until it is sent.
+
+    The clock stands still: an answer that waits for longer than SEND_HOLD_S is dropped.
+    """
     sockets = FlakySockets()
-    with EchoByHand(reactor_options={"sockets": sockets}) as echo, echo.udp() as client:
+    with EchoByHand(reactor_options={"sockets": sockets, "clock": lambda: 0.0}) as echo, echo.udp() as client:
         sockets.faults.add("sendto" if plain else "sendmmsg", *[EAGAIN] * blocked)
         for number in range(count):
             client.send(b"%d" % number)

@@ -204,6 +204,10 @@ CLOSES = {
     "closed_endpoint_still_receives": edit(
         DATAGRAM + "on_event", "if not self.interest & READ:", "if not (self.interest & READ or self.closed):"
     ),
+    "endpoint_never_told": edit(
+        DATAGRAM + "abort", "self._reactor.call_soon(self.protocol.endpoint_lost, self, error)", "pass"
+    )
+    + edit(BATCH + "abort", "self._reactor.call_soon(self.protocol.endpoint_lost, self, error)", "pass"),
     "closed_endpoint_still_sends": edit(DATAGRAM + "send", "is not None or self.closed:", "is not None:"),
 }
 

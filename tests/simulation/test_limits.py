@@ -10,7 +10,7 @@ import pytest
 from echo7.policy.idle import IdleWatch
 from reactor import Connection, Reactor
 from reactor.testing import SimulatedNetwork, simulate
-from tests.simulation.test_swarm import SEEDS
+from tests.simulation.test_swarm import CLOSES, INTERRUPTS, LOST, SEEDS
 from tests.simulation.world import ALMOST, Auditor, World, limits_scenario
 
 
@@ -45,6 +45,11 @@ def test_good_worlds_keep_limits_and_serve_other_clients(seeds: range) -> None:
 
     simulate(noted_scenario, seeds=seeds, faults={})
     assert {"idle_timeout", "idle_stuck", "refused_source_cap", "rate_source", "rate_total"} <= drops
+
+
+@pytest.mark.parametrize("faults", [INTERRUPTS, CLOSES, LOST], ids=["interrupts", "closes", "lost"])
+def test_faults_of_callbacks_change_no_limit(faults: dict[str, float]) -> None:
+    assert simulate(checked_scenario, seeds=10, faults=faults).injected.keys() == faults.keys()
 
 
 @pytest.mark.parametrize("seeds", SEEDS)

@@ -8,6 +8,7 @@ import pytest
 
 from reactor import Connection, Limits, StreamProtocol, connect_tcp, listen_tcp
 from reactor.testing import Peer, SimulatedNetwork, simulate
+from tests.simulation.test_swarm import CLOSES, INTERRUPTS
 from tests.simulation.world import USR1, closed_handlers_watched
 
 ADDRESS = ("10.0.0.1", 7)
@@ -92,9 +93,11 @@ def test_bad_worlds_call_any_protocol_in_order_and_leave_no_connection() -> None
     simulate(contract_scenario, seeds=SEEDS)
 
 
-def test_callbacks_that_raise_or_close_change_no_order_and_leave_no_connection() -> None:
+@pytest.mark.parametrize(
+    "faults", [INTERRUPTS, CLOSES, INTERRUPTS | CLOSES | {"send.short": 0.2}], ids=["interrupts", "closes", "both"]
+)
+def test_callbacks_that_raise_or_close_change_no_order_and_leave_no_connection(faults: dict[str, float]) -> None:
     """Whatever one callback does to its own or another connection, none comes after connection_lost."""
-    faults = {"callback.KeyboardInterrupt": 0.1, "callback.close": 0.1, "callback.abort": 0.1, "send.short": 0.2}
     simulate(contract_scenario, seeds=SEEDS, faults=faults)
 
 
@@ -131,7 +134,8 @@ def client_scenario(network: SimulatedNetwork) -> None:
         connect_tcp(loop, ("192.0.2.80", 80), client, client.over.append, timeout_s=5)
     except OSError:  # no descriptor is left
         return
-    network.run(loop)
+    with network.callbacks.of(Ask):
+        network.run(loop)
     assert len(client.over) == 1, client.over
     if client.over == [None] and "step.fin" not in network.chance.counts():
         assert client.answer == question.upper()
@@ -141,6 +145,10 @@ def test_client_gets_a_whole_answer_or_an_error() -> None:
     """`connect_tcp` in bad worlds, with every fault that connect(2) and socket(2) can have."""
     report = simulate(client_scenario, seeds=SEEDS * 4)
     assert report.injected["connect.ECONNREFUSED"]
+
+
+def test_client_whose_callbacks_raise_gets_a_whole_answer() -> None:
+    assert simulate(client_scenario, seeds=SEEDS, faults=INTERRUPTS).injected.keys() == INTERRUPTS.keys()
 
 
 HARMLESS = dict.fromkeys("send.short send.EAGAIN send.EINTR recv.short recv.EAGAIN select.spurious".split(), 0.3)
@@ -164,7 +172,8 @@ def half_close_scenario(network: SimulatedNetwork) -> None:
     limits = Limits(high_water_bytes=1 << 20, receive_bytes=1000)
     client = SaysAll(question)
     connect_tcp(loop, ("192.0.2.80", 80), client, client.over.append, timeout_s=5, limits=limits)
-    network.run(loop)
+    with network.callbacks.of(Ask):
+        network.run(loop)
     [peer] = server.clients
     assert bytes(peer.received) == question
     assert peer.eof, "no FIN came after it"
@@ -176,9 +185,10 @@ def half_close_scenario(network: SimulatedNetwork) -> None:
     assert client.over == [None]
 
 
-def test_after_our_half_close_both_sides_get_everything() -> None:
+@pytest.mark.parametrize("faults", [HARMLESS, INTERRUPTS], ids=["harmless", "interrupts"])
+def test_after_our_half_close_both_sides_get_everything(faults: dict[str, float]) -> None:
     """HALF_CLOSED: "reading; all that is pending, and our FIN, go"."""
-    simulate(half_close_scenario, seeds=SEEDS, faults=HARMLESS)
+    assert simulate(half_close_scenario, seeds=SEEDS, faults=faults).injected.keys() == faults.keys()
 
 
 SIGNALS = {"step.signal": 0.1, "select.spurious": 0.1}

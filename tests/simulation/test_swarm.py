@@ -33,15 +33,19 @@ def test_bad_worlds_break_no_promise(seeds: range) -> None:
     assert injected.keys() >= set(CALLBACK_FAULTS)
 
 
+# With register.ENOMEM handlers are suspended, so that several timers are due at once.
 INTERRUPTS = dict.fromkeys([*(f"callback.{kind}" for kind in RAISED), "register.ENOMEM"], 0.1)
 CLOSES = {"callback.close": 0.1, "callback.abort": 0.1}
 LOST = {"callback.lost": 0.1}
+REFUSALS = {"modify.ENOMEM": 0.3, "send.short": 0.3, "accept.EACCES": 0.1, "recvmsg.EACCES": 0.1}
 
 
 @pytest.mark.parametrize("seeds", SEEDS)
-@pytest.mark.parametrize("faults", [INTERRUPTS, CLOSES, LOST], ids=["interrupts", "closes", "lost"])
-def test_callbacks_harm_nothing_but_what_they_hit(faults: dict[str, float], seeds: range) -> None:
-    """BaseExceptions, closes and aborts, or descriptors that other code closes, and hardly another fault."""
+@pytest.mark.parametrize(
+    "faults", [INTERRUPTS, CLOSES, LOST, REFUSALS], ids=["interrupts", "closes", "lost", "refusals"]
+)
+def test_frequent_faults_of_one_kind_harm_nothing_but_what_they_hit(faults: dict[str, float], seeds: range) -> None:
+    """BaseExceptions, closes and aborts, descriptors that other code closes, and refusals: each kind alone."""
     assert simulate(swarm_scenario, seeds=seeds, faults=faults).injected.keys() == faults.keys()
 
 

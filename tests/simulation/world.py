@@ -22,10 +22,10 @@ from echo7.policy.guard import RESPONDER_PORTS
 from echo7.policy.rate import Rate
 from echo7.policy.sources import NO_LIMITS, SourceLimits
 from echo7.server import EchoServer
-from reactor import READ, WRITE, Connection, Datagram, Listener, Reactor, State
+from reactor import READ, WRITE, Connection, Datagram, Handler, Listener, Reactor, State
 from reactor.fastpath.batch import DatagramBatch
 from reactor.limits import DEFAULT_LIMITS, Limits
-from reactor.sockets.addresses import Address
+from reactor.sockets.addresses import Address, family_of
 from reactor.testing import CALLBACK_FAULTS, DatagramPeer, Peer, SimulatedNetwork, Watcher, pieces, random_mix
 from reactor.testing.chance import mix_of
 from reactor.testing.kernel.datagram import DatagramSocket
@@ -45,7 +45,7 @@ USR1, TERM = 10, 15  # their numbers on Linux; no real signal is sent
 
 def swarm_mix(seed: int) -> dict[str, float]:
     """Return the faults of a seed: those that any scenario gets, and those of callbacks."""
-    return mix_of(seed) | random_mix(random.Random(f"{seed} callbacks"), CALLBACK_FAULTS)
+    return mix_of(seed) | random_mix(random.Random(f"{seed} mix of callbacks"), CALLBACK_FAULTS)
 
 
 class Ledger:
@@ -295,8 +295,8 @@ class World:
             if isinstance(sock, StreamSocket) and sock.link is not None and sock.link.fate and not full:
                 self.auditor.found(f"a dead connection is kept: {sock.link.fate}")
         hit = self.hit("close", "abort", "lost")
-        gone = [sock.type for sock in hit if sock.remote is None]  # listeners and endpoints
-        if len(self.server.addresses) + len(gone) < len(self.serving):
+        gone = {(sock.type, sock.family) for sock in hit if sock.remote is None}  # listeners and endpoints
+        if len(self.server.addresses) + sum(sock.remote is None for sock in hit) < len(self.serving):
             self.auditor.found(f"of {self.serving}, only {self.server.addresses} are still served")
         descriptors = self.network.descriptors
         if self.network.signals.raised[USR1] != self.signals_seen and not descriptors.is_full:
@@ -304,7 +304,7 @@ class World:
         full = self.server.counters.connections_open == self.max_connections or descriptors.is_full
         for peer in self.peers:
             refused = peer.link is None and peer.error is not None and peer.error.errno == errno.ECONNREFUSED
-            if refused and socket.SOCK_STREAM not in gone:
+            if refused and (socket.SOCK_STREAM, peer.socket.family) not in gone:
                 self.auditor.found("a client was refused")
             if peer.lost or peer.paused or peer.link is None or (peer.socket.closed and not peer.eof):
                 continue
@@ -365,10 +365,7 @@ class World:
             auditor.found(f"other bytes were sent than {counters} says")
         if (counters.datagrams_received, counters.datagrams_sent) != (auditor.requests, auditor.answers):
             auditor.found(f"{auditor.requests} requests, {auditor.answers} answers; {counters}")
-        refused = sum(n for name, n in counters.drops.items() if not name.startswith(NO_DATAGRAMS))
-        # a Datagram can't know what its protocol has done before it raised: answered, dropped, or nothing
-        twice = counters.datagrams_sent + refused - counters.datagrams_received
-        if not 0 <= twice <= counters.drops.get("callback", 0):
+        if not 0 <= self._counted_twice() <= counters.drops.get("callback", 0):
             self.auditor.found(f"datagrams unaccounted for: {counters}")
         answered = collections.Counter(
             (peer.address, data) for peer in self.datagram_peers for data, _ in peer.received
@@ -379,22 +376,35 @@ class World:
             if count > self.asked[key] and "packet.duplicate" not in self.network.chance.counts():
                 self.auditor.found("more answers than questions")
 
+    def _counted_twice(self) -> int:
+        """Return how many datagrams were answered or dropped, and refused too because their callback then raised.
+
+        A Datagram can't know what its protocol has done before it raised.
+        """
+        counters = self.server.counters
+        refused = sum(n for name, n in counters.drops.items() if not name.startswith(NO_DATAGRAMS))
+        return counters.datagrams_sent + refused - counters.datagrams_received
+
     def _check_nothing_is_missing(self) -> None:
         """Check that every valid datagram got its answer, unless a fault has lost one of the two."""
-        deserving = sum(n for (address, _), n in self.asked.items() if address[1] not in REFUSED_PORTS)
-        answered = sum(len(peer.received) for peer in self.datagram_peers)
+        # of a family whose endpoint was hit, nobody answers any more
+        gone = {sock.family for sock in self.hit("close", "abort", "lost") if isinstance(sock, DatagramSocket)}
+        deserving = sum(
+            n
+            for (address, _), n in self.asked.items()
+            if address[1] not in REFUSED_PORTS and family_of(address) not in gone
+        )
+        answered = sum(len(peer.received) for peer in self.datagram_peers if peer.socket.family not in gone)
         injected = self.network.chance.counts()
-        if any(isinstance(sock, DatagramSocket) for sock in self.hit("close", "abort", "lost")):
-            return  # nobody answers on that address any more
         kinds = {name.partition(".")[2] for name in injected if name.startswith(("recvmsg.", "sendmsg."))}
         # The next call reports a saved error, whichever datagram it carries.
         excuses = {"destination_broadcast", "rate_source", "rate_total"} | {f"send_{kind}" for kind in kinds}
         if any(name.startswith("modify.") for name in injected):
             excuses.add("busy")  # the endpoint hears too late that there is room again (`sockets/congestion.py`)
         if any(name.startswith("callback.") for name in injected):
-            excuses.add("callback")  # it raised, so it has refused them
+            excuses.add("callback")  # a batch that raised has refused its datagrams; a Datagram may have answered too
         excused = sum(n for reason, n in self.server.counters.drops.items() if reason in excuses)
-        excused += self.network.datagrams_lost + injected.get("packet.loss", 0)
+        excused += self.network.datagrams_lost + injected.get("packet.loss", 0) - self._counted_twice()
         if answered + excused < deserving:
             self.auditor.found(f"{deserving} datagrams deserved an answer, {answered} got one")
 
@@ -419,31 +429,40 @@ def closed_handlers_watched(network: SimulatedNetwork) -> Iterator[None]:
 
 @contextlib.contextmanager
 def last_callbacks_counted(network: SimulatedNetwork) -> Iterator[None]:
-    """Record a violation for each connection or endpoint of the server that isn't told once that it is over."""
-    ends: dict[object, int] = {}
-    made, lost = StreamEcho.connection_made, StreamEcho.connection_lost
-    endpoint_lost = DatagramEcho.endpoint_lost
+    """Record a violation for each connection or endpoint that isn't told once that it is over.
 
-    def begun(self: StreamEcho, connection: Connection) -> None:
-        ends[connection] = 0
-        made(self, connection)
+    The same for a handler that is told twice that its descriptor is lost.
+    """
+    ends: dict[object, int] = {}
+    losses: collections.Counter[object] = collections.Counter()
+    register, failed = Reactor.register, Reactor.callback_failed
+
+    def registered(self: Reactor, handler: Handler) -> None:
+        register(self, handler)
+        if isinstance(handler, Connection | Datagram | DatagramBatch):
+            ends[handler] = 0
+
+    def noted(self: Reactor, error: BaseException, owner: Handler | None = None, tag: str = "callback_raised") -> None:
+        losses[owner] += tag == "descriptor_lost"
+        failed(self, error, owner, tag)
 
     def ended(end: Callable[..., None]) -> Callable[..., None]:
         def counted(self: object, handler: object, error: Exception | None) -> None:
-            ends[handler] = ends.get(handler, 0) + 1
+            ends[handler] += 1
             end(self, handler, error)
 
         return counted
 
     with (
-        mock.patch.object(StreamEcho, "connection_made", begun),
-        mock.patch.object(StreamEcho, "connection_lost", ended(lost)),
-        mock.patch.object(DatagramEcho, "endpoint_lost", ended(endpoint_lost)),
+        mock.patch.object(Reactor, "register", registered),
+        mock.patch.object(Reactor, "callback_failed", noted),
+        mock.patch.object(StreamEcho, "connection_lost", ended(StreamEcho.connection_lost)),
+        mock.patch.object(DatagramEcho, "endpoint_lost", ended(DatagramEcho.endpoint_lost)),
     ):
         yield
     network.violations += [
         f"{who!r} was told {count} times that it is over" for who, count in ends.items() if count != 1
-    ]
+    ] + [f"{who!r} was told {count} times that its descriptor is lost" for who, count in losses.items() if count > 1]
 
 
 def limits_scenario(network: SimulatedNetwork) -> World:

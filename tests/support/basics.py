@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import pathlib
 import random
 import socket
 import time
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 from echo7.sockets.binding import BindError, bind_all
 
@@ -24,6 +26,14 @@ def has_ipv6() -> bool:
         probe.bind(("::1", 0))
         return True
     return False
+
+
+def told(call: Callable[..., Any], *args: Any) -> Any:
+    """Return a call's result, or the name of the errno that it raises."""
+    try:
+        return call(*args)
+    except OSError as error:
+        return errno.errorcode[error.errno or 0]
 
 
 def until(condition: Callable[[], object]) -> None:

@@ -110,7 +110,7 @@ class SimulatedSocket:
                 self.world.about_to_close(self.number)
                 self.world.descriptors.give_back(self.number)
             self.closed, self.number = True, -1
-            self._ended()
+            self._release()
         elif self.number >= 0:
             try:
                 self.check_open("close")
@@ -121,9 +121,9 @@ class SimulatedSocket:
         """Close the socket as other code would, by its number: later calls raise EBADF, or reach another socket."""
         self.closed = self.lost = True
         self.world.descriptors.give_back(self.number, lost=True)
-        self._ended()
+        self._release()
 
-    def _ended(self) -> None:
+    def _release(self) -> None:
         self.ended()
         self.world.ports.release(self)
 

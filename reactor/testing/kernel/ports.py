@@ -42,7 +42,7 @@ class Descriptors:
     def take(self, owner: SimulatedSocket, *, is_socket: bool = True) -> int:
         """Return the lowest free number. Raise EMFILE when none is left.
 
-        Only a socket gets a lost one: a handler can't know that its number is a file's by now (`watchlist.py`).
+        A pipe gets no lost one: the loop can't always tell that a number is no socket's (`watchlist.py`).
         """
         if self.is_full:
             raise os_error(errno.EMFILE)

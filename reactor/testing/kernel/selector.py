@@ -118,8 +118,8 @@ class SimulatedSelector(selectors.BaseSelector):
 
     def _hampered(self, ready: Ready, fault: Fault) -> Ready:
         world = self._world
-        if fault.kind == "spurious" and self._keys:
-            keys = list(self._keys.values())
+        keys = [key for number, key in self._keys.items() if number not in self.lost]
+        if fault.kind == "spurious" and keys:
             key = keys[fault.amount % len(keys)]
             world.inject(fault)
             return [entry for entry in ready if entry[0] is not key] + [(key, key.events)]

@@ -355,7 +355,7 @@ def test_peer_that_never_reads_is_stopped_at_the_documented_bound(rig: Rig) -> N
     connection, client = rig.spliced()
     sent = stuff(rig, connection, client)
     assert is_spliced(connection)
-    assert LIMITS.high_water_bytes < connection.pending_bytes <= LIMITS.bound_bytes
+    assert LIMITS.high_water_bytes < connection.pending_bytes <= LIMITS.pipe_bytes
     assert rig.receive(client, len(sent)) == sent
 
 

@@ -7,11 +7,11 @@ import socket
 
 import pytest
 
-from reactor import Connection, Listener, Reactor, StreamProtocol, connect_tcp, listen_tcp, open_udp
+from reactor import Connection, Listener, StreamProtocol, connect_tcp, listen_tcp, open_udp
 from reactor.testing import CALLBACK_FAULTS, Peer, SimulatedNetwork, SimulationFailed, simulate
 from reactor.testing.callbacks import RAISED
-from tests.conformance.worlds import told
 from tests.reactor.testing.programs import HERE, PORT, Echo, UdpEcho, stream
+from tests.support.basics import told
 
 
 class Scene:
@@ -87,6 +87,46 @@ def test_base_exception_that_is_swallowed_is_a_violation() -> None:
     scene.loop.call_soon(swallow)
     with pytest.raises(AssertionError, match="has not left the loop"):
         scene.run()
+
+
+def test_base_exception_that_is_swallowed_is_a_violation_though_a_later_one_leaves() -> None:
+    scene = Scene("callback#1=SystemExit callback#3=KeyboardInterrupt")
+
+    def swallow() -> None:
+        with pytest.raises(SystemExit):
+            scene.loop.guard(int)
+
+    scene.loop.call_soon(swallow)
+    scene.loop.call_later(1.0, int)
+    with pytest.raises(AssertionError, match=r"SystemExit.*has not left the loop"):
+        scene.run()
+    assert len(scene.network.chance.injected) == 2
+
+
+def test_fault_that_leaves_a_single_turn_is_a_failure_with_its_seed() -> None:
+    """The scenario calls the loop itself, so the network can't run it again. It isn't taken for ^C."""
+
+    def scenario(network: SimulatedNetwork) -> None:
+        loop = network.reactor()
+        loop.call_soon(int)
+        loop.turn()
+
+    with pytest.raises(SimulationFailed, match="seed 0 fails: KeyboardInterrupt") as failed:
+        simulate(scenario, seeds=1, faults={"callback.KeyboardInterrupt": 1.0})
+    assert failed.value.script.startswith("callback#1=KeyboardInterrupt:")
+
+
+def test_abort_of_a_handler_is_no_callback_but_a_function_of_that_name_is() -> None:
+    scene = Scene("callback#1=SystemExit")
+
+    def abort() -> None:
+        """Do nothing."""
+
+    scene.loop.guard(scene.listener.abort)
+    assert not scene.network.chance.injected
+    scene.loop.call_soon(abort)
+    scene.run()
+    assert scene.network.chance.counts() == {"callback.SystemExit": 1}
 
 
 def test_base_exception_that_is_no_fault_leaves_the_network_too() -> None:
@@ -233,18 +273,6 @@ def test_lost_connection_is_told_once_when_its_number_has_a_new_owner() -> None:
     assert lucky.received == b"hello"
     scene.loop.close()
     assert not scene.network.descriptors.open
-
-
-def test_lost_descriptor_told_twice_is_a_violation() -> None:
-    def scenario(network: SimulatedNetwork) -> None:
-        loop: Reactor = network.reactor()
-        listener = listen_tcp(loop, (HERE, PORT), Echo)
-        network.lose(listener.fileno())
-        loop.callback_failed(OSError(errno.EBADF, "lost"), None, "descriptor_lost")
-        loop.callback_failed(OSError(errno.EBADF, "lost"), None, "descriptor_lost")
-
-    with pytest.raises(SimulationFailed, match="descriptor lost"):
-        simulate(scenario, seeds=1, faults={})
 
 
 def test_use_of_a_lost_number_is_a_violation_only_when_it_is_anothers() -> None:

@@ -14,7 +14,7 @@ from reactor.testing.chance import Chance, parse_script, source_of, subsets
 
 
 def chance(mix: dict[str, float] | None = None, script: str = "", seed: int = 0) -> Chance:
-    return Chance(random.Random(seed), mix or {}, script)
+    return Chance(random.Random(seed), mix or {}, script, random.Random(seed))
 
 
 def drawn(source: Chance, call: str, times: int) -> list[str]:
@@ -108,7 +108,7 @@ def test_source_of_zeros_has_no_faults() -> None:
         def random(self) -> float:
             return 0.0
 
-    source = Chance(Zeros(), dict.fromkeys(FAULTS, 0.05), "")
+    source = Chance(Zeros(), dict.fromkeys(FAULTS, 0.05), "", Zeros())
     assert not drawn(source, "recv", 10)
 
 

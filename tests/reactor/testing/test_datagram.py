@@ -14,8 +14,8 @@ from reactor.sockets.pktinfo import IP_PKTINFO, IPV6_PKTINFO, IPV6_RECVPKTINFO, 
 from reactor.testing import CATALOGUE, SimulatedNetwork
 from reactor.testing.kernel.datagram import DatagramSocket
 from reactor.testing.kernel.endpoint import POLLERR, POLLIN, POLLOUT
-from tests.conformance.worlds import told
 from tests.reactor.testing.programs import ELSEWHERE, HERE, bits, error_of, go, udp
+from tests.support.basics import told
 
 
 def test_datagram_arrives_after_the_latency() -> None:

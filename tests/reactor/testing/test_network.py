@@ -17,8 +17,8 @@ from reactor.sockets.opening import Socket
 from reactor.testing import SimulatedNetwork, Watcher
 from reactor.testing.kernel.endpoint import SimulatedSocket
 from reactor.testing.turns import IDLE_TURNS
-from tests.conformance.worlds import told
 from tests.reactor.testing.programs import ELSEWHERE, HERE, PORT, Echo, UdpEcho, go, pair, udp
+from tests.support.basics import told
 
 
 def ticking(network: SimulatedNetwork) -> tuple[Reactor, list[float]]:

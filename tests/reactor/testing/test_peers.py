@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from reactor import StreamProtocol, connect_tcp, listen_tcp
 from reactor.testing import Peer, SimulatedNetwork, pieces
 from reactor.testing.kernel.stream import SYN_RETRY_S
-from tests.conformance.worlds import told
 from tests.reactor.testing.programs import ELSEWHERE, HERE, PORT, Echo, answered, go, listening, pair, udp
+from tests.support.basics import told
 
 
 def served(network: SimulatedNetwork) -> tuple[Peer, Echo]:

@@ -10,8 +10,8 @@ import pytest
 import reactor.testing.kernel.ports
 from reactor.testing import SimulatedNetwork
 from reactor.testing.kernel.endpoint import SimulatedSocket
-from tests.conformance.worlds import told
 from tests.reactor.testing.programs import ELSEWHERE, HERE, go, listening, stream, udp
+from tests.support.basics import told
 
 
 def test_descriptors_run_out_at_the_limit() -> None:

@@ -63,6 +63,18 @@ def test_spurious_returns_a_socket_that_is_not_ready() -> None:
     assert selected(network) == [0, 2]
 
 
+def test_spurious_never_reports_a_lost_descriptor() -> None:
+    """Other code has closed it, and epoll has forgotten it."""
+    network = SimulatedNetwork(script="select#1=spurious:1 select#2=spurious:0")
+    sockets = three(network)
+    network.lose(sockets[1].fileno())
+    assert sorted(selected(network)) == [0, 2]
+    network.lose(sockets[0].fileno())
+    network.lose(sockets[2].fileno())
+    assert selected(network, 0) == []
+    assert network.chance.script() == "select#1=spurious:1"
+
+
 def test_early_fault_wakes_before_any_event() -> None:
     network = SimulatedNetwork(script="select#1=early select#2=early")
     network.selector()

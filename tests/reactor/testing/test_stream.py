@@ -15,7 +15,6 @@ from reactor.testing.chance import ONE_PEER
 from reactor.testing.kernel.endpoint import POLLERR, POLLHUP, POLLIN, POLLOUT, POLLRDHUP
 from reactor.testing.kernel.link import RETRANSMIT_S
 from reactor.testing.kernel.stream import CONNECT_S, SYN_RETRY_S, StreamSocket
-from tests.conformance.worlds import told
 from tests.reactor.testing.programs import (
     ELSEWHERE,
     HERE,
@@ -29,6 +28,7 @@ from tests.reactor.testing.programs import (
     stream,
     udp,
 )  # fmt: skip
+from tests.support.basics import told
 
 SO_LINGER = (socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
 
