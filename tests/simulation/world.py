@@ -204,7 +204,9 @@ class World:
         self.reactor = network.reactor(busy_poll_s=busy_poll_s)
         self.auditor = Auditor(network, self.reactor, max_connections)
         network.watchers.append(self.auditor)
-        self.limits = limits._replace(linger_timeout_s=DRAIN_S)
+        # of small pipes, some get full
+        pipe_bytes = 2 * limits.bound_bytes if pipes and not plain else 0
+        self.limits = limits._replace(linger_timeout_s=DRAIN_S, pipe_bytes=pipe_bytes)
         with mock.patch("echo7.server.Limits", return_value=self.limits):  # no option of the server
             self.server = EchoServer(
                 ["*"], PORT, drain_timeout_s=DRAIN_S, max_connections=max_connections, pipes=pipes, plain=plain,
