@@ -364,7 +364,7 @@ LINES = {
     "sent": r"\b_?send(to|msg)?\(",
     "blocked": r"accept\(|rec(v|eive)\(|send(to|msg)?\(",
     "error": r"accept\(|rec(v|eive)\(|send(to|msg)?\(",
-    "fault": r"accept\(|rec(v|eive)\(|send(to|msg)?\(|drain\(",
+    "fault": r"accept\(|rec(v|eive)\(|send(to|msg)?\(|(drain|fill)\(",
     "interest": r"_selector\.(un)?(register|modify)",
     "buffer": r"_pending\.(append|clear|consume)\(|_send\(|_recv\(|tell\(.buffer.",
     "timer_set": r"_timers\.add\(",
