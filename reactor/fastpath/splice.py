@@ -213,14 +213,15 @@ class Splice:
         self._moved_much = True
         if self._in_run:
             return
-        self._in_run = True
+        self._in_run, connection = True, self._connection
         try:
             for _ in range(min(MOVES_IN_A_ROW, self._share_bytes() // PIPE_BYTES) - 1):
-                # a callback may have forked: in the child, the client's next bytes are the parent's
-                if not self._moved_much or self._connection.pending_bytes or PROCESS.id != self._process_id:
+                if not self._moved_much or connection.closed or connection.pending_bytes:
+                    break
+                if PROCESS.id != self._process_id:  # a callback has forked: the next bytes are the parent's
                     break
                 self._moved_much = False
-                self._connection.on_event(READ)
+                connection.on_event(READ)
         finally:
             self._in_run = False
 

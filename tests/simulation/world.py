@@ -401,7 +401,7 @@ class World:
         kinds = {name.partition(".")[2] for name in injected if name.startswith(("recvmsg.", "sendmsg."))}
         # The next call reports a saved error, whichever datagram it carries.
         excuses = {"destination_broadcast", "rate_source", "rate_total"} | {f"send_{kind}" for kind in kinds}
-        if any(name.startswith("modify.") for name in injected):
+        if any(name.startswith(("modify.", "select.late")) for name in injected):
             excuses.add("busy")  # the endpoint hears too late that there is room again (`sockets/congestion.py`)
         if any(name.startswith("callback.") for name in injected):
             excuses.add("callback")  # a batch that raised has refused its datagrams; a Datagram may have answered too

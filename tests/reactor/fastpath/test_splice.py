@@ -38,6 +38,7 @@ class Echo(StreamProtocol):
         self.splicer = splicer
         self.lost: list[Exception | None] = []
         self.after: Callable[[Connection], object] = bool  # called with each piece's connection
+        self.after_full: Callable[[Connection], object] = bool  # the same for full receives
 
     def data_received(self, connection: Connection, data: bytes) -> None:
         connection.write(data)
@@ -45,6 +46,7 @@ class Echo(StreamProtocol):
 
     def saturated(self, connection: Connection) -> None:
         self.splicer.consider(connection)
+        self.after_full(connection)
 
     def connection_lost(self, connection: Connection, error: Exception | None) -> None:
         self.splicer.forget(connection)
@@ -348,6 +350,23 @@ def test_connection_that_ends_within_a_run_moves_no_more(rig: Rig, end: str) -> 
     assert connection.bytes_received - before == LIMITS.bound_bytes
     connection.pause_reading()
     assert moved_in_one_turn(rig, other, other_client) == room.MOVES_IN_A_ROW * LIMITS.bound_bytes
+
+
+def test_connection_that_is_closed_after_a_full_receive_is_not_called_again(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    connection, client = rig.spliced()
+    called: list[bool] = []
+    on_event = Connection.on_event
+
+    def watched(self: Connection, mask: int) -> None:
+        called.append(self.closed)
+        on_event(self, mask)
+
+    monkeypatch.setattr(Connection, "on_event", watched)
+    rig.protocol.after_full = Connection.abort
+    moved_in_one_turn(rig, connection, client)
+    assert called == [False, False]
 
 
 def test_peer_that_never_reads_is_stopped_at_the_documented_bound(rig: Rig) -> None:
