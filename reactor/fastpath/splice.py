@@ -226,7 +226,7 @@ class Splice:
             self._in_run = False
 
     def _share_bytes(self) -> int:
-        return ROUND_BYTES // max(len(self._open), 1)
+        return ROUND_BYTES // len(self._open)
 
     def is_idle(self) -> bool:
         """Tell whether nothing was received since the last call."""

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from benchmarks import __main__ as command
-from benchmarks import build, servers
+from benchmarks import build, page, servers
 from benchmarks.measure import measure
 from benchmarks.process import FailedError
 from benchmarks.servers import BY_NAME, Server
@@ -61,8 +61,10 @@ def test_short_run_prints_and_writes_every_figure(
 ) -> None:
     monkeypatch.setattr("benchmarks.measure.FAIR_S", 0.2)
     names = ["pingpong-1k", "bulk-1-64k", "udp-512", "fairness", "cold-start"]
-    path = tmp_path / "found.json"
-    assert command.main([*names, *TINY, "--peers", "c-epoll", "--json", str(path)]) == 0
+    path, results = tmp_path / "found.json", tmp_path / "RESULTS.md"
+    results.write_text(f"before\n{page.BEGIN}\n{page.END}\nafter\n")
+    words = [*names, *TINY, "--peers", "c-epoll", "--json", str(path), "--page", str(results)]
+    assert command.main(words) == 0
     out, err = capsys.readouterr()
     found = json.loads(path.read_text())
     assert "failed" not in out
@@ -74,6 +76,9 @@ def test_short_run_prints_and_writes_every_figure(
     assert set(found["versions"]) == {"echo7", "c-epoll"}
     assert found["settings"] == {"rounds": 1, "seconds": 0.1}
     assert found["skipped"] == []
+    written = results.read_text()
+    assert f"    python3 -m benchmarks {' '.join(words)}\n" in written
+    assert all(f"| {record['title']} | " in written for record in found["workloads"].values())
 
 
 def check_record(found: dict[str, Any]) -> None:

@@ -24,7 +24,7 @@ from echo7.policy.sources import NO_LIMITS, SourceLimits
 from echo7.server import EchoServer
 from reactor import READ, WRITE, Connection, Datagram, Handler, Listener, Reactor, State
 from reactor.fastpath.batch import DatagramBatch
-from reactor.limits import DEFAULT_LIMITS, Limits
+from reactor.limits import DEFAULT_LIMITS, SEND_HOLD_S, Limits
 from reactor.sockets.addresses import Address, family_of
 from reactor.testing import CALLBACK_FAULTS, DatagramPeer, Peer, SimulatedNetwork, Watcher, pieces, random_mix
 from reactor.testing.chance import mix_of
@@ -86,6 +86,7 @@ class Auditor(Watcher):
         self.moved_s = network.clock()
         self.limits, self.idle_timeout_s = NO_LIMITS, math.inf
         self.server: EchoServer | None = None
+        self.pipes = self.above_bound = 0  # only so many connections may be above their bound
         self.answered: collections.Counter[str] = collections.Counter()  # by source
 
     def call(self, name: str, sock: SimulatedSocket, data: bytes) -> None:
@@ -131,6 +132,7 @@ class Auditor(Watcher):
         if self.max_connections is not None and held > self.max_connections:
             self.found(f"{held} connections where {self.max_connections} may be")
         self._check_caps()
+        self.above_bound = 0
         for handler in self.reactor.handlers:
             owners.add(handler.fileno())
             if handler.closed:
@@ -174,8 +176,12 @@ class Auditor(Watcher):
     def _check_connection(self, connection: Connection) -> None:
         if connection.interest != interest_of(connection):
             self.found(f"interest is {connection.interest}, the state says {interest_of(connection)}")
-        if connection.pending_bytes > max(connection.limits.bound_bytes, connection.limits.pipe_bytes):
-            self.found(f"{connection.pending_bytes} bytes are pending")
+        limits = connection.limits
+        self.above_bound += connection.pending_bytes > limits.bound_bytes
+        if connection.pending_bytes > max(limits.bound_bytes, limits.pipe_bytes) or self.above_bound > self.pipes:
+            self.found(
+                f"{connection.pending_bytes} bytes are pending; {self.above_bound} connections are above the bound"
+            )
         ledger = self.ledgers[cast(SimulatedSocket, connection.socket)]
         owed_bytes = len(ledger.received) if ledger.owed_bytes is None else ledger.owed_bytes
         if ledger.sent_bytes + connection.pending_bytes != owed_bytes:
@@ -213,6 +219,7 @@ class World:
                 idle_timeout_s=idle_timeout_s, sources=sources,
             )  # fmt: skip
         self.auditor.limits, self.auditor.server = sources, self.server
+        self.auditor.pipes = 0 if plain else pipes
         if idle_timeout_s is not None:
             self.auditor.idle_timeout_s = idle_timeout_s
         self.server.start(self.reactor)
@@ -401,7 +408,9 @@ class World:
         kinds = {name.partition(".")[2] for name in injected if name.startswith(("recvmsg.", "sendmsg."))}
         # The next call reports a saved error, whichever datagram it carries.
         excuses = {"destination_broadcast", "rate_source", "rate_total"} | {f"send_{kind}" for kind in kinds}
-        if any(name.startswith(("modify.", "select.late")) for name in injected):
+        late = [fault for fault in self.network.chance.injected if (fault.call, fault.kind) == ("select", "late")]
+        stopped_s = sum(fault.amount for fault in late) / 1e3
+        if stopped_s > SEND_HOLD_S or any(name.startswith("modify.") for name in injected):
             excuses.add("busy")  # the endpoint hears too late that there is room again (`sockets/congestion.py`)
         if any(name.startswith("callback.") for name in injected):
             excuses.add("callback")  # a batch that raised has refused its datagrams; a Datagram may have answered too

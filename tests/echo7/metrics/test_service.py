@@ -105,8 +105,10 @@ def test_supervisor_exposes_each_worker_and_sums_that_include_ended_workers() ->
             os.kill(pid, signal.SIGKILL)
         for _ in range(2):
             echo.next_line("worker_ready")
-        until(lambda: ("echo7_worker_connections_total", "1") in samples(echo))
-        assert samples(echo)["echo7_received_bytes_total", "tcp"] == 11
+        until(lambda: {("echo7_worker_connections_total", str(worker)) for worker in (1, 2)} <= samples(echo).keys())
+        found = samples(echo)
+        assert [found["echo7_worker_received_bytes_total", "tcp", str(worker)] for worker in (1, 2)] == [0, 0]
+        assert found["echo7_received_bytes_total", "tcp"] == 11
         assert samples(echo)["echo7_connections_open",] == 0
         assert echo.finish() == 0
 

@@ -216,12 +216,15 @@ def test_bulk_connections_share_a_round(rig: Rig, monkeypatch: pytest.MonkeyPatc
     assert moved_in_one_turn(rig, connection, client) == moves * LIMITS.bound_bytes
 
 
-@pytest.mark.parametrize(("share", "moved"), [(100, 12_288), (40_000, 40_000), (70_000, 65_536)])
+@pytest.mark.parametrize(
+    ("share", "pipe_bytes", "moved"),
+    [(100, 65_536, 12_288), (40_000, 65_536, 40_000), (70_000, 65_536, 65_536), (70_000, 0, 12_288)],
+)
 def test_a_move_is_as_large_as_the_share_but_between_the_limits(
-    rig: Rig, monkeypatch: pytest.MonkeyPatch, share: int, moved: int
+    rig: Rig, monkeypatch: pytest.MonkeyPatch, share: int, pipe_bytes: int, moved: int
 ) -> None:
     connection, client = rig.spliced()
-    connection.limits = LIMITS._replace(pipe_bytes=65_536)
+    connection.limits = LIMITS._replace(pipe_bytes=pipe_bytes)
     monkeypatch.setattr(room, "ROUND_BYTES", share)
     assert moved_in_one_turn(rig, connection, client) == moved
 
@@ -332,8 +335,8 @@ def test_run_ends_when_the_client_takes_no_more(rig: Rig) -> None:
         assert connection.pending_bytes <= LIMITS.bound_bytes
 
 
-@pytest.mark.parametrize("end", ["close", "abort", "raise"])
-def test_connection_that_ends_within_a_run_moves_no_more(rig: Rig, end: str) -> None:
+@pytest.mark.parametrize("end", ["close", "abort", "half_close", "pause_reading", "raise"])
+def test_connection_that_ends_or_pauses_within_a_run_moves_no_more(rig: Rig, end: str) -> None:
     connection, client = rig.spliced()
     other, other_client = rig.spliced()
 
@@ -367,6 +370,23 @@ def test_connection_that_is_closed_after_a_full_receive_is_not_called_again(
     rig.protocol.after_full = Connection.abort
     moved_in_one_turn(rig, connection, client)
     assert called == [False, False]
+
+
+@pytest.mark.parametrize("mark_at", [1, LIMITS.bound_bytes, LIMITS.bound_bytes + 1, 2 * LIMITS.bound_bytes])
+def test_urgent_byte_and_fin_within_a_run_come_in_their_place(rig: Rig, mark_at: int) -> None:
+    """splice(2) reports nothing at an urgent mark, and at the end of the stream."""
+    connection, client = rig.spliced()
+    connection.socket.setsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE, 1)
+    data = PIECE * 9
+    client.setblocking(True)
+    client.sendall(data[:mark_at])
+    client.send(b"!", socket.MSG_OOB)
+    client.sendall(data[mark_at:])
+    client.shutdown(socket.SHUT_WR)
+    client.setblocking(False)
+    assert rig.receive(client, len(data) + 1) == data[:mark_at] + b"!" + data[mark_at:]
+    turn_until(rig.reactor, lambda: rig.protocol.lost)
+    assert rig.protocol.lost == [None]
 
 
 def test_peer_that_never_reads_is_stopped_at_the_documented_bound(rig: Rig) -> None:
