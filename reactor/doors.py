@@ -67,7 +67,7 @@ class Observer:
         """Receive one event (`observe.narrate` has the kinds). `who` is a handler, a timer or None."""
 
 
-def _tell_nothing(  # names what the core reports: to collect it in a dict takes twice as long
+def _tell_nothing(  # by name: to collect the core's facts in a dict takes twice as long
     kind: str, who: object, before: Any = None, after: Any = None, error: Any = None, callback: Any = None,
     args: Any = None, reason: Any = None, count: Any = None, peer: Any = None, **others: Any,
 ) -> None:  # fmt: skip

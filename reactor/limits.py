@@ -11,15 +11,15 @@ DATAGRAMS_PER_TURN = 64  # per endpoint
 DATAGRAM_BYTES = 65_536  # more than the largest (65,507 over IPv4, 65,527 over IPv6)
 UDP_BUFFER_BYTES = 4 * 1024 * 1024  # for bursts; net.core.rmem_max and wmem_max may lower it
 WAKE_BYTES_PER_TURN = 4096
-FAILURES_IN_A_ROW = 64  # after so many failed accepts or receives, whatever the errno, the socket is suspended
+FAILURES_IN_A_ROW = 64  # failed accepts or receives, whatever the errno, before the socket is suspended
 TIMERS_PER_TURN = 1000
 SWEEP_ABOVE_TIMERS = 64  # with fewer cancelled timers, a sweep costs more than it frees
-MOVES_PER_CANCEL = 4  # each `cancel` moves so many timers from a half cancelled heap to a new one
+MOVES_PER_CANCEL = 4  # timers that each `cancel` moves from a half cancelled heap to a new one
 LONGEST_SLEEP_S = 86_400.0  # epoll_wait(2) takes milliseconds as an int: at most 24 days
-SEND_HOLD_S = 0.05  # a datagram waits so long for room in the kernel's send buffer
+SEND_HOLD_S = 0.05  # how long a datagram waits for room in the kernel's send buffer
 CONGESTED_S = 1.0  # after that, a datagram for which there is no room is dropped at once
-SEND_RETRY_S = 0.05  # a stream waits so long after ENOBUFS or ENOMEM
-SHORTAGE_RETRY_S = 0.25  # a listener or endpoint waits so long while descriptors or memory are short
+SEND_RETRY_S = 0.05  # how long a stream waits after ENOBUFS or ENOMEM
+SHORTAGE_RETRY_S = 0.25  # how long a listener or endpoint waits while descriptors or memory are short
 SHORTAGE_QUIET_S = 30.0  # between two log lines about a shortage
 
 

@@ -34,7 +34,7 @@ from reactor.sockets.pktinfo import IP_PKTINFO, IPV6_RECVPKTINFO
 if TYPE_CHECKING:
     from reactor.fastpath.mmsg import Receive, Send, Slots
 
-FAILED_TURNS = 4  # after so many failed receives in a row, whatever the errno, the endpoint is suspended
+FAILED_TURNS = 4  # failed receives in a row, whatever the errno, before the endpoint is suspended
 # Options that put other control data before the pktinfo: time stamps (two forms of each on 32-bit machines), counts of
 # losses, marks, and several datagrams in one (UDP_GRO). The numbers are Linux's.
 OTHER_CONTROL = [(socket.SOL_SOCKET, number) for number in (29, 35, 37, 40, 41, 63, 64, 65, 75)] + [(17, 104)]

@@ -90,8 +90,10 @@ class Watchlist:
                 self._selector.unregister(number)
             elif before:
                 self._selector.modify(number, interest, handler)
-            else:
+            elif handler.fileno() == number:
                 self._selector.register(number, interest, handler)
+            else:
+                raise os_error(errno.EBADF)
         except OSError as error:
             self._refused(handler, number, error, bool(before))
 

@@ -93,6 +93,7 @@ def test_workload_is_chosen_by_name_or_group() -> None:
     assert [workload.name for workload in chosen(["udp-512"])] == ["udp-512"]
     assert [workload.name for workload in chosen(["udp"])] == ["udp-512", "udp-64", "udp-60k"]
     assert [workload.count for workload in chosen(["shape"])] == list(SHAPE_COUNTS)
+    assert [workload.name for workload in chosen(["bulk-8"])] == ["bulk-8-16k", "bulk-8-64k", "bulk-8-1024k"]
     assert chosen([]) == list(WORKLOADS)
     with pytest.raises(KeyError):
         chosen(["sing"])

@@ -399,3 +399,30 @@ def test_descriptor_that_other_code_has_replaced_stays_open() -> None:
         assert os.fstat(number).st_ino == os.fstat(other.fileno()).st_ino
         os.close(number)
     other.close()
+
+
+@pytest.mark.parametrize("selector_class", SELECTORS)
+def test_number_of_a_paused_connection_is_not_watched_for_it_when_its_socket_is_closed(
+    selector_class: type[selectors.BaseSelector],
+) -> None:
+    """The number is a socket's that the loop doesn't know, so nothing has released the connection before."""
+    ours, peer = tcp_pair()
+    with Reactor(selector=selector_class()) as loop, peer:
+        recorder = Told()
+        connection = Connection(loop, ours, recorder)
+        connection.open()
+        connection.pause_reading()
+        number = ours.fileno()
+        ours.close()
+        other, end = tcp_pair()
+        os.dup2(other.fileno(), number)
+        with other, end:
+            connection.resume_reading()
+            assert connection.closed
+            turn_idle(loop)
+            assert [error.errno for error in recorder.ends] == [errno.EBADF]
+            assert os.fstat(number).st_ino == os.fstat(other.fileno()).st_ino, "still open"
+            end.sendall(b"not the loop's")
+            turn_idle(loop)
+            assert receive_exactly(other, 14) == b"not the loop's"
+        os.close(number)

@@ -77,14 +77,15 @@ def test_two_base_exceptions_of_one_turn_count_as_left_together() -> None:
     assert len(scene.network.chance.injected) == 2
 
 
+def swallow(scene: Scene) -> None:
+    with pytest.raises(SystemExit):
+        scene.loop.guard(int)
+
+
 def test_base_exception_that_is_swallowed_is_a_violation() -> None:
     scene = Scene("callback#1=SystemExit")
 
-    def swallow() -> None:
-        with pytest.raises(SystemExit):
-            scene.loop.guard(int)
-
-    scene.loop.call_soon(swallow)
+    scene.loop.call_soon(swallow, scene)
     with pytest.raises(AssertionError, match="has not left the loop"):
         scene.run()
 
@@ -92,11 +93,7 @@ def test_base_exception_that_is_swallowed_is_a_violation() -> None:
 def test_base_exception_that_is_swallowed_is_a_violation_though_a_later_one_leaves() -> None:
     scene = Scene("callback#1=SystemExit callback#3=KeyboardInterrupt")
 
-    def swallow() -> None:
-        with pytest.raises(SystemExit):
-            scene.loop.guard(int)
-
-    scene.loop.call_soon(swallow)
+    scene.loop.call_soon(swallow, scene)
     scene.loop.call_later(1.0, int)
     with pytest.raises(AssertionError, match=r"SystemExit.*has not left the loop"):
         scene.run()
